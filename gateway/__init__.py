@@ -1,0 +1,1 @@
+"""The gateway: speaks HTTP to clients and libp2p to workers. Holds no model and decides nothing for the network."""

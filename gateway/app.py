@@ -1,0 +1,52 @@
+"""Puts the HTTP half of the gateway together: the edge, the surfaces, health, and how errors are answered.
+
+Knows nothing of peers: everything behind HTTP is in the GatewayService that it is given.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gateway.edge import Edge, http_failure
+from gateway.failures import describe
+from gateway.service import GatewayService, HttpLimits
+from gateway.surfaces import openai
+from p2pnet.errors import P2PNetError
+
+
+def create_app(service: GatewayService, limits: HttpLimits | None = None) -> FastAPI:
+    """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop."""
+    limits = limits or HttpLimits()
+    app = FastAPI(title="p2pnet gateway", redirect_slashes=False)
+    app.include_router(openai.surface(service, limits))
+    _add_health(app, service)
+    app.add_exception_handler(P2PNetError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Edge, limits=limits, make_id=service.make_id, failure_response=openai.failure_response)
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return openai.failure_response(describe(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = openai.failure_response(http_failure(error, request.method, request.url.path))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _add_health(app: FastAPI, service: GatewayService) -> None:
+    async def live() -> JSONResponse:
+        return JSONResponse({"status": "ok", "ready": service.is_ready()})
+
+    async def ready() -> JSONResponse:
+        is_ready = service.is_ready()
+        return JSONResponse({"status": "ok" if is_ready else "starting", "ready": is_ready}, 200 if is_ready else 503)
+
+    app.add_api_route("/health", live, methods=["GET"], tags=["health"], summary="The process answers")
+    app.add_api_route("/livez", live, methods=["GET"], tags=["health"], summary="The process answers")
+    app.add_api_route("/readyz", ready, methods=["GET"], tags=["health"], summary="Requests can be served")

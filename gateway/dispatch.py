@@ -1,0 +1,101 @@
+"""Try, and try the next: the only loop that sends a request to workers, and the only one that sends it again.
+
+Before its first token a request may move to another worker, and the client does not notice. After it, a broken stream
+is an error: what was sent cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from gateway.peers import Monotonic, PeerTable
+from gateway.routing import Candidate, eligible, rank
+from p2pnet.client import generate
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import Busy, ModelNotFound, NoWorker, PeerError
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.network import Network
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 8
+"""Workers tried for one request. When eight in a row fail, waiting helps more than a ninth."""
+
+
+class Dispatcher:
+    """Serves requests through the workers of a network. `run` is a `service.Generate`."""
+
+    def __init__(
+        self,
+        network: Network,
+        peers: PeerTable,
+        rng: random.Random,
+        now_s: Monotonic = time.monotonic,
+        timeouts: ExchangeTimeouts | None = None,
+    ) -> None:
+        self._network = network
+        self._peers = peers
+        self._rng = rng
+        self._now_s = now_s
+        self._timeouts = timeouts or ExchangeTimeouts()
+
+    async def run(self, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
+        """Accepted, TextDelta*, Finished. Raises ModelNotFound, RequestError, Busy, NoWorker, or the worker's own
+        error once its first token is out."""
+        failures: list[PeerError] = []
+        has_accepted = has_token = False
+        for candidate in (await self._order(request))[:MAX_ATTEMPTS]:
+            try:
+                async with aclosing(self._attempt(candidate, request)) as events:
+                    async for event in events:
+                        if isinstance(event, Accepted) and has_accepted:
+                            continue
+                        has_accepted = True
+                        has_token = has_token or isinstance(event, TextDelta)
+                        yield event
+                return
+            except PeerError as error:
+                self._note(candidate, request, error)
+                if has_token:
+                    raise
+                failures.append(error)
+        raise _verdict(request, failures)
+
+    async def _order(self, request: GenerateRequest) -> list[Candidate]:
+        able = eligible(self._peers.candidates(), request, self._now_s())
+        if not able:
+            await self._peers.look_up(request.model)
+            able = eligible(self._peers.candidates(), request, self._now_s())
+        if not able and self._peers.has_known(request.model):
+            raise NoWorker(f"No worker runs the model {request.model} at the moment.")
+        if not able:
+            raise ModelNotFound(f"The model {request.model} does not exist on this network.", "model")
+        return rank(able, self._rng)
+
+    async def _attempt(
+        self, candidate: Candidate, request: GenerateRequest
+    ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
+        with self._peers.in_flight(candidate.peer_id):
+            events = generate(self._network, candidate.peer_id, request, candidate.record.addresses, self._timeouts)
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Finished):
+                        self._peers.note_success(candidate.peer_id)
+                    yield event
+
+    def _note(self, candidate: Candidate, request: GenerateRequest, error: PeerError) -> None:
+        logger.info("%s: %s could not serve it: %s (%s)", request.request_id, candidate.peer_id, error, error.code)
+        if not isinstance(error, Busy):  # busy is health
+            self._peers.note_failure(candidate.peer_id)
+
+
+def _verdict(request: GenerateRequest, failures: list[PeerError]) -> Exception:
+    """What to tell the client when nobody could serve it."""
+    if any(isinstance(error, Busy) for error in failures):
+        return Busy(f"All workers of the model {request.model} are busy. Try again in a moment.")
+    codes = ", ".join(sorted({error.code for error in failures}))
+    return NoWorker(f"No worker of the model {request.model} could be used ({codes}). Try again in a moment.")

@@ -1,0 +1,1 @@
+"""The HTTP dialects of the gateway. A surface parses and renders; it imports neither dispatch nor another."""

@@ -1,0 +1,135 @@
+"""`p2pnet chat`: talk to a model through a gateway, in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from p2pnet.cli import options
+from p2pnet.errors import P2PNetError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER_TIMEOUT_S = 300.0
+"""Between two pieces of an answer; the gateway sends comments while it waits, so only a dead one takes this long."""
+
+
+def chat(
+    model: Annotated[
+        str | None, typer.Option("--model", envvar="P2PNET_CHAT_MODEL", help="Default: the first the gateway lists.")
+    ] = None,
+    gateway: Annotated[
+        str, typer.Option("--gateway", envvar="P2PNET_GATEWAY", help="The gateway's base URL.")
+    ] = "http://127.0.0.1:8000",
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", envvar="P2PNET_MESSAGE", help="Ask this, print the answer, leave.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", envvar="P2PNET_TEMPERATURE", min=0, max=2, help="0: always the same.")
+    ] = 0.0,
+    log_level: options.LogLevelOption = options.LogLevel.warning,
+) -> None:
+    """Chat with a model: interactively, with --message, or with a question on standard input."""
+    import httpx
+
+    from p2pnet.cli import logs
+
+    logs.configure(log_level, is_json=False)
+    try:
+        with httpx.Client(base_url=gateway.rstrip("/"), timeout=ANSWER_TIMEOUT_S) as client:
+            talk = Conversation(client, model or _first_model(client), temperature)
+            if message is not None:
+                talk.ask(message)
+            elif sys.stdin.isatty():
+                _converse(talk)
+            elif question := sys.stdin.read().strip():
+                talk.ask(question)
+    except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"There is no gateway at {gateway}.", "Start one with `p2pnet gateway`, or name another with --gateway."
+        ) from error
+    except httpx.HTTPError as error:
+        raise UsageError(f"The gateway at {gateway} broke off: {error}.", "Try again.") from error
+
+
+class Conversation:
+    """One chat: what was said so far, and how the next answer is asked for and printed."""
+
+    def __init__(self, client: httpx.Client, model: str, temperature: float) -> None:
+        self._client = client
+        self._temperature = temperature
+        self._turns: list[dict[str, str]] = []
+        self.model = model
+
+    def ask(self, question: str) -> None:
+        """Print the answer as it comes, and remember both. Raises P2PNetError when there is none."""
+        turns = [*self._turns, {"role": "user", "content": question}]
+        body = {"model": self.model, "messages": turns, "temperature": self._temperature, "stream": True}
+        pieces = []
+        with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                response.read()
+                raise P2PNetError(_error_text(response))
+            for piece in _pieces(response):
+                print(piece, end="", flush=True)
+                pieces.append(piece)
+        print()
+        self._turns = [*turns, {"role": "assistant", "content": "".join(pieces)}]
+
+
+def _converse(talk: Conversation) -> None:
+    import readline  # noqa: F401  line editing and history for input()
+
+    print(f"Talking to {talk.model}. Ctrl-D leaves.")
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if question:
+            try:
+                talk.ask(question)
+            except P2PNetError as error:
+                print(f"Error: {error}", file=sys.stderr)
+
+
+def _pieces(response: httpx.Response) -> Iterator[str]:
+    """The text of a stream of server-sent events. Raises P2PNetError when it breaks before its end."""
+    import msgspec
+
+    for line in response.iter_lines():
+        if not line.startswith("data: "):
+            continue
+        data = line.removeprefix("data: ")
+        if data == "[DONE]":
+            return
+        event: dict[str, Any] = msgspec.json.decode(data)
+        if "error" in event:
+            raise P2PNetError(event["error"]["message"])
+        for choice in event["choices"]:
+            yield choice["delta"].get("content") or ""
+    raise P2PNetError("the answer broke off")
+
+
+def _first_model(client: httpx.Client) -> str:
+    response = client.get("/v1/models")
+    if response.status_code != 200:
+        raise P2PNetError(_error_text(response))
+    models = response.json()["data"]
+    if not models:
+        raise UsageError(
+            "No worker serves a model at the moment.", "Start one with `p2pnet serve --model tiny --initial-peers ...`."
+        )
+    return str(models[0]["id"])
+
+
+def _error_text(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"the gateway answered with status {response.status_code}"

@@ -1,0 +1,87 @@
+"""The life of a long-running command: start, say it is ready, wait for a signal, stop cleanly.
+
+Knows nothing of what is being run: it is given an asynchronous context manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import uvloop
+from rich.console import Console
+
+from p2pnet.errors import UsageError
+from p2pnet.multiaddrs import best_to_share
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a service is and where, once it serves: the content of the ready file."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    http: str | None = None
+
+
+Service = Callable[[], AbstractAsyncContextManager[Ready]]
+
+
+def run_service(service: Service, ready_file: Path | None, title: str, hints: Sequence[str] = ()) -> None:
+    """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
+        runner.run(_run(service, ready_file, title, hints))
+
+
+async def _run(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
+    task = asyncio.create_task(_serve(service, ready_file, title, hints))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _serve(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # a file of an earlier run must not be taken for this one's
+    async with service() as ready:
+        try:
+            _say_ready(console, ready, title, hints)
+            if ready_file is not None:
+                _write_ready_file(ready_file, ready)
+            await asyncio.Event().wait()
+        finally:
+            console.print("Stopping.")
+            if ready_file is not None:
+                ready_file.unlink(missing_ok=True)
+
+
+def _say_ready(console: Console, ready: Ready, title: str, hints: Sequence[str]) -> None:
+    console.print(title)
+    console.print(f"Peer id: {ready.peer_id}")
+    if ready.http is not None:
+        console.print(f"HTTP:    {ready.http}")
+    if (address := best_to_share(ready.addresses)) is not None:
+        console.print(f"Others join with:\n  --initial-peers {address}")
+    for hint in hints:
+        console.print(hint.format(http=ready.http))
+    console.print("Ctrl-C stops it.")
+
+
+def _write_ready_file(path: Path, ready: Ready) -> None:
+    """All of it or nothing: whoever waits for the file reads it at once."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(msgspec.json.encode(ready))
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"The ready file {path} cannot be written: {error.strerror}.", "Name another one with --ready-file."
+        ) from error

@@ -1,0 +1,48 @@
+"""The `p2pnet` command: its sub-commands, and how errors look. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from p2pnet.cli import bootstrap, chat, gateway, models, peers, serve
+from p2pnet.errors import P2PNetError, UsageError
+
+app = typer.Typer(
+    name="p2pnet",
+    help="A volunteer network that serves language models with nobody in charge.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, models.models, peers.peers):
+    app.command()(command)
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and leave."),
+) -> None:
+    if version:
+        from p2pnet.config import AGENT
+
+        typer.echo(AGENT)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. A known error is one sentence and a fix, exit status 1; never a traceback."""
+    try:
+        app()
+    except UsageError as error:
+        _leave(f"{error.message}\n{error.fix}")
+    except P2PNetError as error:
+        _leave(error.message)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leave(text: str) -> None:
+    print(f"Error: {text}", file=sys.stderr)
+    sys.exit(1)

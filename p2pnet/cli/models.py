@@ -1,0 +1,46 @@
+"""`p2pnet models`: the models that the network serves."""
+
+from __future__ import annotations
+
+from p2pnet.cli import options
+
+
+def models(
+    initial_peers: options.InitialPeers = [],
+    as_json: options.Json = False,
+    log_level: options.LogLevelOption = options.LogLevel.warning,
+) -> None:
+    """List the models that workers announce."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from p2pnet.cli import logs
+    from p2pnet.cli.directory_view import read_directory
+
+    logs.configure(log_level, is_json=False)
+    workers, _ = read_directory(initial_peers)
+    cards = sorted({(card.id, card.digest): card for worker in workers for card in worker.models}.items())
+    rows = [
+        {
+            "id": card.id,
+            "task": card.task,
+            "context_length": card.context_length,
+            "dtype": card.dtype,
+            "quantization": card.quantization,
+            "digest": card.digest,
+            "workers": sum(
+                any(other.id == card.id and other.digest == card.digest for other in worker.models)
+                for worker in workers
+            ),
+        }
+        for _, card in cards
+    ]
+    if as_json:
+        print(msgspec.json.encode(rows).decode())
+        return
+    table = Table("Model", "Task", "Workers", "Context", "Precision", "Digest")
+    for row, (_, card) in zip(rows, cards, strict=True):
+        precision = card.dtype if card.quantization == "none" else f"{card.dtype}, {card.quantization}"
+        table.add_row(card.id, card.task, str(row["workers"]), f"{card.context_length:,}", precision, card.digest[7:19])
+    Console().print(table if rows else "No worker announces a model at the moment.")

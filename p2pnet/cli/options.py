@@ -1,0 +1,78 @@
+"""The flags that several commands share, each with its environment variable. Their names are a contract."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class LogLevel(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+InitialPeers = Annotated[
+    list[str],
+    typer.Option(
+        "--initial-peers",
+        envvar="P2PNET_INITIAL_PEERS",
+        metavar="MADDR",
+        help="Join through this peer: any that can be reached, a worker as well as a bootstrap. Repeatable. "
+        "Default: the addresses in bootstrap_peers.txt (P2PNET_BOOTSTRAP_FILE names another file).",
+    ),
+]
+Listen = Annotated[
+    list[str],
+    typer.Option(
+        "--listen",
+        envvar="P2PNET_LISTEN",
+        metavar="MADDR",
+        help="Listen here for other peers. Repeatable. Default: all interfaces, any free port, TCP and QUIC.",
+    ),
+]
+Announce = Annotated[
+    list[str],
+    typer.Option(
+        "--announce",
+        envvar="P2PNET_ANNOUNCE",
+        metavar="MADDR",
+        help="Tell others to dial this address instead (a forwarded port, a DNS name). Repeatable.",
+    ),
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        envvar="P2PNET_IDENTITY",
+        metavar="FILE",
+        help="The peer's key file, made when missing. Default: in the user's data folder (P2PNET_DATA_DIR).",
+    ),
+]
+ReadyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ready-file",
+        envvar="P2PNET_READY_FILE",
+        metavar="FILE",
+        help="Write a JSON file once it really serves: peer_id, addresses, http.",
+    ),
+]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option("--log-level", envvar="P2PNET_LOG_LEVEL", help="How much to log, on standard error.")
+]
+LogJson = Annotated[bool, typer.Option("--log-json", envvar="P2PNET_LOG_JSON", help="Log one JSON object a line.")]
+DrainSeconds = Annotated[
+    float,
+    typer.Option(
+        "--drain-seconds",
+        envvar="P2PNET_DRAIN_SECONDS",
+        min=0,
+        help="When asked to stop, let running requests finish for this long.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", envvar="P2PNET_JSON", help="Print JSON instead of a table.")]

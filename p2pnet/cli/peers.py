@@ -1,0 +1,42 @@
+"""`p2pnet peers`: the workers of the network."""
+
+from __future__ import annotations
+
+from p2pnet.cli import options
+
+
+def peers(
+    initial_peers: options.InitialPeers = [],
+    as_json: options.Json = False,
+    log_level: options.LogLevelOption = options.LogLevel.warning,
+) -> None:
+    """List the workers that announce themselves, and how busy they are."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from p2pnet.cli import logs
+    from p2pnet.cli.directory_view import read_directory
+    from p2pnet.multiaddrs import is_relayed
+
+    logs.configure(log_level, is_json=False)
+    workers, loads = read_directory(initial_peers)
+    if as_json:
+        rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
+        print(msgspec.json.encode(rows).decode())
+        return
+    table = Table(Column("Peer", overflow="fold"), "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
+    for worker in workers:
+        record = loads.get(worker.peer_id)
+        busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")
+        speed = f"{record.tokens_per_s:.1f}" if record and record.tokens_per_s is not None else "-"
+        is_behind_relay = bool(worker.addresses) and all(map(is_relayed, worker.addresses))
+        table.add_row(
+            worker.peer_id,
+            ", ".join(card.id for card in worker.models),
+            "relayed" if is_behind_relay else "direct",
+            *busy,
+            str(worker.slots),
+            speed,
+        )
+    Console().print(table if workers else "No worker announces itself at the moment.")

@@ -1,0 +1,104 @@
+"""Where a command's files are, and what the environment says: the data folder, identities, bootstrap addresses."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+
+from p2pnet.errors import UsageError
+from p2pnet.multiaddrs import check_peer_address
+
+DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
+BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
+SHIPPED_BOOTSTRAP_FILE = Path(__file__).parent.parent / "assets" / "bootstrap_peers.txt"
+
+MAX_DEFAULT_IDENTITIES = 64
+"""How many commands of one kind may run under one user before they must be given identities by hand."""
+
+
+def data_dir() -> Path:
+    """The user's data folder, or the one that P2PNET_DATA_DIR names."""
+    named = os.environ.get(DATA_DIR_VARIABLE)
+    return Path(named).expanduser() if named else platformdirs.user_data_path("p2pnet")
+
+
+class IdentityFile:
+    """An identity file that this process alone uses: two peers with one key would cut each other off.
+
+    A context manager: the file is free again on leaving.
+    """
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
+
+    @classmethod
+    def claim(cls, named: Path | None, role: str) -> IdentityFile:
+        """The file that the user named, or the first free one of this role. Raises UsageError."""
+        if named is not None:
+            claimed = cls._try(named.expanduser())
+            if claimed is None:
+                raise UsageError(f"The identity {named} is in use by another process.", "Name another --identity.")
+            return claimed
+        for number in range(1, MAX_DEFAULT_IDENTITIES + 1):
+            name = f"{role}.key" if number == 1 else f"{role}-{number}.key"
+            if (claimed := cls._try(data_dir() / name)) is not None:
+                return claimed
+        raise UsageError(
+            f"All {MAX_DEFAULT_IDENTITIES} default identities are in use.", "Name another file with --identity."
+        )
+
+    @classmethod
+    def _try(cls, path: Path) -> IdentityFile | None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(f".{path.name}.lock").open("a")
+        except OSError as error:
+            raise UsageError(
+                f"The folder {path.parent} cannot be written to: {error.strerror}.",
+                f"Name another file with --identity, or another data folder with {DATA_DIR_VARIABLE}.",
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return None
+        return cls(path, lock)
+
+
+def initial_peers(named: Sequence[str]) -> tuple[str, ...]:
+    """The addresses to join through: those named, or else those of the bootstrap file. Raises UsageError."""
+    if named:
+        return tuple(map(check_peer_address, named))
+    path = Path(os.environ.get(BOOTSTRAP_FILE_VARIABLE, SHIPPED_BOOTSTRAP_FILE))
+    try:
+        lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise UsageError(
+            f"The bootstrap file {path} cannot be read: {error.strerror}.",
+            f"Name another one with {BOOTSTRAP_FILE_VARIABLE}, or a peer with --initial-peers.",
+        ) from error
+    return tuple(check_peer_address(line) for line in lines if line)
+
+
+def initial_peers_required(named: Sequence[str]) -> tuple[str, ...]:
+    """The same, for commands that make no sense alone."""
+    addresses = initial_peers(named)
+    if not addresses:
+        raise UsageError(
+            "There is no network to join: no --initial-peers was given, and the bootstrap file lists none.",
+            "Start a network with `p2pnet bootstrap` and pass the address it prints, "
+            "or name any peer of an existing one with --initial-peers.",
+        )
+    return addresses

@@ -1,0 +1,67 @@
+"""Opens a stream to one worker and drives one exchange over it. Never retries: that is the caller's to decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import PeerLost, ProtocolViolation, from_wire
+from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.network import Network, Stream
+from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, encode_frame, event_decoder
+from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange, State
+
+T = TypeVar("T")
+
+TIMEOUTS = ExchangeTimeouts()
+
+
+async def generate(
+    network: Network,
+    peer_id: str,
+    request: GenerateRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
+    """Have one worker serve `request`: Accepted, TextDelta*, Finished.
+
+    Raises the error a Failed frame stands for (RequestError: nobody else will do better), PeerUnreachable, PeerLost
+    or ProtocolViolation (another worker may be tried). Closing the generator cancels the work on the other side.
+    """
+    frame = encode_frame(request, MAX_REQUEST_FRAME_BYTES)
+    stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
+    events = _events(stream, timeouts)
+    try:
+        await _within(timeouts.accept_s, stream.write(frame))
+        async for event in events:
+            if isinstance(event, Failed):
+                raise from_wire(event.code, event.message)
+            yield event
+    finally:
+        await events.aclose()
+        stream.close()
+
+
+async def _events(stream: Stream, timeouts: ExchangeTimeouts) -> AsyncGenerator[Event, None]:
+    """What the worker sends, checked against the exchange's table, up to its last event."""
+    decoder, exchange = event_decoder(), Exchange()
+    while not exchange.is_done:
+        limit_s = timeouts.accept_s if exchange.state is State.WAITING else timeouts.silence_s
+        data = await _within(limit_s, stream.read())
+        if not data:
+            exchange.end_of_stream()
+        for event in decoder.feed(data):
+            exchange.advance(event)
+            yield event
+    if not decoder.is_empty:
+        raise ProtocolViolation("bytes after the last event")
+
+
+async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await work
+    except TimeoutError as error:
+        raise PeerLost(f"the worker stayed silent for {limit_s:.0f} s") from error

@@ -1,0 +1,99 @@
+"""Every default of the peer library, with its unit and its reason. Frozen data: nothing here acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+AGENT = "p2pnet/0.1.0"
+
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1")
+"""TCP reaches everywhere; QUIC is what hole punching through NATs needs."""
+
+LOOPBACK_LISTEN = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
+
+
+@dataclass(frozen=True)
+class RelayLimits:
+    """What a bootstrap gives to peers behind NAT. libp2p's defaults cut a circuit at 128 KiB and two minutes."""
+
+    data_bytes: int = 4 << 30
+    """Per direction and circuit. A token is under 100 bytes on the wire, so this is days of answers."""
+    duration_s: int = 6 * 3600
+    max_circuits: int = 1024
+    """Open circuits to one peer: each gateway that uses it holds one."""
+    max_reservations: int = 1024
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """How one peer takes part in libp2p and the DHT."""
+
+    identity_file: Path
+    listen: tuple[str, ...] = DEFAULT_LISTEN
+    announce: tuple[str, ...] = ()
+    """Addresses others should dial instead of the ones we see (a forwarded port, a DNS name)."""
+    initial_peers: tuple[str, ...] = ()
+    is_bootstrap: bool = False
+    """Public, serves as a relay."""
+    is_behind_nat: bool = False
+    """Nobody can dial it: reserve places at relays, and store no one else's keys."""
+    is_client: bool = False
+    """Takes part only to read: stores nothing for others (a gateway on a laptop, a CLI command)."""
+    relay: RelayLimits = field(default_factory=RelayLimits)
+    start_timeout_s: float = 20.0
+    """p2pd answers within 0.2 s; a loaded machine of two cores has been seen to take 5."""
+    join_timeout_s: float = 10.0
+    """To connect to one of the initial peers: two round trips around the world, over a relay, after a lost packet."""
+    open_timeout_s: float = 10.0
+    """To open a stream to a peer: as above."""
+    rpc_timeout_s: float = 3.0
+    """One DHT question. A peer that takes longer is passed over; others hold the same keys."""
+
+    @property
+    def is_dht_client(self) -> bool:
+        """Whether it only asks: keys must not be stored, nor others join, where nobody can ask."""
+        return self.is_client or self.is_behind_nat
+
+
+@dataclass(frozen=True)
+class DirectoryConfig:
+    """How long announcements live. Nothing is republished by the DHT: a peer announces again at a third of a lifetime,
+    so that two announcements may be lost."""
+
+    capability_lifetime_s: float = 180.0
+    load_lifetime_s: float = 30.0
+    withdrawal_lifetime_s: float = 240.0
+    """Longer than any capability record still about, so that the withdrawal outlives them all."""
+
+    @property
+    def capability_interval_s(self) -> float:
+        return self.capability_lifetime_s / 3
+
+    @property
+    def load_interval_s(self) -> float:
+        return self.load_lifetime_s / 3
+
+
+@dataclass(frozen=True)
+class ExchangeTimeouts:
+    """What one exchange with a worker may take before it counts as lost."""
+
+    request_s: float = 30.0
+    """Worker: from the opened stream to the whole request. A slow uplink sends 1 MiB in 10 s."""
+    stall_s: float = 60.0
+    """Worker: how long a client may read nothing at all before its place is given to another."""
+    accept_s: float = 30.0
+    """Client: from the sent request to Accepted or Failed. It covers tokenizing a long prompt, no waiting."""
+    silence_s: float = 300.0
+    """Client: between two events. It covers the wait for a place and a long prompt's prefill on a laptop."""
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker gives."""
+
+    max_concurrency: int = 8
+    """Requests taken at the same time; one more is answered BUSY at once."""
+    drain_s: float = 30.0
+    """How long running requests may go on after the worker was asked to stop."""

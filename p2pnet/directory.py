@@ -1,0 +1,129 @@
+"""The directory: the part of the DHT that maps models to the records of their workers.
+
+Owns the names of its keys, which record may sit on which key, how a worker announces and withdraws, and how a reader
+picks the newest record. Knows nothing of sockets, nor of who is worth asking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from p2pnet.errors import RecordRefused
+from p2pnet.network import Clock, Entry, Network, StoredValue, Validator
+from p2pnet.records import CapabilityRecord, LoadRecord, Record, open_record
+
+SHARDS = 16
+"""Over how many keys the list of all workers is spread: one dictionary of the DHT travels in one reply under 4 MiB,
+which holds a thousand records of the largest size."""
+
+EXPIRY_GRACE_MS = 10_000
+"""How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
+so peers whose clocks differ by a few seconds must not see each other's as bad. Readers drop expired records themselves."""
+
+R = TypeVar("R", CapabilityRecord, LoadRecord)
+
+
+def model_key(model: str) -> str:
+    """Where the capability records of a model's workers are."""
+    return f"p2pnet/1/model/{model}"
+
+
+def worker_key(shard: int) -> str:
+    """Where the capability records of one share of all workers are."""
+    return f"p2pnet/1/workers/{shard}"
+
+
+def load_key(shard: int) -> str:
+    """Where the load records of one share of all workers are."""
+    return f"p2pnet/1/load/{shard}"
+
+
+def shard_of(peer_id: str) -> int:
+    return hashlib.sha1(peer_id.encode()).digest()[0] % SHARDS
+
+
+def key_id(key: str) -> bytes:
+    """The 20 bytes under which the DHT files a key."""
+    return hashlib.sha1(key.encode()).digest()
+
+
+def keys_of(record: Record) -> tuple[str, ...]:
+    """The keys a record belongs on: these, and no others."""
+    shard = shard_of(record.peer_id)
+    if isinstance(record, LoadRecord):
+        return (load_key(shard),)
+    return (worker_key(shard), *(model_key(card.id) for card in record.models))
+
+
+def validator(now_ms: Clock) -> Validator:
+    """Decides, on every peer, what the DHT may store and return: valid records of their signers, on their own keys."""
+
+    def is_acceptable(stored: StoredValue) -> bool:
+        try:
+            record = open_record(stored.value, now_ms(), EXPIRY_GRACE_MS)
+        except RecordRefused:
+            return False
+        return (
+            stored.subkey == record.peer_id
+            and stored.expires_ms == record.expires_ms
+            and stored.key_id in map(key_id, keys_of(record))
+        )
+
+    return is_acceptable
+
+
+def entries_for(record: Record, sealed: bytes) -> list[Entry]:
+    return [Entry(key, sealed, record.expires_ms) for key in keys_of(record)]
+
+
+class Directory:
+    """Reads the directory through a network. Remembers the newest record of each peer, so that none can be replayed."""
+
+    def __init__(self, network: Network, now_ms: Clock) -> None:
+        self._network = network
+        self._now_ms = now_ms
+        self._newest: dict[tuple[type[Record], str], Record] = {}
+
+    async def workers(self) -> tuple[CapabilityRecord, ...]:
+        """All workers that are online, as far as the peers we reach know them."""
+        return _online(await self._read([worker_key(shard) for shard in range(SHARDS)], CapabilityRecord))
+
+    async def workers_of(self, model: str) -> tuple[CapabilityRecord, ...]:
+        """The workers that announce one model."""
+        found = await self._read([model_key(model)], CapabilityRecord)
+        return _online(record for record in found if any(card.id == model for card in record.models))
+
+    async def loads(self) -> dict[str, LoadRecord]:
+        """The load of all workers, by peer id."""
+        records = await self._read([load_key(shard) for shard in range(SHARDS)], LoadRecord)
+        return {record.peer_id: record for record in records}
+
+    async def _read(self, keys: Sequence[str], kind: type[R]) -> list[R]:
+        """The newest record of each peer that answers to `keys`; a later one seen elsewhere before takes its place."""
+        self._forget_expired()
+        peers = {}
+        for stored in (value for values in (await self._network.fetch(keys)).values() for value in values):
+            try:
+                record = open_record(stored.value, self._now_ms())
+            except RecordRefused:
+                continue
+            if isinstance(record, kind):
+                peers[record.peer_id] = self._remember(record)
+        return list(peers.values())
+
+    def _remember(self, record: R) -> R:
+        known = self._newest.get((type(record), record.peer_id))
+        if isinstance(known, type(record)) and known.sequence >= record.sequence:
+            return known
+        self._newest[type(record), record.peer_id] = record
+        return record
+
+    def _forget_expired(self) -> None:
+        now_ms = self._now_ms()
+        self._newest = {key: record for key, record in self._newest.items() if record.expires_ms > now_ms}
+
+
+def _online(records: Iterable[CapabilityRecord]) -> tuple[CapabilityRecord, ...]:
+    return tuple(sorted((record for record in records if record.is_online), key=lambda record: record.peer_id))

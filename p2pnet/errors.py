@@ -1,0 +1,156 @@
+"""The tree of errors. Owns which code travels on the wire and whether another peer may be tried.
+
+    P2PNetError
+    |- UsageError             the person at the keyboard: one sentence and a fix, exit status 2
+    |- JoinError              no way into the network (nobody reachable, clock off)
+    |- RequestError           the client's request is at fault: another worker would say the same
+    |  |- InvalidRequest
+    |  |- ContextOverflow
+    |  `- ModelNotFound
+    |- PeerError              this peer failed: another one may be tried
+    |  |- PeerUnreachable
+    |  |- PeerLost            the stream ended, or went silent, before Finished or Failed
+    |  |- ProtocolViolation   the peer sent what the protocol forbids
+    |  |- Busy
+    |  |- Draining
+    |  `- WorkerFailed
+    |- NoWorker               nobody is left to try
+    |- RecordRefused          a record that must not be stored, nor believed
+    `- DaemonFailed           our own p2pd
+
+Knows nothing of HTTP: the gateway keeps its own table from code to status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class P2PNetError(Exception):
+    """Base of every error this project raises on purpose.
+
+    `code` is the stable name that travels in a Failed frame; `may_retry` says whether the same request may be sent
+    to another peer.
+    """
+
+    code: ClassVar[str] = "internal"
+    may_retry: ClassVar[bool] = False
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class UsageError(P2PNetError):
+    """What the user asked of the command cannot be done. The message is one sentence; `fix` says what to do."""
+
+    code = "usage"
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class JoinError(UsageError):
+    """The network could not be joined."""
+
+    code = "join_failed"
+
+
+class DaemonFailed(UsageError):
+    """p2pd did not start, or could not be spoken to."""
+
+    code = "daemon_failed"
+
+
+class RequestError(P2PNetError):
+    """The request itself is at fault. `param` names the offending field where there is one."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A field has a value that cannot be honoured."""
+
+
+class ContextOverflow(RequestError):
+    """Prompt and requested tokens exceed the model's context length."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(RequestError):
+    """No peer announces this model."""
+
+    code = "model_not_found"
+
+
+class PeerError(P2PNetError):
+    """One peer could not serve the request."""
+
+    code = "peer_error"
+    may_retry = True
+
+
+class PeerUnreachable(PeerError):
+    """No connection, or no stream of this protocol, could be opened to the peer."""
+
+    code = "peer_unreachable"
+
+
+class PeerLost(PeerError):
+    """The stream ended or stayed silent without Finished or Failed. Never a success."""
+
+    code = "peer_lost"
+
+
+class ProtocolViolation(PeerError):
+    """The peer sent a frame that is too large, not decodable, or not allowed in this state."""
+
+    code = "protocol_violation"
+
+
+class Busy(PeerError):
+    """All of the worker's places are taken."""
+
+    code = "busy"
+
+
+class Draining(PeerError):
+    """The worker is stopping, and takes no new requests."""
+
+    code = "draining"
+
+
+class WorkerFailed(PeerError):
+    """The worker's backend failed while it computed."""
+
+    code = "worker_failed"
+
+
+class NoWorker(P2PNetError):
+    """Workers announce the model, but none of them could be used."""
+
+    code = "no_worker"
+
+
+class RecordRefused(P2PNetError):
+    """A record that is malformed, unsigned, foreign, stale, from the future or too large."""
+
+    code = "record_refused"
+
+
+WIRE_ERRORS: dict[str, type[P2PNetError]] = {
+    error.code: error
+    for error in (InvalidRequest, ContextOverflow, ModelNotFound, ProtocolViolation, Busy, Draining, WorkerFailed)
+}
+"""What a worker may answer in a Failed frame, by code. Codes are only ever added."""
+
+
+def from_wire(code: str, message: str) -> P2PNetError:
+    """The error that a Failed frame stands for. A code we do not know is the peer's failure: another may be tried."""
+    return WIRE_ERRORS.get(code, WorkerFailed)(message)

@@ -1,0 +1,521 @@
+"""The Network over hivemind's DHT and p2pd: the only file that imports hivemind, and it costs 1.3 s to import.
+
+Owns joining, the DHT node, streams through p2pd's control socket, and the supervision of p2pd: when it dies, it is
+started again with the same identity and ports, and the peer joins again. Knows nothing of records or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hivemind.dht import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.traverse import traverse_dht
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import dht_pb2, p2pd_pb2
+from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
+from multiaddr import Multiaddr
+
+from p2pnet.config import NetworkConfig
+from p2pnet.daemon import Daemon
+from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUnreachable
+from p2pnet.identity import Identity
+from p2pnet.multiaddrs import parts_of, peer_id_of, without_peer_id, worth_announcing
+from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler, Validator
+
+logger = logging.getLogger(__name__)
+
+READ_CHUNK_BYTES = 1 << 16
+MAINTENANCE_INTERVAL_S = 1.0
+"""How often our addresses are looked at: a relay reservation shows up in them within this time."""
+REJOIN_INTERVAL_S = 5.0
+"""How often initial peers that are not in our routing table are asked again: a bootstrap that returns is found soon."""
+RESTART_PAUSE_S = (0.1, 0.5, 2.0, 10.0)
+"""Before each try to start a p2pd that has died; the last one repeats."""
+MAX_CLOCK_SKEW_S = 3.0
+"""hivemind's own limit: beyond it peers disagree on what has expired."""
+MAX_STORED_KEYS = 1 << 16
+"""How many keys a peer stores for others, the soonest to expire leaving first: strangers can invent keys for free."""
+MAX_KNOWN_PEERS = 1024
+"""How many peers' addresses are remembered for dialling, the oldest leaving first."""
+
+_REGULAR_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
+"""What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
+
+_DICTIONARY_EXT_CODE = 0x50
+"""hivemind's msgpack extension type of a dictionary: [max size, latest expiry, [[subkey, value, expiry], ...]]."""
+
+_decode_ext = msgspec.msgpack.Decoder(msgspec.msgpack.Ext).decode
+_decode_dictionary = msgspec.msgpack.Decoder(tuple[Any, Any, list[msgspec.Raw]]).decode
+_decode_item = msgspec.msgpack.Decoder(tuple[str, bytes, float]).decode
+_decode_text = msgspec.msgpack.Decoder(str).decode
+_decode_bytes = msgspec.msgpack.Decoder(bytes).decode
+
+
+class HivemindNetwork:
+    """See `network.Network`. Make one with `start`."""
+
+    def __init__(self, config: NetworkConfig, identity: Identity, validator: Validator, now_ms: Clock) -> None:
+        self._config = config
+        self._now_ms = now_ms
+        self._identity = identity
+        self._validator = validator
+        self._listen = config.listen
+        self._handlers: dict[str, StreamHandler] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._connected: set[str] = set()
+        self._changed = asyncio.Event()
+        self._addresses: tuple[str, ...] = ()
+        self._node_id = DHTID.generate()
+        self._daemon: Daemon
+        self._p2p: P2P
+        self._node: DHTNode
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(
+        cls, config: NetworkConfig, identity: Identity, validator: Validator, now_ms: Clock
+    ) -> HivemindNetwork:
+        """Start p2pd and join. Raises DaemonFailed, or JoinError when initial peers are named and none is reachable."""
+        self = cls(config, identity, validator, now_ms)
+        self._learn(config.initial_peers)
+        await self._start_daemon()
+        try:
+            await self._check_listening()
+            await self._join_or_explain()
+            await self.addresses()
+        except BaseException:
+            await self._stop_daemon()
+            raise
+        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._maintain())]
+        return self
+
+    @property
+    def peer_id(self) -> str:
+        return self._identity.peer_id
+
+    @property
+    def daemon_pid(self) -> int:
+        """The process id of p2pd, for those who watch it."""
+        return self._daemon.pid
+
+    async def addresses(self) -> tuple[str, ...]:
+        with contextlib.suppress(*_REGULAR_ERRORS):  # while p2pd is being started again, the last ones stand
+            self._addresses = worth_announcing(f"{address}/p2p/{self.peer_id}" for address in await self._visible())
+        return self._addresses
+
+    async def handle(self, protocol: str, handler: StreamHandler) -> None:
+        self._handlers[protocol] = handler
+        await self._register(protocol, handler)
+
+    async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        self._learn(addresses)
+        try:
+            async with asyncio.timeout(self._config.open_timeout_s):
+                if peer_id in self._connected:
+                    # The usual case costs one round trip; a connection that has gone is noticed and dialled again.
+                    with contextlib.suppress(*_REGULAR_ERRORS):
+                        return await self._open(peer_id, protocol)
+                await self._connect(peer_id)
+                return await self._open(peer_id, protocol)
+        except _REGULAR_ERRORS as error:
+            self._connected.discard(peer_id)
+            raise PeerUnreachable(f"no {protocol} stream to {peer_id}: {_reason(error)}") from error
+
+    async def store(self, entries: Sequence[Entry]) -> int:
+        results = await self._node.store_many(
+            keys=[entry.key.encode() for entry in entries],
+            values=[entry.value for entry in entries],
+            expiration_time=[entry.expires_ms / 1000 for entry in entries],
+            subkeys=[self.peer_id] * len(entries),
+            exclude_self=self._config.is_dht_client,
+        )
+        return sum(map(bool, results.values()))
+
+    async def fetch(self, keys: Sequence[str]) -> Findings:
+        names = {DHTID.generate(key.encode()): key for key in keys}
+        found: dict[str, list[StoredValue]] = {key: list(self._stored_here(id_)) for id_, key in names.items()}
+
+        async def ask(node_id: DHTID, queries: Collection[DHTID]) -> dict[DHTID, tuple[tuple[DHTID, ...], bool]]:
+            answers = await self._find(peers[node_id], list(queries))
+            for id_, (values, nearest) in answers.items():
+                found[names[id_]].extend(values)
+                peers.update(nearest)
+            return {id_: (tuple(answers[id_][1]) if id_ in answers else (), False) for id_ in queries}
+
+        table = self._node.protocol.routing_table
+        peers: dict[DHTID, PeerID] = {}
+        for id_ in names:
+            peers.update(table.get_nearest_neighbors(id_, self._node.protocol.bucket_size, exclude=self._node_id))
+        if peers:
+            await traverse_dht(
+                queries=list(names),
+                initial_nodes=list(peers),
+                beam_size=self._node.protocol.bucket_size,
+                num_workers=self._node.num_workers,
+                queries_per_call=len(names),
+                get_neighbors=ask,
+                visited_nodes={id_: {self._node_id} for id_ in names},
+            )
+        return found
+
+    async def wait_changed(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_daemon()
+
+    async def _visible(self) -> list[str]:
+        _, visible = await self._p2p._client.identify()
+        # hivemind's vendored Multiaddr garbles Ed25519 /p2p parts when it prints them; PyPI's does not.
+        return [str(Multiaddr(address.to_bytes())) for address in visible]
+
+    # ---- p2pd: start, supervise, stop
+
+    async def _start_daemon(self, storage: Any = None) -> None:
+        self._daemon = await Daemon.start(self._config, self._listen, relays=self._config.initial_peers)
+        try:
+            self._p2p = await _attach(self._daemon)
+            for protocol, handler in self._handlers.items():
+                await self._register(protocol, handler)
+            self._node = await DHTNode.create(
+                p2p=self._p2p,
+                node_id=self._node_id,
+                client_mode=self._config.is_dht_client,
+                record_validator=_HivemindValidator(self._validator),
+                wait_timeout=self._config.rpc_timeout_s,
+                cache_locally=False,  # what we read we check and keep ourselves
+                cache_nearest=0,
+                cache_on_store=False,
+                cache_size=MAX_STORED_KEYS,
+            )
+        except BaseException:
+            await self._daemon.stop()
+            raise
+        if storage is not None:
+            self._node.protocol.storage = storage
+        self._node.protocol.storage.maxsize = MAX_STORED_KEYS
+
+    async def _stop_daemon(self) -> None:
+        self._node.is_alive = False
+        await self._p2p.shutdown()
+        await self._daemon.stop()
+
+    async def _supervise(self) -> None:
+        """Start p2pd again whenever it dies."""
+        while True:
+            status = await self._daemon.wait()
+            logger.warning("p2pd has died (exit status %s); starting it again", status)
+            storage = self._node.protocol.storage
+            await self._stop_daemon()
+            self._connected.clear()
+            await self._restart(storage)
+            await self._rejoin()
+            logger.info("p2pd runs again, as the same peer")
+            self._changed.set()
+
+    async def _restart(self, storage: Any) -> None:
+        attempt = 0
+        while True:
+            await asyncio.sleep(RESTART_PAUSE_S[min(attempt, len(RESTART_PAUSE_S) - 1)])
+            attempt += 1
+            try:
+                return await self._start_daemon(storage)
+            except (P2PNetError, *_REGULAR_ERRORS) as error:
+                logger.error("p2pd does not start: %s", error)
+
+    async def _check_listening(self) -> None:
+        """p2pd goes on when one of several addresses cannot be bound; we do not. Ports once chosen are kept."""
+        bound = await self._visible()
+        wanted = [_transport(address) for address in self._listen]
+        missing = [port for port in wanted if port[1] != "0" and port not in map(_transport, bound)]
+        if missing and not self._config.announce:
+            raise DaemonFailed(
+                f"Port {missing[0][1]} ({missing[0][0]}) is in use.", "Name another address with --listen."
+            )
+        ports = dict(_transport(address) for address in bound)
+        self._listen = tuple(_with_port(address, ports) for address in self._listen)
+
+    # ---- joining
+
+    async def _join_or_explain(self) -> None:
+        initial = self._config.initial_peers
+        if not initial:
+            return
+        problems = await self._join(initial)
+        if self._table_size() == 0 and len(problems) == len(initial):
+            skewed = next((problem for problem in problems if isinstance(problem, JoinError)), None)
+            tried = "; ".join(f"{address} ({problem})" for address, problem in zip(initial, problems, strict=True))
+            raise skewed or JoinError(
+                f"No peer could be reached. Tried {tried}.",
+                "Check the address and the network, name another peer with --initial-peers, "
+                "or start a network of your own with `p2pnet bootstrap`.",
+            )
+
+    async def _join(self, addresses: Sequence[str]) -> list[Exception]:
+        """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""
+        results = await asyncio.gather(*(self._meet(address) for address in addresses), return_exceptions=True)
+        if self._table_size():
+            await self._node.find_nearest_nodes([self._node_id])
+        return [result for result in results if isinstance(result, Exception)]
+
+    async def _meet(self, address: str) -> None:
+        """Connect to a peer, compare clocks, and enter each other's routing tables."""
+        peer_id = peer_id_of(address)
+        assert peer_id is not None, "checked by the command line"
+        if peer_id == self.peer_id:
+            return
+        protocol = self._node.protocol
+        peer = PeerID.from_base58(peer_id)
+        try:
+            async with asyncio.timeout(self._config.join_timeout_s):
+                await self._connect(peer_id)
+                asked_s = self._now_ms() / 1000
+                ping = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
+                pong = await protocol.get_stub(peer).rpc_ping(ping, timeout=self._config.join_timeout_s)
+        except _REGULAR_ERRORS as error:
+            raise PeerUnreachable(_reason(error)) from error
+        skew_s = max(asked_s - pong.dht_time, pong.dht_time - self._now_ms() / 1000)
+        if pong.dht_time and skew_s > MAX_CLOCK_SKEW_S:
+            raise JoinError(
+                f"This machine's clock differs by {skew_s:.0f} seconds from that of {peer_id}.",
+                "Set the clock (for instance: timedatectl set-ntp true), or join through another peer.",
+            )
+        if pong.peer.node_id:
+            await protocol.update_routing_table(DHTID.from_bytes(pong.peer.node_id), peer, responded=True)
+
+    async def _rejoin(self) -> None:
+        """Meet initial peers that we lost sight of; when nobody is left, any peer we have known."""
+        table = self._node.protocol.routing_table
+        seen = {peer.to_base58() for peer in table.uid_to_peer_id.values()}
+        missing = [address for address in self._config.initial_peers if peer_id_of(address) not in seen]
+        if not seen:
+            missing += [addresses[0] for addresses in self._known.values()][-8:]
+        if missing:
+            await self._join(list(dict.fromkeys(missing)))
+
+    async def _maintain(self) -> None:
+        """Notice new addresses of ours, and initial peers that have come back."""
+        loop = asyncio.get_running_loop()
+        last_rejoin_s = loop.time()
+        while True:
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            try:
+                before = self._addresses
+                if await self.addresses() != before:
+                    self._changed.set()
+                if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
+                    size_before = self._table_size()
+                    await self._rejoin()
+                    if not size_before and self._table_size():
+                        self._changed.set()
+                    last_rejoin_s = loop.time()
+            except _REGULAR_ERRORS as error:
+                logger.debug("p2pd did not answer: %s", error)
+
+    def _table_size(self) -> int:
+        return len(self._node.protocol.routing_table.uid_to_peer_id)
+
+    # ---- the DHT, entry by entry
+
+    def _stored_here(self, id_: DHTID) -> list[StoredValue]:
+        item = self._node.protocol.storage.get(id_)
+        if item is None:
+            return []
+        return [
+            StoredValue(id_.to_bytes(), subkey, _decode_bytes(value), round(expires_s * 1000))
+            for subkey, (value, expires_s) in item.value.items()
+        ]
+
+    async def _find(self, peer: PeerID, ids: list[DHTID]) -> dict[DHTID, tuple[list[StoredValue], dict[DHTID, PeerID]]]:
+        """Ask one peer for keys. hivemind's own reading is not used: it lets one bad entry hide a whole dictionary,
+        and one reply with a far-future expiry end the search."""
+        node, protocol = self._node, self._node.protocol
+        if peer in node.blacklist:
+            return {}
+        request = dht_pb2.FindRequest(keys=[id_.to_bytes() for id_ in ids], peer=protocol.node_info)
+        try:
+            if peer.to_base58() in self._known:
+                await self._connect(peer.to_base58())
+            response = await protocol.get_stub(peer).rpc_find(request, timeout=self._config.rpc_timeout_s)
+            nodes = [_nearest(result) for result in response.results[: len(ids)]]
+        except (*_REGULAR_ERRORS, ValueError, AssertionError) as error:  # the latter two: malformed node ids
+            logger.debug("%s did not answer: %s", peer, error)
+            self._connected.discard(peer.to_base58())
+            node.blacklist.register_failure(peer)
+            await protocol.update_routing_table(protocol.routing_table.get(peer_id=peer), peer, responded=False)
+            return {}
+        node.blacklist.register_success(peer)
+        return {
+            id_: (self._values_in(id_, result), nearest)
+            for id_, result, nearest in zip(ids, response.results, nodes, strict=False)
+        }
+
+    def _values_in(self, id_: DHTID, result: dht_pb2.FindResult) -> list[StoredValue]:
+        if result.type != dht_pb2.FOUND_DICTIONARY:
+            return []
+        values = (_stored_value(id_.to_bytes(), item) for item in _dictionary_items(result.value))
+        return [value for value in values if value is not None and self._validator(value)]
+
+    # ---- connections and streams, through p2pd's control socket
+
+    def _learn(self, addresses: Sequence[str]) -> None:
+        by_peer: defaultdict[str, list[str]] = defaultdict(list)
+        for address in addresses:
+            if (peer_id := peer_id_of(address)) is not None:
+                by_peer[peer_id].append(address)
+        for peer_id, known in by_peer.items():
+            self._known.pop(peer_id, None)
+            self._known[peer_id] = tuple(known)
+        while len(self._known) > MAX_KNOWN_PEERS:
+            del self._known[next(iter(self._known))]
+
+    async def _connect(self, peer_id: str) -> None:
+        """Dial a peer at the addresses we know, or wherever p2pd's routing finds it. At once when connected."""
+        if peer_id in self._connected:
+            return
+        addresses = [Multiaddr(without_peer_id(address)) for address in self._known.get(peer_id, ())]
+        await self._p2p._client.connect(PeerID.from_base58(peer_id), addresses)
+        if len(self._connected) >= MAX_KNOWN_PEERS:
+            self._connected.clear()  # it only saves round trips
+        self._connected.add(peer_id)
+
+    async def _open(self, peer_id: str, protocol: str) -> Stream:
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.STREAM_OPEN,
+            streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
+        )
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        try:
+            response = p2pd_pb2.Response()
+            await write_pbmsg(writer, request)
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            self._connected.discard(peer_id)
+            raise
+        return _P2pdStream(peer_id, reader, writer)
+
+    async def _register(self, protocol: str, handler: StreamHandler) -> None:
+        async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stream = _P2pdStream(info.peer_id.to_base58(), reader, writer)
+            try:
+                await handler(stream)
+            finally:
+                stream.close()
+
+        await self._p2p.add_binary_stream_handler(protocol, serve)
+
+
+class _P2pdStream:
+    """A libp2p stream, as p2pd hands it out: a unix socket."""
+
+    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._peer_id = peer_id
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def peer_id(self) -> str:
+        return self._peer_id
+
+    async def read(self) -> bytes:
+        try:
+            return await self._reader.read(READ_CHUNK_BYTES)
+        except OSError:
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise PeerLost(f"the stream to {self._peer_id} is gone") from error
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _HivemindValidator(RecordValidatorBase):
+    """Our Validator in hivemind's terms. A plain value, whose subkey is nil, is never acceptable."""
+
+    def __init__(self, is_acceptable: Validator) -> None:
+        self._is_acceptable = is_acceptable
+
+    def validate(self, record: DHTRecord) -> bool:
+        try:
+            stored = _checked_value(record.key, _decode_text(record.subkey), record.value, record.expiration_time)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        return stored is not None and self._is_acceptable(stored)
+
+
+def _stored_value(key_id: bytes, item: msgspec.Raw) -> StoredValue | None:
+    try:
+        return _checked_value(key_id, *_decode_item(item))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _checked_value(key_id: bytes, subkey: str, value: bytes, expires_s: float) -> StoredValue | None:
+    """Values travel as msgpack bytes. None when the expiry is not a whole millisecond: it could not have been signed."""
+    if not 0 < expires_s < 1 << 43:
+        return None
+    expires_ms = round(expires_s * 1000)
+    if expires_ms / 1000 != expires_s:
+        return None
+    return StoredValue(key_id, subkey, _decode_bytes(value), expires_ms)
+
+
+def _dictionary_items(packed: bytes) -> list[msgspec.Raw]:
+    try:
+        ext = _decode_ext(packed)
+        return _decode_dictionary(ext.data)[2] if ext.code == _DICTIONARY_EXT_CODE else []
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def _nearest(result: dht_pb2.FindResult) -> dict[DHTID, PeerID]:
+    ids = map(DHTID.from_bytes, result.nearest_node_ids)
+    return dict(zip(ids, map(PeerID, result.nearest_peer_ids), strict=False))
+
+
+async def _attach(daemon: Daemon) -> P2P:
+    """hivemind's P2P on our own p2pd, with its listening socket in our own folder, which nobody else may enter."""
+
+    class OurP2P(P2P):  # type: ignore[misc]
+        _UNIX_SOCKET_PREFIX = f"/unix{Path(daemon.folder)}/"
+
+    return await OurP2P.replicate(HivemindMultiaddr(f"/unix{daemon.control_socket}"))
+
+
+def _transport(address: str) -> tuple[str, str]:
+    """('tcp' or 'udp', port) of a listen address."""
+    return next(((name, value) for name, value in parts_of(address) if name in ("tcp", "udp")), ("", "0"))
+
+
+def _with_port(address: str, ports: dict[str, str]) -> str:
+    name, port = _transport(address)
+    return address.replace(f"/{name}/0", f"/{name}/{ports.get(name, port)}", 1) if port == "0" else address
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error).removeprefix("Connect failed. msg=") or type(error).__name__

@@ -1,0 +1,93 @@
+"""Questions about multiaddrs, answered from their text. Knows nothing of who asks, and opens no socket.
+
+https://github.com/multiformats/multiaddr
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from p2pnet.errors import UsageError
+
+EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
+
+
+def parts_of(address: str) -> list[tuple[str, str]]:
+    """The address as (protocol, value) pairs. Raises ValueError when it is no multiaddr."""
+    try:
+        return [(protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items()]
+    except (MultiaddrError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"not a multiaddr: {address!r}") from error
+
+
+def peer_id_of(address: str) -> str | None:
+    """The peer the address leads to: its last /p2p part. None when the address ends in anything else."""
+    name, value = parts_of(address)[-1]
+    return value if name == "p2p" else None
+
+
+def without_peer_id(address: str) -> str:
+    """The address up to its last /p2p part."""
+    return address.rsplit("/p2p/", 1)[0]
+
+
+def is_relayed(address: str) -> bool:
+    return "/p2p-circuit" in address
+
+
+def check_listen_address(address: str) -> str:
+    """An address to listen on or announce. Raises UsageError."""
+    return _checked(address, "/ip4/0.0.0.0/tcp/31337")
+
+
+def check_peer_address(address: str) -> str:
+    """A full address of a peer, /p2p part included. Raises UsageError."""
+    if peer_id_of(_checked(address, EXAMPLE)) is None:
+        raise UsageError(
+            f"{address} does not say which peer it leads to.", f"Add the peer's id at the end, as in {EXAMPLE}."
+        )
+    return address
+
+
+def worth_announcing(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Addresses for others to dial, best first; loopback ones only when there is nothing else."""
+    unique = sorted(set(addresses), key=_rank)
+    elsewhere = [address for address in unique if not _is_loopback(address)]
+    return tuple(elsewhere or unique)
+
+
+def best_to_share(addresses: Sequence[str]) -> str | None:
+    """The address to print for a person to copy."""
+    return min(addresses, key=_rank, default=None)
+
+
+def _rank(address: str) -> tuple[bool, bool, bool, bool, str]:
+    """Direct before relayed, public before private before loopback, TCP before QUIC (firewalls often drop UDP)."""
+    return is_relayed(address), _is_loopback(address), _is_private(address), "/udp/" in address, address
+
+
+def _host_of(address: str) -> str:
+    name, value = parts_of(address)[0]
+    return value if name in ("ip4", "ip6") else ""
+
+
+def _is_loopback(address: str) -> bool:
+    host = _host_of(address)
+    return bool(host) and ipaddress.ip_address(host).is_loopback
+
+
+def _is_private(address: str) -> bool:
+    host = _host_of(address)
+    return bool(host) and ipaddress.ip_address(host).is_private
+
+
+def _checked(address: str, example: str) -> str:
+    try:
+        parts_of(address)
+    except ValueError as error:
+        raise UsageError(f"{address!r} is not a multiaddr.", f"It should look like {example}.") from error
+    return address

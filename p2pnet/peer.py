@@ -1,0 +1,42 @@
+"""Puts a peer together: identity, network and directory, ready to be used by a worker, a gateway or a command."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from p2pnet.config import NetworkConfig
+from p2pnet.directory import Directory, validator
+from p2pnet.identity import Identity
+from p2pnet.network import Network
+
+
+def now_ms() -> int:
+    """The wall clock, in the unit of records."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer that has joined."""
+
+    config: NetworkConfig
+    identity: Identity
+    network: Network
+    directory: Directory
+
+    @classmethod
+    async def join(cls, config: NetworkConfig) -> Peer:
+        """Start p2pd and join the network. Raises DaemonFailed or JoinError."""
+        from p2pnet.hivemind_network import HivemindNetwork  # costs 1.3 s: not before it is needed
+
+        identity = Identity.load_or_create(config.identity_file)
+        network = await HivemindNetwork.start(config, identity, validator(now_ms), now_ms)
+        return cls(config, identity, network, Directory(network, now_ms))
+
+    async def join_addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs through which others can join: our own, or those that we joined through ourselves."""
+        return self.config.initial_peers if self.config.is_dht_client else await self.network.addresses()
+
+    async def close(self) -> None:
+        await self.network.close()

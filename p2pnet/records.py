@@ -1,0 +1,151 @@
+"""What a peer announces of itself: sealing a record, opening a stranger's, and every check on the way.
+
+A record is msgpack inside a signed envelope, bound to its peer id, short-lived. Every field is bounded here, in its type.
+Knows nothing of the DHT that carries it, nor of clocks: `now_ms` is passed in.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from p2pnet.errors import RecordRefused
+from p2pnet.identity import Identity, verify
+from p2pnet.messages import Count, Digest, Load, ModelId
+from p2pnet.multiaddrs import peer_id_of
+
+RECORD_VERSION = 1
+SIGNATURE_DOMAIN = "p2pnet/record/1"
+
+MAX_RECORD_BYTES = 4096
+"""A whole directory key travels in one reply under 4 MiB, so a thousand workers of one model must fit there.
+A usual record has 600 bytes."""
+
+MAX_LIFETIME_MS = 10 * 60_000
+"""A record outlives its worker by no more than this, and nobody can lock a key for longer."""
+
+MAX_CLOCK_SKEW_MS = 5_000
+"""hivemind refuses peers whose clocks differ by more than 3 s; two such errors and a slow network stay under this."""
+
+MAX_MODELS = 32
+MAX_ADDRESSES = 16
+MAX_ADDRESS_CHARS = 256
+
+Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*$")]
+"""A short printable word: safe in logs, tables and terminals."""
+
+PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+$")]
+Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model a worker runs. `features` are what this worker's backend can do with it beyond plain text."""
+
+    id: ModelId
+    digest: Digest
+    context_length: Annotated[int, Meta(ge=1, le=1 << 24)]
+    task: Literal["generate", "embed"] = "generate"
+    quantization: Label = "none"
+    dtype: Label = "float32"
+    features: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
+
+
+class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):
+    """The slow half of an announcement: what a worker runs and how it is reached.
+
+    `addresses` are full multiaddrs that end in the worker's own peer id, circuit addresses included. `is_online` False
+    withdraws the worker; it still lists the models, since they say which directory keys it overwrites.
+    """
+
+    peer_id: PeerId
+    sequence: Count
+    issued_ms: Milliseconds
+    expires_ms: Milliseconds
+    models: Annotated[tuple[ModelCard, ...], Meta(max_length=MAX_MODELS)]
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS)], ...], Meta(max_length=MAX_ADDRESSES)]
+    protocols: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    slots: Count = 1
+    is_online: bool = True
+    agent: Label = ""
+    version: int = RECORD_VERSION
+
+
+class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
+    """The fast half: how busy the worker was at `issued_ms`. `tokens_per_s` is its own claim; gateways measure."""
+
+    peer_id: PeerId
+    sequence: Count
+    issued_ms: Milliseconds
+    expires_ms: Milliseconds
+    load: Load
+    tokens_per_s: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    version: int = RECORD_VERSION
+
+
+Record = CapabilityRecord | LoadRecord
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    payload: bytes
+    signature: bytes
+
+
+_decode_envelope = msgspec.msgpack.Decoder(_Envelope).decode
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+
+
+def seal(record: Record, identity: Identity) -> bytes:
+    """Sign a record. What we would refuse from others we do not send: raises RecordRefused."""
+    payload = msgspec.msgpack.encode(record)
+    sealed = msgspec.msgpack.encode(_Envelope(payload, identity.sign(SIGNATURE_DOMAIN, payload)))
+    open_record(sealed, record.issued_ms)
+    return sealed
+
+
+def open_record(sealed: bytes, now_ms: int, grace_ms: int = 0) -> Record:
+    """Check a stranger's sealed record and return it. Raises RecordRefused with the reason.
+
+    `grace_ms` keeps a record that expired that recently: storing peers with slightly different clocks must agree.
+    """
+    record = _open_signed(sealed)
+    if record.issued_ms > now_ms + MAX_CLOCK_SKEW_MS:
+        raise RecordRefused("issued in the future")
+    if record.expires_ms + grace_ms <= now_ms:
+        raise RecordRefused("expired")
+    return record
+
+
+@lru_cache(maxsize=4096)
+def _open_signed(sealed: bytes) -> Record:
+    """Every check that does not depend on the time of reading, so that polling costs one signature check a record."""
+    if len(sealed) > MAX_RECORD_BYTES:
+        raise RecordRefused(f"record of {len(sealed)} bytes, {MAX_RECORD_BYTES} allowed")
+    try:
+        envelope = _decode_envelope(sealed)
+        record = _decode_record(envelope.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordRefused(f"not a record: {error}") from error
+    if record.version != RECORD_VERSION:
+        raise RecordRefused(f"record version {record.version}, {RECORD_VERSION} understood")
+    if not 0 < record.expires_ms - record.issued_ms <= MAX_LIFETIME_MS:
+        raise RecordRefused(f"lifetime must be over 0 and at most {MAX_LIFETIME_MS} ms")
+    if not verify(record.peer_id, SIGNATURE_DOMAIN, envelope.payload, envelope.signature):
+        raise RecordRefused("the signature is not its peer's")
+    if isinstance(record, CapabilityRecord):
+        _check_capability(record)
+    return record
+
+
+def _check_capability(record: CapabilityRecord) -> None:
+    if len({card.id for card in record.models}) != len(record.models):
+        raise RecordRefused("the same model twice")
+    for address in record.addresses:
+        try:
+            is_own = peer_id_of(address) == record.peer_id
+        except ValueError as error:
+            raise RecordRefused(str(error)) from error
+        if not is_own:
+            raise RecordRefused("an address that is not the peer's own")

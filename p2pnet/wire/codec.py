@@ -1,0 +1,81 @@
+"""Frames to messages and back: a 4-byte big-endian length, then msgpack. No I/O, no states: see `exchange`.
+
+Unknown fields are ignored, so that fields can be added. Every frame is capped before it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from p2pnet.errors import ProtocolViolation
+from p2pnet.messages import Event, GenerateRequest
+
+LENGTH_BYTES = 4
+
+MAX_REQUEST_FRAME_BYTES = 4 << 20
+"""A prompt of a million tokens is about 4 MB of text; more than that no model here can read."""
+
+MAX_EVENT_FRAME_BYTES = 64 << 10
+"""One event: tokens that were waiting together. Small enough that a hostile worker cannot fill a gateway's memory."""
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_frame(message: Any, max_frame_bytes: int) -> bytes:
+    """One frame. Raises ProtocolViolation rather than send what the other side must refuse."""
+    body = _encode(message)
+    if len(body) > max_frame_bytes:
+        raise ProtocolViolation(f"a frame of {len(body)} bytes, {max_frame_bytes} allowed")
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+class FrameDecoder(Generic[T]):
+    """Turns bytes, however they are cut, into messages of one type. Raises ProtocolViolation, and is then useless."""
+
+    def __init__(self, message_type: Any, max_frame_bytes: int) -> None:
+        self._decode = msgspec.msgpack.Decoder(message_type).decode
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of a frame is waiting for its rest."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> list[T]:
+        """The messages that `data` completes, in order."""
+        self._buffer += data
+        messages: list[T] = []
+        start = 0
+        while (end := self._end_of_frame(start)) is not None:
+            messages.append(self._message(bytes(self._buffer[start + LENGTH_BYTES : end])))
+            start = end
+        del self._buffer[:start]
+        return messages
+
+    def _end_of_frame(self, start: int) -> int | None:
+        body_start = start + LENGTH_BYTES
+        if len(self._buffer) < body_start:
+            return None
+        length = int.from_bytes(self._buffer[start:body_start], "big")
+        if length > self._max_frame_bytes:
+            raise ProtocolViolation(f"a frame of {length} bytes, {self._max_frame_bytes} allowed")
+        return body_start + length if len(self._buffer) >= body_start + length else None
+
+    def _message(self, body: bytes) -> T:
+        try:
+            return self._decode(body)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolViolation(f"not a message: {error}") from error
+
+
+def request_decoder() -> FrameDecoder[GenerateRequest]:
+    return FrameDecoder(GenerateRequest, MAX_REQUEST_FRAME_BYTES)
+
+
+def event_decoder() -> FrameDecoder[Event]:
+    return FrameDecoder(Event, MAX_EVENT_FRAME_BYTES)

@@ -1,0 +1,57 @@
+"""One generate exchange as a state table, without I/O.
+
+    state      Accepted    TextDelta   Finished   Failed    end of stream
+    WAITING    STREAMING   -           -          DONE      lost
+    STREAMING  -           STREAMING   DONE       DONE      lost
+    DONE       -           -           -          -         fine
+
+A dash is a violation of the protocol. Both sides walk the same table: the worker through what it sends, the client
+through what it receives. A stream that ends anywhere but in DONE is lost, never a success.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from p2pnet.errors import PeerLost, ProtocolViolation
+from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
+
+GENERATE_PROTOCOL = "/p2pnet/generate/1"
+
+
+class State(Enum):
+    WAITING = auto()
+    STREAMING = auto()
+    DONE = auto()
+
+
+TRANSITIONS: dict[tuple[State, type[Event]], State] = {
+    (State.WAITING, Accepted): State.STREAMING,
+    (State.WAITING, Failed): State.DONE,
+    (State.STREAMING, TextDelta): State.STREAMING,
+    (State.STREAMING, Finished): State.DONE,
+    (State.STREAMING, Failed): State.DONE,
+}
+
+
+class Exchange:
+    """Where one exchange stands."""
+
+    def __init__(self) -> None:
+        self.state = State.WAITING
+
+    @property
+    def is_done(self) -> bool:
+        return self.state is State.DONE
+
+    def advance(self, event: Event) -> None:
+        """Take the next event. Raises ProtocolViolation when the table forbids it."""
+        following = TRANSITIONS.get((self.state, type(event)))
+        if following is None:
+            raise ProtocolViolation(f"{type(event).__name__} in state {self.state.name}")
+        self.state = following
+
+    def end_of_stream(self) -> None:
+        """The other side has gone. Raises PeerLost unless the exchange was complete."""
+        if not self.is_done:
+            raise PeerLost("the worker went away in mid-answer" if self.state is State.STREAMING else "no answer came")

@@ -1,0 +1,124 @@
+"""Keeps a worker's records in the directory: announces, refreshes before they expire, withdraws.
+
+Knows nothing of streams or of how models run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from p2pnet.config import AGENT, DirectoryConfig
+from p2pnet.directory import entries_for
+from p2pnet.identity import Identity
+from p2pnet.network import Clock, Network
+from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, LoadRecord, ModelCard, Record, seal
+from p2pnet.wire.exchange import GENERATE_PROTOCOL
+from p2pnet.worker.load import LoadMeter
+
+logger = logging.getLogger(__name__)
+
+
+class Announcer:
+    """One worker's voice in the directory."""
+
+    def __init__(
+        self,
+        network: Network,
+        identity: Identity,
+        models: Callable[[], tuple[ModelCard, ...]],
+        meter: LoadMeter,
+        now_ms: Clock,
+        config: DirectoryConfig | None = None,
+    ) -> None:
+        self._network = network
+        self._identity = identity
+        self._models = models
+        self._meter = meter
+        self._now_ms = now_ms
+        self._config = config or DirectoryConfig()
+        self._last_sequence = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> bool:
+        """Announce now, and go on in the background. Returns whether any peer has taken the announcement."""
+        is_stored = await self._announce_capabilities()
+        await self._announce_load()
+        self._tasks = [
+            asyncio.create_task(self._repeat(self._announce_capabilities, self._config.capability_interval_s)),
+            asyncio.create_task(self._repeat(self._announce_load, self._config.load_interval_s)),
+            asyncio.create_task(self._announce_on_change()),
+        ]
+        return is_stored
+
+    async def stop(self) -> None:
+        """Stop announcing, and overwrite what is still stored: this worker is offline."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store(await self._capabilities(is_online=False, lifetime_s=self._config.withdrawal_lifetime_s))
+
+    async def _announce_capabilities(self) -> bool:
+        return await self._store(
+            await self._capabilities(is_online=True, lifetime_s=self._config.capability_lifetime_s)
+        )
+
+    async def _announce_load(self) -> bool:
+        sequence, issued_ms, expires_ms = self._stamp(self._config.load_lifetime_s)
+        return await self._store(
+            LoadRecord(
+                peer_id=self._identity.peer_id,
+                sequence=sequence,
+                issued_ms=issued_ms,
+                expires_ms=expires_ms,
+                load=self._meter.load,
+                tokens_per_s=self._meter.tokens_per_s,
+            )
+        )
+
+    async def _capabilities(self, is_online: bool, lifetime_s: float) -> CapabilityRecord:
+        addresses = await self._network.addresses()
+        sequence, issued_ms, expires_ms = self._stamp(lifetime_s)
+        return CapabilityRecord(
+            peer_id=self._identity.peer_id,
+            sequence=sequence,
+            issued_ms=issued_ms,
+            expires_ms=expires_ms,
+            models=self._models(),
+            addresses=addresses[:MAX_ADDRESSES],
+            protocols=(GENERATE_PROTOCOL,),
+            slots=self._meter.load.slots,
+            is_online=is_online,
+            agent=AGENT,
+        )
+
+    def _stamp(self, lifetime_s: float) -> tuple[int, int, int]:
+        """Sequence number, issue and expiry. Sequences follow the clock, so that they grow over restarts too."""
+        issued_ms = self._now_ms()
+        self._last_sequence = max(issued_ms, self._last_sequence + 1)
+        return self._last_sequence, issued_ms, issued_ms + round(lifetime_s * 1000)
+
+    async def _store(self, record: Record) -> bool:
+        entries = entries_for(record, seal(record, self._identity))
+        accepted = await self._network.store(entries)
+        if accepted < len(entries):
+            logger.debug("%d of %d directory keys were stored", accepted, len(entries))
+        return accepted == len(entries)
+
+    async def _repeat(self, announce: Callable[[], Awaitable[bool]], interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._try(announce)
+
+    async def _announce_on_change(self) -> None:
+        while True:
+            await self._network.wait_changed()
+            await self._try(self._announce_capabilities)
+            await self._try(self._announce_load)
+
+    async def _try(self, announce: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            await announce()
+        except Exception:  # the announcer outlives whatever the network does to it; the next turn comes
+            logger.warning("an announcement failed; the next one follows", exc_info=True)

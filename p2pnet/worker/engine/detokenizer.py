@@ -1,0 +1,105 @@
+"""Token ids to text, one at a time: a UTF-8 character is never split, and the spaces are those of decoding all at once.
+
+A tokenizer may strip the space before the first word, and may need several tokens for one character. So each step
+decodes a short window that begins with tokens whose text is already out, and emits what the window adds to them; the
+technique is that of Hugging Face's text-generation-inference and vLLM. Knows nothing of models or stop strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+CONTEXT_TOKENS = 6
+"""How many visible tokens before the first one are its context: enough for the longest UTF-8 character and a word."""
+
+CONTEXT_SCAN = 64
+"""Among how many tokens the visible ones are looked for."""
+
+_MAX_CONTINUATION_BYTES = 3
+"""A UTF-8 character has at most four bytes, and a token at least one: an unfinished one began in the last three."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some ids and the text that they are together."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+class Detokenizer:
+    """Decodes one sequence.
+
+    With `context` empty, the texts joined are `tokenizer.decode(ids, skip_special_tokens=True)`; otherwise they are
+    what the ids add to the context's text. One exception: where bytes are not valid UTF-8, a byte-fallback tokenizer
+    replaces the whole run of byte tokens, valid characters included, and those may already be out here.
+    """
+
+    def __init__(self, tokenizer: Any, invisible: frozenset[int], context: Sequence[int] = ()) -> None:
+        """`invisible` is the tokenizer's `invisible_ids`, passed in since it takes a while to collect."""
+        self._tokenizer = tokenizer
+        self._invisible = invisible
+        self._context = self._whole_characters(self._visible(context[-CONTEXT_SCAN:])[-CONTEXT_TOKENS:])
+        self._pending: list[int] = []
+
+    def feed(self, token_id: int) -> Piece | None:
+        """The piece that this id completes; None in the middle of a character."""
+        self._pending.append(token_id)
+        text = self._pending_text()
+        if not text.endswith(REPLACEMENT):
+            return self._emit(len(self._pending), text)
+        return self._emit_invalid(text)
+
+    def flush(self) -> Piece | None:
+        """The sequence is over: what is still pending, however broken."""
+        return self._emit(len(self._pending), self._pending_text()) if self._pending else None
+
+    def _emit(self, count: int, text: str) -> Piece:
+        """The first `count` pending ids are out, and the context of what follows."""
+        emitted, self._pending = self._pending[:count], self._pending[count:]
+        self._context = self._visible(emitted) or self._context
+        return Piece(tuple(emitted), text)
+
+    def _emit_invalid(self, text: str) -> Piece | None:
+        """Bytes that can become no character must not be held for ever: emit those before the last three tokens."""
+        count = len(self._pending) - _MAX_CONTINUATION_BYTES
+        if count <= 0:
+            return None
+        before, after = self._decode(self._pending[:count]), self._decode(self._pending[count:])
+        if before + after != self._decode(self._pending) or not text.endswith(after):
+            return None  # a character goes across this boundary: the next token moves it
+        return self._emit(count, text[: len(text) - len(after)])
+
+    def _pending_text(self) -> str:
+        """What the pending ids add to the context."""
+        context = self._decode(self._context)
+        text = self._decode(self._context + self._pending)
+        if text.startswith(context):
+            return text[len(context) :]
+        return self._decode(self._pending)  # broken bytes reach back over the boundary
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _whole_characters(self, ids: list[int]) -> list[int]:
+        """Without the rest of a character that these ids do not begin: it would spoil the bytes that follow it."""
+        while ids and self._decode(ids).startswith(REPLACEMENT):
+            ids = ids[1:]
+        return ids
+
+    def _visible(self, ids: Sequence[int]) -> list[int]:
+        return [
+            token_id
+            for token_id in ids
+            if token_id not in self._invisible and self._tokenizer.convert_ids_to_tokens(token_id) is not None
+        ]
+
+
+def invisible_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids that decoding leaves out: they alone would be no context."""
+    return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)

@@ -1,0 +1,107 @@
+"""A model's digest: what two workers must have in common to give the same tokens.
+
+Reads files only: knows nothing of torch. Hashes are remembered, so only a model's first start takes long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from p2pnet.worker.engine.checkpoint import Checkpoint
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+DIGEST_FORMAT = "p2pnet/digest/1"
+QUANTIZATION = "none"
+"""Quantized checkpoints are refused."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+def digest(checkpoint: Checkpoint, dtype: str, cache: HashCache, progress: Progress | None = None) -> str:
+    """`sha256:` and 64 digits over the model's type, quantization and the SHA-256 of each of its files.
+
+    Every part is preceded by its length, and each file by what it is and its name (weights by their order only), so
+    different models cannot give the same bytes.
+    """
+    total = hashlib.sha256()
+
+    def add(part: bytes) -> None:
+        total.update(len(part).to_bytes(8, "big") + part)
+
+    for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", QUANTIZATION):
+        add(word.encode())
+    groups = {
+        "weights": checkpoint.weights,
+        "tokenizer": checkpoint.tokenizer_files,
+        "chat_template": checkpoint.chat_template_files,
+        "config": checkpoint.config_files,
+    }
+    hashes = cache.hash_files([path for paths in groups.values() for path in paths], progress)
+    for kind, paths in groups.items():
+        for path in paths:
+            add(kind.encode())
+            add(b"" if kind == "weights" else path.name.encode())
+            add(bytes.fromhex(hashes[path]))
+    return f"sha256:{total.hexdigest()}"
+
+
+class HashCache:
+    """SHA-256 of files, remembered by path, size and modification time, so that a second start need not read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "file_hashes.json"
+
+    def hash_files(self, paths: list[Path], progress: Progress | None = None) -> dict[Path, str]:
+        """The hexadecimal hash of each file. `progress` is told of bytes that had to be read."""
+        known = self._read()
+        keys = {path: _key(path) for path in paths}
+        unknown = [path for path in paths if keys[path] not in known]
+        total = sum(path.stat().st_size for path in unknown)
+        done = 0
+        for path in unknown:
+            known[keys[path]] = _hash_file(path, done, total, progress)
+            done += path.stat().st_size
+        if unknown:
+            self._write(known)
+        return {path: known[key] for path, key in keys.items()}
+
+    def _read(self) -> dict[str, str]:
+        """A cache that is missing or damaged is an empty one."""
+        try:
+            content = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        entries = content.items() if isinstance(content, dict) else ()
+        return {key: value for key, value in entries if _is_hash(value)}
+
+    def _write(self, known: dict[str, str]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(known, indent=0))
+        temporary.replace(self._file)
+
+
+def _key(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _hash_file(path: Path, done: int, total: int, progress: Progress | None) -> str:
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hashed.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    return hashed.hexdigest()

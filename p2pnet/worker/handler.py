@@ -1,0 +1,167 @@
+"""One inbound generate stream: read the request, hold a place, send the backend's events, stop when the client goes.
+
+Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
+from p2pnet.messages import Event, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.network import Stream
+from p2pnet.pump import Pump
+from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame, request_decoder
+from p2pnet.wire.exchange import Exchange
+from p2pnet.worker.backend import Backend, BackendEvent
+from p2pnet.worker.load import LoadMeter
+
+logger = logging.getLogger(__name__)
+
+READ_AHEAD_EVENTS = 256
+"""How far a backend may run ahead of a slow client before it has to wait."""
+
+MAX_MERGED_CHARS = 8192
+"""Text that deltas may add up to in one frame: 32 KiB of UTF-8 at most, and their token ids find room beside it."""
+
+MAX_FAILURE_CHARS = 500
+"""A message is a sentence or two; the frame that carries it must fit."""
+
+
+class GenerateHandler:
+    """Serves `/p2pnet/generate/1` for the models of some backends."""
+
+    def __init__(
+        self, backends: Mapping[str, Backend], meter: LoadMeter, timeouts: ExchangeTimeouts | None = None
+    ) -> None:
+        self._backends = backends
+        self._meter = meter
+        self._timeouts = timeouts or ExchangeTimeouts()
+        self._is_draining = False
+
+    async def __call__(self, stream: Stream) -> None:
+        """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
+        exchange = Exchange()
+        try:
+            request = await self._read_request(stream)
+            if self._is_draining:
+                raise Draining("this worker is stopping")
+            with self._meter.place():
+                await self._serve(stream, request, exchange)
+        except PeerLost:
+            logger.debug("%s went away", stream.peer_id)
+        except P2PNetError as error:
+            await self._fail(stream, exchange, error)
+        except Exception:  # the edge: whatever a backend's bug may be, the client gets an honest end
+            logger.exception("a request failed")
+            await self._fail(stream, exchange, WorkerFailed("the worker failed"))
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new requests and wait for running ones, at most `limit_s` seconds."""
+        self._is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._meter.wait_idle()
+
+    async def _read_request(self, stream: Stream) -> GenerateRequest:
+        decoder = request_decoder()
+        requests: list[GenerateRequest] = []
+        try:
+            async with asyncio.timeout(self._timeouts.request_s):
+                while not requests:
+                    data = await stream.read()
+                    if not data:
+                        raise PeerLost("no whole request came")
+                    requests = decoder.feed(data)
+        except TimeoutError as error:
+            raise ProtocolViolation(f"no whole request within {self._timeouts.request_s:.0f} s") from error
+        if len(requests) > 1 or not decoder.is_empty:
+            raise ProtocolViolation("bytes after the request")
+        return requests[0]
+
+    async def _serve(self, stream: Stream, request: GenerateRequest, exchange: Exchange) -> None:
+        """Answer, until done or until the client goes: the stream's end cancels the backend within one step."""
+        backend = self._backends.get(request.model)
+        if backend is None:
+            raise ModelNotFound(f"this worker does not run {request.model}")
+        answer = asyncio.create_task(self._answer(stream, backend, request, exchange))
+        client_end = asyncio.create_task(_wait_for_end(stream))
+        try:
+            await asyncio.wait({answer, client_end}, return_when=asyncio.FIRST_COMPLETED)
+            task = answer if answer.done() else client_end
+            task.result()
+        finally:
+            answer.cancel()
+            client_end.cancel()
+            await asyncio.wait({answer, client_end})
+
+    async def _answer(self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange) -> None:
+        first_token_s: float | None = None
+        with contextlib.ExitStack() as computing:
+            async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
+                while not exchange.is_done:
+                    events = merged(await pump.take())
+                    if first_token_s is None and any(isinstance(event, TextDelta) for event in events):
+                        first_token_s = time.monotonic()
+                        computing.enter_context(self._meter.computing())
+                    for event in events:
+                        if isinstance(event, Finished):
+                            self._meter.count(
+                                event.usage.completion_tokens, time.monotonic() - (first_token_s or time.monotonic())
+                            )
+                            computing.close()
+                    await self._send(stream, exchange, map(self._with_load, events))
+
+    def _with_load(self, event: BackendEvent) -> BackendEvent:
+        return event if isinstance(event, TextDelta) else msgspec.structs.replace(event, load=self._meter.load)
+
+    async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
+        if not exchange.is_done:
+            with contextlib.suppress(PeerLost):
+                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS])])
+
+    async def _send(self, stream: Stream, exchange: Exchange, events: Iterable[Event]) -> None:
+        frames = []
+        for event in events:
+            exchange.advance(event)
+            frames.append(encode_frame(event, MAX_EVENT_FRAME_BYTES))
+        try:
+            async with asyncio.timeout(self._timeouts.stall_s):
+                await stream.write(b"".join(frames))
+        except TimeoutError as error:
+            raise PeerLost(f"the client read nothing for {self._timeouts.stall_s:.0f} s") from error
+
+
+def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
+    """The same events with neighbouring deltas in one, as far as a frame may hold them."""
+    result: list[BackendEvent] = []
+    texts: list[str] = []
+    token_ids: list[int] = []
+    chars = 0
+    for event in events:
+        is_delta = isinstance(event, TextDelta)
+        if texts and (not is_delta or chars + len(event.text) > MAX_MERGED_CHARS):
+            result.append(TextDelta("".join(texts), tuple(token_ids)))
+            texts, token_ids, chars = [], [], 0
+        if isinstance(event, TextDelta):
+            texts.append(event.text)
+            token_ids.extend(event.token_ids)
+            chars += len(event.text)
+        else:
+            result.append(event)
+    if texts:
+        result.append(TextDelta("".join(texts), tuple(token_ids)))
+    return result
+
+
+async def _wait_for_end(stream: Stream) -> None:
+    """Return when the client has closed the stream. It has nothing more to say before that."""
+    if await stream.read():
+        raise ProtocolViolation("bytes after the request")

@@ -1,0 +1,29 @@
+"""Runs the gateway's application on real sockets, and closes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from fake_generate import FakeGenerate, service
+
+from gateway.app import create_app
+from gateway.server import HttpServer, serve_http
+from gateway.service import HttpLimits
+
+Serve = Callable[..., Awaitable[HttpServer]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`await serve(generate, limits)` gives a running server on loopback."""
+    running: list[HttpServer] = []
+
+    async def start(generate: FakeGenerate, limits: HttpLimits | None = None) -> HttpServer:
+        server = await serve_http(create_app(service(generate), limits), "127.0.0.1", 0)
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        await server.stop(drain_s=0)

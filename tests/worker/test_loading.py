@@ -1,0 +1,300 @@
+"""From a name to a model: what is loaded, what is refused and how it is said, and the digest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from p2pnet.errors import InvalidRequest, UsageError
+from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
+from p2pnet.worker.engine.checkpoint import open_checkpoint
+from p2pnet.worker.engine.digest import HashCache, digest
+from p2pnet.worker.engine.loading import LoadedModel, choose_device, choose_dtype, find_folder, load_model
+from p2pnet.worker.engine.prompting import encode_prompt
+from tests.checkpoints import CONTEXT_LENGTH, build_checkpoint
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded checkpoint that no test may change."""
+    return build_checkpoint("llama", tmp_path_factory.mktemp("original") / "llama")
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(original, tmp_path / "llama"))
+
+
+def load(folder: Path, dtype: str = "float32", available_bytes: int = 1 << 30) -> LoadedModel:
+    return load_model(folder, "cpu", dtype, HashCache(folder.parent / "cache"), available_bytes=available_bytes)
+
+
+def edit_config(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def test_a_sharded_folder_loads(original: Path, tmp_path: Path) -> None:
+    loaded = load_model(original, "cpu", "auto", HashCache(tmp_path))
+    assert len(open_checkpoint(original).weights) > 1
+    assert loaded.context_length == CONTEXT_LENGTH
+    assert loaded.dtype == "float32"
+    assert loaded.end_token_ids == {loaded.tokenizer.eos_token_id}
+    assert loaded.vocabulary_size == len(loaded.tokenizer) + 8
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_another_dtype_is_another_model(original: Path, tmp_path: Path, dtype: str) -> None:
+    loaded = load_model(original, "cpu", dtype, HashCache(tmp_path))
+    assert loaded.model.dtype == getattr(torch, dtype)
+    assert loaded.dtype == dtype
+    assert loaded.digest != load_model(original, "cpu", "float32", HashCache(tmp_path)).digest
+
+
+def test_end_tokens_of_the_generation_config(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    loaded = load(folder)
+    assert loaded.end_token_ids == {5, 6, loaded.tokenizer.eos_token_id}
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for pattern in names:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    return change
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def configure(**fields: object) -> Callable[[Path], None]:
+    return lambda folder: edit_config(folder, **fields)
+
+
+def rename(pattern: str, name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for path in folder.glob(pattern):
+            path.rename(folder / name)
+        remove("*.safetensors*")(folder)
+
+    return change
+
+
+INDEX = "model.safetensors.index.json"
+ENDLESS = {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "max_position_embeddings": None}
+
+REFUSED = [
+    ("no folder", shutil.rmtree, "does not exist"),
+    ("no config", remove("config.json"), "no config.json"),
+    ("a broken config", write("config.json", b"{"), "damaged"),
+    ("a config that is no object", write("config.json", b"[]"), "damaged"),
+    ("no weights", remove("*.safetensors*"), "no safetensors"),
+    ("pickled weights only", rename("model-*", "pytorch_model.bin"), "no safetensors"),
+    ("a shard is missing", remove("model-00001-of-*"), "lacks model-00001"),
+    ("a shard elsewhere", write(INDEX, b'{"weight_map": {"a": "../llama/config.json"}}'), "lacks"),
+    ("an empty index", write(INDEX, b'{"weight_map": {}}'), "lacks"),
+    ("a broken index", write(INDEX, b"[]"), "damaged"),
+    ("broken weights", write("model.safetensors", b"not safetensors at all"), "damaged"),
+    ("no tokenizer", remove("tokenizer*"), "no tokenizer"),
+    ("a broken tokenizer", write("tokenizer.json", b"{}"), "tokenizer"),
+    ("not a causal model", configure(architectures=["LlamaForSequenceClassification"]), "not a causal"),
+    ("an encoder", configure(model_type="bert", architectures=["BertForMaskedLM"]), "not a causal"),
+    ("an encoder and decoder", configure(model_type="t5", architectures=["T5Model"]), "not a causal"),
+    ("a model with code of its own", configure(model_type="own", auto_map={"AutoConfig": "own.Config"}), "knows"),
+    ("a quantized model", configure(quantization_config={"quant_method": "gptq"}), "quantized"),
+    ("no context length", configure(**ENDLESS), "how long its context"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_refused_with_a_sentence_and_a_fix(folder: Path, change: Callable[[Path], object], words: str) -> None:
+    change(folder)
+    with pytest.raises(UsageError, match=words) as refused:
+        load(folder)
+    assert refused.value.fix
+    assert "\n" not in refused.value.message
+
+
+def test_a_model_that_does_not_fit_is_not_read(original: Path, tmp_path: Path) -> None:
+    """Twice as many numbers fit in bfloat16 as in float32."""
+    needed = open_checkpoint(original).memory_bytes(4)
+    parameters = sum(parameter.numel() for parameter in load(original).model.parameters())
+    assert needed == 4 * parameters
+    with pytest.raises(UsageError, match="GB of memory"):
+        load(original, "float32", needed - 1)
+    assert load(original, "float32", needed).dtype == "float32"
+    assert load(original, "bfloat16", needed // 2).dtype == "bfloat16"
+    assert open_checkpoint(original).memory_bytes(None) == needed
+
+
+@pytest.mark.parametrize("spec", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_path_is_never_looked_up_on_the_hub(spec: str) -> None:
+    def fetch(model_id: str) -> Path:
+        raise AssertionError(f"{model_id} was asked for")
+
+    assert find_folder(spec, fetch) == Path(spec)
+    with pytest.raises(UsageError, match="does not exist"):
+        open_checkpoint(find_folder(spec, fetch))
+
+
+def test_anything_else_is(tmp_path: Path) -> None:
+    assert find_folder("someone/some-model", lambda model_id: tmp_path / model_id) == tmp_path / "someone/some-model"
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("offline"), OSError("no route"), HFValidationError("bad name")]
+)
+def test_a_hub_out_of_reach_is_said_plainly(error: Exception) -> None:
+    def fetch(model_id: str) -> Path:
+        raise error
+
+    with pytest.raises(UsageError) as refused:
+        find_folder("someone/some-model", fetch)
+    assert "someone/some-model" in refused.value.message
+    assert "tiny" in refused.value.fix
+
+
+def test_tiny_is_bundled(tmp_path: Path) -> None:
+    loaded = load_model(find_folder("tiny"), "cpu", "auto", HashCache(tmp_path))
+    assert loaded.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("device", ["tpu", "" if torch.cuda.is_available() else "cuda"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(UsageError):
+        choose_device(device)
+
+
+def test_dtypes() -> None:
+    assert choose_dtype("auto", "cpu") == "float32"
+    assert choose_dtype("auto", "cuda") == "auto"
+    assert choose_dtype("float16", "mps") == "float16"
+    with pytest.raises(UsageError):
+        choose_dtype("int3", "cpu")
+
+
+def digest_of(folder: Path, dtype: str = "float32") -> str:
+    return digest(open_checkpoint(folder), dtype, HashCache(folder.parent / "cache"))
+
+
+def append_to(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with (folder / name).open("ab") as file:
+            file.write(b" ")
+
+    return change
+
+
+DIGEST_CHANGES = [
+    ("a shard", append_to("model-00001-of-00006.safetensors"), True),
+    ("the config", append_to("config.json"), True),
+    ("end tokens", append_to("generation_config.json"), True),
+    ("the tokenizer", append_to("tokenizer.json"), True),
+    ("the chat template", append_to("chat_template.jinja"), True),
+    ("no chat template", remove("chat_template.jinja"), True),
+    ("a file that is no part of the model", write("README.md", b"hello"), False),
+    ("weights in another format", write("pytorch_model.bin", b"x"), False),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_different"), [case[1:] for case in DIGEST_CHANGES], ids=[case[0] for case in DIGEST_CHANGES]
+)
+def test_what_changes_the_digest(
+    original: Path, folder: Path, change: Callable[[Path], None], is_different: bool
+) -> None:
+    before = digest_of(original)
+    assert before == digest_of(folder), "the place of the folder must not matter"
+    change(folder)
+    assert (digest_of(folder) != before) == is_different
+    assert digest_of(original, "bfloat16") != before
+
+
+def test_a_second_start_reads_no_file_again(folder: Path, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    cache = HashCache(tmp_path / "data")
+
+    def run() -> tuple[str, list[tuple[int, int]]]:
+        progress.clear()
+        found = digest(open_checkpoint(folder), "float32", cache, lambda done, total: progress.append((done, total)))
+        return found, list(progress)
+
+    first, read = run()
+    assert read[-1][0] == read[-1][1] == sum(path.stat().st_size for path in files_of(folder))
+    assert [done for done, _ in read] == sorted(done for done, _ in read)
+    assert run() == (first, [])
+    append_to("config.json")(folder)
+    second, read = run()
+    assert second != first
+    assert read == [((folder / "config.json").stat().st_size,) * 2]
+
+
+def files_of(folder: Path) -> tuple[Path, ...]:
+    checkpoint = open_checkpoint(folder)
+    return checkpoint.weights + checkpoint.tokenizer_files + checkpoint.chat_template_files + checkpoint.config_files
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_damaged_cache_is_an_empty_one(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file_hashes.json").write_bytes(content)
+    path = folder / "config.json"
+    assert HashCache(tmp_path).hash_files([path]) == HashCache(tmp_path / "other").hash_files([path])
+    assert list(tmp_path.glob("file_hashes*")) == [tmp_path / "file_hashes.json"]
+
+
+@pytest.fixture(scope="module")
+def chat_model(original: Path) -> LoadedModel:
+    return load(original)
+
+
+@pytest.fixture(scope="module")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Without chat template and begin token."""
+    return load(build_checkpoint("gpt2", tmp_path_factory.mktemp("plain") / "gpt2"))
+
+
+def encode(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...]:
+    return encode_prompt(prompt, loaded.tokenizer, loaded.vocabulary_size)
+
+
+def test_a_chat_is_rendered_with_the_models_template(chat_model: LoadedModel) -> None:
+    ids = encode(chat_model, ChatPrompt((Message("system", "Be brief."), Message("user", "Hi"))))
+    text = chat_model.tokenizer.decode(ids)
+    parts = [part.strip() for part in text.split("<|")]
+    assert parts[-3:] == ["system|> Be brief.", "user|> Hi", "assistant|>"]
+
+
+def test_prompts(chat_model: LoadedModel, plain_model: LoadedModel) -> None:
+    bos = chat_model.tokenizer.bos_token_id
+    assert encode(chat_model, TextPrompt("the dog"))[0] == bos
+    assert encode(chat_model, TextPrompt("")) == (bos,)
+    assert encode(plain_model, TextPrompt("the dog")) == tuple(plain_model.tokenizer("the dog")["input_ids"])
+    assert encode(plain_model, TokenPrompt((1, 2))) == (1, 2)
+
+
+def test_refused_prompts(chat_model: LoadedModel, plain_model: LoadedModel) -> None:
+    chat = ChatPrompt((Message("user", "Hi"),))
+    refused: list[tuple[LoadedModel, Prompt, str]] = [
+        (plain_model, chat, "no chat template"),
+        (chat_model, ChatPrompt((Message("wizard", "Hi"),)), "unknown role"),
+        (plain_model, TextPrompt(""), "empty"),
+        (plain_model, TokenPrompt(()), "empty"),
+        (plain_model, TokenPrompt((0, plain_model.vocabulary_size)), "not in the vocabulary"),
+    ]
+    for loaded, prompt, words in refused:
+        with pytest.raises(InvalidRequest, match=words):
+            encode(loaded, prompt)
