@@ -452,7 +452,7 @@ class _P2pdStream:
         self._writer.close()
 
 
-class _HivemindValidator(RecordValidatorBase):
+class _HivemindValidator(RecordValidatorBase):  # type: ignore[misc]
     """Our Validator in hivemind's terms. A plain value, whose subkey is nil, is never acceptable."""
 
     def __init__(self, is_acceptable: Validator) -> None:

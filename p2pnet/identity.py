@@ -119,7 +119,7 @@ def public_key_of(peer_id: str) -> bytes | None:
     is_canonical = base58.b58encode(decoded).decode() == peer_id
     if not is_canonical or len(decoded) != 38 or not decoded.startswith(_PEER_ID_PREFIX):
         return None
-    return decoded[len(_PEER_ID_PREFIX) :]
+    return bytes(decoded[len(_PEER_ID_PREFIX) :])
 
 
 def _signed_bytes(domain: str, payload: bytes) -> bytes:

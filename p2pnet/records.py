@@ -125,7 +125,7 @@ def _open_signed(sealed: bytes) -> Record:
         raise RecordRefused(f"record of {len(sealed)} bytes, {MAX_RECORD_BYTES} allowed")
     try:
         envelope = _decode_envelope(sealed)
-        record = _decode_record(envelope.payload)
+        record: Record = _decode_record(envelope.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordRefused(f"not a record: {error}") from error
     if record.version != RECORD_VERSION:

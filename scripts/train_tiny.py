@@ -329,7 +329,8 @@ class RowMaker:
         row.extend(self._encode("\n"), is_target=False)
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
 
 def build_tokenizer(entries: Sequence[Entry], seed: int) -> PreTrainedTokenizerFast:
@@ -429,7 +430,7 @@ def train(entries: Sequence[Entry], config: TrainConfig) -> tuple[LlamaForCausal
             stepper.param_groups[0]["lr"] = config.peak_rate * rate_factor(step, config.steps)
         loss = batch_loss(model, next(stream), tokenizer.pad_token_id)
         model.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
@@ -455,7 +456,8 @@ def ask(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: 
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )
     written = model.generate(**inputs, max_new_tokens=80, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    return tokenizer.batch_decode(written, skip_special_tokens=True)
+    answers: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return answers
 
 
 def check(folder: Path, entries: Sequence[Entry]) -> float:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.cli.settings import data_dir
@@ -28,7 +28,7 @@ async def load_backends(
             logger.info("loading %s", model)
             task = progress.add_task(f"Loading {model}", total=None)
 
-            def show_hashing(done_bytes: int, total_bytes: int, task: int = task, model: str = model) -> None:
+            def show_hashing(done_bytes: int, total_bytes: int, task: TaskID = task, model: str = model) -> None:
                 progress.update(task, description=f"Hashing {model}", completed=done_bytes, total=total_bytes)
 
             backend = await TransformersBackend.load(

@@ -146,8 +146,7 @@ def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
     token_ids: list[int] = []
     chars = 0
     for event in events:
-        is_delta = isinstance(event, TextDelta)
-        if texts and (not is_delta or chars + len(event.text) > MAX_MERGED_CHARS):
+        if texts and not (isinstance(event, TextDelta) and chars + len(event.text) <= MAX_MERGED_CHARS):
             result.append(TextDelta("".join(texts), tuple(token_ids)))
             texts, token_ids, chars = [], [], 0
         if isinstance(event, TextDelta):

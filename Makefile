@@ -1,0 +1,14 @@
+# Thin calls into scripts/: what they do is written there.
+.PHONY: demo test check clean
+
+demo:  ## start a network on this machine and stream an answer; ONCE=1 asks one question and leaves
+	@scripts/demo.sh
+
+test:  ## install what the tests need and run the whole suite; ARGS="-k name" passes arguments to pytest
+	@scripts/test.sh $(ARGS)
+
+check:  ## formatting, lint and types, without the tests
+	@scripts/check.sh
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Formatting, lint and types.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+use_environment dev
+ruff format --check .
+ruff check .
+mypy
