@@ -31,7 +31,7 @@ class Identity:
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
         self._public_bytes = private_key.public_key().public_bytes_raw()
-        self.peer_id = base58.b58encode(_PEER_ID_PREFIX + self._public_bytes).decode()
+        self.peer_id: str = base58.b58encode(_PEER_ID_PREFIX + self._public_bytes).decode()
 
     @classmethod
     def generate(cls) -> Identity:

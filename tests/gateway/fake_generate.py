@@ -1,4 +1,4 @@
-"""A generation under a test's control: a script of events, errors and gates. Counts what is open, and what was closed."""
+"""A generation under a test's control: a script of events, errors and gates. Counts what is opened and closed."""
 
 from __future__ import annotations
 

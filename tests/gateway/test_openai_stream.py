@@ -31,7 +31,10 @@ CHAT_HEAD = (
     '{"id":"id-1","object":"chat.completion.chunk","created":1700000000,"model":"org/tiny",'
     f'"system_fingerprint":"{DIGEST}","choices":'
 )
-TEXT_HEAD = '{"id":"id-1","object":"text_completion","created":1700000000,"model":"org/tiny","system_fingerprint":null,"choices":'
+TEXT_HEAD = (
+    '{"id":"id-1","object":"text_completion","created":1700000000,"model":"org/tiny",'
+    '"system_fingerprint":null,"choices":'
+)
 OPENING = '[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
@@ -75,8 +76,9 @@ class EchoBackend:
         yield Accepted(prompt_tokens, self._card.digest)
         self.running += 1
         try:
-            async for event in self._say(request, prompt_tokens, max_tokens):
-                yield event
+            async with aclosing(self._say(request, prompt_tokens, max_tokens)) as events:
+                async for event in events:
+                    yield event
         finally:
             self.running -= 1
 
