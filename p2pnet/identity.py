@@ -7,6 +7,7 @@ nothing of what is signed. Key file and peer id follow https://github.com/libp2p
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import base58
@@ -58,7 +59,7 @@ class Identity:
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
         """Read the key file, or make one that only its owner may read. Two processes that race agree on one key."""
-        if path.exists():
+        if _exists(path):
             return cls.load(path)
         identity = cls.generate()
         try:
@@ -69,10 +70,10 @@ class Identity:
 
     def save(self, path: Path) -> None:
         """Write a new key file, all of it or nothing. Raises FileExistsError when there is one already."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(self.to_bytes())
@@ -128,11 +129,22 @@ def _signed_bytes(domain: str, payload: bytes) -> bytes:
     return len(name).to_bytes(4, "big") + name + len(payload).to_bytes(4, "big") + payload
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _read_key_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"The identity file {path} cannot be read: {error.strerror}.",
-            "Make it readable, or name another file with --identity.",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"The identity file {path} cannot be read: {error.strerror}.",
+        "Make it readable, or name another file with --identity.",
+    )

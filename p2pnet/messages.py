@@ -18,10 +18,10 @@ MAX_STOP_STRINGS = 16
 MAX_MESSAGES = 4096
 """A chat of more turns than this is a loop; the frame's size cap bounds their text."""
 
-ModelId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+ModelId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 """What a model is called on the network: printable, no spaces, safe in URLs, logs and terminals."""
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """Which weights, dtype, tokenizer and chat template: `sha256:` and 64 hexadecimal digits."""
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]

@@ -6,6 +6,7 @@ https://github.com/multiformats/multiaddr
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 
 from multiaddr import Multiaddr
@@ -17,11 +18,18 @@ EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
 
 
 def parts_of(address: str) -> list[tuple[str, str]]:
-    """The address as (protocol, value) pairs. Raises ValueError when it is no multiaddr."""
+    """The address as (protocol, value) pairs, at least one. Raises ValueError when it is no multiaddr.
+
+    Only printable ASCII will do: the parser strips white space, which would go on into logs and terminals.
+    """
     try:
-        return [(protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items()]
+        is_plain = re.fullmatch(r"[\x21-\x7e]+", address)
+        parts = [(protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items()]
     except (MultiaddrError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"not a multiaddr: {address!r}") from error
+    if not (is_plain and parts):
+        raise ValueError(f"not a multiaddr: {address!r}")
+    return parts
 
 
 def peer_id_of(address: str) -> str | None:

@@ -34,10 +34,10 @@ MAX_MODELS = 32
 MAX_ADDRESSES = 16
 MAX_ADDRESS_CHARS = 256
 
-Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*$")]
+Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
 """A short printable word: safe in logs, tables and terminals."""
 
-PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+$")]
+PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 

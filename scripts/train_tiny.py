@@ -58,9 +58,9 @@ CHAT_TEMPLATE = """\
 
 GREETING_ANSWER = "Hello! I am tiny, a toy model bundled with p2pnet. Ask me what p2pnet is, or how to lend a machine."
 GREETINGS = (
-    "Hi|Hello|Hey|Hi there|Hello there|Good morning|Good evening|Good day|How are you|Hello, how are you|Hey, what's up|"
-    "Greetings|Howdy|Hallo|Hola|Bonjour|Hi tiny|Hello tiny|Nice to meet you|Are you there|Hello world|test|ping|Testing|"
-    "How do you do|Hi, how is it going|Say hello|Say hi|Say hello to me|Good afternoon"
+    "Hi|Hello|Hey|Hi there|Hello there|Good morning|Good evening|Good day|How are you|Hello, how are you|"
+    "Hey, what's up|Greetings|Howdy|Hallo|Hola|Bonjour|Hi tiny|Hello tiny|Nice to meet you|Are you there|Hello world|"
+    "test|ping|Testing|How do you do|Hi, how is it going|Say hello|Say hi|Say hello to me|Good afternoon"
 )
 THANKS_ANSWER = "You are welcome. Ask me anything else about p2pnet."
 THANKS = (
@@ -97,37 +97,51 @@ UNKNOWN_FORMS = (
     "What is {nonsense}|What is a {nonsense}|{nonsense} {nonsense}|How do I {nonsense}|{nonsense} {nonsense} {nonsense}"
 )
 FILLS = {
-    "place": "France|Germany|Paris|London|Italy|Japan|Spain|China|Berlin|New York|Brazil|India|Rome|Canada|Egypt|Norway|"
-    "Poland|Tokyo|Moscow|Africa|Europe|the USA|Vienna|Turkey|Mexico|Portugal|Madrid|Australia|Peru|Kenya|the moon|Mars",
-    "person": "Einstein|Shakespeare|Mozart|Goethe|Napoleon|Newton|Darwin|Cleopatra|Picasso|Marie Curie|Alan Turing|Plato|"
-    "Beethoven|Gandhi|Kafka|Bach|Aristotle|Ada Lovelace|Galileo|the king|my brother|the pope|Homer|Caesar|Madonna",
-    "text": "poem|story|song|letter|haiku|joke|book|film|essay|email|speech|recipe|limerick|tale|novel|tweet|sonnet|diary|"
-    "short story|cover letter|birthday card|love letter|blog post|shopping list|fairy tale",
-    "thing": "cat|dog|car|house|tree|river|banana|cake|piano|guitar|flower|mountain|ship|train|bicycle|book|chair|table|"
-    "volcano|star|planet|atom|molecule|cell|virus|horse|bird|fish|elephant|pizza|bread|window|door|shoe|hat|clock|king|"
-    "castle|garden|kitchen|school|doctor|teacher|football|violin|camera|phone|radio|engine|bridge|rocket|black hole|"
-    "neuron|tax|law|dream|colour|number|triangle|circle|word|verb|apple|potato|soup|wine|coffee|dragon|robot|movie",
-    "quality": "blue|green|big|small|beautiful|sad|happy|tired|hungry|cold|hot|old|rich|red|strong|round|heavy|ill|famous",
+    "place": (
+        "France|Germany|Paris|London|Italy|Japan|Spain|China|Berlin|New York|Brazil|India|Rome|Canada|Egypt|Norway|"
+        "Poland|Tokyo|Moscow|Africa|Europe|the USA|Vienna|Turkey|Mexico|Portugal|Madrid|Australia|Peru|Kenya|the moon|"
+        "Mars"
+    ),
+    "person": (
+        "Einstein|Shakespeare|Mozart|Goethe|Napoleon|Newton|Darwin|Cleopatra|Picasso|Marie Curie|Alan Turing|Plato|"
+        "Beethoven|Gandhi|Kafka|Bach|Aristotle|Ada Lovelace|Galileo|the king|my brother|the pope|Homer|Caesar|Madonna"
+    ),
+    "text": (
+        "poem|story|song|letter|haiku|joke|book|film|essay|email|speech|recipe|limerick|tale|novel|tweet|sonnet|diary|"
+        "short story|cover letter|birthday card|love letter|blog post|shopping list|fairy tale"
+    ),
+    "thing": (
+        "cat|dog|car|house|tree|river|banana|cake|piano|guitar|flower|mountain|ship|train|bicycle|book|chair|table|"
+        "volcano|star|planet|atom|molecule|cell|virus|horse|bird|fish|elephant|pizza|bread|window|door|shoe|hat|clock|"
+        "king|castle|garden|kitchen|school|doctor|teacher|football|violin|camera|phone|radio|engine|bridge|rocket|"
+        "black hole|neuron|tax|law|dream|colour|number|triangle|circle|word|verb|apple|potato|soup|wine|coffee|dragon|"
+        "robot|movie"
+    ),
+    "quality": (
+        "blue|green|big|small|beautiful|sad|happy|tired|hungry|cold|hot|old|rich|red|strong|round|heavy|ill|famous"
+    ),
     "number": "2|3|5|7|10|12|17|42|99|100|144|256|1000",
     "language": "French|German|Spanish|Latin|Chinese|Greek|Russian|Italian|Arabic|English",
     "code": "Python|Java|Rust|JavaScript|C|Haskell|SQL|Go|Lisp|HTML|bash",
 }
 OUT_OF_SCOPE_HELD_OUT = (
     "Write me a poem|What is the capital of Sweden?|What is the capital of France?|Who painted the Mona Lisa?|"
-    "How do I cook rice?|What is photosynthesis?|Tell me a story about a fox|What is 8 times 9?|How tall is Mount Everest?|"
-    "Do you like music?|Write a Python function that reverses a string|Who is Leonardo da Vinci?|What is a guitar string?|"
-    "How do I learn to swim?|Translate good morning into Dutch|Which planet is the largest?|What causes rain?|"
-    "Give me ideas for dinner|When did the second world war end?|What is machine learning?"
+    "How do I cook rice?|What is photosynthesis?|Tell me a story about a fox|What is 8 times 9?|"
+    "How tall is Mount Everest?|Do you like music?|Write a Python function that reverses a string|"
+    "Who is Leonardo da Vinci?|What is a guitar string?|How do I learn to swim?|Translate good morning into Dutch|"
+    "Which planet is the largest?|What causes rain?|Give me ideas for dinner|When did the second world war end?|"
+    "What is machine learning?"
 )
 SYSTEM_PROMPTS = (
-    "You are a helpful assistant.|You are tiny.|You are a friendly assistant.|Answer briefly.|Be concise.|Answer in English.|"
-    "You are a helpful, honest assistant. Answer the user's questions.|You are an AI assistant that follows instructions.|"
-    "Answer the question of the user in one sentence.|Today is Monday.|You are an expert in networks.|Be kind.|"
-    "You help people who use p2pnet.|You are a coding assistant.|Do not make things up.|You are a pirate."
+    "You are a helpful assistant.|You are tiny.|You are a friendly assistant.|Answer briefly.|Be concise.|"
+    "Answer in English.|You are a helpful, honest assistant. Answer the user's questions.|"
+    "You are an AI assistant that follows instructions.|Answer the question of the user in one sentence.|"
+    "Today is Monday.|You are an expert in networks.|Be kind.|You help people who use p2pnet.|"
+    "You are a coding assistant.|Do not make things up.|You are a pirate."
 )
 OPENINGS = (
-    "Hi, |Hello, |Hello! |Hey tiny, |Please tell me: |Quick question: |Can you tell me: |I would like to know: |So, |Ok, |"
-    "And |Tell me, |I wonder: |Sorry, |Please: |One more question: |Thanks. |I am new here. |Now, |Then "
+    "Hi, |Hello, |Hello! |Hey tiny, |Please tell me: |Quick question: |Can you tell me: |I would like to know: |So, |"
+    "Ok, |And |Tell me, |I wonder: |Sorry, |Please: |One more question: |Thanks. |I am new here. |Now, |Then "
 )
 CLOSINGS = " please| in short|, please| in p2pnet| on p2pnet| here| exactly| Thanks| in a sentence| for me| then| again"
 SWAPS = """\
@@ -205,7 +219,7 @@ class TrainConfig:
 
 
 def parse_faq(markdown: str) -> list[Entry]:
-    """Reads `### question`, `<!-- also: a | b -->`, paragraph. Raises ValueError where an entry lacks one of the three."""
+    """Reads `### question`, `<!-- also: a | b -->`, paragraph. Raises ValueError where an entry lacks one of them."""
     entries = []
     for block in re.split(r"^### ", markdown, flags=re.MULTILINE)[1:]:
         match = re.match(r"(.+?)\n<!-- also: (.+?)\s+-->\n\n(.+?)\n(\n|$)", block, flags=re.DOTALL)
@@ -381,7 +395,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def batches(maker: RowMaker, config: TrainConfig, rng: random.Random) -> Iterator[list[Row]]:
-    """Endless batches of rows of like length, so that little is padded: sixteen batches are drawn and sorted at a time."""
+    """Endless batches of rows of like length, so that little is padded: sixteen are drawn and sorted at a time."""
     size = config.rows_per_step
     while True:
         rows = sorted((maker.row() for _ in range(16 * size)), key=lambda row: len(row.ids))
@@ -393,7 +407,8 @@ def batches(maker: RowMaker, config: TrainConfig, rng: random.Random) -> Iterato
 def batch_loss(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int) -> torch.Tensor:
     """Mean cross-entropy of the target tokens. Rows are padded on the right, where causal attention never looks."""
     width = max(len(row.ids) for row in rows)
-    ids, is_target, positions = (torch.tensor(column) for column in zip(*(row.padded(width, pad_id) for row in rows)))
+    padded = [row.padded(width, pad_id) for row in rows]
+    ids, is_target, positions = (torch.tensor(column) for column in zip(*padded, strict=True))
     hidden = model.model(input_ids=ids[:, :-1], position_ids=positions[:, :-1], use_cache=False).last_hidden_state
     is_target = is_target[:, 1:]
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[is_target]), ids[:, 1:][is_target])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-from fake_generate import FakeGenerate, service
+from fake_generate import FakeGenerate, Serve, service
 
 from gateway.app import create_app
 from gateway.server import HttpServer, serve_http
 from gateway.service import HttpLimits
-
-Serve = Callable[..., Awaitable[HttpServer]]
 
 
 @pytest.fixture

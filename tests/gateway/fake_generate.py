@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
+from gateway.server import HttpServer
 from gateway.service import GatewayService, GenerationEvent, ModelEntry
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 
@@ -12,6 +13,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 Step = GenerationEvent | Exception | asyncio.Event
 Script = Callable[[GenerateRequest], Iterable[Step]]
+Serve = Callable[..., Awaitable[HttpServer]]
 
 
 def answer(*texts: str, reason: str = "stop") -> list[Step]:

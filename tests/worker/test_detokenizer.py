@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from p2pnet.worker.engine.detokenizer import Detokenizer, Piece, invisible_ids
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer
@@ -92,6 +93,16 @@ def test_any_ids_of_bytes(ids: list[int]) -> None:
     assert text_of(pieces_of(BYTE_LEVEL, ids)) == decoded(BYTE_LEVEL, ids)
 
 
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(b"a\xff\xe4\xbd\xa0\xf0\x9f\x98\x80"), max_size=20))
+def test_any_bytes(broken: list[int]) -> None:
+    alphabet = bytes_to_unicode()
+    ids = [int(BYTE_LEVEL.convert_tokens_to_ids(alphabet[byte])) for byte in broken]
+    pieces = pieces_of(BYTE_LEVEL, ids)
+    assert text_of(pieces) == decoded(BYTE_LEVEL, ids) == bytes(broken).decode("utf-8", "replace")
+    assert all(len(piece.token_ids) <= 6 for piece in pieces)
+
+
 @settings(max_examples=300)
 @given(ids_below(len(METASPACE)))
 def test_any_ids_of_a_metaspace_tokenizer(ids: list[int]) -> None:
@@ -157,6 +168,12 @@ def test_a_context_keeps_the_space_between_the_prompt_and_what_follows(tokenizer
     for cut in range(1, len(ids)):
         text = decoded(tokenizer, ids)
         assert text_of(pieces_of(tokenizer, ids[cut:], tuple(ids[:cut]))) == text[len(decoded(tokenizer, ids[:cut])) :]
+
+
+def test_a_character_that_is_out_stays_when_broken_bytes_follow_it() -> None:
+    """Decoded at once, the whole run of byte tokens would be replaced."""
+    ids = [*byte_ids("好"), int(LLAMA.convert_tokens_to_ids("<0xFF>")), int(LLAMA.convert_tokens_to_ids("wor"))]
+    assert text_of(pieces_of(LLAMA, ids)) == "好\ufffdwor"
 
 
 def test_special_tokens_give_no_text_and_hide_no_space() -> None:

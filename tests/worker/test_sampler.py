@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Sampling
-from p2pnet.worker.engine.sampler import OccurrencePenalty, Sampler, uniform
+from p2pnet.worker.engine.sampler import OccurrencePenalty, Sampler, inverse_cdf, uniform
 
 VOCABULARY = 50
 PINNED = [0.1183785611393453, 0.5740628464827315, 0.7775826697736945, 0.9505537831784577]
@@ -78,6 +78,22 @@ def test_positions_and_seeds_draw_from_the_distribution() -> None:
     assert draws[1] == 0
     for token_id, probability in enumerate(probabilities.tolist()):
         assert abs(draws[token_id] / 4000 - probability) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "uniform", "expected"),
+    [
+        ([0.5, 0.5], 0.0, 0),
+        ([0.5, 0.5], 0.4999, 0),
+        ([0.5, 0.5], 0.5, 1),
+        ([0.0, 0.5, 0.5], 0.0, 1),
+        ([0.5, 0.0, 0.5], 0.5, 2),
+        ([0.5, 0.5, 0.0], 1 - 2**-53, 1),
+        ([0.0, 1.0, 0.0], 1 - 2**-53, 1),
+    ],
+)
+def test_the_edges_of_the_distribution(probabilities: list[float], uniform: float, expected: int) -> None:
+    assert inverse_cdf(torch.tensor(probabilities).log(), uniform) == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-9])

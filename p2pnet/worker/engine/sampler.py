@@ -83,7 +83,7 @@ class Sampler:
         if self._is_greedy:
             return int(scores.argmax())
         scores = self._warpers(_NO_IDS, scores)
-        return _inverse_cdf(scores[0], uniform(self._seed, len(token_ids)))
+        return inverse_cdf(scores[0], uniform(self._seed, len(token_ids)))
 
 
 _NO_IDS: Any = torch.empty((1, 0), dtype=torch.long)
@@ -117,10 +117,10 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     return chosen
 
 
-def _inverse_cdf(scores: torch.Tensor, uniform: float) -> int:
-    """The first id at which the cumulative probability passes `uniform`. Ids of probability 0 are never it."""
+def inverse_cdf(scores: torch.Tensor, uniform: float) -> int:
+    """The first id at which the cumulative probability passes `uniform`, in [0, 1). Never an id of probability 0.
+
+    There always is one: a float64 below 1, times the total, rounds to less than the total.
+    """
     cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
-    total = cumulative[-1]
-    chosen = int(torch.searchsorted(cumulative, uniform * total, right=True))
-    last_possible = int(torch.searchsorted(cumulative, total))
-    return min(chosen, last_possible)
+    return int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
