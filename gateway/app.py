@@ -24,7 +24,7 @@ def create_app(service: GatewayService, limits: HttpLimits | None = None) -> Fas
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Edge, limits=limits, make_id=service.make_id, failure_response=openai.failure_response)
+    app.add_middleware(Edge, make_id=service.make_id, failure_response=openai.failure_response)
     return app
 
 

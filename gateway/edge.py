@@ -1,4 +1,4 @@
-"""The outermost layer of the gateway's HTTP: request ids, the cap on bodies, and the last resort for errors.
+"""The outermost layer of the gateway's HTTP: request ids, capped bodies, the last resort for errors.
 
 Pure ASGI. Knows nothing of surfaces; how an error looks is handed in.
 """
@@ -29,11 +29,8 @@ FailureResponse = Callable[[Failure], Response]
 class Edge:
     """Wraps the whole application: every response carries its request id, and no traceback leaves."""
 
-    def __init__(
-        self, app: ASGIApp, limits: HttpLimits, make_id: Callable[[], str], failure_response: FailureResponse
-    ) -> None:
+    def __init__(self, app: ASGIApp, make_id: Callable[[], str], failure_response: FailureResponse) -> None:
         self._app = app
-        self._limits = limits
         self._make_id = make_id
         self._failure_response = failure_response
 
