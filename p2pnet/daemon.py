@@ -17,6 +17,7 @@ from pathlib import Path
 
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
+from p2pnet.multiaddrs import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         "hostAddrs": ",".join(listen),
         "connManager": 1,
         "relay": 1,
-        "natPortMap": 0 if config.is_client else 1,
+        "natPortMap": int(not config.is_client and not all(map(is_loopback, listen))),  # asks the router, by UPnP
         "idleTimeout": "60s",
         "b": int(bool(config.initial_peers)),
     }

@@ -20,7 +20,7 @@ which holds a thousand records of the largest size."""
 
 EXPIRY_GRACE_MS = 10_000
 """How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
-so peers whose clocks differ by a few seconds must not see each other's as bad. Readers drop expired records themselves."""
+so peers whose clocks differ by a few seconds must not see each other's as bad. Readers drop expired ones themselves."""
 
 R = TypeVar("R", CapabilityRecord, LoadRecord)
 

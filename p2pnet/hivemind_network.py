@@ -50,6 +50,9 @@ MAX_STORED_KEYS = 1 << 16
 MAX_KNOWN_PEERS = 1024
 """How many peers' addresses are remembered for dialling, the oldest leaving first."""
 
+LINGER_S = 5.0
+"""How long a served stream is kept open for the other end to close it first: see `_P2pdStream.linger`."""
+
 _REGULAR_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 """What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
 
@@ -82,6 +85,7 @@ class HivemindNetwork:
         self._p2p: P2P
         self._node: DHTNode
         self._tasks: list[asyncio.Task[None]] = []
+        self._lingering: set[asyncio.Future[None]] = set()
 
     @classmethod
     async def start(
@@ -178,6 +182,8 @@ class HivemindNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._lingering:
+            await asyncio.wait(self._lingering)  # the last bytes of what was served may still be on their way
         await self._stop_daemon()
 
     async def _visible(self) -> list[str]:
@@ -412,11 +418,18 @@ class HivemindNetwork:
             raise
         return _P2pdStream(peer_id, reader, writer)
 
+    async def _linger(self, stream: _P2pdStream) -> None:
+        lingering = asyncio.ensure_future(stream.linger())
+        self._lingering.add(lingering)
+        lingering.add_done_callback(self._lingering.discard)
+        await lingering
+
     async def _register(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             stream = _P2pdStream(info.peer_id.to_base58(), reader, writer)
             try:
                 await handler(stream)
+                await self._linger(stream)
             finally:
                 stream.close()
 
@@ -448,6 +461,17 @@ class _P2pdStream:
         except OSError as error:
             raise PeerLost(f"the stream to {self._peer_id} is gone") from error
 
+    async def linger(self) -> None:
+        """Wait until the other end has closed the stream, which it does when it has read the last of it.
+
+        p2pd resets a QUIC stream when its own side closes it first (closing cancels its blocked read, which it takes
+        for an error), and a reset throws away what has not been acknowledged: the end of an answer would be lost.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while await self.read():
+                    pass
+
     def close(self) -> None:
         self._writer.close()
 
@@ -474,7 +498,7 @@ def _stored_value(key_id: bytes, item: msgspec.Raw) -> StoredValue | None:
 
 
 def _checked_value(key_id: bytes, subkey: str, value: bytes, expires_s: float) -> StoredValue | None:
-    """Values travel as msgpack bytes. None when the expiry is not a whole millisecond: it could not have been signed."""
+    """Values travel as msgpack bytes. None when the expiry is no whole millisecond: none like it was ever signed."""
     if not 0 < expires_s < 1 << 43:
         return None
     expires_ms = round(expires_s * 1000)

@@ -16,18 +16,18 @@ from p2pnet.errors import UsageError
 
 EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
 
+_PLAIN = re.compile(r"/[\x21-\x7e]+")
+"""A slash, then printable ASCII. The parser also takes addresses without the one, and strips white space around them,
+which would go on into logs and terminals."""
+
 
 def parts_of(address: str) -> list[tuple[str, str]]:
-    """The address as (protocol, value) pairs, at least one. Raises ValueError when it is no multiaddr.
-
-    Only printable ASCII will do: the parser strips white space, which would go on into logs and terminals.
-    """
+    """The address as (protocol, value) pairs, at least one. Raises ValueError when it is no multiaddr."""
     try:
-        is_plain = re.fullmatch(r"[\x21-\x7e]+", address)
         parts = [(protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items()]
     except (MultiaddrError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"not a multiaddr: {address!r}") from error
-    if not (is_plain and parts):
+    if not (parts and _PLAIN.fullmatch(address)):
         raise ValueError(f"not a multiaddr: {address!r}")
     return parts
 
@@ -64,7 +64,7 @@ def check_peer_address(address: str) -> str:
 def worth_announcing(addresses: Iterable[str]) -> tuple[str, ...]:
     """Addresses for others to dial, best first; loopback ones only when there is nothing else."""
     unique = sorted(set(addresses), key=_rank)
-    elsewhere = [address for address in unique if not _is_loopback(address)]
+    elsewhere = [address for address in unique if not is_loopback(address)]
     return tuple(elsewhere or unique)
 
 
@@ -75,7 +75,7 @@ def best_to_share(addresses: Sequence[str]) -> str | None:
 
 def _rank(address: str) -> tuple[bool, bool, bool, bool, str]:
     """Direct before relayed, public before private before loopback, TCP before QUIC (firewalls often drop UDP)."""
-    return is_relayed(address), _is_loopback(address), _is_private(address), "/udp/" in address, address
+    return is_relayed(address), is_loopback(address), _is_private(address), "/udp/" in address, address
 
 
 def _host_of(address: str) -> str:
@@ -83,7 +83,7 @@ def _host_of(address: str) -> str:
     return value if name in ("ip4", "ip6") else ""
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     host = _host_of(address)
     return bool(host) and ipaddress.ip_address(host).is_loopback
 

@@ -1,6 +1,6 @@
 """What a peer announces of itself: sealing a record, opening a stranger's, and every check on the way.
 
-A record is msgpack inside a signed envelope, bound to its peer id, short-lived. Every field is bounded here, in its type.
+A record is msgpack inside a signed envelope, bound to its peer id, short-lived. Every field is bounded in its type.
 Knows nothing of the DHT that carries it, nor of clocks: `now_ms` is passed in.
 """
 

@@ -6,7 +6,6 @@ Knows nothing of what is being run: it is given an asynchronous context manager.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -34,8 +33,12 @@ Service = Callable[[], AbstractAsyncContextManager[Ready]]
 
 def run_service(service: Service, ready_file: Path | None, title: str, hints: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
-        runner.run(_run(service, ready_file, title, hints))
+    _remove(ready_file)  # a file of an earlier run must not be taken for this one's
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
+            runner.run(_run(service, ready_file, title, hints))
+    finally:
+        _remove(ready_file)
 
 
 async def _run(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
@@ -43,14 +46,17 @@ async def _run(service: Service, ready_file: Path | None, title: str, hints: Seq
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
+    try:
         await task
+    except asyncio.CancelledError:
+        pass
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)  # what is left is only waited for: a further Ctrl-C may end that
 
 
 async def _serve(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)  # a file of an earlier run must not be taken for this one's
     async with service() as ready:
         try:
             _say_ready(console, ready, title, hints)
@@ -59,8 +65,7 @@ async def _serve(service: Service, ready_file: Path | None, title: str, hints: S
             await asyncio.Event().wait()
         finally:
             console.print("Stopping.")
-            if ready_file is not None:
-                ready_file.unlink(missing_ok=True)
+            _remove(ready_file)  # before the drain: whoever looks must not come any more
 
 
 def _say_ready(console: Console, ready: Ready, title: str, hints: Sequence[str]) -> None:
@@ -73,6 +78,11 @@ def _say_ready(console: Console, ready: Ready, title: str, hints: Sequence[str])
     for hint in hints:
         console.print(hint.format(http=ready.http))
     console.print("Ctrl-C stops it.")
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _write_ready_file(path: Path, ready: Ready) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -102,13 +104,13 @@ def serve(
 
         @asynccontextmanager
         async def service() -> AsyncIterator[Ready]:
-            from p2pnet.cli.loading import load_backends
             from p2pnet.peer import Peer, now_ms
             from p2pnet.worker.serve import Worker
 
-            backends = await load_backends(model, served_name, device, dtype)
-            peer = await Peer.join(config)
+            peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
             try:
+                loading = await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
+                backends = await loading.load_backends(model, served_name, device, dtype)
                 worker = await Worker.start(peer.network, peer.identity, backends, now_ms, worker_config)
                 try:
                     yield Ready(peer.identity.peer_id, await peer.join_addresses())
