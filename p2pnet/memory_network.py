@@ -45,6 +45,8 @@ class MemoryWorld:
 
     def put(self, key: str, stored: StoredValue) -> bool:
         """Offer a value to the peers that store for others, as any stranger may. Returns whether they accept it."""
+        if stored.key_id != key_id(key):
+            return False
         known = self.values[key].get(stored.subkey)
         is_newer = known is None or stored.expires_ms > known.expires_ms
         if not (is_newer and validator(self.now_ms)(stored)):

@@ -44,8 +44,11 @@ class IdentityFile:
         self._lock.close()
 
     @classmethod
-    def claim(cls, named: Path | None, role: str) -> IdentityFile:
-        """The file that the user named, or the first free one of this role. Raises UsageError."""
+    def claim(cls, named: Path | None, role: str, folder: Path | None = None) -> IdentityFile:
+        """The file that the user named, or the first free one of this role in `folder` (by default the data folder).
+
+        Raises UsageError.
+        """
         if named is not None:
             claimed = cls._try(named.expanduser())
             if claimed is None:
@@ -53,7 +56,7 @@ class IdentityFile:
             return claimed
         for number in range(1, MAX_DEFAULT_IDENTITIES + 1):
             name = f"{role}.key" if number == 1 else f"{role}-{number}.key"
-            if (claimed := cls._try(data_dir() / name)) is not None:
+            if (claimed := cls._try((folder or data_dir()) / name)) is not None:
                 return claimed
         raise UsageError(
             f"All {MAX_DEFAULT_IDENTITIES} default identities are in use.", "Name another file with --identity."
@@ -77,11 +80,26 @@ class IdentityFile:
         return cls(path, lock)
 
 
-def initial_peers(named: Sequence[str]) -> tuple[str, ...]:
+def initial_peers(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:
     """The addresses to join through: those named, or else those of the bootstrap file. Raises UsageError."""
-    if named:
-        return tuple(map(check_peer_address, named))
-    path = Path(os.environ.get(BOOTSTRAP_FILE_VARIABLE, SHIPPED_BOOTSTRAP_FILE))
+    return tuple(map(check_peer_address, named)) or bootstrap_addresses(file)
+
+
+def initial_peers_required(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:
+    """The same, for commands that make no sense alone."""
+    addresses = initial_peers(named, file)
+    if not addresses:
+        raise UsageError(
+            "There is no network to join: no --initial-peers was given, and the bootstrap file lists none.",
+            "Start a network with `p2pnet bootstrap` and pass the address it prints, "
+            "or name any peer of an existing one with --initial-peers.",
+        )
+    return addresses
+
+
+def bootstrap_addresses(file: Path | None) -> tuple[str, ...]:
+    """What a bootstrap file lists: this one, the one that P2PNET_BOOTSTRAP_FILE names, or the shipped one."""
+    path = file or Path(os.environ.get(BOOTSTRAP_FILE_VARIABLE, SHIPPED_BOOTSTRAP_FILE))
     try:
         lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     except OSError as error:
@@ -90,15 +108,3 @@ def initial_peers(named: Sequence[str]) -> tuple[str, ...]:
             f"Name another one with {BOOTSTRAP_FILE_VARIABLE}, or a peer with --initial-peers.",
         ) from error
     return tuple(check_peer_address(line) for line in lines if line)
-
-
-def initial_peers_required(named: Sequence[str]) -> tuple[str, ...]:
-    """The same, for commands that make no sense alone."""
-    addresses = initial_peers(named)
-    if not addresses:
-        raise UsageError(
-            "There is no network to join: no --initial-peers was given, and the bootstrap file lists none.",
-            "Start a network with `p2pnet bootstrap` and pass the address it prints, "
-            "or name any peer of an existing one with --initial-peers.",
-        )
-    return addresses

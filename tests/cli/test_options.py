@@ -1,0 +1,49 @@
+"""The flags are a contract: their names, and an environment variable for each."""
+
+from __future__ import annotations
+
+import typer
+from typer.core import TyperGroup
+
+from p2pnet.cli.main import app
+
+EXPECTED_FLAGS = {
+    "bootstrap": {
+        "--listen",
+        "--announce",
+        "--initial-peers",
+        "--identity",
+        "--ready-file",
+        "--log-level",
+        "--log-json",
+    },
+    "serve": {
+        *("--model", "--served-name", "--initial-peers", "--listen", "--announce", "--behind-nat", "--max-concurrency"),
+        *("--device", "--dtype", "--identity", "--ready-file", "--drain-seconds", "--log-level", "--log-json"),
+    },
+    "gateway": {
+        *("--host", "--port", "--initial-peers", "--listen", "--identity", "--ready-file", "--drain-seconds"),
+        *("--log-level", "--log-json"),
+    },
+    "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
+    "models": {"--initial-peers", "--json", "--log-level"},
+    "peers": {"--initial-peers", "--json", "--log-level"},
+}
+
+
+def commands() -> TyperGroup:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
+def test_every_command_has_its_flags() -> None:
+    for name, flags in EXPECTED_FLAGS.items():
+        found = {option.opts[0] for option in commands().commands[name].params}
+        assert found == flags, name
+
+
+def test_every_flag_has_an_environment_variable() -> None:
+    for name, command in commands().commands.items():
+        for option in command.params:
+            assert str(option.envvar).startswith("P2PNET_"), f"{name} {option.opts}"

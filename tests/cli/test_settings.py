@@ -1,0 +1,69 @@
+"""Where the commands' files are, and which addresses they join through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2pnet.cli.settings import IdentityFile, bootstrap_addresses, initial_peers, initial_peers_required
+from p2pnet.errors import UsageError
+
+PEER = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+OTHER = "/ip4/203.0.113.8/tcp/31337/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+
+
+def test_the_first_free_default_identity_is_taken(tmp_path: Path) -> None:
+    with IdentityFile.claim(None, "worker", tmp_path) as first:
+        with IdentityFile.claim(None, "worker", tmp_path) as second:
+            assert (first, second) == (tmp_path / "worker.key", tmp_path / "worker-2.key")
+        with IdentityFile.claim(None, "gateway", tmp_path) as gateway:
+            assert gateway == tmp_path / "gateway.key"
+    with IdentityFile.claim(None, "worker", tmp_path) as again:
+        assert again == first
+
+
+def test_a_named_identity_in_use_is_refused(tmp_path: Path) -> None:
+    named = tmp_path / "mine.key"
+    with IdentityFile.claim(named, "worker", tmp_path), pytest.raises(UsageError, match="in use by another process"):
+        IdentityFile.claim(named, "worker", tmp_path)
+
+
+def test_an_identity_in_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written to") as caught:
+        IdentityFile.claim(tmp_path / "file" / "mine.key", "worker", tmp_path)
+    assert "--identity" in caught.value.fix
+
+
+def test_named_peers_come_before_the_bootstrap_file(tmp_path: Path) -> None:
+    file = tmp_path / "peers.txt"
+    file.write_text(f"# a comment\n\n  {OTHER}  # the second server\n")
+    assert initial_peers([PEER], file) == (PEER,)
+    assert initial_peers([], file) == (OTHER,)
+
+
+def test_the_shipped_bootstrap_file_is_valid() -> None:
+    assert bootstrap_addresses(None) == ()
+
+
+@pytest.mark.parametrize("line", ["not an address", "/ip4/203.0.113.7/tcp/31337"])
+def test_a_bad_line_in_the_bootstrap_file(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "peers.txt"
+    file.write_text(line)
+    with pytest.raises(UsageError):
+        initial_peers([], file)
+
+
+def test_no_address_at_all_says_how_to_start_a_network(tmp_path: Path) -> None:
+    file = tmp_path / "peers.txt"
+    file.write_text("# nothing\n")
+    with pytest.raises(UsageError) as caught:
+        initial_peers_required([], file)
+    assert "p2pnet bootstrap" in caught.value.fix
+    assert "--initial-peers" in caught.value.fix
+
+
+def test_a_bootstrap_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        initial_peers([], tmp_path / "missing.txt")

@@ -1,0 +1,64 @@
+"""`make demo`, as a newcomer runs it, without the installation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).parents[2]
+TIMEOUT_S = 110
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "scripts/demo.py", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    """No file of ours (torch keeps an empty cache folder there), and no process that was told of the folder."""
+    assert [path.name for path in folder.iterdir() if "torch" not in path.name] == []
+    left = [process for process in psutil.process_iter(["cmdline"]) if str(folder) in str(process.info["cmdline"])]
+    assert left == []
+
+
+def test_once_asks_a_question_although_the_port_is_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = demo(tmp_path, "--once", "--port", str(port))
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    assert f"Port {port} is in use" in output
+    assert "p2pnet is a volunteer" in output
+    assert "curl -N http://127.0.0.1:" in output
+    assert_nothing_is_left(tmp_path)
+
+
+def test_it_serves_until_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
+    process = demo(tmp_path, "--port", "0")
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Serving until Ctrl-C" in line:
+            break
+    else:
+        raise AssertionError("".join(lines))
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, rest
+    assert_nothing_is_left(tmp_path)
