@@ -1,6 +1,6 @@
 """Starts p2pd with the flags we choose, and owns its process and its sockets' folder.
 
-Knows nothing of the DHT or of streams: `network.py` attaches to the control socket.
+Knows nothing of the DHT or of streams: `hivemind_network.py` attaches to the control socket.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
 from p2pnet.multiaddrs import is_loopback
+from p2pnet.socket_folder import SocketFolder
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +30,20 @@ MAX_LINE_BYTES = 1 << 16
 class Daemon:
     """One p2pd process. It ends with us: p2pd exits when its last client goes, also when we are killed."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, folder: SocketFolder) -> None:
         self._process = process
-        self.folder = folder
+        self._folder = folder
         self._log_task = asyncio.create_task(self._log_output())
 
     @classmethod
     async def start(cls, config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...]) -> Daemon:
         """Start p2pd and wait until it serves its control socket. Raises DaemonFailed."""
-        folder = Path(tempfile.mkdtemp(prefix="p2pnet-"))  # mode 0700: the control socket is a full API to the peer
+        folder = SocketFolder.make()
         process: asyncio.subprocess.Process | None = None
         try:
             process = await asyncio.create_subprocess_exec(
                 str(binary()),
-                *flags(config, listen, relays, folder),
+                *flags(config, listen, relays, folder.path),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -58,7 +57,7 @@ class Daemon:
             if process is not None and process.returncode is None:
                 process.kill()
                 await process.wait()
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             if isinstance(error, TimeoutError):
                 raise DaemonFailed(
                     f"p2pd did not start within {config.start_timeout_s:.0f} seconds.",
@@ -74,6 +73,11 @@ class Daemon:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def folder(self) -> Path:
+        """For more sockets that must end with this process."""
+        return self._folder.path
 
     @property
     def control_socket(self) -> Path:
@@ -95,7 +99,7 @@ class Daemon:
                 self._process.kill()
                 await self._process.wait()
         self._log_task.cancel()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folder.remove()
 
     async def _log_output(self) -> None:
         assert self._process.stdout is not None

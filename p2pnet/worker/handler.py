@@ -21,7 +21,7 @@ from p2pnet.pump import Pump
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import Exchange
 from p2pnet.worker.backend import Backend, BackendEvent
-from p2pnet.worker.load import LoadMeter
+from p2pnet.worker.load import LoadMeter, Place
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ class GenerateHandler:
             request = await self._read_request(stream)
             if self._is_draining:
                 raise Draining("this worker is stopping")
-            with self._meter.place():
-                await self._serve(stream, request, exchange)
+            with self._meter.place() as place:
+                await self._serve(stream, request, exchange, place)
         except PeerLost:
             logger.debug("%s went away", stream.peer_id)
         except P2PNetError as error:
@@ -86,12 +86,12 @@ class GenerateHandler:
             raise ProtocolViolation("bytes after the request")
         return requests[0]
 
-    async def _serve(self, stream: Stream, request: GenerateRequest, exchange: Exchange) -> None:
+    async def _serve(self, stream: Stream, request: GenerateRequest, exchange: Exchange, place: Place) -> None:
         """Answer, until done or until the client goes: the stream's end cancels the backend within one step."""
         backend = self._backends.get(request.model)
         if backend is None:
             raise ModelNotFound(f"this worker does not run {request.model}")
-        answer = asyncio.create_task(self._answer(stream, backend, request, exchange))
+        answer = asyncio.create_task(self._answer(stream, backend, request, exchange, place))
         client_end = asyncio.create_task(_wait_for_end(stream))
         try:
             await asyncio.wait({answer, client_end}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +102,9 @@ class GenerateHandler:
             client_end.cancel()
             await asyncio.wait({answer, client_end})
 
-    async def _answer(self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange) -> None:
+    async def _answer(
+        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, place: Place
+    ) -> None:
         first_token_s: float | None = None
         with contextlib.ExitStack() as computing:
             async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
@@ -117,6 +119,7 @@ class GenerateHandler:
                                 event.usage.completion_tokens, time.monotonic() - (first_token_s or time.monotonic())
                             )
                             computing.close()
+                            place.release()
                     await self._send(stream, exchange, map(self._with_load, events))
 
     def _with_load(self, event: BackendEvent) -> BackendEvent:

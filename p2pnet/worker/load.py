@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from p2pnet.errors import Busy
 from p2pnet.messages import Load
@@ -13,12 +13,27 @@ SPEED_SMOOTHING = 0.2
 """Weight of the newest request in the moving average: about the last ten requests count."""
 
 
+class Place:
+    """One request's place."""
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._free = free
+        self._is_held = True
+
+    def release(self) -> None:
+        """Give it back before the last frame is sent: who has read that frame may ask again at once. Idempotent."""
+        if self._is_held:
+            self._is_held = False
+            self._free()
+
+
 class LoadMeter:
-    """The places of one worker. A request holds one from its first frame to its last."""
+    """The places of one worker. A request holds one from its first frame until its answer is complete."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._held = 0
+        self._open = 0
         self._computing = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -34,18 +49,24 @@ class LoadMeter:
         await self._is_idle.wait()
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> Iterator[Place]:
         """Hold one place. Raises Busy when all are taken."""
         if self._held >= self._slots:
             raise Busy(f"all {self._slots} places of this worker are taken")
         self._held += 1
+        self._open += 1
         self._is_idle.clear()
+        place = Place(self._release)
         try:
-            yield
+            yield place
         finally:
-            self._held -= 1
-            if not self._held:
+            place.release()
+            self._open -= 1
+            if not self._open:
                 self._is_idle.set()
+
+    def _release(self) -> None:
+        self._held -= 1
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
