@@ -115,7 +115,8 @@ class PeerTable:
     def note_failure(self, peer_id: str) -> None:
         """Leave this worker alone for a while."""
         standing = self._standings.setdefault(peer_id, _Standing())
-        pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2**standing.failures_in_row)
+        doublings = min(standing.failures_in_row, 16)  # beyond the limit anyway, and a float's range is not
+        pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2**doublings)
         standing.failures_in_row += 1
         standing.cooling_until_s = self._now_s() + pause_s
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import PeerLost, ProtocolViolation, from_wire
+from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
 from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network import Network, Stream
-from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, encode_frame, event_decoder
+from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, FrameDecoder, encode_frame, event_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange, State
 
 T = TypeVar("T")
@@ -28,9 +28,10 @@ async def generate(
     """Have one worker serve `request`: Accepted, TextDelta*, Finished.
 
     Raises the error a Failed frame stands for (RequestError: nobody else will do better), PeerUnreachable, PeerLost
-    or ProtocolViolation (another worker may be tried). Closing the generator cancels the work on the other side.
+    or ProtocolViolation (another worker may be tried), InvalidRequest when the request fits no frame. Closing the
+    generator cancels the work on the other side.
     """
-    frame = encode_frame(request, MAX_REQUEST_FRAME_BYTES)
+    frame = _request_frame(request)
     stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
     events = _events(stream, timeouts)
     try:
@@ -44,19 +45,39 @@ async def generate(
         stream.close()
 
 
+def _request_frame(request: GenerateRequest) -> bytes:
+    """What cannot be sent is the client's fault: no worker must be blamed for it."""
+    try:
+        return encode_frame(request, MAX_REQUEST_FRAME_BYTES)
+    except (ProtocolViolation, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
+
+
 async def _events(stream: Stream, timeouts: ExchangeTimeouts) -> AsyncGenerator[Event, None]:
-    """What the worker sends, checked against the exchange's table, up to its last event."""
+    """What the worker sends, checked against the exchange's table, up to its last event.
+
+    What arrived together is checked together: nobody is told of a Finished that the worker goes on behind.
+    """
     decoder, exchange = event_decoder(), Exchange()
     while not exchange.is_done:
         limit_s = timeouts.accept_s if exchange.state is State.WAITING else timeouts.silence_s
-        data = await _within(limit_s, stream.read())
+        events = await _within(limit_s, _next_events(stream, decoder, exchange))
+        for event in events:
+            exchange.advance(event)
+        if exchange.is_done and not decoder.is_empty:
+            raise ProtocolViolation("bytes after the last event")
+        for event in events:
+            yield event
+
+
+async def _next_events(stream: Stream, decoder: FrameDecoder[Event], exchange: Exchange) -> list[Event]:
+    """One event at least, in however small pieces it comes."""
+    while True:
+        data = await stream.read()
         if not data:
             exchange.end_of_stream()
-        for event in decoder.feed(data):
-            exchange.advance(event)
-            yield event
-    if not decoder.is_empty:
-        raise ProtocolViolation("bytes after the last event")
+        if events := decoder.feed(data):
+            return events
 
 
 async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:

@@ -63,8 +63,6 @@ class DirectoryConfig:
 
     capability_lifetime_s: float = 180.0
     load_lifetime_s: float = 30.0
-    withdrawal_lifetime_s: float = 240.0
-    """Longer than any capability record still about, so that the withdrawal outlives them all."""
 
     @property
     def capability_interval_s(self) -> float:

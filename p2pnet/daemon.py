@@ -128,10 +128,9 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         "relay": 1,
         "natPortMap": int(not config.is_client and not all(map(is_loopback, listen))),  # asks the router, by UPnP
         "idleTimeout": "60s",
-        "b": int(bool(config.initial_peers)),
+        # No -b: with it p2pd exits when none of its bootstrap peers answers. We dial the initial peers ourselves.
+        "b": 0,
     }
-    if config.initial_peers:
-        chosen["bootstrapPeers"] = ",".join(config.initial_peers)
     if config.announce:
         chosen["announceAddrs"] = ",".join(config.announce)
     chosen |= _reachability_flags(config, relays)

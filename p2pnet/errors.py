@@ -152,5 +152,9 @@ WIRE_ERRORS: dict[str, type[P2PNetError]] = {
 
 
 def from_wire(code: str, message: str) -> P2PNetError:
-    """The error that a Failed frame stands for. A code we do not know is the peer's failure: another may be tried."""
-    return WIRE_ERRORS.get(code, WorkerFailed)(message)
+    """The error that a Failed frame stands for. A code we do not know is the peer's failure: another may be tried.
+
+    The message is a stranger's, and goes into logs and terminals: what is not printable becomes a space.
+    """
+    printable = "".join(char if char.isprintable() else " " for char in message)
+    return WIRE_ERRORS.get(code, WorkerFailed)(printable)

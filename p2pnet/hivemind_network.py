@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
-from hivemind.dht.traverse import traverse_dht
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
@@ -31,6 +30,7 @@ from p2pnet.config import NetworkConfig
 from p2pnet.daemon import Daemon
 from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUnreachable
 from p2pnet.identity import Identity
+from p2pnet.lookup import BEAM, Answer, Lookup
 from p2pnet.multiaddrs import parts_of, peer_id_of, without_peer_id, worth_announcing
 from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler, Validator
 
@@ -148,31 +148,12 @@ class HivemindNetwork:
         return sum(map(bool, results.values()))
 
     async def fetch(self, keys: Sequence[str]) -> Findings:
-        names = {DHTID.generate(key.encode()): key for key in keys}
-        found: dict[str, list[StoredValue]] = {key: list(self._stored_here(id_)) for id_, key in names.items()}
-
-        async def ask(node_id: DHTID, queries: Collection[DHTID]) -> dict[DHTID, tuple[tuple[DHTID, ...], bool]]:
-            answers = await self._find(peers[node_id], list(queries))
-            for id_, (values, nearest) in answers.items():
-                found[names[id_]].extend(values)
-                peers.update(nearest)
-            return {id_: (tuple(answers[id_][1]) if id_ in answers else (), False) for id_ in queries}
-
-        table = self._node.protocol.routing_table
-        peers: dict[DHTID, PeerID] = {}
-        for id_ in names:
-            peers.update(table.get_nearest_neighbors(id_, self._node.protocol.bucket_size, exclude=self._node_id))
-        if peers:
-            await traverse_dht(
-                queries=list(names),
-                initial_nodes=list(peers),
-                beam_size=self._node.protocol.bucket_size,
-                num_workers=self._node.num_workers,
-                queries_per_call=len(names),
-                get_neighbors=ask,
-                visited_nodes={id_: {self._node_id} for id_ in names},
-            )
-        return found
+        ids = {DHTID.generate(key.encode()): key for key in keys}
+        nearest = self._node.protocol.routing_table.get_nearest_neighbors
+        known = dict(node for id_ in ids for node in nearest(id_, BEAM, exclude=self._node_id))
+        lookup: Lookup[PeerID, StoredValue] = Lookup(list(ids), known, self._node_id)
+        await lookup.run(self._ask)
+        return {key: [*self._stored_here(id_), *lookup.values[id_]] for id_, key in ids.items()}
 
     async def wait_changed(self) -> None:
         await self._changed.wait()
@@ -326,6 +307,7 @@ class HivemindNetwork:
                 if await self.addresses() != before:
                     self._changed.set()
                 if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
+                    await self._remember_neighbours()
                     size_before = self._table_size()
                     await self._rejoin()
                     if not size_before and self._table_size():
@@ -333,6 +315,15 @@ class HivemindNetwork:
                     last_rejoin_s = loop.time()
             except _REGULAR_ERRORS as error:
                 logger.debug("p2pd did not answer: %s", error)
+
+    async def _remember_neighbours(self) -> None:
+        """Keep the addresses of DHT peers that we are connected to: the way back when p2pd dies and no initial peer is
+        left."""
+        neighbours = self._node.protocol.routing_table.peer_id_to_uid
+        for peer in await self._p2p.list_peers():
+            if peer.peer_id in neighbours and peer.peer_id.to_base58() not in self._known:
+                plain = (str(Multiaddr(address.to_bytes())) for address in peer.addrs)
+                self._learn([f"{address}/p2p/{peer.peer_id.to_base58()}" for address in plain])
 
     def _table_size(self) -> int:
         return len(self._node.protocol.routing_table.uid_to_peer_id)
@@ -348,29 +339,31 @@ class HivemindNetwork:
             for subkey, (value, expires_s) in item.value.items()
         ]
 
-    async def _find(self, peer: PeerID, ids: list[DHTID]) -> dict[DHTID, tuple[list[StoredValue], dict[DHTID, PeerID]]]:
+    async def _ask(self, peer: PeerID, keys: Sequence[int]) -> Answer[PeerID, StoredValue] | None:
         """Ask one peer for keys. hivemind's own reading is not used: it lets one bad entry hide a whole dictionary,
-        and one reply with a far-future expiry end the search."""
+        one reply with a far-future expiry end the search, and invented peers push out the real ones."""
         node, protocol = self._node, self._node.protocol
         if peer in node.blacklist:
-            return {}
+            return None
+        ids = list(map(DHTID, keys))
         request = dht_pb2.FindRequest(keys=[id_.to_bytes() for id_ in ids], peer=protocol.node_info)
         try:
             if peer.to_base58() in self._known:
                 await self._connect(peer.to_base58())
             response = await protocol.get_stub(peer).rpc_find(request, timeout=self._config.rpc_timeout_s)
-            nodes = [_nearest(result) for result in response.results[: len(ids)]]
+            results = dict(zip(ids, response.results, strict=False))
+            answer: Answer[PeerID, StoredValue] = Answer(
+                values={id_: self._values_in(id_, result) for id_, result in results.items()},
+                nearest={id_: _nearest(result) for id_, result in results.items()},
+            )
         except (*_REGULAR_ERRORS, ValueError, AssertionError) as error:  # the latter two: malformed node ids
             logger.debug("%s did not answer: %s", peer, error)
             self._connected.discard(peer.to_base58())
             node.blacklist.register_failure(peer)
             await protocol.update_routing_table(protocol.routing_table.get(peer_id=peer), peer, responded=False)
-            return {}
+            return None
         node.blacklist.register_success(peer)
-        return {
-            id_: (self._values_in(id_, result), nearest)
-            for id_, result, nearest in zip(ids, response.results, nodes, strict=False)
-        }
+        return answer
 
     def _values_in(self, id_: DHTID, result: dht_pb2.FindResult) -> list[StoredValue]:
         if result.type != dht_pb2.FOUND_DICTIONARY:

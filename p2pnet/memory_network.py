@@ -174,9 +174,10 @@ class _MemoryStream:
             await pipe.wait()
         if pipe.is_closed:
             raise PeerLost(f"the stream to {self._peer_id} is gone")
-        pipe.chunks.append(bytes(data))
-        pipe.buffered_bytes += len(data)
-        pipe.notify()
+        if data:  # a socket sends nothing for nothing: an empty chunk would read as the stream's end
+            pipe.chunks.append(bytes(data))
+            pipe.buffered_bytes += len(data)
+            pipe.notify()
         await asyncio.sleep(0)  # as a socket does, let the reader have its turn
 
     def close(self) -> None:

@@ -129,8 +129,8 @@ class Process:
         """The process id of its p2pd; None while there is none."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children(recursive=True):
-                if child.name() == "p2pd" and child.status() != psutil.STATUS_ZOMBIE:
-                    return child.pid
+                if child.name() == "p2pd" and _is_alive(child):
+                    return int(child.pid)
         return None
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> Ready:
@@ -195,18 +195,22 @@ class _Traces:
                     self._note_sockets(holder)
 
     def still_there(self) -> list[str]:
-        """What has outlived the process. A process that is on its way out is given the time to go."""
-        alive = psutil.wait_procs(self._descendants, timeout=5)[1]
+        """What has outlived the process. Who is on the way out is given the time to go."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self._alive(), "all are gone", timeout_s=5)
         return [
-            *(f"process {process}" for process in alive),
+            *(f"process {process}" for process in self._alive()),
             *(f"socket {path}" for path in sorted(self._sockets) if path.exists()),
         ]
 
     def kill(self) -> None:
-        for process in self._descendants:
+        for process in self._alive():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(self._descendants, timeout=5)
+        wait_until(lambda: not self._alive(), "what was killed is gone")
+
+    def _alive(self) -> list[psutil.Process]:
+        return [process for process in self._descendants if _is_alive(process)]
 
     def _note_sockets(self, process: psutil.Process) -> None:
         for connection in process.net_connections("unix"):
@@ -304,6 +308,14 @@ def clean_environment(data: Path, temp: Path) -> dict[str, str]:
         "COLUMNS": "200",  # tables are not folded
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """A zombie is not: not every container has an init that reaps orphans."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:

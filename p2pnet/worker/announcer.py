@@ -9,6 +9,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
 from p2pnet.identity import Identity
@@ -39,6 +41,7 @@ class Announcer:
         self._now_ms = now_ms
         self._config = config or DirectoryConfig()
         self._last_sequence = 0
+        self._last_expires_ms = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> bool:
@@ -53,16 +56,23 @@ class Announcer:
         return is_stored
 
     async def stop(self) -> None:
-        """Stop announcing, and overwrite what is still stored: this worker is offline."""
+        """Stop announcing, and overwrite what is still stored: this worker is offline. Never raises."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._store(await self._capabilities(is_online=False, lifetime_s=self._config.withdrawal_lifetime_s))
+        await self._try(self._withdraw)
 
     async def _announce_capabilities(self) -> bool:
-        return await self._store(
-            await self._capabilities(is_online=True, lifetime_s=self._config.capability_lifetime_s)
-        )
+        record = await self._capabilities(is_online=True)
+        self._last_expires_ms = max(self._last_expires_ms, record.expires_ms)
+        return await self._store(record)
+
+    async def _withdraw(self) -> bool:
+        """Expires just after all we have announced: late enough to overwrite it, early enough not to stand in the way
+        of what we announce when we are started again a moment later."""
+        record = await self._capabilities(is_online=False)
+        expires_ms = max(self._last_expires_ms, record.issued_ms) + 1
+        return await self._store(msgspec.structs.replace(record, expires_ms=expires_ms))
 
     async def _announce_load(self) -> bool:
         sequence, issued_ms, expires_ms = self._stamp(self._config.load_lifetime_s)
@@ -77,9 +87,9 @@ class Announcer:
             )
         )
 
-    async def _capabilities(self, is_online: bool, lifetime_s: float) -> CapabilityRecord:
+    async def _capabilities(self, is_online: bool) -> CapabilityRecord:
         addresses = await self._network.addresses()
-        sequence, issued_ms, expires_ms = self._stamp(lifetime_s)
+        sequence, issued_ms, expires_ms = self._stamp(self._config.capability_lifetime_s)
         return CapabilityRecord(
             peer_id=self._identity.peer_id,
             sequence=sequence,

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 READ_AHEAD_EVENTS = 256
 """How far a backend may run ahead of a slow client before it has to wait."""
 
-MAX_MERGED_CHARS = 8192
-"""Text that deltas may add up to in one frame: 32 KiB of UTF-8 at most, and their token ids find room beside it."""
+MAX_MERGED_BYTES = 32 << 10
+"""What deltas may add up to in one frame, at most: half of the frame, and more than waits unless a client is slow."""
 
 MAX_FAILURE_CHARS = 500
 """A message is a sentence or two; the frame that carries it must fit."""
@@ -147,20 +147,25 @@ def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
     result: list[BackendEvent] = []
     texts: list[str] = []
     token_ids: list[int] = []
-    chars = 0
+    size = 0
     for event in events:
-        if texts and not (isinstance(event, TextDelta) and chars + len(event.text) <= MAX_MERGED_CHARS):
+        if texts and not (isinstance(event, TextDelta) and size + _largest_size(event) <= MAX_MERGED_BYTES):
             result.append(TextDelta("".join(texts), tuple(token_ids)))
-            texts, token_ids, chars = [], [], 0
+            texts, token_ids, size = [], [], 0
         if isinstance(event, TextDelta):
             texts.append(event.text)
             token_ids.extend(event.token_ids)
-            chars += len(event.text)
+            size += _largest_size(event)
         else:
             result.append(event)
     if texts:
         result.append(TextDelta("".join(texts), tuple(token_ids)))
     return result
+
+
+def _largest_size(delta: TextDelta) -> int:
+    """Bytes on the wire at most: 4 for a character in UTF-8, 5 for a token id in msgpack."""
+    return 4 * len(delta.text) + 5 * len(delta.token_ids)
 
 
 async def _wait_for_end(stream: Stream) -> None:

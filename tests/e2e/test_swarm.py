@@ -36,9 +36,12 @@ from tests.processes import POLL_S, Process, Start, processes, run, wait_until
 pytestmark = pytest.mark.timeout(300)
 
 QUESTION = "What is p2pnet?"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 KEY_FACT = "nobody in charge"
 LONG = 3000
-"""Tokens of an answer that is still running whenever a test does something to it: some ten seconds of work."""
+"""Tokens of an answer that is still running whatever a test does meanwhile, and is never waited for."""
+MEDIUM = 1200
+"""Tokens of an answer that takes some seconds, and is waited for."""
 
 
 @dataclass
@@ -198,13 +201,13 @@ class LocalModel:
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens
             )
         new = [int(token) for token in found[0, len(prompt_ids) :]]
-        return new[:-1] if new[-1] == self.tokenizer.eos_token_id else new
+        end = self.model.generation_config.eos_token_id
+        return new[:-1] if new[-1] in (end if isinstance(end, list) else [end]) else new
 
-    def added_text(self, prompt_ids: list[int], new_ids: list[int]) -> str:
-        """What the new tokens add to the prompt's text."""
+    def added_text(self, prompt_ids: list[int], new_ids: list[int]) -> str | None:
+        """What the new tokens add to the prompt's text. Broken UTF-8 makes it None: it reaches back into the prompt."""
         prompt, whole = self._decode(prompt_ids), self._decode(prompt_ids + new_ids)
-        assert whole.startswith(prompt)
-        return whole[len(prompt) :]
+        return None if REPLACEMENT in whole else whole.removeprefix(prompt)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -249,12 +252,11 @@ async def test_network_and_local_answers_are_the_same_tokens(swarm: Swarm, zoo: 
         worker = zoo.worker if name in ARCHITECTURES else swarm.workers[0]
         deltas, finished = await _generate(client, worker, _request(name, prompt, 48))
         assert [token for delta in deltas for token in delta.token_ids] == expected
-        assert finished.usage.completion_tokens >= len(expected)
+        assert len(expected) <= finished.usage.completion_tokens <= len(expected) + 1
         text = "".join(delta.text for delta in deltas)
         assert _stream(swarm.url, name, prompt, max_tokens=48).text == text
         decoded = local.added_text(prompt_ids, expected)
-        if "\N{REPLACEMENT CHARACTER}" not in decoded:  # how broken UTF-8 looks depends on what is decoded with it
-            assert text == decoded
+        assert decoded in (None, text)
 
 
 def test_chat_through_the_network_is_the_local_chat(swarm: Swarm, zoo: Zoo) -> None:
@@ -305,7 +307,7 @@ async def test_a_worker_that_is_asked_to_stop_withdraws_and_finishes(swarm: Swar
     leaver = swarm.worker("--model", "tiny", "--served-name", "leaver", name="leaver")
     leaver.wait_ready()
     wait_until(lambda: "leaver" in _models(swarm.url), "the gateway lists leaver")
-    with _open_stream(swarm.url, "leaver", LONG) as stream:
+    with _open_stream(swarm.url, "leaver", MEDIUM) as stream:
         stream.read_chunks(5)
         leaver.send(signal.SIGTERM)
         await _until(is_withdrawn, "leaver is withdrawn")
@@ -329,9 +331,9 @@ def test_a_killed_worker_ends_its_streams_with_an_error(swarm: Swarm) -> None:
     for worker in pair:
         worker.wait_ready()
     wait_until(lambda: _workers_listed(swarm.url, "pair") == 2, "the gateway sees both")
-    with _open_stream(swarm.url, "pair", LONG) as first:
+    with _open_stream(swarm.url, "pair", MEDIUM) as first:
         first.read_chunks(3)
-        with _open_stream(swarm.url, "pair", LONG) as second:  # goes to the other: the first has one in flight
+        with _open_stream(swarm.url, "pair", MEDIUM) as second:  # goes to the other: the first has one in flight
             second.read_chunks(3)
             pair[0].send(signal.SIGKILL)
             first.read_all()

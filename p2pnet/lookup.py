@@ -1,0 +1,89 @@
+"""The iterative Kademlia lookup: which peers to ask for some keys, and when to stop. Pure but for the asking.
+
+Maymounkov and Mazières 2002, section 2.3, with two changes against liars. A peer that does not answer takes nobody's
+place among the nearest, so invented ids hide no one; and the peers that we know ourselves are asked whatever others
+say. Knows nothing of how peers are asked, nor of what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+BEAM = 10
+"""How many of the nearest peers must have answered before a key counts as looked up: twice the replicas of a value."""
+
+PARALLEL = 8
+"""Peers asked at the same time."""
+
+MAX_ASKED_PER_KEY = 40
+"""Peers asked, times the keys of a lookup: those in the beam, some on the way there, and one liar's inventions."""
+
+MAX_NEAREST = 20
+"""Peers believed from one answer for one key: no honest one names more than Kademlia's k."""
+
+LOOKUP_TIMEOUT_S = 10.0
+"""After this, what was found has to do: three peers in a row that do not answer."""
+
+PeerT = TypeVar("PeerT")
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[PeerT, ValueT]):
+    """What one peer says of some keys: the values it holds, and the peers it knows near each key, by node id."""
+
+    values: Mapping[int, Sequence[ValueT]] = field(default_factory=dict)
+    nearest: Mapping[int, Mapping[int, PeerT]] = field(default_factory=dict)
+
+
+Ask = Callable[[PeerT, Sequence[int]], Awaitable[Answer[PeerT, ValueT] | None]]
+"""Ask one peer for some keys. None when it does not answer."""
+
+
+class Lookup(Generic[PeerT, ValueT]):
+    """One lookup of some keys. Node ids and keys are integers of the same space; distance is XOR."""
+
+    def __init__(self, keys: Sequence[int], known: Mapping[int, PeerT], own_id: int) -> None:
+        self._keys = keys
+        self._own_id = own_id
+        self._peers = {node: peer for node, peer in known.items() if node != own_id}
+        self._first = set(self._peers)
+        self._asked: set[int] = set()
+        self._silent: set[int] = set()
+        self.values: dict[int, list[ValueT]] = {key: [] for key in keys}
+
+    async def run(self, ask: Ask[PeerT, ValueT], timeout_s: float = LOOKUP_TIMEOUT_S) -> None:
+        """Ask until the nearest have been asked, or until a limit. What was found is in `values`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while batch := self._next():
+                    self._asked.update(batch)
+                    await asyncio.gather(*(self._visit(node, ask) for node in batch))
+        except TimeoutError:
+            return
+
+    def _next(self) -> list[int]:
+        """Who to ask now: those we knew before, then the nearest to any key that others have named."""
+        room = min(PARALLEL, MAX_ASKED_PER_KEY * len(self._keys) - len(self._asked))
+        waiting = [node for node in self._first if node not in self._asked]
+        if not waiting:
+            answering = [node for node in self._peers if node not in self._silent]
+            beams = (heapq.nsmallest(BEAM, answering, key=key.__xor__) for key in self._keys)
+            nearest = dict.fromkeys(node for beam in beams for node in beam)
+            waiting = [node for node in nearest if node not in self._asked]
+        return waiting[:room]
+
+    async def _visit(self, node: int, ask: Ask[PeerT, ValueT]) -> None:
+        answer = await ask(self._peers[node], self._keys)
+        if answer is None:
+            self._silent.add(node)
+            return
+        for key in self._keys:
+            self.values[key].extend(answer.values.get(key, ()))
+            for near, peer in list(answer.nearest.get(key, {}).items())[:MAX_NEAREST]:
+                if near != self._own_id:
+                    self._peers.setdefault(near, peer)

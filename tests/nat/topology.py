@@ -1,0 +1,123 @@
+"""Network namespaces for NAT tests: one public segment, and routers that masquerade and drop what comes from outside.
+
+The public addresses are routable-looking (libp2p announces no relay at a private one) and live inside the namespaces
+only: the segment is a bridge in a namespace of its own, with no way to the machine's real network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+PUBLIC_PREFIX = "11.0.0"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Host:
+    """One namespace: a machine with an address."""
+
+    namespace: str
+    address: str
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put before a command so that it runs on this machine."""
+        return ("ip", "netns", "exec", self.namespace)
+
+    def run(self, *command: str) -> str:
+        """Run a command there; returns what it printed."""
+        return _run(*self.prefix, *command)
+
+    def received_bytes(self) -> int:
+        """What has arrived at its network card so far."""
+        return int(self.run("cat", "/sys/class/net/eth0/statistics/rx_bytes"))
+
+
+@dataclass
+class Topology:
+    """Machines on one public segment, some of them behind NAT."""
+
+    _segment: str
+    _names: Iterator[str]
+    _public: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _private: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def public_host(self) -> Host:
+        """A machine with a public address."""
+        host = Host(self._namespace(), f"{PUBLIC_PREFIX}.{next(self._public)}")
+        self._plug(host, "eth0")
+        return host
+
+    def host_behind_nat(self) -> tuple[Host, Host]:
+        """A machine with a private address, and its router: it masquerades, and lets nothing in that was not asked for.
+
+        A router forgets what was asked for after conntrack's usual time.
+        """
+        network = f"10.77.{next(self._private)}"
+        router = Host(self._namespace(), f"{PUBLIC_PREFIX}.{next(self._public)}")
+        host = Host(self._namespace(), f"{network}.2")
+        self._plug(router, "eth0")
+        _run(
+            "ip", "-n", router.namespace, "link", "add", "lan0", "type", "veth", "peer", "eth0", "netns", host.namespace
+        )
+        _give_address(router.namespace, "lan0", f"{network}.1/24")
+        _give_address(host.namespace, "eth0", f"{host.address}/24")
+        _run("ip", "-n", host.namespace, "route", "add", "default", "via", f"{network}.1")
+        router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+        for chain in ("INPUT", "FORWARD"):
+            answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
+            router.run("iptables", "-A", chain, "-i", "eth0", *answers, "-j", "ACCEPT")
+            router.run("iptables", "-A", chain, "-i", "eth0", "-j", "DROP")
+        return host, router
+
+    def _plug(self, host: Host, device: str) -> None:
+        """Connect a machine to the public segment."""
+        port = f"port{host.address.rsplit('.', 1)[1]}"
+        _run("ip", "-n", self._segment, "link", "add", port, "type", "veth", "peer", device, "netns", host.namespace)
+        _run("ip", "-n", self._segment, "link", "set", port, "master", "public", "up")
+        _give_address(host.namespace, device, f"{host.address}/24")
+
+    def _namespace(self) -> str:
+        name = next(self._names)
+        _run("ip", "netns", "add", name)
+        _run("ip", "-n", name, "link", "set", "lo", "up")
+        return name
+
+
+@contextlib.contextmanager
+def topology() -> Iterator[Topology]:
+    """An empty public segment. On leaving, everything on it is gone: devices go with their namespaces."""
+    made: list[str] = []
+
+    def names() -> Iterator[str]:
+        while True:
+            made.append(f"p2pnet-{os.getpid()}-{next(_numbers)}")
+            yield made[-1]
+
+    source = names()
+    segment = next(source)
+    try:
+        _run("ip", "netns", "add", segment)
+        _run("ip", "-n", segment, "link", "add", "public", "type", "bridge")
+        _run("ip", "-n", segment, "link", "set", "public", "up")
+        yield Topology(segment, source)
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _give_address(namespace: str, device: str, address: str) -> None:
+    _run("ip", "-n", namespace, "address", "add", address, "dev", device)
+    _run("ip", "-n", namespace, "link", "set", device, "up")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    return done.stdout

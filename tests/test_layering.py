@@ -1,0 +1,223 @@
+"""Who may import whom: the arrows of docs/architecture.md, held against every import in the source.
+
+A new module gets its place here first; a new arrow is a decision, not an accident.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS: tuple[frozenset[str], ...] = tuple(
+    frozenset(names.split())
+    for names in (
+        "errors config",
+        "messages identity multiaddrs pump lookup socket_folder",
+        "records daemon",
+        "wire",
+        "network",
+        "directory",
+        "memory_network hivemind_network client",
+        "peer",
+        "worker",
+        "cli",
+        "__main__",
+    )
+)
+"""Modules and packages of p2pnet, lowest first: each imports from below, and packages also from inside themselves."""
+
+NETWORK_STACK = ("asyncio", "hivemind", "torch", "transformers", "fastapi", "starlette", "uvicorn", "socket")
+
+PURE = {
+    "p2pnet/errors.py": NETWORK_STACK,
+    "p2pnet/config.py": NETWORK_STACK,
+    "p2pnet/messages.py": NETWORK_STACK,
+    "p2pnet/identity.py": NETWORK_STACK,
+    "p2pnet/multiaddrs.py": NETWORK_STACK,
+    "p2pnet/records.py": NETWORK_STACK,
+    "p2pnet/network.py": NETWORK_STACK,
+    "p2pnet/directory.py": NETWORK_STACK,
+    "p2pnet/wire/codec.py": NETWORK_STACK,
+    "p2pnet/wire/exchange.py": NETWORK_STACK,
+    "p2pnet/worker/engine/sampler.py": ("asyncio", "hivemind", "fastapi", "socket"),
+    "p2pnet/worker/engine/emission.py": NETWORK_STACK,
+    "p2pnet/worker/engine/stopping.py": NETWORK_STACK,
+    "gateway/routing.py": NETWORK_STACK,
+    "gateway/failures.py": NETWORK_STACK,
+}
+"""What is a function of data alone, and what it therefore never imports."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of one module, by the file that does it. `is_lazy`: inside a function."""
+
+    file: str
+    module: str
+    is_lazy: bool
+
+    def of(self, package: str) -> bool:
+        return self.module == package or self.module.startswith(package + ".")
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    file = path.relative_to(ROOT).as_posix()
+
+    def walk(node: ast.AST, is_lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(file, alias.name, is_lazy) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{file}: relative imports hide where they lead"
+                assert child.module is not None
+                names = (f"{child.module}.{alias.name}" for alias in child.names)
+                yield from (Import(file, name if is_module(name) else child.module or "", is_lazy) for name in names)
+            else:
+                is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, is_lazy or is_function)
+
+    yield from walk(ast.parse(path.read_text()), is_lazy=False)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+SOURCES = [path for package in ("p2pnet", "gateway") for path in sorted((ROOT / package).rglob("*.py"))]
+IMPORTS = [found for path in SOURCES for found in imports_of(path)]
+
+
+def part_of(module_or_file: str) -> str:
+    """The module or package of p2pnet that something belongs to: `p2pnet.wire.codec` and its file to `wire`."""
+    return module_or_file.removesuffix(".py").replace("/", ".").split(".")[1]
+
+
+def layer_of(part: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if part in names)
+
+
+def files_that_import(*packages: str) -> set[str]:
+    return {found.file for found in IMPORTS if any(found.of(package) for package in packages)}
+
+
+def in_folder(files: set[str], folder: str) -> set[str]:
+    return {file for file in files if file.startswith(folder)}
+
+
+def test_imports_are_found() -> None:
+    assert Import("p2pnet/wire/codec.py", "p2pnet.messages", False) in IMPORTS
+    assert Import("p2pnet/peer.py", "p2pnet.hivemind_network", True) in IMPORTS
+    assert len(IMPORTS) > 200
+
+
+def test_every_module_has_its_layer() -> None:
+    parts = {part_of(path.relative_to(ROOT).as_posix()) for path in (ROOT / "p2pnet").rglob("*.py")} - {"__init__"}
+    assert parts == set().union(*LAYERS), "a new module needs its place in LAYERS, a removed one none"
+
+
+def test_imports_lead_downwards() -> None:
+    upwards = [
+        f"{found.file} imports {found.module}"
+        for found in IMPORTS
+        if found.file.startswith("p2pnet/") and found.module.startswith("p2pnet.")
+        if part_of(found.file) != part_of(found.module)
+        if layer_of(part_of(found.file)) <= layer_of(part_of(found.module))
+    ]
+    assert upwards == []
+
+
+def test_only_the_command_line_of_p2pnet_knows_the_gateway() -> None:
+    importers = in_folder(files_that_import("gateway"), "p2pnet/")
+    assert importers - in_folder(importers, "p2pnet/cli/") == set()
+
+
+@pytest.mark.parametrize("package", ["p2pnet.worker", "p2pnet.cli", "torch", "transformers", "hivemind"])
+def test_the_gateway_never_imports(package: str) -> None:
+    assert in_folder(files_that_import(package), "gateway/") == set()
+
+
+@pytest.mark.parametrize(
+    "package", ["p2pnet.hivemind_network", "p2pnet.peer", "p2pnet.daemon", "p2pnet.memory_network"]
+)
+def test_the_gateway_is_handed_its_network(package: str) -> None:
+    assert in_folder(files_that_import(package), "gateway/") == set()
+
+
+def test_hivemind_has_one_importer() -> None:
+    assert files_that_import("hivemind") == {"p2pnet/hivemind_network.py"}
+
+
+def test_the_hivemind_network_is_imported_late_and_by_one() -> None:
+    importers = [found for found in IMPORTS if found.of("p2pnet.hivemind_network")]
+    assert [(found.file, found.is_lazy) for found in importers] == [("p2pnet/peer.py", True)]
+
+
+def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
+    homes = ("p2pnet/worker/engine/", "p2pnet/worker/backends/", "p2pnet/cli/loading.py")
+    eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
+    assert {file for file in eager if not file.startswith(homes)} == set()
+
+
+@pytest.mark.parametrize("file", PURE)
+def test_what_decides_on_data_alone_imports_nothing_that_acts(file: str) -> None:
+    assert (ROOT / file).exists()
+    found = {found.module for found in IMPORTS if found.file == file and any(found.of(name) for name in PURE[file])}
+    assert found == set()
+
+
+def test_surfaces_know_neither_dispatch_nor_routing_nor_one_another() -> None:
+    forbidden = (
+        "gateway.dispatch",
+        "gateway.routing",
+        "gateway.peers",
+        "gateway.app",
+        "gateway.gateway",
+        "p2pnet.client",
+    )
+    assert in_folder(files_that_import(*forbidden), "gateway/surfaces/") == set()
+    crossing = [
+        f"{found.file} imports {found.module}"
+        for found in IMPORTS
+        if found.file.startswith("gateway/surfaces/") and found.module.startswith("gateway.surfaces.")
+        if dialect_of(found.file) != dialect_of(found.module)
+    ]
+    assert crossing == []
+
+
+def dialect_of(module_or_file: str) -> str:
+    """`openai` for gateway/surfaces/openai.py, and for openai_schema and openai_render beside it."""
+    return module_or_file.removesuffix(".py").replace("/", ".").split(".")[2].split("_")[0]
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages, and modules of ours, that a fresh interpreter has loaded after importing `module`."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        (
+            "p2pnet.cli.main",
+            ["torch", "hivemind", "transformers", "fastapi", "uvicorn", "numpy", "p2pnet.worker.serve"],
+        ),
+        ("gateway.gateway", ["torch", "hivemind", "transformers", "p2pnet.worker", "p2pnet.cli"]),
+        (
+            "p2pnet.worker.serve, p2pnet.worker.backends.echo",
+            ["torch", "hivemind", "transformers", "fastapi", "gateway"],
+        ),
+    ],
+)
+def test_importing_stays_light(module: str, absent: list[str]) -> None:
+    assert loaded_by(module) & set(absent) == set()

@@ -1,0 +1,216 @@
+"""docs/protocol.md says what the code does: its examples byte for byte, its fields, defaults, limits and codes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.failures import OUTCOMES
+from p2pnet import config, directory, errors, hivemind_network, lookup, messages, records
+from p2pnet.directory import key_id, keys_of, model_key, shard_of
+from p2pnet.identity import Identity
+from p2pnet.messages import (
+    Accepted,
+    ChatPrompt,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Load,
+    Message,
+    Sampling,
+    TextDelta,
+    TextPrompt,
+    TokenPrompt,
+    Usage,
+)
+from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
+from p2pnet.wire import codec
+from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame
+from p2pnet.worker.engine.sampler import uniform
+
+PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+WORKER = Identity.from_seed(bytes(range(32)))
+ISSUED_MS = 1_800_000_000_000
+DIGEST = "sha256:" + "ab" * 32
+
+REQUEST = GenerateRequest(
+    request_id="r1",
+    model="tiny",
+    prompt=ChatPrompt((Message("user", "Hi"),)),
+    sampling=Sampling(seed=7, temperature=0.5),
+    max_tokens=16,
+)
+EVENTS = {
+    "accepted": Accepted(10, DIGEST, Load(running=0, queued=1, slots=8)),
+    "delta": TextDelta("Hello!", (72, 9)),
+    "finished": Finished("stop", Usage(10, 3), Load(running=1, queued=0, slots=8)),
+    "failed": Failed("busy", "all 8 places of this worker are taken"),
+}
+CAPABILITY = CapabilityRecord(
+    peer_id=WORKER.peer_id,
+    sequence=ISSUED_MS,
+    issued_ms=ISSUED_MS,
+    expires_ms=ISSUED_MS + 180_000,
+    models=(ModelCard("tiny", DIGEST, 4096, features=("chat",)),),
+    addresses=(f"/ip4/203.0.113.7/tcp/31337/p2p/{WORKER.peer_id}",),
+    protocols=("/p2pnet/generate/1",),
+    slots=8,
+    agent="p2pnet/0.1.0",
+)
+LOAD = LoadRecord(
+    peer_id=WORKER.peer_id,
+    sequence=ISSUED_MS + 1,
+    issued_ms=ISSUED_MS + 1,
+    expires_ms=ISSUED_MS + 30_001,
+    load=Load(running=1, queued=0, slots=8),
+    tokens_per_s=12.5,
+)
+PAYLOAD = msgspec.msgpack.encode(CAPABILITY)
+SIGNED = b"".join(len(part).to_bytes(4, "big") + part for part in (records.SIGNATURE_DOMAIN.encode(), PAYLOAD))
+
+
+def hex_examples() -> dict[str, bytes]:
+    """What each named block of hexadecimal on the page must be."""
+    frames = {name: encode_frame(event, MAX_EVENT_FRAME_BYTES) for name, event in EVENTS.items()}
+    return frames | {
+        "key-file": WORKER.to_bytes(),
+        "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
+        "payload": PAYLOAD,
+        "signed-prefix": SIGNED.removesuffix(PAYLOAD),
+        "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
+        "capability": seal(CAPABILITY, WORKER),
+        "load": seal(LOAD, WORKER),
+    }
+
+
+def hex_blocks() -> dict[str, bytes]:
+    found = re.findall(r"^```hex ([a-z-]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(found) == len(dict(found)), "the same name twice"
+    return {name: bytes.fromhex("".join(text.split())) for name, text in found}
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next one."""
+    (text,) = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row, following in zip(cells, [*cells[1:], [""]], strict=True) if not is_rule(row, following)]
+
+
+def is_rule(row: list[str], following: list[str]) -> bool:
+    """Whether this is a table's head, or the rule under it."""
+    return any(set(cells[0]) == {"-"} for cells in (row, following))
+
+
+def test_every_example_is_what_the_code_writes() -> None:
+    assert {name: data.hex() for name, data in hex_blocks().items()} == {
+        name: data.hex() for name, data in hex_examples().items()
+    }
+
+
+def test_every_example_is_read_again() -> None:
+    blocks = hex_blocks()
+    assert codec.request_decoder().feed(blocks["generate"]) == [REQUEST]
+    for name, event in EVENTS.items():
+        assert codec.event_decoder().feed(blocks[name]) == [event]
+    assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
+    assert open_record(blocks["load"], ISSUED_MS) == LOAD
+
+
+def test_the_peer_id_and_the_keys_of_the_examples_are_on_the_page() -> None:
+    assert f"`{WORKER.peer_id}`" in PAGE
+    assert f"shard is {shard_of(WORKER.peer_id)}" in PAGE
+    described = {row[0].strip("`"): row[1].strip("`") for row in rows(section("Keys"))}
+    named = [*keys_of(CAPABILITY), *keys_of(LOAD)]
+    assert described == {name: key_id(name).hex() for name in named}
+    assert model_key("tiny") in described
+
+
+STRUCTS: list[type[msgspec.Struct]] = [
+    GenerateRequest,
+    ChatPrompt,
+    Message,
+    TextPrompt,
+    TokenPrompt,
+    Sampling,
+    Accepted,
+    TextDelta,
+    Finished,
+    Failed,
+    Load,
+    Usage,
+    CapabilityRecord,
+    LoadRecord,
+    ModelCard,
+]
+
+
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
+def test_every_field_stands_in_its_table_with_its_default(struct: type[msgspec.Struct]) -> None:
+    tag = struct.__struct_config__.tag
+    title = struct.__name__ if tag is None else f'{struct.__name__}: `type` is `"{tag}"`'
+    described = {row[0].strip("`"): row[2].strip("`") for row in rows(section(title))}
+    assert described == {field.encode_name: default_of(field) for field in msgspec.structs.fields(struct)}
+
+
+def default_of(field: Any) -> str:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return msgspec.json.encode(field.default_factory()).decode()
+    return "required" if field.default is msgspec.NODEFAULT else msgspec.json.encode(field.default).decode()
+
+
+LIMIT_OWNERS: tuple[ModuleType, ...] = (messages, codec, records, directory, hivemind_network, lookup)
+
+
+def test_every_limit_has_the_value_that_the_page_gives() -> None:
+    described = {row[0].strip("`"): row[1].replace(",", "") for row in rows(section("Limits"))}
+    assert described == {name: str(limit(name)) for name in described}
+    assert len(described) > 10
+
+
+def limit(name: str) -> int:
+    (value,) = {getattr(owner, name) for owner in LIMIT_OWNERS if hasattr(owner, name)}
+    return int(value)
+
+
+def test_every_timeout_has_the_value_that_the_page_gives() -> None:
+    times = (config.ExchangeTimeouts(), config.DirectoryConfig(), config.NetworkConfig(Path("key")))
+    found = {name: value for owner in times for name in dir(owner) if isinstance(value := getattr(owner, name), float)}
+    described = {row[0].strip("`"): float(row[1]) for row in rows(section("Times"))}
+    assert described == {name: found[name] for name in described}
+    assert {"request_s", "stall_s", "accept_s", "silence_s"} <= set(described)
+
+
+def test_every_code_stands_in_the_table_with_its_status_and_whether_to_try_another() -> None:
+    wanted: set[type[errors.P2PNetError]] = {
+        *errors.WIRE_ERRORS.values(),
+        errors.PeerUnreachable,
+        errors.PeerLost,
+        errors.NoWorker,
+    }
+    described = {row[0].strip("`"): (row[1], row[2], row[3]) for row in rows(section("Codes"))}
+    assert described == {
+        error.code: (
+            "yes" if error.code in errors.WIRE_ERRORS else "no",
+            "yes" if error.may_retry else "no",
+            str(OUTCOMES[error.code].status),
+        )
+        for error in wanted
+    }
+
+
+def test_the_random_numbers_are_those_of_the_sampler() -> None:
+    vectors = [(int(row[0]), int(row[1]), float(row[2])) for row in rows(section("The random number"))]
+    assert len(vectors) >= 3
+    assert vectors == [(seed, position, uniform(seed, position)) for seed, position, _ in vectors]
