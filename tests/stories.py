@@ -1,4 +1,4 @@
-"""What the tests of the network half share: a clock that tests move, known peers, their records, and bounded waiting."""
+"""What the tests of the network half share: a clock that tests move, known peers, their records, bounded waits."""
 
 from __future__ import annotations
 

@@ -122,13 +122,11 @@ UNACCEPTABLE = {
     "no value": on(model_key("tiny"), RECORD, WORKER, value=b""),
     "64 KiB of junk": on(model_key("tiny"), RECORD, WORKER, value=random.Random(3).randbytes(1 << 16)),
     "from a clock a minute ahead": on(model_key("tiny"), capability(WORKER, issued_ms=NOW_MS + 60_000), WORKER),
-    "expired": on(
-        model_key("tiny"), capability(WORKER, issued_ms=NOW_MS - LIFETIME_MS - EXPIRY_GRACE_MS), WORKER
+    "expired": on(model_key("tiny"), capability(WORKER, issued_ms=NOW_MS - LIFETIME_MS - EXPIRY_GRACE_MS), WORKER),
+    "an empty address": on(
+        model_key("tiny"), RECORD, WORKER, value=signed(WORKER, fields_of(RECORD) | {"addresses": [""]})
     ),
-    "an empty address": StoredValue(
-        key_id(model_key("tiny")), WORKER.peer_id, signed(WORKER, fields_of(RECORD) | {"addresses": [""]}), RECORD.expires_ms
-    ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("value", ACCEPTABLE.values(), ids=ACCEPTABLE)
@@ -312,35 +310,33 @@ async def test_clocks_that_differ_by_seconds_do_no_harm(ahead_s: float) -> None:
 
 def attacks() -> dict[str, StoredValue]:
     """What a stranger puts on the keys of a worker's model, under the worker's subkey, its own, and made-up ones."""
-    rng = random.Random(11)
+    junk = random.Random(11).randbytes(1 << 16)
     later = capability(WORKER, "tiny", issued_ms=NOW_MS + 1000)
+    own = capability(STRANGER, "tiny", issued_ms=NOW_MS + 1000)
     forged = signed(STRANGER, fields_of(later))
-    locked = fields_of(later) | {"expires_ms": NOW_MS + (1 << 50)}
-    hidden = capability(STRANGER, "tiny", issued_ms=NOW_MS + 1000)
+    far_ms = NOW_MS + (1 << 50)
+
+    def as_worker(sealed: bytes, expires_ms: int = later.expires_ms) -> StoredValue:
+        return stored(model_key("tiny"), WORKER.peer_id, sealed, expires_ms)
+
+    def as_stranger(sealed: bytes, expires_ms: int = own.expires_ms) -> StoredValue:
+        return stored(model_key("tiny"), STRANGER.peer_id, sealed, expires_ms)
+
     return {
-        "a forged record on the worker's subkey": stored(model_key("tiny"), WORKER.peer_id, forged, later.expires_ms),
-        "its own record on the worker's subkey": stored(
-            model_key("tiny"), WORKER.peer_id, seal(hidden, STRANGER), hidden.expires_ms
+        "a forged record on the worker's subkey": as_worker(forged),
+        "its own record on the worker's subkey": as_worker(seal(own, STRANGER)),
+        "a lock on the worker's subkey": as_worker(forged, 1 << 62),
+        "a lock on its own subkey": as_stranger(signed(STRANGER, fields_of(own) | {"expires_ms": far_ms}), far_ms),
+        "a plain value": stored(model_key("tiny"), "", b"gone", far_ms),
+        "junk": as_stranger(junk),
+        "junk on the worker's subkey": as_worker(junk),
+        "the worker's true record, to live longer": as_worker(SEALED, RECORD.expires_ms + 1),
+        "the worker's address for a stranger": as_stranger(
+            signed(STRANGER, fields_of(own) | {"addresses": [address_of(WORKER)]})
         ),
-        "a lock on the worker's subkey": stored(model_key("tiny"), WORKER.peer_id, forged, 1 << 62),
-        "a lock on its own subkey": stored(
-            model_key("tiny"), STRANGER.peer_id, signed(STRANGER, locked | {"peer_id": STRANGER.peer_id}), NOW_MS + (1 << 50)
-        ),
-        "a plain value": stored(model_key("tiny"), "", b"gone", NOW_MS + (1 << 50)),
-        "junk": stored(model_key("tiny"), STRANGER.peer_id, rng.randbytes(1 << 16), later.expires_ms),
-        "junk on the worker's subkey": stored(model_key("tiny"), WORKER.peer_id, rng.randbytes(1 << 16), later.expires_ms),
-        "the worker's true record, to live longer": stored(model_key("tiny"), WORKER.peer_id, SEALED, RECORD.expires_ms + 1),
-        "the worker's address for a stranger": stored(
-            model_key("tiny"),
-            STRANGER.peer_id,
-            signed(STRANGER, fields_of(hidden) | {"addresses": [address_of(WORKER)]}),
-            hidden.expires_ms,
-        ),
-        "an address that nobody can parse": stored(
-            model_key("tiny"), STRANGER.peer_id, signed(STRANGER, fields_of(hidden) | {"addresses": [""]}), hidden.expires_ms
-        ),
-        "nesting": stored(model_key("tiny"), STRANGER.peer_id, signed(STRANGER, b"\x91" * 3000), later.expires_ms),
-    }  # fmt: skip
+        "an address that nobody can parse": as_stranger(signed(STRANGER, fields_of(own) | {"addresses": [""]})),
+        "nesting": as_stranger(signed(STRANGER, b"\x91" * 3000)),
+    }
 
 
 async def test_nothing_a_stranger_offers_gets_in_and_nothing_legitimate_is_lost() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.cli_docs import commands
+from tests.test_layering import LAYERS
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".", "docs", "p2pnet/assets/tiny")
@@ -91,3 +92,9 @@ def test_the_tree_names_every_module_of_the_first_level() -> None:
     tree = text_of(ROOT / "README.md")
     modules = [path.name for package in ("p2pnet", "gateway") for path in (ROOT / package).glob("[!_]*.py")]
     assert [name for name in modules if f"  {name} " not in tree] == []
+
+
+def test_the_layers_are_those_that_the_tests_hold() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
+    layers = [set(re.findall(r"\w+", row)) for row in rows]
+    assert layers == [set(layer) for layer in LAYERS if layer != {"__main__"}]

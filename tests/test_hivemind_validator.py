@@ -1,4 +1,4 @@
-"""What hivemind hands us, byte by byte, without any daemon: values to be stored, and dictionaries other peers answer."""
+"""What hivemind hands us, byte by byte, without any daemon: values to store, and dictionaries that peers answer."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ BAD_ITEMS: dict[str, Any] = {
 @pytest.mark.parametrize("item", BAD_ITEMS.values(), ids=BAD_ITEMS)
 async def test_one_bad_entry_hides_no_good_one(item: Any) -> None:
     for position in range(3):
-        items = HONEST_ITEMS[:position] + [item] + HONEST_ITEMS[position:]
+        items = [*HONEST_ITEMS[:position], item, *HONEST_ITEMS[position:]]
         assert values_in(dictionary(items)) == HONEST
 
 

@@ -52,7 +52,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     made = Identity.load_or_create(path)
     assert path.read_bytes() == made.to_bytes()
     assert Identity.load(path).peer_id == Identity.load_or_create(path).peer_id == made.peer_id
-    assert os.listdir(path.parent) == ["identity"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -71,7 +71,7 @@ def test_an_existing_key_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         OTHER.save(path)
     assert path.read_bytes() == KEY_FILE
-    assert os.listdir(tmp_path) == ["identity"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_creators_that_race_agree_on_one_key(tmp_path: Path) -> None:

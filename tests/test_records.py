@@ -160,6 +160,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "no lifetime": {"expires_ms": NOW_MS},
     "a negative lifetime": {"expires_ms": NOW_MS - 1},
     "a negative expiry": {"expires_ms": -1},
+    "an expiry before its issue": {"issued_ms": NOW_MS + 4_000, "expires_ms": NOW_MS + 1_000},
     "issued in the future": {"issued_ms": NOW_MS + 60_000, "expires_ms": NOW_MS + 120_000},
     "expired": {"issued_ms": NOW_MS - 120_000, "expires_ms": NOW_MS - 60_000},
     "a negative issue": {"issued_ms": -1},
@@ -296,7 +297,14 @@ def test_a_missing_field_is_refused(field: str) -> None:
 # ---- attacks: envelopes
 
 PAYLOAD = msgspec.msgpack.encode(RECORD)
+OTHER_PAYLOAD = msgspec.msgpack.encode(capability(WORKER, "other"))
 SIGNATURE = WORKER.sign("p2pnet/record/1", PAYLOAD)
+
+
+def padded(size: int) -> bytes:
+    """The record in an envelope of `size` bytes."""
+    overhead = len(signed(WORKER, fields_of(RECORD), junk=bytes(256))) - 256
+    return signed(WORKER, fields_of(RECORD), junk=bytes(size - overhead))
 
 
 def envelope(**fields: Any) -> bytes:
@@ -312,7 +320,7 @@ BAD_ENVELOPES = {
     "a signature of zeros": envelope(payload=PAYLOAD, signature=bytes(64)),
     "a signature as text": envelope(payload=PAYLOAD, signature="s" * 64),
     "a null signature": envelope(payload=PAYLOAD, signature=None),
-    "another record's signature": envelope(payload=msgspec.msgpack.encode(capability(WORKER, "b")), signature=SIGNATURE),
+    "another record's signature": envelope(payload=OTHER_PAYLOAD, signature=SIGNATURE),
     "no payload": envelope(signature=SIGNATURE),
     "an empty payload": signed(WORKER, b""),
     "a payload of nil": signed(WORKER, None),
@@ -331,10 +339,8 @@ BAD_ENVELOPES = {
     "64 KiB of nesting": b"\x91" * (1 << 16),
     "64 KiB behind a record": SEALED + bytes(1 << 16),
     "64 KiB in a field that nobody knows": signed(WORKER, fields_of(RECORD) | {"junk": bytes(1 << 16)}),
-    "a valid record of one byte too many": signed(
-        WORKER, fields_of(RECORD), junk=bytes(MAX_RECORD_BYTES + 1 - len(signed(WORKER, fields_of(RECORD), junk=bytes(256))) + 256)
-    ),
-}  # fmt: skip
+    "a valid record of one byte too many": padded(MAX_RECORD_BYTES + 1),
+}
 
 
 @pytest.mark.parametrize("sealed", BAD_ENVELOPES.values(), ids=BAD_ENVELOPES)
@@ -343,8 +349,7 @@ def test_a_bad_envelope_is_refused(sealed: bytes) -> None:
 
 
 def test_the_size_limit_is_exact() -> None:
-    padding = MAX_RECORD_BYTES - len(signed(WORKER, fields_of(RECORD), junk=bytes(256))) + 256
-    largest = signed(WORKER, fields_of(RECORD), junk=bytes(padding))
+    largest = padded(MAX_RECORD_BYTES)
     assert len(largest) == MAX_RECORD_BYTES
     assert open_record(largest, NOW_MS) == RECORD
     assert len(BAD_ENVELOPES["a valid record of one byte too many"]) == MAX_RECORD_BYTES + 1
@@ -377,8 +382,29 @@ ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
 )
 ADDRESS_PARTS = st.sampled_from(
-    ["ip4", "ip6", "tcp", "udp", "dns4", "p2p", "p2p-circuit", "unix", "onion3", "certhash", "memory", "ip6zone"]
-    + ["203.0.113.7", "::1", "1", "", "é", "\0", "a" * 80, WORKER.peer_id, STRANGER.peer_id]
+    [
+        "ip4",
+        "ip6",
+        "tcp",
+        "udp",
+        "dns4",
+        "p2p",
+        "p2p-circuit",
+        "unix",
+        "onion3",
+        "certhash",
+        "memory",
+        "ip6zone",
+        "203.0.113.7",
+        "::1",
+        "1",
+        "",
+        "é",
+        "\0",
+        "a" * 80,
+        WORKER.peer_id,
+        STRANGER.peer_id,
+    ]
 )
 ADDRESSES = st.lists(ADDRESS_PARTS, max_size=8).map(lambda parts: "/" + "/".join(parts))
 

@@ -11,13 +11,23 @@ QUIET_LOGGERS = ("hivemind", "asyncio", "httpx", "httpcore", "urllib3", "fileloc
 """They speak of every lost peer and every request; --log-level debug lets them."""
 
 
+LEVELS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+"""Their usual names: hivemind renames some for the whole process."""
+
+
 class JsonFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, and the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "level": LEVELS.get(record.levelno, record.levelname.lower()),
             "logger": record.name,
             "message": record.getMessage(),
         }

@@ -26,11 +26,12 @@ from p2pnet.errors import JoinError
 from p2pnet.hivemind_network import HivemindNetwork, _attach
 from p2pnet.identity import Identity
 from p2pnet.messages import Load
-from p2pnet.multiaddrs import peer_id_of, without_peer_id
+from p2pnet.multiaddrs import without_peer_id
 from p2pnet.peer import Peer, now_ms
 from p2pnet.records import MAX_LIFETIME_MS, SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record, seal
 
 MODEL = "tiny"
+RARE = "rare"
 DIGEST = "sha256:" + "0" * 64
 MINUTE_MS = 60_000
 
@@ -113,6 +114,12 @@ class Attacker:
 
 def _id(peer: Peer) -> PeerID:
     return PeerID.from_base58(peer.identity.peer_id)
+
+
+def _dht(peer: Peer) -> DHTProtocol:
+    """The inside of an honest peer."""
+    assert isinstance(peer.network, HivemindNetwork)
+    return peer.network._node.protocol
 
 
 # ---- the honest
@@ -322,15 +329,18 @@ def _dictionary(items: list[list[Any]], expires_s: float = 1e18) -> dht_pb2.Find
     return dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=packed, expiration_time=expires_s)
 
 
-def _fake_neighbours(count: int) -> tuple[list[bytes], list[bytes]]:
-    """Peers that do not exist, nearest to the model's key."""
-    key = int.from_bytes(DHTID.generate(model_key(MODEL).encode()).to_bytes(), "big")
-    node_ids = [(key ^ number).to_bytes(20, "big") for number in range(1, count + 1)]
+def _invented_neighbours(model: str, count: int) -> tuple[list[bytes], list[bytes]]:
+    """Node and peer ids of nobody, nearest to the model's key."""
+    node_ids = [(_key_number(model) ^ number).to_bytes(20, "big") for number in range(1, count + 1)]
     return node_ids, [PeerID.from_base58(Identity.generate().peer_id).to_bytes() for _ in node_ids]
 
 
+def _key_number(model: str) -> int:
+    return int.from_bytes(DHTID.generate(model_key(model).encode()).to_bytes(), "big")
+
+
 def _junk(result: dht_pb2.FindResult) -> dht_pb2.FindResult:
-    bad = [
+    bad: list[list[Any]] = [
         [1, 2, 3],
         ["a", b"", float("nan")],
         ["a", b"\xc1", 1e300],
@@ -356,12 +366,11 @@ LIES: dict[str, Callable[[dht_pb2.FindResult], dht_pb2.FindResult]] = {
 }
 
 
-async def _liar(world: World, lie: Callable[..., dht_pb2.FindResponse]) -> None:
-    """The attacker becomes the node nearest to the model's key, known to all, and lies about it."""
+async def _liar(world: World, model: str, lie: Callable[..., dht_pb2.FindResponse]) -> None:
+    """One more attacker: the node nearest to the model's key, known to all, and it lies."""
     folder = world.folder / "liar"
     folder.mkdir()
-    key = int.from_bytes(DHTID.generate(model_key(MODEL).encode()).to_bytes(), "big")
-    liar = await Attacker.start(folder, world.stack, DHTID(key))
+    liar = await Attacker.start(folder, world.stack, DHTID(_key_number(model)))
     liar.protocol.lie = lie
     for peer in world.peers:
         await liar.meet(peer)
@@ -369,38 +378,75 @@ async def _liar(world: World, lie: Callable[..., dht_pb2.FindResponse]) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lying_peer_hides_nobody(world: World, name: str) -> None:
-    await _liar(world, _everything(LIES[name]))
+    await _liar(world, MODEL, _everything(LIES[name]))
     await world.assert_nothing_lost()
+
+
+# In a network larger than a routing table a reader does not know who holds a record: others lead it there.
+
+
+async def _rare_record(world: World) -> CapabilityRecord:
+    """The record of another worker, which the last of the honest peers alone holds."""
+    identity = Identity.generate()
+    address = without_peer_id((await world.peers[2].network.addresses())[0])
+    record = capability(identity.peer_id, address, models=(ModelCard(RARE, DIGEST, 4096),))
+    sealed = seal(record, identity)
+    arguments = (model_key(RARE), sealed, record.peer_id, record.expires_ms)
+    assert await world.attacker.store_record(world.peers[2], *arguments)
+    return record
+
+
+async def _distant_reader(world: World) -> Peer:
+    """A reader that knows the first of the honest peers, which knows the second, which knows the third."""
+    first, second, third = world.peers
+    reader = await world.newcomer(first)
+    for peer, stranger in ((reader, second), (reader, third), (first, third)):
+        table = _dht(peer).routing_table
+        if (node_id := table.get(peer_id=_id(stranger))) is not None:
+            del table[node_id]
+    return reader
+
+
+async def test_a_record_is_found_through_others(world: World) -> None:
+    """The control: without a liar, the distant reader finds it."""
+    record = await _rare_record(world)
+    reader = await _distant_reader(world)
+    assert await reader.directory.workers_of(RARE) == (record,)
 
 
 async def test_invented_neighbours_hide_nobody(world: World) -> None:
-    """The liar names as many peers that do not exist, nearer to the key than all others, as a search considers."""
-    node_ids, peer_ids = _fake_neighbours(40)
-    invented = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, nearest_node_ids=node_ids, nearest_peer_ids=peer_ids)
-    await _liar(world, _everything(lambda _: invented))
-    await world.assert_nothing_lost()
+    """The liar names more peers than a search considers, all nearer to the key than anybody else. None exists."""
+    record = await _rare_record(world)
+    node_ids, peer_ids = _invented_neighbours(RARE, 40)
+    lie = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, nearest_node_ids=node_ids, nearest_peer_ids=peer_ids)
+    await _liar(world, RARE, _everything(lambda _: lie))
+    reader = await _distant_reader(world)
+    assert await reader.directory.workers_of(RARE) == (record,)
 
 
 async def test_borrowed_node_ids_hide_nobody(world: World) -> None:
-    """The liar says that the honest peers' node ids belong to peers that do not exist."""
-    honest_ids = [peer.network._node_id.to_bytes() for peer in world.peers]  # type: ignore[attr-defined]
-    nobody = [PeerID.from_base58(Identity.generate().peer_id).to_bytes() for _ in honest_ids]
-    redirect = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, nearest_node_ids=honest_ids, nearest_peer_ids=nobody)
-    await _liar(world, _everything(lambda _: redirect))
-    await world.assert_nothing_lost()
+    """The liar says that the holder's node id belongs to somebody else, who does not exist."""
+    record = await _rare_record(world)
+    lie = dht_pb2.FindResult(
+        type=dht_pb2.NOT_FOUND,
+        nearest_node_ids=[_dht(world.peers[2]).node_id.to_bytes()],
+        nearest_peer_ids=[PeerID.from_base58(Identity.generate().peer_id).to_bytes()],
+    )
+    await _liar(world, RARE, _everything(lambda _: lie))
+    reader = await _distant_reader(world)
+    assert await reader.directory.workers_of(RARE) == (record,)
 
 
 async def test_stolen_node_ids_hide_nobody(world: World) -> None:
-    """The attacker presents itself to everybody under the others' node ids."""
-    empty = _everything(lambda _: dht_pb2.FindResult(type=dht_pb2.NOT_FOUND))
-    world.attacker.protocol.lie = empty
-    for claimed in world.peers:
-        node_id = claimed.network._node_id.to_bytes()  # type: ignore[attr-defined]
-        world.attacker.protocol.node_info = dht_pb2.NodeInfo(node_id=node_id)
-        for peer in world.peers:
-            if peer is not claimed:
-                await world.attacker.protocol.call_ping(_id(peer))
-    await world.assert_nothing_lost()
+    """The attacker presents itself to the others under the holder's node id, and knows nothing when it is asked."""
+    record = await _rare_record(world)
+    attacker = world.attacker.protocol
+    attacker.lie = _everything(lambda _: dht_pb2.FindResult(type=dht_pb2.NOT_FOUND))
+    attacker.node_info = dht_pb2.NodeInfo(node_id=_dht(world.peers[2]).node_id.to_bytes())
+    for peer in world.peers[:2]:
+        await attacker.call_ping(_id(peer))
+    reader = await _distant_reader(world)
+    assert await reader.directory.workers_of(RARE) == (record,)
 
 
 # ---- clocks
@@ -419,4 +465,4 @@ async def test_a_clock_that_is_off_is_named(tmp_path: Path, skew_ms: int) -> Non
         with pytest.raises(JoinError, match="clock differs by 10 seconds") as refused:
             await HivemindNetwork.start(config, identity, validator(wrong_ms), wrong_ms)
         assert refused.value.fix
-        assert peer_id_of(config.initial_peers[0]) in refused.value.message
+        assert first.identity.peer_id in refused.value.message

@@ -481,6 +481,7 @@ async def test_a_client_that_goes_frees_the_worker_within_one_step(hold_at: int)
         site = await given.worker("a", slots=1, hold_at=hold_at)
         running = asyncio.create_task(given.run())
         await settle(lambda: site.begun == list(range(hold_at + 1)))
+        assert [candidate.in_flight for candidate in given.peers.candidates()] == [1]
         running.cancel()
         for _ in range(ONE_STEP):
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Frames: golden bytes, every one of them fed whole, byte by byte and with more behind it, and every way to break one."""
+"""Frames: golden bytes, each fed whole, byte by byte and with more behind it, and every way to break one."""
 
 from __future__ import annotations
 
