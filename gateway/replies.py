@@ -17,15 +17,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.failures import Failure, describe
-from gateway.patience import Patience
-from gateway.pump import ClientGone, EventPump
 from gateway.service import GenerationEvent, HttpLimits
-from p2pnet.errors import P2PNetError
+from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.patience import Patience
+from p2pnet.pump import Abandoned, Pump
 
 log = logging.getLogger(__name__)
 
 Events = AsyncGenerator[GenerationEvent, None]
+EventPump = Pump[GenerationEvent]
 
 
 class StreamRenderer(Protocol):
@@ -68,12 +69,12 @@ class StreamedReply(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self._limits
         try:
-            pump = EventPump(self._events, limits.read_ahead_events, limits.keep_alive_s)
+            pump = Pump(self._events, limits.read_ahead_events, limits.keep_alive_s, at_end=_unfinished)
             async with pump, _watched(pump, receive):
                 first = await pump.take()  # what it raises becomes a real status: nothing was sent
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await _Writer(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
-        except ClientGone:
+        except Abandoned:
             log.debug("request %s: the client went away", _request_id(scope))
 
 
@@ -87,7 +88,7 @@ class _Writer:
         self._request_id = request_id
 
     async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
-        """Raises ClientGone when the client went away, or reads nothing for `write_timeout_s`.
+        """Raises Abandoned when the client went away, or reads nothing for `write_timeout_s`.
 
         The writing has a task of its own: a step of it does not walk through every layer around the application
         (twice the chunks per second, measured), and it can be cut off when the client stops reading.
@@ -99,7 +100,7 @@ class _Writer:
         except asyncio.CancelledError:
             if not self._stall.is_exhausted:
                 raise
-            raise ClientGone from None
+            raise Abandoned from None
         finally:
             self._stall.close()
 
@@ -109,7 +110,7 @@ class _Writer:
         while is_open:
             try:
                 body, is_open = self._render(await self._pump.take())
-            except ClientGone:
+            except Abandoned:
                 raise
             except Exception as error:  # the status is out, so the stream has to say it
                 body, is_open = self._render_error(error), False
@@ -143,10 +144,10 @@ class WholeReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            pump = EventPump(self._events, self._limits.read_ahead_events)
+            pump = Pump(self._events, self._limits.read_ahead_events, at_end=_unfinished)
             async with pump, _watched(pump, receive):
                 generated = await _collect(pump)
-        except ClientGone:
+        except Abandoned:
             return
         await Response(self._render(generated), media_type="application/json")(scope, receive, send)
 
@@ -162,6 +163,11 @@ async def _collect(pump: EventPump) -> Generated:
                 digest = event.digest
             else:
                 return Generated("".join(parts), event, digest)
+
+
+def _unfinished() -> PeerLost:
+    """A generation that just ends, without Finished, is never taken for a complete one."""
+    return PeerLost("the generation ended before it was finished")
 
 
 def _request_id(scope: Scope) -> str:

@@ -535,4 +535,5 @@ def _with_port(address: str, ports: dict[str, str]) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return str(error).removeprefix("Connect failed. msg=") or type(error).__name__
+    text = " ".join(str(error).split())  # p2pd lists what it dialled, a line for each address
+    return text.removeprefix("Connect failed. msg=") or type(error).__name__

@@ -6,10 +6,12 @@ Owns the generator's task: its order, its bound, its cancellation. Knows nothing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+from p2pnet.patience import Patience
 
 T = TypeVar("T")
 
@@ -28,16 +30,21 @@ class Pump(Generic[T]):
     At most `capacity` items wait; then the generator is not asked for more until they are taken.
     """
 
-    def __init__(self, source: AsyncGenerator[T, None], capacity: int, silence_s: float | None = None) -> None:
+    def __init__(
+        self,
+        source: AsyncGenerator[T, None],
+        capacity: int,
+        silence_s: float | None = None,
+        at_end: Callable[[], Exception] = Ended,
+    ) -> None:
         self._source = source
         self._capacity = capacity
-        self._silence_s = silence_s
+        self._silence = None if silence_s is None else Patience(silence_s, self._wake_reader)
+        self._at_end = at_end
         self._loop = asyncio.get_running_loop()
         self._waiting: list[T] = []
         self._reader: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._waits_since_s = 0.0
         self._has_ended = False
         self._is_abandoned = False
         self._error: Exception | None = None
@@ -50,8 +57,8 @@ class Pump(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._silence is not None:
+            self._silence.close()
         assert self._task is not None
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -66,14 +73,15 @@ class Pump(Generic[T]):
     async def take(self) -> list[T]:
         """All items that wait, in order; waits for the first one. An empty list says that `silence_s` went by.
 
-        Raises Abandoned after `abandon`. Once everything before was taken, raises the generator's own error, or Ended.
+        Raises Abandoned after `abandon`. Once everything before was taken, raises the generator's own error, or what
+        `at_end` makes.
         """
         if not self._waiting and not self._has_ended and not self._is_abandoned:
             await self._wait()
         if self._is_abandoned:
             raise Abandoned
         if not self._waiting and self._has_ended:
-            raise self._error or Ended
+            raise self._error or self._at_end()
         taken, self._waiting = self._waiting, []
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -81,22 +89,12 @@ class Pump(Generic[T]):
 
     async def _wait(self) -> None:
         self._reader = self._loop.create_future()
-        self._waits_since_s = self._loop.time()
-        if self._timer is None and self._silence_s is not None:
-            self._timer = self._loop.call_later(self._silence_s, self._on_timer)
-        await self._reader
-
-    def _on_timer(self) -> None:
-        """One timer per silence, not per item: it looks how long the reader has really waited, and sleeps on."""
-        assert self._silence_s is not None
-        self._timer = None
-        if self._reader is None or self._reader.done():
+        if self._silence is None:
+            await self._reader
             return
-        due_s = self._waits_since_s + self._silence_s
-        if self._loop.time() >= due_s:
-            self._wake_reader()
-        else:
-            self._timer = self._loop.call_at(due_s, self._on_timer)
+        self._silence.begin()
+        await self._reader
+        self._silence.end()
 
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from fake_generate import FakeGenerate, Serve, service
 
 from gateway.app import create_app
 from gateway.server import HttpServer, serve_http
 from gateway.service import HttpLimits
+from tests.gateway.fake_generate import FakeGenerate, Serve, service
 
 
 @pytest.fixture

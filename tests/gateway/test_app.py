@@ -10,8 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi_call import AsgiCall
-from fake_generate import FakeGenerate, Step, answer, service
 from starlette.types import Receive, Scope, Send
 
 from gateway.app import create_app
@@ -33,6 +31,8 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
+from tests.gateway.asgi_call import AsgiCall
+from tests.gateway.fake_generate import FakeGenerate, Step, answer, service
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

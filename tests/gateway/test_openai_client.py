@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import openai
 import pytest
-from fake_generate import DIGEST, FakeGenerate, Serve, Step, answer
 from openai.types.chat import ChatCompletionMessageParam
 
 from p2pnet.errors import Busy, ModelNotFound, PeerLost
 from p2pnet.messages import Accepted, ChatPrompt, GenerateRequest, TextDelta, TextPrompt
+from tests.gateway.fake_generate import DIGEST, FakeGenerate, Serve, Step, answer
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 Connect = Callable[..., Awaitable[openai.AsyncOpenAI]]

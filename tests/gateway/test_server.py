@@ -7,12 +7,12 @@ import socket
 
 import httpx
 import pytest
-from fake_generate import FakeGenerate, Serve, answer, service
 
 from gateway.app import create_app
 from gateway.server import serve_http
 from p2pnet.errors import UsageError
 from p2pnet.messages import Accepted
+from tests.gateway.fake_generate import FakeGenerate, Serve, answer, service
 
 STREAM = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 

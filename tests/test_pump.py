@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from p2pnet.errors import PeerLost
 from p2pnet.pump import Abandoned, Ended, Pump
 from tests.stories import settle
 
@@ -186,3 +187,13 @@ async def test_silence_is_counted_from_the_last_wait() -> None:
 async def test_what_comes_in_time_is_no_silence() -> None:
     async with Pump(Source(*range(50)).items(), capacity=1, silence_s=60) as pump:
         assert await take_all(pump) == list(range(50))
+
+
+async def test_the_owner_says_what_an_end_means() -> None:
+    async def nothing() -> AsyncGenerator[int, None]:
+        return
+        yield 0
+
+    async with Pump(nothing(), capacity=4, at_end=lambda: PeerLost("gone")) as pump:
+        with pytest.raises(PeerLost, match="gone"):
+            await pump.take()
