@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+
+import msgspec
 
 from gateway.peers import Monotonic, PeerTable
 from gateway.routing import Candidate, eligible, rank
 from p2pnet.client import generate
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import Busy, ModelNotFound, NoWorker, PeerError
+from p2pnet.errors import Busy, ModelNotFound, NoWorker, P2PNetError, PeerError
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network import Network
 
@@ -46,19 +48,23 @@ class Dispatcher:
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
         """Accepted, TextDelta*, Finished. Raises ModelNotFound, RequestError, Busy, NoWorker, or the worker's own
         error once its first token is out."""
-        failures: list[PeerError] = []
-        has_accepted = has_token = False
-        for candidate in (await self._order(request))[:MAX_ATTEMPTS]:
+        failures: list[PeerError | ModelNotFound] = []
+        accepted: Accepted | None = None
+        has_token = False
+        for candidate in await self._order(request):
             try:
                 async with aclosing(self._attempt(candidate, request)) as events:
                     async for event in events:
-                        if isinstance(event, Accepted) and has_accepted:
-                            continue
-                        has_accepted = True
+                        if isinstance(event, Accepted):
+                            if accepted is not None:
+                                continue
+                            accepted = event
+                            # What the client was told of the weights holds for whoever goes on in this one's place.
+                            request = msgspec.structs.replace(request, digest=event.digest or request.digest)
                         has_token = has_token or isinstance(event, TextDelta)
                         yield event
                 return
-            except PeerError as error:
+            except (PeerError, ModelNotFound) as error:  # a worker may run a model no longer, or say so: ask the others
                 self._note(candidate, request, error)
                 if has_token:
                     raise
@@ -74,27 +80,38 @@ class Dispatcher:
             raise NoWorker(f"No worker runs the model {request.model} at the moment.")
         if not able:
             raise ModelNotFound(f"The model {request.model} does not exist on this network.", "model")
-        return rank(able, self._rng)
+        return rank(able, self._rng, MAX_ATTEMPTS)
 
     async def _attempt(
         self, candidate: Candidate, request: GenerateRequest
     ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
         with self._peers.in_flight(candidate.peer_id):
-            events = generate(self._network, candidate.peer_id, request, candidate.record.addresses, self._timeouts)
+            events = generate(
+                self._network,
+                candidate.peer_id,
+                request,
+                candidate.record.addresses,
+                self._timeouts,
+                max_tokens=request.max_tokens or candidate.context_length(request.model),
+            )
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Finished):
                         self._peers.note_success(candidate.peer_id)
                     yield event
 
-    def _note(self, candidate: Candidate, request: GenerateRequest, error: PeerError) -> None:
+    def _note(self, candidate: Candidate, request: GenerateRequest, error: P2PNetError) -> None:
         logger.info("%s: %s could not serve it: %s (%s)", request.request_id, candidate.peer_id, error, error.code)
-        if not isinstance(error, Busy):  # busy is health
+        if isinstance(error, PeerError) and not isinstance(
+            error, Busy
+        ):  # to be busy, or not to have a model, is health
             self._peers.note_failure(candidate.peer_id)
 
 
-def _verdict(request: GenerateRequest, failures: list[PeerError]) -> Exception:
+def _verdict(request: GenerateRequest, failures: Sequence[P2PNetError]) -> P2PNetError:
     """What to tell the client when nobody could serve it."""
+    if all(isinstance(error, ModelNotFound) for error in failures):
+        return ModelNotFound(f"No worker runs the model {request.model} any more.", "model")
     if any(isinstance(error, Busy) for error in failures):
         return Busy(f"All workers of the model {request.model} are busy. Try again in a moment.")
     codes = ", ".join(sorted({error.code for error in failures}))

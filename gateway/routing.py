@@ -27,6 +27,9 @@ class Candidate:
     def peer_id(self) -> str:
         return self.record.peer_id
 
+    def context_length(self, model: str) -> int | None:
+        return next((card.context_length for card in self.record.models if card.id == model), None)
+
 
 def eligible(candidates: Iterable[Candidate], request: GenerateRequest, now_s: float) -> list[Candidate]:
     """Those that run what the request asks for. Those that failed lately are left out, unless nobody else is there."""
@@ -35,15 +38,16 @@ def eligible(candidates: Iterable[Candidate], request: GenerateRequest, now_s: f
     return healthy or able
 
 
-def rank(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:
-    """The order in which to try them: of two picked at random the less busy one, then the same among the rest."""
+def rank(candidates: Sequence[Candidate], rng: random.Random, limit: int | None = None) -> list[Candidate]:
+    """The first `limit` to try, in order: of two picked at random the less busy one, then the same among the rest."""
     remaining = list(candidates)
     order: list[Candidate] = []
-    while remaining:
-        pair = rng.sample(remaining, min(2, len(remaining)))
-        chosen = min(pair, key=_pressure)
-        remaining.remove(chosen)
-        order.append(chosen)
+    while remaining and len(order) != limit:
+        pair = rng.sample(range(len(remaining)), min(2, len(remaining)))
+        chosen = min(pair, key=lambda index: _pressure(remaining[index]))
+        order.append(remaining[chosen])
+        remaining[chosen] = remaining[-1]  # taking one out must not cost as much as there are workers
+        remaining.pop()
     return order
 
 

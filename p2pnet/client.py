@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
-from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Event, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network import Network, Stream
 from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, FrameDecoder, encode_frame, event_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange, State
@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 TIMEOUTS = ExchangeTimeouts()
 
+MAX_CHARS_PER_TOKEN = 1024
+"""The longest tokens in use are runs of a few hundred spaces or dashes."""
+
 
 async def generate(
     network: Network,
@@ -24,13 +27,17 @@ async def generate(
     request: GenerateRequest,
     addresses: Sequence[str] = (),
     timeouts: ExchangeTimeouts = TIMEOUTS,
+    max_tokens: int | None = None,
 ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
     """Have one worker serve `request`: Accepted, TextDelta*, Finished.
 
     Raises the error a Failed frame stands for (RequestError: nobody else will do better), PeerUnreachable, PeerLost
     or ProtocolViolation (another worker may be tried), InvalidRequest when the request fits no frame. Closing the
     generator cancels the work on the other side.
+
+    A worker that sends more than `max_tokens` (by default what the request asks for) has broken the protocol.
     """
+    budget = _Budget(max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
     frame = _request_frame(request)
     stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
     events = _events(stream, timeouts)
@@ -39,10 +46,26 @@ async def generate(
         async for event in events:
             if isinstance(event, Failed):
                 raise from_wire(event.code, event.message)
+            if isinstance(event, TextDelta):
+                budget.spend(event)
             yield event
     finally:
         await events.aclose()
         stream.close()
+
+
+class _Budget:
+    """What a worker may still send: one that never ends must not fill the memory of whoever collects its answer."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._tokens = max_tokens
+        self._chars = (max_tokens + 1) * MAX_CHARS_PER_TOKEN
+
+    def spend(self, delta: TextDelta) -> None:
+        self._tokens -= len(delta.token_ids)
+        self._chars -= len(delta.text)
+        if self._tokens < 0 or self._chars < 0:
+            raise ProtocolViolation("the worker sent more than it was asked for")
 
 
 def _request_frame(request: GenerateRequest) -> bytes:

@@ -7,8 +7,7 @@ picks the newest record. Knows nothing of sockets, nor of who is worth asking.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from p2pnet.errors import RecordRefused
 from p2pnet.network import Clock, Entry, Network, StoredValue, Validator
@@ -21,8 +20,6 @@ which holds a thousand records of the largest size."""
 EXPIRY_GRACE_MS = 10_000
 """How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
 so peers whose clocks differ by a few seconds must not see each other's as bad. Readers drop expired ones themselves."""
-
-R = TypeVar("R", CapabilityRecord, LoadRecord)
 
 
 def model_key(model: str) -> str:
@@ -87,43 +84,33 @@ class Directory:
         self._newest: dict[tuple[type[Record], str], Record] = {}
 
     async def workers(self) -> tuple[CapabilityRecord, ...]:
-        """All workers that are online, as far as the peers we reach know them."""
-        return _online(await self._read([worker_key(shard) for shard in range(SHARDS)], CapabilityRecord))
+        """All workers that are online: those found now, and those found before whose records have not expired."""
+        await self._read([worker_key(shard) for shard in range(SHARDS)], CapabilityRecord)
+        return self._online()
 
     async def workers_of(self, model: str) -> tuple[CapabilityRecord, ...]:
         """The workers that announce one model."""
-        found = await self._read([model_key(model)], CapabilityRecord)
-        return _online(record for record in found if any(card.id == model for card in record.models))
+        await self._read([model_key(model)], CapabilityRecord)
+        return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
 
     async def loads(self) -> dict[str, LoadRecord]:
         """The load of all workers, by peer id."""
-        records = await self._read([load_key(shard) for shard in range(SHARDS)], LoadRecord)
-        return {record.peer_id: record for record in records}
+        await self._read([load_key(shard) for shard in range(SHARDS)], LoadRecord)
+        return {record.peer_id: record for record in self._newest.values() if isinstance(record, LoadRecord)}
 
-    async def _read(self, keys: Sequence[str], kind: type[R]) -> list[R]:
-        """The newest record of each peer that answers to `keys`; a later one seen elsewhere before takes its place."""
-        self._forget_expired()
-        peers = {}
+    async def _read(self, keys: Sequence[str], kind: type[Record]) -> None:
+        """Remember the newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
         for stored in (value for values in (await self._network.fetch(keys)).values() for value in values):
             try:
                 record = open_record(stored.value, self._now_ms())
             except RecordRefused:
                 continue
-            if isinstance(record, kind):
-                peers[record.peer_id] = self._remember(record)
-        return list(peers.values())
-
-    def _remember(self, record: R) -> R:
-        known = self._newest.get((type(record), record.peer_id))
-        if isinstance(known, type(record)) and known.sequence >= record.sequence:
-            return known
-        self._newest[type(record), record.peer_id] = record
-        return record
-
-    def _forget_expired(self) -> None:
+            known = self._newest.get((kind, record.peer_id))
+            if isinstance(record, kind) and (known is None or known.sequence < record.sequence):
+                self._newest[kind, record.peer_id] = record
         now_ms = self._now_ms()
         self._newest = {key: record for key, record in self._newest.items() if record.expires_ms > now_ms}
 
-
-def _online(records: Iterable[CapabilityRecord]) -> tuple[CapabilityRecord, ...]:
-    return tuple(sorted((record for record in records if record.is_online), key=lambda record: record.peer_id))
+    def _online(self) -> tuple[CapabilityRecord, ...]:
+        capabilities = (record for record in self._newest.values() if isinstance(record, CapabilityRecord))
+        return tuple(sorted((record for record in capabilities if record.is_online), key=lambda record: record.peer_id))

@@ -368,3 +368,21 @@ async def test_a_generator_that_was_never_read_opens_nothing() -> None:
     await events.aclose()
     await asyncio.sleep(0)
     assert worker.streams == 0
+
+
+# ---- workers that never end
+
+
+@pytest.mark.parametrize(
+    "delta", [TextDelta("a", (1, 2, 3)), TextDelta("a" * 2000)], ids=["tokens", "text without tokens"]
+)
+async def test_a_worker_that_sends_more_than_was_asked_for_is_cut_off(delta: TextDelta) -> None:
+    endless = [framed(delta)] * 50
+    events, error = await run(says(framed(ACCEPTED), *endless), ask(max_tokens=10))
+    assert isinstance(error, ProtocolViolation)
+    assert 0 < len(events) < 20
+
+
+async def test_all_that_was_asked_for_may_be_sent() -> None:
+    answer = [ACCEPTED, *[TextDelta("a" * 100, (1,))] * 10, FINISHED]
+    assert await run(says(framed(*answer)), ask(max_tokens=10)) == (answer, None)

@@ -382,3 +382,13 @@ async def test_a_cut_off_reader_finds_nothing_and_recovers() -> None:
     assert await story.reader.workers() == ()
     story.world.values.update(held)
     assert await story.seen() == {WORKER.peer_id}
+
+
+async def test_what_was_known_outlives_an_empty_answer_until_it_expires() -> None:
+    story = Story()
+    await story.announce(WORKER)
+    assert await story.seen() == {WORKER.peer_id}
+    story.world.values.clear()
+    assert await story.seen() == {WORKER.peer_id}
+    story.clock.advance(LIFETIME_MS / 1000)
+    assert await story.seen() == set()

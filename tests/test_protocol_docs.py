@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gateway.failures import OUTCOMES
-from p2pnet import config, directory, errors, hivemind_network, lookup, messages, records
+from p2pnet import client, config, directory, errors, hivemind_network, lookup, messages, records
 from p2pnet.directory import key_id, keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
@@ -31,6 +31,7 @@ from p2pnet.messages import (
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.wire import codec
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame
+from p2pnet.worker import handler
 from p2pnet.worker.engine.sampler import uniform
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -170,7 +171,7 @@ def default_of(field: Any) -> str:
     return "required" if field.default is msgspec.NODEFAULT else msgspec.json.encode(field.default).decode()
 
 
-LIMIT_OWNERS: tuple[ModuleType, ...] = (messages, codec, records, directory, hivemind_network, lookup)
+LIMIT_OWNERS: tuple[ModuleType, ...] = (messages, codec, client, handler, records, directory, hivemind_network, lookup)
 
 
 def test_every_limit_has_the_value_that_the_page_gives() -> None:

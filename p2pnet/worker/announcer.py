@@ -13,6 +13,7 @@ import msgspec
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
+from p2pnet.errors import RecordRefused
 from p2pnet.identity import Identity
 from p2pnet.network import Clock, Network
 from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, LoadRecord, ModelCard, Record, seal
@@ -20,6 +21,13 @@ from p2pnet.wire.exchange import GENERATE_PROTOCOL
 from p2pnet.worker.load import LoadMeter
 
 logger = logging.getLogger(__name__)
+
+MIN_ADDRESSES = 1
+"""A record that does not even fit with one address has too many models."""
+
+RETRY_S = 1.0
+MAX_DOUBLINGS = 6
+"""After an announcement that nobody took: again in 2 s, then 4 s and so on, up to the usual interval."""
 
 
 class Announcer:
@@ -33,6 +41,7 @@ class Announcer:
         meter: LoadMeter,
         now_ms: Clock,
         config: DirectoryConfig | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._network = network
         self._identity = identity
@@ -40,6 +49,7 @@ class Announcer:
         self._meter = meter
         self._now_ms = now_ms
         self._config = config or DirectoryConfig()
+        self._sleep = sleep
         self._last_sequence = 0
         self._last_expires_ms = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,7 +59,11 @@ class Announcer:
         is_stored = await self._announce_capabilities()
         await self._announce_load()
         self._tasks = [
-            asyncio.create_task(self._repeat(self._announce_capabilities, self._config.capability_interval_s)),
+            asyncio.create_task(
+                self._repeat(
+                    self._announce_capabilities, self._config.capability_interval_s, failures=int(not is_stored)
+                )
+            ),
             asyncio.create_task(self._repeat(self._announce_load, self._config.load_interval_s)),
             asyncio.create_task(self._announce_on_change()),
         ]
@@ -109,17 +123,27 @@ class Announcer:
         self._last_sequence = max(issued_ms, self._last_sequence + 1)
         return self._last_sequence, issued_ms, issued_ms + round(lifetime_s * 1000)
 
+    def _seal(self, record: Record) -> bytes:
+        """Sealed, with as many of the addresses as fit: the best ones come first. Raises RecordRefused."""
+        while True:
+            try:
+                return seal(record, self._identity)
+            except RecordRefused:
+                if not isinstance(record, CapabilityRecord) or len(record.addresses) <= MIN_ADDRESSES:
+                    raise
+                record = msgspec.structs.replace(record, addresses=record.addresses[:-1])
+
     async def _store(self, record: Record) -> bool:
-        entries = entries_for(record, seal(record, self._identity))
+        entries = entries_for(record, self._seal(record))
         accepted = await self._network.store(entries)
         if accepted < len(entries):
             logger.debug("%d of %d directory keys were stored", accepted, len(entries))
         return accepted == len(entries)
 
-    async def _repeat(self, announce: Callable[[], Awaitable[bool]], interval_s: float) -> None:
+    async def _repeat(self, announce: Callable[[], Awaitable[bool]], interval_s: float, failures: int = 0) -> None:
         while True:
-            await asyncio.sleep(interval_s)
-            await self._try(announce)
+            await self._sleep(min(interval_s, RETRY_S * 2**failures) if failures else interval_s)
+            failures = 0 if await self._try(announce) else min(failures + 1, MAX_DOUBLINGS)
 
     async def _announce_on_change(self) -> None:
         while True:
@@ -127,8 +151,9 @@ class Announcer:
             await self._try(self._announce_capabilities)
             await self._try(self._announce_load)
 
-    async def _try(self, announce: Callable[[], Awaitable[bool]]) -> None:
+    async def _try(self, announce: Callable[[], Awaitable[bool]]) -> bool:
         try:
-            await announce()
+            return await announce()
         except Exception:  # the announcer outlives whatever the network does to it; the next turn comes
             logger.warning("an announcement failed; the next one follows", exc_info=True)
+            return False

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from p2pnet.config import DirectoryConfig, WorkerConfig
-from p2pnet.errors import UsageError
+from p2pnet.errors import RecordRefused, UsageError
 from p2pnet.identity import Identity
 from p2pnet.network import Clock, Network
 from p2pnet.records import ModelCard
@@ -51,8 +51,13 @@ class Worker:
             return tuple(card for backend in backends for card in backend.models)
 
         announcer = Announcer(network, identity, models, meter, now_ms, directory)
-        if not await announcer.start():
-            logger.warning("no other peer has taken our announcement yet; it will be repeated")
+        try:
+            if not await announcer.start():
+                logger.warning("no other peer has taken our announcement yet; it will be repeated")
+        except RecordRefused as error:
+            raise UsageError(
+                f"The {len(models())} models do not fit into one announcement ({error}).", "Run several workers."
+            ) from error
         return cls(config, backends, handler, announcer)
 
     async def stop(self) -> None:

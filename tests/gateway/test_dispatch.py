@@ -559,3 +559,50 @@ async def test_the_only_worker_is_asked_though_it_cools() -> None:
         events, error = await given.run()
         assert error is None and is_complete(events)
         assert given.cooling() == set()
+
+
+async def test_a_worker_that_does_not_run_the_model_any_more_is_passed_over_without_blame() -> None:
+    async with swarm() as given:
+        liar = await given.impostor("liar", refuses(ModelNotFound.code))
+        site = await given.worker("honest")
+        given.prefer(liar)
+        events, error = await given.run()
+        assert error is None
+        assert isinstance(events[-1], Finished)
+        assert site.requests == 1
+        assert given.cooling() == set()
+
+
+async def test_a_model_that_no_worker_runs_any_more_is_not_found() -> None:
+    async with swarm() as given:
+        await given.impostor("liar", refuses(ModelNotFound.code))
+        _, error = await given.run()
+        assert isinstance(error, ModelNotFound)
+
+
+async def test_who_goes_on_after_accepted_has_the_same_weights() -> None:
+    async with swarm() as given:
+        other_weights = "sha256:" + "cd" * 32
+        first = await given.impostor("first", accepts_and_goes(other_weights))
+        site = await given.worker("second")
+        given.prefer(first)
+        events, error = await given.run()
+        assert events == [Accepted(3, other_weights)]
+        assert isinstance(error, NoWorker)
+        assert site.requests == 0
+
+
+def refuses(code: str) -> StreamHandler:
+    async def handle(stream: Stream) -> None:
+        await stream.read()
+        await stream.write(encode_frame(Failed(code), MAX_REQUEST_FRAME_BYTES))
+
+    return handle
+
+
+def accepts_and_goes(digest: str) -> StreamHandler:
+    async def handle(stream: Stream) -> None:
+        await stream.read()
+        await stream.write(encode_frame(Accepted(3, digest), MAX_REQUEST_FRAME_BYTES))
+
+    return handle

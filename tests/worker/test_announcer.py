@@ -9,7 +9,7 @@ import pytest
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import Directory, entries_for
-from p2pnet.errors import PeerUnreachable
+from p2pnet.errors import PeerUnreachable, RecordRefused
 from p2pnet.memory_network import MemoryWorld
 from p2pnet.messages import Load
 from p2pnet.network import Entry, Findings, Stream, StreamHandler
@@ -33,6 +33,7 @@ class FlakyNetwork:
     def __init__(self, world: MemoryWorld) -> None:
         self._inner = world.join(WORKER.peer_id)
         self.failing: BaseException | None = None
+        self.refusing = False
         self.attempts = 0
         self.sequences: list[int] = []
         self.visible: tuple[str, ...] = (f"/memory/0/p2p/{WORKER.peer_id}",)
@@ -59,6 +60,8 @@ class FlakyNetwork:
         self._attempted.set()
         if self.failing is not None:
             raise self.failing
+        if self.refusing:
+            return 0
         return await self._inner.store(entries)
 
     async def attempted(self, more: int) -> None:
@@ -337,3 +340,41 @@ async def test_an_announcement_that_nobody_takes_is_said() -> None:
     await site.network.store(entries_for(ahead, seal(ahead, WORKER)))
     assert await site.announcer.start() is False
     await site.announcer.stop()
+
+
+async def test_addresses_that_do_not_fit_beside_the_models_are_left_out() -> None:
+    site = Site()
+    site.models = tuple(card(f"a-model-with-a-rather-long-name-{number}") for number in range(20))
+    site.network.visible = tuple(
+        f"/ip4/203.0.113.7/udp/{port}/quic-v1/p2p/{WORKER.peer_id}" for port in range(4000, 4016)
+    )
+    assert await site.announcer.start() is True
+    (found,) = await site.reader.workers()
+    assert 1 <= len(found.addresses) < MAX_ADDRESSES
+    assert found.addresses == site.network.visible[: len(found.addresses)]
+    await site.announcer.stop()
+
+
+async def test_too_many_models_for_one_record_are_refused_at_the_start() -> None:
+    site = Site()
+    site.models = tuple(card(f"{'a' * 120}{number}") for number in range(32))
+    with pytest.raises(RecordRefused):
+        await site.announcer.start()
+
+
+async def test_what_nobody_took_is_announced_again_long_before_its_interval() -> None:
+    pauses_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses_s.append(seconds)
+        await asyncio.sleep(0)
+
+    site = Site()
+    announcer = Announcer(site.network, WORKER, lambda: site.models, site.meter, site.clock, NEVER, sleep)
+    site.network.refusing = True
+    assert await announcer.start() is False
+    await settle(lambda: NEVER.capability_interval_s in pauses_s)
+    before_s = pauses_s[: pauses_s.index(NEVER.capability_interval_s)]
+    assert pauses_s[0] == 2.0
+    assert {2.0, 4.0, 8.0, 16.0, 32.0} <= set(before_s)
+    await announcer.stop()

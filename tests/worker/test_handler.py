@@ -25,7 +25,7 @@ from p2pnet.wire.codec import (
 from p2pnet.wire.exchange import GENERATE_PROTOCOL
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
-from p2pnet.worker.handler import READ_AHEAD_EVENTS, GenerateHandler, merged
+from p2pnet.worker.handler import MAX_UNREAD_REQUESTS, READ_AHEAD_EVENTS, GenerateHandler, merged
 from p2pnet.worker.load import LoadMeter
 from tests.stories import ManualClock, ask, card, peer, settle
 
@@ -470,3 +470,16 @@ async def test_a_worker_goes_on_after_every_failure() -> None:
         *_, failure = await site.ask(ask())
         assert isinstance(failure, Failed) and failure.code == "worker_failed"
     assert site.meter.requests_served == 0
+
+
+async def test_streams_without_a_request_are_bounded() -> None:
+    site = Site(EchoBackend())
+    waiting = [await site.open() for _ in range(MAX_UNREAD_REQUESTS)]
+    await settle(lambda: site.handler.unread == MAX_UNREAD_REQUESTS)
+    (refused,) = await site.ask(ask())
+    assert isinstance(refused, Failed)
+    assert refused.code == "busy"
+    for stream in waiting:
+        stream.close()
+    await settle(lambda: site.handler.unread == 0)
+    assert isinstance((await site.ask(ask()))[-1], Finished)
