@@ -1,5 +1,5 @@
 # Thin calls into scripts/: what they do is written there.
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo:  ## start a network on this machine and stream an answer; ONCE=1 asks one question and leaves
 	@scripts/demo.sh
@@ -9,6 +9,9 @@ test:  ## install what the tests need and run the whole suite; ARGS="-k name" pa
 
 check:  ## formatting, lint and types, without the tests
 	@scripts/check.sh
+
+docs:  ## write docs/cli.md anew from the commands themselves
+	@scripts/docs.sh
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from gateway.peers import Monotonic, PeerTable
 from gateway.routing import Candidate, eligible, rank
 from p2pnet.client import generate
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import Busy, ModelNotFound, NoWorker, P2PNetError, PeerError
+from p2pnet.errors import Busy, ModelNotFound, NoWorker, P2PNetError
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network import Network
 
@@ -48,7 +48,7 @@ class Dispatcher:
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
         """Accepted, TextDelta*, Finished. Raises ModelNotFound, RequestError, Busy, NoWorker, or the worker's own
         error once its first token is out."""
-        failures: list[PeerError | ModelNotFound] = []
+        failures: list[P2PNetError] = []
         accepted: Accepted | None = None
         has_token = False
         for candidate in await self._order(request):
@@ -64,7 +64,9 @@ class Dispatcher:
                         has_token = has_token or isinstance(event, TextDelta)
                         yield event
                 return
-            except (PeerError, ModelNotFound) as error:  # a worker may run a model no longer, or say so: ask the others
+            except P2PNetError as error:
+                if not error.may_retry:
+                    raise
                 self._note(candidate, request, error)
                 if has_token:
                     raise
@@ -102,9 +104,8 @@ class Dispatcher:
 
     def _note(self, candidate: Candidate, request: GenerateRequest, error: P2PNetError) -> None:
         logger.info("%s: %s could not serve it: %s (%s)", request.request_id, candidate.peer_id, error, error.code)
-        if isinstance(error, PeerError) and not isinstance(
-            error, Busy
-        ):  # to be busy, or not to have a model, is health
+        is_healthy = isinstance(error, Busy | ModelNotFound)
+        if not is_healthy:
             self._peers.note_failure(candidate.peer_id)
 
 

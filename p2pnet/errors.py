@@ -1,7 +1,7 @@
 """The tree of errors. Owns which code travels on the wire and whether another peer may be tried.
 
     P2PNetError
-    |- UsageError             the person at the keyboard: one sentence and a fix, exit status 2
+    |- UsageError             the person at the keyboard: one sentence and a fix, exit status 1
     |- JoinError              no way into the network (nobody reachable, clock off)
     |- RequestError           the client's request is at fault: another worker would say the same
     |  |- InvalidRequest
@@ -84,9 +84,10 @@ class ContextOverflow(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """No peer announces this model."""
+    """No peer announces this model, or this one does not run it (any more): others may."""
 
     code = "model_not_found"
+    may_retry = True
 
 
 class PeerError(P2PNetError):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DHTLocalStorage
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
@@ -28,6 +28,7 @@ from multiaddr import Multiaddr
 
 from p2pnet.config import NetworkConfig
 from p2pnet.daemon import Daemon
+from p2pnet.dht_values import unpack_subkey, unpack_value, values_in
 from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUnreachable
 from p2pnet.identity import Identity
 from p2pnet.lookup import BEAM, Answer, Lookup
@@ -47,6 +48,8 @@ MAX_CLOCK_SKEW_S = 3.0
 """hivemind's own limit: beyond it peers disagree on what has expired."""
 MAX_STORED_KEYS = 1 << 16
 """How many keys a peer stores for others, the soonest to expire leaving first: strangers can invent keys for free."""
+MAX_VALUES_PER_KEY = 900
+"""Values of the largest size, 4 KiB, that fit into one reply of the DHT, 4 MiB, with their subkeys and expiries."""
 MAX_KNOWN_PEERS = 1024
 """How many peers' addresses are remembered for dialling, the oldest leaving first."""
 
@@ -55,15 +58,6 @@ LINGER_S = 5.0
 
 _REGULAR_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 """What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
-
-_DICTIONARY_EXT_CODE = 0x50
-"""hivemind's msgpack extension type of a dictionary: [max size, latest expiry, [[subkey, value, expiry], ...]]."""
-
-_decode_ext = msgspec.msgpack.Decoder(msgspec.msgpack.Ext).decode
-_decode_dictionary = msgspec.msgpack.Decoder(tuple[Any, Any, list[msgspec.Raw]]).decode
-_decode_item = msgspec.msgpack.Decoder(tuple[str, bytes, float]).decode
-_decode_text = msgspec.msgpack.Decoder(str).decode
-_decode_bytes = msgspec.msgpack.Decoder(bytes).decode
 
 
 class HivemindNetwork:
@@ -189,14 +183,12 @@ class HivemindNetwork:
                 cache_locally=False,  # what we read we check and keep ourselves
                 cache_nearest=0,
                 cache_on_store=False,
-                cache_size=MAX_STORED_KEYS,
             )
         except BaseException:
             await self._daemon.stop()
             raise
-        if storage is not None:
-            self._node.protocol.storage = storage
-        self._node.protocol.storage.maxsize = MAX_STORED_KEYS
+        self._node.protocol.storage = storage or _BoundedStorage()
+        self._node.protocol.cache = _NoCache()
 
     async def _stop_daemon(self) -> None:
         self._node.is_alive = False
@@ -335,8 +327,9 @@ class HivemindNetwork:
         if item is None:
             return []
         return [
-            StoredValue(id_.to_bytes(), subkey, _decode_bytes(value), round(expires_s * 1000))
-            for subkey, (value, expires_s) in item.value.items()
+            stored
+            for subkey, (packed, expires_s) in item.value.items()
+            if (stored := unpack_value(id_.to_bytes(), subkey, packed, expires_s)) is not None
         ]
 
     async def _ask(self, peer: PeerID, keys: Sequence[int]) -> Answer[PeerID, StoredValue] | None:
@@ -345,13 +338,11 @@ class HivemindNetwork:
         node, protocol = self._node, self._node.protocol
         if peer in node.blacklist:
             return None
-        ids = list(map(DHTID, keys))
-        request = dht_pb2.FindRequest(keys=[id_.to_bytes() for id_ in ids], peer=protocol.node_info)
         try:
             if peer.to_base58() in self._known:
                 await self._connect(peer.to_base58())
-            response = await protocol.get_stub(peer).rpc_find(request, timeout=self._config.rpc_timeout_s)
-            results = dict(zip(ids, response.results, strict=False))
+            # A key a question: each may fill a reply.
+            results = dict(await asyncio.gather(*(self._find(peer, DHTID(key)) for key in keys)))
             answer: Answer[PeerID, StoredValue] = Answer(
                 values={id_: self._values_in(id_, result) for id_, result in results.items()},
                 nearest={id_: _nearest(result) for id_, result in results.items()},
@@ -365,11 +356,17 @@ class HivemindNetwork:
         node.blacklist.register_success(peer)
         return answer
 
+    async def _find(self, peer: PeerID, id_: DHTID) -> tuple[DHTID, dht_pb2.FindResult]:
+        protocol = self._node.protocol
+        request = dht_pb2.FindRequest(keys=[id_.to_bytes()], peer=protocol.node_info)
+        response = await protocol.get_stub(peer).rpc_find(request, timeout=self._config.rpc_timeout_s)
+        (result,) = response.results
+        return id_, result
+
     def _values_in(self, id_: DHTID, result: dht_pb2.FindResult) -> list[StoredValue]:
         if result.type != dht_pb2.FOUND_DICTIONARY:
             return []
-        values = (_stored_value(id_.to_bytes(), item) for item in _dictionary_items(result.value))
-        return [value for value in values if value is not None and self._validator(value)]
+        return list(filter(self._validator, values_in(id_.to_bytes(), result.value)))
 
     # ---- connections and streams, through p2pd's control socket
 
@@ -476,36 +473,37 @@ class _HivemindValidator(RecordValidatorBase):  # type: ignore[misc]
         self._is_acceptable = is_acceptable
 
     def validate(self, record: DHTRecord) -> bool:
-        try:
-            stored = _checked_value(record.key, _decode_text(record.subkey), record.value, record.expiration_time)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        subkey = unpack_subkey(record.subkey)
+        if subkey is None:
             return False
+        stored = unpack_value(record.key, subkey, record.value, record.expiration_time)
         return stored is not None and self._is_acceptable(stored)
 
 
-def _stored_value(key_id: bytes, item: msgspec.Raw) -> StoredValue | None:
-    try:
-        return _checked_value(key_id, *_decode_item(item))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+class _BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
+    """What this peer stores for others. A dictionary that has grown over a reply's size could not be read any more."""
+
+    def __init__(self) -> None:
+        super().__init__(maxsize=MAX_STORED_KEYS)
+
+    def store_subkey(self, key: DHTID, subkey: str, value: bytes, expiration_time: float) -> bool:
+        item = self.get(key)
+        if item is not None and len(item.value.data) >= MAX_VALUES_PER_KEY and subkey not in item.value.data:
+            item.value.get(subkey)  # drops what has expired
+            if len(item.value.data) >= MAX_VALUES_PER_KEY:
+                return False
+        return bool(super().store_subkey(key, subkey, value, expiration_time))
 
 
-def _checked_value(key_id: bytes, subkey: str, value: bytes, expires_s: float) -> StoredValue | None:
-    """Values travel as msgpack bytes. None when the expiry is no whole millisecond: none like it was ever signed."""
-    if not 0 < expires_s < 1 << 43:
-        return None
-    expires_ms = round(expires_s * 1000)
-    if expires_ms / 1000 != expires_s:
-        return None
-    return StoredValue(key_id, subkey, _decode_bytes(value), expires_ms)
+class _NoCache(DHTLocalStorage):  # type: ignore[misc]
+    """hivemind answers from its cache when that expires later, and lets strangers write to it: one value of theirs
+    would hide a whole dictionary. Nothing of ours uses it."""
 
+    def store(self, *arguments: object, **more: object) -> bool:
+        return False
 
-def _dictionary_items(packed: bytes) -> list[msgspec.Raw]:
-    try:
-        ext = _decode_ext(packed)
-        return _decode_dictionary(ext.data)[2] if ext.code == _DICTIONARY_EXT_CODE else []
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
+    def store_subkey(self, *arguments: object) -> bool:
+        return False
 
 
 def _nearest(result: dht_pb2.FindResult) -> dict[DHTID, PeerID]:

@@ -117,8 +117,8 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="delta"):
-    """Some more tokens. `text` may be shorter or longer than `token_ids` say: a UTF-8 character is never split,
-    and text that may turn out to be a stop string is held back."""
+    """Some more tokens, and exactly their text: a UTF-8 character is never split, and what may turn out to be a stop
+    string is held back. Text without tokens comes last: what a token said before a stop string began within it."""
 
     text: str
     token_ids: tuple[TokenId, ...] = ()

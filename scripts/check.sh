@@ -6,3 +6,4 @@ use_environment dev
 ruff format --check .
 ruff check .
 mypy
+python scripts/cli_docs.py --check

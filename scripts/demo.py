@@ -133,9 +133,7 @@ def ask(url: str) -> None:
 
 
 def invite(url: str) -> None:
-    body = json.dumps(
-        {"model": "tiny", "messages": [{"role": "user", "content": "Who is in charge?"}], "stream": True}
-    )
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Who is in charge?"}], "stream": True})
     print(f"\nThe gateway is at {url}, and any OpenAI client can use {url}/v1. For example:\n")
     print(f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
     print(f"  .venv/bin/p2pnet chat --gateway {url}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,15 @@ from hypothesis import strategies as st
 
 from p2pnet.config import NetworkConfig
 from p2pnet.directory import key_id, model_key, validator
-from p2pnet.hivemind_network import HivemindNetwork, _HivemindValidator
+from p2pnet.hivemind_network import (
+    MAX_VALUES_PER_KEY,
+    HivemindNetwork,
+    _BoundedStorage,
+    _HivemindValidator,
+    _NoCache,
+)
 from p2pnet.network import StoredValue
-from p2pnet.records import seal
+from p2pnet.records import MAX_RECORD_BYTES, seal
 from tests.stories import NOW_MS, capability, peer
 
 WORKER = peer("worker")
@@ -280,3 +287,32 @@ async def test_a_dictionary_cut_anywhere_is_empty() -> None:
 @given(st.binary(max_size=200), st.booleans())
 async def test_any_bytes_are_an_empty_dictionary(junk: bytes, is_wrapped: bool) -> None:
     assert values_in(msgspec.msgpack.encode(msgspec.msgpack.Ext(0x50, junk)) if is_wrapped else junk) == []
+
+
+# ---- what we keep for others
+
+
+def test_a_full_dictionary_takes_no_newcomer_until_one_has_expired() -> None:
+    storage = _BoundedStorage()
+    id_ = DHTID.generate(KEY.encode())
+    soon_s, later_s = time.time() + 1000, time.time() + 2000
+    for number in range(MAX_VALUES_PER_KEY):
+        assert storage.store_subkey(id_, str(number), b"value", soon_s)
+    assert not storage.store_subkey(id_, "newcomer", b"value", later_s)
+    assert storage.store_subkey(id_, "0", b"newer value", later_s)
+    assert storage.store_subkey(DHTID.generate(b"another key"), "newcomer", b"value", soon_s)
+
+
+def test_the_largest_values_of_a_full_dictionary_fit_into_one_reply() -> None:
+    dictionary = DictionaryDHTValue()
+    for number in range(MAX_VALUES_PER_KEY):
+        dictionary.store(f"{number:052}", MSGPackSerializer.dumps(bytes(MAX_RECORD_BYTES)), EXPIRES_S + 10**9)
+    assert len(MSGPackSerializer.dumps(dictionary)) < 4 << 20
+
+
+def test_nothing_can_be_put_into_the_cache() -> None:
+    cache = _NoCache()
+    id_ = DHTID.generate(KEY.encode())
+    assert not cache.store_subkey(id_, WORKER.peer_id, VALUE, time.time() + 1000)
+    assert not cache.store(id_, VALUE, time.time() + 1000)
+    assert cache.get(id_) is None

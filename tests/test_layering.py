@@ -19,12 +19,12 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors config",
+        "errors config patience",
         "messages identity multiaddrs pump lookup socket_folder",
         "records daemon",
         "wire",
         "network",
-        "directory",
+        "directory dht_values",
         "memory_network hivemind_network client",
         "peer",
         "worker",

@@ -20,15 +20,21 @@ for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, mo
     app.command()(command)
 
 
-@app.callback()
-def options(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and leave."),
-) -> None:
-    if version:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         from p2pnet.config import AGENT
 
         typer.echo(AGENT)
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
+    ),
+) -> None:
+    """A volunteer network that serves language models with nobody in charge."""
 
 
 def main() -> None:

@@ -58,12 +58,9 @@ class Announcer:
         """Announce now, and go on in the background. Returns whether any peer has taken the announcement."""
         is_stored = await self._announce_capabilities()
         await self._announce_load()
+        interval_s, failures = self._config.capability_interval_s, int(not is_stored)
         self._tasks = [
-            asyncio.create_task(
-                self._repeat(
-                    self._announce_capabilities, self._config.capability_interval_s, failures=int(not is_stored)
-                )
-            ),
+            asyncio.create_task(self._repeat(self._announce_capabilities, interval_s, failures)),
             asyncio.create_task(self._repeat(self._announce_load, self._config.load_interval_s)),
             asyncio.create_task(self._announce_on_change()),
         ]

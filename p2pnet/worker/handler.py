@@ -34,10 +34,10 @@ MAX_MERGED_BYTES = 32 << 10
 MAX_UNREAD_REQUESTS = 64
 """Streams whose request is still arriving: each may hold 4 MiB before it can be told that the worker is busy."""
 
-MAX_FRAMES_PER_S = 5000
-"""Frames of tokens that all streams together may send. A frame costs this worker, two p2pd and the gateway some 150 us of
-CPU whatever it holds, so faster tokens share one: with 64 streams seven times the tokens per second
-(`python -m bench.overhead`). One stream alone waits 0.2 ms, eight 1.6 ms: less than a model takes for a token."""
+MAX_FRAMES_PER_S = 4000
+"""Frames of tokens that all streams together may send. A frame costs this worker, two p2pd and the gateway some 150 us
+of CPU whatever it holds, so tokens that come faster share one: with 64 streams five times as many tokens get through
+(`python -m bench.overhead`). One stream waits 0.25 ms, eight wait 2 ms: less than a model takes for a token."""
 
 MAX_PAUSE_S = 0.02
 """However many streams there are, nobody sees a token come this much later."""
