@@ -12,10 +12,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hivemind.dht import DHTNode
-from hivemind.dht.routing import DHTID
+from hivemind.dht.routing import DHTID, RoutingTable
 from hivemind.dht.storage import DHTLocalStorage
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
@@ -26,14 +27,15 @@ from hivemind.proto import dht_pb2, p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
 from multiaddr import Multiaddr
 
-from p2pnet.config import NetworkConfig
+from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
 from p2pnet.daemon import Daemon
 from p2pnet.dht_values import unpack_subkey, unpack_value, values_in
 from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUnreachable
 from p2pnet.identity import Identity
 from p2pnet.lookup import BEAM, Answer, Lookup
-from p2pnet.multiaddrs import parts_of, peer_id_of, without_peer_id, worth_announcing
+from p2pnet.multiaddrs import is_relayed, parts_of, peer_id_of, without_peer_id, worth_announcing
 from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler, Validator
+from p2pnet.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,13 @@ MAX_CLOCK_SKEW_S = 3.0
 """hivemind's own limit: beyond it peers disagree on what has expired."""
 MAX_STORED_KEYS = 1 << 16
 """How many keys a peer stores for others, the soonest to expire leaving first: strangers can invent keys for free."""
+ROUTING_DEPTH_MODULO = 5
+"""hivemind's default: how finely the far half of the id space is split into buckets."""
+MAX_RELAY_STARTS = 10
+"""Tries to start a p2pd that relays with our limits; one in twenty failed on a busy machine."""
+RELAY_POLL_S = 0.1
+RELAY_WAIT_S = 15.0
+"""How long a peer behind NAT waits for its first reservation before it goes on without; it usually takes 0.4 s."""
 MAX_VALUES_PER_KEY = 900
 """Values of the largest size, 4 KiB, that fit into one reply of the DHT, 4 MiB, with their subkeys and expiries."""
 MAX_KNOWN_PEERS = 1024
@@ -74,7 +83,7 @@ class HivemindNetwork:
         self._connected: set[str] = set()
         self._changed = asyncio.Event()
         self._addresses: tuple[str, ...] = ()
-        self._node_id = DHTID.generate()
+        self._node_id = _node_id_of(PeerID.from_base58(identity.peer_id))
         self._daemon: Daemon
         self._p2p: P2P
         self._node: DHTNode
@@ -92,6 +101,7 @@ class HivemindNetwork:
         try:
             await self._check_listening()
             await self._join_or_explain()
+            await self._wait_for_relay()
             await self.addresses()
         except BaseException:
             await self._stop_daemon()
@@ -169,9 +179,8 @@ class HivemindNetwork:
     # ---- p2pd: start, supervise, stop
 
     async def _start_daemon(self, storage: Any = None) -> None:
-        self._daemon = await Daemon.start(self._config, self._listen, relays=self._config.initial_peers)
+        await (self._start_relay() if self._config.is_bootstrap else self._start_p2pd())
         try:
-            self._p2p = await _attach(self._daemon)
             for protocol, handler in self._handlers.items():
                 await self._register(protocol, handler)
             self._node = await DHTNode.create(
@@ -185,15 +194,42 @@ class HivemindNetwork:
                 cache_on_store=False,
             )
         except BaseException:
-            await self._daemon.stop()
+            await self._end_p2pd()
             raise
+        protocol = self._node.protocol
+        protocol.routing_table = _RoutingTable(self._node_id, protocol.bucket_size, ROUTING_DEPTH_MODULO)
         self._node.protocol.storage = storage or _BoundedStorage()
         self._node.protocol.cache = _NoCache()
 
-    async def _stop_daemon(self) -> None:
-        self._node.is_alive = False
+    async def _start_p2pd(self) -> None:
+        self._daemon = await Daemon.start(self._config, self._listen, relays=self._config.initial_peers)
+        try:
+            self._p2p = await _attach(self._daemon)
+        except BaseException:
+            await self._daemon.stop()
+            raise
+
+    async def _start_relay(self) -> None:
+        """Start a p2pd that relays with our limits: a race in it decides between ours and libp2p's, see `daemon`."""
+        for _ in range(MAX_RELAY_STARTS):
+            await self._start_p2pd()
+            try:
+                granted = await _limits_of([f"{address}/p2p/{self.peer_id}" for address in await self._visible()])
+                if granted is not None and granted.data_bytes == self._config.relay.data_bytes:
+                    return
+            except BaseException:
+                await self._end_p2pd()
+                raise
+            await self._end_p2pd()
+        raise DaemonFailed("p2pd does not relay with our limits.", "Try again on a less busy machine.")
+
+    async def _end_p2pd(self) -> None:
         await self._p2p.shutdown()
         await self._daemon.stop()
+
+    async def _stop_daemon(self) -> None:
+        self._node.is_alive = False
+        await self._end_p2pd()
 
     async def _supervise(self) -> None:
         """Start p2pd again whenever it dies."""
@@ -229,6 +265,17 @@ class HivemindNetwork:
             )
         ports = dict(_transport(address) for address in bound)
         self._listen = tuple(_with_port(address, ports) for address in self._listen)
+
+    async def _wait_for_relay(self) -> None:
+        """A peer behind NAT can be reached once a relay has given it a place: not before that is it ready."""
+        if not self._config.is_behind_nat:
+            return
+        deadline_s = asyncio.get_running_loop().time() + RELAY_WAIT_S
+        while not any(map(is_relayed, await self._visible())):
+            if asyncio.get_running_loop().time() > deadline_s:
+                logger.warning("none of the initial peers relays for us: nobody can reach this peer yet")
+                return
+            await asyncio.sleep(RELAY_POLL_S)
 
     # ---- joining
 
@@ -480,6 +527,16 @@ class _HivemindValidator(RecordValidatorBase):  # type: ignore[misc]
         return stored is not None and self._is_acceptable(stored)
 
 
+class _RoutingTable(RoutingTable):  # type: ignore[misc]
+    """Takes a node under the id that follows from its peer id, and no other: nobody can sit in another's place, nor
+    choose a place near a key without looking for a key pair that leads there."""
+
+    def add_or_update_node(self, node_id: DHTID, peer_id: PeerID) -> tuple[DHTID, PeerID] | None:
+        if node_id != _node_id_of(peer_id):
+            return None
+        return super().add_or_update_node(node_id, peer_id)  # type: ignore[no-any-return]
+
+
 class _BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
     """What this peer stores for others. A dictionary that has grown over a reply's size could not be read any more."""
 
@@ -506,9 +563,37 @@ class _NoCache(DHTLocalStorage):  # type: ignore[misc]
         return False
 
 
+def _node_id_of(peer_id: PeerID) -> DHTID:
+    return DHTID.generate(peer_id.to_bytes())
+
+
 def _nearest(result: dht_pb2.FindResult) -> dict[DHTID, PeerID]:
+    """The neighbours that a peer names, as far as their two ids belong together."""
     ids = map(DHTID.from_bytes, result.nearest_node_ids)
-    return dict(zip(ids, map(PeerID, result.nearest_peer_ids), strict=False))
+    pairs = zip(ids, map(PeerID, result.nearest_peer_ids), strict=False)
+    return {node_id: peer for node_id, peer in pairs if node_id == _node_id_of(peer)}
+
+
+async def _limits_of(addresses: Sequence[str]) -> GrantedLimits | None:
+    """Ask a relay for a reservation, as any peer would, from a p2pd that lives for this one question."""
+    with TemporaryDirectory(prefix="p2pnet-") as folder:
+        config = NetworkConfig(Path(folder) / "probe.key", listen=LOOPBACK_LISTEN, is_client=True)
+        probe = HivemindNetwork(config, Identity.load_or_create(config.identity_file), lambda _: False, lambda: 0)
+        await probe._start_p2pd()
+        try:
+            peer_id = peer_id_of(addresses[0])
+            assert peer_id is not None
+            stream = await probe.open_stream(peer_id, HOP_PROTOCOL, addresses)
+            try:
+                async with asyncio.timeout(config.open_timeout_s):
+                    return await granted_limits(stream)
+            finally:
+                stream.close()
+        except (*_REGULAR_ERRORS, PeerLost, PeerUnreachable) as error:
+            logger.debug("the relay did not answer: %s", error)
+            return None
+        finally:
+            await probe._end_p2pd()
 
 
 async def _attach(daemon: Daemon) -> P2P:

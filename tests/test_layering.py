@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "records daemon",
         "wire",
         "network",
-        "directory dht_values",
+        "directory dht_values relay_limits",
         "memory_network hivemind_network client",
         "peer",
         "worker",
