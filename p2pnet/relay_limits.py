@@ -39,8 +39,10 @@ async def granted_limits(stream: Stream) -> GrantedLimits | None:
             length, start = _varint(reply, 0)
             if len(reply) >= start + length:
                 return _limits_in(reply[start : start + length])
-        except IndexError:  # a number is cut off: more is to come
+        except IndexError:  # the length is cut off: more is to come
             continue
+        except ValueError:
+            return None
     return None
 
 
@@ -74,11 +76,12 @@ def _fields(message: bytes) -> dict[int, int | bytes]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """An unsigned varint and where it ends. Raises IndexError when it is cut off."""
+    """An unsigned varint and where it ends. Raises IndexError when it is cut off, ValueError when it is over 64 bits."""
     result = shift = 0
-    while True:
+    while shift < 64:
         byte = data[position]
         result |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return result, position
+    raise ValueError("a varint of more than 64 bits")
