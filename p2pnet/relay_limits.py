@@ -76,7 +76,7 @@ def _fields(message: bytes) -> dict[int, int | bytes]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """An unsigned varint and where it ends. Raises IndexError when it is cut off, ValueError when it is over 64 bits."""
+    """An unsigned varint and where it ends. Raises IndexError when it is cut off, ValueError when it is too long."""
     result = shift = 0
     while shift < 64:
         byte = data[position]
