@@ -35,11 +35,11 @@ from p2pnet.identity import Identity
 from p2pnet.lookup import BEAM, Answer, Lookup
 from p2pnet.multiaddrs import is_relayed, parts_of, peer_id_of, without_peer_id, worth_announcing
 from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler, Validator
+from p2pnet.p2pd_stream import P2pdStream, RawStream
 from p2pnet.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
 
 logger = logging.getLogger(__name__)
 
-READ_CHUNK_BYTES = 1 << 16
 MAINTENANCE_INTERVAL_S = 1.0
 """How often our addresses are looked at: a relay reservation shows up in them within this time."""
 REJOIN_INTERVAL_S = 5.0
@@ -62,8 +62,8 @@ MAX_VALUES_PER_KEY = 900
 MAX_KNOWN_PEERS = 1024
 """How many peers' addresses are remembered for dialling, the oldest leaving first."""
 
-LINGER_S = 5.0
-"""How long a served stream is kept open for the other end to close it first: see `_P2pdStream.linger`."""
+LEAVING_S = 5.0
+"""How long a network that closes waits for its streams to part: their last bytes may still be on their way."""
 
 _REGULAR_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 """What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
@@ -88,7 +88,7 @@ class HivemindNetwork:
         self._p2p: P2P
         self._node: DHTNode
         self._tasks: list[asyncio.Task[None]] = []
-        self._lingering: set[asyncio.Future[None]] = set()
+        self._parting: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(
@@ -128,6 +128,10 @@ class HivemindNetwork:
         await self._register(protocol, handler)
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        raw = await self._open_raw(peer_id, protocol, addresses)
+        return P2pdStream(raw, is_opener=True, parting=self._parting)
+
+    async def _open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
         self._learn(addresses)
         try:
             async with asyncio.timeout(self._config.open_timeout_s):
@@ -167,8 +171,8 @@ class HivemindNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._lingering:
-            await asyncio.wait(self._lingering)  # the last bytes of what was served may still be on their way
+        if self._parting:
+            await asyncio.wait(self._parting, timeout=LEAVING_S)
         await self._stop_daemon()
 
     async def _visible(self) -> list[str]:
@@ -438,7 +442,7 @@ class HivemindNetwork:
             self._connected.clear()  # it only saves round trips
         self._connected.add(peer_id)
 
-    async def _open(self, peer_id: str, protocol: str) -> Stream:
+    async def _open(self, peer_id: str, protocol: str) -> RawStream:
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
             streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
@@ -453,64 +457,20 @@ class HivemindNetwork:
             writer.close()
             self._connected.discard(peer_id)
             raise
-        return _P2pdStream(peer_id, reader, writer)
-
-    async def _linger(self, stream: _P2pdStream) -> None:
-        lingering = asyncio.ensure_future(stream.linger())
-        self._lingering.add(lingering)
-        lingering.add_done_callback(self._lingering.discard)
-        await lingering
+        return RawStream(peer_id, reader, writer)
 
     async def _register(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = _P2pdStream(info.peer_id.to_base58(), reader, writer)
+            raw = RawStream(info.peer_id.to_base58(), reader, writer)
+            stream = P2pdStream(raw, is_opener=False, parting=self._parting)
             try:
                 await handler(stream)
-                await self._linger(stream)
-            finally:
-                stream.close()
+            except BaseException:
+                stream.drop()
+                raise
+            stream.close()
 
         await self._p2p.add_binary_stream_handler(protocol, serve)
-
-
-class _P2pdStream:
-    """A libp2p stream, as p2pd hands it out: a unix socket."""
-
-    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._peer_id = peer_id
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def peer_id(self) -> str:
-        return self._peer_id
-
-    async def read(self) -> bytes:
-        try:
-            return await self._reader.read(READ_CHUNK_BYTES)
-        except OSError:
-            return b""
-
-    async def write(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise PeerLost(f"the stream to {self._peer_id} is gone") from error
-
-    async def linger(self) -> None:
-        """Wait until the other end has closed the stream, which it does when it has read the last of it.
-
-        p2pd resets a QUIC stream when its own side closes it first (closing cancels its blocked read, which it takes
-        for an error), and a reset throws away what has not been acknowledged: the end of an answer would be lost.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while await self.read():
-                    pass
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _HivemindValidator(RecordValidatorBase):  # type: ignore[misc]
@@ -583,7 +543,7 @@ async def _limits_of(addresses: Sequence[str]) -> GrantedLimits | None:
         try:
             peer_id = peer_id_of(addresses[0])
             assert peer_id is not None
-            stream = await probe.open_stream(peer_id, HOP_PROTOCOL, addresses)
+            stream = await probe._open_raw(peer_id, HOP_PROTOCOL, addresses)
             try:
                 async with asyncio.timeout(config.open_timeout_s):
                     return await granted_limits(stream)

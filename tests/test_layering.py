@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "records daemon",
         "wire",
         "network",
-        "directory dht_values relay_limits",
+        "directory dht_values relay_limits p2pd_stream",
         "memory_network hivemind_network client",
         "peer",
         "worker",

@@ -1,0 +1,145 @@
+"""A libp2p stream as p2pd hands it out, a unix socket, and how its two ends part.
+
+Every write travels as a chunk: 4 bytes of length, big-endian, then the bytes. An empty chunk is a mark. The marks are
+there because p2pd cannot half-close: whichever side closes its socket, p2pd closes and then resets the stream. Over
+QUIC a reset throws away what has not been read yet, and a stream whose opener closes first is never quite given back:
+after some hundred of them nobody can open another. So the side that accepted the stream closes it, once all was read:
+
+    opener                                      acceptor
+    close(): "stop"              ---- mark ---->  its reads end, its work stops
+                                 <--- mark -----  "that was all"
+    all has been read            ---- mark ---->  closes its socket
+    closes its socket            <--- end ------
+
+Knows nothing of frames, protocols or hivemind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from p2pnet.errors import PeerLost
+
+READ_CHUNK_BYTES = 1 << 16
+LENGTH_BYTES = 4
+MARK = bytes(LENGTH_BYTES)
+
+PARTING_S = 30.0
+"""How long the other end may take to part: a backend on a slow machine is this long in one step. Then it is dropped."""
+
+
+class RawStream:
+    """Bytes as they are: for libp2p's own protocols."""
+
+    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._peer_id = peer_id
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def peer_id(self) -> str:
+        return self._peer_id
+
+    async def read(self) -> bytes:
+        try:
+            return await self._reader.read(READ_CHUNK_BYTES)
+        except OSError:
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise PeerLost(f"the stream to {self._peer_id} is gone") from error
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class P2pdStream:
+    """One end of a stream of ours. See `network.Stream`."""
+
+    def __init__(self, raw: RawStream, is_opener: bool, parting: set[asyncio.Task[None]]) -> None:
+        self._raw = raw
+        self._is_opener = is_opener
+        self._parting = parting
+        self._task: asyncio.Task[None] | None = None
+        self._header = b""
+        self._chunk_left = 0
+        self._marks = 0
+        self._is_gone = False
+
+    @property
+    def peer_id(self) -> str:
+        return self._raw.peer_id
+
+    async def read(self) -> bytes:
+        while not self._marks and not self._is_gone:
+            if data := self._unwrap(await self._receive()):
+                return data
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        if self._task is not None:
+            raise PeerLost(f"the stream to {self.peer_id} is closed")
+        if data:  # an empty chunk is a mark
+            await self._raw.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+
+    def close(self) -> None:
+        """Part from the other end, in the background: the network waits for that before it ends."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._part())
+            self._parting.add(self._task)
+            self._task.add_done_callback(self._parting.discard)
+
+    def drop(self) -> None:
+        """Close the socket at once."""
+        self._raw.close()
+
+    async def _part(self) -> None:
+        try:
+            with contextlib.suppress(PeerLost, TimeoutError):
+                async with asyncio.timeout(PARTING_S):
+                    await self._raw.write(MARK)
+                    if self._is_opener:
+                        await self._read_past_marks(1)
+                        await self._raw.write(MARK)
+                        while not self._is_gone:
+                            await self._receive()
+                    else:
+                        await self._read_past_marks(2)
+        finally:
+            self._raw.close()
+
+    async def _read_past_marks(self, count: int) -> None:
+        while self._marks < count and not self._is_gone:
+            self._unwrap(await self._receive())
+
+    async def _receive(self) -> bytes:
+        data = await self._raw.read()
+        self._is_gone = not data
+        return data
+
+    def _unwrap(self, data: bytes) -> bytes:
+        """The contents of the chunks in `data`, up to a first mark; marks are counted."""
+        contents = bytearray()
+        position = 0
+        while position < len(data):
+            if not self._chunk_left:
+                missing = LENGTH_BYTES - len(self._header)
+                self._header += data[position : position + missing]
+                position += missing
+                if len(self._header) < LENGTH_BYTES:
+                    break
+                self._chunk_left = int.from_bytes(self._header, "big")
+                self._header = b""
+                self._marks += not self._chunk_left
+                continue
+            part = data[position : position + self._chunk_left]
+            position += len(part)
+            self._chunk_left -= len(part)
+            if not self._marks:
+                contents += part
+        return bytes(contents)
