@@ -44,6 +44,10 @@ MAINTENANCE_INTERVAL_S = 1.0
 """How often our addresses are looked at: a relay reservation shows up in them within this time."""
 REJOIN_INTERVAL_S = 5.0
 """How often initial peers that are not in our routing table are asked again: a bootstrap that returns is found soon."""
+JOIN_RETRIES = 3
+JOIN_RETRY_PAUSE_S = 2.0
+"""When no initial peer answers at the start, they are asked again: one that is just starting needs some seconds. libp2p
+dials an address that failed again after 5 s, and not before."""
 RESTART_PAUSE_S = (0.1, 0.5, 2.0, 10.0)
 """Before each try to start a p2pd that has died; the last one repeats."""
 MAX_CLOCK_SKEW_S = 3.0
@@ -288,6 +292,11 @@ class HivemindNetwork:
         if not initial:
             return
         problems = await self._join(initial)
+        for _ in range(JOIN_RETRIES):  # whoever is started together with us may need a moment
+            if self._table_size() or len(problems) < len(initial):
+                break
+            await asyncio.sleep(JOIN_RETRY_PAUSE_S)
+            problems = await self._join(initial)
         if self._table_size() == 0 and len(problems) == len(initial):
             skewed = next((problem for problem in problems if isinstance(problem, JoinError)), None)
             tried = "; ".join(f"{address} ({problem})" for address, problem in zip(initial, problems, strict=True))

@@ -14,8 +14,12 @@ import time
 from pathlib import Path
 from typing import IO
 
-PREFIX = "p2pnet-sockets-"
+PREFIX = "p2pnet-sock-"
 LOCK_NAME = "owner.lock"
+MAX_PARENT_CHARS = 103 - len("/p2pnet-sock-12345678/p2pclient-12345678901.sock")
+"""A unix socket's path has at most 103 characters on macOS, 107 on Linux. A longer one fails where nobody sees it."""
+SHORT_PARENT = Path("/tmp")
+
 SETTLING_S = 60.0
 """A folder younger than this may belong to a process that has not locked it yet."""
 
@@ -30,8 +34,9 @@ class SocketFolder:
     @classmethod
     def make(cls) -> SocketFolder:
         """A new folder, after the removal of those whose owners are gone."""
-        remove_abandoned(Path(tempfile.gettempdir()), time.time())
-        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        parent = parent_for(Path(tempfile.gettempdir()))
+        remove_abandoned(parent, time.time())
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = (path / LOCK_NAME).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(path, lock)
@@ -40,6 +45,11 @@ class SocketFolder:
         """Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+def parent_for(preferred: Path) -> Path:
+    """The folder for temporary files, or a short one where a socket's path would be too long."""
+    return preferred if len(str(preferred)) <= MAX_PARENT_CHARS else SHORT_PARENT
 
 
 def remove_abandoned(parent: Path, now_s: float) -> None:

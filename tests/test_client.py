@@ -126,7 +126,7 @@ async def test_a_worker_that_answers_before_it_was_asked_is_believed() -> None:
 TOLD: list[tuple[str, type[P2PNetError], bool]] = [
     ("invalid_request", InvalidRequest, False),
     ("context_length_exceeded", ContextOverflow, False),
-    ("model_not_found", ModelNotFound, False),
+    ("model_not_found", ModelNotFound, True),
     ("busy", Busy, True),
     ("draining", PeerError, True),
     ("worker_failed", WorkerFailed, True),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gateway.failures import OUTCOMES
-from p2pnet import client, config, directory, errors, hivemind_network, lookup, messages, records
+from p2pnet import client, config, directory, errors, hivemind_network, lookup, messages, p2pd_stream, records
 from p2pnet.directory import key_id, keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
@@ -171,7 +171,17 @@ def default_of(field: Any) -> str:
     return "required" if field.default is msgspec.NODEFAULT else msgspec.json.encode(field.default).decode()
 
 
-LIMIT_OWNERS: tuple[ModuleType, ...] = (messages, codec, client, handler, records, directory, hivemind_network, lookup)
+LIMIT_OWNERS: tuple[ModuleType, ...] = (
+    messages,
+    codec,
+    client,
+    handler,
+    records,
+    directory,
+    hivemind_network,
+    lookup,
+    p2pd_stream,
+)
 
 
 def test_every_limit_has_the_value_that_the_page_gives() -> None:

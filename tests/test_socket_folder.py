@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p2pnet.socket_folder import LOCK_NAME, PREFIX, SETTLING_S, SocketFolder, remove_abandoned
+from p2pnet.socket_folder import LOCK_NAME, PREFIX, SETTLING_S, SHORT_PARENT, SocketFolder, parent_for, remove_abandoned
 
 
 def test_a_folder_of_a_dead_owner_is_removed_once_it_has_settled(tmp_path: Path) -> None:
@@ -33,3 +33,9 @@ def test_what_is_in_use_or_not_ours_stays(tmp_path: Path) -> None:
         folder.remove()
         folder.remove()
     assert not folder.path.exists()
+
+
+def test_a_long_folder_for_temporary_files_is_not_used() -> None:
+    assert parent_for(Path("/tmp")) == Path("/tmp")
+    assert parent_for(Path("/var/folders/zz/zyxvpxvq6csfxvn_n0000000000000/T")) != SHORT_PARENT
+    assert parent_for(Path("/tmp") / ("long" * 20)) == SHORT_PARENT

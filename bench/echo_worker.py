@@ -1,0 +1,70 @@
+"""A worker that serves echoes instead of a model: `p2pnet serve` in all but the loading, in the same order.
+
+Run as `python -m bench.echo_worker`; the benchmarks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bench import echo_models
+from p2pnet.cli import logs
+from p2pnet.cli.lifecycle import Ready, run_service
+from p2pnet.cli.settings import IdentityFile
+from p2pnet.config import NetworkConfig, WorkerConfig
+from p2pnet.worker.backends.echo import EchoBackend
+
+PLACES = 1024
+"""More than any benchmark asks for: what is measured is not how requests are refused."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="serve this one alone, one token every --delay-ms")
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--listen", action="append", required=True)
+    parser.add_argument("--initial-peers", action="append", required=True)
+    parser.add_argument("--ready-file", type=Path, required=True)
+    parser.add_argument("--timings-file", type=Path, required=True, help="when it did what, in Unix seconds")
+    options = parser.parse_args()
+    logs.configure("warning", is_json=False)
+    with IdentityFile.claim(None, "worker") as identity_file:
+        config = NetworkConfig(identity_file, listen=tuple(options.listen), initial_peers=tuple(options.initial_peers))
+
+        @asynccontextmanager
+        async def service() -> AsyncIterator[Ready]:
+            from p2pnet.peer import Peer, now_ms
+            from p2pnet.worker.serve import Worker
+
+            timings = {"began": time.time()}
+            peer = await Peer.join(config)
+            try:
+                timings["joined"] = time.time()
+                backends = _backends(options.model, options.delay_ms / 1000)
+                timings["model_ready"] = time.time()
+                worker = await Worker.start(
+                    peer.network, peer.identity, backends, now_ms, WorkerConfig(max_concurrency=PLACES, drain_s=1)
+                )
+                timings["announced"] = time.time()
+                options.timings_file.write_text(json.dumps(timings))
+                try:
+                    yield Ready(peer.identity.peer_id, await peer.join_addresses())
+                finally:
+                    await worker.stop()
+            finally:
+                await peer.close()
+
+        run_service(service, options.ready_file, "The echo worker is ready.")
+
+
+def _backends(model: str | None, delay_s: float) -> list[EchoBackend]:
+    return [echo_models.paced(model, delay_s)] if model else [echo_models.instant(), echo_models.stepped()]
+
+
+if __name__ == "__main__":
+    main()
