@@ -206,8 +206,8 @@ class HivemindNetwork:
             raise
         protocol = self._node.protocol
         protocol.routing_table = _RoutingTable(self._node_id, protocol.bucket_size, ROUTING_DEPTH_MODULO)
-        self._node.protocol.storage = storage or _BoundedStorage()
-        self._node.protocol.cache = _NoCache()
+        protocol.storage = storage or _BoundedStorage()
+        protocol.cache = _NoCache()
 
     async def _start_p2pd(self) -> None:
         self._daemon = await Daemon.start(self._config, self._listen, relays=self._config.initial_peers)
