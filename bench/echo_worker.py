@@ -20,13 +20,14 @@ from p2pnet.config import NetworkConfig, WorkerConfig
 from p2pnet.worker.backends.echo import EchoBackend
 
 PLACES = 1024
-"""More than any benchmark asks for: what is measured is not how requests are refused."""
+"""More than a benchmark asks for that does not measure how requests are refused."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="serve this one alone, one token every --delay-ms")
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--places", type=int, default=PLACES, help="requests taken at the same time for each model")
     parser.add_argument("--listen", action="append", required=True)
     parser.add_argument("--initial-peers", action="append", required=True)
     parser.add_argument("--ready-file", type=Path, required=True)
@@ -48,7 +49,7 @@ def main() -> None:
                 backends = _backends(options.model, options.delay_ms / 1000)
                 timings["model_ready"] = time.time()
                 worker = await Worker.start(
-                    peer.network, peer.identity, backends, now_ms, WorkerConfig(max_concurrency=PLACES, drain_s=1)
+                    peer.network, peer.identity, backends, now_ms, WorkerConfig(options.places, drain_s=1)
                 )
                 timings["announced"] = time.time()
                 options.timings_file.write_text(json.dumps(timings))

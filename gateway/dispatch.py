@@ -15,10 +15,10 @@ from contextlib import aclosing
 import msgspec
 
 from gateway.peers import Monotonic, PeerTable
-from gateway.routing import Candidate, eligible, rank
+from gateway.routing import Candidate, eligible, obstacle, rank
 from p2pnet.client import generate
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import Busy, ModelNotFound, NoWorker, P2PNetError
+from p2pnet.errors import Busy, FeatureMissing, ModelNotFound, NoWorker, P2PNetError
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network import Network
 
@@ -46,8 +46,8 @@ class Dispatcher:
         self._timeouts = timeouts or ExchangeTimeouts()
 
     async def run(self, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
-        """Accepted, TextDelta*, Finished. Raises ModelNotFound, RequestError, Busy, NoWorker, or the worker's own
-        error once its first token is out."""
+        """Accepted, TextDelta*, Finished. Raises RequestError (ModelNotFound, FeatureMissing when nobody can do what is
+        asked), Busy, NoWorker, or the worker's own error once its first token is out."""
         failures: list[P2PNetError] = []
         accepted: Accepted | None = None
         has_token = False
@@ -78,11 +78,16 @@ class Dispatcher:
         if not able:
             await self._peers.look_up(request.model)
             able = eligible(self._peers.candidates(), request, self._now_s())
-        if not able and self._peers.has_known(request.model):
-            raise NoWorker(f"No worker runs the model {request.model} at the moment.")
         if not able:
-            raise ModelNotFound(f"The model {request.model} does not exist on this network.", "model")
+            raise self._why_nobody(request)
         return rank(able, self._rng, MAX_ATTEMPTS)
+
+    def _why_nobody(self, request: GenerateRequest) -> P2PNetError:
+        if (error := obstacle(self._peers.candidates(), request)) is not None:
+            return error
+        if self._peers.has_known(request.model):
+            return NoWorker(f"No worker runs the model {request.model} at the moment.")
+        return ModelNotFound(f"The model {request.model} does not exist on this network.", "model")
 
     async def _attempt(
         self, candidate: Candidate, request: GenerateRequest
@@ -104,7 +109,7 @@ class Dispatcher:
 
     def _note(self, candidate: Candidate, request: GenerateRequest, error: P2PNetError) -> None:
         logger.info("%s: %s could not serve it: %s (%s)", request.request_id, candidate.peer_id, error, error.code)
-        is_healthy = isinstance(error, Busy | ModelNotFound)
+        is_healthy = isinstance(error, Busy | FeatureMissing | ModelNotFound)
         if not is_healthy:
             self._peers.note_failure(candidate.peer_id)
 
@@ -113,6 +118,8 @@ def _verdict(request: GenerateRequest, failures: Sequence[P2PNetError]) -> P2PNe
     """What to tell the client when nobody could serve it."""
     if all(isinstance(error, ModelNotFound) for error in failures):
         return ModelNotFound(f"No worker runs the model {request.model} any more.", "model")
+    if all(isinstance(error, FeatureMissing | ModelNotFound) for error in failures):
+        return next(error for error in failures if isinstance(error, FeatureMissing))
     if any(isinstance(error, Busy) for error in failures):
         return Busy(f"All workers of the model {request.model} are busy. Try again in a moment.")
     codes = ", ".join(sorted({error.code for error in failures}))

@@ -22,6 +22,7 @@ OUTCOMES: dict[str, Outcome] = {
     # The request is at fault: the same again fails again.
     "invalid_request": Outcome(400),
     "context_length_exceeded": Outcome(400),
+    "feature_missing": Outcome(400),
     "model_not_found": Outcome(404),
     # There is capacity and it is taken: the client's own back-off is the right answer.
     "busy": Outcome(429, retry_after_s=1),

@@ -28,6 +28,9 @@ MAX_COOLDOWN_S = 60.0
 """A worker that failed is asked again after 2 s, and after twice as long with each further failure, up to a minute:
 a peer that comes back is used soon, one that is gone costs little."""
 
+MAX_KNOWN_MODELS = 10_000
+"""Names of models remembered after their workers have gone."""
+
 Monotonic = Callable[[], float]
 
 
@@ -90,8 +93,8 @@ class PeerTable:
         """One entry per model, over all its workers."""
         by_model: dict[str, list[CapabilityRecord]] = {}
         for record in self._records.values():
-            for card in record.models:
-                by_model.setdefault(card.id, []).append(record)
+            for model in {card.id for card in record.models}:
+                by_model.setdefault(model, []).append(record)
         return [self._entry(model, records) for model, records in sorted(by_model.items())]
 
     def has_known(self, model: str) -> bool:
@@ -124,6 +127,14 @@ class PeerTable:
         for record in records:
             for card in record.models:
                 self._first_seen_s.setdefault(card.id, int(self._unix_s()))
+        if len(self._first_seen_s) > MAX_KNOWN_MODELS:
+            self._forget_models(len(self._first_seen_s) - MAX_KNOWN_MODELS)
+
+    def _forget_models(self, count: int) -> None:
+        """The oldest of those that nobody announces now: a name costs its inventor nothing."""
+        running = {card.id for record in self._records.values() for card in record.models}
+        for model in [model for model in self._first_seen_s if model not in running][:count]:
+            del self._first_seen_s[model]
 
     def _entry(self, model: str, records: Sequence[CapabilityRecord]) -> ModelEntry:
         cards = [card for record in records for card in record.models if card.id == model]

@@ -11,8 +11,10 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from p2pnet.errors import ContextOverflow, P2PNetError
+from p2pnet.features import check_features, features_needed
 from p2pnet.messages import GenerateRequest
-from p2pnet.records import CapabilityRecord
+from p2pnet.records import CapabilityRecord, ModelCard
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,41 @@ class Candidate:
         return self.record.peer_id
 
     def context_length(self, model: str) -> int | None:
-        return next((card.context_length for card in self.record.models if card.id == model), None)
+        cards = (card for card in self.record.models if card.id == model and card.task == "generate")
+        return next((card.context_length for card in cards), None)
 
 
 def eligible(candidates: Iterable[Candidate], request: GenerateRequest, now_s: float) -> list[Candidate]:
-    """Those that run what the request asks for. Those that failed lately are left out, unless nobody else is there."""
-    able = [candidate for candidate in candidates if _runs(candidate.record, request)]
+    """Those that run what the request asks for, and announce every feature that it needs. Those that failed lately are
+    left out, unless nobody else is there."""
+    needed = features_needed(request)
+    able = [
+        candidate
+        for candidate in candidates
+        if (card := _card(candidate.record, request)) is not None and _honours(card, request, needed)
+    ]
     healthy = [candidate for candidate in able if candidate.cooling_until_s <= now_s]
     return healthy or able
+
+
+def obstacle(candidates: Iterable[Candidate], request: GenerateRequest) -> P2PNetError | None:
+    """Why nobody is eligible although the model runs: FeatureMissing, which names what the request asks for and nobody
+    does, or ContextOverflow. None when nobody runs it."""
+    cards = [card for candidate in candidates if (card := _card(candidate.record, request)) is not None]
+    if not cards:
+        return None
+    needed = features_needed(request)
+    nearest = min(cards, key=lambda card: len(needed - set(card.features)))
+    try:
+        check_features(request, {feature for card in cards for feature in card.features})
+        check_features(request, nearest.features)
+    except P2PNetError as error:
+        return error
+    longest = max(card.context_length for card in cards if needed.issubset(card.features))
+    return ContextOverflow(
+        f"The model {request.model} has a context of {longest} tokens, and {request.max_tokens} were requested.",
+        "max_tokens",
+    )
 
 
 def rank(candidates: Sequence[Candidate], rng: random.Random, limit: int | None = None) -> list[Candidate]:
@@ -52,12 +81,19 @@ def rank(candidates: Sequence[Candidate], rng: random.Random, limit: int | None 
 
 
 def _pressure(candidate: Candidate) -> float:
-    """Requests in flight for each place: a worker that takes more at a time is less busy with the same number."""
-    return candidate.in_flight / max(1, candidate.record.slots)
+    """Requests in flight for each place of a model: a worker that takes more at a time is less busy with the same
+    number. Each further model brings further places but no further machine."""
+    return candidate.in_flight * max(1, len(candidate.record.models)) / max(1, candidate.record.slots)
 
 
-def _runs(record: CapabilityRecord, request: GenerateRequest) -> bool:
-    return any(
-        card.id == request.model and card.task == "generate" and request.digest in (None, card.digest)
-        for card in record.models
-    )
+def _card(record: CapabilityRecord, request: GenerateRequest) -> ModelCard | None:
+    """What the worker announces of the model that is asked for."""
+    for card in record.models:
+        if card.id == request.model and card.task == "generate" and request.digest in (None, card.digest):
+            return card
+    return None
+
+
+def _honours(card: ModelCard, request: GenerateRequest, needed: frozenset[str]) -> bool:
+    """How long the prompt is only the worker knows: what can be ruled out is an answer longer than the context."""
+    return needed.issubset(card.features) and (request.max_tokens or 0) <= card.context_length

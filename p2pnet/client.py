@@ -6,19 +6,36 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from p2pnet.allowance import Allowance
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
-from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Event, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import (
+    MAX_TOKENS_LIMIT,
+    Accepted,
+    Embedding,
+    EmbedEvent,
+    EmbedRequest,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    TextDelta,
+)
 from p2pnet.network import Network, Stream
-from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, FrameDecoder, encode_frame, event_decoder
-from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange, State
+from p2pnet.vectors import VectorCheck
+from p2pnet.wire.codec import (
+    MAX_REQUEST_FRAME_BYTES,
+    FrameDecoder,
+    embed_event_decoder,
+    encode_frame,
+    event_decoder,
+)
+from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, GENERATE_PROTOCOL, Exchange, State
 
 T = TypeVar("T")
+E = TypeVar("E", Event, EmbedEvent)
 
 TIMEOUTS = ExchangeTimeouts()
-
-MAX_CHARS_PER_TOKEN = 1024
-"""The longest tokens in use are runs of a few hundred spaces or dashes."""
 
 
 async def generate(
@@ -35,40 +52,59 @@ async def generate(
     or ProtocolViolation (another worker may be tried), InvalidRequest when the request fits no frame. Closing the
     generator cancels the work on the other side.
 
-    A worker that sends more than `max_tokens` (by default what the request asks for) has broken the protocol.
+    A worker that sends more than `max_tokens` for a choice (by default what the request asks for), or what was not
+    asked for, has broken the protocol.
     """
-    budget = _Budget(max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
     frame = _request_frame(request)
+    allowance = Allowance(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
     stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
-    events = _events(stream, timeouts)
+    events = _events(stream, event_decoder(), Exchange(), timeouts)
     try:
         await _within(timeouts.accept_s, stream.write(frame))
         async for event in events:
             if isinstance(event, Failed):
                 raise from_wire(event.code, event.message)
             if isinstance(event, TextDelta):
-                budget.spend(event)
+                allowance.check_delta(event)
+            elif isinstance(event, Finished):
+                allowance.check_finished(event)
             yield event
     finally:
         await events.aclose()
         stream.close()
 
 
-class _Budget:
-    """What a worker may still send: one that never ends must not fill the memory of whoever collects its answer."""
+async def embed(
+    network: Network,
+    peer_id: str,
+    request: EmbedRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
+    """Have one worker embed the inputs of `request`: Accepted, Embedding once for each input in any order, Finished.
 
-    def __init__(self, max_tokens: int) -> None:
-        self._tokens = max_tokens
-        self._chars = (max_tokens + 1) * MAX_CHARS_PER_TOKEN
+    All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
+    """
+    frame = _request_frame(request)
+    vectors = VectorCheck(request)
+    stream = await network.open_stream(peer_id, EMBED_PROTOCOL, addresses)
+    events = _events(stream, embed_event_decoder(), Exchange(EMBED_TRANSITIONS), timeouts)
+    try:
+        await _within(timeouts.accept_s, stream.write(frame))
+        async for event in events:
+            if isinstance(event, Failed):
+                raise from_wire(event.code, event.message)
+            if isinstance(event, Embedding):
+                vectors.check_embedding(event)
+            elif isinstance(event, Finished):
+                vectors.check_finished()
+            yield event
+    finally:
+        await events.aclose()
+        stream.close()
 
-    def spend(self, delta: TextDelta) -> None:
-        self._tokens -= len(delta.token_ids)
-        self._chars -= len(delta.text)
-        if self._tokens < 0 or self._chars < 0:
-            raise ProtocolViolation("the worker sent more than it was asked for")
 
-
-def _request_frame(request: GenerateRequest) -> bytes:
+def _request_frame(request: GenerateRequest | EmbedRequest) -> bytes:
     """What cannot be sent is the client's fault: no worker must be blamed for it."""
     try:
         return encode_frame(request, MAX_REQUEST_FRAME_BYTES)
@@ -76,12 +112,13 @@ def _request_frame(request: GenerateRequest) -> bytes:
         raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
 
 
-async def _events(stream: Stream, timeouts: ExchangeTimeouts) -> AsyncGenerator[Event, None]:
+async def _events(
+    stream: Stream, decoder: FrameDecoder[E], exchange: Exchange, timeouts: ExchangeTimeouts
+) -> AsyncGenerator[E, None]:
     """What the worker sends, checked against the exchange's table, up to its last event.
 
     What arrived together is checked together: nobody is told of a Finished that the worker goes on behind.
     """
-    decoder, exchange = event_decoder(), Exchange()
     while not exchange.is_done:
         limit_s = timeouts.accept_s if exchange.state is State.WAITING else timeouts.silence_s
         events = await _within(limit_s, _next_events(stream, decoder, exchange))
@@ -93,7 +130,7 @@ async def _events(stream: Stream, timeouts: ExchangeTimeouts) -> AsyncGenerator[
             yield event
 
 
-async def _next_events(stream: Stream, decoder: FrameDecoder[Event], exchange: Exchange) -> list[Event]:
+async def _next_events(stream: Stream, decoder: FrameDecoder[E], exchange: Exchange) -> list[E]:
     """One event at least, in however small pieces it comes."""
     while True:
         data = await stream.read()

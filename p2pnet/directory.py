@@ -51,7 +51,8 @@ def keys_of(record: Record) -> tuple[str, ...]:
     shard = shard_of(record.peer_id)
     if isinstance(record, LoadRecord):
         return (load_key(shard),)
-    return (worker_key(shard), *(model_key(card.id) for card in record.models))
+    models = dict.fromkeys((*(card.id for card in record.models), *record.withdrawn))
+    return (worker_key(shard), *map(model_key, models))
 
 
 def validator(now_ms: Clock) -> Validator:

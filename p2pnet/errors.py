@@ -6,6 +6,7 @@
     |- RequestError           the client's request is at fault: another worker would say the same
     |  |- InvalidRequest
     |  |- ContextOverflow
+    |  |- FeatureMissing      this worker cannot do it; others may
     |  `- ModelNotFound
     |- PeerError              this peer failed: another one may be tried
     |  |- PeerUnreachable
@@ -83,6 +84,13 @@ class ContextOverflow(RequestError):
     code = "context_length_exceeded"
 
 
+class FeatureMissing(RequestError):
+    """The model, or what runs it here, cannot do what was asked: others may. Nothing is dropped in silence."""
+
+    code = "feature_missing"
+    may_retry = True
+
+
 class ModelNotFound(RequestError):
     """No peer announces this model, or this one does not run it (any more): others may."""
 
@@ -147,7 +155,16 @@ class RecordRefused(P2PNetError):
 
 WIRE_ERRORS: dict[str, type[P2PNetError]] = {
     error.code: error
-    for error in (InvalidRequest, ContextOverflow, ModelNotFound, ProtocolViolation, Busy, Draining, WorkerFailed)
+    for error in (
+        InvalidRequest,
+        ContextOverflow,
+        FeatureMissing,
+        ModelNotFound,
+        ProtocolViolation,
+        Busy,
+        Draining,
+        WorkerFailed,
+    )
 }
 """What a worker may answer in a Failed frame, by code. Codes are only ever added."""
 

@@ -6,6 +6,7 @@ frames or sockets.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,8 +19,24 @@ MAX_STOP_STRINGS = 16
 MAX_MESSAGES = 4096
 """A chat of more turns than this is a loop; the frame's size cap bounds their text."""
 
+MAX_TOOLS = 256
+"""Twice what OpenAI accepts."""
+
+MAX_CHOICES = 16
+"""Answers to one prompt. Each is a sequence of its own and takes its part of the worker."""
+
+MAX_TOP_LOGPROBS = 20
+"""As OpenAI has it. Each token then weighs a kilobyte."""
+
+MAX_LOGIT_BIASES = 1024
+MAX_SCHEMA_CHARS = 1 << 16
+"""A JSON schema of more text is not written by hand, and compiling it would hold up a worker."""
+
 ModelId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 """What a model is called on the network: printable, no spaces, safe in URLs, logs and terminals."""
+
+ToolName = Annotated[str, Meta(min_length=1, max_length=128)]
+"""What a tool, or a call of one, is called."""
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """Which weights, dtype, tokenizer and chat template: `sha256:` and 64 hexadecimal digits."""
@@ -28,17 +45,47 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call that a model made. `arguments` is JSON text, as the model wrote it: it need not be valid."""
+
+    id: ToolName
+    name: ToolName
+    arguments: str
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call. `parameters` is a JSON schema, as text."""
+
+    name: ToolName
+    description: str = ""
+    parameters: str = "{}"
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a chat. Roles are what the model's chat template knows."""
+    """One turn of a chat. Roles are what the model's chat template knows.
+
+    `tool_calls` are those an assistant's turn made, `tool_call_id` says which of them a tool's turn answers.
+    """
 
     role: Annotated[str, Meta(min_length=1, max_length=32)]
     content: str
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_call_id: ToolName | None = None
+    name: ToolName | None = None
 
 
-class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """Turns that the worker renders with the model's own chat template."""
+class ChatPrompt(msgspec.Struct, frozen=True, omit_defaults=True, tag="chat"):
+    """Turns that the worker renders with the model's own chat template.
+
+    `tool_choice` says whether the model may, must not or must call one of `tools`; `required_tool`, with "required",
+    which one. `parallel_tool_calls` False allows one call only.
+    """
 
     messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    required_tool: ToolName | None = None
+    parallel_tool_calls: bool = True
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -60,7 +107,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is chosen. The defaults change nothing: plain sampling from the model's distribution.
 
     The choice at position i is a pure function of (logits, seed, i). `temperature` 0 is greedy. `top_k` 0 and
-    `min_p` 0 are off.
+    `min_p` 0 are off. `logit_bias` is added to the logits of the given tokens.
     """
 
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
@@ -71,6 +118,22 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_LOGIT_BIASES)] = (
+        msgspec.field(default_factory=dict)
+    )
+
+
+class JsonFormat(msgspec.Struct, frozen=True, tag="json"):
+    """The text is one JSON object."""
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
+    """The text is JSON that this schema accepts. `schema` is the schema as JSON text."""
+
+    schema: Annotated[str, Meta(min_length=2, max_length=MAX_SCHEMA_CHARS)]
+
+
+ResponseFormat = JsonFormat | JsonSchemaFormat
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
@@ -78,6 +141,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
 
     `digest`, when given, must be the worker's own: a model's name alone promises nothing. `stop` strings end the text
     before them; `stop_token_ids` end it as the model's own end token does; `ignore_eos` goes on past the latter.
+    No end token is chosen before `min_tokens`.
+
+    `n` asks for that many answers: choice i is sampled with `choice_seed(seed, i)`, as if it had been asked for alone.
+    `logprobs` is how many of the likeliest tokens to name with each token, besides itself; None is no logprobs.
+    `echo` sends the prompt back first. `resume_tokens` are the ids of an answer that another worker began: the rest
+    is sent, and is the same. `max_tokens` and `min_tokens` count them.
     """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -91,21 +160,55 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
     digest: Digest | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)] = 0
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool = False
+    response_format: ResponseFormat | None = None
+    resume_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_TOKENS_LIMIT)] = ()
 
 
-class Load(msgspec.Struct, frozen=True):
-    """How busy a worker is at one moment. `slots` is how many requests it takes at the same time."""
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several answers: the first has the request's own, the others 63 bits of BLAKE2b over both."""
+    if index == 0:
+        return seed
+    digest = blake2b(seed.to_bytes(8, "big") + index.to_bytes(8, "big"), digest_size=8, person=b"p2pnet/choice/1")
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+class Measure(msgspec.Struct, frozen=True, array_like=True):
+    """A moving average that a worker measured, and when it last did. Zero when it has not yet."""
+
+    value: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    sampled_ms: Count = 0
+
+
+class Load(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How busy a worker is at one moment, `sampled_ms` in Unix milliseconds, and how fast it has been.
+
+    `slots` is how many requests it takes at the same time. `kv_free_tokens` is how many more tokens its key-value
+    memory holds, of `kv_total_tokens`; both are 0 where that is not known. `decode_tokens_per_s` and
+    `prefill_tokens_per_s` are over all that runs at the same time, `first_token_s` is from the request to its first
+    token.
+    """
 
     running: Count = 0
     queued: Count = 0
     slots: Count = 0
+    sampled_ms: Count = 0
+    kv_free_tokens: Count = 0
+    kv_total_tokens: Count = 0
+    decode_tokens_per_s: Measure = Measure()
+    prefill_tokens_per_s: Measure = Measure()
+    first_token_s: Measure = Measure()
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one request, counted by the worker."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens of one request, counted by the worker. `cached_tokens` of the prompt needed no computing."""
 
     prompt_tokens: Count
     completion_tokens: Count
+    cached_tokens: Count = 0
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
@@ -116,23 +219,63 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
     load: Load = Load()
 
 
-class TextDelta(msgspec.Struct, frozen=True, tag="delta"):
-    """Some more tokens, and exactly their text: a UTF-8 character is never split, and what may turn out to be a stop
-    string is held back. Text without tokens comes last: what a token said before a stop string began within it."""
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its natural logarithm of probability. `token` is its bytes, which need not be whole characters."""
 
-    text: str
+    token_id: TokenId
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token of an answer, and the likeliest ones in its place, likeliest first.
+
+    Probabilities are the model's own: before temperature, penalties, bias and constraints.
+    """
+
+    token_id: TokenId
+    token: bytes
+    logprob: float | None
+    """None for the first token of a prompt, which nothing predicts."""
+    top: Annotated[tuple[TopLogprob, ...], Meta(max_length=MAX_TOP_LOGPROBS)] = ()
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of a tool call. `index` counts the calls of an answer; the first piece of each has its id and name."""
+
+    index: Count
+    id: ToolName | None = None
+    name: ToolName | None = None
+    arguments: str = ""
+
+
+class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
+    """Some more tokens, and exactly what they say: a UTF-8 character is never split, and what may turn out to be a stop
+    string is held back. Text without tokens comes last: what a token said before a stop string began within it.
+
+    Tokens that say a tool call have `tool_calls` instead of `text`. `choice` is which of `n` answers goes on.
+    `logprobs`, where asked for, has one entry per token. `is_prompt` marks the echo of the prompt.
+    """
+
+    text: str = ""
     token_ids: tuple[TokenId, ...] = ()
+    choice: Annotated[int, Meta(ge=0, lt=MAX_CHOICES)] = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    is_prompt: bool = False
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
-    """The generation is complete: `stop` at an end token or stop string, `length` at a limit."""
+    """The generation is complete: `stop` at an end token or stop string, `length` at a limit, `tool_calls` when the
+    model called tools. `reason` is of the first choice, `other_reasons` of the further ones."""
 
     reason: FinishReason
     usage: Usage
     load: Load = Load()
+    other_reasons: Annotated[tuple[FinishReason, ...], Meta(max_length=MAX_CHOICES)] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
@@ -144,3 +287,31 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
 
 Event = Accepted | TextDelta | Finished | Failed
 """What comes back: Accepted, TextDelta*, then exactly one of Finished or Failed. Failed may also come first."""
+
+
+MAX_EMBED_INPUTS = 2048
+"""As OpenAI has it."""
+
+MAX_DIMENSIONS = 1 << 14
+"""Four times the largest models in use; one vector of it fits a frame."""
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
+    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again."""
+
+    request_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: ModelId
+    inputs: Annotated[tuple[TextPrompt | TokenPrompt, ...], Meta(min_length=1, max_length=MAX_EMBED_INPUTS)]
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
+    digest: Digest | None = None
+
+
+class Embedding(msgspec.Struct, frozen=True, tag="embedding"):
+    """The vector of one input: float32, little-endian."""
+
+    index: Annotated[int, Meta(ge=0, lt=MAX_EMBED_INPUTS)]
+    vector: Annotated[bytes, Meta(min_length=4, max_length=4 * MAX_DIMENSIONS)]
+
+
+EmbedEvent = Accepted | Embedding | Finished | Failed
+"""What comes back: Accepted, Embedding once for each input in any order, then Finished; or Failed at any point."""

@@ -24,6 +24,8 @@ MAX_RECORD_BYTES = 4096
 """A whole directory key travels in one reply under 4 MiB, so a thousand workers of one model must fit there.
 A usual record has 600 bytes."""
 
+SIGNATURE_BYTES = 64
+
 MAX_LIFETIME_MS = 10 * 60_000
 """A record outlives its worker by no more than this, and nobody can lock a key for longer."""
 
@@ -42,7 +44,8 @@ Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model a worker runs. `features` are what this worker's backend can do with it beyond plain text."""
+    """One model a worker runs. `features` are what this worker's backend can do with it, in the words of `features`.
+    `is_cold` says that its weights are not in memory now: the first request waits until they are."""
 
     id: ModelId
     digest: Digest
@@ -51,13 +54,15 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     quantization: Label = "none"
     dtype: Label = "float32"
     features: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
+    is_cold: bool = False
 
 
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):
     """The slow half of an announcement: what a worker runs and how it is reached.
 
-    `addresses` are full multiaddrs that end in the worker's own peer id, circuit addresses included. `is_online` False
-    withdraws the worker; it still lists the models, since they say which directory keys it overwrites.
+    `addresses` are full multiaddrs that end in the worker's own peer id, circuit addresses included. `slots` are over
+    all models together. `is_online` False withdraws the worker. `withdrawn` are models that it has announced lately and
+    does not run any more: the record overwrites what stands under their directory keys.
     """
 
     peer_id: PeerId
@@ -71,17 +76,17 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     is_online: bool = True
     agent: Label = ""
     version: int = RECORD_VERSION
+    withdrawn: Annotated[tuple[ModelId, ...], Meta(max_length=MAX_MODELS)] = ()
 
 
 class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
-    """The fast half: how busy the worker was at `issued_ms`. `tokens_per_s` is its own claim; gateways measure."""
+    """The fast half: how busy the worker is, and how fast it claims to be; gateways measure for themselves."""
 
     peer_id: PeerId
     sequence: Count
     issued_ms: Milliseconds
     expires_ms: Milliseconds
     load: Load
-    tokens_per_s: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     version: int = RECORD_VERSION
 
 
@@ -103,6 +108,11 @@ def seal(record: Record, identity: Identity) -> bytes:
     sealed = msgspec.msgpack.encode(_Envelope(payload, identity.sign(SIGNATURE_DOMAIN, payload)))
     open_record(sealed, record.issued_ms)
     return sealed
+
+
+def sealed_size(record: Record) -> int:
+    """How many bytes the record will have once it is sealed."""
+    return len(msgspec.msgpack.encode(_Envelope(msgspec.msgpack.encode(record), bytes(SIGNATURE_BYTES))))
 
 
 def open_record(sealed: bytes, now_ms: int, grace_ms: int = 0) -> Record:
@@ -140,8 +150,8 @@ def _open_signed(sealed: bytes) -> Record:
 
 
 def _check_capability(record: CapabilityRecord) -> None:
-    if len({card.id for card in record.models}) != len(record.models):
-        raise RecordRefused("the same model twice")
+    if len({(card.id, card.task) for card in record.models}) != len(record.models):
+        raise RecordRefused("the same model twice for one task")
     for address in record.addresses:
         try:
             is_own = peer_id_of(address) == record.peer_id

@@ -55,7 +55,7 @@ def address_of(identity: Identity) -> str:
 
 
 def card(model: str = "tiny", **changes: Any) -> ModelCard:
-    return msgspec.structs.replace(ModelCard(model, DIGEST, 512), **changes)
+    return msgspec.structs.replace(ModelCard(model, DIGEST, 512, features=("chat", "text")), **changes)
 
 
 def capability(identity: Identity, *models: str, issued_ms: int = NOW_MS, **changes: Any) -> CapabilityRecord:
@@ -74,7 +74,7 @@ def capability(identity: Identity, *models: str, issued_ms: int = NOW_MS, **chan
 
 
 def load_record(identity: Identity, issued_ms: int = NOW_MS, **changes: Any) -> LoadRecord:
-    record = LoadRecord(identity.peer_id, issued_ms, issued_ms, issued_ms + 30_000, Load(1, 2, 3), 12.5)
+    record = LoadRecord(identity.peer_id, issued_ms, issued_ms, issued_ms + 30_000, Load(1, 2, 3))
     return msgspec.structs.replace(record, **changes)
 
 

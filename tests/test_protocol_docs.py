@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,26 +12,52 @@ import msgspec
 import pytest
 
 from gateway.failures import OUTCOMES
-from p2pnet import client, config, directory, errors, hivemind_network, lookup, messages, p2pd_stream, records
+from p2pnet import (
+    allowance,
+    client,
+    config,
+    directory,
+    errors,
+    features,
+    hivemind_network,
+    lookup,
+    messages,
+    p2pd_stream,
+    records,
+)
 from p2pnet.directory import key_id, keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
+    Embedding,
+    EmbedRequest,
     Failed,
     Finished,
     GenerateRequest,
+    JsonSchemaFormat,
     Load,
+    Measure,
     Message,
     Sampling,
     TextDelta,
     TextPrompt,
+    TokenLogprob,
     TokenPrompt,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    TopLogprob,
     Usage,
 )
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.wire import codec
-from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame
+from p2pnet.wire.codec import (
+    MAX_EMBED_EVENT_FRAME_BYTES,
+    MAX_EVENT_FRAME_BYTES,
+    MAX_REQUEST_FRAME_BYTES,
+    encode_frame,
+)
 from p2pnet.worker import handler
 from p2pnet.worker.engine.sampler import uniform
 
@@ -51,14 +78,16 @@ EVENTS = {
     "accepted": Accepted(10, DIGEST, Load(running=0, queued=1, slots=8)),
     "delta": TextDelta("Hello!", (72, 9)),
     "finished": Finished("stop", Usage(10, 3), Load(running=1, queued=0, slots=8)),
-    "failed": Failed("busy", "all 8 places of this worker are taken"),
+    "failed": Failed("busy", "all 8 places for this model are taken"),
 }
+EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9))), dimensions=2)
+EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
 CAPABILITY = CapabilityRecord(
     peer_id=WORKER.peer_id,
     sequence=ISSUED_MS,
     issued_ms=ISSUED_MS,
     expires_ms=ISSUED_MS + 180_000,
-    models=(ModelCard("tiny", DIGEST, 4096, features=("chat",)),),
+    models=(ModelCard("tiny", DIGEST, 4096, features=("chat", "text")),),
     addresses=(f"/ip4/203.0.113.7/tcp/31337/p2p/{WORKER.peer_id}",),
     protocols=("/p2pnet/generate/1",),
     slots=8,
@@ -69,8 +98,7 @@ LOAD = LoadRecord(
     sequence=ISSUED_MS + 1,
     issued_ms=ISSUED_MS + 1,
     expires_ms=ISSUED_MS + 30_001,
-    load=Load(running=1, queued=0, slots=8),
-    tokens_per_s=12.5,
+    load=Load(1, 0, 8, ISSUED_MS + 1, decode_tokens_per_s=Measure(12.5, ISSUED_MS - 999)),
 )
 PAYLOAD = msgspec.msgpack.encode(CAPABILITY)
 SIGNED = b"".join(len(part).to_bytes(4, "big") + part for part in (records.SIGNATURE_DOMAIN.encode(), PAYLOAD))
@@ -82,6 +110,8 @@ def hex_examples() -> dict[str, bytes]:
     return frames | {
         "key-file": WORKER.to_bytes(),
         "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
+        "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
+        "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
         "payload": PAYLOAD,
         "signed-prefix": SIGNED.removesuffix(PAYLOAD),
         "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
@@ -123,6 +153,8 @@ def test_every_example_is_what_the_code_writes() -> None:
 def test_every_example_is_read_again() -> None:
     blocks = hex_blocks()
     assert codec.request_decoder().feed(blocks["generate"]) == [REQUEST]
+    assert codec.embed_request_decoder().feed(blocks["embed"]) == [EMBED_REQUEST]
+    assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
     for name, event in EVENTS.items():
         assert codec.event_decoder().feed(blocks[name]) == [event]
     assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
@@ -142,15 +174,24 @@ STRUCTS: list[type[msgspec.Struct]] = [
     GenerateRequest,
     ChatPrompt,
     Message,
+    Tool,
+    ToolCall,
     TextPrompt,
     TokenPrompt,
     Sampling,
+    JsonSchemaFormat,
     Accepted,
     TextDelta,
+    TokenLogprob,
+    TopLogprob,
+    ToolCallDelta,
     Finished,
     Failed,
     Load,
+    Measure,
     Usage,
+    EmbedRequest,
+    Embedding,
     CapabilityRecord,
     LoadRecord,
     ModelCard,
@@ -165,6 +206,12 @@ def test_every_field_stands_in_its_table_with_its_default(struct: type[msgspec.S
     assert described == {field.encode_name: default_of(field) for field in msgspec.structs.fields(struct)}
 
 
+def test_every_feature_stands_in_the_table() -> None:
+    words = {value for name, value in vars(features).items() if name.isupper() and isinstance(value, str)}
+    described = {row[0].strip("`") for row in rows(section("Features"))}
+    assert described == words
+
+
 def default_of(field: Any) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
         return msgspec.json.encode(field.default_factory()).decode()
@@ -174,6 +221,7 @@ def default_of(field: Any) -> str:
 LIMIT_OWNERS: tuple[ModuleType, ...] = (
     messages,
     codec,
+    allowance,
     client,
     handler,
     records,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pnet.errors import RecordRefused
-from p2pnet.messages import Load
+from p2pnet.messages import Load, Measure
 from p2pnet.records import (
     MAX_ADDRESSES,
     MAX_CLOCK_SKEW_MS,
@@ -23,6 +23,7 @@ from p2pnet.records import (
     Record,
     open_record,
     seal,
+    sealed_size,
 )
 from tests.stories import (
     DIGEST,
@@ -67,7 +68,9 @@ def with_models(*changes: dict[str, Any]) -> dict[str, Any]:
 HONEST = {
     "a capability record": RECORD,
     "a load record": load_record(WORKER),
-    "a load record without speed": load_record(WORKER, tokens_per_s=None),
+    "a load record of one that has measured": load_record(
+        WORKER, load=Load(1, 0, 8, NOW_MS, 100, 4096, *[Measure(12.5, NOW_MS)] * 3)
+    ),
     "a withdrawal": capability(WORKER, is_online=False),
     "no models, no addresses": msgspec.structs.replace(RECORD, models=(), addresses=()),
     "the longest lifetime": capability(WORKER, expires_ms=NOW_MS + MAX_LIFETIME_MS),
@@ -81,7 +84,11 @@ HONEST = {
             f"/memory/0/p2p/{WORKER.peer_id}",
         ),
     ),
+    "a withdrawal of some models": capability(WORKER, "tiny", withdrawn=("large", "tiny")),
+    "a withdrawal of all models": capability(WORKER, models=(), addresses=(), withdrawn=("large",), is_online=False),
+    "a cold model": capability(WORKER, models=(card(is_cold=True),)),
     "several models": capability(WORKER, "org/large-7B", "tiny", "a:b@c+d"),
+    "a model for both tasks": msgspec.structs.replace(RECORD, models=(card(), card(task="embed"))),
     "an embedding model": msgspec.structs.replace(RECORD, models=(card(task="embed", features=("chat",)),)),
     "the largest numbers": capability(WORKER, sequence=(1 << 53) - 1, slots=(1 << 53) - 1),
 }
@@ -91,7 +98,7 @@ HONEST = {
 def test_what_is_sealed_opens_as_it_was(record: Record) -> None:
     sealed = seal(record, WORKER)
     assert open_record(sealed, NOW_MS) == record
-    assert len(sealed) <= MAX_RECORD_BYTES
+    assert len(sealed) == sealed_size(record) <= MAX_RECORD_BYTES
 
 
 def test_a_usual_record_is_small() -> None:
@@ -214,6 +221,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     # models
     "too many models": with_models(*({"id": str(number), "digest": DIGEST} for number in range(MAX_MODELS + 1))),
     "a model twice": with_models({}, {}),
+    "a model twice for one task": with_models({"task": "embed"}, {"task": "embed", "digest": "sha256:" + "cd" * 32}),
     "a model twice with other digests": with_models({}, {"digest": "sha256:" + "cd" * 32}),
     "models as a map": {"models": {"tiny": CARD}},
     "a null model": {"models": [None]},
@@ -244,6 +252,9 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "a long dtype": with_models({"dtype": "f" * 65}),
     "too many features": with_models({"features": ["f"] * 33}),
     "a feature with escapes": with_models({"features": [ESCAPE]}),
+    "too many withdrawn models": {"withdrawn": ["a"] * (MAX_MODELS + 1)},
+    "a withdrawn model with escapes": {"withdrawn": [ESCAPE]},
+    "withdrawn models as a map": {"withdrawn": {"tiny": True}},
     # labels
     "an agent with escapes": {"agent": ESCAPE},
     "an agent with a newline": {"agent": "p2pnet\nERROR"},
@@ -271,9 +282,12 @@ def test_a_bad_field_is_refused_whoever_signed_it(changes: dict[str, Any]) -> No
 
 
 BAD_LOADS: dict[str, dict[str, Any]] = {
-    "negative speed": {"tokens_per_s": -1.0},
-    "boundless speed": {"tokens_per_s": float("inf")},
-    "speed that is no number": {"tokens_per_s": float("nan")},
+    "negative speed": {"load": {"decode_tokens_per_s": [-1.0, 1]}},
+    "boundless speed": {"load": {"prefill_tokens_per_s": [float("inf"), 1]}},
+    "speed that is no number": {"load": {"first_token_s": [float("nan"), 1]}},
+    "speed without its time as a number": {"load": {"decode_tokens_per_s": 12.5}},
+    "speed measured before all time": {"load": {"decode_tokens_per_s": [12.5, -1]}},
+    "negative memory": {"load": {"kv_free_tokens": -1}},
     "negative load": {"load": {"running": -1}},
     "load as text": {"load": "idle"},
     "no load": {"load": None},
@@ -453,7 +467,9 @@ NOT_SEALED = {
     "an agent with a newline": capability(WORKER, agent="p2pnet\n"),
     "too many models": capability(WORKER, *map(str, range(MAX_MODELS + 1))),
     "more than the size limit": capability(WORKER, *(f"{number:0>60}" for number in range(MAX_MODELS))),
-    "a speed that is no number": load_record(WORKER, tokens_per_s=float("nan")),
+    "a speed that is no number": load_record(WORKER, load=Load(decode_tokens_per_s=Measure(float("nan")))),
+    "too many withdrawn models": capability(WORKER, withdrawn=tuple(map(str, range(MAX_MODELS + 1)))),
+    "a withdrawn model with escapes": capability(WORKER, withdrawn=(ESCAPE,)),
     "negative load": load_record(WORKER, load=Load(running=-1)),
 }
 

@@ -29,7 +29,8 @@ def peers(
     for worker in workers:
         record = loads.get(worker.peer_id)
         busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")
-        speed = f"{record.tokens_per_s:.1f}" if record and record.tokens_per_s is not None else "-"
+        measure = record.load.decode_tokens_per_s if record else None
+        speed = f"{measure.value:.1f}" if measure and measure.sampled_ms else "-"
         is_behind_relay = bool(worker.addresses) and all(map(is_relayed, worker.addresses))
         table.add_row(
             worker.peer_id,

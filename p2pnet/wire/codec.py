@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import Event, GenerateRequest
+from p2pnet.messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest, Event, GenerateRequest
 
 LENGTH_BYTES = 4
 
@@ -19,6 +19,9 @@ MAX_REQUEST_FRAME_BYTES = 4 << 20
 
 MAX_EVENT_FRAME_BYTES = 64 << 10
 """One event: tokens that were waiting together. Small enough that a hostile worker cannot fill a gateway's memory."""
+
+MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
+"""One vector and what stands around it."""
 
 T = TypeVar("T")
 
@@ -79,3 +82,11 @@ def request_decoder() -> FrameDecoder[GenerateRequest]:
 
 def event_decoder() -> FrameDecoder[Event]:
     return FrameDecoder(Event, MAX_EVENT_FRAME_BYTES)
+
+
+def embed_request_decoder() -> FrameDecoder[EmbedRequest]:
+    return FrameDecoder(EmbedRequest, MAX_REQUEST_FRAME_BYTES)
+
+
+def embed_event_decoder() -> FrameDecoder[EmbedEvent]:
+    return FrameDecoder(EmbedEvent, MAX_EMBED_EVENT_FRAME_BYTES)

@@ -1,4 +1,4 @@
-"""One generate exchange as a state table, without I/O.
+"""One exchange as a state table, without I/O.
 
     state      Accepted    TextDelta   Finished   Failed    end of stream
     WAITING    STREAMING   -           -          DONE      lost
@@ -6,17 +6,20 @@
     DONE       -           -           -          -         fine
 
 A dash is a violation of the protocol. Both sides walk the same table: the worker through what it sends, the client
-through what it receives. A stream that ends anywhere but in DONE is lost, never a success.
+through what it receives. A stream that ends anywhere but in DONE is lost, never a success. In an embed exchange
+Embedding stands in the place of TextDelta.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, auto
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
+from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, TextDelta
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
+EMBED_PROTOCOL = "/p2pnet/embed/1"
 
 
 class State(Enum):
@@ -25,28 +28,32 @@ class State(Enum):
     DONE = auto()
 
 
-TRANSITIONS: dict[tuple[State, type[Event]], State] = {
+Transitions = Mapping[tuple[State, type[Event | EmbedEvent]], State]
+
+_EITHER: Transitions = {
     (State.WAITING, Accepted): State.STREAMING,
     (State.WAITING, Failed): State.DONE,
-    (State.STREAMING, TextDelta): State.STREAMING,
     (State.STREAMING, Finished): State.DONE,
     (State.STREAMING, Failed): State.DONE,
 }
+TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, TextDelta): State.STREAMING}
+EMBED_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Embedding): State.STREAMING}
 
 
 class Exchange:
     """Where one exchange stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, transitions: Transitions = TRANSITIONS) -> None:
+        self._transitions = transitions
         self.state = State.WAITING
 
     @property
     def is_done(self) -> bool:
         return self.state is State.DONE
 
-    def advance(self, event: Event) -> None:
+    def advance(self, event: Event | EmbedEvent) -> None:
         """Take the next event. Raises ProtocolViolation when the table forbids it."""
-        following = TRANSITIONS.get((self.state, type(event)))
+        following = self._transitions.get((self.state, type(event)))
         if following is None:
             raise ProtocolViolation(f"{type(event).__name__} in state {self.state.name}")
         self.state = following

@@ -6,12 +6,26 @@ Knows nothing of the network: a backend is a class with one generator.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Protocol
 
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import ModelCard
 
 BackendEvent = Accepted | TextDelta | Finished
+EmbedBackendEvent = Accepted | Embedding | Finished
+
+UNMEASURED = Measure()
+
+
+@dataclass(frozen=True)
+class BackendLoad:
+    """What a backend knows of its own load. Zeros where it does not know; see `messages.Load`."""
+
+    kv_free_tokens: int = 0
+    kv_total_tokens: int = 0
+    decode_tokens_per_s: Measure = UNMEASURED
+    prefill_tokens_per_s: Measure = UNMEASURED
 
 
 class Backend(Protocol):
@@ -19,7 +33,11 @@ class Backend(Protocol):
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """What it can run now, as it is announced."""
+        """What it can run now, as it is announced. May change at any time."""
+
+    @property
+    def load(self) -> BackendLoad:
+        """How much room and speed it has now."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Serve one request: Accepted, TextDelta*, Finished.
@@ -30,3 +48,24 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Free the models. No request is running any more."""
+
+
+class EmbedBackend(Protocol):
+    """Turns texts into vectors for others."""
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """As of Backend. Their task is "embed"."""
+
+    @property
+    def load(self) -> BackendLoad:
+        """As of Backend. Reading a text is prefill."""
+
+    def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
+        """Serve one request: Accepted, Embedding once for each input in any order, Finished.
+
+        Raises and is closed as `Backend.generate`.
+        """
+
+    async def close(self) -> None:
+        """As of Backend."""

@@ -1,6 +1,7 @@
 """One inbound generate stream: read the request, hold a place, send the backend's events, stop when the client goes.
 
-Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory.
+Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory, nor of which models
+there are: it asks for each request.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -22,14 +22,12 @@ from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame, request_decod
 from p2pnet.wire.exchange import Exchange
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.load import LoadMeter, Place
+from p2pnet.worker.merging import merged
 
 logger = logging.getLogger(__name__)
 
 READ_AHEAD_EVENTS = 256
 """How far a backend may run ahead of a slow client before it has to wait."""
-
-MAX_MERGED_BYTES = 32 << 10
-"""What deltas may add up to in one frame, at most: half of the frame, and more than waits unless a client is slow."""
 
 MAX_UNREAD_REQUESTS = 64
 """Streams whose request is still arriving: each may hold 4 MiB before it can be told that the worker is busy."""
@@ -47,14 +45,24 @@ MAX_FAILURE_CHARS = 500
 
 
 class GenerateHandler:
-    """Serves `/p2pnet/generate/1` for the models of some backends."""
+    """Serves `/p2pnet/generate/1`. `find` says which backend generates with a model at this moment.
+
+    A request takes one place, of those of its model, however many answers it asks for: a place is a stream, its buffers
+    and its reader, of which there is one. That a request of many answers waits for memory is for the engine to see to;
+    if each answer took a place, one for more answers than there are places would never find them free together.
+    """
 
     def __init__(
-        self, backends: Mapping[str, Backend], meter: LoadMeter, timeouts: ExchangeTimeouts | None = None
+        self,
+        find: Callable[[str], Backend | None],
+        meter: LoadMeter,
+        timeouts: ExchangeTimeouts | None = None,
+        refusal: Callable[[], P2PNetError | None] = lambda: None,
     ) -> None:
-        self._backends = backends
+        self._find = find
         self._meter = meter
         self._timeouts = timeouts or ExchangeTimeouts()
+        self._refusal = refusal
         self._is_draining = False
         self.unread = 0
         """Streams whose request has not arrived yet."""
@@ -66,8 +74,14 @@ class GenerateHandler:
             request = await self._next_request(stream)
             if self._is_draining:
                 raise Draining("this worker is stopping")
-            with self._meter.place() as place:
-                await self._serve(stream, request, exchange, place)
+            if (error := self._refusal()) is not None:
+                raise error
+            backend = self._find(request.model)
+            if backend is None:
+                raise ModelNotFound(f"this worker does not run {request.model}")
+            is_measured = backend.load.decode_tokens_per_s.sampled_ms > 0
+            with self._meter.place(request.model, has_own_speed=is_measured) as place:
+                await self._serve(stream, backend, request, exchange, place)
         except PeerLost:
             logger.debug("%s went away", stream.peer_id)
         except P2PNetError as error:
@@ -108,11 +122,10 @@ class GenerateHandler:
             raise ProtocolViolation("bytes after the request")
         return requests[0]
 
-    async def _serve(self, stream: Stream, request: GenerateRequest, exchange: Exchange, place: Place) -> None:
+    async def _serve(
+        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, place: Place
+    ) -> None:
         """Answer, until done or until the client goes: the stream's end cancels the backend within one step."""
-        backend = self._backends.get(request.model)
-        if backend is None:
-            raise ModelNotFound(f"this worker does not run {request.model}")
         answer = asyncio.create_task(self._answer(stream, backend, request, exchange, place))
         client_end = asyncio.create_task(_wait_for_end(stream))
         try:
@@ -127,28 +140,20 @@ class GenerateHandler:
     async def _answer(
         self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, place: Place
     ) -> None:
-        first_token_s: float | None = None
-        with contextlib.ExitStack() as computing:
-            async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
-                while not exchange.is_done:
-                    events = merged(await pump.take())
-                    if first_token_s is None and any(isinstance(event, TextDelta) for event in events):
-                        first_token_s = time.monotonic()
-                        computing.enter_context(self._meter.computing())
-                    for event in events:
-                        if isinstance(event, Finished):
-                            self._meter.count(
-                                event.usage.completion_tokens, time.monotonic() - (first_token_s or time.monotonic())
-                            )
-                            computing.close()
-                            place.release()
-                    await self._send(stream, exchange, map(self._with_load, events))
-                    if first_token_s is not None and not exchange.is_done:
-                        await asyncio.sleep(self._pause_s())
+        async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
+            while not exchange.is_done:
+                events = await pump.take()
+                place.note_tokens(tokens_in(events))
+                for event in events:
+                    if isinstance(event, Finished):
+                        place.finish(event.usage.completion_tokens)
+                await self._send(stream, exchange, map(self._with_load, merged(events)))
+                if place.is_computing:
+                    await asyncio.sleep(self._pause_s())
 
     def _pause_s(self) -> float:
         """How long a stream that has just sent a frame lets further tokens wait, to send them together."""
-        return min(MAX_PAUSE_S, self._meter.load.running / MAX_FRAMES_PER_S)
+        return min(MAX_PAUSE_S, self._meter.running / MAX_FRAMES_PER_S)
 
     def _with_load(self, event: BackendEvent) -> BackendEvent:
         return event if isinstance(event, TextDelta) else msgspec.structs.replace(event, load=self._meter.load)
@@ -170,30 +175,10 @@ class GenerateHandler:
             raise PeerLost(f"the client read nothing for {self._timeouts.stall_s:.0f} s") from error
 
 
-def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
-    """The same events with neighbouring deltas in one, as far as a frame may hold them."""
-    result: list[BackendEvent] = []
-    texts: list[str] = []
-    token_ids: list[int] = []
-    size = 0
-    for event in events:
-        if texts and not (isinstance(event, TextDelta) and size + _largest_size(event) <= MAX_MERGED_BYTES):
-            result.append(TextDelta("".join(texts), tuple(token_ids)))
-            texts, token_ids, size = [], [], 0
-        if isinstance(event, TextDelta):
-            texts.append(event.text)
-            token_ids.extend(event.token_ids)
-            size += _largest_size(event)
-        else:
-            result.append(event)
-    if texts:
-        result.append(TextDelta("".join(texts), tuple(token_ids)))
-    return result
-
-
-def _largest_size(delta: TextDelta) -> int:
-    """Bytes on the wire at most: 4 for a character in UTF-8, 5 for a token id in msgpack."""
-    return 4 * len(delta.text) + 5 * len(delta.token_ids)
+def tokens_in(events: Iterable[BackendEvent]) -> int:
+    """Tokens of the answer, not of the prompt's echo. A delta that names no ids counts as one token: what is passed on
+    from a server elsewhere comes token by token, without them."""
+    return sum(max(1, len(event.token_ids)) for event in events if isinstance(event, TextDelta) and not event.is_prompt)
 
 
 async def _wait_for_end(stream: Stream) -> None:

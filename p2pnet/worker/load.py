@@ -1,62 +1,130 @@
-"""How busy this worker is: counts places, and measures its speed. Knows nothing of models or of the network."""
+"""How busy this worker is, and how fast: counts places, model by model, and measures what streams show of its speed.
+
+Knows nothing of requests or of the network; its clocks are passed in.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from p2pnet.errors import Busy
-from p2pnet.messages import Load
+from p2pnet.messages import Load, Measure
+from p2pnet.network import Clock
+from p2pnet.worker.catalogue import Catalogue, newest
 
-SPEED_SMOOTHING = 0.2
+Monotonic = Callable[[], float]
+
+FIRST_TOKEN_SMOOTHING = 0.2
 """Weight of the newest request in the moving average: about the last ten requests count."""
+
+SPEED_MEMORY_S = 30.0
+"""Of computing: what came this long ago weighs a third of what comes now."""
+
+MIN_SPEED_S = 0.1
+"""Of computing: less than that says nothing of a worker's speed."""
 
 
 class Place:
-    """One request's place."""
+    """One request's place, from the request's arrival to its end, and what its stream has shown so far."""
 
-    def __init__(self, free: Callable[[], None]) -> None:
-        self._free = free
+    def __init__(self, meter: LoadMeter, key: tuple[str, str], has_own_speed: bool, arrived_s: float) -> None:
+        self._meter = meter
+        self._key = key
+        self._has_own_speed = has_own_speed
+        self._arrived_s = arrived_s
         self._is_held = True
+        self.is_computing = False
+
+    def begin(self) -> None:
+        """It has waited and computes now. Idempotent."""
+        if not self.is_computing:
+            self.is_computing = True
+            self._meter._begin(self._has_own_speed)
+
+    def note_tokens(self, tokens: int) -> None:
+        """So many more tokens have come. The first ones say how long they took to come, further ones how fast they
+        follow one another."""
+        if tokens and not self.is_computing:
+            self.begin()
+            self._meter._note_first_token(self._arrived_s)
+        elif tokens and not self._has_own_speed:
+            self._meter._note_tokens(tokens)
+
+    def finish(self, tokens: int) -> None:
+        """The answer is complete, with so many tokens. Call it before the last frame is sent: who has read that frame
+        may ask again at once."""
+        self._meter.requests_served += 1
+        self._meter.tokens_served += tokens
+        self.release()
 
     def release(self) -> None:
-        """Give it back before the last frame is sent: who has read that frame may ask again at once. Idempotent."""
+        """Give it back. Idempotent."""
+        if self.is_computing:
+            self.is_computing = False
+            self._meter._end(self._has_own_speed)
         if self._is_held:
             self._is_held = False
-            self._free()
+            self._meter._free(self._key)
 
 
 class LoadMeter:
-    """The places of one worker. A request holds one from its first frame until its answer is complete."""
+    """The places of one worker, as many for each model, and its speed."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._held = 0
+    def __init__(
+        self, places_per_model: int, catalogue: Catalogue, now_ms: Clock, now_s: Monotonic = time.monotonic
+    ) -> None:
+        self._places_per_model = places_per_model
+        self._catalogue = catalogue
+        self._now_ms = now_ms
+        self._now_s = now_s
+        self._held: Counter[tuple[str, str]] = Counter()
         self._open = 0
-        self._computing = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._speed = StreamSpeed(now_s)
+        self._decode = Measure()
+        self._first_token = Measure()
+        self.running = 0
+        """Requests whose tokens are coming."""
         self.requests_served = 0
         self.tokens_served = 0
-        self.tokens_per_s: float | None = None
 
     @property
     def load(self) -> Load:
-        return Load(running=self._computing, queued=self._held - self._computing, slots=self._slots)
+        """How busy the worker is now, over all its models. Where backends measure how fast they decode, what they say
+        stands; prefill is theirs alone to see."""
+        backends = self._catalogue.load
+        return Load(
+            running=self.running,
+            queued=self._held.total() - self.running,
+            slots=self._places_per_model * len(self._catalogue.cards()),
+            sampled_ms=self._now_ms(),
+            kv_free_tokens=backends.kv_free_tokens,
+            kv_total_tokens=backends.kv_total_tokens,
+            decode_tokens_per_s=newest((backends.decode_tokens_per_s, self._decode)),
+            prefill_tokens_per_s=backends.prefill_tokens_per_s,
+            first_token_s=self._first_token,
+        )
 
     async def wait_idle(self) -> None:
         await self._is_idle.wait()
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[Place]:
-        """Hold one place. Raises Busy when all are taken."""
-        if self._held >= self._slots:
-            raise Busy(f"all {self._slots} places of this worker are taken")
-        self._held += 1
+    def place(self, model: str, task: str = "generate", has_own_speed: bool = False) -> Iterator[Place]:
+        """Hold one of the places of a model that this worker runs. Raises Busy when all are taken: other models are
+        not touched by that. `has_own_speed` when its backend measures how fast it decodes."""
+        key = (model, task)
+        if self._held[key] >= self._places_per_model:
+            raise Busy(f"all {self._places_per_model} places for this model are taken")
+        self._held[key] += 1
         self._open += 1
         self._is_idle.clear()
-        place = Place(self._release)
+        place = Place(self, key, has_own_speed, self._now_s())
         try:
             yield place
         finally:
@@ -65,23 +133,72 @@ class LoadMeter:
             if not self._open:
                 self._is_idle.set()
 
-    def _release(self) -> None:
-        self._held -= 1
+    def _begin(self, has_own_speed: bool) -> None:
+        self.running += 1
+        if not has_own_speed:
+            self._speed.begin()
 
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """While tokens are coming."""
-        self._computing += 1
-        try:
-            yield
-        finally:
-            self._computing -= 1
+    def _end(self, has_own_speed: bool) -> None:
+        self.running -= 1
+        if not has_own_speed:
+            self._speed.end()
 
-    def count(self, tokens: int, duration_s: float) -> None:
-        """One request is complete: `tokens` in the `duration_s` since its first one, waiting not included."""
-        self.requests_served += 1
-        self.tokens_served += tokens
-        if duration_s > 0 and tokens > 1:
-            speed = (tokens - 1) / duration_s
-            average = self.tokens_per_s
-            self.tokens_per_s = speed if average is None else average + SPEED_SMOOTHING * (speed - average)
+    def _free(self, key: tuple[str, str]) -> None:
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]  # models come and go
+
+    def _note_first_token(self, arrived_s: float) -> None:
+        self._first_token = averaged(
+            self._first_token, self._now_s() - arrived_s, self._now_ms(), FIRST_TOKEN_SMOOTHING
+        )
+
+    def _note_tokens(self, tokens: int) -> None:
+        speed = self._speed.add(tokens)
+        if speed is not None:
+            self._decode = Measure(speed, self._now_ms())
+
+
+class StreamSpeed:
+    """Tokens per second over all streams together, in the time in which at least one of them computes.
+
+    Both sums fade with the time that is computed, so that what is recent counts most.
+    """
+
+    def __init__(self, now_s: Monotonic) -> None:
+        self._now_s = now_s
+        self._streams = 0
+        self._updated_s = 0.0
+        self._tokens = 0.0
+        self._computed_s = 0.0
+
+    def begin(self) -> None:
+        """One more stream computes."""
+        self._advance()
+        self._streams += 1
+
+    def end(self) -> None:
+        """One stream less computes."""
+        self._advance()
+        self._streams -= 1
+
+    def add(self, tokens: int) -> float | None:
+        """So many tokens have come since the last ones. Returns the speed, None as long as too little is known."""
+        self._advance()
+        self._tokens += tokens
+        return self._tokens / self._computed_s if self._computed_s >= MIN_SPEED_S else None
+
+    def _advance(self) -> None:
+        now_s = self._now_s()
+        if self._streams:
+            passed_s = now_s - self._updated_s
+            fading = math.exp(-passed_s / SPEED_MEMORY_S)
+            self._tokens *= fading
+            self._computed_s = self._computed_s * fading + passed_s
+        self._updated_s = now_s
+
+
+def averaged(average: Measure, value: float, now_ms: int, smoothing: float) -> Measure:
+    """The moving average with one more value, `smoothing` of which is the newest; the first one stands as it is."""
+    is_first = not average.sampled_ms
+    return Measure(value if is_first else average.value + smoothing * (value - average.value), now_ms)

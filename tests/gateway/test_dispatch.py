@@ -16,6 +16,7 @@ from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
+    FeatureMissing,
     InvalidRequest,
     ModelNotFound,
     NoWorker,
@@ -25,14 +26,27 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 from p2pnet.memory_network import MemoryNetwork, MemoryWorld
-from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.messages import (
+    Accepted,
+    ChatPrompt,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Message,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    Usage,
+)
 from p2pnet.network import Stream, StreamHandler
 from p2pnet.records import seal
 from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL
 from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
-from tests.stories import ManualClock, ask, capability, peer, settle
+from tests.stories import ManualClock, ask, capability, card, peer, settle
 
 ONE_STEP = 20
 """Turns of the event loop from a client's going to the worker's being free."""
@@ -91,13 +105,14 @@ class Swarm:
         await self.peers.refresh()
         return site
 
-    async def impostor(self, name: str, handler: StreamHandler) -> str:
-        """A peer that announces the model like any worker, and answers as `handler` does. Returns its id."""
+    async def impostor(self, name: str, handler: StreamHandler, *features: str) -> str:
+        """A peer that announces the model like any worker, with further features, and answers as `handler` does.
+        Returns its id."""
         identity = peer(name)
         network = self.world.join(identity.peer_id)
         self._running.push_async_callback(network.kill)
         await network.handle(GENERATE_PROTOCOL, handler)
-        record = capability(identity, "echo", addresses=())
+        record = capability(identity, models=(card("echo", features=("chat", "text", *features)),), addresses=())
         await network.store(entries_for(record, seal(record, identity)))
         await self.peers.refresh()
         return identity.peer_id
@@ -165,6 +180,7 @@ def answers(*events: Event, then: Callable[[], Awaitable[object]] | None = None)
     return handle
 
 
+LIKELY = TextDelta("one", (0,), logprobs=(TokenLogprob(0, b"one", -0.5),))
 ACCEPTED, DELTA, FINISHED = Accepted(3), TextDelta("one", (0,)), Finished("stop", Usage(3, 3))
 
 
@@ -426,6 +442,88 @@ async def test_no_more_workers_are_tried_than_the_limit() -> None:
             await given.impostor(str(number), refuse)
         assert type((await given.run())[1]) is NoWorker
         assert len(tried) == MAX_ATTEMPTS
+
+
+# ---- what not every worker can do
+
+
+async def test_a_request_goes_to_who_announces_that_it_can_do_it() -> None:
+    async with swarm() as given:
+        plain = await given.worker("plain")
+        able = await given.impostor("able", answers(ACCEPTED, LIKELY, FINISHED), "logprobs")
+        given.prefer(plain.peer_id)
+        events, error = await given.run(ask(logprobs=0))
+        assert error is None and events == [ACCEPTED, LIKELY, FINISHED]
+        assert plain.requests == 0
+        assert given.cooling() == set()
+        assert able in {candidate.peer_id for candidate in given.peers.candidates()}
+
+
+async def test_what_no_worker_can_do_is_refused_by_name_before_any_is_asked() -> None:
+    async with swarm() as given:
+        site = await given.worker("a")
+        events, error = await given.run(ask(n=2))
+        assert (events, type(error)) == ([], FeatureMissing)
+        assert isinstance(error, RequestError) and error.param == "n"
+        assert site.requests == 0
+
+
+async def test_an_answer_longer_than_any_context_is_refused_before_any_worker_is_asked() -> None:
+    async with swarm() as given:
+        site = await given.worker("a", options=EchoOptions(context_length=16))
+        events, error = await given.run(ask(text="hi", max_tokens=17))
+        assert (events, type(error)) == ([], ContextOverflow)
+        assert site.requests == 0
+
+
+async def test_a_worker_that_cannot_do_what_it_announced_is_passed_over_without_blame() -> None:
+    async with swarm() as given:
+        liar = await given.impostor("liar", refuses(FeatureMissing.code), "logprobs")
+        await given.impostor("able", answers(ACCEPTED, LIKELY, FINISHED), "logprobs")
+        given.prefer(liar)
+        events, error = await given.run(ask(logprobs=0))
+        assert error is None and events == [ACCEPTED, LIKELY, FINISHED]
+        assert given.cooling() == set()
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (("feature_missing", "feature_missing"), FeatureMissing),
+        (("feature_missing", "model_not_found"), FeatureMissing),
+        (("feature_missing", "busy"), Busy),
+        (("feature_missing", "worker_failed"), NoWorker),
+    ],
+)
+async def test_when_all_refuse_the_client_is_told_why(codes: tuple[str, ...], kind: type[P2PNetError]) -> None:
+    async with swarm() as given:
+        for name, code in enumerate(codes):
+            await given.impostor(str(name), refuses(code))
+        assert type((await given.run())[1]) is kind
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        TextDelta(tool_calls=(ToolCallDelta(0, "c0", "now"),)),
+        TextDelta(token_ids=(5,)),
+        TextDelta("the prompt", is_prompt=True),
+    ],
+    ids=["a tool call", "ids alone", "the echo"],
+)
+async def test_whatever_the_client_was_sent_is_not_sent_again(delta: TextDelta) -> None:
+    async with swarm() as given:
+        lost = await given.impostor("lost", answers(ACCEPTED, delta), "tools", "echo")
+        other = await given.impostor("other", answers(ACCEPTED, delta, FINISHED), "tools", "echo")
+        given.prefer(lost)
+        request = GenerateRequest(
+            "r1", "echo", ChatPrompt((Message("user", "Hi"),), tools=(Tool("now"),)), echo=True, max_tokens=9
+        )
+        events, error = await given.run(request)
+        assert events == [ACCEPTED, delta]
+        assert type(error) is PeerLost
+        assert given.cooling() == {lost}
+        assert other != lost
 
 
 # ---- the request's own fault

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.peers import COOLDOWN_S, MAX_COOLDOWN_S, PeerTable
+from gateway.peers import COOLDOWN_S, MAX_COOLDOWN_S, MAX_KNOWN_MODELS, PeerTable
 from gateway.service import ModelEntry
 from p2pnet.directory import Directory, entries_for
 from p2pnet.identity import Identity
@@ -150,6 +150,26 @@ async def test_a_model_that_has_gone_is_still_known() -> None:
     assert site.table.models() == []
     assert site.table.has_known("tiny")
     assert not site.table.has_known("large")
+
+
+async def test_a_worker_that_generates_and_embeds_with_a_model_is_one_worker() -> None:
+    site = Site()
+    await site.announce(A, models=(card("tiny"), card("tiny", task="embed")))
+    await site.table.refresh()
+    assert [(entry.id, entry.workers) for entry in site.table.models()] == [("tiny", 1)]
+
+
+async def test_names_that_somebody_invents_are_forgotten_but_not_those_that_run() -> None:
+    site, per_record = Site(), 25
+    await site.announce(B, "tiny")
+    rounds = MAX_KNOWN_MODELS // per_record + 2
+    for turn in range(rounds):
+        await site.announce(A, *(f"{turn}-{number}" for number in range(per_record)))
+        await site.table.refresh()
+    known = [turn for turn in range(rounds) if site.table.has_known(f"{turn}-0")]
+    assert known == list(range(rounds - len(known), rounds))
+    assert 0 < MAX_KNOWN_MODELS - len(known) * per_record < 2 * per_record
+    assert site.table.has_known("tiny")
 
 
 async def test_a_look_up_adds_what_the_last_refresh_did_not_show() -> None:

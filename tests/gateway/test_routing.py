@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.routing import Candidate, eligible, rank
-from p2pnet.messages import GenerateRequest
+from gateway.routing import Candidate, eligible, obstacle, rank
+from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError, RequestError
+from p2pnet.messages import GenerateRequest, JsonFormat
 from p2pnet.records import ModelCard
 from tests.stories import DIGEST, ask, capability, card, peer
 
@@ -35,6 +36,11 @@ NOTHING = Candidate(msgspec.structs.replace(capability(peer("nothing")), models=
 COOLING = candidate("cooling", cooling_until_s=NOW_S + 0.1)
 COOLED = candidate("cooled", cooling_until_s=NOW_S)
 FULL = candidate("full", in_flight=100)
+RICH = candidate("rich", card("tiny", features=("text", "chat", "logprobs", "json")))
+COUNTS = candidate("counts", card("tiny", features=("text", "logprobs"), context_length=4096))
+JSON_ONLY = candidate("json only", card("tiny", features=("text", "json")))
+BARE = candidate("bare", card("tiny", features=()))
+LONG = candidate("long", card("tiny", context_length=4096))
 
 TINY = ask("tiny")
 
@@ -56,6 +62,26 @@ ELIGIBLE: dict[str, tuple[GenerateRequest, list[Candidate], list[Candidate]]] = 
     "those that cool, when nobody else is there": (TINY, [COOLING, LARGE], [COOLING]),
     "a healthy one of another model does not count": (TINY, [COOLING, LARGE, EMBEDS], [COOLING]),
     "a full one is asked: it knows best": (TINY, [FULL], [FULL]),
+    "those that can do it": (ask("tiny", logprobs=3), [A, RICH, COUNTS], [RICH, COUNTS]),
+    "those that can do all of it": (
+        ask("tiny", logprobs=3, response_format=JsonFormat()),
+        [A, COUNTS, JSON_ONLY, RICH],
+        [RICH],
+    ),
+    "nobody can do it": (ask("tiny", n=2), [A, RICH, COUNTS], []),
+    "plain text needs text": (TINY, [BARE, A], [A]),
+    "a feature of another model does not count": (
+        ask("tiny", logprobs=3),
+        [candidate("two", card("tiny"), card("large", features=("text", "logprobs")))],
+        [],
+    ),
+    "those that cool, when no healthy one can do it": (
+        ask("tiny", logprobs=3),
+        [A, Candidate(RICH.record, cooling_until_s=NOW_S + 1)],
+        [Candidate(RICH.record, cooling_until_s=NOW_S + 1)],
+    ),
+    "as long as the context": (ask("tiny", max_tokens=512), [A, LONG], [A, LONG]),
+    "not those whose context is shorter than the answer": (ask("tiny", max_tokens=513), [A, LONG], [LONG]),
 }
 
 
@@ -63,6 +89,42 @@ ELIGIBLE: dict[str, tuple[GenerateRequest, list[Candidate], list[Candidate]]] = 
 def test_eligible(request_: GenerateRequest, candidates: list[Candidate], expected: list[Candidate]) -> None:
     assert eligible(candidates, request_, NOW_S) == expected
     assert eligible(iter(candidates), request_, NOW_S) == expected
+
+
+OBSTACLES: dict[str, tuple[GenerateRequest, list[Candidate], type[P2PNetError] | None, str | None]] = {
+    "nobody": (TINY, [], None, None),
+    "nobody runs it": (ask("unheard-of", n=2), [A, LARGE], None, None),
+    "nobody has this digest": (ask("tiny", digest=OTHER_DIGEST, n=2), [A], None, None),
+    "nobody can do it": (ask("tiny", n=2), [A, RICH], FeatureMissing, "n"),
+    "nobody reads text": (TINY, [BARE], FeatureMissing, "prompt"),
+    "nobody can do one of two": (ask("tiny", logprobs=1, n=2), [RICH, A], FeatureMissing, "n"),
+    "each can do one of two": (
+        ask("tiny", logprobs=1, response_format=JsonFormat()),
+        [COUNTS, JSON_ONLY],
+        FeatureMissing,
+        "response_format",
+    ),
+    "no context is that long": (ask("tiny", max_tokens=4097), [A, LONG], ContextOverflow, "max_tokens"),
+    "who has the context cannot do it": (
+        ask("tiny", max_tokens=4096, response_format=JsonFormat()),
+        [COUNTS, JSON_ONLY],
+        ContextOverflow,
+        "max_tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "candidates", "kind", "param"), OBSTACLES.values(), ids=OBSTACLES)
+def test_why_nobody_is_eligible(
+    request_: GenerateRequest, candidates: list[Candidate], kind: type[P2PNetError] | None, param: str | None
+) -> None:
+    assert eligible(candidates, request_, NOW_S) == []
+    error = obstacle(candidates, request_)
+    if kind is None:
+        assert error is None
+    else:
+        assert isinstance(error, RequestError)
+        assert (type(error), error.param) == (kind, param)
 
 
 def draws(candidates: list[Candidate], times: int = 2000, seed: int = 1) -> Counter[str]:
@@ -95,13 +157,21 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("less busy before busier", {"in_flight": 3}, {"in_flight": 4}),
     ("more places before fewer", {"in_flight": 2, "slots": 8}, {"in_flight": 2, "slots": 4}),
     ("by share of places, not by number", {"in_flight": 3, "slots": 8}, {"in_flight": 1, "slots": 1}),
+    (
+        "places of further models are no further machine",
+        {"in_flight": 2, "slots": 8},
+        {"in_flight": 3, "slots": 16, "cards": (card("tiny"), card("large"))},
+    ),
     ("a worker that claims no places counts as one of one", {"in_flight": 0, "slots": 1}, {"in_flight": 1, "slots": 0}),
 ]
 
 
 @pytest.mark.parametrize(("first", "second"), [pair[1:] for pair in PAIRS], ids=[pair[0] for pair in PAIRS])
 def test_of_two_the_less_busy_goes_first(first: dict[str, Any], second: dict[str, Any]) -> None:
-    better, worse = candidate("better", **first), candidate("worse", **second)
+    better, worse = (
+        candidate(name, *fields.get("cards", ()), **{key: fields[key] for key in fields if key != "cards"})
+        for name, fields in (("better", first), ("worse", second))
+    )
     for seed in range(20):
         assert rank([better, worse], random.Random(seed)) == [better, worse]
         assert rank([worse, better], random.Random(seed)) == [better, worse]

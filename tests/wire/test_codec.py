@@ -20,11 +20,15 @@ from p2pnet.messages import (
     Finished,
     GenerateRequest,
     Load,
+    Measure,
     Message,
     Sampling,
     TextDelta,
     TextPrompt,
+    TokenLogprob,
     TokenPrompt,
+    ToolCallDelta,
+    TopLogprob,
     Usage,
 )
 from p2pnet.wire.codec import (
@@ -45,11 +49,11 @@ USAGE = b"\xa5usage\x82\xadprompt_tokens\x03\xb1completion_tokens\x02"
 GOLDEN: dict[str, tuple[GenerateRequest | Event, bytes]] = {
     "a text request": (
         GenerateRequest("r1", "tiny", TextPrompt("Hi")),
-        b"\x00\x00\x00\x42\x84" + REQUEST_HEAD + b"\x82\xa4type\xa4text\xa4text\xa2Hi",
+        b"\x00\x00\x00\x44\xde\x00\x04" + REQUEST_HEAD + b"\x82\xa4type\xa4text\xa4text\xa2Hi",
     ),
     "a token request": (
         GenerateRequest("r1", "tiny", TokenPrompt((1, 300)), max_tokens=1),
-        b"\x00\x00\x00\x57\x85" + REQUEST_HEAD + b"\x82\xa4type\xa6tokens\xa9token_ids\x92\x01\xcd\x01\x2c"
+        b"\x00\x00\x00\x59\xde\x00\x05" + REQUEST_HEAD + b"\x82\xa4type\xa6tokens\xa9token_ids\x92\x01\xcd\x01\x2c"
         b"\xaamax_tokens\x01",
     ),
     "a chat request with everything": (
@@ -64,7 +68,7 @@ GOLDEN: dict[str, tuple[GenerateRequest | Event, bytes]] = {
             ignore_eos=True,
             digest=DIGEST,
         ),
-        b"\x00\x00\x01\x01\x8a"
+        b"\x00\x00\x01\x03\xde\x00\x0a"
         + REQUEST_HEAD
         + b"\x82\xa4type\xa4chat\xa8messages\x91\x82\xa4role\xa4user\xa7content\xa2\xc3\xa9"
         + b"\xa8sampling\x82\xa4seed\x07\xabtemperature\xcb\x00\x00\x00\x00\x00\x00\x00\x00"
@@ -74,24 +78,39 @@ GOLDEN: dict[str, tuple[GenerateRequest | Event, bytes]] = {
     "accepted": (Accepted(3), b"\x00\x00\x00\x1e\x82\xa4type\xa8accepted\xadprompt_tokens\x03"),
     "accepted with everything": (
         Accepted(3, DIGEST, Load(1, 0, 8)),
-        b"\x00\x00\x00\x8c\x84\xa4type\xa8accepted\xadprompt_tokens\x03\xa6digest"
+        b"\x00\x00\x00\x84\x84\xa4type\xa8accepted\xadprompt_tokens\x03\xa6digest"
         + PACKED_DIGEST
-        + b"\xa4load\x83\xa7running\x01\xa6queued\x00\xa5slots\x08",
+        + b"\xa4load\x82\xa7running\x01\xa5slots\x08",
     ),
     "a delta": (
         TextDelta("Hi", (5, 6)),
         b"\x00\x00\x00\x21\x83\xa4type\xa5delta\xa4text\xa2Hi\xa9token_ids\x92\x05\x06",
     ),
-    "an empty delta": (TextDelta(""), b"\x00\x00\x00\x1d\x83\xa4type\xa5delta\xa4text\xa0\xa9token_ids\x90"),
+    "a delta with a logprob": (
+        TextDelta("a", (5,), choice=1, logprobs=(TokenLogprob(5, b"a", -0.5, (TopLogprob(5, b"a", -0.5),)),)),
+        b"\x00\x00\x00\x4e\x85\xa4type\xa5delta\xa4text\xa1a\xa9token_ids\x91\x05\xa6choice\x01\xa8logprobs\x91"
+        + b"\x94\x05\xc4\x01a\xcb\xbf\xe0\x00\x00\x00\x00\x00\x00"
+        + b"\x91\x93\x05\xc4\x01a\xcb\xbf\xe0\x00\x00\x00\x00\x00\x00",
+    ),
+    "a delta of a tool call": (
+        TextDelta(token_ids=(5,), tool_calls=(ToolCallDelta(0, "c1", "now", "{}"),)),
+        b"\x00\x00\x00\x48\x83\xa4type\xa5delta\xa9token_ids\x91\x05\xaatool_calls\x91"
+        + b"\x84\xa5index\x00\xa2id\xa2c1\xa4name\xa3now\xa9arguments\xa2{}",
+    ),
+    "an empty delta": (TextDelta(), b"\x00\x00\x00\x0c\x81\xa4type\xa5delta"),
     "finished": (
         Finished("stop", Usage(3, 2)),
         b"\x00\x00\x00\x44\x83\xa4type\xa8finished\xa6reason\xa4stop" + USAGE,
     ),
     "finished with load": (
         Finished("length", Usage(3, 2), Load(0, 0, 8)),
-        b"\x00\x00\x00\x64\x84\xa4type\xa8finished\xa6reason\xa6length"
+        b"\x00\x00\x00\x53\x84\xa4type\xa8finished\xa6reason\xa6length" + USAGE + b"\xa4load\x81\xa5slots\x08",
+    ),
+    "finished with speed": (
+        Finished("stop", Usage(3, 2), Load(decode_tokens_per_s=Measure(12.5, 7))),
+        b"\x00\x00\x00\x69\x84\xa4type\xa8finished\xa6reason\xa4stop"
         + USAGE
-        + b"\xa4load\x83\xa7running\x00\xa6queued\x00\xa5slots\x08",
+        + b"\xa4load\x81\xb3decode_tokens_per_s\x92\xcb\x40\x29\x00\x00\x00\x00\x00\x00\x07",
     ),
     "failed": (Failed("busy"), b"\x00\x00\x00\x17\x82\xa4type\xa6failed\xa4code\xa4busy"),
     "failed with a message": (
@@ -173,7 +192,7 @@ def test_nothing_makes_nothing() -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    later = packed(type="delta", text="a", token_ids=[1], logprobs=[-0.5], note={"deep": [None, True]})
+    later = packed(type="delta", text="a", token_ids=[1], colour=[-0.5], note={"deep": [None, True]})
     assert event_decoder().feed(later) == [TextDelta("a", (1,))]
 
 
@@ -222,7 +241,6 @@ BAD_EVENTS = {
     "an unknown tag": packed(type="shutdown"),
     "a request's tag": packed(type="generate", request_id="r", model="m", prompt={"type": "text", "text": ""}),
     "a tag twice": frame(b"\x82\xa4type\xa5delta\xa4type\xa6failed"),
-    "no text": packed(type="delta", token_ids=[]),
     "null text": packed(type="delta", text=None),
     "text as bytes": packed(type="delta", text=b"a"),
     "text that is not UTF-8": frame(b"\x82\xa4type\xa5delta\xa4text\xa2\xff\xfe"),

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta, Usage
-from p2pnet.wire.exchange import TRANSITIONS, Exchange, State
+from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, TextDelta, Usage
+from p2pnet.wire.exchange import EMBED_TRANSITIONS, TRANSITIONS, Exchange, State
 
 ACCEPTED = Accepted(3)
 DELTA = TextDelta("a", (1,))
@@ -49,6 +49,19 @@ def exchange_in(state: State) -> Exchange:
 def test_the_table_is_complete() -> None:
     assert {(state, type(event)) for state, event, _ in TABLE} == set(itertools.product(State, map(type, EVENTS)))
     assert {(state, type(event)): following for state, event, following in TABLE if following} == TRANSITIONS
+
+
+def test_vectors_stand_where_text_stands_and_neither_in_the_others_place() -> None:
+    vector = Embedding(0, bytes(4))
+    exchange = Exchange(EMBED_TRANSITIONS)
+    for event in (ACCEPTED, vector, vector):
+        exchange.advance(event)
+    with pytest.raises(ProtocolViolation, match="TextDelta in state STREAMING"):
+        exchange.advance(DELTA)
+    exchange.advance(FINISHED)
+    assert exchange.is_done
+    with pytest.raises(ProtocolViolation, match="Embedding in state STREAMING"):
+        exchange_in(State.STREAMING).advance(vector)
 
 
 @pytest.mark.parametrize(("state", "event", "following"), TABLE)

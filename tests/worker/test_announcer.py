@@ -9,14 +9,16 @@ import pytest
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import Directory, entries_for
-from p2pnet.errors import PeerUnreachable, RecordRefused
+from p2pnet.errors import PeerUnreachable
 from p2pnet.memory_network import MemoryWorld
-from p2pnet.messages import Load
+from p2pnet.messages import Load, Measure
 from p2pnet.network import Entry, Findings, Stream, StreamHandler
-from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, ModelCard, Record, open_record, seal
-from p2pnet.worker.announcer import Announcer
+from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, Record, open_record, seal
+from p2pnet.worker.announcer import MODELS_INTERVAL_S, Announcer
+from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.load import LoadMeter
 from tests.stories import ManualClock, capability, card, peer, settle
+from tests.worker.scripted import Scripted
 
 WORKER = peer("worker")
 
@@ -82,6 +84,23 @@ class FlakyNetwork:
         await self._inner.close()
 
 
+class Ticks:
+    """The announcer's sleep: the watch over its models goes on when a test says so, the rest takes its time."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds == MODELS_INTERVAL_S:
+            await self._next.wait()
+            self._next.clear()
+        else:
+            await asyncio.sleep(seconds)
+
+    def tick(self) -> None:
+        self._next.set()
+
+
 class Site:
     """A worker's announcer in a world of its own, and a reader there."""
 
@@ -90,13 +109,15 @@ class Site:
         self.world = MemoryWorld(self.clock)
         self.network = FlakyNetwork(self.world)
         self.reader = Directory(self.world.join(peer("gateway").peer_id), self.clock)
-        self.meter = LoadMeter(4)
-        self.models: tuple[ModelCard, ...] = (card("tiny"),)
+        self.backend = Scripted(models=(card("tiny"),))
+        self.catalogue = Catalogue([self.backend])
+        self.meter = LoadMeter(4, self.catalogue, self.clock, lambda: self.clock.now_ms / 1000)
+        self.ticks = Ticks()
         self.announcer = self.restarted(config)
 
     def restarted(self, config: DirectoryConfig = NEVER) -> Announcer:
         """The announcer of the same worker, started anew: it remembers nothing."""
-        return Announcer(self.network, WORKER, lambda: self.models, self.meter, self.clock, config)
+        return Announcer(self.network, WORKER, self.catalogue.cards, self.meter, self.clock, config, self.ticks.sleep)
 
     async def record(self) -> CapabilityRecord | None:
         found = await self.reader.workers()
@@ -125,7 +146,7 @@ async def test_the_first_announcement_says_everything() -> None:
         agent=AGENT,
     )
     load = (await site.reader.loads())[WORKER.peer_id]
-    assert (load.load, load.tokens_per_s) == (Load(0, 0, 4), None)
+    assert load.load == Load(0, 0, 4, site.clock.now_ms)
     assert load.expires_ms == site.clock.now_ms + 30_000
     assert load.sequence > record.sequence
     await site.announcer.stop()
@@ -154,11 +175,13 @@ async def test_it_announces_again_at_a_third_of_each_lifetime() -> None:
 
 async def test_its_load_follows_the_meter() -> None:
     site = Site()
-    site.meter.count(11, 2.0)
-    with site.meter.place(), site.meter.place(), site.meter.computing():
+    with site.meter.place("tiny"), site.meter.place("tiny") as place:
+        site.clock.advance(2)
+        place.note_tokens(1)
         await site.announcer.start()
     load = (await site.reader.loads())[WORKER.peer_id]
-    assert (load.load, load.tokens_per_s) == (Load(running=1, queued=1, slots=4), 5.0)
+    now_ms = site.clock.now_ms
+    assert load.load == Load(1, 1, 4, now_ms, first_token_s=Measure(2.0, now_ms))
     await site.announcer.stop()
 
 
@@ -176,12 +199,12 @@ async def test_a_changed_address_is_announced_at_once() -> None:
     await site.announcer.stop()
 
 
-async def test_a_changed_model_is_announced_with_the_next_change() -> None:
+async def test_a_changed_model_is_announced_with_a_changed_address() -> None:
     site = Site()
     await site.announcer.start()
     await asyncio.sleep(0)
     site.clock.advance(1)
-    site.models = (card("tiny"), card("large"))
+    site.backend.models = (card("tiny"), card("large"))
     site.network.change()
     await settle(lambda: site.network.attempts == 4)
     assert [found.peer_id for found in await site.reader.workers_of("large")] == [WORKER.peer_id]
@@ -344,7 +367,7 @@ async def test_an_announcement_that_nobody_takes_is_said() -> None:
 
 async def test_addresses_that_do_not_fit_beside_the_models_are_left_out() -> None:
     site = Site()
-    site.models = tuple(card(f"a-model-with-a-rather-long-name-{number}") for number in range(20))
+    site.backend.models = tuple(card(f"a-model-with-a-rather-long-name-{number}") for number in range(20))
     site.network.visible = tuple(
         f"/ip4/203.0.113.7/udp/{port}/quic-v1/p2p/{WORKER.peer_id}" for port in range(4000, 4016)
     )
@@ -355,11 +378,167 @@ async def test_addresses_that_do_not_fit_beside_the_models_are_left_out() -> Non
     await site.announcer.stop()
 
 
-async def test_too_many_models_for_one_record_are_refused_at_the_start() -> None:
+async def test_models_that_do_not_fit_are_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     site = Site()
-    site.models = tuple(card(f"{'a' * 120}{number}") for number in range(32))
-    with pytest.raises(RecordRefused):
-        await site.announcer.start()
+    site.backend.models = tuple(card(f"{'a' * 110}{number:0>10}") for number in range(32))
+    assert await site.announcer.start() is True
+    (found,) = await site.reader.workers()
+    fitting = len(found.models)
+    assert 10 < fitting < 32
+    assert found.models == site.backend.models[:fitting]
+    site.clock.advance(1)
+    site.network.change()
+    await site.network.attempted(2)
+    (warning,) = [record.message for record in caplog.records if "does not hold all models" in record.message]
+    assert warning.count("a" * 110) == 32 - fitting
+    assert site.backend.models[fitting].id in warning
+    await site.announcer.stop()
+
+
+# ---- models that come and go
+
+
+async def follow(site: Site, *models: str, stores: int = 2) -> None:
+    """The models change, and the announcer looks."""
+    site.clock.advance(1)
+    site.backend.models = tuple(map(card, models))
+    attempts = site.network.attempts
+    site.ticks.tick()
+    await settle(lambda: site.network.attempts == attempts + stores)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert site.network.attempts == attempts + stores
+
+
+async def finders(site: Site, model: str) -> list[bool]:
+    """Whether the worker is found under a model: by a reader that has followed it, and by one that knows nothing."""
+    newcomer = Directory(site.world.join(peer("newcomer").peer_id), site.clock)
+    await site.reader.workers()
+    return [bool(await reader.workers_of(model)) for reader in (site.reader, newcomer)]
+
+
+async def test_models_are_announced_within_a_second_as_they_come() -> None:
+    site = Site()
+    await site.announcer.start()
+    await follow(site, "tiny", "large")
+    assert await finders(site, "large") == [True, True]
+    assert await finders(site, "tiny") == [True, True]
+    assert (await site.reader.loads())[WORKER.peer_id].load.slots == 8
+    await site.announcer.stop()
+
+
+async def test_a_model_that_goes_is_found_by_nobody_and_its_worker_is() -> None:
+    site = Site()
+    site.backend.models = (card("tiny"), card("large"))
+    await site.announcer.start()
+    await follow(site, "tiny")
+    assert await finders(site, "large") == [False, False]
+    assert await finders(site, "tiny") == [True, True]
+    record = await site.record()
+    assert record is not None and record.withdrawn == ("large",)
+    # When it comes back, then it is found again.
+    await follow(site, "large", "tiny")
+    assert await finders(site, "large") == [True, True]
+    record = await site.record()
+    assert record is not None and record.withdrawn == ()
+    await site.announcer.stop()
+
+
+async def test_one_model_takes_the_place_of_another() -> None:
+    site = Site()
+    await site.announcer.start()
+    await follow(site, "large")
+    assert await finders(site, "tiny") == [False, False]
+    assert await finders(site, "large") == [True, True]
+    await site.announcer.stop()
+    assert await finders(site, "large") == [False, False]
+
+
+async def test_a_model_is_withdrawn_for_as_long_as_its_records_live() -> None:
+    site = Site()
+    site.backend.models = (card("tiny"), card("large"))
+    await site.announcer.start()
+    for pause_s, withdrawn in ((0, ("large",)), (100, ("large",)), (79, ("large",)), (1, ()), (10, ())):
+        site.clock.advance(pause_s)
+        site.backend.models = (card("tiny"),)
+        site.network.change()
+        await site.network.attempted(2)
+        (record,) = await site.reader.workers()
+        assert record.withdrawn == withdrawn
+        assert await finders(site, "large") == [False, False]
+        site.clock.advance(0.001)
+    await site.announcer.stop()
+
+
+async def test_nothing_changes_nothing_is_said() -> None:
+    site = Site()
+    await site.announcer.start()
+    for _ in range(5):
+        await follow(site, "tiny", stores=0)
+    await site.announcer.stop()
+
+
+async def test_a_model_whose_card_changes_is_announced() -> None:
+    site = Site()
+    await site.announcer.start()
+    site.backend.models = (card("tiny", is_cold=True),)
+    site.clock.advance(1)
+    site.ticks.tick()
+    await site.network.attempted(2)
+    record = await site.record()
+    assert record is not None and record.models == (card("tiny", is_cold=True),)
+    await site.announcer.stop()
+
+
+async def test_a_worker_without_models_is_withdrawn_and_stays_up() -> None:
+    # Given a worker whose upstream goes away, and with it all models.
+    site = Site()
+    await site.announcer.start()
+    await follow(site, stores=1)
+    assert await finders(site, "tiny") == [False, False]
+    assert await site.record() is None
+    # When nothing changes, then it says nothing more.
+    site.network.change()
+    await follow(site, stores=0)
+    # When the upstream is back, then it is found again.
+    await follow(site, "tiny", "new")
+    assert await finders(site, "tiny") == [True, True]
+    assert await finders(site, "new") == [True, True]
+    await site.announcer.stop()
+
+
+async def test_a_worker_that_starts_without_models_is_offline_until_one_comes() -> None:
+    site = Site()
+    site.backend.models = ()
+    assert await site.announcer.start() is True
+    assert await site.record() is None
+    assert await site.reader.loads() == {}
+    await follow(site, "tiny")
+    assert await site.record() is not None
+    await site.announcer.stop()
+    assert await site.record() is None
+
+
+async def test_changed_models_that_nobody_took_are_announced_again_soon() -> None:
+    pauses_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses_s.append(seconds)
+        await (asyncio.Event().wait() if seconds == NEVER.capability_interval_s else asyncio.sleep(0))
+
+    site = Site()
+    announcer = Announcer(site.network, WORKER, site.catalogue.cards, site.meter, site.clock, NEVER, sleep)
+    await announcer.start()
+    site.backend.models = (card("large"),)
+    site.network.refusing = True
+    await settle(lambda: 16.0 in pauses_s)
+    site.network.refusing = False
+    site.clock.advance(1)
+    attempts = site.network.attempts
+    await site.network.attempted(2)
+    assert await finders(site, "large") == [True, True]
+    assert site.network.attempts >= attempts + 2
+    await announcer.stop()
 
 
 async def test_what_nobody_took_is_announced_again_long_before_its_interval() -> None:
@@ -370,7 +549,7 @@ async def test_what_nobody_took_is_announced_again_long_before_its_interval() ->
         await asyncio.sleep(0)
 
     site = Site()
-    announcer = Announcer(site.network, WORKER, lambda: site.models, site.meter, site.clock, NEVER, sleep)
+    announcer = Announcer(site.network, WORKER, site.catalogue.cards, site.meter, site.clock, NEVER, sleep)
     site.network.refusing = True
     assert await announcer.start() is False
     await settle(lambda: NEVER.capability_interval_s in pauses_s)

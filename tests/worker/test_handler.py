@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,9 +13,19 @@ import pytest
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import ContextOverflow, InvalidRequest, WorkerFailed
 from p2pnet.memory_network import WINDOW_BYTES, MemoryNetwork, MemoryWorld
-from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, Load, TextDelta, Usage
+from p2pnet.messages import (
+    Accepted,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Load,
+    Measure,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from p2pnet.network import Stream
-from p2pnet.records import ModelCard
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
@@ -23,11 +33,13 @@ from p2pnet.wire.codec import (
     event_decoder,
 )
 from p2pnet.wire.exchange import GENERATE_PROTOCOL
-from p2pnet.worker.backend import Backend, BackendEvent
+from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
-from p2pnet.worker.handler import MAX_UNREAD_REQUESTS, READ_AHEAD_EVENTS, GenerateHandler, merged
+from p2pnet.worker.catalogue import Catalogue
+from p2pnet.worker.handler import MAX_UNREAD_REQUESTS, READ_AHEAD_EVENTS, GenerateHandler, tokens_in
 from p2pnet.worker.load import LoadMeter
 from tests.stories import ManualClock, ask, card, peer, settle
+from tests.worker.scripted import Scripted, Step
 
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id
 
@@ -37,46 +49,16 @@ ONE_STEP = 12
 PART = TextDelta("a" * (WINDOW_BYTES // READ_AHEAD_EVENTS + 100))
 """As many of these as are read ahead fill a stream."""
 
-Step = BackendEvent | BaseException | asyncio.Event
-
-
-class Scripted:
-    """A backend that plays a script of events, errors and gates."""
-
-    def __init__(self, *steps: Step) -> None:
-        self.steps = steps
-        self.given = 0
-        self.running = 0
-
-    @property
-    def models(self) -> tuple[ModelCard, ...]:
-        return (card("echo"),)
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        self.running += 1
-        try:
-            for step in self.steps:
-                if isinstance(step, asyncio.Event):
-                    await step.wait()
-                elif isinstance(step, BaseException):
-                    raise step
-                else:
-                    self.given += 1
-                    yield step
-        finally:
-            self.running -= 1
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
 
 class Site:
     """A worker's handler, and a client that speaks to it in bytes."""
 
     def __init__(self, backend: Backend, slots: int = 2, **timeouts: float) -> None:
-        self.meter = LoadMeter(slots)
-        self.handler = GenerateHandler({"echo": backend}, self.meter, ExchangeTimeouts(**timeouts))
-        world = MemoryWorld(ManualClock())
+        self.clock = ManualClock()
+        self.catalogue = Catalogue([backend])
+        self.meter = LoadMeter(slots, self.catalogue, self.clock, lambda: self.clock.now_ms / 1000)
+        self.handler = GenerateHandler(self.catalogue.find, self.meter, ExchangeTimeouts(**timeouts))
+        world = MemoryWorld(self.clock)
         self._worker = world.join(WORKER)
         self._client: MemoryNetwork = world.join(CLIENT)
 
@@ -92,11 +74,14 @@ class Site:
         return await events_of(await self.open(*data))
 
     def is_free(self) -> bool:
-        return self.meter.load == Load(0, 0, self.meter.load.slots)
+        return (self.meter.load.running, self.meter.load.queued) == (0, 0)
 
 
 def framed(request: GenerateRequest) -> bytes:
     return encode_frame(request, MAX_REQUEST_FRAME_BYTES)
+
+
+DONE = Finished("stop", Usage(1, 1))
 
 
 async def events_of(stream: Stream) -> list[Event]:
@@ -155,10 +140,27 @@ async def test_the_worker_says_how_busy_it_is() -> None:
         site = Site(backend, slots=5)
         stream = await site.open(ask())
         accepted = await first_event(stream)
-        assert isinstance(accepted, Accepted) and accepted.load == Load(running=0, queued=1, slots=5)
+        now_ms = site.clock.now_ms
+        assert isinstance(accepted, Accepted)
+        assert accepted.load == Load(running=0, queued=1, slots=5, sampled_ms=now_ms)
+        site.clock.advance(3)
         gate.set()
         finished = (await events_of(stream))[-1]
-        assert isinstance(finished, Finished) and finished.load == Load(running=0, queued=0, slots=5)
+        assert isinstance(finished, Finished)
+        assert finished.load == Load(
+            running=0, queued=0, slots=5, sampled_ms=now_ms + 3000, first_token_s=Measure(3.0, now_ms + 3000)
+        )
+
+
+async def test_the_worker_says_what_its_backend_knows_of_its_load() -> None:
+    backend = Scripted(Accepted(1), TextDelta("a", (1,)), Finished("stop", Usage(1, 1)))
+    backend.load = BackendLoad(100, 4096, Measure(50.0, 7), Measure(900.0, 8))
+    accepted, _, finished = await Site(backend).ask(ask())
+    for event in (accepted, finished):
+        assert isinstance(event, Accepted | Finished)
+        load = event.load
+        assert (load.kv_free_tokens, load.kv_total_tokens) == (100, 4096)
+        assert (load.decode_tokens_per_s, load.prefill_tokens_per_s) == (Measure(50.0, 7), Measure(900.0, 8))
 
 
 async def test_a_request_in_any_pieces_is_one_request() -> None:
@@ -195,38 +197,35 @@ async def test_requests_at_the_same_time_have_their_own_answers() -> None:
     assert [text_of(events) for events in answers] == [f"{number} and on" for number in range(8)]
 
 
-# ---- merging
+# ---- counting
 
-A, B = TextDelta("a", (1,)), TextDelta("b", (2, 3))
-ACCEPTED, FINISHED = Accepted(1), Finished("stop", Usage(1, 1))
-
-MERGED: list[tuple[list[BackendEvent], list[BackendEvent]]] = [
-    ([], []),
-    ([A], [A]),
-    ([A, B], [TextDelta("ab", (1, 2, 3))]),
-    ([ACCEPTED], [ACCEPTED]),
-    ([ACCEPTED, A, B, FINISHED], [ACCEPTED, TextDelta("ab", (1, 2, 3)), FINISHED]),
-    ([A, ACCEPTED, B], [A, ACCEPTED, B]),
-    ([TextDelta("", (1,)), TextDelta("", (2,))], [TextDelta("", (1, 2))]),
-    ([TextDelta("é"), TextDelta("")], [TextDelta("é")]),
+COUNTED: list[tuple[list[BackendEvent], int]] = [
+    ([], 0),
+    ([Accepted(7), Finished("stop", Usage(7, 3))], 0),
+    ([TextDelta("a", (1,)), TextDelta("b", (2, 3))], 3),
+    ([TextDelta("a"), TextDelta("b")], 2),
+    ([TextDelta("the prompt", (1, 2, 3), is_prompt=True), TextDelta("a", (4,), choice=1)], 1),
+    ([TextDelta(tool_calls=(ToolCallDelta(0, "c", "f"),)), TextDelta(token_ids=(1,))], 2),
 ]
 
 
-@pytest.mark.parametrize(("events", "expected"), MERGED)
-def test_merged(events: list[BackendEvent], expected: list[BackendEvent]) -> None:
-    assert merged(events) == expected
+@pytest.mark.parametrize(("events", "tokens"), COUNTED)
+def test_tokens_in(events: list[BackendEvent], tokens: int) -> None:
+    assert tokens_in(events) == tokens
 
 
-@pytest.mark.parametrize("chars", ["a", "é", "語", "🙂"])
-@pytest.mark.parametrize(("chars_each", "ids_each"), [(1, 1), (32, 32), (32, 128), (1000, 1000), (0, 2000), (4000, 1)])
-def test_merged_deltas_fit_a_frame_whatever_they_hold(chars: str, chars_each: int, ids_each: int) -> None:
-    deltas: list[BackendEvent] = [TextDelta(chars * chars_each, (150_000,) * ids_each)] * 256
-    together = merged(deltas)
-    for delta in together:
-        encode_frame(delta, MAX_EVENT_FRAME_BYTES)
-    assert len(together) < 256
-    assert sum(len(delta.token_ids) for delta in together if isinstance(delta, TextDelta)) == 256 * ids_each
-    assert sum(len(delta.text) for delta in together if isinstance(delta, TextDelta)) == 256 * chars_each
+async def test_the_echo_of_a_prompt_is_no_first_token() -> None:
+    gate = asyncio.Event()
+    site = Site(Scripted(Accepted(1), TextDelta("hi", is_prompt=True), gate, TextDelta(" there", (1,)), DONE))
+    stream = await site.open(ask(echo=True))
+    await settle(lambda: site.meter.load.queued == 1)
+    site.clock.advance(2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert site.meter.running == 0
+    gate.set()
+    await events_of(stream)
+    assert site.meter.load.first_token_s.value == 2.0
 
 
 # ---- refusals
@@ -242,6 +241,48 @@ async def test_a_full_worker_is_busy_at_once() -> None:
         gate.set()
         assert text_of(await events_of(first)) == "one two three"
         assert text_of(await site.ask(ask())) == "one two three"
+
+
+async def test_a_full_model_leaves_the_others_their_places() -> None:
+    gate = asyncio.Event()
+    backend = Scripted(Accepted(1), gate, TextDelta("a", (1,)), DONE, models=(card("echo"), card("other")))
+    site = Site(backend, slots=1)
+    held = await site.open(ask())
+    assert isinstance(await first_event(held), Accepted)
+    assert only_failure(await site.ask(ask())).code == "busy"
+    other = await site.open(ask("other"))
+    accepted = await first_event(other)
+    assert isinstance(accepted, Accepted)
+    assert (accepted.load.queued, accepted.load.slots) == (2, 2)
+    gate.set()
+    for stream in (held, other):
+        assert isinstance((await events_of(stream))[-1], Finished)
+
+
+async def test_a_request_of_many_answers_takes_one_place() -> None:
+    gate = asyncio.Event()
+    site = Site(Scripted(Accepted(1), gate, DONE), slots=2)
+    held = await site.open(ask(n=16))
+    assert isinstance(await first_event(held), Accepted)
+    assert site.meter.load.queued == 1
+    gate.set()
+    assert isinstance((await site.ask(ask()))[-1], Finished)
+    await events_of(held)
+
+
+async def test_models_are_served_as_they_come_and_go() -> None:
+    site = Site(backend := Scripted(Accepted(1), DONE, models=()))
+    assert only_failure(await site.ask(ask())).code == "model_not_found"
+    backend.models = (card("echo"),)
+    assert isinstance((await site.ask(ask()))[-1], Finished)
+    backend.models = (card("other"), card("echo", task="embed"))
+    assert only_failure(await site.ask(ask())).code == "model_not_found"
+
+
+async def test_what_a_backend_lacks_is_refused_by_name() -> None:
+    failure = only_failure(await Site(EchoBackend()).ask(ask(logprobs=2)))
+    assert failure.code == "feature_missing"
+    assert "logprobs" in failure.message
 
 
 async def test_another_model_is_not_found() -> None:

@@ -14,14 +14,18 @@ from hashlib import sha256
 from typing import Literal
 
 from p2pnet.errors import ModelNotFound, WorkerFailed
+from p2pnet.features import CHAT, IGNORE_EOS, TEXT, TOKENS, check_features
 from p2pnet.messages import Accepted, ChatPrompt, Finished, FinishReason, GenerateRequest, Prompt, TextPrompt, Usage
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent
+from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.engine.detokenizer import Piece
 from p2pnet.worker.engine.emission import Emitter
 from p2pnet.worker.engine.limits import tokens_to_generate
 
 ECHO_DIGEST = "sha256:" + sha256(b"p2pnet/echo/1").hexdigest()
+
+FEATURES = (CHAT, TEXT, TOKENS, IGNORE_EOS)
+"""There is no end token to ignore, and one token to choose from at any temperature."""
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 """A word with the space before it, so that the words joined are the text."""
@@ -57,9 +61,7 @@ class EchoBackend:
         self._options = options
         self._sleep = sleep
         self._gate = gate
-        self._card = ModelCard(
-            id=options.name, digest=ECHO_DIGEST, context_length=options.context_length, features=("chat",)
-        )
+        self._card = ModelCard(options.name, ECHO_DIGEST, options.context_length, features=FEATURES)
         self.running = 0
         """How many generations are under way; a test sees here that a cancelled one has ended."""
 
@@ -67,10 +69,15 @@ class EchoBackend:
     def models(self) -> tuple[ModelCard, ...]:
         return (self._card,)
 
+    @property
+    def load(self) -> BackendLoad:
+        return BackendLoad()
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Accepted, TextDelta*, Finished; see Backend."""
         if request.model != self._card.id or request.digest not in (None, self._card.digest):
             raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
+        check_features(request, self._card.features)
         prompt_tokens = _count_tokens(request.prompt)
         max_tokens = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
         yield Accepted(prompt_tokens, self._card.digest)

@@ -1,0 +1,99 @@
+"""What a request needs beyond plain text, and what a backend says it can do: the words of `ModelCard.features`.
+
+A worker announces only what its backend does; a gateway sends a request only where all that it needs is announced, and
+a worker refuses the rest by name. Knows nothing of backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2pnet.errors import FeatureMissing
+from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, Sampling, TextPrompt, TokenPrompt
+
+CHAT = "chat"
+TEXT = "text"
+TOKENS = "tokens"
+"""Token ids: as a prompt, and as `stop_token_ids`."""
+SAMPLING = "sampling"
+"""top_k, min_p and repetition_penalty, which OpenAI's API does not have."""
+PENALTIES = "penalties"
+LOGIT_BIAS = "logit_bias"
+LOGPROBS = "logprobs"
+CHOICES = "n"
+ECHO = "echo"
+IGNORE_EOS = "ignore_eos"
+MIN_TOKENS = "min_tokens"
+JSON = "json"
+JSON_SCHEMA = "json_schema"
+TOOLS = "tools"
+DIMENSIONS = "dimensions"
+"""Cuts vectors short, and normalizes them again."""
+RESUME = "resume"
+"""Goes on after another worker's tokens, and with the same digest and seed gives the same ones."""
+
+ENGINE = (
+    TEXT,
+    TOKENS,
+    SAMPLING,
+    PENALTIES,
+    LOGIT_BIAS,
+    LOGPROBS,
+    CHOICES,
+    ECHO,
+    IGNORE_EOS,
+    MIN_TOKENS,
+    JSON,
+    JSON_SCHEMA,
+    RESUME,
+)
+"""What our own engine does with every model. CHAT and TOOLS depend on the model's chat template."""
+
+EMBEDDING = (TEXT, TOKENS, DIMENSIONS)
+"""What our own backend for vectors does with every model."""
+
+_PARAMS = {
+    CHAT: "messages",
+    TEXT: "prompt",
+    TOKENS: "prompt",
+    SAMPLING: "top_k",
+    PENALTIES: "presence_penalty",
+    JSON: "response_format",
+    JSON_SCHEMA: "response_format",
+    RESUME: "resume_tokens",
+}
+"""The request's field that a refusal names, where it is not called as the feature."""
+
+_PLAIN = Sampling()
+
+
+def features_needed(request: GenerateRequest) -> frozenset[str]:
+    """What a backend must be able to do to honour the whole request."""
+    sampling, prompt = request.sampling, request.prompt
+    needed = {
+        CHAT: isinstance(prompt, ChatPrompt),
+        TEXT: isinstance(prompt, TextPrompt),
+        TOKENS: isinstance(prompt, TokenPrompt) or bool(request.stop_token_ids),
+        SAMPLING: (sampling.top_k, sampling.min_p, sampling.repetition_penalty)
+        != (_PLAIN.top_k, _PLAIN.min_p, _PLAIN.repetition_penalty),
+        PENALTIES: bool(sampling.presence_penalty or sampling.frequency_penalty),
+        LOGIT_BIAS: bool(sampling.logit_bias),
+        LOGPROBS: request.logprobs is not None,
+        CHOICES: request.n > 1,
+        ECHO: request.echo,
+        IGNORE_EOS: request.ignore_eos,
+        MIN_TOKENS: request.min_tokens > 0,
+        JSON: isinstance(request.response_format, JsonFormat),
+        JSON_SCHEMA: request.response_format is not None and not isinstance(request.response_format, JsonFormat),
+        TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
+        RESUME: bool(request.resume_tokens),
+    }
+    return frozenset(name for name, is_needed in needed.items() if is_needed)
+
+
+def check_features(request: GenerateRequest, features: Iterable[str]) -> None:
+    """Raises FeatureMissing, which names the first feature that the request needs and `features` lack."""
+    missing = sorted(features_needed(request) - frozenset(features))
+    if missing:
+        name = missing[0]
+        raise FeatureMissing(f"The model {request.model} cannot do this here: {name}.", _PARAMS.get(name, name))

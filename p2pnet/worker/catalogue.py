@@ -1,0 +1,75 @@
+"""What a worker's backends offer together at this moment: which models, which backend runs each, how busy they are.
+
+Models come and go, so nothing is kept: backends are asked each time. Knows nothing of requests or of the network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from p2pnet.messages import Measure
+from p2pnet.records import ModelCard
+from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend
+
+logger = logging.getLogger(__name__)
+
+
+class Catalogue:
+    """The backends of one worker. Of two that offer the same model for the same task, the first one runs it."""
+
+    def __init__(self, backends: Sequence[Backend], embedders: Sequence[EmbedBackend] = ()) -> None:
+        self._backends = backends
+        self._embedders = embedders
+        self._all: tuple[Backend | EmbedBackend, ...] = (*backends, *embedders)
+        self._warned: frozenset[str] = frozenset()
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """What can be asked of this worker now, as it is announced: each model once per task."""
+        offered = [card for backend in self._all for card in backend.models]
+        self._warn_of(duplicates(offered))
+        return tuple({(card.id, card.task): card for card in reversed(offered)}.values())[::-1]
+
+    def find(self, model: str) -> Backend | None:
+        """Who generates with this model now. None when nobody does."""
+        for backend in self._backends:
+            if any(card.id == model and card.task == "generate" for card in backend.models):
+                return backend
+        return None
+
+    def find_embedder(self, model: str) -> EmbedBackend | None:
+        """Who embeds with this model now. None when nobody does."""
+        for embedder in self._embedders:
+            if any(card.id == model and card.task == "embed" for card in embedder.models):
+                return embedder
+        return None
+
+    @property
+    def load(self) -> BackendLoad:
+        """Of all backends together: memory is added up. Speeds are not, since models share a machine and are measured
+        at different times: the one measured last stands."""
+        loads = [backend.load for backend in self._all]
+        return BackendLoad(
+            kv_free_tokens=sum(load.kv_free_tokens for load in loads),
+            kv_total_tokens=sum(load.kv_total_tokens for load in loads),
+            decode_tokens_per_s=newest(load.decode_tokens_per_s for load in loads),
+            prefill_tokens_per_s=newest(load.prefill_tokens_per_s for load in loads),
+        )
+
+    def _warn_of(self, twice: frozenset[str]) -> None:
+        """Once for each model, for as long as it is offered twice."""
+        for model in sorted(twice - self._warned):
+            logger.warning("two backends offer the model %s: the first one serves it", model)
+        self._warned = twice
+
+
+def duplicates(cards: Iterable[ModelCard]) -> frozenset[str]:
+    """The models that stand among `cards` more than once for the same task."""
+    times = Counter((card.id, card.task) for card in cards)
+    return frozenset(model for (model, _), count in times.items() if count > 1)
+
+
+def newest(measures: Iterable[Measure]) -> Measure:
+    """The one measured last; none at all when nothing has been measured."""
+    return max(measures, key=lambda measure: measure.sampled_ms, default=Measure())
