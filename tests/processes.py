@@ -304,6 +304,7 @@ def clean_environment(data: Path, temp: Path) -> dict[str, str]:
         "P2PNET_DATA_DIR": str(data),
         "TMPDIR": str(temp),
         "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(data / "torch"),  # one of a user, that torch makes whether or not it compiles
         "OMP_NUM_THREADS": "1",  # several small models on one machine only get in each other's way with more
         "COLUMNS": "200",  # tables are not folded
         "PYTHONUNBUFFERED": "1",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -29,23 +29,37 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Service = Callable[[], AbstractAsyncContextManager[Ready]]
+Title = str | Callable[[], str]
+"""What is said once it serves, or what makes it then."""
+SignalActions = Mapping[signal.Signals, Callable[[], None]]
 
 
-def run_service(service: Service, ready_file: Path | None, title: str, hints: Sequence[str] = ()) -> None:
-    """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short."""
+def run_service(
+    service: Service,
+    ready_file: Path | None,
+    title: Title,
+    hints: Sequence[str] = (),
+    on_signals: SignalActions | None = None,
+) -> None:
+    """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short. Further signals do as `on_signals`
+    says, from the beginning on."""
     _remove(ready_file)  # a file of an earlier run must not be taken for this one's
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
-            runner.run(_run(service, ready_file, title, hints))
+            runner.run(_run(service, ready_file, title, hints, on_signals or {}))
     finally:
         _remove(ready_file)
 
 
-async def _run(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
+async def _run(
+    service: Service, ready_file: Path | None, title: Title, hints: Sequence[str], on_signals: SignalActions
+) -> None:
     task = asyncio.create_task(_serve(service, ready_file, title, hints))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
+    for number, action in on_signals.items():
+        loop.add_signal_handler(number, action)  # never removed: what the system does instead may be to kill us
     try:
         await task
     except asyncio.CancelledError:
@@ -55,11 +69,11 @@ async def _run(service: Service, ready_file: Path | None, title: str, hints: Seq
             loop.remove_signal_handler(number)  # what is left is only waited for: a further Ctrl-C may end that
 
 
-async def _serve(service: Service, ready_file: Path | None, title: str, hints: Sequence[str]) -> None:
+async def _serve(service: Service, ready_file: Path | None, title: Title, hints: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     async with service() as ready:
         try:
-            _say_ready(console, ready, title, hints)
+            _say_ready(console, ready, title if isinstance(title, str) else title(), hints)
             if ready_file is not None:
                 _write_ready_file(ready_file, ready)
             await asyncio.Event().wait()

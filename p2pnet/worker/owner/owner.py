@@ -1,0 +1,126 @@
+"""Watches the clock, the machine's use and the owner's signals, and pauses and resumes a worker accordingly.
+
+Knows nothing of the directory or of requests: it is given what to call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import psutil
+
+from p2pnet.errors import Draining, P2PNetError
+from p2pnet.worker.owner.busy import QUIET_S, SAMPLE_INTERVAL_S, BusyJudge, Use
+from p2pnet.worker.owner.pauses import Pauses, Reason
+from p2pnet.worker.owner.schedule import Schedule
+from p2pnet.worker.owner.use import UseMeter
+
+logger = logging.getLogger(__name__)
+
+CLOCK_INTERVAL_S = 10.0
+"""How often the schedule is held against the clock: a clock that is set, and a machine that slept, are noticed too."""
+
+
+class Owner:
+    """The owner's wishes: when to lend the machine, and how busy it may be. Without any it is lent until `toggle`."""
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        busy_percent: float | None = None,
+        now: Callable[[], datetime] = datetime.now,
+        measure: Callable[[], Awaitable[Use]] | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._schedule = schedule
+        self._judge = None if busy_percent is None else BusyJudge(busy_percent)
+        self._now = now
+        self._measure = measure or UseMeter()
+        self._sleep = sleep
+        self._pauses = Pauses()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_paused(self) -> bool:
+        return self._pauses.is_paused
+
+    @property
+    def state(self) -> str:
+        """`serving`, or `paused` with why and until when."""
+        return self._pauses.state
+
+    def refusal(self) -> P2PNetError | None:
+        """What a new request is told while the machine is not lent."""
+        return Draining("the owner of this worker is using it") if self.is_paused else None
+
+    def toggle(self) -> None:
+        """Pause, or take that back."""
+        if Reason.MANUAL in self._pauses:
+            self._pauses.remove(Reason.MANUAL, "SIGUSR1 came again")
+        else:
+            self._pauses.add(Reason.MANUAL, "by SIGUSR1, until it comes again")
+
+    def look_at_clock(self) -> None:
+        """Hold the schedule against the clock."""
+        if self._schedule is None:
+            return
+        now = self._now()
+        change = self._schedule.next_change(now)
+        if self._schedule.is_open(now):
+            until = "" if change is None else f" until {_short(change, now)}"
+            self._pauses.remove(Reason.SCHEDULE, f"the schedule lends this machine{until}")
+        else:
+            assert change is not None, "a schedule has hours in which it is open"
+            self._pauses.add(Reason.SCHEDULE, f"until {_short(change, now)}, as the schedule says")
+
+    def start(self, set_paused: Callable[[bool], Awaitable[None]]) -> None:
+        """Watch in the background. `set_paused` is told of every change, and must bear to be told the same twice."""
+        watchers = [self._follow(set_paused)]
+        if self._schedule is not None:
+            watchers.append(self._watch_clock())
+        if self._judge is not None:
+            watchers.append(self._watch_use(self._judge))
+        self._tasks = [asyncio.create_task(watcher) for watcher in watchers]
+
+    async def stop(self) -> None:
+        """Stop watching. What is paused stays so."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self, set_paused: Callable[[bool], Awaitable[None]]) -> None:
+        while True:
+            await self._pauses.wait_changed()
+            await set_paused(self.is_paused)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            self.look_at_clock()
+            await self._sleep(CLOCK_INTERVAL_S)
+
+    async def _watch_use(self, judge: BusyJudge) -> None:
+        has_complained = False
+        while True:
+            try:
+                self._heed(judge, judge.add(await self._measure()))
+            except (OSError, psutil.Error) as error:
+                if not has_complained:
+                    logger.warning("how busy this machine is cannot be measured: %s; trying on", error)
+                has_complained = True
+            await self._sleep(SAMPLE_INTERVAL_S)
+
+    def _heed(self, judge: BusyJudge, is_busy: bool) -> None:
+        quiet = f"under {judge.quiet_percent:g} % for {QUIET_S:.0f} s"
+        if is_busy:
+            limit = f"{judge.percent:.0f} %, over {judge.threshold_percent:g} %"
+            self._pauses.add(Reason.BUSY, f"while other programs use this machine ({limit}), until it is {quiet}")
+        else:
+            self._pauses.remove(Reason.BUSY, f"other programs have been {quiet}")
+
+
+def _short(at: datetime, now: datetime) -> str:
+    """The time of day; with the weekday where it is a day away or more."""
+    return f"{at:%H:%M}" if at - now < timedelta(days=1) else f"{at:%a %H:%M}"
