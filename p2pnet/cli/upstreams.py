@@ -1,0 +1,47 @@
+"""Opens the upstream servers of a worker, and says what they have. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from p2pnet.errors import UsageError
+from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
+
+logger = logging.getLogger(__name__)
+
+
+def check_urls(urls: Sequence[str]) -> None:
+    """Raises UsageError for what is no URL, before anything else is done."""
+    for url in urls:
+        parse_address(url)
+
+
+def key_from(variable: str | None) -> str | None:
+    """The key that an environment variable holds. Raises UsageError when it holds none."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(
+            f"The environment variable {variable} holds no key.",
+            "Set it, or leave out --upstream-key-env if the server needs no key.",
+        )
+    return key
+
+
+async def open_upstreams(urls: Sequence[str], kind: Kind | None, key: str | None) -> list[UpstreamBackend]:
+    """Open one server after the other. Raises UsageError, and leaves none open then."""
+    backends: list[UpstreamBackend] = []
+    try:
+        for url in urls:
+            backends.append(await UpstreamBackend.open(UpstreamOptions(url, kind, key)))
+            if not backends[-1].models:
+                logger.warning("the upstream server %s has no models yet; they are announced when they come", url)
+    except BaseException:
+        for backend in backends:
+            await backend.close()
+        raise
+    return backends

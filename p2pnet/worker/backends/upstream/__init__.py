@@ -1,0 +1,5 @@
+"""The upstream backend: serves what an OpenAI-compatible server or Ollama already runs.
+
+`backend` puts it together: `session` speaks HTTP, `models` polls, `openai` and `ollama` translate. It
+passes prompts on and never tokenizes, so none of it needs torch.
+"""

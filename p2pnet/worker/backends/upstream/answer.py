@@ -1,0 +1,153 @@
+"""One request's answer: from the pieces of an upstream's stream to our deltas and their end. Pure.
+
+It keeps what the server may not: text ends before a stop string, choices are all complete, no delta outgrows a frame,
+and an answer that goes on for ever is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+
+from p2pnet.allowance import Allowance
+from p2pnet.errors import ProtocolViolation, WorkerFailed
+from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
+from p2pnet.worker.backends.upstream.dialect import Piece
+from p2pnet.worker.engine.stopping import StopStrings
+
+MAX_DELTA_CHARS = 4096
+"""16 KiB at most in UTF-8: a quarter of the largest frame."""
+
+MAX_DELTA_LOGPROB_BYTES = 16 << 10
+
+REASONING_BEGIN = "<think>\n"
+REASONING_END = "\n</think>\n\n"
+"""Servers that take a model's reasoning out of its text give it back so: as most such models write it themselves, and
+as our own engine passes it on."""
+
+
+class Answer:
+    """Feed it pieces with `take` until `is_complete`, then ask for the `rest` and for `finished`.
+
+    Reasoning is part of the text, except where the text has to be JSON. `completion_tokens`, where the server does not
+    count, are its pieces: most servers send one for each token.
+    """
+
+    def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
+        shows_reasoning = request.response_format is None
+        self._choices = [_Choice(index, request.stop, shows_reasoning) for index in range(request.n)]
+        self._allowance = Allowance(request, max_tokens)
+        self.counted_tokens = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice has come to its end."""
+        return all(choice.reason is not None for choice in self._choices)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether we have ended every choice ourselves: the server need not go on."""
+        return all(choice.is_cut for choice in self._choices)
+
+    def take(self, pieces: Iterable[Piece]) -> Iterator[TextDelta]:
+        """The deltas of some more pieces. Raises WorkerFailed when the server sends more than anybody asked for."""
+        for piece in pieces:
+            said = bool(piece.text or piece.reasoning or piece.tool_calls)
+            self.counted_tokens += max(len(piece.logprobs), int(said))
+            yield from self._allowed(self._choices[piece.choice].take(piece))
+
+    def rest(self) -> Iterator[TextDelta]:
+        """What was held back. Raises WorkerFailed when an answer has no end."""
+        if not self.is_complete:
+            raise WorkerFailed("the upstream server broke off in mid-answer")
+        for choice in self._choices:
+            yield from self._allowed(choice.rest())
+
+    def finished(self, usage: Usage | None, prompt_tokens: int) -> Finished:
+        """The end of a complete answer, with the server's count or else our own."""
+        first, *others = [choice.reason for choice in self._choices if choice.reason is not None]
+        return Finished(first, usage or Usage(prompt_tokens, self.counted_tokens), other_reasons=tuple(others))
+
+    def _allowed(self, deltas: Iterable[TextDelta]) -> Iterator[TextDelta]:
+        """What a gateway would blame on this worker is not passed on."""
+        for delta in deltas:
+            try:
+                self._allowance.check_delta(delta)
+            except ProtocolViolation as error:
+                raise WorkerFailed("the upstream server sent more than it was asked for") from error
+            yield delta
+
+
+class _Choice:
+    """One of the answers to a request."""
+
+    def __init__(self, index: int, stops: Sequence[str], shows_reasoning: bool) -> None:
+        self._index = index
+        self._stops = StopStrings(stops)
+        self._shows_reasoning = shows_reasoning
+        self._is_reasoning = False
+        self._has_tool_calls = False
+        self.is_cut = False
+        self.reason: FinishReason | None = None
+
+    def take(self, piece: Piece) -> Iterator[TextDelta]:
+        if self.reason is not None:
+            return
+        reasoning = self._reasoning(piece.reasoning) if piece.reasoning and self._shows_reasoning else ""
+        text = self._close_reasoning() + self._watched(piece.text) if piece.text else ""
+        yield from self._deltas(reasoning + text, piece.logprobs)
+        if piece.tool_calls:
+            self._has_tool_calls = True
+            yield from self._deltas(self._close_reasoning() + self._stops.flush())
+            for call in piece.tool_calls:
+                yield from (TextDelta(choice=self._index, tool_calls=(part,)) for part in _parts(call))
+        if self.reason is None and piece.finish is not None:
+            self.reason = "tool_calls" if self._has_tool_calls and piece.finish == "stop" else piece.finish
+
+    def rest(self) -> Iterator[TextDelta]:
+        if not self.is_cut:
+            yield from self._deltas(self._stops.flush())
+
+    def _watched(self, text: str) -> str:
+        verdict = self._stops.feed(text)
+        if verdict.is_stopped:
+            self.is_cut, self.reason = True, "stop"
+        return verdict.safe
+
+    def _reasoning(self, text: str) -> str:
+        begin = "" if self._is_reasoning else REASONING_BEGIN
+        self._is_reasoning = True
+        return begin + text
+
+    def _close_reasoning(self) -> str:
+        end = REASONING_END if self._is_reasoning else ""
+        self._is_reasoning = False
+        return end
+
+    def _deltas(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[TextDelta]:
+        """The text and the log-probabilities together, in as many deltas as frames need: one, as a rule."""
+        texts = (text[begin : begin + MAX_DELTA_CHARS] for begin in range(0, len(text), MAX_DELTA_CHARS))
+        for part, pack in zip_longest(texts, _packs(logprobs), fillvalue=None):
+            yield TextDelta(part or "", choice=self._index, logprobs=pack or ())
+
+
+def _parts(call: ToolCallDelta) -> Iterator[ToolCallDelta]:
+    """A call in pieces that fit a frame: the first has the id and the name."""
+    yield ToolCallDelta(call.index, call.id, call.name, call.arguments[:MAX_DELTA_CHARS])
+    for begin in range(MAX_DELTA_CHARS, len(call.arguments), MAX_DELTA_CHARS):
+        yield ToolCallDelta(call.index, arguments=call.arguments[begin : begin + MAX_DELTA_CHARS])
+
+
+def _packs(entries: Sequence[TokenLogprob]) -> Iterator[tuple[TokenLogprob, ...]]:
+    """The same entries in groups that fit a frame."""
+    pack: list[TokenLogprob] = []
+    size = 0
+    for entry in entries:
+        weight = len(entry.token) + sum(len(other.token) for other in entry.top) + 32 * (1 + len(entry.top))
+        if pack and size + weight > MAX_DELTA_LOGPROB_BYTES:
+            yield tuple(pack)
+            pack, size = [], 0
+        pack.append(entry)
+        size += weight
+    if pack:
+        yield tuple(pack)

@@ -1,0 +1,190 @@
+"""The backend that passes requests on to a server that already runs models. See the package for its parts.
+
+It neither tokenizes nor knows a vocabulary: its deltas have no token ids, and the prompt's tokens are an estimate until
+the server has told the true number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from p2pnet.errors import ContextOverflow, FeatureMissing, ModelNotFound, UsageError, WorkerFailed
+from p2pnet.features import check_features
+from p2pnet.messages import Accepted, GenerateRequest, TextDelta
+from p2pnet.records import ModelCard
+from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.backends.upstream.answer import Answer
+from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
+from p2pnet.worker.backends.upstream.models import PolledModels
+from p2pnet.worker.backends.upstream.ollama import OllamaDialect
+from p2pnet.worker.backends.upstream.openai import OpenAIDialect
+from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
+from p2pnet.worker.backends.upstream.speed import DecodeSpeed
+
+ACCEPT_S = 10.0
+"""Ollama and llama.cpp say 200 with the first token, which may take minutes while a model is loaded or a prompt is
+long. A request that has not been refused by now has been taken; a client waits 30 s to hear it."""
+
+
+@dataclass(frozen=True)
+class UpstreamOptions:
+    """Which server, and how it is spoken to. `kind` None: found out. `key` goes to the server and nowhere else."""
+
+    url: str
+    kind: Kind | None = None
+    key: str | None = None
+    accept_s: float = ACCEPT_S
+
+
+class UpstreamBackend:
+    """Serves the models of one upstream server. Make one with `open`."""
+
+    def __init__(self, session: UpstreamSession, dialect: Dialect, models: PolledModels, accept_s: float) -> None:
+        self._session = session
+        self._dialect = dialect
+        self._models = models
+        self._accept_s = accept_s
+        self._speed = DecodeSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000)
+
+    @classmethod
+    async def open(
+        cls, options: UpstreamOptions, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> UpstreamBackend:
+        """Find out what the server is and has. Raises UsageError, which says what to do.
+
+        A server without models is served all the same: they are announced when they come.
+        """
+        address = parse_address(options.url)
+        if options.key is not None and not (options.key.isascii() and options.key.isprintable() and options.key):
+            raise UsageError("The upstream's key cannot be sent: it is empty or not plain text.", "Check the variable.")
+        session = UpstreamSession(address, options.key)
+        try:
+            kind = options.kind
+            if kind is None:
+                kind = await detect(session, address)
+            else:
+                await check_there(session, address, kind)
+        except BaseException:
+            await session.close()
+            raise
+        is_ollama = kind is Kind.ollama
+        models = PolledModels(
+            OllamaListing(session) if is_ollama else OpenAIListing(session),
+            address.root,
+            sleep,
+        )
+        backend = cls(session, OllamaDialect() if is_ollama else OpenAIDialect(), models, options.accept_s)
+        await models.ask()
+        models.start()
+        return backend
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """Those that the server has now and that can be announced; none while it is away."""
+        return tuple(offer.card for offer in self._models.offers.values())
+
+    @property
+    def load(self) -> BackendLoad:
+        """Only the speed: how much room the server has is not known."""
+        return BackendLoad(decode_tokens_per_s=self._speed.measure)
+
+    async def refresh(self) -> None:
+        """Ask the server for its models now, not at the next turn."""
+        await self._models.ask()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
+        """Accepted, TextDelta*, Finished; see Backend.
+
+        `Accepted.prompt_tokens` is an estimate; `Finished.usage` has the server's own count, and the estimate and the
+        number of deltas where it does not count. The seed is passed on: whether it makes an answer repeatable is the
+        server's to say.
+        """
+        offer = self._offer(request)
+        call = self._dialect.call(request, offer)
+        prompt_tokens = estimated_prompt_tokens(request.prompt)
+        opening = asyncio.ensure_future(self._session.open(call))
+        try:
+            await asyncio.wait({opening}, timeout=self._accept_s)
+            if opening.done():
+                await self._opened(opening, offer)
+            yield Accepted(prompt_tokens, offer.card.digest)
+            stream = await self._opened(opening, offer)
+            answer = Answer(request, request.max_tokens or offer.card.context_length)
+            reader = self._dialect.reader(request)
+            async with aclosing(self._deltas(stream, reader, answer)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            yield answer.finished(reader.usage, prompt_tokens)
+        finally:
+            await _abandon(opening)
+
+    async def close(self) -> None:
+        """Stop asking, and close the connections."""
+        await self._models.stop()
+        await self._session.close()
+
+    def _offer(self, request: GenerateRequest) -> Offer:
+        offer = self._models.offers.get(request.model)
+        if offer is None:
+            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
+        if request.digest not in (None, offer.card.digest):
+            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+        check_features(request, offer.card.features)
+        if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
+            raise ContextOverflow(
+                f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
+                "were requested besides the prompt.",
+                "max_tokens",
+            )
+        return offer
+
+    async def _opened(self, opening: asyncio.Future[UpstreamStream], offer: Offer) -> UpstreamStream:
+        """The answer, once it has begun. What its refusal says of the model is kept in mind."""
+        try:
+            return await opening
+        except FeatureMissing as error:
+            if error.param == "tools":
+                self._models.without_tools(offer)
+            raise
+        except (ModelNotFound, WorkerFailed):
+            self._models.ask_soon()
+            raise
+
+    async def _deltas(self, stream: UpstreamStream, reader: Reader, answer: Answer) -> AsyncGenerator[TextDelta, None]:
+        """All of an answer's deltas, up to its end."""
+        is_decoding = False
+        try:
+            async with aclosing(stream.lines()) as lines:
+                async for line in lines:
+                    before = answer.counted_tokens
+                    deltas = list(answer.take(reader.feed(line)))
+                    if tokens := answer.counted_tokens - before:
+                        if not is_decoding:
+                            self._speed.begin()
+                        self._speed.count(tokens if is_decoding else 0)
+                        is_decoding = True
+                    for delta in deltas:
+                        yield delta
+                    if reader.is_ended or answer.is_cut:
+                        break
+            for delta in answer.rest():
+                yield delta
+            if reader.is_ended:
+                await stream.drain()
+        finally:
+            if is_decoding:
+                self._speed.end()
+
+
+async def _abandon(opening: asyncio.Future[UpstreamStream]) -> None:
+    """Close the connection at once, whatever state it is in."""
+    opening.cancel()
+    await asyncio.wait({opening})
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

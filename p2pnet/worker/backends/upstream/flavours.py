@@ -1,0 +1,83 @@
+"""Which servers speak OpenAI's API, how each is recognised, and what each really does with a request. Pure data.
+
+A server that is not recognised gets the least: what it does not know it would drop in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pnet import features
+
+_ENGINE = frozenset(
+    {
+        features.SAMPLING,
+        features.PENALTIES,
+        features.LOGIT_BIAS,
+        features.IGNORE_EOS,
+        features.JSON,
+        features.JSON_SCHEMA,
+    }
+)
+"""What vLLM, SGLang and llama.cpp do on both endpoints."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One kind of server. `owners` are the words it puts into `owned_by`.
+
+    `chat` and `text` are what `/v1/chat/completions` and `/v1/completions` do. `top_k_off` is how top_k is switched
+    off; None where there is no such field. `honours_parallel`: whether it keeps to `parallel_tool_calls` False.
+    """
+
+    name: str
+    owners: frozenset[str] = frozenset()
+    chat: frozenset[str] = frozenset({features.CHAT})
+    text: frozenset[str] = frozenset({features.TEXT})
+    top_k_off: int | None = None
+    honours_parallel: bool = False
+
+
+UNRECOGNISED = Flavour("unrecognised")
+
+VLLM = Flavour(
+    "vllm",
+    owners=frozenset({"vllm"}),
+    chat=_ENGINE | {features.CHAT, features.LOGPROBS, features.CHOICES, features.MIN_TOKENS, features.TOOLS},
+    text=_ENGINE | {features.TEXT, features.TOKENS, features.LOGPROBS, features.CHOICES, features.MIN_TOKENS},
+    top_k_off=-1,
+    honours_parallel=True,
+)
+"""Tools need `--enable-auto-tool-choice`, which nothing tells beforehand: see `UpstreamBackend`."""
+
+SGLANG = Flavour(
+    "sglang",
+    owners=frozenset({"sglang"}),
+    chat=_ENGINE | {features.CHAT, features.CHOICES, features.MIN_TOKENS},
+    text=_ENGINE | {features.TEXT, features.TOKENS, features.CHOICES, features.MIN_TOKENS},
+    top_k_off=-1,
+)
+"""Without a tool parser it answers tool calls as text, and its log-probabilities are those after temperature."""
+
+LLAMA_CPP = Flavour(
+    "llama.cpp",
+    owners=frozenset({"llamacpp"}),
+    chat=_ENGINE | {features.CHAT, features.LOGPROBS, features.TOOLS},
+    text=_ENGINE | {features.TEXT, features.LOGPROBS},
+    top_k_off=0,
+    honours_parallel=True,
+)
+
+LM_STUDIO = Flavour(
+    "lmstudio",
+    owners=frozenset({"organization_owner", "organization-owner"}),
+    chat=frozenset({features.CHAT, features.PENALTIES, features.JSON_SCHEMA, features.TOOLS}),
+    text=frozenset({features.TEXT, features.PENALTIES}),
+)
+
+FLAVOURS = {flavour.name: flavour for flavour in (UNRECOGNISED, VLLM, SGLANG, LLAMA_CPP, LM_STUDIO)}
+
+
+def flavour_of(owned_by: str | None) -> Flavour:
+    """By what a server writes into `owned_by`."""
+    return next((flavour for flavour in FLAVOURS.values() if owned_by in flavour.owners), UNRECOGNISED)

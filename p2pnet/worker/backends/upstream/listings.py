@@ -1,0 +1,162 @@
+"""Asks servers of both kinds for their models, and finds out which kind a server is."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from p2pnet.errors import UsageError, WorkerFailed
+from p2pnet.records import MAX_MODELS
+from p2pnet.worker.backends.upstream import ollama, openai
+from p2pnet.worker.backends.upstream.address import Address, Kind
+from p2pnet.worker.backends.upstream.dialect import Offer
+from p2pnet.worker.backends.upstream.session import UpstreamSession
+
+logger = logging.getLogger(__name__)
+
+METHOD_NOT_ALLOWED = 405
+NO_ROUTE = (404, METHOD_NOT_ALLOWED)
+
+NOT_JSON = b"{"
+"""Posted to find out whether a route exists: no server computes anything for it."""
+
+MAX_SHOWN = 2 * MAX_MODELS
+"""Models that Ollama is asked about, one by one: more than can be announced, since some do not generate."""
+
+
+class OpenAIListing:
+    """Lists the models of a server that speaks OpenAI's API."""
+
+    def __init__(self, session: UpstreamSession) -> None:
+        self._session = session
+        self._abilities: openai.Abilities | None = None
+        """Found out once, and anew when the server was away."""
+
+    async def __call__(self) -> list[Offer]:
+        try:
+            body = await _fetched(self._session, openai.MODELS_PATH)
+            if self._abilities is None:
+                self._abilities = await self._find_abilities()
+            return openai.parse_models(body, self._abilities)
+        except WorkerFailed:
+            self._abilities = None
+            raise
+
+    async def _find_abilities(self) -> openai.Abilities:
+        status, props = await self._session.fetch(openai.PROPS_PATH)
+        return openai.Abilities(
+            has_chat=await self._has(openai.CHAT_PATH),
+            has_text=await self._has(openai.TEXT_PATH),
+            template_has_tools=status == 200 and openai.parse_template_has_tools(props),
+        )
+
+    async def _has(self, path: str) -> bool:
+        """Most servers answer a GET of what can only be posted with 405; llama.cpp answers it as if there was nothing,
+        and has to be sent something."""
+        status, _ = await self._session.fetch(path)
+        if status == METHOD_NOT_ALLOWED:
+            return True
+        status, _ = await self._session.fetch(path, NOT_JSON)
+        return status not in NO_ROUTE
+
+
+class OllamaListing:
+    """Lists the models of Ollama. What it shows of a model is asked once for each digest."""
+
+    def __init__(self, session: UpstreamSession) -> None:
+        self._session = session
+        self._shown: dict[tuple[str, str], ollama.Shown] = {}
+        self._contexts: dict[tuple[str, str], int] = {}
+        """The context each model was last seen loaded with."""
+        self._warned: set[str] = set()
+
+    async def __call__(self) -> list[Offer]:
+        version = ollama.parse_version(await _fetched(self._session, ollama.VERSION_PATH))
+        if version is None:
+            raise WorkerFailed("it does not answer as Ollama does")
+        tags = ollama.parse_tags(await _fetched(self._session, ollama.TAGS_PATH))
+        running = ollama.parse_running(await _fetched(self._session, ollama.RUNNING_PATH))
+        offers = [await self._offer(tag, running, version) for tag in self._local(tags)]
+        known = {(tag.name, tag.digest) for tag in tags}
+        self._shown = {key: shown for key, shown in self._shown.items() if key in known}
+        self._contexts = {key: length for key, length in self._contexts.items() if key in known}
+        return [offer for offer in offers if offer is not None]
+
+    def _local(self, tags: list[ollama.Tag]) -> list[ollama.Tag]:
+        """Strangers' prompts are not sent on to somebody else's servers, in the name of who runs this one."""
+        for tag in tags[:MAX_SHOWN]:
+            if tag.is_remote and tag.name not in self._warned:
+                self._warned.add(tag.name)
+                logger.warning("the model %.128r is not announced: Ollama runs it on another server", tag.name)
+        return [tag for tag in tags if not tag.is_remote][:MAX_SHOWN]
+
+    async def _offer(self, tag: ollama.Tag, running: dict[str, int], version: tuple[int, ...]) -> Offer | None:
+        key = (tag.name, tag.digest)
+        if key not in self._shown:
+            status, body = await self._session.fetch(ollama.SHOW_PATH, msgspec.json.encode({"model": tag.name}))
+            if status != 200:  # it was deleted a moment ago
+                return None
+            self._shown[key] = ollama.parse_shown(body)
+        if tag.name in running:
+            self._contexts[key] = running[tag.name]
+        return ollama.offer_of(tag, self._shown[key], self._contexts.get(key), version)
+
+
+async def detect(session: UpstreamSession, address: Address) -> Kind:
+    """Which kind of server this is. Raises UsageError when it is not there, or neither."""
+    try:
+        if not address.is_openai and await _is_ollama(session):
+            return Kind.ollama
+        status, body = await session.fetch(openai.MODELS_PATH)
+    except WorkerFailed as error:
+        raise _not_there(address) from error
+    if status in (401, 403):
+        raise key_refused(address)
+    if status != 200 or not openai.is_model_list(body):
+        raise UsageError(
+            f"The server at {address.root} answers neither like Ollama nor like OpenAI's API.",
+            "Check the URL, or name the kind of server with --upstream-kind.",
+        )
+    return Kind.openai
+
+
+async def check_there(session: UpstreamSession, address: Address, kind: Kind) -> None:
+    """Raises UsageError when a server of a kind that the user named does not answer as such."""
+    path = ollama.VERSION_PATH if kind is Kind.ollama else openai.MODELS_PATH
+    try:
+        status, _ = await session.fetch(path)
+    except WorkerFailed as error:
+        raise _not_there(address) from error
+    if status in (401, 403):
+        raise key_refused(address)
+    if status != 200:
+        raise UsageError(
+            f"The server at {address.root} answers {path} with status {status}.",
+            "Check the URL, or leave out --upstream-kind to have it found out.",
+        )
+
+
+def key_refused(address: Address) -> UsageError:
+    return UsageError(
+        f"The server at {address.root} refuses our key.",
+        "Put its key into an environment variable, and name that with --upstream-key-env.",
+    )
+
+
+async def _is_ollama(session: UpstreamSession) -> bool:
+    status, body = await session.fetch(ollama.VERSION_PATH)
+    return status == 200 and ollama.parse_version(body) is not None
+
+
+async def _fetched(session: UpstreamSession, path: str) -> bytes:
+    status, body = await session.fetch(path)
+    if status != 200:
+        raise WorkerFailed(f"it answers {path} with status {status}")
+    return body
+
+
+def _not_there(address: Address) -> UsageError:
+    return UsageError(
+        f"No server answers at {address.root}.", "Start it first, or check the host and port of --upstream."
+    )

@@ -1,0 +1,147 @@
+"""What models an upstream server has, asked again and again. Owns the list of offers; knows nothing of requests.
+
+A server that cannot be asked has no models: they are back when it is. It warns once of each thing that it leaves out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from p2pnet import features
+from p2pnet.errors import WorkerFailed
+from p2pnet.records import MAX_MODELS
+from p2pnet.worker.backends.upstream.dialect import Offer, is_model_id
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 15.0
+"""How late a model that has come or gone is noticed. A request that meets a model that is gone asks at once."""
+
+
+class Listing(Protocol):
+    """Asks one kind of server for its models."""
+
+    async def __call__(self) -> list[Offer]:
+        """In the server's own order. Raises WorkerFailed."""
+
+
+class PolledModels:
+    """The offers of one server. `start` it, `stop` it."""
+
+    def __init__(
+        self,
+        listing: Listing,
+        shown_url: str,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._listing = listing
+        self._shown_url = shown_url
+        self._sleep = sleep
+        self._offers: dict[str, Offer] = {}
+        self._no_tools: set[str] = set()
+        """Digests of models that said they cannot call tools, although their server may."""
+        self._warned: set[str] = set()
+        self._is_away = False
+        self._asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def offers(self) -> dict[str, Offer]:
+        """By model id."""
+        return self._offers
+
+    def start(self) -> None:
+        """Keep asking, in the background."""
+        self._task = asyncio.create_task(self._repeat())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def ask_soon(self) -> None:
+        """Something went wrong that the next list may explain: do not wait for it."""
+        self._asked.set()
+
+    def without_tools(self, offer: Offer) -> None:
+        """The server has just said that it cannot call tools with this model."""
+        self._no_tools.add(offer.card.digest)
+        self._offers = {name: self._cut(other) for name, other in self._offers.items()}
+
+    async def ask(self) -> None:
+        """Ask once, now. A server that gives no list has no models."""
+        try:
+            found = await self._listing()
+        except WorkerFailed as error:
+            self._gone(error)
+            return
+        if self._is_away:
+            logger.info("the upstream server %s is back", self._shown_url)
+        self._is_away = False
+        before, self._offers = self._offers, self._chosen(found)
+        self._say_changes(before.keys())
+
+    def _gone(self, error: WorkerFailed) -> None:
+        self._offers = {}
+        if not self._is_away:
+            logger.warning("the upstream server %s is away: %s", self._shown_url, error)
+        self._is_away = True
+
+    async def _repeat(self) -> None:
+        while True:
+            await self._pause()
+            try:
+                await self.ask()
+            except Exception:  # the poller outlives whatever a server sends it; the next turn comes
+                logger.exception("the upstream server %s could not be asked", self._shown_url)
+
+    async def _pause(self) -> None:
+        """Until the next turn, or until somebody asks for it."""
+        pause = asyncio.ensure_future(self._sleep(POLL_S))
+        asked = asyncio.ensure_future(self._asked.wait())
+        try:
+            await asyncio.wait({pause, asked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            asked.cancel()
+            await asyncio.wait({pause, asked})
+        self._asked.clear()
+
+    def _chosen(self, found: Iterable[Offer]) -> dict[str, Offer]:
+        """Those that can be announced, first come first. How many bytes a record holds is the announcer's to see."""
+        chosen: dict[str, Offer] = {}
+        for offer in map(self._cut, found):
+            name = offer.card.id
+            if not is_model_id(name):
+                self._warn_once(name, "its name has characters that cannot be announced")
+            elif not (offer.chat or offer.text):
+                self._warn_once(name, "the server cannot generate with it")
+            elif len(chosen) < MAX_MODELS:
+                chosen.setdefault(name, offer)
+            elif name not in chosen:
+                self._warn_once(name, "no more models fit into one announcement; run another worker for it")
+        return chosen
+
+    def _cut(self, offer: Offer) -> Offer:
+        if offer.card.digest not in self._no_tools:
+            return offer
+        chat = offer.chat - {features.TOOLS}
+        card = msgspec.structs.replace(offer.card, features=tuple(sorted(chat | offer.text)))
+        return Offer(card, chat, offer.text, offer.stop, offer.thinks, offer.flavour)
+
+    def _warn_once(self, name: str, reason: str) -> None:
+        if name in self._warned or len(self._warned) >= 8 * MAX_MODELS:
+            return
+        self._warned.add(name)
+        logger.warning("the model %.128r of %s is not announced: %s", name, self._shown_url, reason)
+
+    def _say_changes(self, before: Iterable[str]) -> None:
+        for name in sorted(set(self._offers) - set(before)):
+            logger.info("the upstream server %s has %s", self._shown_url, name)
+        for name in sorted(set(before) - set(self._offers)):
+            logger.info("the upstream server %s no longer has %s", self._shown_url, name)

@@ -1,0 +1,95 @@
+"""Reads a stream of Ollama's API: one JSON object a line, the last with `done`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from p2pnet.errors import WorkerFailed
+from p2pnet.messages import FinishReason, GenerateRequest, ToolCallDelta, Usage
+from p2pnet.worker.backends.upstream.dialect import UNREADABLE, Piece, check_tool_call, unreadable, usage_of
+from p2pnet.worker.backends.upstream.logprobs import Token, token_logprobs
+
+FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "": "stop"}
+"""Old versions give none. `load` and `unload` answer what is no generation."""
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Line(msgspec.Struct):
+    """`message` of a chat, `response` and `thinking` of a text."""
+
+    message: _Message | None = None
+    response: str | None = None
+    thinking: str | None = None
+    logprobs: list[Token] | None = None
+    done: bool = False
+    done_reason: str | None = None
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    error: Any = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+class OllamaReader:
+    """Reads one answer, which has one choice."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self._top = request.logprobs
+        self._calls = 0
+        self.usage: Usage | None = None
+        self.is_ended = False
+
+    def feed(self, line: bytes) -> Sequence[Piece]:
+        """What one line says."""
+        try:
+            said = _decode_line(line)
+        except UNREADABLE as error:
+            raise unreadable(error) from error
+        if said.error:
+            raise WorkerFailed("the upstream server failed in mid-answer")
+        message = said.message or _Message(said.response, said.thinking)
+        piece = Piece(
+            text=message.content or "",
+            reasoning=message.thinking or "",
+            tool_calls=tuple(self._tool_call(call) for call in message.tool_calls or ()),
+            logprobs=tuple(token_logprobs(said.logprobs or (), self._top)) if self._top is not None else (),
+            finish=self._end(said) if said.done else None,
+        )
+        return (piece,)
+
+    def _end(self, said: _Line) -> FinishReason:
+        self.is_ended = True
+        self.usage = usage_of(said.prompt_eval_count, said.eval_count)
+        reason = said.done_reason or ""
+        if reason not in FINISH_REASONS:
+            raise WorkerFailed("the upstream server ended the answer before it was complete")
+        return FINISH_REASONS[reason]
+
+    def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
+        """A whole call at once."""
+        name, index = call.function.name, self._calls
+        check_tool_call(index, call.id, name)
+        if not name:
+            raise WorkerFailed("the upstream server sent a tool call without a name")
+        self._calls += 1
+        arguments = msgspec.json.encode(call.function.arguments or {}).decode()
+        return ToolCallDelta(index, call.id or f"call_{index}", name, arguments)

@@ -1,0 +1,172 @@
+"""Reads a stream of OpenAI's API: server-sent events, each with one chunk of JSON on one line. Pure.
+
+A stream may end with `[DONE]`; `transformers serve` just ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from p2pnet.errors import WorkerFailed
+from p2pnet.messages import (
+    FinishReason,
+    GenerateRequest,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from p2pnet.worker.backends.upstream.dialect import UNREADABLE, Piece, check_tool_call, unreadable, usage_of
+from p2pnet.worker.backends.upstream.logprobs import Alternative, Token, token_logprobs
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+"""Any other reason (a content filter, an abort) says that the answer is not complete."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    """Of a chat: `content`. Of a text: the three lists, except llama.cpp, which has `content` there too."""
+
+    content: list[Token] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class OpenAIReader:
+    """Reads one answer."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self._choices = request.n
+        self._top = request.logprobs or 0
+        self._wants_logprobs = request.logprobs is not None
+        self._begun: set[tuple[int, int]] = set()
+        """The tool calls, by choice and index, whose first piece has come."""
+        self.usage: Usage | None = None
+        self.is_ended = False
+
+    def feed(self, line: bytes) -> Sequence[Piece]:
+        """What one line says. Comments and the names of events say nothing."""
+        field, _, value = line.partition(b":")
+        if field == b"error":
+            raise WorkerFailed("the upstream server failed in mid-answer")
+        data = value.strip()
+        if field != b"data" or not data:
+            return ()
+        if data == b"[DONE]":
+            self.is_ended = True
+            return ()
+        try:
+            chunk = _decode_chunk(data)
+        except UNREADABLE as error:
+            raise unreadable(error) from error
+        if chunk.error:
+            raise WorkerFailed("the upstream server failed in mid-answer")
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage)
+        return [self._piece(choice) for choice in chunk.choices or ()]
+
+    def _piece(self, choice: _Choice) -> Piece:
+        if not 0 <= choice.index < self._choices:
+            raise WorkerFailed("the upstream server sent an answer that nobody asked for")
+        delta = choice.delta or _Delta(content=choice.text)
+        return Piece(
+            choice=choice.index,
+            text=delta.content or "",
+            reasoning=delta.reasoning_content or delta.reasoning or "",
+            tool_calls=tuple(self._tool_call(choice.index, call) for call in delta.tool_calls or ()),
+            logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
+            finish=_finish_reason(choice.finish_reason),
+        )
+
+    def _tool_call(self, choice: int, call: _ToolCall) -> ToolCallDelta:
+        function = call.function or _Function()
+        check_tool_call(call.index, call.id, function.name)
+        arguments = function.arguments or ""
+        if (choice, call.index) in self._begun:
+            return ToolCallDelta(call.index, arguments=arguments)
+        if not function.name:
+            raise WorkerFailed("the upstream server sent a tool call without a name")
+        self._begun.add((choice, call.index))
+        return ToolCallDelta(call.index, call.id or f"call_{call.index}", function.name, arguments)
+
+    def _logprobs(self, logprobs: _Logprobs) -> Iterator[TokenLogprob]:
+        if logprobs.content is not None:
+            return token_logprobs(logprobs.content, self._top)
+        return token_logprobs(list(_columns(logprobs)), self._top)
+
+
+def _columns(logprobs: _Logprobs) -> Iterator[Token]:
+    """The tokens of a text, whose logprobs come in three lists."""
+    tops = logprobs.top_logprobs or []
+    for index, (text, logprob) in enumerate(zip(logprobs.tokens or [], logprobs.token_logprobs or [], strict=False)):
+        top = (tops[index] if index < len(tops) else None) or {}
+        ranked = sorted(top.items(), key=lambda item: -item[1])
+        yield Token(text, logprob, top_logprobs=[Alternative(*item) for item in ranked])
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    if not reason:
+        return None
+    if reason not in FINISH_REASONS:
+        raise WorkerFailed("the upstream server ended the answer before it was complete")
+    return FINISH_REASONS[reason]
+
+
+def _usage(usage: _Usage) -> Usage | None:
+    details = usage.prompt_tokens_details
+    return usage_of(usage.prompt_tokens, usage.completion_tokens, (details.cached_tokens if details else None) or 0)

@@ -1,0 +1,465 @@
+"""What other servers answer, as our deltas: streams cut at every byte, ends, errors, and refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from p2pnet.errors import (
+    Busy,
+    ContextOverflow,
+    FeatureMissing,
+    InvalidRequest,
+    ModelNotFound,
+    P2PNetError,
+    WorkerFailed,
+)
+from p2pnet.messages import (
+    ChatPrompt,
+    Finished,
+    GenerateRequest,
+    JsonFormat,
+    Message,
+    TextDelta,
+    TextPrompt,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
+from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
+from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, Answer
+from p2pnet.worker.backends.upstream.dialect import Reader
+from p2pnet.worker.backends.upstream.lines import LineSplitter
+from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
+from p2pnet.worker.backends.upstream.openai_reader import OpenAIReader
+from p2pnet.worker.backends.upstream.refusals import MAX_MESSAGE_CHARS, refusal
+from p2pnet.worker.backends.upstream.speed import DecodeSpeed
+from tests.scripted_server import ndjson, sse
+
+WITH_TOOLS = ChatPrompt((Message("user", "hi"),), tools=(Tool("look"),))
+
+
+def request(**fields: Any) -> GenerateRequest:
+    return GenerateRequest("r1", "m", fields.pop("prompt", ChatPrompt((Message("user", "hi"),))), **fields)
+
+
+def read(reader: Reader, asked: GenerateRequest, body: bytes, step: int = 1 << 20) -> list[TextDelta | Finished]:
+    """All of an answer whose body comes in pieces of `step` bytes."""
+    splitter, answer = LineSplitter(), Answer(asked, asked.max_tokens or 64)
+    deltas: list[TextDelta | Finished] = []
+    pieces = [body[begin : begin + step] for begin in range(0, len(body), step)]
+    lines = [line for piece in pieces for line in splitter.feed(piece)] + splitter.flush()
+    for line in lines:
+        deltas += answer.take(reader.feed(line))
+        if reader.is_ended or answer.is_cut:
+            break
+    deltas += answer.rest()
+    return [*deltas, answer.finished(reader.usage, 7)]
+
+
+def openai(asked: GenerateRequest, *events: Any, step: int = 1 << 20) -> list[TextDelta | Finished]:
+    return read(OpenAIReader(asked), asked, sse(*events), step)
+
+
+def ollama(asked: GenerateRequest, *lines: Any, step: int = 1 << 20) -> list[TextDelta | Finished]:
+    return read(OllamaReader(asked), asked, ndjson(lines), step)
+
+
+def chunk(content: str | None = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": content, **delta}, "finish_reason": finish}]}
+
+
+def call(index: int, arguments: str, **fields: Any) -> dict[str, Any]:
+    function = {"arguments": arguments, **({"name": fields.pop("name")} if "name" in fields else {})}
+    return chunk(tool_calls=[{"index": index, "function": function, **fields}])
+
+
+USAGE = {
+    "choices": [],
+    "usage": {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}},
+}
+DONE = "[DONE]"
+COUNTED = Usage(11, 3, 8)
+
+OPENAI = [
+    (
+        "a chat",
+        request(),
+        [chunk("", role="assistant"), chunk("Hé"), chunk("llo"), chunk(None, "stop"), USAGE, DONE],
+        [TextDelta("Hé"), TextDelta("llo"), Finished("stop", COUNTED)],
+    ),
+    (
+        "a text",
+        request(prompt=TextPrompt("x")),
+        [
+            {"choices": [{"index": 0, "text": " a", "finish_reason": None}]},
+            {"choices": [{"text": "b", "finish_reason": "length"}]},
+            DONE,
+        ],
+        [TextDelta(" a"), TextDelta("b"), Finished("length", Usage(7, 2))],
+    ),
+    (
+        "an end without [DONE], usage with the last chunk",
+        request(),
+        [chunk("a"), chunk(None, "stop") | {"usage": {"prompt_tokens": 2, "completion_tokens": 1}}],
+        [TextDelta("a"), Finished("stop", Usage(2, 1))],
+    ),
+    (
+        "usage that cannot be",
+        request(),
+        [chunk("a", "stop"), {"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 3}}, DONE],
+        [TextDelta("a"), Finished("stop", Usage(7, 1))],
+    ),
+    (
+        "a stop string that the server leaves in",
+        request(stop=("lo w",)),
+        [chunk("hel"), chunk("lo"), chunk(" wor"), chunk("ld"), chunk(None, "length"), DONE],
+        [TextDelta("he"), TextDelta("l"), Finished("stop", Usage(7, 3))],
+    ),
+    (
+        "what might have been a stop string",
+        request(stop=("zzz",)),
+        [chunk("az"), chunk("z"), chunk(None, "stop"), DONE],
+        [TextDelta("a"), TextDelta("zz"), Finished("stop", Usage(7, 2))],
+    ),
+    (
+        "two answers",
+        request(n=2),
+        [chunk("a"), chunk("x", index=1), chunk(None, "stop"), chunk("y", "length", index=1), DONE],
+        [
+            TextDelta("a"),
+            TextDelta("x", choice=1),
+            TextDelta("y", choice=1),
+            Finished("stop", Usage(7, 3), other_reasons=("length",)),
+        ],
+    ),
+    (
+        "reasoning",
+        request(),
+        [chunk(reasoning_content="hm"), chunk(reasoning="m"), chunk("so"), chunk(None, "stop"), DONE],
+        [TextDelta("<think>\nhm"), TextDelta("m"), TextDelta("\n</think>\n\nso"), Finished("stop", Usage(7, 3))],
+    ),
+    (
+        "reasoning where JSON was promised",
+        request(response_format=JsonFormat()),
+        [chunk(reasoning_content="hm"), chunk("{}"), chunk(None, "stop"), DONE],
+        [TextDelta("{}"), Finished("stop", Usage(7, 2))],
+    ),
+    (
+        "tool calls in pieces",
+        request(prompt=WITH_TOOLS),
+        [
+            chunk("I "),
+            call(0, "", id="c1", name="look"),
+            call(0, '{"a"'),
+            call(0, ":1}"),
+            call(1, "{}", name="look"),
+            chunk(None, "tool_calls"),
+            DONE,
+        ],
+        [
+            TextDelta("I "),
+            TextDelta(tool_calls=(ToolCallDelta(0, "c1", "look"),)),
+            TextDelta(tool_calls=(ToolCallDelta(0, arguments='{"a"'),)),
+            TextDelta(tool_calls=(ToolCallDelta(0, arguments=":1}"),)),
+            TextDelta(tool_calls=(ToolCallDelta(1, "call_1", "look", "{}"),)),
+            Finished("tool_calls", Usage(7, 5)),
+        ],
+    ),
+    (
+        "text before a tool call that might have been a stop string",
+        request(prompt=WITH_TOOLS, stop=("zzz",)),
+        [chunk("az"), call(0, "{}", id="c", name="look"), chunk(None, "tool_calls"), DONE],
+        [
+            TextDelta("a"),
+            TextDelta("z"),
+            TextDelta(tool_calls=(ToolCallDelta(0, "c", "look", "{}"),)),
+            Finished("tool_calls", Usage(7, 2)),
+        ],
+    ),
+    (
+        "a forced tool call, which vLLM ends with stop",
+        request(prompt=WITH_TOOLS),
+        [call(0, "{}", id="c", name="look"), chunk(None, "stop"), DONE],
+        [TextDelta(tool_calls=(ToolCallDelta(0, "c", "look", "{}"),)), Finished("tool_calls", Usage(7, 1))],
+    ),
+    (
+        "comments, other fields and events between",
+        request(),
+        [b": ping\r\n\r\nevent: message\n", chunk("a") | {"id": "x", "timings": {"n": 1}}, chunk("b", "eos"), DONE],
+        [TextDelta("a"), TextDelta("b"), Finished("stop", Usage(7, 2))],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "events", "expected"), [case[1:] for case in OPENAI], ids=[case[0] for case in OPENAI]
+)
+def test_openai_answers(asked: GenerateRequest, events: list[Any], expected: list[TextDelta | Finished]) -> None:
+    """However the bytes are cut."""
+    size = len(sse(*events))
+    for step in (*range(1, 12), size):
+        assert openai(asked, *events, step=step) == expected
+
+
+def line(content: str = "", **fields: Any) -> dict[str, Any]:
+    return {"model": "m", "message": {"role": "assistant", "content": content}, "done": False, **fields}
+
+
+def last(reason: str | None = "stop", **fields: Any) -> dict[str, Any]:
+    return line(done=True, done_reason=reason, prompt_eval_count=11, eval_count=3, **fields)
+
+
+OLLAMA = [
+    (
+        "a chat",
+        request(),
+        [line("Hé"), line("llo"), last()],
+        [TextDelta("Hé"), TextDelta("llo"), Finished("stop", Usage(11, 3))],
+    ),
+    (
+        "a text",
+        request(prompt=TextPrompt("x")),
+        [{"response": "a", "done": False}, {"response": "b", "done": True, "done_reason": "length"}],
+        [TextDelta("a"), TextDelta("b"), Finished("length", Usage(7, 2))],
+    ),
+    (
+        "thinking",
+        request(),
+        [line() | {"message": {"content": "", "thinking": "hm"}}, line("so"), last()],
+        [TextDelta("<think>\nhm"), TextDelta("\n</think>\n\nso"), Finished("stop", Usage(11, 3))],
+    ),
+    (
+        "tool calls",
+        request(prompt=WITH_TOOLS),
+        [
+            line() | {"message": {"tool_calls": [{"function": {"name": "look", "arguments": {"a": 1}}}]}},
+            line() | {"message": {"tool_calls": [{"id": "c", "function": {"name": "look"}}]}},
+            last(),
+        ],
+        [
+            TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "look", '{"a":1}'),)),
+            TextDelta(tool_calls=(ToolCallDelta(1, "c", "look", "{}"),)),
+            Finished("tool_calls", Usage(11, 3)),
+        ],
+    ),
+    (
+        "logprobs",
+        request(logprobs=1),
+        [
+            line(
+                "é",
+                logprobs=[
+                    {
+                        "token": "é",
+                        "logprob": -0.5,
+                        "bytes": [195, 169],
+                        "top_logprobs": [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}],
+                    }
+                ],
+            ),
+            last(),
+        ],
+        [
+            TextDelta("é", logprobs=(TokenLogprob(0, b"\xc3\xa9", -0.5, (TopLogprob(0, b"a", -1.0),)),)),
+            Finished("stop", Usage(11, 3)),
+        ],
+    ),
+    ("an old version's end", request(), [line("a"), last(None)], [TextDelta("a"), Finished("stop", Usage(11, 3))]),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "lines", "expected"), [case[1:] for case in OLLAMA], ids=[case[0] for case in OLLAMA]
+)
+def test_ollama_answers(asked: GenerateRequest, lines: list[Any], expected: list[TextDelta | Finished]) -> None:
+    for step in (*range(1, 12), len(ndjson(lines))):
+        assert ollama(asked, *lines, step=step) == expected
+
+
+CHAT_LOGPROBS = {
+    "content": [
+        {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "a", "logprob": -0.5, "id": 4}]},
+        {"token": "\ufffd", "logprob": -1.0, "bytes": [195], "id": 9},
+    ]
+}
+TEXT_LOGPROBS = {
+    "tokens": ["a", "b"],
+    "token_logprobs": [-0.5, -1.5],
+    "top_logprobs": [{"c": -2.0, "a": -0.5}, None],
+}
+
+
+def test_logprobs_of_openai_servers() -> None:
+    asked = request(logprobs=1)
+    chat = chunk("a\ufffd", "stop")
+    chat["choices"][0]["logprobs"] = CHAT_LOGPROBS
+    (delta, _) = openai(asked, chat, DONE)
+    top = (TopLogprob(4, b"a", -0.5),)
+    assert delta == TextDelta("a\ufffd", logprobs=(TokenLogprob(0, b"a", -0.5, top), TokenLogprob(9, b"\xc3", -1.0)))
+    text = {"choices": [{"text": "ab", "finish_reason": "stop", "logprobs": TEXT_LOGPROBS}]}
+    (delta, _) = openai(asked, text, DONE)
+    top = (TopLogprob(0, b"a", -0.5),)
+    assert delta == TextDelta("ab", logprobs=(TokenLogprob(0, b"a", -0.5, top), TokenLogprob(0, b"b", -1.5)))
+    (delta, _) = openai(request(), chat, DONE)
+    assert delta == TextDelta("a\ufffd"), "nobody asked for any"
+
+
+FAILURES = [
+    [],
+    [DONE],
+    [chunk("a")],
+    [chunk("a"), DONE],
+    [chunk("a"), "{garbage"],
+    [chunk("a"), "[" * 60_000],
+    [chunk("a"), {"choices": "many"}],
+    [chunk("a"), {"error": {"message": "out of memory"}}],
+    [chunk("a"), {"error": "oops"}],
+    [chunk("a", "content_filter"), DONE],
+    [chunk("a", "abort"), DONE],
+    [chunk("a", index=1)],
+    [chunk("a", index=-1)],
+    [call(0, "{}", id="c", name="look"), chunk(None, "stop"), DONE],  # nobody offered a tool
+    [chunk("x" * 70_000), chunk(None, "stop"), DONE],  # 64 tokens were asked for
+    [chunk("x") for _ in range(300)],
+]
+
+
+@pytest.mark.parametrize("events", FAILURES, ids=range(len(FAILURES)))
+def test_openai_answers_that_fail(events: list[Any]) -> None:
+    with pytest.raises(WorkerFailed) as failed:
+        openai(request(max_tokens=64), *events)
+    assert "out of memory" not in failed.value.message
+
+
+TOOL_FAILURES = [
+    [call(0, "{}")],
+    [call(-1, "{}", name="look")],
+    [call(256, "{}", name="look")],
+    [call(0, "{}", name="look" * 50)],
+    [call(0, "{}", name="look", id="i" * 200)],
+    [call(0, "{" + "1" * 70_000, name="look")],
+]
+
+
+@pytest.mark.parametrize("events", TOOL_FAILURES, ids=range(len(TOOL_FAILURES)))
+def test_tool_calls_that_fail(events: list[Any]) -> None:
+    with pytest.raises(WorkerFailed):
+        openai(request(prompt=WITH_TOOLS, max_tokens=64), *events, chunk(None, "stop"), DONE)
+
+
+OLLAMA_FAILURES = [
+    [],
+    [line("a")],
+    [line("a"), "garbage"],
+    [line("a"), {"error": "an error was encountered while running the model"}],
+    [line("a"), last("load")],
+    [line("a"), last("unload")],
+    [line() | {"message": {"tool_calls": [{"function": {"name": ""}}]}}, last()],
+]
+
+
+@pytest.mark.parametrize("lines", OLLAMA_FAILURES, ids=range(len(OLLAMA_FAILURES)))
+def test_ollama_answers_that_fail(lines: list[Any]) -> None:
+    with pytest.raises(WorkerFailed):
+        ollama(request(prompt=WITH_TOOLS), *lines)
+
+
+def test_a_named_error_event_fails() -> None:
+    asked = request()
+    with pytest.raises(WorkerFailed):
+        read(OpenAIReader(asked), asked, b'event: error\nerror: {"message":"x"}\n\n')
+
+
+def test_every_delta_fits_a_frame() -> None:
+    """A server may send all of an answer at once."""
+    asked = request(prompt=WITH_TOOLS, max_tokens=5000, logprobs=20)
+    token = {"token": "\U0001f600" * 100, "logprob": -1.0}
+    whole = chunk("\U0001f600" * 20_000, "stop")
+    whole["choices"][0]["delta"]["tool_calls"] = [
+        {"index": 0, "id": "c", "function": {"name": "look", "arguments": "\U0001f600" * 20_000}}
+    ]
+    whole["choices"][0]["logprobs"] = {"content": [token | {"top_logprobs": [token] * 20}] * 40}
+    *deltas, _ = openai(asked, whole, DONE)
+    assert all(len(encode_frame(delta, MAX_EVENT_FRAME_BYTES)) for delta in deltas)
+    texts = [delta.text for delta in deltas if isinstance(delta, TextDelta)]
+    assert "".join(texts) == "\U0001f600" * 20_000 and max(map(len, texts)) == MAX_DELTA_CHARS
+    assert sum(len(delta.logprobs) for delta in deltas if isinstance(delta, TextDelta)) == 40
+
+
+def test_lines_have_a_cap_however_they_come() -> None:
+    splitter = LineSplitter(8)
+    assert splitter.feed(b"1234567\r\n12345678") == [b"1234567"]
+    assert splitter.flush() == [b"12345678"]
+    for feed in ([b"123456789"], [b"12345", b"6789"], [b"ok\n", b"1" * 9 + b"\n"]):
+        splitter = LineSplitter(8)
+        with pytest.raises(WorkerFailed):
+            for data in feed:
+                splitter.feed(data)
+
+
+VLLM_OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."
+LLAMA_OVERFLOW = {"error": {"code": 400, "message": "too long", "type": "exceed_context_size_error", "n_ctx": 512}}
+
+REFUSALS: list[tuple[int, Any, type[P2PNetError], str]] = [
+    (429, {}, Busy, "busy"),
+    (503, {"error": "server busy, please try again"}, Busy, "busy"),
+    (401, {"error": {"message": "Incorrect API key provided: sk-1"}}, WorkerFailed, "refused this worker"),
+    (403, {}, WorkerFailed, "refused this worker"),
+    (400, {"error": {"message": "temperature must be positive"}}, InvalidRequest, "temperature must be positive"),
+    (400, {"object": "error", "message": "bad top_p"}, InvalidRequest, "bad top_p"),
+    (422, {"detail": [{"loc": ["body"], "msg": "Field required"}]}, InvalidRequest, "Field required"),
+    (422, {"detail": "Unexpected fields"}, InvalidRequest, "Unexpected fields"),
+    (413, b"<html>", InvalidRequest, "The upstream server refused the request with status 413."),
+    (400, {"error": {"message": VLLM_OVERFLOW}}, ContextOverflow, VLLM_OVERFLOW),
+    (400, {"error": {"message": "too much", "code": "context_length_exceeded"}}, ContextOverflow, "too much"),
+    (400, LLAMA_OVERFLOW, ContextOverflow, "too long"),
+    (400, {"error": "the input length exceeds the context length"}, ContextOverflow, "the input length exceeds"),
+    (400, {"error": "registry.ollama.ai/library/m does not support tools"}, FeatureMissing, "does not support tools"),
+    (400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}, FeatureMissing, "auto"),
+    (500, {"error": {"message": "tools param requires --jinja flag"}}, FeatureMissing, "jinja"),
+    (404, {"error": "model 'm' not found"}, ModelNotFound, "does not run this model"),
+    (500, {"error": "CUDA error at /home/ann/x.cu"}, WorkerFailed, "status 500"),
+    (502, b"", WorkerFailed, "status 502"),
+    (302, b"", WorkerFailed, "status 302"),
+    (400, b"[" * 60_000, InvalidRequest, "status 400"),
+    (400, {"error": {"message": 5, "type": None}}, InvalidRequest, "status 400"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "error", "words"), REFUSALS)
+def test_refusals(status: int, body: Any, error: type[P2PNetError], words: str) -> None:
+    refused = refusal(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert type(refused) is error
+    assert words in refused.message
+    assert "/home/ann" not in refused.message
+
+
+def test_a_refusals_words_are_short_printable_and_without_our_key() -> None:
+    body = json.dumps({"error": "bad \x1b[31m key s3cret\n" + "x" * 5000}).encode()
+    message = refusal(400, body, key="s3cret").message
+    assert message.startswith("bad [31m key *** xxx")
+    assert len(message) == MAX_MESSAGE_CHARS and message.isprintable()
+
+
+def test_speed_is_over_all_answers_together_while_they_arrive() -> None:
+    now = [100.0]
+    speed = DecodeSpeed(lambda: now[0], lambda: int(now[0] * 1000))
+    for _ in range(2):
+        speed.begin()
+    for _ in range(80):
+        now[0] += 0.125
+        speed.count(1)
+        speed.count(1)
+    assert speed.measure.value == pytest.approx(16, rel=0.06)
+    speed.end()
+    speed.end()
+    before = speed.measure
+    now[0] += 1000
+    speed.begin()
+    speed.count(0)
+    assert speed.measure == before, "idle time does not count"
