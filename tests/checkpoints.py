@@ -21,10 +21,12 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 CONTEXT_LENGTH = 512
@@ -120,6 +122,10 @@ _SHAPE: dict[str, Any] = {
 }
 
 
+_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+"""A mixture of four experts, of which each token is given two."""
+
+
 def _gpt2(**shared: Any) -> GPT2Config:
     return GPT2Config(
         n_embd=64,
@@ -158,6 +164,11 @@ _ARCHITECTURES = {
         partial(byte_fallback_tokenizer, False),
     ),
     "mistral": _Architecture(partial(MistralConfig, **_SHAPE, sliding_window=SLIDING_WINDOW), byte_fallback_tokenizer),
+    "mixtral": _Architecture(partial(MixtralConfig, **_SHAPE, **_EXPERTS), byte_fallback_tokenizer),
+    "qwen3_moe": _Architecture(
+        partial(Qwen3MoeConfig, **_SHAPE, **_EXPERTS, moe_intermediate_size=48, norm_topk_prob=True),
+        byte_level_tokenizer,
+    ),
     "gpt2": _Architecture(_gpt2, byte_level_tokenizer, has_chat_template=False),
 }
 

@@ -34,6 +34,7 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 _CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_MORE_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
 _CONFIG_FILES = ("config.json", "generation_config.json")
 
 _ELEMENT_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -53,11 +54,22 @@ class Checkpoint:
 
     @property
     def chat_template_files(self) -> tuple[Path, ...]:
-        return self._existing(_CHAT_TEMPLATE_FILES)
+        return self._existing(_CHAT_TEMPLATE_FILES) + tuple(sorted(self.folder.glob(_MORE_CHAT_TEMPLATES)))
 
     @property
     def config_files(self) -> tuple[Path, ...]:
         return self._existing(_CONFIG_FILES)
+
+    @property
+    def quantization_config(self) -> dict[str, Any] | None:
+        """What the config says of quantized weights, at the top or of its text part. Raises UsageError."""
+        text_config = self.config.get("text_config")
+        for config in (self.config, text_config if isinstance(text_config, dict) else {}):
+            if (found := config.get("quantization_config")) is not None:
+                if not isinstance(found, dict):
+                    raise _damaged(self.folder / "config.json")
+                return found
+        return None
 
     def _existing(self, names: tuple[str, ...]) -> tuple[Path, ...]:
         return tuple(path for path in (self.folder / name for name in names) if path.is_file())
@@ -71,16 +83,16 @@ class Checkpoint:
         )
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, may_be_quantized: bool = False) -> Checkpoint:
     """Check that the folder holds a model that can be loaded. Raises UsageError with what is missing."""
     if not folder.is_dir():
         raise UsageError(f"The folder {folder} does not exist.", "Check the path, or give a model id from the hub.")
     config = _read_config(folder)
-    if "quantization_config" in config:
+    checkpoint = Checkpoint(folder, config, _weights(folder))
+    if checkpoint.quantization_config is not None and not may_be_quantized:
         raise UsageError(
             f"The model in {folder} is quantized, which is not supported.", "Use the original, unquantized checkpoint."
         )
-    checkpoint = Checkpoint(folder, config, _weights(folder))
     if not any(path.name in _VOCABULARY_FILES for path in checkpoint.tokenizer_files):
         raise UsageError(f"There is no tokenizer in {folder}.", "Save it there with tokenizer.save_pretrained(folder).")
     return checkpoint

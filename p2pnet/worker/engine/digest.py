@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from p2pnet.worker.engine.checkpoint import Checkpoint
 
@@ -17,24 +17,33 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
 DIGEST_FORMAT = "p2pnet/digest/1"
-QUANTIZATION = "none"
-"""Quantized checkpoints are refused."""
+
+MAX_REMEMBERED_FILES = 4096
+"""A large model has 200 shards, so this is every model on a disk; the file stays under a megabyte."""
 
 _CHUNK_BYTES = 1 << 20
 
 
-def digest(checkpoint: Checkpoint, dtype: str, cache: HashCache, progress: Progress | None = None) -> str:
+def digest(
+    checkpoint: Checkpoint,
+    dtype: str,
+    cache: HashCache,
+    progress: Progress | None = None,
+    *,
+    quantization: str = "none",
+) -> str:
     """`sha256:` and 64 digits over the model's type, quantization and the SHA-256 of each of its files.
 
-    Every part is preceded by its length, and each file by what it is and its name (weights by their order only), so
-    different models cannot give the same bytes.
+    `dtype` and `quantization` are those of the model in memory, as its card says them. Every part is preceded by its
+    length, and each file by what it is and its name (weights by their order only), so different models cannot give the
+    same bytes. Raises OSError when a file cannot be read.
     """
     total = hashlib.sha256()
 
     def add(part: bytes) -> None:
         total.update(len(part).to_bytes(8, "big") + part)
 
-    for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", QUANTIZATION):
+    for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", quantization):
         add(word.encode())
     groups = {
         "weights": checkpoint.weights,
@@ -46,13 +55,16 @@ def digest(checkpoint: Checkpoint, dtype: str, cache: HashCache, progress: Progr
     for kind, paths in groups.items():
         for path in paths:
             add(kind.encode())
-            add(b"" if kind == "weights" else path.name.encode())
+            add(b"" if kind == "weights" else path.relative_to(checkpoint.folder).as_posix().encode())
             add(bytes.fromhex(hashes[path]))
     return f"sha256:{total.hexdigest()}"
 
 
 class HashCache:
-    """SHA-256 of files, remembered by path, size and modification time, so that a second start need not read them."""
+    """SHA-256 of files, remembered by path, size and modification time, so that a second start need not read them.
+
+    Several processes may share the folder. What one of them loses to another it only hashes once more.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "file_hashes.json"
@@ -68,7 +80,7 @@ class HashCache:
             known[keys[path]] = _hash_file(path, done, total, progress)
             done += path.stat().st_size
         if unknown:
-            self._write(known)
+            self._write({keys[path]: known[keys[path]] for path in paths})
         return {path: known[key] for path, key in keys.items()}
 
     def _read(self) -> dict[str, str]:
@@ -80,16 +92,29 @@ class HashCache:
         entries = content.items() if isinstance(content, dict) else ()
         return {key: value for key, value in entries if _is_hash(value)}
 
-    def _write(self, known: dict[str, str]) -> None:
+    def _write(self, added: dict[str, str]) -> None:
+        """Add to what is there by now. Of a file that changed only the last hash stays, of all the last used."""
+        current = {_path_of(key) for key in added}
+        kept = {key: value for key, value in self._read().items() if _path_of(key) not in current}
+        content = dict([*kept.items(), *added.items()][-MAX_REMEMBERED_FILES:])
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=0))
-        temporary.replace(self._file)
+        with NamedTemporaryFile("w", dir=self._file.parent, prefix=f"{self._file.name}.", delete=False) as temporary:
+            try:
+                json.dump(content, temporary, indent=0)
+                temporary.close()
+                Path(temporary.name).replace(self._file)
+            except BaseException:
+                Path(temporary.name).unlink(missing_ok=True)
+                raise
 
 
 def _key(path: Path) -> str:
     status = path.stat()
     return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def _path_of(key: str) -> str:
+    return key.rsplit("|", 2)[0]
 
 
 def _is_hash(value: object) -> bool:

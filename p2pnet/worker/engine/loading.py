@@ -5,22 +5,27 @@ Never runs code from a checkpoint: `trust_remote_code` is off and weights are sa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from p2pnet.errors import UsageError
+from p2pnet.messages import ModelId
 from p2pnet.worker.engine.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.engine.digest import HashCache, Progress, digest
+from p2pnet.worker.engine.footprint import bytes_in_memory, planned_bytes
+from p2pnet.worker.engine.quantization import NONE, Quantization, choose_quantization
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY
@@ -28,7 +33,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
 AUTO = "auto"
 
-_HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
+_HUB_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "model.safetensors",
+    "model-*.safetensors",
+    "[0-9]_*/model.safetensors",
+)
 """What from_pretrained would read. Weights in other formats, or under other names, are not downloaded."""
 
 _CONTEXT_FIELDS = (
@@ -42,7 +55,14 @@ _CONTEXT_FIELDS = (
 _MAX_CONTEXT_LENGTH = 1 << 24
 """What a capability record can say."""
 
+_LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, TypeError, LookupError, AttributeError)
+"""What transformers and the quantization libraries raise for files that do not fit one another."""
+
+_PACKED_ROWS = 32
+
 Download = Callable[[str], Path]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,9 @@ class LoadedModel:
     tokenizer: Any
     digest: str
     dtype: str
+    quantization: str
+    memory_bytes: int
+    """What the weights take, as measured."""
     context_length: int
     end_token_ids: frozenset[int]
 
@@ -85,6 +108,19 @@ def find_folder(spec: str, fetch: Download = download) -> Path:
         ) from error
 
 
+def name_of(spec: str, served_name: str | None) -> str:
+    """What a model is called on the network: as its owner wants, or a hub id or `tiny` as it is, and of a path the last
+    part. Raises UsageError."""
+    path = Path(spec).expanduser()
+    name = served_name or (path.resolve().name if path.is_dir() else spec)
+    try:
+        return msgspec.convert(name, ModelId)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"A model cannot be served as {name!r}.", "Name it with letters, digits and . _ : / @ + - only."
+        ) from error
+
+
 def load_model(
     folder: Path,
     device: str,
@@ -92,27 +128,31 @@ def load_model(
     cache: HashCache,
     progress: Progress | None = None,
     available_bytes: int | None = None,
+    *,
+    quantization: str = NONE,
 ) -> LoadedModel:
     """Load the model in a folder. Raises UsageError when it cannot be, before anything large is read.
 
     `device` and `dtype` may be "auto". `available_bytes` is what there is room for; None asks the system.
     """
-    checkpoint = open_checkpoint(folder)
-    device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, device)
-    config = _causal_config(checkpoint)
-    context_length = _context_length(config, folder)
-    _check_memory(checkpoint, chosen_dtype, _available_bytes(device) if available_bytes is None else available_bytes)
-    tokenizer = _load_tokenizer(folder)
-    model = _load_weights(folder, device, chosen_dtype)
+    checkpoint = open_checkpoint(folder, may_be_quantized=True)
+    plan = _plan(checkpoint, choose_device(device), dtype, quantization)
+    context_length = _context_length(plan.config, folder)
+    _check_bytes(
+        _needed_bytes(checkpoint, plan), free_bytes(plan.device) if available_bytes is None else available_bytes
+    )
+    tokenizer = load_tokenizer(folder)
+    model = _load_weights(folder, plan)
     if "past_key_values" not in signature(model.forward).parameters:
         raise UsageError(f"The model in {folder} has no key-value cache.", "Use a transformer with attention.")
     name = str(model.dtype).removeprefix("torch.")
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        digest=digest(checkpoint, name, cache, progress),
+        digest=digest(checkpoint, name, cache, progress, quantization=plan.quantization.label),
         dtype=name,
+        quantization=plan.quantization.label,
+        memory_bytes=bytes_in_memory(model),
         context_length=context_length,
         end_token_ids=_end_token_ids(model, tokenizer),
     )
@@ -126,7 +166,7 @@ def choose_device(device: str) -> str:
     if device not in is_available:
         raise UsageError(f"There is no device {device!r}.", f"Use one of: {AUTO}, {', '.join(DEVICES)}.")
     if not is_available[device]:
-        raise UsageError(f"The device {device!r} is not available here.", "Use --device cpu, or --device auto.")
+        raise UsageError(f"The device {str(device)!r} is not available here.", "Use --device cpu, or --device auto.")
     return device
 
 
@@ -136,7 +176,36 @@ def choose_dtype(dtype: str, device: str) -> str:
         return "float32" if device == "cpu" else AUTO
     if dtype not in DTYPES:
         raise UsageError(f"There is no dtype {dtype!r}.", f"Use one of: {AUTO}, {', '.join(DTYPES)}.")
+    if dtype == "float16" and device == "cpu":
+        logger.warning("float16 is slow on most CPUs: bfloat16 or float32 may be faster here")
     return dtype
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the weights will be loaded. `dtype` may be "auto" where they are not quantized."""
+
+    device: str
+    dtype: str
+    quantization: Quantization
+    config: Any
+
+
+def _plan(checkpoint: Checkpoint, device: str, dtype: str, quantization: str) -> _Plan:
+    chosen = choose_quantization(quantization, checkpoint.quantization_config, device)
+    config = _causal_config(checkpoint)
+    for part in (config, config.get_text_config(decoder=True)):
+        if isinstance(own := getattr(part, "quantization_config", None), dict):
+            part.quantization_config = {**own, **chosen.overrides}
+    return _Plan(device, _dtype_to_compute(choose_dtype(dtype, device), config, chosen), chosen, config)
+
+
+def _dtype_to_compute(dtype: str, config: Any, quantization: Quantization) -> str:
+    """Quantized weights do not say the type to compute in; the config may."""
+    if dtype != AUTO or quantization.label == NONE:
+        return dtype
+    configured = str(config.get_text_config(decoder=True).dtype).removeprefix("torch.")
+    return configured if configured in DTYPES else "bfloat16"
 
 
 def _causal_config(checkpoint: Checkpoint) -> Any:
@@ -170,23 +239,47 @@ def _context_length(config: Any, folder: Path) -> int:
     return min(length, _MAX_CONTEXT_LENGTH)
 
 
-def _check_memory(checkpoint: Checkpoint, dtype: str, available_bytes: int) -> None:
-    element_bytes = None if dtype == AUTO else int(getattr(torch, dtype).itemsize)
-    needed = checkpoint.memory_bytes(element_bytes)
-    if needed > available_bytes:
+def check_memory(checkpoint: Checkpoint, dtype: str, available_bytes: int) -> None:
+    """Raises UsageError when the weights do not fit."""
+    _check_bytes(checkpoint.memory_bytes(_element_bytes(dtype)), available_bytes)
+
+
+def _check_bytes(needed: int, available: int) -> None:
+    if needed > available:
         raise UsageError(
-            f"The model needs {needed / 1e9:.1f} GB of memory, and {available_bytes / 1e9:.1f} GB are free.",
-            "Use a smaller model, --dtype bfloat16, or a machine with more memory.",
+            f"The model needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free.",
+            "Use a smaller model, --dtype bfloat16, --quantization 8bit, or a machine with more memory.",
         )
 
 
-def _available_bytes(device: str) -> int:
+def _needed_bytes(checkpoint: Checkpoint, plan: _Plan) -> int:
+    """From the files' headers, or from the model's outline where its weights will not stay as they are in the files."""
+    element_bytes = _element_bytes(plan.dtype)
+    if element_bytes is None or not (plan.quantization.requested or plan.quantization.is_widened):
+        return checkpoint.memory_bytes(element_bytes)
+    try:
+        with torch.device("meta"):
+            outline: Any = AutoModelForCausalLM.from_config(plan.config)
+    except _LOAD_ERRORS as error:
+        raise UsageError(
+            f"The config of {checkpoint.folder} describes no model that can be built.", "Download the model again."
+        ) from error
+    return planned_bytes(outline, element_bytes, plan.quantization.bytes_per_weight or element_bytes)
+
+
+def _element_bytes(dtype: str) -> int | None:
+    return None if dtype == AUTO else int(getattr(torch, dtype).itemsize)
+
+
+def free_bytes(device: str) -> int:
+    """Memory that the system says a model on this device may take."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return int(psutil.virtual_memory().available)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder. Raises UsageError."""
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer("")  # resets what the file says of truncation: later calls come from two threads, and only read
@@ -197,18 +290,62 @@ def _load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _load_weights(folder: Path, device: str, dtype: str) -> Any:
+def _load_weights(folder: Path, plan: _Plan) -> Any:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        options = _quantized_options(plan)
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=plan.config,
+            dtype=plan.dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
-        return model.eval().to(device)
+        if found["missing_keys"]:
+            raise ValueError(f"{min(found['missing_keys'])} would be random")
+        if plan.quantization.is_widened:
+            _narrow(model, getattr(torch, plan.dtype))
+        _avoid_packing(model)
+        return model.eval() if options else model.eval().to(plan.device)
     except torch.OutOfMemoryError as error:
         raise UsageError("The model does not fit the device's memory.", "Use a smaller model.") from error
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except _LOAD_ERRORS as error:
         raise UsageError(
             f"The weights in {folder} could not be loaded.", "Download or save the model again."
         ) from error
+
+
+def _quantized_options(plan: _Plan) -> dict[str, Any]:
+    """What from_pretrained is told more where the model in memory is quantized."""
+    if plan.quantization.label == NONE or plan.quantization.is_widened:
+        return {}
+    options: dict[str, Any] = {"device_map": {"": plan.device}}  # such weights can often not be moved later
+    if plan.quantization.is_bitsandbytes:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at each product of each step
+    if plan.quantization.requested:
+        options["quantization_config"] = BitsAndBytesConfig(
+            **plan.quantization.requested, bnb_4bit_compute_dtype=getattr(torch, plan.dtype)
+        )
+    return options
+
+
+def _narrow(model: Any, dtype: torch.dtype) -> None:
+    """Weights that were multiplied by wider scales are as wide as those, and so are the norms beside them. Buffers stay
+    as they are: they rotate positions, and are wide on purpose."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _avoid_packing(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes packs 4-bit weights anew before their first use: much faster, but it fails
+    where the layer's width is not made of whole blocks."""
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and (state.shape[0] % _PACKED_ROWS or state.shape[1] % state.blocksize):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

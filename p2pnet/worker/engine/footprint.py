@@ -1,0 +1,43 @@
+"""How much memory a model's weights take: planned, from an outline without weights, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def planned_bytes(outline: nn.Module, element_bytes: float, bytes_per_weight: float) -> int:
+    """What the model will take when the weights of its linear layers take `bytes_per_weight` each, and the rest
+    `element_bytes`. The output layer is left as it is, and so are experts, which are no linear layers of their own."""
+    linear_weights = {id(weight) for weight in _linear_weights(outline)}
+    return round(
+        sum(
+            parameter.numel() * (bytes_per_weight if id(parameter) in linear_weights else element_bytes)
+            for parameter in outline.parameters()
+        )
+    )
+
+
+def bytes_in_memory(model: nn.Module) -> int:
+    """What the weights take now, with their scales where they are quantized."""
+    tensors = chain(model.parameters(), model.buffers(), _scales(model))
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _linear_weights(model: Any) -> Iterator[Tensor]:
+    """Those that bitsandbytes quantizes through transformers."""
+    output = model.get_output_embeddings()
+    for module in model.modules():
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and module is not output:
+            yield module.weight
+
+
+def _scales(model: nn.Module) -> Iterator[Tensor]:
+    """bitsandbytes keeps them beside the parameters: one a row of int8, one a block of 4-bit numbers."""
+    for parameter in model.parameters():
+        scales = getattr(parameter, "SCB", None), getattr(getattr(parameter, "quant_state", None), "absmax", None)
+        yield from (scale for scale in scales if isinstance(scale, Tensor))
