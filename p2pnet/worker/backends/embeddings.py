@@ -1,0 +1,246 @@
+"""The backend that embeds texts with one model: inputs of all requests in common batches, in turns.
+
+The model has a thread of its own and tokenizing another, so the event loop waits for neither. Knows nothing of the
+network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, WorkerFailed
+from p2pnet.features import EMBEDDING
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Measure, TextPrompt, TokenPrompt, Usage
+from p2pnet.network import Clock
+from p2pnet.records import ModelCard
+from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
+from p2pnet.worker.engine.digest import HashCache, Progress
+from p2pnet.worker.engine.embed_queue import EmbedJob, EmbedQueue, Item
+from p2pnet.worker.engine.encoder import Encoder, encoder_of, load_encoder
+from p2pnet.worker.engine.loading import LoadedModel
+from p2pnet.worker.engine.pooling import shorten
+from p2pnet.worker.engine.turns import Turns
+
+CPU_BATCH_TOKENS = 512
+"""Padding included. A CPU is as fast with these as with more, and gives its turn to other models sooner."""
+
+GPU_BATCH_TOKENS = 1 << 14
+"""A GPU needs many tokens to be busy, and computes this many in a moment."""
+
+TOKENIZED_AT_ONCE_CHARS = 1 << 16
+"""Of texts; then another request's may be tokenized."""
+
+SPEED_SMOOTHING = 0.2
+"""Weight of the newest batch in the moving average."""
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddingsBackend:
+    """Embeds with one loaded encoder."""
+
+    def __init__(
+        self, encoder: Encoder, name: str, turns: Turns, now_ms: Clock, max_batch_tokens: int | None = None
+    ) -> None:
+        """`turns` are those of the machine. `max_batch_tokens` None is what suits the device."""
+        on_cpu = encoder.model.device.type == "cpu"
+        self._encoder = encoder
+        self._turns = turns
+        self._now_ms = now_ms
+        self._max_batch_tokens = max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS)
+        self._card = ModelCard(
+            id=name,
+            digest=encoder.digest,
+            context_length=encoder.context_length,
+            task="embed",
+            quantization=encoder.quantization,
+            dtype=encoder.dtype,
+            features=EMBEDDING,
+        )
+        self._queue = EmbedQueue()
+        self._inboxes: dict[EmbedJob, asyncio.Queue[Embedding | WorkerFailed]] = {}
+        self._computing: asyncio.Task[None] | None = None
+        self._speed = Measure()
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="embed")
+        self._tokenize = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    @classmethod
+    async def from_folder(
+        cls,
+        folder: Path,
+        name: str,
+        *,
+        device: str,
+        dtype: str,
+        cache_dir: Path,
+        turns: Turns,
+        now_ms: Clock,
+        progress: Progress | None = None,
+    ) -> EmbeddingsBackend:
+        """Load the encoder in a folder and run it once, to be served as `name`. Raises UsageError.
+
+        `progress` is called in another thread, with the bytes hashed so far and in all.
+        """
+        encoder = await asyncio.to_thread(load_encoder, folder, device, dtype, HashCache(cache_dir), progress)
+        return cls(encoder, name, turns, now_ms)
+
+    @classmethod
+    async def from_loaded(
+        cls, loaded: LoadedModel, folder: Path, name: str, *, cache_dir: Path, turns: Turns, now_ms: Clock
+    ) -> EmbeddingsBackend:
+        """Embed with the weights of a language model that was loaded from `folder` and generates. Raises UsageError."""
+        encoder = await asyncio.to_thread(encoder_of, loaded, folder, HashCache(cache_dir))
+        return cls(encoder, name, turns, now_ms)
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        return (self._card,)
+
+    @property
+    def load(self) -> BackendLoad:
+        return BackendLoad(prefill_tokens_per_s=self._speed)
+
+    async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
+        """Accepted, Embedding in the order in which they are computed, Finished; see EmbedBackend.
+
+        Texts longer than the model reads are cut, as sentence-transformers does; ids that are too many are refused.
+        """
+        self._check(request)
+        inputs = await self._encode(request.inputs)
+        prompt_tokens = sum(map(len, inputs))
+        yield Accepted(prompt_tokens, self._card.digest)
+        job = EmbedJob(inputs, request.dimensions)
+        inbox = self._inboxes[job] = asyncio.Queue()
+        self._queue.add(job)
+        try:
+            for _ in inputs:
+                self._go_on()
+                found = await inbox.get()
+                if isinstance(found, WorkerFailed):
+                    raise found
+                job.read()
+                yield found
+            yield Finished("stop", Usage(prompt_tokens, 0))
+        finally:
+            self._queue.remove(job)
+            del self._inboxes[job]
+
+    async def close(self) -> None:
+        """End both threads. The model's memory is freed with the backend."""
+        if self._computing is not None:
+            self._computing.cancel()
+            await asyncio.wait([self._computing])
+        for executor in (self._compute, self._tokenize):
+            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+
+    def _check(self, request: EmbedRequest) -> None:
+        if request.model != self._card.id:
+            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
+        if request.digest not in (None, self._card.digest):
+            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+        if request.dimensions is not None and request.dimensions > self._encoder.dimensions:
+            raise InvalidRequest(f"The model's vectors have only {self._encoder.dimensions} dimensions.", "dimensions")
+
+    async def _encode(self, prompts: Sequence[TextPrompt | TokenPrompt]) -> list[tuple[int, ...]]:
+        """The ids of every input. Other requests get their turn in between. Raises RequestError."""
+        loop = asyncio.get_running_loop()
+        inputs: list[tuple[int, ...]] = []
+        while len(inputs) < len(prompts):
+            inputs += await loop.run_in_executor(self._tokenize, self._encode_some, prompts, len(inputs))
+        return inputs
+
+    def _encode_some(self, prompts: Sequence[TextPrompt | TokenPrompt], start: int) -> list[tuple[int, ...]]:
+        """In the tokenizer's thread: one input at least, and no more than may be done at once."""
+        inputs: list[tuple[int, ...]] = []
+        chars = 0
+        for index in range(start, len(prompts)):
+            prompt = prompts[index]
+            inputs.append(self._ids(prompt, index))
+            chars += len(prompt.text) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
+            if chars >= TOKENIZED_AT_ONCE_CHARS:
+                break
+        return inputs
+
+    def _ids(self, prompt: TextPrompt | TokenPrompt, index: int) -> tuple[int, ...]:
+        if isinstance(prompt, TextPrompt):
+            ids = self._encoder.tokenize(prompt.text)
+            if not ids:
+                raise InvalidRequest(f"Input {index} is empty.", "input")
+            return ids
+        ids = prompt.token_ids
+        if len(ids) > self._card.context_length:
+            raise ContextOverflow(
+                f"This model's maximum context length is {self._card.context_length} tokens, but input {index} has "
+                f"{len(ids)}.",
+                "input",
+            )
+        if max(ids) >= self._encoder.vocabulary_size:
+            raise InvalidRequest(
+                f"Token id {max(ids)} of input {index} is not in the vocabulary of {self._encoder.vocabulary_size}.",
+                "input",
+            )
+        return ids
+
+    def _go_on(self) -> None:
+        """See to it that somebody computes, as long as there is something to compute."""
+        if self._computing is None or self._computing.done():
+            self._computing = asyncio.create_task(self._compute_all())
+
+    async def _compute_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while batch := self._queue.next_batch(self._max_batch_tokens):
+            for item, found in await loop.run_in_executor(self._compute, self._compute_batch, batch):
+                if (inbox := self._inboxes.get(item.job)) is not None:
+                    inbox.put_nowait(found)
+
+    def _compute_batch(self, batch: Sequence[Item]) -> list[tuple[Item, Embedding | WorkerFailed]]:
+        """In the model's thread: one turn. What fails together is tried one by one, so that only what is at fault, or
+        too large, fails."""
+        with self._turns.turn():
+            started_s = time.monotonic()
+            try:
+                vectors = self._encoder.embed([item.token_ids for item in batch])
+            except Exception as error:  # the edge of this thread: a request may fail, the worker goes on
+                if len(batch) > 1:
+                    logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
+                    return [self._compute_alone(item) for item in batch]
+                return [(batch[0], _failure(error))]
+            self._note_speed(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
+        return [(item, _result(item, vector)) for item, vector in zip(batch, vectors, strict=True)]
+
+    def _compute_alone(self, item: Item) -> tuple[Item, Embedding | WorkerFailed]:
+        try:
+            return item, _result(item, self._encoder.embed([item.token_ids])[0])
+        except Exception as error:  # as above
+            return item, _failure(error)
+
+    def _note_speed(self, tokens: int, duration_s: float) -> None:
+        if duration_s > 0:
+            now, before = tokens / duration_s, self._speed
+            speed = before.value + SPEED_SMOOTHING * (now - before.value) if before.sampled_ms else now
+            self._speed = Measure(speed, self._now_ms())
+
+
+def _result(item: Item, vector: Tensor) -> Embedding | WorkerFailed:
+    if item.job.dimensions is not None:
+        vector = shorten(vector, item.job.dimensions)
+    if not vector.isfinite().all():
+        return WorkerFailed(f"the model gave no numbers for input {item.index}")
+    return Embedding(item.index, vector.numpy().astype("<f4").tobytes())
+
+
+def _failure(error: Exception) -> WorkerFailed:
+    """What the requester is told. What torch said stays in the worker's own log."""
+    logger.error("embedding failed", exc_info=error)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return WorkerFailed("the worker ran out of memory")
+    return WorkerFailed("the model failed while it computed")
