@@ -1,13 +1,29 @@
-"""From a request's prompt to token ids, with the model's own tokenizer and chat template. Knows nothing of weights."""
+"""From a request's prompt to token ids, with the model's own tokenizer and chat template. Knows nothing of weights.
+
+A template is a program that came with the model. transformers runs it in jinja2's ImmutableSandboxedEnvironment: it
+reaches no file and no module, and changes nothing that it is given. But it may loop for as long as it likes, so the
+owner of a worker trusts a model's template with the worker's time, and rendering belongs off the event loop.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
+import msgspec
 from jinja2 import TemplateError
 
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from p2pnet.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt, Tool, ToolCall
+from p2pnet.worker.engine.tool_calls.formats import ToolFormat, find_format
+from p2pnet.worker.engine.tool_calls.schemas import parameters_of
+
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What a template may raise on purpose, or when it trips over turns or tools that it did not expect."""
+
+_SHORT_ID_CHARS = 9
+_PROBE = "probe_5f1c"
 
 
 def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int) -> tuple[int, ...]:
@@ -26,16 +42,127 @@ def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int) -> tuple
     return ids
 
 
+def has_tools(tokenizer: Any) -> bool:
+    """Whether the chat template shows tools to the model: tried with one."""
+    if not tokenizer.chat_template:
+        return False
+    tool = _tool(Tool(_PROBE, _PROBE, '{"type": "object", "properties": {}}'))
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hello"}], tools=[tool], add_generation_prompt=True, tokenize=False
+        )
+    except _TEMPLATE_ERRORS:
+        return False
+    return _PROBE in text
+
+
+def tool_format(tokenizer: Any) -> ToolFormat | None:
+    """How the model writes calls of tools, where its chat template has them in a form that we read. Else None."""
+    return find_format(_template(tokenizer)) if has_tools(tokenizer) else None
+
+
 def _encode_chat(prompt: ChatPrompt, tokenizer: Any) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         raise InvalidRequest("This model has no chat template: use completions instead of chat.", "messages")
-    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    tools = _tools(prompt) or None
+    style = _TurnStyle(has_short_ids=_has_short_ids(tokenizer))
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        # A template is a program: it may raise on purpose, or trip over turns that it did not expect.
+        try:
+            ids = _render(tokenizer, _turns(prompt, style), tools)
+        except TypeError:
+            # Most templates take a call's arguments as an object; DeepSeek's join them to text, and fail on one.
+            if not any(message.tool_calls for message in prompt.messages):
+                raise
+            ids = _render(tokenizer, _turns(prompt, replace(style, are_arguments_text=True)), tools)
+    except _TEMPLATE_ERRORS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", "messages") from error
     return tuple(ids)
+
+
+def _render(tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        turns, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return ids
+
+
+def _tools(prompt: ChatPrompt) -> list[dict[str, Any]]:
+    """The tools that the model is shown, as templates expect them. Raises InvalidRequest."""
+    names = [tool.name for tool in prompt.tools]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("Two tools have the same name.", "tools")
+    if prompt.tool_choice == "required" and (not names or prompt.required_tool not in (None, *names)):
+        raise InvalidRequest("tool_choice requires a tool that is not among the tools.", "tool_choice")
+    tools = [_tool(tool) for tool in prompt.tools]
+    return [] if prompt.tool_choice == "none" else tools
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters_of(tool)}
+    return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class _TurnStyle:
+    """What a template expects of calls."""
+
+    has_short_ids: bool
+    are_arguments_text: bool = False
+
+
+def _turns(prompt: ChatPrompt, style: _TurnStyle) -> list[dict[str, Any]]:
+    """The messages as templates expect them: what one has not is not a key.
+
+    A result has the name of the tool it came from, also where the client left it to the call's id: Hermes' template
+    refuses one without.
+    """
+    called = {call.id: call.name for message in prompt.messages for call in message.tool_calls}
+    turns = []
+    for message in prompt.messages:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        name = message.name or called.get(message.tool_call_id or "")
+        if name is not None:
+            turn["name"] = name
+        if message.tool_call_id is not None:
+            turn["tool_call_id"] = _shown_id(message.tool_call_id, style)
+        if message.tool_calls:
+            turn["tool_calls"] = [_call(call, style) for call in message.tool_calls]
+        turns.append(turn)
+    return turns
+
+
+def _call(call: ToolCall, style: _TurnStyle) -> dict[str, Any]:
+    arguments = call.arguments if style.are_arguments_text else _arguments(call)
+    function = {"name": call.name, "arguments": arguments}
+    return {"type": "function", "id": _shown_id(call.id, style), "function": function}
+
+
+def _arguments(call: ToolCall) -> dict[str, Any] | str:
+    """As an object where they are one; a model's broken arguments stay the text that they were."""
+    try:
+        return msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+    except (ValueError, RecursionError):
+        return call.arguments
+
+
+def _shown_id(call_id: str, style: _TurnStyle) -> str:
+    """Mistral's templates take ids of nine letters and digits, and refuse all others."""
+    if not style.has_short_ids or (len(call_id) == _SHORT_ID_CHARS and call_id.isalnum() and call_id.isascii()):
+        return call_id
+    return blake2b(call_id.encode(), digest_size=_SHORT_ID_CHARS).hexdigest()[:_SHORT_ID_CHARS]
+
+
+def _has_short_ids(tokenizer: Any) -> bool:
+    known = find_format(_template(tokenizer))
+    return known is not None and known.has_short_ids
+
+
+def _template(tokenizer: Any) -> str:
+    """The text of the template that tools are shown with: a model may have one for them alone."""
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        return str(templates.get("tool_use") or templates.get("default") or "")
+    return str(templates)
 
 
 def _encode_text(text: str, tokenizer: Any) -> tuple[int, ...]:

@@ -1,0 +1,23 @@
+"""The Constraint protocol: what may come next in an answer that has to have a form. Knows nothing of grammars."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Constraint(Protocol):
+    """Follows one answer, token by token. A function of the tokens alone, so that another worker can go on with it."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the form is complete: nothing may follow but an end token."""
+
+    def allowed(self) -> torch.Tensor:
+        """Which ids may come next: booleans (vocabulary,). Never none of them. End tokens are among them wherever the
+        form may end."""
+
+    def accept(self, token_id: int) -> None:
+        """The next token of the answer, one of those allowed; an end token too. Raises InvalidRequest for another one:
+        it is of an answer that this one goes on with."""

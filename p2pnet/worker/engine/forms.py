@@ -1,0 +1,68 @@
+"""The form that a request asks its answers to have: JSON, a schema, calls of tools. Knows nothing of sequences."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from p2pnet.errors import InvalidRequest
+from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat
+from p2pnet.worker.engine.grammar import ConstraintFactory, GrammarCompiler
+from p2pnet.worker.engine.loading import LoadedModel
+from p2pnet.worker.engine.prompting import tool_format
+from p2pnet.worker.engine.tool_calls.envelope import envelope, lark
+from p2pnet.worker.engine.tool_calls.parser import ToolCallParser
+from p2pnet.worker.engine.vocabulary import Vocabulary
+
+
+class Forms:
+    """What one model's answers can be held to. Not for several threads at the same time."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.vocabulary = Vocabulary(loaded.tokenizer, loaded.vocabulary_size)
+        self._end_token_ids = loaded.end_token_ids
+        self._tools = tool_format(loaded.tokenizer)
+
+    @property
+    def has_tools(self) -> bool:
+        return self._tools is not None
+
+    @cached_property
+    def markers(self) -> dict[int, str]:
+        """Control tokens that say where a call begins and ends: text for whoever looks for calls."""
+        known = self.vocabulary.control_tokens
+        markers = self._tools.markers if self._tools is not None else ()
+        return {known[marker]: marker for marker in markers if marker in known}
+
+    def constraint(self, request: GenerateRequest) -> ConstraintFactory | None:
+        """Makes the constraint of each answer. Raises InvalidRequest or FeatureMissing."""
+        prompt, wanted = request.prompt, request.response_format
+        if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tool_choice != "none":
+            if wanted is not None:
+                raise InvalidRequest("An answer can have a format or call tools, not both.", "response_format")
+            return self._forced_call(prompt) if prompt.tool_choice == "required" else None
+        if isinstance(prompt, ChatPrompt) and prompt.tool_choice == "required":
+            raise InvalidRequest("There is no tool that could be called.", "tool_choice")
+        if wanted is None:
+            return None
+        return (
+            self._compiler.json_object()
+            if isinstance(wanted, JsonFormat)
+            else self._compiler.json_schema(wanted.schema)
+        )
+
+    def parser(self, request: GenerateRequest, seed: int) -> ToolCallParser | None:
+        """Finds the calls in one answer, if it may have any. Raises InvalidRequest."""
+        prompt = request.prompt
+        if self._tools is None or not isinstance(prompt, ChatPrompt):
+            return None
+        return ToolCallParser(self._tools, prompt, seed) if prompt.tools and prompt.tool_choice != "none" else None
+
+    def _forced_call(self, prompt: ChatPrompt) -> ConstraintFactory:
+        assert self._tools is not None  # the feature was checked
+        ids = {text: token_id for token_id, text in self.markers.items()}
+        return self._compiler.grammar(lark(envelope(self._tools, prompt), ids), "tools")
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        """Made when it is first needed: it reads the whole vocabulary once more."""
+        return GrammarCompiler(self.vocabulary, self._end_token_ids)

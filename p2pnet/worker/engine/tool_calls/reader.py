@@ -1,0 +1,210 @@
+"""An answer, read character by character: what may still become a call is pending, and the rest has been said.
+
+The formats' grammars are generators over a Reader: each is handed one character at a time, so that the result cannot
+depend on how the text was cut into pieces, and no character is looked at again. Knows no format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Mapping
+from itertools import groupby
+from typing import TypeVar
+
+from p2pnet.messages import ToolCallDelta
+from p2pnet.worker.engine.tool_calls.schemas import Properties
+
+MAX_NAME_CHARS = 128
+"""What the wire carries: see messages.ToolName."""
+
+_NOT_IN_A_WORD = frozenset("\"'{}[]()<>|,:")
+
+Said = str | ToolCallDelta
+"""Plain text, or a piece of a call."""
+
+T = TypeVar("T")
+Reading = Generator[None, str, T]
+
+
+class AnswerEnded(Exception):
+    """Thrown into a grammar where the answer stops, for what it has to say of the rest."""
+
+
+class Reader:
+    """Owns what has been read and said of one answer."""
+
+    def __init__(self, tools: Mapping[str, Properties], call_id: Callable[[int], str]) -> None:
+        """`tools` are those on offer, `call_id` gives the id of the call with an index."""
+        self.tools = tools
+        self._call_id = call_id
+        self._next: str | None = None
+        self._pending: list[str] = []
+        self._said: list[Said] = []
+        self._drops_space = False
+        """Space between and after calls belongs to the envelope, until other text comes."""
+        self.calls = 0
+        self.closed_calls = 0
+        self.is_open = False
+        self.has_arguments = False
+
+    @property
+    def pending_count(self) -> int:
+        return len(self._pending)
+
+    @property
+    def held(self) -> int:
+        """How many characters were read of which something may yet be said."""
+        return len(self._pending) + (self._next is not None)
+
+    def collect(self) -> list[Said]:
+        """What was said since the last time, as few pieces as possible."""
+        said, self._said = self._said, []
+        return _joined(said)
+
+    def peek(self) -> Reading[str]:
+        """The next character, which is not taken yet."""
+        if self._next is None:
+            self._next = yield
+        return self._next
+
+    def take(self) -> Reading[str]:
+        """The next character, now pending."""
+        char = yield from self.peek()
+        self._next = None
+        self._pending.append(char)
+        return char
+
+    def space(self) -> Reading[None]:
+        while (yield from self.peek()).isspace():
+            yield from self.take()
+
+    def literal(self, text: str) -> Reading[bool]:
+        """Take this text, as far as it comes; whether all of it did."""
+        for expected in text:
+            if (yield from self.peek()) != expected:
+                return False
+            yield from self.take()
+        return True
+
+    def word(self, ends: str) -> Reading[str | None]:
+        """A bare name that stops before one of `ends`. None when it is no name; what was taken is pending."""
+        word: list[str] = []
+        while len(word) <= MAX_NAME_CHARS:
+            char = yield from self.peek()
+            if char in ends:
+                return "".join(word) or None
+            if not is_word(char):
+                return None
+            word.append((yield from self.take()))
+        return None
+
+    def until(self, markers: Collection[str], settle: Callable[[str, int], None]) -> Reading[str]:
+        """Read on to the end of a marker, and return it; it is pending. No marker begins another.
+
+        `settle(freed, kept)` is told of each text that cannot belong to a marker, and how much pending after it may.
+        """
+        beginnings = frozenset(marker[0] for marker in markers)
+        candidate = ""
+        while True:
+            char = yield from self.take()
+            if not candidate and char not in beginnings:
+                settle(char, 0)
+                continue
+            candidate += char
+            kept = candidate
+            while kept and not any(marker.startswith(kept) for marker in markers):
+                kept = kept[1:]
+            if len(kept) < len(candidate):
+                settle(candidate[: len(candidate) - len(kept)], len(kept))
+            if kept in markers:
+                return kept
+            candidate = kept
+
+    def text_until(self, markers: Collection[str]) -> Reading[str]:
+        """Say the text before a marker, and return the marker, which is pending."""
+        return (yield from self.until(markers, self._say_freed))
+
+    def pending(self, start: int = 0) -> str:
+        return "".join(self._pending[start:])
+
+    def say(self, kept: int = 0) -> None:
+        """What is pending is plain text, but for the last `kept` characters."""
+        text = self._release(kept)
+        if text:
+            self._said.append(text)
+            self._drops_space = False
+
+    def say_rest(self) -> None:
+        """What is pending is plain text, unless it is space that may turn out to stand between calls."""
+        if not (self._drops_space and self.pending().isspace()):
+            self.say()
+
+    def drop(self) -> None:
+        """What is pending belongs to an envelope."""
+        self._release(0)
+
+    def open(self, name: str) -> None:
+        """A call begins; what is pending belongs to its envelope."""
+        self.drop()
+        self._said.append(ToolCallDelta(self.calls, self._call_id(self.calls), name))
+        self.calls += 1
+        self.is_open, self.has_arguments, self._drops_space = True, False, True
+
+    def argue(self, text: str) -> None:
+        """Some text of the open call's arguments."""
+        self._said.append(ToolCallDelta(self.calls - 1, arguments=text))
+        self.has_arguments = self._drops_space = True
+
+    def argue_pending(self, kept: int = 0, spell: Callable[[str], str] = str) -> None:
+        """What is pending, but for the last `kept` characters, is said by `spell` of it in the arguments."""
+        text = spell(self._release(kept))
+        if text:
+            self.argue(text)
+
+    def close(self) -> None:
+        """The open call is complete. One without arguments has an empty object: clients read them as JSON."""
+        if not self.has_arguments:
+            self.argue("{}")
+        self.is_open = False
+        self.closed_calls += 1
+
+    def end(self) -> None:
+        """Nothing more comes: what is pending was text, but for space after a call and an unfinished envelope."""
+        if not self.is_open:
+            self.say_rest()
+        self.drop()
+
+    def _release(self, kept: int) -> str:
+        size = len(self._pending) - kept
+        text = "".join(self._pending[:size])
+        del self._pending[:size]
+        return text
+
+    def _say_freed(self, freed: str, kept: int) -> None:
+        if not (self._drops_space and freed.isspace()):
+            self.say(kept)
+
+
+def is_name(word: str | None) -> bool:
+    """Whether a tool may be called so: what the wire can carry, and a terminal can show."""
+    return bool(word) and len(word or "") <= MAX_NAME_CHARS and (word or "").isprintable()
+
+
+def is_word(text: str) -> bool:
+    """Whether it can stand for a name without quotes."""
+    return is_name(text) and not any(char.isspace() or char in _NOT_IN_A_WORD for char in text)
+
+
+def keep(*_: object) -> None:
+    """Settles nothing: all stays pending."""
+
+
+def _joined(said: list[Said]) -> list[Said]:
+    joined: list[Said] = []
+    for _, group in groupby(said, key=lambda piece: None if isinstance(piece, str) else piece.index):
+        first, *others = group
+        if isinstance(first, str):
+            joined.append("".join([first, *map(str, others)]))
+        else:
+            arguments = [piece.arguments for piece in others if isinstance(piece, ToolCallDelta)]
+            joined.append(ToolCallDelta(first.index, first.id, first.name, "".join([first.arguments, *arguments])))
+    return joined
