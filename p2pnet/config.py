@@ -92,6 +92,20 @@ class WorkerConfig:
     """What a worker gives."""
 
     max_concurrency: int = 8
-    """Requests taken at the same time; one more is answered BUSY at once."""
+    """Requests of one model taken at the same time; one more is answered BUSY at once."""
     drain_s: float = 30.0
     """How long running requests may go on after the worker was asked to stop."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How the models of a worker are loaded and run."""
+
+    served_name: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "none"
+    kv_bytes: int | None = None
+    """For keys and values of all models together; None is what is useful, at most half of a CPU's free memory."""
+    idle_unload_s: float | None = None
+    """How long each stays in memory while nobody asks for it; None is for ever."""

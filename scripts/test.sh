@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The whole test suite, in a virtual environment of its own. Arguments go to pytest.
+# Two processes, each with whole files: the swarms of a file are started once. One thread for torch in each: small models
+# on a few cores only get in each other's way with more.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 use_environment dev
-exec python -m pytest "$@"
+OMP_NUM_THREADS=1 exec python -m pytest -n 2 --dist loadfile "$@"

@@ -14,6 +14,7 @@ from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
+    FeatureMissing,
     InvalidRequest,
     ModelNotFound,
     P2PNetError,
@@ -127,6 +128,7 @@ TOLD: list[tuple[str, type[P2PNetError], bool]] = [
     ("invalid_request", InvalidRequest, False),
     ("context_length_exceeded", ContextOverflow, False),
     ("model_not_found", ModelNotFound, True),
+    ("feature_missing", FeatureMissing, True),
     ("busy", Busy, True),
     ("draining", PeerError, True),
     ("worker_failed", WorkerFailed, True),
@@ -381,6 +383,26 @@ async def test_a_worker_that_sends_more_than_was_asked_for_is_cut_off(delta: Tex
     events, error = await run(says(framed(ACCEPTED), *endless), ask(max_tokens=10))
     assert isinstance(error, ProtocolViolation)
     assert 0 < len(events) < 20
+
+
+@pytest.mark.parametrize("delta", [TextDelta(), TextDelta("a")], ids=["nothing", "little"])
+async def test_a_worker_that_goes_on_for_ever_with_little_is_cut_off(delta: TextDelta) -> None:
+    events, error = await run(says(framed(ACCEPTED), framed(delta) * 1000), ask(max_tokens=10))
+    assert isinstance(error, ProtocolViolation)
+    assert len(events) < 100
+
+
+async def test_what_was_not_asked_for_is_a_violation() -> None:
+    for delta in (TextDelta("a", (1,), choice=1), TextDelta("a", is_prompt=True)):
+        events, error = await run(says(framed(ACCEPTED, DELTA, delta, FINISHED)))
+        assert events == [ACCEPTED, DELTA]
+        assert isinstance(error, ProtocolViolation)
+
+
+async def test_an_end_that_does_not_say_how_each_answer_ended_is_a_violation() -> None:
+    events, error = await run(says(framed(ACCEPTED, FINISHED)), ask(n=2))
+    assert events == [ACCEPTED]
+    assert isinstance(error, ProtocolViolation)
 
 
 async def test_all_that_was_asked_for_may_be_sent() -> None:

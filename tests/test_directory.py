@@ -87,6 +87,7 @@ ACCEPTABLE = {
     "on its shard": on(worker_key(SHARD), RECORD, WORKER),
     "a load record on its shard": LOAD,
     "a withdrawal": on(model_key("tiny"), capability(WORKER, is_online=False), WORKER),
+    "on a model that it withdraws": on(model_key("gone"), capability(WORKER, withdrawn=("gone",)), WORKER),
     "from a clock 4 s ahead": on(model_key("tiny"), capability(WORKER, issued_ms=NOW_MS + 4_000), WORKER),
     "expired within the grace": on(
         model_key("tiny"), capability(WORKER, issued_ms=NOW_MS - LIFETIME_MS - EXPIRY_GRACE_MS + 1), WORKER
@@ -223,6 +224,17 @@ async def test_a_model_that_is_no_longer_run_is_no_longer_found() -> None:
     # When a reader has seen the new record, then it does not believe the old one.
     assert await story.seen() == {WORKER.peer_id}
     assert await story.reader.workers_of("large") == ()
+
+
+async def test_a_model_that_is_withdrawn_is_found_by_no_reader_though_its_worker_is() -> None:
+    # Given a worker that announced two models, and now announces one, and withdraws the other.
+    story = Story()
+    await story.announce(WORKER, "tiny", "large")
+    story.clock.advance(10)
+    await story.announce(WORKER, "tiny", withdrawn=("large",))
+    # When a reader that knows nothing asks for either, then the one is found, and not the other.
+    assert await story.reader.workers_of("large") == ()
+    assert await story.seen() == {WORKER.peer_id}
 
 
 async def test_a_withdrawal_overwrites() -> None:

@@ -2,45 +2,132 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.cli.settings import data_dir
-from p2pnet.worker.backends.transformers import TransformersBackend
+from p2pnet.config import ModelConfig
+from p2pnet.errors import UsageError
+from p2pnet.peer import now_ms
+from p2pnet.records import ModelCard
+from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backends.embeddings import EmbeddingsBackend
+from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
+from p2pnet.worker.engine.encoder import tasks_of
+from p2pnet.worker.engine.loading import find_folder, name_of
+from p2pnet.worker.engine.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 
-async def load_backends(
-    models: Sequence[str], served_name: str | None, device: str, dtype: str
-) -> list[TransformersBackend]:
-    """Load one model after the other. Raises UsageError."""
-    transformers_logging.disable_progress_bar()  # two bars on one terminal garble one another
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    backends = []
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+@dataclass(frozen=True)
+class Loaded:
+    """What runs a worker's models."""
+
+    backends: list[TransformersBackend]
+    embedders: list[EmbeddingsBackend]
+
+    async def close(self) -> None:
+        backends: list[Backend | EmbedBackend] = [*self.backends, *self.embedders]
+        await asyncio.gather(*(backend.close() for backend in backends))
+
+
+async def load_models(models: Sequence[str], config: ModelConfig, slots: int) -> Loaded:
+    """Load each model for what it can do. All compute in turns, and those that generate have equal parts of the memory
+    for keys and values; `slots` is how many requests each takes at the same time. Raises UsageError."""
+    folders = {model: await asyncio.to_thread(find_folder, model) for model in models}
+    tasks = {model: tasks_of(folder) for model, folder in folders.items()}
+    generating = sum("generate" in found for found in tasks.values())
+    kv_bytes = None if config.kv_bytes is None else config.kv_bytes // max(1, generating)
+    options = EngineOptions(kv_bytes=kv_bytes, slots=slots, turns=Turns())
+    loaded = Loaded([], [])
+    try:
         for model in models:
-            logger.info("loading %s", model)
-            task = progress.add_task(f"Loading {model}", total=None)
+            if "generate" in tasks[model]:
+                loaded.backends.append(await load_generator(model, config, options))
+            if "embed" in tasks[model]:
+                loaded.embedders.append(await _load_embedder(model, folders[model], config, options.turns))
+    except BaseException:
+        await loaded.close()
+        raise
+    return loaded
 
-            def show_hashing(done_bytes: int, total_bytes: int, task: TaskID = task, model: str = model) -> None:
-                progress.update(task, description=f"Hashing {model}", completed=done_bytes, total=total_bytes)
 
-            backend = await TransformersBackend.load(
-                model,
-                served_name=served_name,
-                device=device,
-                dtype=dtype,
-                cache_dir=data_dir(),
-                progress=show_hashing,
-            )
-            progress.remove_task(task)
-            (card,) = backend.models
-            logger.info("%s is ready as %s (%s, context %d)", model, card.id, card.dtype, card.context_length)
-            backends.append(backend)
-    return backends
+async def load_generator(model: str, config: ModelConfig, options: EngineOptions) -> TransformersBackend:
+    """Load a model that generates. Raises UsageError."""
+    with _Bar(model) as bar:
+        backend = await TransformersBackend.from_spec(
+            model,
+            now_ms=now_ms,
+            options=options,
+            served_name=config.served_name,
+            device=config.device,
+            dtype=config.dtype,
+            quantization=config.quantization,
+            idle_unload_s=config.idle_unload_s,
+            cache_dir=data_dir(),
+            progress=bar.show_hashing,
+        )
+    _say_ready(model, backend.models)
+    return backend
+
+
+async def _load_embedder(model: str, folder: Path, config: ModelConfig, turns: Turns) -> EmbeddingsBackend:
+    if config.quantization != "none":
+        raise UsageError(f"The model {model} embeds, and such models are not quantized.", "Leave --quantization out.")
+    with _Bar(model) as bar:
+        backend = await EmbeddingsBackend.from_folder(
+            folder,
+            name_of(model, config.served_name),
+            device=config.device,
+            dtype=config.dtype,
+            cache_dir=data_dir(),
+            turns=turns,
+            now_ms=now_ms,
+            progress=bar.show_hashing,
+        )
+    _say_ready(model, backend.models)
+    return backend
+
+
+class _Bar:
+    """How far the loading of one model is, on a terminal."""
+
+    def __init__(self, model: str) -> None:
+        transformers_logging.disable_progress_bar()  # two bars on one terminal garble one another
+        logger.info("loading %s", model)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeElapsedColumn(),
+        )
+        console = Console(stderr=True)
+        self._model = model
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._progress.add_task(f"Loading {model}", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show_hashing(self, done_bytes: int, total_bytes: int) -> None:
+        self._progress.update(self._task, description=f"Hashing {self._model}", completed=done_bytes, total=total_bytes)
+
+
+def _say_ready(model: str, cards: Sequence[ModelCard]) -> None:
+    for card in cards:
+        kind = card.dtype if card.quantization == "none" else f"{card.quantization}, {card.dtype}"
+        verb = "generates" if card.task == "generate" else "embeds"
+        logger.info("%s is ready: %s %s (%s, context %d)", model, card.id, verb, kind, card.context_length)

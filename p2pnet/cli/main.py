@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bootstrap, chat, gateway, models, peers, serve
+from p2pnet.cli import bench, bootstrap, chat, gateway, models, peers, serve
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, models.models, peers.peers):
+for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, models.models, peers.peers, bench.bench):
     app.command()(command)
 
 

@@ -16,6 +16,26 @@ class LogLevel(StrEnum):
     error = "error"
 
 
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Quantization(StrEnum):
+    none = "none"
+    eight_bit = "8bit"
+    four_bit = "4bit"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 InitialPeers = Annotated[
     list[str],
     typer.Option(
@@ -76,3 +96,31 @@ DrainSeconds = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="P2PNET_JSON", help="Print JSON instead of a table.")]
+DeviceOption = Annotated[Device, typer.Option("--device", envvar="P2PNET_DEVICE", help="Where to compute.")]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        envvar="P2PNET_DTYPE",
+        help="Precision of the numbers. auto: float32 on a CPU, the model's own elsewhere.",
+    ),
+]
+QuantizationOption = Annotated[
+    Quantization,
+    typer.Option(
+        "--quantization",
+        envvar="P2PNET_QUANTIZATION",
+        help="Load the weights in fewer bits: less memory, other answers. Takes the packages of p2pnet's "
+        "extra `quantization`, and a CPU or an NVIDIA GPU. A checkpoint that is quantized already is recognised.",
+    ),
+]
+KvMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-memory",
+        envvar="P2PNET_KV_MEMORY",
+        metavar="SIZE",
+        help="Memory for the keys and values of running answers and of prompts that may come again, as 2GiB or "
+        "500MB. Default: what is useful, at most half of what is free; on a CPU never more than that.",
+    ),
+]

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from p2pnet.cli import options
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from p2pnet.worker.backends.upstream.address import Kind
 
 
 def serve(
@@ -37,13 +24,40 @@ def serve(
             metavar="MODEL",
             help="What to run: tiny (bundled), a folder in Hugging Face format, or a hub id. Repeatable.",
         ),
-    ],
+    ] = [],
     served_name: Annotated[
         str | None,
         typer.Option(
             "--served-name",
             envvar="P2PNET_SERVED_NAME",
             help="What the model is called on the network. Default: the folder's name or the hub id.",
+        ),
+    ] = None,
+    upstream: Annotated[
+        list[str],
+        typer.Option(
+            "--upstream",
+            envvar="P2PNET_UPSTREAM",
+            metavar="URL",
+            help="Serve what this server already runs: Ollama, vLLM, llama.cpp, LM Studio, SGLang or any other with "
+            "OpenAI's API. Its models are announced as they come and go. Repeatable.",
+        ),
+    ] = [],
+    upstream_kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--upstream-kind",
+            envvar="P2PNET_UPSTREAM_KIND",
+            help="How the upstream servers are spoken to. Default: found out.",
+        ),
+    ] = None,
+    upstream_key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-key-env",
+            envvar="P2PNET_UPSTREAM_KEY_ENV",
+            metavar="VARIABLE",
+            help="The environment variable that holds the upstream servers' API key.",
         ),
     ] = None,
     initial_peers: options.InitialPeers = [],
@@ -63,35 +77,85 @@ def serve(
             "--max-concurrency",
             envvar="P2PNET_MAX_CONCURRENCY",
             min=1,
-            help="Requests taken at the same time; further ones are told that this worker is busy.",
+            help="Requests taken at the same time for each model; further ones are told that this worker is busy.",
         ),
     ] = 8,
-    device: Annotated[Device, typer.Option("--device", envvar="P2PNET_DEVICE", help="Where to compute.")] = Device.auto,
-    dtype: Annotated[
-        Dtype,
+    schedule: Annotated[
+        str | None,
         typer.Option(
-            "--dtype",
-            envvar="P2PNET_DTYPE",
-            help="Precision of the numbers. auto: float32 on a CPU, the model's own elsewhere.",
+            "--schedule",
+            envvar="P2PNET_SCHEDULE",
+            metavar="HOURS",
+            help="When this machine is lent, in local time: 22:00-07:00, or mon-fri 19:00-08:00, sat-sun 00:00-24:00. "
+            "Hours over midnight belong to the day on which they begin. Outside of its hours the worker is paused. "
+            "Default: always.",
         ),
-    ] = Dtype.auto,
+    ] = None,
+    pause_when_busy: Annotated[
+        float | None,
+        typer.Option(
+            "--pause-when-busy",
+            envvar="P2PNET_PAUSE_WHEN_BUSY",
+            metavar="PERCENT",
+            min=1,
+            max=100,
+            help="Pause while other programs use more than this of all CPU cores, or of the NVIDIA GPU that is lent. "
+            "Not with --upstream.",
+        ),
+    ] = None,
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    quantization: options.QuantizationOption = options.Quantization.none,
+    kv_memory: options.KvMemory = None,
+    idle_unload_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--idle-unload-seconds",
+            envvar="P2PNET_IDLE_UNLOAD_SECONDS",
+            min=1,
+            help="Unload a model that generates when nobody has asked for it in this time; the next request waits "
+            "until it is loaded again. Models that embed stay. Default: never.",
+        ),
+    ] = None,
     identity: options.IdentityOption = None,
     ready_file: options.ReadyFile = None,
     drain_seconds: options.DrainSeconds = 30.0,
     log_level: options.LogLevelOption = options.LogLevel.info,
     log_json: options.LogJson = False,
 ) -> None:
-    """Lend this machine: run models for others."""
+    """Lend this machine: run models for others. SIGUSR1 pauses the worker, and resumes it."""
     from p2pnet.cli import logs
     from p2pnet.cli.lifecycle import Ready, run_service
-    from p2pnet.cli.settings import IdentityFile, initial_peers_required
-    from p2pnet.config import DEFAULT_LISTEN, NetworkConfig, WorkerConfig
+    from p2pnet.cli.settings import IdentityFile, initial_peers_required, parse_bytes
+    from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
+    from p2pnet.config import DEFAULT_LISTEN, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
     from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.worker.owner.owner import Owner
+    from p2pnet.worker.owner.schedule import Schedule
 
     logs.configure(log_level, log_json)
-    if served_name is not None and len(model) > 1:
-        raise UsageError("--served-name names one model, and several were given.", "Leave it out, or run two workers.")
+    if not model and not upstream:
+        raise UsageError(
+            "There is nothing to serve.", "Name a model with --model (tiny is bundled), or a server with --upstream."
+        )
+    if served_name is not None and len(model) != 1:
+        raise UsageError("--served-name is the name of one --model.", "Leave it out, or run a worker for each model.")
+    if idle_unload_seconds is not None and not model:
+        raise UsageError(
+            "--idle-unload-seconds is for models that this worker loads itself.",
+            "Leave it out; the --upstream server has a setting of its own.",
+        )
+    if not upstream and (upstream_kind or upstream_key_env):
+        raise UsageError("No upstream server was named.", "Name it with --upstream.")
+    if upstream and pause_when_busy is not None:
+        raise UsageError(
+            "--pause-when-busy cannot tell what an --upstream server computes for this worker from the owner's work.",
+            "Leave it out; --schedule and SIGUSR1 pause such a worker.",
+        )
+    check_urls(upstream)
+    upstream_key = key_from(upstream_key_env)
+    owner = Owner(None if schedule is None else Schedule.parse(schedule), pause_when_busy)
     with IdentityFile.claim(identity, "worker") as identity_file:
         config = NetworkConfig(
             identity_file=identity_file,
@@ -101,17 +165,39 @@ def serve(
             is_behind_nat=behind_nat,
         )
         worker_config = WorkerConfig(max_concurrency, drain_seconds)
+        model_config = ModelConfig(
+            served_name,
+            device,
+            dtype,
+            quantization,
+            kv_bytes=None if kv_memory is None else parse_bytes(kv_memory),
+            idle_unload_s=idle_unload_seconds,
+        )
 
         @asynccontextmanager
         async def service() -> AsyncIterator[Ready]:
             from p2pnet.peer import Peer, now_ms
+            from p2pnet.worker.backend import Backend, EmbedBackend
             from p2pnet.worker.serve import Worker
 
             peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
             try:
-                loading = await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
-                backends = await loading.load_backends(model, served_name, device, dtype)
-                worker = await Worker.start(peer.network, peer.identity, backends, now_ms, worker_config)
+                backends: list[Backend] = []
+                embedders: list[EmbedBackend] = []
+                try:
+                    backends += await open_upstreams(upstream, upstream_kind, upstream_key)
+                    if model:
+                        loading = await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
+                        loaded = await loading.load_models(model, model_config, max_concurrency)
+                        backends += loaded.backends
+                        embedders += loaded.embedders
+                    worker = await Worker.start(
+                        peer.network, peer.identity, backends, now_ms, worker_config, owner=owner, embedders=embedders
+                    )
+                except BaseException:
+                    opened: list[Backend | EmbedBackend] = [*backends, *embedders]
+                    await asyncio.gather(*(backend.close() for backend in opened))
+                    raise
                 try:
                     yield Ready(peer.identity.peer_id, await peer.join_addresses())
                 finally:
@@ -119,4 +205,10 @@ def serve(
             finally:
                 await peer.close()
 
-        run_service(service, ready_file, f"The worker is ready: it serves {', '.join(model)}.")
+        def title() -> str:
+            models = ", ".join([*model, *upstream])
+            if owner.is_paused:
+                return f"The worker is ready to serve {models}. It is {owner.state}."
+            return f"The worker is ready: it serves {models}."
+
+        run_service(service, ready_file, title, on_signals={signal.SIGUSR1: owner.toggle})

@@ -27,6 +27,16 @@ def data_dir() -> Path:
     return Path(named).expanduser() if named else platformdirs.user_data_path("p2pnet")
 
 
+def parse_bytes(size: str) -> int:
+    """A size of memory in bytes, from `500MB`, `2GiB` or a plain number. Raises UsageError."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(size))
+    except ValidationError as error:
+        raise UsageError(f"{size!r} is not a size of memory.", "Write it as 500MB or 2GiB.") from error
+
+
 class IdentityFile:
     """An identity file that this process alone uses: two peers with one key would cut each other off.
 

@@ -18,8 +18,11 @@ EXPECTED_FLAGS = {
         "--log-json",
     },
     "serve": {
+        *("--upstream", "--upstream-kind", "--upstream-key-env"),
         *("--model", "--served-name", "--initial-peers", "--listen", "--announce", "--behind-nat", "--max-concurrency"),
-        *("--device", "--dtype", "--identity", "--ready-file", "--drain-seconds", "--log-level", "--log-json"),
+        *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
+        *("--device", "--dtype", "--quantization", "--kv-memory", "--identity", "--ready-file"),
+        *("--drain-seconds", "--log-level", "--log-json"),
     },
     "gateway": {
         *("--host", "--port", "--initial-peers", "--listen", "--identity", "--ready-file", "--drain-seconds"),
@@ -28,6 +31,10 @@ EXPECTED_FLAGS = {
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--json", "--log-level"},
     "peers": {"--initial-peers", "--json", "--log-level"},
+    "bench": {
+        *("--model", "--concurrency", "--prompt-tokens", "--tokens", "--device", "--dtype", "--quantization"),
+        *("--kv-memory", "--json", "--log-level"),
+    },
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p2pnet.errors import ContextOverflow, ModelNotFound, WorkerFailed
+from p2pnet.errors import ContextOverflow, FeatureMissing, ModelNotFound, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -81,6 +81,9 @@ async def test_without_max_tokens_numbers_fill_the_context() -> None:
         (request(model="other"), ModelNotFound),
         (request(digest="sha256:" + "0" * 64), ModelNotFound),
         (request(max_tokens=4096), ContextOverflow),
+        (request(logprobs=0), FeatureMissing),
+        (request(n=2), FeatureMissing),
+        (request(resume_tokens=(1,)), FeatureMissing),
     ],
 )
 async def test_refused_before_accepted(asked: GenerateRequest, error: type[Exception]) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
+from p2pnet.features import ENGINE
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -26,9 +27,11 @@ from p2pnet.messages import (
     TokenPrompt,
 )
 from p2pnet.worker.backend import BackendEvent
-from p2pnet.worker.backends.transformers import MAX_LEAD_DELTAS, TransformersBackend
+from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
 from p2pnet.worker.engine.digest import HashCache
+from p2pnet.worker.engine.engine import MAX_LEAD_DELTAS
 from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.checkpoints import ARCHITECTURES, CONTEXT_LENGTH, SLIDING_WINDOW, build_checkpoint
 
 GREEDY = Sampling(temperature=0)
@@ -61,9 +64,14 @@ def llama(loaded_models: Callable[[str], LoadedModel]) -> LoadedModel:
     return loaded_models("llama")
 
 
+def serve(loaded: LoadedModel, name: str, chunk_tokens: int = 512, **options: Any) -> TransformersBackend:
+    limits = SchedulerLimits(chunk_alone=chunk_tokens, chunk_beside=chunk_tokens)
+    return TransformersBackend(loaded, name, lambda: 0, EngineOptions(limits=limits, kv_bytes=64 << 20, **options))
+
+
 @pytest.fixture
 async def backend(llama: LoadedModel) -> AsyncIterator[TransformersBackend]:
-    backend = TransformersBackend(llama, "llama", prefill_chunk_tokens=8)
+    backend = serve(llama, "llama", chunk_tokens=8)
     yield backend
     await backend.close()
 
@@ -109,7 +117,7 @@ async def test_greedy_is_exactly_that_of_generate(
     loaded_models: Callable[[str], LoadedModel], name: str, chunk_tokens: int
 ) -> None:
     loaded = loaded_models(name)
-    backend = TransformersBackend(loaded, name, chunk_tokens)
+    backend = serve(loaded, name, chunk_tokens)
     distinct: set[int] = set()
     lengths = []
     for prompt in PROMPTS:
@@ -140,7 +148,7 @@ async def test_greedy_past_the_end_token(loaded_models: Callable[[str], LoadedMo
     reference.config.eos_token_id = None
     ids = torch.tensor([loaded.tokenizer(PROMPTS[0])["input_ids"]])
     expected = reference.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=60)
-    backend = TransformersBackend(loaded, "tiny")
+    backend = serve(loaded, "tiny")
     events = await run(backend, request(PROMPTS[0], model="tiny", max_tokens=60, ignore_eos=True))
     assert ids_of(events) == expected[0, ids.shape[1] :].tolist()
     assert loaded.end_token_ids & set(ids_of(events)), "the case needs an end token in the middle"
@@ -160,7 +168,7 @@ async def test_greedy_with_repetition_penalty_is_that_of_generate(
 @pytest.mark.parametrize("name", ["qwen2", "tiny"])
 async def test_the_text_is_that_of_decoding_at_once(loaded_models: Callable[[str], LoadedModel], name: str) -> None:
     loaded = loaded_models(name)
-    backend = TransformersBackend(loaded, name)
+    backend = serve(loaded, name)
     for prompt in (TextPrompt("Once upon a time"), ChatPrompt((Message("user", "Hello"),))):
         events = await run(backend, request(prompt, model=name, max_tokens=40, ignore_eos=True))
         assert len(ids_of(events)) == 40
@@ -176,7 +184,7 @@ async def test_accepted_comes_first(llama: LoadedModel, backend: TransformersBac
 async def test_the_card(llama: LoadedModel, backend: TransformersBackend) -> None:
     (card,) = backend.models
     assert (card.id, card.digest, card.context_length) == ("llama", llama.digest, CONTEXT_LENGTH)
-    assert (card.dtype, card.quantization, card.features) == ("float32", "none", ("chat",))
+    assert (card.dtype, card.quantization, card.features) == ("float32", "none", (*ENGINE, "chat"))
 
 
 SAMPLED = Sampling(seed=11, temperature=0.9, top_p=0.95)
@@ -203,7 +211,7 @@ async def test_another_worker_goes_on_after_any_delta(
     deltas = deltas_of(whole)
     for cut in range(0, len(deltas), 3):
         seen = [token_id for delta in deltas[:cut] for token_id in delta.token_ids]
-        other = TransformersBackend(llama, "llama")
+        other = serve(llama, "llama")
         resumed = request(TokenPrompt((*prompt_ids, *seen)), sampling=sampling, max_tokens=30 - len(seen))
         rest = await run(other, resumed)
         assert seen + ids_of(rest) == ids_of(whole)
@@ -327,9 +335,9 @@ async def test_a_sequence_that_waits_its_turn_can_be_cancelled(backend: Transfor
     assert isinstance(await anext(waiting), Accepted)
     turn = asyncio.ensure_future(anext(waiting))
     asyncio.get_running_loop().call_soon(turn.cancel)
+    asyncio.get_running_loop().call_later(0, passes.go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await turn
-    passes.go_on.set()
     assert len(ids_of(await first)) <= 3
     assert passes.count == 3
 
@@ -345,15 +353,17 @@ async def test_deltas_flow_as_they_are_made(backend: TransformersBackend, passes
     await events.aclose()
 
 
-async def test_sequences_run_in_the_order_of_acceptance(backend: TransformersBackend) -> None:
+async def test_sequences_run_together(backend: TransformersBackend, passes: Passes) -> None:
+    """Four answers take the steps of one; whoever is short is done first, whoever came first."""
     order: list[int] = []
 
     async def finish(index: int) -> None:
-        await run(backend, request(max_tokens=5 - index))
+        await run(backend, request(f"{index} is a number", max_tokens=45 - 12 * index, ignore_eos=True))
         order.append(index)
 
     await asyncio.gather(*(finish(index) for index in range(4)))
-    assert order == [0, 1, 2, 3]
+    assert order == [3, 2, 1, 0]
+    assert passes.count < 45 + 4 * 3
 
 
 async def test_a_slow_reader_holds_up_nobody_and_fills_no_memory(backend: TransformersBackend, passes: Passes) -> None:
@@ -400,20 +410,20 @@ async def test_logits_that_are_not_numbers_fail_one_request(backend: Transformer
 
 async def test_load(tmp_path: Path) -> None:
     folder = build_checkpoint("qwen2", tmp_path / "my-model")
-    options: dict[str, Any] = {"device": "cpu", "dtype": "auto", "cache_dir": tmp_path / "data"}
+    options: dict[str, Any] = {"now_ms": lambda: 0, "device": "cpu", "dtype": "auto", "cache_dir": tmp_path / "data"}
     progress: list[tuple[int, int]] = []
-    backend = await TransformersBackend.load(
+    backend = await TransformersBackend.from_spec(
         str(folder), served_name=None, progress=lambda done, total: progress.append((done, total)), **options
     )
     assert backend.models[0].id == "my-model"
     assert progress[-1][0] == progress[-1][1]
     assert ids_of(await run(backend, request(model="my-model", max_tokens=3)))
     await backend.close()
-    renamed = await TransformersBackend.load(str(folder), served_name="org/name", progress=None, **options)
+    renamed = await TransformersBackend.from_spec(str(folder), served_name="org/name", progress=None, **options)
     assert renamed.models[0].id == "org/name"
     await renamed.close()
     with pytest.raises(UsageError, match="cannot be served"):
-        await TransformersBackend.load(str(folder), served_name="not a name", progress=None, **options)
+        await TransformersBackend.from_spec(str(folder), served_name="not a name", progress=None, **options)
 
 
 async def test_a_model_that_does_not_run_is_not_served(tmp_path: Path) -> None:
@@ -424,6 +434,6 @@ async def test_a_model_that_does_not_run_is_not_served(tmp_path: Path) -> None:
         model.transformer.ln_f.weight.fill_(float("nan"))
     model.save_pretrained(folder)
     with pytest.raises(UsageError, match="does not run"):
-        await TransformersBackend.load(
-            str(folder), served_name=None, device="cpu", dtype="auto", cache_dir=tmp_path, progress=None
+        await TransformersBackend.from_spec(
+            str(folder), now_ms=lambda: 0, device="cpu", dtype="auto", cache_dir=tmp_path
         )

@@ -1,7 +1,7 @@
 """The backend that embeds texts with one model: inputs of all requests in common batches, in turns.
 
-The model has a thread of its own and tokenizing another, so the event loop waits for neither. Knows nothing of the
-network.
+The model computes in the machine's turns and tokenizing has a thread of its own, so the event loop waits for neither.
+Knows nothing of the network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from p2pnet.worker.engine.embed_queue import EmbedJob, EmbedQueue, Item
 from p2pnet.worker.engine.encoder import Encoder, encoder_of, load_encoder
 from p2pnet.worker.engine.loading import LoadedModel
 from p2pnet.worker.engine.pooling import shorten
-from p2pnet.worker.engine.turns import Turns
+from p2pnet.worker.engine.turns import Turns, in_own_thread
 
 CPU_BATCH_TOKENS = 512
 """Padding included. A CPU is as fast with these as with more, and gives its turn to other models sooner."""
@@ -69,7 +70,6 @@ class EmbeddingsBackend:
         self._inboxes: dict[EmbedJob, asyncio.Queue[Embedding | WorkerFailed]] = {}
         self._computing: asyncio.Task[None] | None = None
         self._speed = Measure()
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._tokenize = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     @classmethod
@@ -89,7 +89,7 @@ class EmbeddingsBackend:
 
         `progress` is called in another thread, with the bytes hashed so far and in all.
         """
-        encoder = await asyncio.to_thread(load_encoder, folder, device, dtype, HashCache(cache_dir), progress)
+        encoder = await in_own_thread(partial(load_encoder, folder, device, dtype, HashCache(cache_dir), progress))
         return cls(encoder, name, turns, now_ms)
 
     @classmethod
@@ -97,7 +97,7 @@ class EmbeddingsBackend:
         cls, loaded: LoadedModel, folder: Path, name: str, *, cache_dir: Path, turns: Turns, now_ms: Clock
     ) -> EmbeddingsBackend:
         """Embed with the weights of a language model that was loaded from `folder` and generates. Raises UsageError."""
-        encoder = await asyncio.to_thread(encoder_of, loaded, folder, HashCache(cache_dir))
+        encoder = await in_own_thread(partial(encoder_of, loaded, folder, HashCache(cache_dir)))
         return cls(encoder, name, turns, now_ms)
 
     @property
@@ -134,12 +134,11 @@ class EmbeddingsBackend:
             del self._inboxes[job]
 
     async def close(self) -> None:
-        """End both threads. The model's memory is freed with the backend."""
+        """End the computing and the tokenizing. The model's memory is freed with the backend."""
         if self._computing is not None:
             self._computing.cancel()
             await asyncio.wait([self._computing])
-        for executor in (self._compute, self._tokenize):
-            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
 
     def _check(self, request: EmbedRequest) -> None:
         if request.model != self._card.id:
@@ -195,25 +194,22 @@ class EmbeddingsBackend:
             self._computing = asyncio.create_task(self._compute_all())
 
     async def _compute_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while batch := self._queue.next_batch(self._max_batch_tokens):
-            for item, found in await loop.run_in_executor(self._compute, self._compute_batch, batch):
+            for item, found in await self._turns.take(partial(self._compute_batch, batch)):
                 if (inbox := self._inboxes.get(item.job)) is not None:
                     inbox.put_nowait(found)
 
     def _compute_batch(self, batch: Sequence[Item]) -> list[tuple[Item, Embedding | WorkerFailed]]:
-        """In the model's thread: one turn. What fails together is tried one by one, so that only what is at fault, or
-        too large, fails."""
-        with self._turns.turn():
-            started_s = time.monotonic()
-            try:
-                vectors = self._encoder.embed([item.token_ids for item in batch])
-            except Exception as error:  # the edge of this thread: a request may fail, the worker goes on
-                if len(batch) > 1:
-                    logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
-                    return [self._compute_alone(item) for item in batch]
-                return [(batch[0], _failure(error))]
-            self._note_speed(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
+        """One turn. What fails together is tried one by one, so that only what is at fault, or too large, fails."""
+        started_s = time.monotonic()
+        try:
+            vectors = self._encoder.embed([item.token_ids for item in batch])
+        except Exception as error:  # the edge of this thread: a request may fail, the worker goes on
+            if len(batch) > 1:
+                logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
+                return [self._compute_alone(item) for item in batch]
+            return [(batch[0], _failure(error))]
+        self._note_speed(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
         return [(item, _result(item, vector)) for item, vector in zip(batch, vectors, strict=True)]
 
     def _compute_alone(self, item: Item) -> tuple[Item, Embedding | WorkerFailed]:

@@ -1,94 +1,190 @@
-"""The backend that runs one model with Hugging Face transformers, one sequence at a time, in the order of acceptance.
+"""The backend that runs one model with Hugging Face transformers: from requests to the engine's sequences and back.
 
-The model has a thread of its own and tokenizing another, so the event loop waits for neither. Knows nothing of the
-network.
+The engine has a thread of its own and tokenizing another, so the event loop waits for neither. What is small stays; the
+weights, keys and values may be unloaded while nobody asks. Knows nothing of the network.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
 
-from p2pnet.errors import InvalidRequest, ModelNotFound, P2PNetError, UsageError, WorkerFailed
-from p2pnet.messages import (
-    Accepted,
-    ChatPrompt,
-    Finished,
-    GenerateRequest,
-    ModelId,
-    Sampling,
-    TextDelta,
-)
+from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
+from p2pnet.features import check_features
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.network import Clock
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent
-from p2pnet.worker.engine.detokenizer import Detokenizer, invisible_ids
-from p2pnet.worker.engine.digest import QUANTIZATION, HashCache
-from p2pnet.worker.engine.limits import tokens_to_generate
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
-from p2pnet.worker.engine.prompting import encode_prompt
-from p2pnet.worker.engine.sequence import PREFILL_CHUNK_TOKENS, Sequence, SequencePlan
-
-MAX_LEAD_DELTAS = 64
-"""How far a sequence may be ahead of its reader: enough to ride out a slow network moment, and small. Then it makes
-room for the next sequence, and goes on when its reader has caught up."""
-
-Progress = Callable[[int, int], None]
+from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.engine.budget import kv_tokens
+from p2pnet.worker.engine.digest import HashCache
+from p2pnet.worker.engine.engine import Counts, Engine
+from p2pnet.worker.engine.intake import Intake
+from p2pnet.worker.engine.kv_store import KvStore
+from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model, name_of
+from p2pnet.worker.engine.merging import merged
+from p2pnet.worker.engine.residence import CallLater, Residence, call_later
+from p2pnet.worker.engine.runner import Runner, kv_bytes_per_token, make_runner
+from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
+from p2pnet.worker.engine.sequence import Sequence
+from p2pnet.worker.engine.speed import Speedometer
+from p2pnet.worker.engine.turns import Turns, in_own_thread
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a model may take of the machine. `turns` and `loading` are shared by all models of the machine."""
+
+    kv_bytes: int | None = None
+    """None is as much as is useful and may be had."""
+    slots: int = 8
+    """How many whole contexts of memory are useful."""
+    limits: SchedulerLimits = field(default_factory=SchedulerLimits)
+    turns: Turns = field(default_factory=Turns)
+    loading: threading.Lock = field(default_factory=threading.Lock)
+    """One model is loaded at a time, so that each sees how much memory the others have left."""
+
+
+@dataclass(frozen=True)
+class Idling:
+    """After `unload_s` without requests a model is unloaded, and `reload` loads the same one when it is wanted.
+
+    Not for weights that are used elsewhere too, to embed: they would stay there, and be loaded a second time.
+    """
+
+    unload_s: float
+    reload: Callable[[], LoadedModel]
+    call_later: CallLater = call_later
+
+
+@dataclass(frozen=True, eq=False)
+class _InMemory:
+    """What goes when the model is unloaded."""
+
+    engine: Engine
+    kv_total_tokens: int
+    note_counts: Callable[[Counts], None]
+
+    async def close(self) -> None:
+        await self.engine.close()
+        self.note_counts(self.engine.counts)
+
 
 class TransformersBackend:
-    """Runs one loaded model."""
+    """Runs one loaded model. Raises UsageError when the model does not run, or there is no memory for its answers.
 
-    def __init__(self, loaded: LoadedModel, name: str, prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS) -> None:
-        self._loaded = loaded
-        self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._invisible = invisible_ids(loaded.tokenizer)
+    Without `idling` it stays in memory until the backend is closed.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        name: str,
+        now_ms: Clock,
+        options: EngineOptions | None = None,
+        idling: Idling | None = None,
+    ) -> None:
+        self._options = options or EngineOptions()
+        self._idling = idling
+        self._speed = Speedometer(now_ms)
+        self._counts = Counts()
+        """Of what was in memory before."""
+        self._intake = Intake(loaded)
+        in_memory = self._start(loaded)
+        self._kv_total_tokens = in_memory.kv_total_tokens
         self._card = ModelCard(
             id=name,
             digest=loaded.digest,
-            context_length=loaded.context_length,
-            quantization=QUANTIZATION,
+            context_length=min(loaded.context_length, self._kv_total_tokens),
+            quantization=loaded.quantization,
             dtype=loaded.dtype,
-            features=("chat",) if loaded.tokenizer.chat_template else (),
+            features=self._intake.features,
         )
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._residence = Residence(
+            name,
+            in_memory,
+            self._load_again,
+            None if idling is None else idling.unload_s,
+            call_later if idling is None else idling.call_later,
+        )
         self._tokenize = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     @classmethod
-    async def load(
+    async def from_spec(
         cls,
         spec: str,
         *,
+        now_ms: Clock,
+        options: EngineOptions | None = None,
         served_name: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        quantization: str = "none",
+        idle_unload_s: float | None = None,
         cache_dir: Path,
         progress: Progress | None = None,
     ) -> TransformersBackend:
         """Load a model and run it once. Raises UsageError, which says what to do.
 
-        `progress` is called in another thread, with the bytes hashed so far and in all.
+        `idle_unload_s` is how long it stays in memory while nobody asks for it, None for ever. `progress` is called in
+        another thread, with the bytes hashed so far and in all.
         """
-        name = _check_name(served_name or _default_name(spec))
+        name = name_of(spec, served_name)
+        options = options or EngineOptions()
 
-        def load() -> LoadedModel:
-            loaded = load_model(find_folder(spec), device, dtype, HashCache(cache_dir), progress)
-            _try_out(loaded)
-            return loaded
+        def load() -> TransformersBackend:
+            folder = find_folder(spec)  # once: the hub may have another version tomorrow
+            cache = HashCache(cache_dir)
 
-        return cls(await asyncio.to_thread(load), name)
+            def reload() -> LoadedModel:
+                return load_model(folder, device, dtype, cache, quantization=quantization)
+
+            idling = None if idle_unload_s is None else Idling(idle_unload_s, reload)
+            with options.loading:
+                loaded = load_model(folder, device, dtype, cache, progress, quantization=quantization)
+                return cls(loaded, name, now_ms, options, idling)
+
+        backend = await in_own_thread(load)
+        backend._residence.begin_idling()
+        return backend
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        return (self._card,)
+        """The model, cold while it is unloaded. None for a while after it could not be loaded again."""
+        if self._residence.has_just_failed:
+            return ()
+        is_cold = self._residence.resident is None
+        return (msgspec.structs.replace(self._card, is_cold=True) if is_cold else self._card,)
+
+    @property
+    def load(self) -> BackendLoad:
+        """While the model is unloaded all of its memory for keys and values is free, and speeds stay as measured."""
+        resident = self._residence.resident
+        return BackendLoad(
+            kv_free_tokens=self._kv_total_tokens if resident is None else resident.engine.free_tokens,
+            kv_total_tokens=self._kv_total_tokens,
+            decode_tokens_per_s=self._speed.decode_tokens_per_s,
+            prefill_tokens_per_s=self._speed.prefill_tokens_per_s,
+        )
+
+    @property
+    def counts(self) -> Counts:
+        """What has been done, prefix hits among it."""
+        resident = self._residence.resident
+        return self._counts if resident is None else _sum(self._counts, resident.engine.counts)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Accepted, TextDelta*, Finished; see Backend.
@@ -96,132 +192,101 @@ class TransformersBackend:
         The deltas' ids are all sampled tokens but an end token and those of a stop string: a worker that goes on after
         any delta samples these again and ends as this one would. `completion_tokens` counts them.
         """
-        self._check_model(request)
+        self._check(request)
         loop = asyncio.get_running_loop()
-        prompt_ids = await loop.run_in_executor(
-            self._tokenize, encode_prompt, request.prompt, self._loaded.tokenizer, self._loaded.vocabulary_size
+        sequences, echoed = await loop.run_in_executor(
+            self._tokenize, self._intake.sequences, request, self._card.context_length
         )
-        plan = self._plan(request, prompt_ids)
-        yield Accepted(len(prompt_ids), self._card.digest)
-        context = () if isinstance(request.prompt, ChatPrompt) else prompt_ids
-        detokenizer = Detokenizer(self._loaded.tokenizer, self._invisible, context)
-        run = _Run(Sequence(self._loaded.model, plan, detokenizer), loop)
-        try:
-            async with aclosing(run.events(self._compute)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            await run.stop()
+        yield Accepted(sequences[0].usage.prompt_tokens, self._card.digest)
+        for delta in echoed:
+            yield delta
+        async with aclosing(self._answer(sequences)) as deltas:
+            async for delta in deltas:
+                yield delta
+        yield _finished(sequences)
 
     async def close(self) -> None:
-        """End both threads. The model's memory is freed with the backend."""
-        for executor in (self._compute, self._tokenize):
-            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+        """End both threads and free the model's memory. Waits for a model that is just being loaded."""
+        await self._residence.close()
+        await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
 
-    def _check_model(self, request: GenerateRequest) -> None:
+    def _check(self, request: GenerateRequest) -> None:
+        """What can be said without tokenizing."""
         if request.model != self._card.id:
             raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
         if request.digest not in (None, self._card.digest):
             raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
-        unknown = [token for token in request.stop_token_ids if token >= self._loaded.vocabulary_size]
-        if unknown:
-            raise InvalidRequest(f"Token id {unknown[0]} is not in the vocabulary.", "stop_token_ids")
+        check_features(request, self._card.features)
+        self._intake.check(request)
 
-    def _plan(self, request: GenerateRequest, prompt_ids: tuple[int, ...]) -> SequencePlan:
-        end_token_ids = frozenset() if request.ignore_eos else self._loaded.end_token_ids
-        return SequencePlan(
-            prompt_ids=prompt_ids,
-            max_tokens=tokens_to_generate(len(prompt_ids), request.max_tokens, self._card.context_length),
-            sampling=request.sampling,
-            end_token_ids=end_token_ids | frozenset(request.stop_token_ids),
-            stop=request.stop,
-            prefill_chunk_tokens=self._prefill_chunk_tokens,
-        )
+    async def _answer(self, sequences: list[Sequence]) -> AsyncGenerator[TextDelta, None]:
+        """A generator of its own: nothing refers to the engine once it is over."""
+        async with self._residence.use() as in_memory:
+            answers = [in_memory.engine.answer(sequence) for sequence in sequences]
+            async with aclosing(merged(answers)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
+    def _start(self, loaded: LoadedModel, min_kv_tokens: int = 0) -> _InMemory:
+        """Raises UsageError when the model does not run, or there is memory for less."""
+        runner, tokens = self._options.turns.run(partial(_prepare, loaded, self._options))
+        store = KvStore(tokens)
+        if store.total_tokens < min_kv_tokens:
+            raise UsageError(
+                f"There is memory for {store.total_tokens} tokens of context only, and {min_kv_tokens} were announced.",
+                "Free memory, or start the worker again.",
+            )
+        scheduler = Scheduler(store, self._options.limits, runner.is_packed)
+        engine = Engine(runner, scheduler, self._options.turns, self._speed)
+        return _InMemory(engine, store.total_tokens, self._note_counts)
 
-class _Run:
-    """Carries one sequence between the model's thread, which advances it, and the event loop, which reads it."""
-
-    def __init__(self, sequence: Sequence, loop: asyncio.AbstractEventLoop) -> None:
-        self._sequence = sequence
-        self._loop = loop
-        self._inbox: asyncio.Queue[TextDelta | None] = asyncio.Queue()
-        """What the thread has sent; None when it has put the sequence down."""
-        self._sent = 0
-        self._taken = 0
-        self._is_stopped = False
-        self._failure: Exception | None = None
-        self._job: Future[None] | None = None
-
-    async def events(self, compute: ThreadPoolExecutor) -> AsyncGenerator[TextDelta | Finished, None]:
-        """Deltas as they are made, then Finished. Raises WorkerFailed."""
-        while self._sequence.finish_reason is None:
-            self._job = compute.submit(self._advance)
-            while (delta := await self._inbox.get()) is not None:
-                self._taken += 1
-                yield delta
-            if self._failure:
-                raise _as_worker_failed(self._failure) from self._failure
-        yield Finished(self._sequence.finish_reason, self._sequence.usage)
-
-    async def stop(self) -> None:
-        """Stop computing, and return when the thread has: after the step it is in, at most."""
-        self._is_stopped = True
-        if self._job and not self._job.cancel():
-            await asyncio.wrap_future(self._job)
-
-    def _advance(self) -> None:
-        """In the model's thread: step until the end, a stop, or too far ahead of the reader."""
+    def _load_again(self) -> _InMemory:
+        """In a thread. Raises WorkerFailed; the log says what to do."""
         try:
-            while self._sequence.finish_reason is None and not self._is_stopped and not self._is_far_ahead:
-                for delta in self._sequence.step():
-                    self._sent += 1
-                    self._send(delta)
-        except Exception as error:  # the edge of this thread: what fails here fails this request, not the worker
-            self._failure = error
-        self._send(None)
+            with self._options.loading:
+                return self._start_again()
+        except UsageError as error:
+            logger.error("%s could not be loaded again. %s %s", self._card.id, error.message, error.fix)
+        except Exception:  # the edge of this thread: whatever it was, the worker goes on
+            logger.exception("%s could not be loaded again", self._card.id)
+        raise WorkerFailed("the model could not be loaded again")
 
-    @property
-    def _is_far_ahead(self) -> bool:
-        return self._sent - self._taken >= MAX_LEAD_DELTAS
+    def _start_again(self) -> _InMemory:
+        """What was announced must still be true. Raises UsageError."""
+        assert self._idling is not None
+        loaded = self._idling.reload()
+        if loaded.digest != self._card.digest:
+            raise UsageError(
+                "Its files have changed.", "Put them back, or start the worker again to serve what is there now."
+            )
+        in_memory = self._start(loaded, min_kv_tokens=self._card.context_length)
+        self._kv_total_tokens = in_memory.kv_total_tokens
+        return in_memory
 
-    def _send(self, delta: TextDelta | None) -> None:
-        self._loop.call_soon_threadsafe(self._inbox.put_nowait, delta)
-
-
-def _as_worker_failed(error: Exception) -> WorkerFailed:
-    """What the requester is told. What torch said stays in the worker's own log."""
-    if isinstance(error, WorkerFailed):
-        return error
-    logger.error("generation failed", exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()
-        return WorkerFailed("the worker ran out of memory")
-    return WorkerFailed("the model failed while it computed")
+    def _note_counts(self, counts: Counts) -> None:
+        self._counts = _sum(self._counts, counts)
 
 
-def _default_name(spec: str) -> str:
-    """A hub id or `tiny` as it is, and of a path the last part."""
-    path = Path(spec).expanduser()
-    return path.resolve().name if path.is_dir() else spec
-
-
-def _check_name(name: str) -> str:
+def _prepare(loaded: LoadedModel, options: EngineOptions) -> tuple[Runner, int]:
+    """How the model runs, shown by running it, and for how many tokens there is memory."""
     try:
-        return msgspec.convert(name, ModelId)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"A model cannot be served as {name!r}.", "Name it with letters, digits and . _ : / @ + - only."
-        ) from error
-
-
-def _try_out(loaded: LoadedModel) -> None:
-    """Generate one token: a model is announced only when it has just run."""
-    plan = SequencePlan(prompt_ids=(0,), max_tokens=1, sampling=Sampling(temperature=0), end_token_ids=frozenset())
-    sequence = Sequence(loaded.model, plan, Detokenizer(loaded.tokenizer, invisible_ids(loaded.tokenizer)))
-    try:
-        sequence.step()
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, P2PNetError) as error:
+        runner = make_runner(loaded.model)
+        bytes_per_token = kv_bytes_per_token(runner, loaded.model)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise UsageError(
             "The model was loaded but does not run.", "Try another --dtype or --device, or another model."
         ) from error
+    device = torch.device(loaded.model.device).type
+    return runner, kv_tokens(device, bytes_per_token, options.slots * loaded.context_length, options.kv_bytes)
+
+
+def _finished(sequences: list[Sequence]) -> Finished:
+    """The end of all answers. Tokens of the prompt count once."""
+    usages = [sequence.usage for sequence in sequences]
+    usage = Usage(usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages), usages[0].cached_tokens)
+    reasons = [sequence.finish_reason or "stop" for sequence in sequences]
+    return Finished(reasons[0], usage, other_reasons=tuple(reasons[1:]))
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return Counts(*(mine + its for mine, its in zip(astuple(one), astuple(other), strict=True)))

@@ -7,7 +7,7 @@ technique is that of Hugging Face's text-generation-inference and vLLM. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,16 @@ class Detokenizer:
     replaces the whole run of byte tokens, valid characters included, and those may already be out here.
     """
 
-    def __init__(self, tokenizer: Any, invisible: frozenset[int], context: Sequence[int] = ()) -> None:
-        """`invisible` is the tokenizer's `invisible_ids`, passed in since it takes a while to collect."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        invisible: frozenset[int],
+        context: Sequence[int] = (),
+        markers: Mapping[int, str] | None = None,
+    ) -> None:
+        """`invisible` is the tokenizer's `invisible_ids`, passed in since it takes a while to collect. `markers` are
+        those of them that are to be seen, with their text."""
+        self._markers = markers or {}
         self._tokenizer = tokenizer
         self._invisible = invisible
         self._context = self._whole_characters(self._visible(context[-CONTEXT_SCAN:])[-CONTEXT_TOKENS:])
@@ -48,6 +56,8 @@ class Detokenizer:
 
     def feed(self, token_id: int) -> Piece | None:
         """The piece that this id completes; None in the middle of a character."""
+        if token_id in self._markers:
+            return self._marked(token_id)
         self._pending.append(token_id)
         text = self._pending_text()
         if not text.endswith(REPLACEMENT):
@@ -57,6 +67,12 @@ class Detokenizer:
     def flush(self) -> Piece | None:
         """The sequence is over: what is still pending, however broken."""
         return self._emit(len(self._pending), self._pending_text()) if self._pending else None
+
+    def _marked(self, token_id: int) -> Piece:
+        """A token that ends whatever was pending."""
+        before = self.flush()
+        ids, text = (before.token_ids, before.text) if before else ((), "")
+        return Piece((*ids, token_id), text + self._markers[token_id])
 
     def _emit(self, count: int, text: str) -> Piece:
         """The first `count` pending ids are out, and the context of what follows."""

@@ -1,17 +1,22 @@
-"""From sampled ids to deltas: puts the detokenizer and the stop strings together. Knows nothing of models.
+"""From sampled ids to deltas: puts detokenizer, stop strings and tool calls together. Knows nothing of models.
 
-Every delta that carries ids is a clean place to go on from: its ids decode to exactly its text, no character is split,
-and no stop string has begun. So a token waits, id and text, until nothing that it started is open. When a stop string
-begins within a token, the text before it comes last, in a delta without ids, directly before the end.
+Every delta that carries ids is a clean place to go on from: its ids say exactly what it carries, no character is
+split, and no stop string or tool call marker has begun. So a token waits, id and text, until nothing that it started is
+open. When a stop string begins within a token, the text before it comes last, in a delta without ids, directly before
+the end.
+
+All is a function of the ids in their order. An answer that goes on after ids that another worker sent is fed with them
+first, and what they say is not said again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from p2pnet.messages import TextDelta
+from p2pnet.messages import TextDelta, TokenLogprob, ToolCallDelta
 from p2pnet.worker.engine.detokenizer import Piece
 from p2pnet.worker.engine.stopping import StopStrings
 
@@ -26,49 +31,148 @@ class Decoder(Protocol):
         """What is left at the end."""
 
 
-class Emitter:
-    """Turns the ids of one sequence into deltas. Feed it until `is_stopped`, then flush once."""
+class Parser(Protocol):
+    """Finds tool calls in text."""
 
-    def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
+    @property
+    def held(self) -> int:
+        """How many of the last characters are not in anything returned yet."""
+
+    @property
+    def has_calls(self) -> bool: ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more may follow."""
+
+    def feed(self, text: str) -> list[str | ToolCallDelta]: ...
+
+    def flush(self) -> list[str | ToolCallDelta]: ...
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A piece's ids, and where in the text they end, in characters."""
+
+    ids: tuple[int, ...]
+    end: int
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Something to send, and where in the text it ends."""
+
+    what: str | ToolCallDelta
+    end: int
+
+
+class Emitter:
+    """Turns the ids of one answer into deltas. Feed it until `is_stopped`, then flush once."""
+
+    def __init__(self, decoder: Decoder, stops: Sequence[str], parser: Parser | None = None, choice: int = 0) -> None:
         self._decoder = decoder
         self._stops = StopStrings(stops)
-        self._waiting: deque[Piece] = deque()
-        self._safe = ""
-        """Text of the waiting pieces that no stop string can take back."""
+        self._parser = parser
+        self._choice = choice
+        self._tokens: deque[_Token] = deque()
+        self._said: deque[_Said] = deque()
+        self._logprobs: deque[TokenLogprob] = deque()
+        self._decoded_end = 0
+        self._safe_end = 0
+        """Up to here no stop string can take the text back."""
+        self._sent_end = 0
+        """Up to here another worker has sent it."""
         self.is_stopped = False
 
-    def feed(self, token_id: int) -> TextDelta | None:
+    @property
+    def has_calls(self) -> bool:
+        return self._parser is not None and self._parser.has_calls
+
+    def replay(self, ids: Iterable[int]) -> None:
+        """The ids that an earlier worker's deltas had. What they say is not said again."""
+        for token_id in ids:
+            self._decode(self._decoder.feed(token_id))
+        self._decode(self._decoder.flush())  # bytes that what followed showed to be no character
+        self._sent_end = self._decoded_end
+        self._tokens.clear()
+        said, self._said = self._said, deque()
+        for known in said:
+            self._say(known.what, known.end)
+
+    def feed(self, token_id: int, logprob: TokenLogprob | None = None) -> TextDelta | None:
         """The delta that this id completes, if any."""
-        self._decoded(self._decoder.feed(token_id))
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        self._decode(self._decoder.feed(token_id))
         return self._release()
 
     def flush(self) -> tuple[TextDelta, ...]:
         """The last deltas, after a stop string, an end token or a limit."""
         if not self.is_stopped:
-            self._decoded(self._decoder.flush())
+            self._decode(self._decoder.flush())
         if not self.is_stopped:
-            self._safe += self._stops.flush()
-        whole = self._release()
-        rest = TextDelta(self._safe) if self._safe else None
+            self._parse(self._stops.flush())
+        if self._parser is not None:
+            for what in self._parser.flush():
+                self._say(what, self._safe_end)
+        whole, rest = self._release(), self._rest()
         return tuple(delta for delta in (whole, rest) if delta is not None)
 
-    def _decoded(self, piece: Piece | None) -> None:
+    def _decode(self, piece: Piece | None) -> None:
         if piece is None:
             return
         verdict = self._stops.feed(piece.text)
-        self._waiting.append(piece)
-        self._safe += verdict.safe
-        self.is_stopped = verdict.is_stopped
+        self._decoded_end += len(piece.text)
+        self._tokens.append(_Token(piece.token_ids, self._decoded_end))
+        self._parse(verdict.safe)
+        self.is_stopped = verdict.is_stopped or (self._parser is not None and self._parser.is_done)
+
+    def _parse(self, text: str) -> None:
+        """One character after the other where there may be calls, so that it is known what each of them said."""
+        if self._parser is None:
+            self._safe_end += len(text)
+            self._say(text, self._safe_end)
+            return
+        for character in text:
+            self._safe_end += 1
+            for what in self._parser.feed(character):
+                self._say(what, self._safe_end - self._parser.held)
+
+    def _say(self, what: str | ToolCallDelta, end: int) -> None:
+        if isinstance(what, str):
+            what = what[max(0, self._sent_end - (end - len(what))) :]
+        if what and end > self._sent_end:
+            self._said.append(_Said(what, end))
 
     def _release(self) -> TextDelta | None:
-        """All waiting pieces whose whole text is safe, as one delta."""
+        """All waiting ids of which everything is known that they say, as one delta."""
+        consumed = self._safe_end - (0 if self._parser is None else self._parser.held)
         ids: list[int] = []
-        length = 0
-        while self._waiting and length + len(self._waiting[0].text) <= len(self._safe):
-            piece = self._waiting.popleft()
-            ids.extend(piece.token_ids)
-            length += len(piece.text)
-        if not ids:
-            return None
-        text, self._safe = self._safe[:length], self._safe[length:]
-        return TextDelta(text, tuple(ids))
+        end = 0
+        while self._tokens and self._tokens[0].end <= consumed:
+            token = self._tokens.popleft()
+            ids.extend(token.ids)
+            end = token.end
+        return self._delta(ids, end) if ids else None
+
+    def _rest(self) -> TextDelta | None:
+        return self._delta([], self._said[-1].end) if self._said else None
+
+    def _delta(self, ids: list[int], end: int) -> TextDelta:
+        """What was said up to `end`."""
+        said: list[str | ToolCallDelta] = []
+        while self._said and self._said[0].end <= end:
+            said.append(self._said.popleft().what)
+        if self._said and isinstance(text := self._said[0].what, str):
+            inside = len(text) - (self._said[0].end - end)
+            if inside > 0:
+                said.append(text[:inside])
+                self._said[0] = _Said(text[inside:], self._said[0].end)
+        logprobs = tuple(self._logprobs.popleft() for _ in range(min(len(ids), len(self._logprobs))))
+        return TextDelta(
+            text="".join(what for what in said if isinstance(what, str)),
+            token_ids=tuple(ids),
+            choice=self._choice,
+            logprobs=logprobs,
+            tool_calls=tuple(what for what in said if isinstance(what, ToolCallDelta)),
+        )

@@ -10,19 +10,13 @@ sorting by probability would let a rounding difference between two machines swap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 import torch
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Sampling
@@ -66,28 +60,98 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt_tokens: int) -> None:
         self._seed = sampling.seed
-        self._is_greedy = sampling.temperature < GREEDY_BELOW
+        self._temperature = 0.0 if sampling.temperature < GREEDY_BELOW else sampling.temperature
+        self._top_k, self._top_p, self._min_p = sampling.top_k, sampling.top_p, sampling.min_p
+        self._bias = _bias(sampling.logit_bias)
         self._penalties = _penalties(sampling, prompt_tokens)
-        self._warpers = LogitsProcessorList() if self._is_greedy else _warpers(sampling)
 
-    def choose(self, logits: torch.Tensor, token_ids: Sequence[int]) -> int:
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Whether it always takes the largest of the logits as they are."""
+        return not (self._temperature or self._bias or self._penalties)
+
+    def choose(
+        self,
+        logits: torch.Tensor,
+        token_ids: Sequence[int],
+        allowed: torch.Tensor | None = None,
+        forbidden: Iterable[int] = (),
+    ) -> int:
         """The id at position `len(token_ids)`, prompt included, from the logits (vocabulary,) after these ids.
 
-        Raises WorkerFailed when the logits are not numbers.
+        `allowed` are booleans (vocabulary,): nothing else is chosen. `forbidden` ids are not chosen as long as others
+        are allowed. Raises WorkerFailed when the logits are not numbers.
         """
-        scores = logits.detach().to("cpu", torch.float32)[None]
-        if torch.isnan(scores).any() or not torch.isfinite(scores.max()):
-            raise WorkerFailed("the model computed logits that are not numbers")
+        scores = as_scores(logits)
+        if self._bias is not None:
+            scores = scores.index_add(0, self._bias[0], self._bias[1])
         if self._penalties:
-            scores = self._penalties(_as_row(token_ids), scores)
-        if self._is_greedy:
+            scores = self._penalties(_as_row(token_ids), scores[None])[0]
+        scores = _restricted(scores, allowed, list(forbidden))
+        if not self._temperature:
             return int(scores.argmax())
-        scores = self._warpers(_NO_IDS, scores)
-        return inverse_cdf(scores[0], uniform(self._seed, len(token_ids)))
+        scores = scores / self._temperature
+        return inverse_cdf(self._nucleus(scores), uniform(self._seed, len(token_ids)))
+
+    def _nucleus(self, scores: torch.Tensor) -> torch.Tensor:
+        """What top_k, top_p and min_p leave, each of what the one before left; the rest is minus infinity."""
+        if self._top_k:
+            scores = at_least(scores, _kth_largest(scores, self._top_k))
+        if self._top_p < 1:
+            scores = at_least(scores, _nucleus_threshold(scores, self._top_p))
+        if self._min_p:
+            scores = at_least(scores, float(scores.max()) + math.log(self._min_p))
+        return scores
 
 
-_NO_IDS: Any = torch.empty((1, 0), dtype=torch.long)
-"""The warpers' signature wants ids, which they do not read."""
+def as_scores(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32 on the CPU. Raises WorkerFailed when they are not numbers."""
+    scores = logits.detach().to("cpu", torch.float32)
+    if not math.isfinite(float(scores.max())):  # the maximum of anything with a NaN is NaN
+        raise WorkerFailed("the model computed logits that are not numbers")
+    return scores
+
+
+def at_least(scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Of equals all stay, or all go: which of them a sort would put first differs between machines."""
+    return scores.masked_fill(scores < threshold, -math.inf)
+
+
+def _restricted(scores: torch.Tensor, allowed: torch.Tensor | None, forbidden: list[int]) -> torch.Tensor:
+    """Raises WorkerFailed when nothing is left."""
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -math.inf)
+    if forbidden:
+        without = scores.clone()
+        without[forbidden] = -math.inf
+        scores = without if math.isfinite(float(without.max())) else scores
+    if allowed is not None and not math.isfinite(float(scores.max())):
+        raise WorkerFailed("the model gives no chance to any token that the answer's form allows")
+    return scores
+
+
+def _kth_largest(scores: torch.Tensor, k: int) -> float:
+    return float(torch.topk(scores, min(k, len(scores))).values[-1])
+
+
+_FIRST_GUESS = 128
+"""Most nuclei have fewer tokens, and finding the largest 128 of 150,000 costs a tenth of sorting them all."""
+
+
+def _nucleus_threshold(scores: torch.Tensor, top_p: float) -> float:
+    """The score of the last token of the smallest set, likeliest first, that has `top_p` of the probability."""
+    total = torch.logsumexp(scores.double(), dim=0)
+    size = _FIRST_GUESS
+    while True:
+        size = min(size, len(scores))
+        largest = torch.topk(scores, size).values
+        cumulative = torch.exp(largest.double() - total).cumsum(dim=0)
+        inside = int(torch.searchsorted(cumulative, top_p))
+        if inside < size:
+            return float(largest[inside])
+        if size == len(scores):
+            return -math.inf
+        size *= 16
 
 
 def _as_row(token_ids: Sequence[int]) -> Any:
@@ -103,18 +167,11 @@ def _penalties(sampling: Sampling, prompt_tokens: int) -> LogitsProcessorList:
     return chosen
 
 
-def _warpers(sampling: Sampling) -> LogitsProcessorList:
-    """In the order of transformers' own generate: temperature, top_k, top_p, min_p."""
-    chosen = LogitsProcessorList()
-    if sampling.temperature != 1:
-        chosen.append(TemperatureLogitsWarper(float(sampling.temperature)))
-    if sampling.top_k:
-        chosen.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        chosen.append(TopPLogitsWarper(sampling.top_p))
-    if sampling.min_p:
-        chosen.append(MinPLogitsWarper(sampling.min_p))
-    return chosen
+def _bias(biases: Mapping[int, float]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Ids and what is added to their logits."""
+    if not biases:
+        return None
+    return torch.tensor(list(biases)), torch.tensor(list(biases.values()), dtype=torch.float32)
 
 
 def inverse_cdf(scores: torch.Tensor, uniform: float) -> int:
@@ -122,5 +179,6 @@ def inverse_cdf(scores: torch.Tensor, uniform: float) -> int:
 
     There always is one: a float64 below 1, times the total, rounds to less than the total.
     """
-    cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
-    return int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    candidates = torch.nonzero(scores > -math.inf)[:, 0]
+    cumulative = torch.softmax(scores[candidates].double(), dim=-1).cumsum(dim=-1)
+    return int(candidates[torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)])

@@ -1,93 +1,127 @@
-"""One generation: the prompt, the ids so far, the cache, and how they advance by one forward pass of the model.
+"""One answer under way: the prompt, the ids so far, and what each next token means for it.
 
-Knows nothing of threads, asyncio or the network.
+Knows nothing of models, threads, asyncio or the network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any
 
 import torch
-from transformers import DynamicCache
 
-from p2pnet.messages import FinishReason, Sampling, TextDelta, Usage
-from p2pnet.worker.engine.detokenizer import Detokenizer
+from p2pnet.messages import FinishReason, Sampling, TextDelta, TokenLogprob, Usage
+from p2pnet.worker.engine.constraint import Constraint
+from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.emission import Emitter
+from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
 from p2pnet.worker.engine.sampler import Sampler
-
-PREFILL_CHUNK_TOKENS = 512
-"""A prompt is computed in pieces of this size, so that a cancelled request stops between two of them; smaller pieces
-would leave a processor's matrix units idle."""
+from p2pnet.worker.engine.scheduler import Job
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What to generate, checked: the prompt is in the vocabulary, and `max_tokens` more fit the context."""
+    """What to generate, checked: all ids are in the vocabulary, and `max_tokens` more than the prompt fit the context.
+
+    `resume_ids` are the first tokens of the answer, which another worker gave. `logprobs` is how many likely tokens to
+    name with each; None is none, and no logprobs.
+    """
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
     sampling: Sampling
     end_token_ids: frozenset[int]
-    stop: tuple[str, ...] = ()
-    prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    min_tokens: int = 0
+    resume_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
 
 
 class Sequence:
-    """A generation under way. Call `step` until `finish_reason` is set."""
+    """An answer under way: over once `finish_reason` is set."""
 
-    def __init__(self, model: Any, plan: SequencePlan, detokenizer: Detokenizer) -> None:
-        self._model = model
+    def __init__(
+        self,
+        plan: SequencePlan,
+        emitter: Emitter,
+        token_bytes: TokenBytes,
+        constraint: Constraint | None = None,
+        echo: PromptEcho | None = None,
+    ) -> None:
         self._plan = plan
-        self._ids = list(plan.prompt_ids)
-        self._computed = 0
-        """How many of the ids are in the cache."""
-        self._cache = DynamicCache(config=model.config)
-        self._forward_options = _forward_options(model)
+        self._emitter = emitter
+        self._token_bytes = token_bytes
+        self._constraint = constraint
+        self._echo = echo
         self._sampler = Sampler(plan.sampling, len(plan.prompt_ids))
-        self._emitter = Emitter(detokenizer, plan.stop)
+        self._ids = [*plan.prompt_ids, *plan.resume_ids]
+        self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, echo is not None and echo.needs_logits)
         self.finish_reason: FinishReason | None = None
+        self._resume()
 
     @property
     def usage(self) -> Usage:
         """Every sampled token counts, an end token and the tokens of a stop string too, as vLLM counts them."""
-        return Usage(len(self._plan.prompt_ids), len(self._ids) - len(self._plan.prompt_ids))
+        prompt_tokens = len(self._plan.prompt_ids)
+        return Usage(prompt_tokens, len(self._ids) - prompt_tokens, min(self.job.cached_tokens, prompt_tokens))
 
-    @torch.inference_mode()
-    def step(self) -> tuple[TextDelta, ...]:
-        """One forward pass: a piece of the prompt, or one token more. Returns what may be shown after it.
+    def rows_wanted(self, count: int) -> int:
+        """Of how many of the next `count` tokens the logits are needed."""
+        if self._echo is not None and self._echo.needs_logits:
+            return count
+        return int(count == self.job.remaining)
 
-        Raises WorkerFailed when the logits are not numbers, and whatever torch raises.
+    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
+        """Take the logits (rows, vocabulary) that were wanted of the tokens from position `start` to the last one
+        computed; returns what may be sent now. Raises WorkerFailed when they are not numbers.
         """
-        logits = self._forward(self._ids[self._computed :][: self._plan.prefill_chunk_tokens])
-        if self._computed < len(self._ids):
-            return ()
-        return self._append(self._sampler.choose(logits, self._ids))
+        deltas = self._echo.take(logits, start) if self._echo is not None and self._echo.needs_logits else ()
+        if self.job.remaining:
+            return deltas
+        return deltas + self._choose(logits[-1])
 
-    def _forward(self, ids: Ids[int]) -> torch.Tensor:
-        """The logits (vocabulary,) after these ids."""
-        row = torch.tensor([ids], dtype=torch.long, device=self._model.device)
-        output = self._model(input_ids=row, past_key_values=self._cache, use_cache=True, **self._forward_options)
-        self._computed += len(ids)
-        logits: torch.Tensor = output.logits[0, -1]
-        return logits
-
-    def _append(self, token_id: int) -> tuple[TextDelta, ...]:
+    def _choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
+        generated = len(self._ids) - len(self._plan.prompt_ids)
+        token_id = self._sampler.choose(
+            logits,
+            self._ids,
+            None if self._constraint is None else self._constraint.allowed(),
+            self._plan.end_token_ids if generated < self._plan.min_tokens else (),
+        )
         self._ids.append(token_id)
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
         if token_id in self._plan.end_token_ids:
-            self.finish_reason = "stop"
-            return self._emitter.flush()
-        delta = self._emitter.feed(token_id)
+            return self._finish("stop")
+        delta = self._emitter.feed(token_id, self._logprob(logits, token_id))
+        self._look_for_end()
         deltas = (delta,) if delta else ()
-        if self._emitter.is_stopped:
+        return deltas + self._finish(self.finish_reason) if self.finish_reason else deltas
+
+    def _logprob(self, logits: torch.Tensor, token_id: int) -> TokenLogprob | None:
+        if self._plan.logprobs is None:
+            return None
+        return token_logprob(logits, token_id, self._plan.logprobs, self._token_bytes)
+
+    def _look_for_end(self) -> None:
+        if self._emitter.is_stopped or (self._constraint is not None and self._constraint.is_complete):
             self.finish_reason = "stop"
-        elif self.usage.completion_tokens >= self._plan.max_tokens:
+        elif len(self._ids) - len(self._plan.prompt_ids) >= self._plan.max_tokens:
             self.finish_reason = "length"
-        return deltas + self._emitter.flush() if self.finish_reason else deltas
 
+    def _finish(self, reason: FinishReason) -> tuple[TextDelta, ...]:
+        deltas = self._emitter.flush()
+        self.finish_reason = "tool_calls" if reason == "stop" and self._emitter.has_calls else reason
+        return deltas
 
-def _forward_options(model: Any) -> dict[str, int]:
-    """Logits of the last position only, where the model can: those of a whole prompt are large."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    def _resume(self) -> None:
+        """Come to where another worker was. The answer may have been over there but for saying so."""
+        ids: Ids[int] = self._plan.resume_ids
+        if not ids:
+            return
+        self._emitter.replay(ids)
+        if self._constraint is not None:
+            for token_id in ids:
+                self._constraint.accept(token_id)
+        self._look_for_end()
+        if self.finish_reason:
+            self._finish(self.finish_reason)

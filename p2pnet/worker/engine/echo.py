@@ -1,0 +1,90 @@
+"""The echo of a prompt: its text, and with logprobs how likely the model finds each of its tokens.
+
+Knows nothing of how the logits come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from p2pnet.messages import TextDelta, TokenLogprob
+from p2pnet.worker.engine.emission import Emitter
+from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
+
+MAX_TOKENS_PER_DELTA = 32
+"""With twenty likely tokens for each, about half of what a frame may hold. One more character may go beyond it."""
+
+
+class PromptEcho:
+    """Sends one prompt back. `logprobs` as in SequencePlan."""
+
+    def __init__(
+        self, prompt_ids: Sequence[int], emitter: Emitter, logprobs: int | None, token_bytes: TokenBytes, choice: int
+    ) -> None:
+        self._prompt_ids = prompt_ids
+        self._emitter = emitter
+        self._logprobs = logprobs
+        self._token_bytes = token_bytes
+        self._choice = choice
+        self._sent = 0
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether it waits for the logits of more tokens."""
+        return self._logprobs is not None and self._sent < len(self._prompt_ids)
+
+    def all(self) -> tuple[TextDelta, ...]:
+        """The whole echo, where no logprobs were asked for."""
+        return self._deltas([None] * len(self._prompt_ids))
+
+    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
+        """The part of the echo that the logits (rows, vocabulary) of the tokens from position `start` on tell about:
+        each predicts the token after its own. What was told already is not told again. Raises WorkerFailed when they
+        are not numbers."""
+        entries: list[TokenLogprob] = []
+        if self._sent == 0:
+            first = self._prompt_ids[0]
+            entries.append(TokenLogprob(first, self._token_bytes(first), None))
+        position = self._sent + len(entries)
+        for row in logits[position - start - 1 :]:
+            if position == len(self._prompt_ids):
+                break
+            entries.append(token_logprob(row, self._prompt_ids[position], self._logprobs or 0, self._token_bytes))
+            position += 1
+        return self._deltas(entries)
+
+    def _deltas(self, entries: Sequence[TokenLogprob | None]) -> tuple[TextDelta, ...]:
+        found: list[TextDelta] = []
+        for entry in entries:
+            delta = self._emitter.feed(self._prompt_ids[self._sent], entry)
+            self._sent += 1
+            found.extend([delta] if delta else [])
+        if self._sent == len(self._prompt_ids) and entries:
+            found.extend(self._emitter.flush())
+        return tuple(_joined(run, self._choice) for run in _runs(found))
+
+
+def _runs(deltas: Sequence[TextDelta]) -> Iterator[list[TextDelta]]:
+    """Neighbours that go into one delta."""
+    run: list[TextDelta] = []
+    tokens = 0
+    for delta in deltas:
+        run.append(delta)
+        tokens += len(delta.token_ids)
+        if tokens >= MAX_TOKENS_PER_DELTA:
+            yield run
+            run, tokens = [], 0
+    if run:
+        yield run
+
+
+def _joined(deltas: Sequence[TextDelta], choice: int) -> TextDelta:
+    return TextDelta(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        choice=choice,
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        is_prompt=True,
+    )

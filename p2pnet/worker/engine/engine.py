@@ -1,0 +1,277 @@
+"""The engine: a thread that computes all answers of one model, step by step: schedule, run, sample, send.
+
+Sequences join and leave between two steps. A step that fails is repeated one sequence at a time, so that only the one
+at fault fails. Knows nothing of requests and prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, replace
+
+import torch
+
+from p2pnet.errors import WorkerFailed
+from p2pnet.messages import TextDelta
+from p2pnet.worker.engine.kv_store import Kv
+from p2pnet.worker.engine.runner import Part, Runner
+from p2pnet.worker.engine.scheduler import Job, Scheduler, Work
+from p2pnet.worker.engine.sequence import Sequence
+from p2pnet.worker.engine.speed import Speedometer
+from p2pnet.worker.engine.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+MAX_LEAD_DELTAS = 64
+"""How far a sequence may be ahead of its reader: enough to ride out a slow network moment, and small. Then it makes
+room for others, and goes on when its reader has caught up."""
+
+PREFIX_IDLE_S = 300.0
+"""After this long without work the kept prefixes' memory goes back to the machine's owner."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an engine has done since it started."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """How many of the prompts' tokens were found computed."""
+    prefix_hits: int = 0
+    preemptions: int = 0
+
+
+class Answer:
+    """One sequence in the engine, and its reader in the event loop."""
+
+    def __init__(self, sequence: Sequence, loop: asyncio.AbstractEventLoop) -> None:
+        self.sequence = sequence
+        self.is_cancelled = False
+        self.has_left: asyncio.Future[None] = loop.create_future()
+        """Done once the engine does not know it any more."""
+        self._loop = loop
+        self._inbox: asyncio.Queue[TextDelta | None] = asyncio.Queue()
+        self._failure: WorkerFailed | None = None
+        self._sent = 0
+        self._taken = 0
+
+    @property
+    def is_far_ahead(self) -> bool:
+        return self._sent - self._taken >= MAX_LEAD_DELTAS
+
+    def send(self, deltas: Several[TextDelta]) -> None:
+        """From the engine's thread."""
+        self._sent += len(deltas)
+        if deltas:
+            self._call(lambda: self._put(deltas))
+
+    def leave(self, failure: WorkerFailed | None = None) -> None:
+        """From the engine's thread: nothing more will come."""
+        self._failure = failure
+        self._call(self._end)
+
+    async def deltas(self, caught_up: Callable[[], None]) -> AsyncGenerator[TextDelta, None]:
+        """What comes, to the end. Raises WorkerFailed."""
+        while (delta := await self._inbox.get()) is not None:
+            self._taken += 1
+            if self._sent - self._taken == MAX_LEAD_DELTAS - 1:  # in this order, whatever the engine does meanwhile
+                caught_up()
+            yield delta
+        if self._failure is not None:
+            raise self._failure
+
+    def _call(self, act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(act)
+
+    def _put(self, deltas: Several[TextDelta]) -> None:
+        for delta in deltas:
+            self._inbox.put_nowait(delta)
+
+    def _end(self) -> None:
+        self._inbox.put_nowait(None)
+        if not self.has_left.done():
+            self.has_left.set_result(None)
+
+
+class Engine:
+    """Computes sequences with one runner. `turns` are those of the machine, shared with its other models."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler, turns: Turns, speed: Speedometer) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._turns = turns
+        self._speed = speed
+        self._answers: dict[Job, Answer] = {}
+        self._arrived: deque[Answer] = deque()
+        self._changed = threading.Condition()
+        self._has_news = False
+        self._is_closing = False
+        self.counts = Counts()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def free_tokens(self) -> int:
+        return self._scheduler.free_tokens
+
+    async def answer(self, sequence: Sequence) -> AsyncGenerator[TextDelta, None]:
+        """Compute a sequence to its end. Raises WorkerFailed. Closing the generator takes the sequence out within one
+        step, and returns when it is out."""
+        if sequence.finish_reason is not None:
+            return
+        answer = Answer(sequence, asyncio.get_running_loop())
+        with self._changed:
+            if self._is_closing:
+                raise WorkerFailed("the worker is stopping")
+            self._arrived.append(answer)
+        self._notify()
+        try:
+            async for delta in answer.deltas(self._notify):
+                yield delta
+        finally:
+            answer.is_cancelled = True
+            self._notify()
+            await asyncio.shield(answer.has_left)
+
+    async def close(self) -> None:
+        """End the thread. What is still being computed fails."""
+        with self._changed:
+            self._is_closing = True
+        self._notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._has_news = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        """In a thread that computes nothing itself: torch is only touched in turns."""
+        while not self._is_closing:
+            try:
+                if not self._turns.run(self._turn):
+                    self._wait()
+            except Exception:  # the edge of this thread: without it nobody would be answered ever again
+                logger.exception("the engine failed, and with it all that it was computing")
+                for answer in list(self._answers.values()):
+                    self._part_from(answer, WorkerFailed("the worker failed"))
+        for answer in (*self._answers.values(), *self._arrived):
+            answer.leave(WorkerFailed("the worker is stopping"))
+
+    def _turn(self) -> bool:
+        """Whether there was anything to compute."""
+        self._welcome()
+        self._part_from_cancelled()
+        works = self._plan()
+        if works:
+            self._step(works)
+        return bool(works)
+
+    def _welcome(self) -> None:
+        with self._changed:
+            arrived, self._arrived = self._arrived, deque()
+            self._has_news = False
+        for answer in arrived:
+            self._answers[answer.sequence.job] = answer
+            self._scheduler.add(answer.sequence.job)
+
+    def _part_from_cancelled(self) -> None:
+        for answer in [answer for answer in self._answers.values() if answer.is_cancelled]:
+            self._part_from(answer)
+
+    def _part_from(self, answer: Answer, failure: WorkerFailed | None = None) -> None:
+        job, usage = answer.sequence.job, answer.sequence.usage
+        self._scheduler.remove(job, keep=failure is None)
+        del self._answers[job]
+        self.counts = replace(
+            self.counts,
+            prompt_tokens=self.counts.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=self.counts.cached_tokens + usage.cached_tokens,
+            prefix_hits=self.counts.prefix_hits + (usage.cached_tokens > 0),
+            preemptions=self.counts.preemptions + job.preemptions,
+        )
+        answer.leave(failure)
+
+    def _plan(self) -> list[Work]:
+        for job, answer in self._answers.items():
+            job.is_held = answer.is_far_ahead
+        return self._scheduler.plan()
+
+    def _wait(self) -> None:
+        with self._changed:
+            if self._changed.wait_for(lambda: self._has_news or self._is_closing, PREFIX_IDLE_S):
+                return
+        if not self._answers:
+            self._scheduler.forget_prefixes()
+
+    def _step(self, works: list[Work]) -> None:
+        began_s = time.perf_counter()
+        found = self._compute(works)
+        decoded = 0
+        for work, result in zip(works, found, strict=True):
+            answer = self._answers[work.job]
+            if isinstance(result, WorkerFailed):
+                self._part_from(answer, result)
+            else:
+                decoded += self._advance(answer, work, result)
+        self._speed.note(decoded, sum(work.count for work in works if work.count > 1), time.perf_counter() - began_s)
+
+    def _compute(self, works: list[Work]) -> list[torch.Tensor | WorkerFailed]:
+        """The logits that are wanted of each, or why there are none."""
+        parts = [self._part(work) for work in works]
+        if self._runner.is_packed and len(parts) > 1:
+            try:
+                return list(self._runner.forward(parts))
+            except Exception:  # whatever one sequence did to the model, the others go on
+                logger.warning("a step failed and is repeated one sequence at a time", exc_info=True)
+                self._free_memory()
+        return [self._compute_alone(part) for part in parts]
+
+    def _part(self, work: Work) -> Part:
+        job, sequence = work.job, self._answers[work.job].sequence
+        assert isinstance(job.kv, Kv)
+        ids = job.ids[job.computed : job.computed + work.count]
+        return Part(ids, job.computed, job.kv, sequence.rows_wanted(work.count))
+
+    def _compute_alone(self, part: Part) -> torch.Tensor | WorkerFailed:
+        try:
+            return self._runner.forward([part])[0]
+        except Exception as error:  # it is this sequence's own
+            return self._as_worker_failed(error)
+
+    def _advance(self, answer: Answer, work: Work, logits: torch.Tensor) -> int:
+        """Take the logits in; returns how many tokens were sampled."""
+        sequence, start = answer.sequence, work.job.computed
+        work.job.computed += work.count
+        length = len(work.job.ids)
+        try:
+            answer.send(sequence.take(logits, start))
+        except Exception as error:  # logits that are not numbers, a grammar that has no way on: this sequence's own
+            self._part_from(answer, self._as_worker_failed(error))
+            return 0
+        if sequence.finish_reason is not None:
+            self._part_from(answer)
+        return len(work.job.ids) - length
+
+    def _as_worker_failed(self, error: Exception) -> WorkerFailed:
+        """What the requester is told. What torch said stays in the worker's own log."""
+        if isinstance(error, WorkerFailed):
+            return error
+        logger.error("a sequence failed", exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            self._free_memory()
+            return WorkerFailed("the worker ran out of memory")
+        return WorkerFailed("the model failed while it computed")
+
+    def _free_memory(self) -> None:
+        self._scheduler.forget_prefixes()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,41 @@
+"""Memory for keys and values, as those see it who decide who may have it: counted in tokens, by whole blocks.
+
+Knows nothing of tensors; `kv_store.py` keeps them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+BLOCK_TOKENS = 64
+"""Capacities are multiples of this."""
+
+
+class Room(Protocol):
+    """What one sequence has."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens it holds at most; 0 once it was closed."""
+
+
+class Memory(Protocol):
+    """All that there is for one model."""
+
+    @property
+    def free_tokens(self) -> int: ...
+
+    def open(self, tokens: int) -> Room | None:
+        """Room for so many tokens; None when there is not enough."""
+
+    def grow(self, room: Room, tokens: int) -> bool:
+        """Make it hold so many tokens in all, and keep what is there. False when there is not enough."""
+
+    def close(self, room: Room) -> None: ...
+
+    def copy(self, source: Room, target: Room, tokens: int) -> bool:
+        """Give `target`, which is empty, the first tokens of `source`. False when there is not enough after all."""
+
+
+def whole_blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
