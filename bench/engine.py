@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -223,6 +224,7 @@ def peak_memory() -> Iterator[list[float]]:
 def alone(act: Callable[[], T]) -> T:
     """In a thread that ends with it: whoever computes in one thread beside the idle team of another (libgomp's) takes
     twice as long, and nobody here is to be slowed by the one before."""
+    gc.collect()  # an engine's thread ends with the last reference to it
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(act).result()
 
