@@ -346,3 +346,47 @@ async def test_a_reader_that_just_keeps_up_is_never_forgotten(llama: LoadedModel
                 await tried.ids(tried.sequence([7, seen % 200], 80))
     assert seen > 6 * MAX_LEAD_DELTAS // 2
     await tried.engine.close()
+
+
+class Stingy(KvStore):
+    """Memory that was counted but is not there: nothing ever grows."""
+
+    def grow(self, kv: Any, tokens: int) -> bool:
+        return False
+
+
+async def test_an_answer_that_cannot_grow_where_it_is_goes_on_elsewhere(llama: LoadedModel) -> None:
+    """It gives its memory up, gets some anew, and its tokens are the same."""
+    rich, poor = bench(llama, KvStore(512)), bench(llama, Stingy(512))
+    expected = await rich.ids(rich.sequence([5, 6], 300))
+    assert await poor.ids(poor.sequence([5, 6], 300)) == expected
+    assert poor.engine.counts.preemptions > 0
+    await rich.engine.close()
+    await poor.engine.close()
+
+
+class Panic(BaseException):
+    """As a panic of a Rust library comes to Python."""
+
+
+class Panicking(Scheduler):
+    """Panics in one plan."""
+
+    panics = 1
+
+    def plan(self) -> list[Any]:
+        if self._running and self.panics:
+            self.panics -= 1
+            raise Panic
+        return super().plan()
+
+
+async def test_a_panic_ends_what_was_running_and_not_the_engine(llama: LoadedModel) -> None:
+    store = KvStore(2048)
+    scheduler = Panicking(store, SchedulerLimits(), shares_prefixes=True)
+    engine = Engine(make_runner(llama.model), scheduler, Turns(), Speedometer(lambda: 0))
+    tried = Bench(llama, store, scheduler, engine)
+    with pytest.raises(WorkerFailed):
+        await tried.ids(tried.sequence([5, 6], 4))
+    assert len(await tried.ids(tried.sequence([5, 6], 4))) == 4
+    await engine.close()

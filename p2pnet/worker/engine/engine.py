@@ -159,7 +159,9 @@ class Engine:
             try:
                 if not self._turns.run(self._turn):
                     self._wait()
-            except Exception:  # the edge of this thread: without it nobody would be answered ever again
+            except (
+                BaseException
+            ):  # the edge of this thread, panics of Rust libraries too: or nobody were answered again
                 logger.exception("the engine failed, and with it all that it was computing")
                 for answer in list(self._answers.values()):
                     self._part_from(answer, WorkerFailed("the worker failed"))
@@ -167,13 +169,14 @@ class Engine:
             answer.leave(WorkerFailed("the worker is stopping"))
 
     def _turn(self) -> bool:
-        """Whether there was anything to compute."""
+        """Whether there was anything to compute, or may be in the next turn."""
         self._welcome()
         self._part_from_cancelled()
+        preemptions = self._scheduler.preemptions
         works = self._plan()
         if works:
             self._step(works)
-        return bool(works)
+        return bool(works) or self._scheduler.preemptions > preemptions
 
     def _welcome(self) -> None:
         with self._changed:

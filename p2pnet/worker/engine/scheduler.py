@@ -90,6 +90,8 @@ class Scheduler:
         self._running: list[Job] = []
         self._prefixes = PrefixCache()
         self._arrivals = 0
+        self.preemptions = 0
+        """How often a job has lost its memory: it may have it back in the next plan."""
 
     @property
     def waiting(self) -> Sequence[Job]:
@@ -236,6 +238,7 @@ class Scheduler:
         self._memory.close(job.kv)
         job.kv, job.computed = None, 0
         job.preemptions += 1
+        self.preemptions += 1
         self._running.remove(job)
         self._waiting.append(job)
         self._waiting.sort(key=lambda waiting: waiting.arrival)
