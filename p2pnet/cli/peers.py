@@ -34,7 +34,7 @@ def peers(
         is_behind_relay = bool(worker.addresses) and all(map(is_relayed, worker.addresses))
         table.add_row(
             worker.peer_id,
-            ", ".join(card.id for card in worker.models),
+            ", ".join(card.id if card.task == "generate" else f"{card.id} ({card.task})" for card in worker.models),
             "relayed" if is_behind_relay else "direct",
             *busy,
             str(worker.slots),

@@ -147,8 +147,10 @@ def test_chat_prints_the_answer(swarm: Swarm) -> None:
 def test_models_prints_the_directory(swarm: Swarm) -> None:
     outcome = run("models", "--json", "--initial-peers", swarm.address, root=swarm.start.root)
     assert outcome.status == 0
-    (tiny,) = [row for row in json.loads(outcome.stdout) if row["id"] == "tiny"]
-    assert tiny["workers"] == 2
+    rows = {row["task"]: row for row in json.loads(outcome.stdout) if row["id"] == "tiny"}
+    assert set(rows) == {"generate", "embed"}
+    assert [row["workers"] for row in rows.values()] == [2, 2]
+    tiny = rows["generate"]
     assert tiny["context_length"] == 4096
     assert tiny["digest"].startswith("sha256:")
     table = run("models", "--initial-peers", swarm.address, root=swarm.start.root)
@@ -163,9 +165,10 @@ def test_peers_prints_the_directory_through_a_worker_too(swarm: Swarm) -> None:
     rows = {row["worker"]["peer_id"]: row for row in json.loads(outcome.stdout)}
     for worker in swarm.workers:
         row = rows[worker.ready.peer_id]
-        assert [card["id"] for card in row["worker"]["models"]] == ["tiny"]
+        cards = [(card["id"], card.get("task", "generate")) for card in row["worker"]["models"]]
+        assert cards == [("tiny", "generate"), ("tiny", "embed")]
         assert set(row["worker"]["addresses"]) == set(worker.ready.addresses)
-        assert row["load"]["load"]["slots"] == 8
+        assert row["load"]["load"]["slots"] == 16, "eight for each of the two"
 
 
 def test_workers_of_one_user_get_identities_of_their_own(swarm: Swarm) -> None:

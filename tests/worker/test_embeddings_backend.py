@@ -101,11 +101,10 @@ def held(turns: Turns) -> Iterator[Callable[[], None]]:
     release, has_it = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with turns.turn():
-            has_it.set()
-            release.wait()
+        has_it.set()
+        release.wait()
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=turns.run, args=(hold,))
     thread.start()
     has_it.wait()
     try:

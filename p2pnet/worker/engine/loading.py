@@ -95,8 +95,10 @@ def find_folder(spec: str, fetch: Download = download) -> Path:
     if spec == TINY:
         return _TINY_FOLDER
     folder = Path(spec).expanduser()
-    if folder.is_dir() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+    if folder.is_dir():
         return folder
+    if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        raise UsageError(f"The folder {spec} does not exist.", "Check the path, or give a model id from the hub.")
     try:
         return fetch(spec)
     except HFValidationError as error:
