@@ -130,7 +130,7 @@ class Busy(PeerError):
 
 
 class Draining(PeerError):
-    """The worker is stopping, and takes no new requests."""
+    """The worker is stopping, or its owner has paused it: it takes no new requests."""
 
     code = "draining"
 

@@ -58,7 +58,7 @@ from p2pnet.wire.codec import (
     MAX_REQUEST_FRAME_BYTES,
     encode_frame,
 )
-from p2pnet.worker import handler
+from p2pnet.worker import stream_handler
 from p2pnet.worker.engine.sampler import uniform
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -223,7 +223,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     codec,
     allowance,
     client,
-    handler,
+    stream_handler,
     records,
     directory,
     hivemind_network,

@@ -37,8 +37,9 @@ from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.embed_handler import READ_AHEAD_VECTORS, EmbedHandler
-from p2pnet.worker.handler import MAX_UNREAD_REQUESTS, GenerateHandler
+from p2pnet.worker.handler import GenerateHandler
 from p2pnet.worker.load import LoadMeter
+from p2pnet.worker.stream_handler import MAX_UNREAD_REQUESTS
 from tests.stories import ManualClock, ask, card, peer, settle
 
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id

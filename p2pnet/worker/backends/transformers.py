@@ -29,9 +29,9 @@ from p2pnet.worker.engine.budget import kv_tokens
 from p2pnet.worker.engine.digest import HashCache
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
+from p2pnet.worker.engine.interleaving import interleaved
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model, name_of
-from p2pnet.worker.engine.merging import merged
 from p2pnet.worker.engine.residence import CallLater, Residence, call_later
 from p2pnet.worker.engine.runner import Runner, kv_bytes_per_token, make_runner
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
@@ -223,7 +223,7 @@ class TransformersBackend:
         """A generator of its own: nothing refers to the engine once it is over."""
         async with self._residence.use() as in_memory:
             answers = [in_memory.engine.answer(sequence) for sequence in sequences]
-            async with aclosing(merged(answers)) as deltas:
+            async with aclosing(interleaved(answers)) as deltas:
                 async for delta in deltas:
                     yield delta
 

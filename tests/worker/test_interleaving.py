@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2pnet.worker.engine.merging import merged
+from p2pnet.worker.engine.interleaving import interleaved
 
 
 class Broken(Exception):
@@ -58,7 +58,7 @@ async def nothing_left_behind() -> AsyncGenerator[None, None]:
 @pytest.mark.parametrize("counts", [[], [0], [5], [3, 3], [0, 10, 1], [1] * 16, [50, 0, 0, 7]])
 async def test_all_items_of_each_in_order(counts: list[int]) -> None:
     sources = [Source(str(index), count) for index, count in enumerate(counts)]
-    found = [item async for item in merged(generators(sources))]
+    found = [item async for item in interleaved(generators(sources))]
     for source, count in zip(sources, counts, strict=True):
         assert [number for name, number in found if name == source.name] == list(range(1, count + 1))
     assert all(source.is_closed for source in sources if source.given)
@@ -66,7 +66,7 @@ async def test_all_items_of_each_in_order(counts: list[int]) -> None:
 
 async def test_items_come_as_they_are_made() -> None:
     sources = [Source("a", 100), Source("b", 100)]
-    async with aclosing(merged(generators(sources))) as items:
+    async with aclosing(interleaved(generators(sources))) as items:
         first = {(await anext(items))[0] for _ in range(6)}
         assert first == {"a", "b"}
         assert sum(source.given for source in sources) < 20, "who is not read from waits"
@@ -79,7 +79,7 @@ async def test_the_first_error_ends_it_and_what_came_before_is_there(count: int,
     sources = [Source("bad", count, Broken()), *(Source(str(index), -1) for index in range(others))]
     found = []
     with pytest.raises(Broken):
-        async for item in merged(generators(sources)):
+        async for item in interleaved(generators(sources)):
             found.append(item)
             assert len(found) < 1000
     assert [number for name, number in found if name == "bad"] == list(range(1, count + 1))
@@ -89,7 +89,7 @@ async def test_the_first_error_ends_it_and_what_came_before_is_there(count: int,
 async def test_two_errors() -> None:
     sources = [Source("a", 2, Broken()), Source("b", 2, Broken()), Source("c", 2, Broken())]
     with pytest.raises(Broken):
-        async for _ in merged(generators(sources)):
+        async for _ in interleaved(generators(sources)):
             pass
 
 
@@ -97,7 +97,7 @@ async def test_two_errors() -> None:
 @pytest.mark.parametrize("taken", [1, 10])
 async def test_closing_it_closes_all(others: int, taken: int) -> None:
     sources = [Source(str(index), -1) for index in range(others + 1)]
-    items = merged(generators(sources))
+    items = interleaved(generators(sources))
     for _ in range(taken):
         await anext(items)
     await items.aclose()
@@ -114,7 +114,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits(others: int) -> None:
         yield 1
 
     async def read() -> None:
-        async with aclosing(merged([silent() for _ in range(others + 1)])) as items:
+        async with aclosing(interleaved([silent() for _ in range(others + 1)])) as items:
             async for _ in items:
                 pass
 

@@ -18,7 +18,7 @@ class _Over:
     error: Exception | None = None
 
 
-async def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+async def interleaved(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """All items of all sources, each source's in order. The first error ends it; closing it closes all sources."""
     if len(sources) == 1:
         async with aclosing(sources[0]) as items:
