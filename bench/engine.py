@@ -37,8 +37,8 @@ from transformers.utils import logging as transformers_logging
 
 from p2pnet.messages import GenerateRequest, Sampling, TextDelta, TokenPrompt
 from p2pnet.worker.backends.transformers import TransformersBackend
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 
 ONE, EIGHT, POISSON = "one", "eight", "Poisson"
 SEQUENTIAL, STATIC, CONTINUOUS, OURS = "generate", "static batch", "generate_batch", "p2pnet"

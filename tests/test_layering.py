@@ -51,10 +51,10 @@ PURE = {
     "p2pnet/wire/codec.py": NETWORK_STACK,
     "p2pnet/wire/exchange.py": NETWORK_STACK,
     "p2pnet/worker/engine/sampler.py": ("asyncio", "hivemind", "fastapi", "socket"),
-    "p2pnet/worker/engine/emission.py": NETWORK_STACK,
-    "p2pnet/worker/engine/embed_queue.py": NETWORK_STACK,
-    "p2pnet/worker/engine/embedding_files.py": NETWORK_STACK,
-    "p2pnet/worker/engine/stopping.py": NETWORK_STACK,
+    "p2pnet/worker/text/emission.py": NETWORK_STACK,
+    "p2pnet/worker/embedding/queue.py": NETWORK_STACK,
+    "p2pnet/worker/embedding/files.py": NETWORK_STACK,
+    "p2pnet/worker/text/stopping.py": NETWORK_STACK,
     "p2pnet/worker/fitting.py": NETWORK_STACK,
     "p2pnet/worker/merging.py": NETWORK_STACK,
     "p2pnet/worker/owner/schedule.py": NETWORK_STACK,
@@ -183,9 +183,25 @@ def test_the_hivemind_network_is_imported_late_and_by_one() -> None:
 
 
 def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
-    homes = ("p2pnet/worker/engine/", "p2pnet/worker/backends/", "p2pnet/cli/loading.py")
+    parts = ("engine", "text", "checkpoints", "embedding", "backends")
+    homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py")
     eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
     assert {file for file in eager if not file.startswith(homes)} == set()
+
+
+@pytest.mark.parametrize(
+    ("part", "above"),
+    [
+        ("checkpoints", ("text", "embedding", "engine", "backends")),
+        ("text", ("embedding", "engine", "backends")),
+        ("embedding", ("text", "engine", "backends")),
+        ("engine", ("embedding", "backends")),
+    ],
+)
+def test_the_parts_that_run_a_model_import_only_from_below(part: str, above: tuple[str, ...]) -> None:
+    inside = [found for found in IMPORTS if found.file.startswith(f"p2pnet/worker/{part}/")]
+    assert inside
+    assert {found.file for found in inside if any(found.of(f"p2pnet.worker.{name}") for name in above)} == set()
 
 
 @pytest.mark.parametrize("file", PURE)

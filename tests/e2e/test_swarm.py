@@ -29,7 +29,7 @@ from p2pnet.errors import PeerError, PeerLost
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Sampling, TextDelta, TextPrompt
 from p2pnet.peer import Peer
 from p2pnet.records import CapabilityRecord
-from p2pnet.worker.engine.loading import find_folder
+from p2pnet.worker.checkpoints.loading import find_folder
 from tests.checkpoints import ARCHITECTURES, build_checkpoint
 from tests.processes import POLL_S, Process, Start, processes, run, wait_until
 

@@ -28,7 +28,7 @@ from p2pnet.messages import (
 )
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.transformers import TransformersBackend
-from p2pnet.worker.engine.loading import LoadedModel
+from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.worker.answers import Answer, Choice, Models, answer, joined, serve
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from p2pnet.worker.engine.detokenizer import Detokenizer, Piece, invisible_ids
+from p2pnet.worker.text.detokenizer import Detokenizer, Piece, invisible_ids
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer
 
 BYTE_LEVEL = byte_level_tokenizer()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.worker.engine.checkpoint import open_checkpoint
-from p2pnet.worker.engine.digest import MAX_REMEMBERED_FILES, HashCache, digest
+from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
+from p2pnet.worker.checkpoints.digest import MAX_REMEMBERED_FILES, HashCache, digest
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',

@@ -31,11 +31,11 @@ from p2pnet.wire.exchange import EMBED_PROTOCOL
 from p2pnet.worker.backend import EmbedBackendEvent
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.catalogue import Catalogue
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import TINY, find_folder, load_model
 from p2pnet.worker.embed_handler import EmbedHandler
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.embed_queue import MAX_UNREAD_VECTORS
-from p2pnet.worker.engine.encoder import Encoder, load_encoder
-from p2pnet.worker.engine.loading import TINY, find_folder, load_model
+from p2pnet.worker.embedding.encoder import Encoder, load_encoder
+from p2pnet.worker.embedding.queue import MAX_UNREAD_VECTORS
 from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.load import LoadMeter
 from tests.encoders import build_encoder, build_model

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.encoder import Encoder, encoder_of, load_encoder, tasks_of
-from p2pnet.worker.engine.loading import TINY, find_folder, load_model
-from p2pnet.worker.engine.pooling import shorten
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import TINY, find_folder, load_model
+from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder, tasks_of
+from p2pnet.worker.embedding.pooling import shorten
 from tests.checkpoints import build_checkpoint
 from tests.encoders import ENCODERS, build_encoder, build_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.engine.embedding_files import Dense, EmbeddingRecipe, Normalize, Pooling, read_recipe
+from p2pnet.worker.embedding.files import Dense, EmbeddingRecipe, Normalize, Pooling, read_recipe
 
 POOLING = "1_Pooling/config.json"
 DENSE = "2_Dense/config.json"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pnet.worker.engine.embed_queue import MAX_PADDING, MAX_UNREAD_VECTORS, EmbedJob, EmbedQueue, Item
+from p2pnet.worker.embedding.queue import MAX_PADDING, MAX_UNREAD_VECTORS, EmbedJob, EmbedQueue, Item
 
 BUDGET = 64
 

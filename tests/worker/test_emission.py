@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pnet.messages import TextDelta
-from p2pnet.worker.engine.detokenizer import Piece
-from p2pnet.worker.engine.emission import Emitter
+from p2pnet.worker.text.detokenizer import Piece
+from p2pnet.worker.text.emission import Emitter
 
 
 class Words:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from p2pnet.messages import Accepted, Sampling, TextDelta, TokenPrompt
-from p2pnet.worker.engine.loading import LoadedModel
+from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.checkpoints import ARCHITECTURES
 from tests.worker.answers import Models, answer, ask, serve

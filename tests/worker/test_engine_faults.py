@@ -19,18 +19,18 @@ import torch
 from p2pnet.errors import ContextOverflow, WorkerFailed
 from p2pnet.messages import Accepted, Sampling, TextDelta, TokenPrompt
 from p2pnet.worker.backends.transformers import TransformersBackend
-from p2pnet.worker.engine.constraint import Constraint
-from p2pnet.worker.engine.detokenizer import Detokenizer, invisible_ids
-from p2pnet.worker.engine.emission import Emitter
+from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.engine import MAX_LEAD_DELTAS, Engine
 from p2pnet.worker.engine.kv_store import Kv, KvStore
-from p2pnet.worker.engine.loading import LoadedModel
 from p2pnet.worker.engine.runner import make_runner
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
 from p2pnet.worker.engine.sequence import Sequence as Sequence_
 from p2pnet.worker.engine.sequence import SequencePlan
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns
+from p2pnet.worker.text.constraint import Constraint
+from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids
+from p2pnet.worker.text.emission import Emitter
 from tests.checkpoints import CONTEXT_LENGTH
 from tests.worker.answers import Answer, Models, answer, ask, serve
 

@@ -15,10 +15,10 @@ import torch
 
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
 from p2pnet.messages import MAX_SCHEMA_CHARS
-from p2pnet.worker.engine.constraint import Constraint
-from p2pnet.worker.engine.grammar import MAX_MESSAGE_CHARS, GrammarCompiler, json_rule
-from p2pnet.worker.engine.schema import MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES
-from p2pnet.worker.engine.vocabulary import Vocabulary
+from p2pnet.worker.text.constraint import Constraint
+from p2pnet.worker.text.grammar import MAX_MESSAGE_CHARS, GrammarCompiler, json_rule
+from p2pnet.worker.text.schema import MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES
+from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.worker.test_vocabulary import TOKENIZERS, VOCABULARIES, word_piece_tokenizer
 
 WALKS = 6

@@ -32,8 +32,8 @@ from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.transformers import EngineOptions, Idling, TransformersBackend
 from p2pnet.worker.catalogue import Catalogue
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.residence import RETRY_S
 from p2pnet.worker.engine.turns import Turns
 from tests.checkpoints import CONTEXT_LENGTH, build_checkpoint

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from p2pnet.errors import InvalidRequest, UsageError
 from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
-from p2pnet.worker.engine.checkpoint import open_checkpoint
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.loading import LoadedModel, choose_device, choose_dtype, find_folder, load_model
-from p2pnet.worker.engine.prompting import encode_prompt
+from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import LoadedModel, choose_device, choose_dtype, find_folder, load_model
+from p2pnet.worker.text.prompting import encode_prompt
 from tests.checkpoints import CONTEXT_LENGTH, build_checkpoint
 
 

@@ -11,10 +11,10 @@ import torch
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import TextDelta, TokenLogprob
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
-from p2pnet.worker.engine.detokenizer import Piece
 from p2pnet.worker.engine.echo import MAX_TOKENS_PER_DELTA, PromptEcho
-from p2pnet.worker.engine.emission import Emitter
 from p2pnet.worker.engine.logprobs import token_logprob
+from p2pnet.worker.text.detokenizer import Piece
+from p2pnet.worker.text.emission import Emitter
 
 VOCABULARY = 50
 

@@ -9,8 +9,8 @@ from jinja2.exceptions import SecurityError
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Message, Tool, ToolCall
-from p2pnet.worker.engine.prompting import encode_prompt, has_tools, tool_format
-from p2pnet.worker.engine.tool_calls.formats import (
+from p2pnet.worker.text.prompting import encode_prompt, has_tools, tool_format
+from p2pnet.worker.text.tool_calls.formats import (
     BARE_JSON,
     DEEPSEEK,
     HERMES,

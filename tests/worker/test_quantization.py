@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.engine.checkpoint import open_checkpoint
-from p2pnet.worker.engine.digest import HashCache
-from p2pnet.worker.engine.footprint import planned_bytes
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
-from p2pnet.worker.engine.quantization import Quantization, choose_quantization
+from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.footprint import planned_bytes
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.checkpoints.quantization import Quantization, choose_quantization
 from tests.checkpoints import build_checkpoint, byte_level_tokenizer
 
 TEXT = "Once upon a time there was a small network in which every peer helped the others, and the dog did not mind."

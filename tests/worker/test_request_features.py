@@ -25,7 +25,7 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.worker.backends.transformers import TransformersBackend
-from p2pnet.worker.engine.loading import LoadedModel
+from p2pnet.worker.checkpoints.loading import LoadedModel
 from tests.checkpoints import CHAT_TEMPLATE
 from tests.worker.answers import Answer, Choice, Models, answer, ask, serve
 

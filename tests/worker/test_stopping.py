@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pnet.worker.engine.stopping import StopStrings, Verdict
+from p2pnet.worker.text.stopping import StopStrings, Verdict
 
 CASES = [
     ("no stop strings", "anything", (), "anything", False),

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_TOOLS, ChatPrompt, Message, TextDelta, Tool, ToolCall, ToolCallDelta
-from p2pnet.worker.engine.tool_calls.envelope import envelope, lark
-from p2pnet.worker.engine.tool_calls.formats import (
+from p2pnet.worker.text.tool_calls.envelope import envelope, lark
+from p2pnet.worker.text.tool_calls.formats import (
     BARE_JSON,
     DEEPSEEK,
     DEEPSEEK_FENCED,
@@ -29,9 +29,9 @@ from p2pnet.worker.engine.tool_calls.formats import (
     ToolFormat,
     find_format,
 )
-from p2pnet.worker.engine.tool_calls.parameter_calls import as_json, is_text
-from p2pnet.worker.engine.tool_calls.parser import ToolCallParser, call_id
-from p2pnet.worker.engine.tool_calls.reader import Said
+from p2pnet.worker.text.tool_calls.parameter_calls import as_json, is_text
+from p2pnet.worker.text.tool_calls.parser import ToolCallParser, call_id
+from p2pnet.worker.text.tool_calls.reader import Said
 
 WEATHER = Tool(
     "get_weather",

@@ -28,9 +28,9 @@ from p2pnet.messages import (
 )
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
-from p2pnet.worker.engine.digest import HashCache
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.engine import MAX_LEAD_DELTAS
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.checkpoints import ARCHITECTURES, CONTEXT_LENGTH, SLIDING_WINDOW, build_checkpoint
 

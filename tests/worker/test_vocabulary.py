@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from p2pnet.worker.engine.vocabulary import Vocabulary
+from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer
 
 TINY_FOLDER = Path(__file__).parents[2] / "p2pnet" / "assets" / "tiny"

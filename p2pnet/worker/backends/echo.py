@@ -18,9 +18,9 @@ from p2pnet.features import CHAT, IGNORE_EOS, TEXT, TOKENS, check_features
 from p2pnet.messages import Accepted, ChatPrompt, Finished, FinishReason, GenerateRequest, Prompt, TextPrompt, Usage
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
-from p2pnet.worker.engine.detokenizer import Piece
-from p2pnet.worker.engine.emission import Emitter
 from p2pnet.worker.engine.limits import tokens_to_generate
+from p2pnet.worker.text.detokenizer import Piece
+from p2pnet.worker.text.emission import Emitter
 
 ECHO_DIGEST = "sha256:" + sha256(b"p2pnet/echo/1").hexdigest()
 

@@ -23,11 +23,11 @@ from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Measure
 from p2pnet.network import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
-from p2pnet.worker.engine.digest import HashCache, Progress
-from p2pnet.worker.engine.embed_queue import EmbedJob, EmbedQueue, Item
-from p2pnet.worker.engine.encoder import Encoder, encoder_of, load_encoder
-from p2pnet.worker.engine.loading import LoadedModel
-from p2pnet.worker.engine.pooling import shorten
+from p2pnet.worker.checkpoints.digest import HashCache, Progress
+from p2pnet.worker.checkpoints.loading import LoadedModel
+from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder
+from p2pnet.worker.embedding.pooling import shorten
+from p2pnet.worker.embedding.queue import EmbedJob, EmbedQueue, Item
 from p2pnet.worker.engine.turns import Turns, in_own_thread
 
 CPU_BATCH_TOKENS = 512

@@ -25,13 +25,13 @@ from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usag
 from p2pnet.network import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model, name_of
 from p2pnet.worker.engine.budget import kv_tokens
-from p2pnet.worker.engine.digest import HashCache
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
 from p2pnet.worker.engine.interleaving import interleaved
 from p2pnet.worker.engine.kv_store import KvStore
-from p2pnet.worker.engine.loading import LoadedModel, find_folder, load_model, name_of
 from p2pnet.worker.engine.residence import CallLater, Residence, call_later
 from p2pnet.worker.engine.runner import Runner, kv_bytes_per_token, make_runner
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits

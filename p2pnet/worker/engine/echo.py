@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from p2pnet.messages import TextDelta, TokenLogprob
-from p2pnet.worker.engine.emission import Emitter
 from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
+from p2pnet.worker.text.emission import Emitter
 
 MAX_TOKENS_PER_DELTA = 32
 """With twenty likely tokens for each, about half of what a frame may hold. One more character may go beyond it."""

@@ -10,15 +10,15 @@ import msgspec
 from p2pnet.errors import InvalidRequest
 from p2pnet.features import CHAT, ENGINE, JSON, JSON_SCHEMA, TOOLS
 from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, choice_seed
-from p2pnet.worker.engine.constraint import Constraint
-from p2pnet.worker.engine.detokenizer import Detokenizer, invisible_ids
+from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
-from p2pnet.worker.engine.emission import Emitter
-from p2pnet.worker.engine.forms import Forms
 from p2pnet.worker.engine.limits import tokens_to_generate
-from p2pnet.worker.engine.loading import LoadedModel
-from p2pnet.worker.engine.prompting import encode_prompt
 from p2pnet.worker.engine.sequence import Sequence, SequencePlan
+from p2pnet.worker.text.constraint import Constraint
+from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids
+from p2pnet.worker.text.emission import Emitter
+from p2pnet.worker.text.forms import Forms
+from p2pnet.worker.text.prompting import encode_prompt
 
 
 class Intake:

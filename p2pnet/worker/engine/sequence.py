@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from p2pnet.messages import FinishReason, Sampling, TextDelta, TokenLogprob, Usage
-from p2pnet.worker.engine.constraint import Constraint
 from p2pnet.worker.engine.echo import PromptEcho
-from p2pnet.worker.engine.emission import Emitter
 from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
 from p2pnet.worker.engine.sampler import Sampler
 from p2pnet.worker.engine.scheduler import Job
+from p2pnet.worker.text.constraint import Constraint
+from p2pnet.worker.text.emission import Emitter
 
 
 @dataclass(frozen=True)

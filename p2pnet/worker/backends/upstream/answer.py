@@ -13,7 +13,7 @@ from p2pnet.allowance import Allowance
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import Piece
-from p2pnet.worker.engine.stopping import StopStrings
+from p2pnet.worker.text.stopping import StopStrings
 
 MAX_DELTA_CHARS = 4096
 """16 KiB at most in UTF-8: a quarter of the largest frame."""

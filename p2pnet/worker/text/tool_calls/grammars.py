@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from p2pnet.worker.engine.tool_calls import parameter_calls
-from p2pnet.worker.engine.tool_calls.json_calls import arguments, call_object
-from p2pnet.worker.engine.tool_calls.reader import Reader, Reading
+from p2pnet.worker.text.tool_calls import parameter_calls
+from p2pnet.worker.text.tool_calls.json_calls import arguments, call_object
+from p2pnet.worker.text.tool_calls.reader import Reader, Reading
 
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 PYTHON_TAG = "<|python_tag|>"

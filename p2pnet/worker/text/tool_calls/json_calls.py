@@ -10,7 +10,7 @@ from math import inf
 
 import msgspec
 
-from p2pnet.worker.engine.tool_calls.reader import MAX_NAME_CHARS, AnswerEnded, Reader, Reading, is_name, keep
+from p2pnet.worker.text.tool_calls.reader import MAX_NAME_CHARS, AnswerEnded, Reader, Reading, is_name, keep
 
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 _MAX_STRING_CHARS = 6 * MAX_NAME_CHARS

@@ -9,9 +9,9 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from p2pnet.messages import MAX_TOOLS, ChatPrompt
-from p2pnet.worker.engine.tool_calls.formats import ToolFormat
-from p2pnet.worker.engine.tool_calls.reader import AnswerEnded, Reader, Said
-from p2pnet.worker.engine.tool_calls.schemas import properties_of
+from p2pnet.worker.text.tool_calls.formats import ToolFormat
+from p2pnet.worker.text.tool_calls.reader import AnswerEnded, Reader, Said
+from p2pnet.worker.text.tool_calls.schemas import properties_of
 
 MAX_CALLS = MAX_TOOLS
 """Calls of one answer: as many as a turn of the next prompt may have. An answer of more is a loop."""

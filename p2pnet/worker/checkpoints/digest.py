@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from p2pnet.worker.engine.checkpoint import Checkpoint
+from p2pnet.worker.checkpoints.checkpoint import Checkpoint
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""

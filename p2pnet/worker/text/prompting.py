@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt, Tool, ToolCall
-from p2pnet.worker.engine.tool_calls.formats import ToolFormat, find_format
-from p2pnet.worker.engine.tool_calls.schemas import parameters_of
+from p2pnet.worker.text.tool_calls.formats import ToolFormat, find_format
+from p2pnet.worker.text.tool_calls.schemas import parameters_of
 
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What a template may raise on purpose, or when it trips over turns or tools that it did not expect."""

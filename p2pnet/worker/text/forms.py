@@ -6,12 +6,12 @@ from functools import cached_property
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat
-from p2pnet.worker.engine.grammar import ConstraintFactory, GrammarCompiler
-from p2pnet.worker.engine.loading import LoadedModel
-from p2pnet.worker.engine.prompting import tool_format
-from p2pnet.worker.engine.tool_calls.envelope import envelope, lark
-from p2pnet.worker.engine.tool_calls.parser import ToolCallParser
-from p2pnet.worker.engine.vocabulary import Vocabulary
+from p2pnet.worker.checkpoints.loading import LoadedModel
+from p2pnet.worker.text.grammar import ConstraintFactory, GrammarCompiler
+from p2pnet.worker.text.prompting import tool_format
+from p2pnet.worker.text.tool_calls.envelope import envelope, lark
+from p2pnet.worker.text.tool_calls.parser import ToolCallParser
+from p2pnet.worker.text.vocabulary import Vocabulary
 
 
 class Forms:

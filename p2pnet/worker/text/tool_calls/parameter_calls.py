@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from p2pnet.worker.engine.tool_calls.reader import AnswerEnded, Reader, Reading, keep
+from p2pnet.worker.text.tool_calls.reader import AnswerEnded, Reader, Reading, keep
 
 FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from p2pnet.messages import ToolCallDelta
-from p2pnet.worker.engine.tool_calls.schemas import Properties
+from p2pnet.worker.text.tool_calls.schemas import Properties
 
 MAX_NAME_CHARS = 128
 """What the wire carries: see messages.ToolName."""

@@ -24,10 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from p2pnet.errors import UsageError
 from p2pnet.messages import MAX_DIMENSIONS
-from p2pnet.worker.engine.checkpoint import Checkpoint, open_checkpoint
-from p2pnet.worker.engine.digest import HashCache, Progress, digest
-from p2pnet.worker.engine.embedding_files import Dense, EmbeddingRecipe, Step, has_recipe, read_recipe
-from p2pnet.worker.engine.loading import (
+from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
+from p2pnet.worker.checkpoints.loading import (
     TINY,
     LoadedModel,
     check_memory,
@@ -37,8 +36,9 @@ from p2pnet.worker.engine.loading import (
     free_bytes,
     load_tokenizer,
 )
-from p2pnet.worker.engine.pooling import pool
-from p2pnet.worker.engine.quantization import NONE
+from p2pnet.worker.checkpoints.quantization import NONE
+from p2pnet.worker.embedding.files import Dense, EmbeddingRecipe, Step, has_recipe, read_recipe
+from p2pnet.worker.embedding.pooling import pool
 
 Task = Literal["generate", "embed"]
 

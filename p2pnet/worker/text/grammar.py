@@ -21,9 +21,9 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
-from p2pnet.worker.engine.constraint import Constraint
-from p2pnet.worker.engine.schema import parse_schema
-from p2pnet.worker.engine.vocabulary import Vocabulary
+from p2pnet.worker.text.constraint import Constraint
+from p2pnet.worker.text.schema import parse_schema
+from p2pnet.worker.text.vocabulary import Vocabulary
 
 ConstraintFactory = Callable[[], Constraint]
 """Makes the Constraint of one answer, at its start. Takes microseconds.

@@ -22,10 +22,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from p2pnet.errors import UsageError
 from p2pnet.messages import ModelId
-from p2pnet.worker.engine.checkpoint import Checkpoint, open_checkpoint
-from p2pnet.worker.engine.digest import HashCache, Progress, digest
-from p2pnet.worker.engine.footprint import bytes_in_memory, planned_bytes
-from p2pnet.worker.engine.quantization import NONE, Quantization, choose_quantization
+from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
+from p2pnet.worker.checkpoints.footprint import bytes_in_memory, planned_bytes
+from p2pnet.worker.checkpoints.quantization import NONE, Quantization, choose_quantization
 
 TINY = "tiny"
 _TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY

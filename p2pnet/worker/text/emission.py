@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pnet.messages import TextDelta, TokenLogprob, ToolCallDelta
-from p2pnet.worker.engine.detokenizer import Piece
-from p2pnet.worker.engine.stopping import StopStrings
+from p2pnet.worker.text.detokenizer import Piece
+from p2pnet.worker.text.stopping import StopStrings
 
 
 class Decoder(Protocol):

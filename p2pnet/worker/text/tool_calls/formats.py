@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2pnet.worker.engine.tool_calls import grammars
-from p2pnet.worker.engine.tool_calls.parameter_calls import FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END
-from p2pnet.worker.engine.tool_calls.reader import Reader, Reading
+from p2pnet.worker.text.tool_calls import grammars
+from p2pnet.worker.text.tool_calls.parameter_calls import FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END
+from p2pnet.worker.text.tool_calls.reader import Reader, Reading
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Tool
-from p2pnet.worker.engine.schema import parse_schema
-from p2pnet.worker.engine.tool_calls.formats import Layout, ToolFormat
-from p2pnet.worker.engine.tool_calls.parameter_calls import PARAMETER, PARAMETER_END, is_text
-from p2pnet.worker.engine.tool_calls.reader import is_name, is_word
-from p2pnet.worker.engine.tool_calls.schemas import parameters_of
+from p2pnet.worker.text.schema import parse_schema
+from p2pnet.worker.text.tool_calls.formats import Layout, ToolFormat
+from p2pnet.worker.text.tool_calls.parameter_calls import PARAMETER, PARAMETER_END, is_text
+from p2pnet.worker.text.tool_calls.reader import is_name, is_word
+from p2pnet.worker.text.tool_calls.schemas import parameters_of
 
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """At most one space, and that where models write one: small models never stop where any space is allowed. Set for every

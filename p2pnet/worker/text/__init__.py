@@ -1,0 +1,1 @@
+"""Between requests and token ids: prompts in, text out, and the forms that an answer may have to take."""
