@@ -41,7 +41,8 @@ class Allowance:
     """Follows one answer. Every check raises ProtocolViolation."""
 
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
-        """`max_tokens` is for each choice, those of `resume_tokens` included: these are not sent again."""
+        """`max_tokens` is for each choice, those of `resume_tokens` included, which are not sent again, and those of
+        `resume_text` not."""
         self._request = request
         left = max(0, max_tokens - len(request.resume_tokens))
         self._answers = [_Budget(left, (left + 1) * MAX_CHARS_PER_TOKEN) for _ in range(request.n)]

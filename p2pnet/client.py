@@ -19,21 +19,34 @@ from p2pnet.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    Status,
+    StatusEvent,
+    StatusRequest,
     TextDelta,
 )
 from p2pnet.network import Network, Stream
 from p2pnet.vectors import VectorCheck
 from p2pnet.wire.codec import (
     MAX_REQUEST_FRAME_BYTES,
+    MAX_STATUS_FRAME_BYTES,
     FrameDecoder,
     embed_event_decoder,
     encode_frame,
     event_decoder,
+    status_event_decoder,
 )
-from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, GENERATE_PROTOCOL, Exchange, State
+from p2pnet.wire.exchange import (
+    EMBED_PROTOCOL,
+    EMBED_TRANSITIONS,
+    GENERATE_PROTOCOL,
+    STATUS_PROTOCOL,
+    STATUS_TRANSITIONS,
+    Exchange,
+    State,
+)
 
 T = TypeVar("T")
-E = TypeVar("E", Event, EmbedEvent)
+E = TypeVar("E", Event, EmbedEvent, StatusEvent)
 
 TIMEOUTS = ExchangeTimeouts()
 
@@ -104,6 +117,27 @@ async def embed(
         stream.close()
 
 
+async def status(network: Network, peer_id: str, addresses: Sequence[str], timeout_s: float) -> Status:
+    """How one worker is at this moment. The whole of it, dialling included, takes at most `timeout_s` seconds.
+
+    Raises PeerUnreachable, PeerLost or ProtocolViolation, or what a Failed frame stands for: NotAllowed, or Busy when
+    this peer has asked too often. Who answers so is alive.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            stream = await network.open_stream(peer_id, STATUS_PROTOCOL, addresses)
+            try:
+                await stream.write(encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES))
+                answer = await _only_event(stream)
+            finally:
+                stream.close()
+    except TimeoutError as error:
+        raise PeerLost(f"the worker did not say how it is within {timeout_s:g} s") from error
+    if isinstance(answer, Failed):
+        raise from_wire(answer.code, answer.message)
+    return answer
+
+
 def _request_frame(request: GenerateRequest | EmbedRequest) -> bytes:
     """What cannot be sent is the client's fault: no worker must be blamed for it."""
     try:
@@ -138,6 +172,16 @@ async def _next_events(stream: Stream, decoder: FrameDecoder[E], exchange: Excha
             exchange.end_of_stream()
         if events := decoder.feed(data):
             return events
+
+
+async def _only_event(stream: Stream) -> StatusEvent:
+    decoder, exchange = status_event_decoder(), Exchange(STATUS_TRANSITIONS)
+    events = await _next_events(stream, decoder, exchange)
+    for event in events:
+        exchange.advance(event)
+    if not decoder.is_empty:
+        raise ProtocolViolation("bytes after the status")
+    return events[0]
 
 
 async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:

@@ -88,6 +88,28 @@ class ExchangeTimeouts:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """What a worker gives to one gateway. Gateways are known by their peer ids, which are free to make: limits keep a
+    careless one in bounds, against an attacker there is the list of those that are allowed."""
+
+    allowed_gateways: frozenset[str] = frozenset()
+    """Peer ids. With none, all are served that are not blocked."""
+    blocked_gateways: frozenset[str] = frozenset()
+    max_concurrency_per_gateway: int | None = None
+    """Requests at the same time, over all models. None: as many as there are places, since one gateway may well be the
+    only one there is; the quota sees to it when there are more."""
+    max_requests_per_minute: int | None = None
+    """None: a place costs the same whether one long request has it or many short ones, and places are shared out."""
+    max_request_bytes: int | None = None
+    """None is what the protocol allows."""
+    max_request_s: float | None = 3600.0
+    """After this the rest is left to another worker, or to another turn here. Nobody waits an hour for an answer; but a
+    client that reads a byte a minute would keep its place for ever."""
+    has_quota: bool = True
+    """Whether several gateways get a fair share of the places each."""
+
+
+@dataclass(frozen=True)
 class WorkerConfig:
     """What a worker gives."""
 
@@ -95,6 +117,7 @@ class WorkerConfig:
     """Requests of one model taken at the same time; one more is answered BUSY at once."""
     drain_s: float = 30.0
     """How long running requests may go on after the worker was asked to stop."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
     |  |- Draining
+    |  |- NotAllowed          this peer takes nothing from us
     |  `- WorkerFailed
     |- NoWorker               nobody is left to try
     |- RecordRefused          a record that must not be stored, nor believed
@@ -124,15 +125,26 @@ class ProtocolViolation(PeerError):
 
 
 class Busy(PeerError):
-    """All of the worker's places are taken."""
+    """All of the worker's places are taken. `retry_after_s` is when asking again may help, where the gateway that says
+    so knows; it never travels on the wire."""
 
     code = "busy"
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Draining(PeerError):
     """The worker is stopping, or its owner has paused it: it takes no new requests."""
 
     code = "draining"
+
+
+class NotAllowed(PeerError):
+    """The worker's owner has it serve other gateways only. It will say so again."""
+
+    code = "not_allowed"
 
 
 class WorkerFailed(PeerError):
@@ -163,6 +175,7 @@ WIRE_ERRORS: dict[str, type[P2PNetError]] = {
         ProtocolViolation,
         Busy,
         Draining,
+        NotAllowed,
         WorkerFailed,
     )
 }

@@ -31,6 +31,10 @@ DIMENSIONS = "dimensions"
 """Cuts vectors short, and normalizes them again."""
 RESUME = "resume"
 """Goes on after another worker's tokens, and with the same digest and seed gives the same ones."""
+RESUME_TEXT = "resume_text"
+"""Goes on after the text of another worker's answer, whatever digest that one had."""
+FIM = "fim"
+"""Fills in the middle: a TextPrompt with a suffix."""
 
 ENGINE = (
     TEXT,
@@ -46,8 +50,9 @@ ENGINE = (
     JSON,
     JSON_SCHEMA,
     RESUME,
+    RESUME_TEXT,
 )
-"""What our own engine does with every model. CHAT and TOOLS depend on the model's chat template."""
+"""What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer."""
 
 EMBEDDING = (TEXT, TOKENS, DIMENSIONS)
 """What our own backend for vectors does with every model."""
@@ -61,6 +66,7 @@ _PARAMS = {
     JSON: "response_format",
     JSON_SCHEMA: "response_format",
     RESUME: "resume_tokens",
+    FIM: "suffix",
 }
 """The request's field that a refusal names, where it is not called as the feature."""
 
@@ -87,13 +93,20 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         JSON_SCHEMA: request.response_format is not None and not isinstance(request.response_format, JsonFormat),
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
         RESUME: bool(request.resume_tokens),
+        RESUME_TEXT: bool(request.resume_text),
+        FIM: isinstance(prompt, TextPrompt) and bool(prompt.suffix),
     }
     return frozenset(name for name, is_needed in needed.items() if is_needed)
 
 
 def check_features(request: GenerateRequest, features: Iterable[str]) -> None:
     """Raises FeatureMissing, which names the first feature that the request needs and `features` lack."""
-    missing = sorted(features_needed(request) - frozenset(features))
+    check_needed(request.model, features_needed(request), features)
+
+
+def check_needed(model: str, needed: Iterable[str], features: Iterable[str]) -> None:
+    """Raises FeatureMissing, which names the first of those needed that `features` lack."""
+    missing = sorted(frozenset(needed) - frozenset(features))
     if missing:
         name = missing[0]
-        raise FeatureMissing(f"The model {request.model} cannot do this here: {name}.", _PARAMS.get(name, name))
+        raise FeatureMissing(f"The model {model} cannot do this here: {name}.", _PARAMS.get(name, name))

@@ -149,6 +149,14 @@ class HivemindNetwork:
             self._connected.discard(peer_id)
             raise PeerUnreachable(f"no {protocol} stream to {peer_id}: {_reason(error)}") from error
 
+    async def hang_up(self, peer_id: str) -> None:
+        self._connected.discard(peer_id)
+        try:
+            async with asyncio.timeout(self._config.rpc_timeout_s):
+                await self._p2p._client.disconnect(PeerID.from_base58(peer_id))
+        except _REGULAR_ERRORS as error:
+            logger.debug("%s could not be hung up on: %s", peer_id, _reason(error))
+
     async def store(self, entries: Sequence[Entry]) -> int:
         results = await self._node.store_many(
             keys=[entry.key.encode() for entry in entries],

@@ -85,6 +85,10 @@ class MemoryNetwork:
         peer._serve(peer._handlers[protocol], theirs)
         return ours
 
+    async def hang_up(self, peer_id: str) -> None:
+        for stream in [stream for stream in self._streams if stream.peer_id == peer_id]:
+            stream.close()
+
     async def store(self, entries: Sequence[Entry]) -> int:
         values = ((entry.key, self._stored(entry)) for entry in entries)
         return sum(self._world.put(key, stored) for key, stored in values)

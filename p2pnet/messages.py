@@ -16,6 +16,7 @@ MAX_TOKENS_LIMIT = 1 << 20
 """No model generates a million tokens in one request; beyond it a number is a mistake or an attack."""
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024
 MAX_MESSAGES = 4096
 """A chat of more turns than this is a loop; the frame's size cap bounds their text."""
 
@@ -31,6 +32,9 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_SCHEMA_CHARS = 1 << 16
 """A JSON schema of more text is not written by hand, and compiling it would hold up a worker."""
+
+MAX_RESUME_CHARS = 1 << 18
+"""Some 60,000 tokens. An answer that was longer when it broke off is not worth going on with from its text."""
 
 ModelId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 """What a model is called on the network: printable, no spaces, safe in URLs, logs and terminals."""
@@ -88,10 +92,11 @@ class ChatPrompt(msgspec.Struct, frozen=True, omit_defaults=True, tag="chat"):
     parallel_tool_calls: bool = True
 
 
-class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
-    """Raw text to continue."""
+class TextPrompt(msgspec.Struct, frozen=True, omit_defaults=True, tag="text"):
+    """Raw text to continue. With `suffix` the answer goes between the two: the text before it, the suffix after it."""
 
     text: str
+    suffix: str = ""
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
@@ -147,6 +152,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     `logprobs` is how many of the likeliest tokens to name with each token, besides itself; None is no logprobs.
     `echo` sends the prompt back first. `resume_tokens` are the ids of an answer that another worker began: the rest
     is sent, and is the same. `max_tokens` and `min_tokens` count them.
+
+    `resume_text` is the same for whoever cannot go on after those ids: a worker with another digest, or one that knows
+    none. What the answer has said so far, all of it text, is given, and the rest is sent. It counts as a part of the
+    prompt: `max_tokens` and `min_tokens` are of what is still to come, and so are `Usage.completion_tokens`.
     """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -155,7 +164,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     sampling: Sampling = Sampling()
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)] | None = None
     stop: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=MAX_STOP_STRINGS)
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)], ...], Meta(max_length=MAX_STOP_STRINGS)
     ] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=64)] = ()
     ignore_eos: bool = False
@@ -166,6 +175,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     echo: bool = False
     response_format: ResponseFormat | None = None
     resume_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_TOKENS_LIMIT)] = ()
+    resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -270,12 +280,17 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     """The generation is complete: `stop` at an end token or stop string, `length` at a limit, `tool_calls` when the
-    model called tools. `reason` is of the first choice, `other_reasons` of the further ones."""
+    model called tools. `reason` is of the first choice, `other_reasons` of the further ones.
+
+    `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
+    not tell.
+    """
 
     reason: FinishReason
     usage: Usage
     load: Load = Load()
     other_reasons: Annotated[tuple[FinishReason, ...], Meta(max_length=MAX_CHOICES)] = ()
+    stop: Annotated[str, Meta(max_length=MAX_STOP_CHARS)] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
@@ -315,3 +330,23 @@ class Embedding(msgspec.Struct, frozen=True, tag="embedding"):
 
 EmbedEvent = Accepted | Embedding | Finished | Failed
 """What comes back: Accepted, Embedding once for each input in any order, then Finished; or Failed at any point."""
+
+
+class StatusRequest(msgspec.Struct, frozen=True, tag="probe"):
+    """Asks a worker how it is. It has no fields yet."""
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag="status"):
+    """How a worker is at this moment. `is_serving` False: it stops, its owner has paused it, or it runs no model.
+
+    `record_sequence` is that of the newest capability record that it has stored in the directory: who knows an older
+    one should look there. 0 when it has stored none.
+    """
+
+    is_serving: bool
+    load: Load = Load()
+    record_sequence: Count = 0
+
+
+StatusEvent = Status | Failed
+"""What comes back: one of the two, then the end."""

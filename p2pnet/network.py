@@ -78,6 +78,14 @@ class Network(Protocol):
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream, dialling `addresses` when there is no connection yet. Raises PeerUnreachable."""
 
+    async def hang_up(self, peer_id: str) -> None:
+        """Drop what connections to this peer there are, streams and all: the next stream dials anew.
+
+        For a peer that does not answer. Its machine may be gone without a goodbye, and may even be back, while a
+        connection to it passes for alive for another half a minute, and every new stream is opened into the void.
+        Never raises.
+        """
+
     async def store(self, entries: Sequence[Entry]) -> int:
         """Store entries on the peers nearest to their keys. Returns how many were accepted by at least one peer."""
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from typer.models import OptionInfo
+from typer import Typer
+from typer.models import OptionInfo, ParameterInfo
 
 from p2pnet.cli.main import app
 
@@ -66,11 +67,19 @@ class Command:
 
 
 def commands() -> Iterator[Command]:
-    """The sub-commands of `p2pnet`, in the order of its help."""
-    for registered in app.registered_commands:
+    """The sub-commands of `p2pnet`, in the order of its help, and those of its groups: `keys add` is one."""
+    yield from _commands_of(app, "")
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from _commands_of(group.typer_instance, f"{group.typer_instance.info.name} ")
+
+
+def _commands_of(group: Typer, prefix: str) -> Iterator[Command]:
+    for registered in group.registered_commands:
         function = registered.callback
         assert function is not None
-        yield Command(registered.name or function.__name__, inspect.getdoc(function) or "", tuple(_flags(function)))
+        name = prefix + (registered.name or function.__name__)
+        yield Command(name, inspect.getdoc(function) or "", tuple(_flags(function)))
 
 
 def page() -> str:
@@ -83,10 +92,10 @@ def _flags(function: Callable[..., Any]) -> Iterator[Flag]:
     for name, parameter in inspect.signature(function).parameters.items():
         assert get_origin(hints[name]) is Annotated
         kind, option = get_args(hints[name])
-        assert isinstance(option, OptionInfo)
+        assert isinstance(option, ParameterInfo)
         is_required = parameter.default is inspect.Parameter.empty
         yield Flag(
-            names=_names(option),
+            names=_names(option) if isinstance(option, OptionInfo) else (option.metavar or name.upper(),),
             metavar=option.metavar or _metavar(kind, option),
             envvar=option.envvar if isinstance(option.envvar, str) else None,
             default=None if is_required else _default(parameter.default),
@@ -100,7 +109,7 @@ def _names(option: OptionInfo) -> tuple[str, ...]:
     return tuple(name for name in (option.default, *(option.param_decls or ())) if isinstance(name, str))
 
 
-def _metavar(kind: Any, option: OptionInfo) -> str | None:
+def _metavar(kind: Any, option: ParameterInfo) -> str | None:
     """What stands for the value; None for a flag without one."""
     if get_origin(kind) is UnionType:
         (kind,) = (part for part in get_args(kind) if part is not NoneType)

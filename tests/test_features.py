@@ -57,6 +57,7 @@ NEEDED: dict[str, tuple[GenerateRequest, set[str]]] = {
     "json": (ask(response_format=JsonFormat()), {"json"}),
     "a schema": (ask(response_format=JsonSchemaFormat("{}")), {"json_schema"}),
     "going on": (ask(resume_tokens=(1,)), {"resume"}),
+    "going on after a text": (ask(resume_text="a"), {"resume_text"}),
 }
 """Beside `text`, which all but the other prompts need."""
 
@@ -91,6 +92,7 @@ PARAMS = {
     "n": (ask(n=2), "n"),
     "json_schema": (ask(response_format=JsonSchemaFormat("{}")), "response_format"),
     "resume": (ask(resume_tokens=(1,)), "resume_tokens"),
+    "resume_text": (ask(resume_text="a"), "resume_text"),
 }
 
 

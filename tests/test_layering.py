@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors config patience",
-        "messages identity multiaddrs pump lookup socket_folder",
+        "messages identity multiaddrs pump interleaving rate_limit lookup socket_folder",
         "records daemon features allowance vectors",
         "wire",
         "network",
@@ -57,6 +57,10 @@ PURE = {
     "p2pnet/worker/text/stopping.py": NETWORK_STACK,
     "p2pnet/worker/fitting.py": NETWORK_STACK,
     "p2pnet/worker/merging.py": NETWORK_STACK,
+    "p2pnet/worker/quota.py": NETWORK_STACK,
+    "p2pnet/rate_limit.py": NETWORK_STACK,
+    "p2pnet/worker/guard.py": NETWORK_STACK,
+    "p2pnet/worker/observer.py": NETWORK_STACK,
     "p2pnet/worker/owner/schedule.py": NETWORK_STACK,
     "p2pnet/worker/owner/busy.py": NETWORK_STACK,
     "p2pnet/worker/backends/upstream/address.py": (*NETWORK_STACK, "aiohttp"),
@@ -72,7 +76,24 @@ PURE = {
     "p2pnet/worker/backends/upstream/refusals.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/speed.py": (*NETWORK_STACK, "aiohttp"),
     "gateway/routing.py": NETWORK_STACK,
+    "gateway/asks.py": NETWORK_STACK,
+    "gateway/drawing.py": NETWORK_STACK,
+    "gateway/fair_queue.py": NETWORK_STACK,
     "gateway/failures.py": NETWORK_STACK,
+    "gateway/knowing/outcomes.py": NETWORK_STACK,
+    "gateway/knowing/recent.py": NETWORK_STACK,
+    "gateway/knowing/views.py": NETWORK_STACK,
+    "gateway/knowing/choice_log.py": NETWORK_STACK,
+    "gateway/knowing/history_file.py": NETWORK_STACK,
+    "gateway/knowing/reports.py": NETWORK_STACK,
+    "gateway/peers/worker.py": NETWORK_STACK,
+    "gateway/peers/pace.py": NETWORK_STACK,
+    "gateway/peers/health.py": NETWORK_STACK,
+    "gateway/dispatch/setbacks.py": NETWORK_STACK,
+    "gateway/dispatch/refusals.py": NETWORK_STACK,
+    "gateway/dispatch/silence.py": NETWORK_STACK,
+    "gateway/dispatch/hedging.py": NETWORK_STACK,
+    "gateway/dispatch/progress.py": NETWORK_STACK,
 }
 """What is a function of data alone, and what it therefore never imports."""
 
@@ -247,7 +268,10 @@ def loaded_by(module: str) -> set[str]:
     [
         (
             "p2pnet.cli.main",
-            ["torch", "hivemind", "transformers", "fastapi", "uvicorn", "numpy", "p2pnet.worker.serve"],
+            [
+                *("torch", "hivemind", "transformers", "fastapi", "uvicorn", "numpy", "prometheus_client"),
+                "p2pnet.worker.serve",
+            ],
         ),
         ("gateway.gateway", ["torch", "hivemind", "transformers", "p2pnet.worker", "p2pnet.cli"]),
         (
@@ -256,7 +280,7 @@ def loaded_by(module: str) -> set[str]:
         ),
         (
             "p2pnet.worker.serve, p2pnet.worker.backends.echo",
-            ["torch", "hivemind", "transformers", "fastapi", "gateway"],
+            ["torch", "hivemind", "transformers", "fastapi", "prometheus_client", "aiohttp", "gateway"],
         ),
     ],
 )

@@ -40,6 +40,8 @@ from p2pnet.messages import (
     Measure,
     Message,
     Sampling,
+    Status,
+    StatusRequest,
     TextDelta,
     TextPrompt,
     TokenLogprob,
@@ -56,9 +58,10 @@ from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
+    MAX_STATUS_FRAME_BYTES,
     encode_frame,
 )
-from p2pnet.worker import stream_handler
+from p2pnet.worker import guard, inbound
 from p2pnet.worker.engine.sampler import uniform
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -82,6 +85,7 @@ EVENTS = {
 }
 EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9))), dimensions=2)
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
+STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(
     peer_id=WORKER.peer_id,
     sequence=ISSUED_MS,
@@ -112,6 +116,8 @@ def hex_examples() -> dict[str, bytes]:
         "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
         "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
         "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
+        "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
+        "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
         "payload": PAYLOAD,
         "signed-prefix": SIGNED.removesuffix(PAYLOAD),
         "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
@@ -155,6 +161,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.request_decoder().feed(blocks["generate"]) == [REQUEST]
     assert codec.embed_request_decoder().feed(blocks["embed"]) == [EMBED_REQUEST]
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
+    assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
+    assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
     for name, event in EVENTS.items():
         assert codec.event_decoder().feed(blocks[name]) == [event]
     assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
@@ -192,6 +200,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Usage,
     EmbedRequest,
     Embedding,
+    Status,
     CapabilityRecord,
     LoadRecord,
     ModelCard,
@@ -223,7 +232,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     codec,
     allowance,
     client,
-    stream_handler,
+    inbound,
+    guard,
     records,
     directory,
     hivemind_network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Annotated
 
@@ -117,6 +117,15 @@ def serve(
             "until it is loaded again. Models that embed stay. Default: never.",
         ),
     ] = None,
+    allow_gateway: options.AllowGateway = [],
+    block_gateway: options.BlockGateway = [],
+    max_per_gateway: options.MaxPerGateway = None,
+    max_requests_per_minute: options.MaxRequestsPerMinute = None,
+    max_request_bytes: options.MaxRequestBytes = None,
+    max_request_seconds: options.MaxRequestSeconds = 3600.0,
+    no_gateway_quota: options.NoGatewayQuota = False,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = "127.0.0.1",
     identity: options.IdentityOption = None,
     ready_file: options.ReadyFile = None,
     drain_seconds: options.DrainSeconds = 30.0,
@@ -125,10 +134,12 @@ def serve(
 ) -> None:
     """Lend this machine: run models for others. SIGUSR1 pauses the worker, and resumes it."""
     from p2pnet.cli import logs
+    from p2pnet.cli.guarding import guard_config
     from p2pnet.cli.lifecycle import Ready, run_service
+    from p2pnet.cli.metrics import worker_metrics
     from p2pnet.cli.settings import IdentityFile, initial_peers_required, parse_bytes
     from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
-    from p2pnet.config import DEFAULT_LISTEN, ModelConfig, NetworkConfig, WorkerConfig
+    from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
     from p2pnet.multiaddrs import check_listen_address
     from p2pnet.worker.owner.owner import Owner
@@ -155,6 +166,13 @@ def serve(
         )
     check_urls(upstream)
     upstream_key = key_from(upstream_key_env)
+    limits = GuardConfig(
+        max_concurrency_per_gateway=max_per_gateway,
+        max_requests_per_minute=max_requests_per_minute,
+        max_request_s=max_request_seconds,
+        has_quota=not no_gateway_quota,
+    )
+    guard = guard_config(allow_gateway, block_gateway, max_request_bytes, limits)
     owner = Owner(None if schedule is None else Schedule.parse(schedule), pause_when_busy)
     with IdentityFile.claim(identity, "worker") as identity_file:
         config = NetworkConfig(
@@ -164,7 +182,7 @@ def serve(
             initial_peers=initial_peers_required(initial_peers),
             is_behind_nat=behind_nat,
         )
-        worker_config = WorkerConfig(max_concurrency, drain_seconds)
+        worker_config = WorkerConfig(max_concurrency, drain_seconds, guard)
         model_config = ModelConfig(
             served_name,
             device,
@@ -180,8 +198,10 @@ def serve(
             from p2pnet.worker.backend import Backend, EmbedBackend
             from p2pnet.worker.serve import Worker
 
-            peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
-            try:
+            async with AsyncExitStack() as closing:
+                peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
+                closing.push_async_callback(peer.close)
+                metrics = await closing.enter_async_context(worker_metrics(metrics_host, metrics_port))
                 backends: list[Backend] = []
                 embedders: list[EmbedBackend] = []
                 try:
@@ -192,18 +212,23 @@ def serve(
                         backends += loaded.backends
                         embedders += loaded.embedders
                     worker = await Worker.start(
-                        peer.network, peer.identity, backends, now_ms, worker_config, owner=owner, embedders=embedders
+                        peer.network,
+                        peer.identity,
+                        backends,
+                        now_ms,
+                        worker_config,
+                        owner=owner,
+                        embedders=embedders,
+                        observer=metrics,
                     )
                 except BaseException:
                     opened: list[Backend | EmbedBackend] = [*backends, *embedders]
                     await asyncio.gather(*(backend.close() for backend in opened))
                     raise
-                try:
-                    yield Ready(peer.identity.peer_id, await peer.join_addresses())
-                finally:
-                    await worker.stop()
-            finally:
-                await peer.close()
+                closing.push_async_callback(worker.stop)
+                if metrics is not None:
+                    metrics.watch(worker.standing)
+                yield Ready(peer.identity.peer_id, await peer.join_addresses())
 
         def title() -> str:
             models = ", ".join([*model, *upstream])

@@ -10,7 +10,15 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest, Event, GenerateRequest
+from p2pnet.messages import (
+    MAX_DIMENSIONS,
+    EmbedEvent,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    StatusEvent,
+    StatusRequest,
+)
 
 LENGTH_BYTES = 4
 
@@ -22,6 +30,9 @@ MAX_EVENT_FRAME_BYTES = 64 << 10
 
 MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
 """One vector and what stands around it."""
+
+MAX_STATUS_FRAME_BYTES = 4 << 10
+"""A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
 
 T = TypeVar("T")
 
@@ -90,3 +101,11 @@ def embed_request_decoder() -> FrameDecoder[EmbedRequest]:
 
 def embed_event_decoder() -> FrameDecoder[EmbedEvent]:
     return FrameDecoder(EmbedEvent, MAX_EMBED_EVENT_FRAME_BYTES)
+
+
+def status_request_decoder() -> FrameDecoder[StatusRequest]:
+    return FrameDecoder(StatusRequest, MAX_STATUS_FRAME_BYTES)
+
+
+def status_event_decoder() -> FrameDecoder[StatusEvent]:
+    return FrameDecoder(StatusEvent, MAX_STATUS_FRAME_BYTES)

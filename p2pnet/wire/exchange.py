@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, TextDelta
+from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, Status, StatusEvent, TextDelta
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"
+STATUS_PROTOCOL = "/p2pnet/status/1"
 
 
 class State(Enum):
@@ -28,7 +29,8 @@ class State(Enum):
     DONE = auto()
 
 
-Transitions = Mapping[tuple[State, type[Event | EmbedEvent]], State]
+AnyEvent = Event | EmbedEvent | StatusEvent
+Transitions = Mapping[tuple[State, type[AnyEvent]], State]
 
 _EITHER: Transitions = {
     (State.WAITING, Accepted): State.STREAMING,
@@ -38,6 +40,7 @@ _EITHER: Transitions = {
 }
 TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, TextDelta): State.STREAMING}
 EMBED_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Embedding): State.STREAMING}
+STATUS_TRANSITIONS: Transitions = {(State.WAITING, Status): State.DONE, (State.WAITING, Failed): State.DONE}
 
 
 class Exchange:
@@ -51,7 +54,7 @@ class Exchange:
     def is_done(self) -> bool:
         return self.state is State.DONE
 
-    def advance(self, event: Event | EmbedEvent) -> None:
+    def advance(self, event: AnyEvent) -> None:
         """Take the next event. Raises ProtocolViolation when the table forbids it."""
         following = self._transitions.get((self.state, type(event)))
         if following is None:

@@ -17,7 +17,7 @@ from p2pnet.directory import entries_for
 from p2pnet.identity import Identity
 from p2pnet.network import Clock, Network
 from p2pnet.records import MAX_LIFETIME_MS, CapabilityRecord, LoadRecord, ModelCard, Record, seal
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
+from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.fitting import fitted
 from p2pnet.worker.load import LoadMeter
 
@@ -55,6 +55,8 @@ class Announcer:
         self._config = config or DirectoryConfig()
         self._sleep = sleep
         self._last_sequence = 0
+        self.stored_sequence = 0
+        """That of the newest capability record that the directory has taken, a withdrawal among them."""
         self._last_expires_ms = 0
         self._capabilities_lock = asyncio.Lock()
         self._is_paused = False
@@ -161,7 +163,7 @@ class Announcer:
             expires_ms=expires_ms,
             models=(),
             addresses=(),
-            protocols=tuple(dict.fromkeys(PROTOCOLS[card.task] for card in self._models())),
+            protocols=(*dict.fromkeys(PROTOCOLS[card.task] for card in self._models()), STATUS_PROTOCOL),
             slots=self._meter.load.slots,
             agent=AGENT,
         )
@@ -183,7 +185,10 @@ class Announcer:
         accepted = await self._network.store(entries)
         if accepted < len(entries):
             logger.debug("%d of %d directory keys were stored", accepted, len(entries))
-        return accepted == len(entries)
+            return False
+        if isinstance(record, CapabilityRecord):
+            self.stored_sequence = record.sequence
+        return True
 
     async def _repeat(self, announce: Callable[[], Awaitable[bool]], interval_s: float, failures: int = 0) -> None:
         while True:

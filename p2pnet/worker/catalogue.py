@@ -5,6 +5,7 @@ Models come and go, so nothing is kept: backends are asked each time. Knows noth
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -56,6 +57,10 @@ class Catalogue:
             decode_tokens_per_s=newest(load.decode_tokens_per_s for load in loads),
             prefill_tokens_per_s=newest(load.prefill_tokens_per_s for load in loads),
         )
+
+    async def close(self) -> None:
+        """Free the models of all backends. No request is running any more."""
+        await asyncio.gather(*(backend.close() for backend in self._all))
 
     def _warn_of(self, twice: frozenset[str]) -> None:
         """Once for each model, for as long as it is offered twice."""

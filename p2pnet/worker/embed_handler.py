@@ -6,23 +6,19 @@ there are: it asks for each request.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import msgspec
 
 from p2pnet.messages import Embedding, EmbedRequest, Finished
 from p2pnet.network import Stream
 from p2pnet.pump import Pump
 from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, FrameDecoder, embed_request_decoder
-from p2pnet.wire.exchange import EMBED_TRANSITIONS, Exchange
+from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, Exchange
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
 from p2pnet.worker.load import Place
 from p2pnet.worker.stream_handler import StreamHandler
 
 READ_AHEAD_VECTORS = 64
 """How far a backend may run ahead of a slow client before it has to wait: 4 MiB of the longest vectors."""
-
-TASK = "embed"
 
 
 class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
@@ -31,6 +27,8 @@ class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
     A request takes one place of its model, however many inputs it has: the backend shares its time fairly.
     """
 
+    protocol = EMBED_PROTOCOL
+    task = "embed"
     max_event_frame_bytes = MAX_EMBED_EVENT_FRAME_BYTES
 
     def _exchange(self) -> Exchange:
@@ -39,8 +37,8 @@ class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
     def _decoder(self) -> FrameDecoder[EmbedRequest]:
         return embed_request_decoder()
 
-    def _place(self, request: EmbedRequest, backend: EmbedBackend) -> AbstractContextManager[Place]:
-        return self._meter.place(request.model, TASK, has_own_speed=True)
+    def _has_own_speed(self, backend: EmbedBackend) -> bool:
+        return True  # nothing is decoded here
 
     def _unknown(self, model: str) -> str:
         return f"this worker does not embed with {model}"
@@ -53,8 +51,9 @@ class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
                 events = await pump.take()
                 if any(isinstance(event, Embedding) for event in events):
                     place.begin()
-                if any(isinstance(event, Finished) for event in events):
-                    place.finish(tokens=0)
+                for event in events:
+                    if isinstance(event, Finished):
+                        place.finish(event)
                 await self._send(stream, exchange, map(self._with_load, events))
 
     def _with_load(self, event: EmbedBackendEvent) -> EmbedBackendEvent:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -16,7 +15,7 @@ from p2pnet.messages import Finished, GenerateRequest, TextDelta
 from p2pnet.network import Stream
 from p2pnet.pump import Pump
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, FrameDecoder, request_decoder
-from p2pnet.wire.exchange import Exchange
+from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.load import Place
 from p2pnet.worker.merging import merged
@@ -42,6 +41,8 @@ class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
     if each answer took a place, one for more answers than there are places would never find them free together.
     """
 
+    protocol = GENERATE_PROTOCOL
+    task = "generate"
     max_event_frame_bytes = MAX_EVENT_FRAME_BYTES
 
     def _exchange(self) -> Exchange:
@@ -50,9 +51,8 @@ class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
     def _decoder(self) -> FrameDecoder[GenerateRequest]:
         return request_decoder()
 
-    def _place(self, request: GenerateRequest, backend: Backend) -> AbstractContextManager[Place]:
-        is_measured = backend.load.decode_tokens_per_s.sampled_ms > 0
-        return self._meter.place(request.model, has_own_speed=is_measured)
+    def _has_own_speed(self, backend: Backend) -> bool:
+        return backend.load.decode_tokens_per_s.sampled_ms > 0
 
     def _unknown(self, model: str) -> str:
         return f"this worker does not run {model}"
@@ -66,7 +66,7 @@ class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
                 place.note_tokens(tokens_in(events))
                 for event in events:
                     if isinstance(event, Finished):
-                        place.finish(event.usage.completion_tokens)
+                        place.finish(event)
                 await self._send(stream, exchange, map(self._with_load, merged(events)))
                 if place.is_computing:
                     await asyncio.sleep(self._pause_s())

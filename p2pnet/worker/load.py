@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from p2pnet.errors import Busy
-from p2pnet.messages import Load, Measure
+from p2pnet.messages import Finished, Load, Measure
 from p2pnet.network import Clock
 from p2pnet.worker.catalogue import Catalogue, newest
+from p2pnet.worker.observer import Observer
 
 Monotonic = Callable[[], float]
 
@@ -37,6 +38,8 @@ class Place:
         self._key = key
         self._has_own_speed = has_own_speed
         self._arrived_s = arrived_s
+        self._token_s: float | None = None
+        self._when_released: list[Callable[[], None]] = []
         self._is_held = True
         self.is_computing = False
 
@@ -46,20 +49,29 @@ class Place:
             self.is_computing = True
             self._meter._begin(self._has_own_speed)
 
+    def when_released(self, action: Callable[[], None]) -> None:
+        """What is to be done when the place is given back. Must bear to be called more than once."""
+        self._when_released.append(action)
+
     def note_tokens(self, tokens: int) -> None:
         """So many more tokens have come. The first ones say how long they took to come, further ones how fast they
         follow one another."""
-        if tokens and not self.is_computing:
+        if not tokens:
+            return
+        if not self.is_computing:
             self.begin()
             self._meter._note_first_token(self._arrived_s)
-        elif tokens and not self._has_own_speed:
+        elif not self._has_own_speed:
             self._meter._note_tokens(tokens)
+        self._observe_tokens(tokens)
 
-    def finish(self, tokens: int) -> None:
-        """The answer is complete, with so many tokens. Call it before the last frame is sent: who has read that frame
-        may ask again at once."""
-        self._meter.requests_served += 1
-        self._meter.tokens_served += tokens
+    def finish(self, finished: Finished) -> None:
+        """The answer is complete. Call it before the last frame is sent: who has read that frame may ask again at
+        once."""
+        meter = self._meter
+        meter.requests_served += 1
+        meter.tokens_served += finished.usage.completion_tokens
+        meter.observer.finished(self._key[0], finished, meter._now_s() - self._arrived_s)
         self.release()
 
     def release(self) -> None:
@@ -70,15 +82,31 @@ class Place:
         if self._is_held:
             self._is_held = False
             self._meter._free(self._key)
+        for action in self._when_released:
+            action()
+
+    def _observe_tokens(self, tokens: int) -> None:
+        model, now_s = self._key[0], self._meter._now_s()
+        if self._token_s is None:
+            self._meter.observer.first_token(model, tokens, now_s - self._arrived_s)
+        else:
+            self._meter.observer.more_tokens(model, tokens, now_s - self._token_s)
+        self._token_s = now_s
 
 
 class LoadMeter:
     """The places of one worker, as many for each model, and its speed."""
 
     def __init__(
-        self, places_per_model: int, catalogue: Catalogue, now_ms: Clock, now_s: Monotonic = time.monotonic
+        self,
+        places_per_model: int,
+        catalogue: Catalogue,
+        now_ms: Clock,
+        now_s: Monotonic = time.monotonic,
+        observer: Observer | None = None,
     ) -> None:
-        self._places_per_model = places_per_model
+        self.places_per_model = places_per_model
+        self.observer = observer or Observer()
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._now_s = now_s
@@ -102,7 +130,7 @@ class LoadMeter:
         return Load(
             running=self.running,
             queued=self._held.total() - self.running,
-            slots=self._places_per_model * len(self._catalogue.cards()),
+            slots=self.places_per_model * len(self._catalogue.cards()),
             sampled_ms=self._now_ms(),
             kv_free_tokens=backends.kv_free_tokens,
             kv_total_tokens=backends.kv_total_tokens,
@@ -119,8 +147,8 @@ class LoadMeter:
         """Hold one of the places of a model that this worker runs. Raises Busy when all are taken: other models are
         not touched by that. `has_own_speed` when its backend measures how fast it decodes."""
         key = (model, task)
-        if self._held[key] >= self._places_per_model:
-            raise Busy(f"all {self._places_per_model} places for this model are taken")
+        if self._held[key] >= self.places_per_model:
+            raise full(self.places_per_model)
         self._held[key] += 1
         self._open += 1
         self._is_idle.clear()
@@ -157,6 +185,11 @@ class LoadMeter:
         speed = self._speed.add(tokens)
         if speed is not None:
             self._decode = Measure(speed, self._now_ms())
+
+
+def full(places: int) -> Busy:
+    """What is said when nobody can have one more place of a model."""
+    return Busy(f"all {places} places for this model are taken")
 
 
 class StreamSpeed:

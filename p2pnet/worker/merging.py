@@ -15,7 +15,8 @@ def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
     """The same events with the deltas between two others put together, as far as a frame may hold them.
 
     What is said of one choice stays in its order; choices of one request are independent of one another. A delta of
-    text and one of a tool call stay apart, and so do the prompt's echo and the answer.
+    text and one of a tool call stay apart, and so do the prompt's echo and the answer. So do deltas with ids and those
+    without: a delta's ids say exactly what it carries, and whoever goes on after them relies on that.
     """
     result: list[BackendEvent] = []
     waiting: list[TextDelta] = []
@@ -52,8 +53,8 @@ def _runs(deltas: Sequence[TextDelta]) -> Iterator[list[TextDelta]]:
         yield run
 
 
-def _kind(delta: TextDelta) -> tuple[bool, bool]:
-    return delta.is_prompt, bool(delta.tool_calls)
+def _kind(delta: TextDelta) -> tuple[bool, bool, bool]:
+    return delta.is_prompt, bool(delta.tool_calls), bool(delta.token_ids)
 
 
 def _joined(run: list[TextDelta]) -> TextDelta:

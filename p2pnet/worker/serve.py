@@ -1,4 +1,4 @@
-"""Puts a worker together: backends, places, the stream handler and the announcer, on a peer that has joined."""
+"""Puts a worker together: backends, places, guard, stream handlers and announcer, on a peer that has joined."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from p2pnet.config import DirectoryConfig, WorkerConfig
 from p2pnet.errors import RecordRefused, UsageError
 from p2pnet.identity import Identity
+from p2pnet.messages import Status
 from p2pnet.network import Clock, Network
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
 from p2pnet.worker.announcer import Announcer
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.catalogue import Catalogue, duplicates
 from p2pnet.worker.embed_handler import EmbedHandler
+from p2pnet.worker.guard import Guard
 from p2pnet.worker.handler import GenerateHandler
 from p2pnet.worker.load import LoadMeter
+from p2pnet.worker.observer import Observer, Standing
 from p2pnet.worker.owner.owner import Owner
+from p2pnet.worker.status_handler import StatusHandler
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +29,16 @@ class Worker:
     """A worker that serves. Make one with `start`."""
 
     def __init__(
-        self,
-        config: WorkerConfig,
-        owner: Owner,
-        backends: Sequence[Backend | EmbedBackend],
-        handlers: Sequence[GenerateHandler | EmbedHandler],
-        announcer: Announcer,
+        self, config: WorkerConfig, owner: Owner, catalogue: Catalogue, meter: LoadMeter, announcer: Announcer
     ) -> None:
         self._config = config
         self._owner = owner
-        self._backends = backends
-        self._handlers = handlers
+        self._catalogue = catalogue
         self._announcer = announcer
+        self._meter = meter
+        self._guard = Guard(config.guard)
+        self._generate = GenerateHandler(catalogue.find, meter, refusal=owner.refusal, guard=self._guard)
+        self._embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal, guard=self._guard)
 
     @classmethod
     async def start(
@@ -50,6 +51,7 @@ class Worker:
         directory: DirectoryConfig | None = None,
         owner: Owner | None = None,
         embedders: Sequence[EmbedBackend] = (),
+        observer: Observer | None = None,
     ) -> Worker:
         """Serve the backends' models, then announce them: nothing is announced that is not served yet, or not now."""
         config = config or WorkerConfig()
@@ -57,26 +59,46 @@ class Worker:
         owner.look_at_clock()
         _check_names((*backends, *embedders))
         catalogue = Catalogue(backends, embedders)
-        meter = LoadMeter(config.max_concurrency, catalogue, now_ms)
-        generate = GenerateHandler(catalogue.find, meter, refusal=owner.refusal)
-        embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal)
-        await network.handle(GENERATE_PROTOCOL, generate)
-        await network.handle(EMBED_PROTOCOL, embed)
+        meter = LoadMeter(config.max_concurrency, catalogue, now_ms, observer=observer)
         announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory)
-        try:
-            if not await announcer.start(owner.is_paused):
-                logger.warning("no other peer has taken our announcement yet; it will be repeated")
-        except RecordRefused as error:
-            raise UsageError(f"The models cannot be announced ({error}).", "Serve them under shorter names.") from error
-        owner.start(announcer.set_paused)
-        return cls(config, owner, (*backends, *embedders), (generate, embed), announcer)
+        worker = cls(config, owner, catalogue, meter, announcer)
+        await worker._serve(network)
+        await worker._announce()
+        return worker
+
+    @property
+    def status(self) -> Status:
+        """How it is at this moment."""
+        is_stopping = self._generate.is_draining or self._owner.refusal() is not None
+        return Status(
+            is_serving=not is_stopping and bool(self._catalogue.cards()),
+            load=self._meter.load,
+            record_sequence=self._announcer.stored_sequence,
+        )
+
+    def standing(self) -> Standing:
+        """For whoever watches it."""
+        return Standing(self.status, self._guard.gateways)
 
     async def stop(self) -> None:
         """Withdraw from the directory, let running requests finish, free the models."""
         await self._owner.stop()
         await self._announcer.stop()
-        await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in self._handlers))
-        await asyncio.gather(*(backend.close() for backend in self._backends))
+        await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed)))
+        await self._catalogue.close()
+
+    async def _serve(self, network: Network) -> None:
+        probed = StatusHandler(lambda: self.status, self._guard, observer=self._meter.observer)
+        for handler in (self._generate, self._embed, probed):
+            await network.handle(handler.protocol, handler)
+
+    async def _announce(self) -> None:
+        try:
+            if not await self._announcer.start(self._owner.is_paused):
+                logger.warning("no other peer has taken our announcement yet; it will be repeated")
+        except RecordRefused as error:
+            raise UsageError(f"The models cannot be announced ({error}).", "Serve them under shorter names.") from error
+        self._owner.start(self._announcer.set_paused)
 
 
 def _check_names(backends: Sequence[Backend | EmbedBackend]) -> None:

@@ -1,4 +1,4 @@
-"""What all inbound streams of a worker have in common: one request is read, then refused or served to its end.
+"""What the streams have in common that a backend serves: one place is held for the request, until its end.
 
 Knows nothing of what is asked, nor of the directory or of which models there are: it asks for each request.
 """
@@ -7,37 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
-from p2pnet.messages import EmbedEvent, EmbedRequest, Event, Failed, GenerateRequest
+from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
+from p2pnet.messages import EmbedRequest, GenerateRequest
 from p2pnet.network import Stream
-from p2pnet.wire.codec import FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange
 from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.guard import Guard
+from p2pnet.worker.inbound import InboundHandler
 from p2pnet.worker.load import LoadMeter, Place
-
-logger = logging.getLogger(__name__)
-
-MAX_UNREAD_REQUESTS = 64
-"""Streams whose request is still arriving: each may hold 4 MiB before it can be told that the worker is busy."""
-
-MAX_FAILURE_CHARS = 500
-"""A message is a sentence or two; the frame that carries it must fit."""
 
 R = TypeVar("R", bound=GenerateRequest | EmbedRequest)
 B = TypeVar("B", bound=Backend | EmbedBackend)
 
 
-class StreamHandler(ABC, Generic[R, B]):
+class StreamHandler(InboundHandler[R], Generic[R, B]):
     """Serves the streams of one protocol. `find` says which backend serves a model at this moment, `refusal` why
-    nothing is served now, if so."""
+    nothing is served now, if so, and `guard` what one gateway may take."""
 
-    max_event_frame_bytes: ClassVar[int]
+    task: ClassVar[str]
 
     def __init__(
         self,
@@ -45,48 +37,25 @@ class StreamHandler(ABC, Generic[R, B]):
         meter: LoadMeter,
         timeouts: ExchangeTimeouts | None = None,
         refusal: Callable[[], P2PNetError | None] = lambda: None,
+        guard: Guard | None = None,
     ) -> None:
+        super().__init__(guard or Guard(), timeouts, meter.observer)
         self._find = find
         self._meter = meter
-        self._timeouts = timeouts or ExchangeTimeouts()
         self._refusal = refusal
-        self._is_draining = False
-        self.unread = 0
-        """Streams whose request has not arrived yet."""
-
-    async def __call__(self, stream: Stream) -> None:
-        """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
-        exchange = self._exchange()
-        try:
-            request = await self._next_request(stream)
-            backend = self._backend_for(request)
-            with self._place(request, backend) as place:
-                await self._serve(stream, backend, request, exchange, place)
-        except PeerLost:
-            logger.debug("%s went away", stream.peer_id)
-        except P2PNetError as error:
-            await self._fail(stream, exchange, error)
-        except Exception:  # the edge: whatever a backend's bug may be, the client gets an honest end
-            logger.exception("a request failed")
-            await self._fail(stream, exchange, WorkerFailed("the worker failed"))
+        self.max_request_bytes = self._guard.max_request_bytes
+        self.is_draining = False
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for running ones, at most `limit_s` seconds."""
-        self._is_draining = True
+        self.is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._meter.wait_idle()
 
     @abstractmethod
-    def _exchange(self) -> Exchange:
-        """At its start."""
-
-    @abstractmethod
-    def _decoder(self) -> FrameDecoder[R]: ...
-
-    @abstractmethod
-    def _place(self, request: R, backend: B) -> contextlib.AbstractContextManager[Place]:
-        """Of those of the request's model. Raises Busy when there is none."""
+    def _has_own_speed(self, backend: B) -> bool:
+        """Whether the backend measures how fast it decodes."""
 
     @abstractmethod
     def _unknown(self, model: str) -> str:
@@ -96,9 +65,22 @@ class StreamHandler(ABC, Generic[R, B]):
     async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
         """Send the backend's events until the exchange is done."""
 
+    def _check(self, peer_id: str) -> None:
+        self._guard.check(peer_id)
+
+    async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
+        backend = self._backend_for(request)
+        key = (request.model, self.task)
+        with (
+            self._guard.share(stream.peer_id, key, self._meter.places_per_model) as share,
+            self._meter.place(*key, has_own_speed=self._has_own_speed(backend)) as place,
+        ):
+            place.when_released(share.release)
+            await self._serve(stream, backend, request, exchange, place)
+
     def _backend_for(self, request: R) -> B:
         """Raises why the request is not taken."""
-        if self._is_draining:
+        if self.is_draining:
             raise Draining("this worker is stopping")
         if (error := self._refusal()) is not None:
             raise error
@@ -107,59 +89,24 @@ class StreamHandler(ABC, Generic[R, B]):
             raise ModelNotFound(self._unknown(request.model))
         return backend
 
-    async def _next_request(self, stream: Stream) -> R:
-        if self.unread >= MAX_UNREAD_REQUESTS:
-            raise Busy("too many requests are on their way to this worker")
-        self.unread += 1
-        try:
-            return await self._read_request(stream)
-        finally:
-            self.unread -= 1
-
-    async def _read_request(self, stream: Stream) -> R:
-        decoder = self._decoder()
-        requests: list[R] = []
-        try:
-            async with asyncio.timeout(self._timeouts.request_s):
-                while not requests:
-                    data = await stream.read()
-                    if not data:
-                        raise PeerLost("no whole request came")
-                    requests = decoder.feed(data)
-        except TimeoutError as error:
-            raise ProtocolViolation(f"no whole request within {self._timeouts.request_s:.0f} s") from error
-        if len(requests) > 1 or not decoder.is_empty:
-            raise ProtocolViolation("bytes after the request")
-        return requests[0]
-
     async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
-        """Answer, until done or until the client goes: the stream's end cancels the backend within one step."""
+        """Answer, until done, until the client goes, or until the request has had its time: the backend is cancelled
+        within one step."""
         answer = asyncio.create_task(self._answer(stream, backend, request, exchange, place))
         client_end = asyncio.create_task(_wait_for_end(stream))
         tasks: set[asyncio.Future[Any]] = {answer, client_end}
+        limit_s = self._guard.max_request_s
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise Busy(f"this worker gives {limit_s:g} s to one request")
             (answer if answer.done() else client_end).result()
+            if not exchange.is_done:
+                raise PeerLost("the client went away in mid-answer")
         finally:
             answer.cancel()
             client_end.cancel()
             await asyncio.wait(tasks)
-
-    async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
-        if not exchange.is_done:
-            with contextlib.suppress(PeerLost):
-                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS])])
-
-    async def _send(self, stream: Stream, exchange: Exchange, events: Iterable[Event | EmbedEvent]) -> None:
-        frames = []
-        for event in events:
-            exchange.advance(event)
-            frames.append(encode_frame(event, self.max_event_frame_bytes))
-        try:
-            async with asyncio.timeout(self._timeouts.stall_s):
-                await stream.write(b"".join(frames))
-        except TimeoutError as error:
-            raise PeerLost(f"the client read nothing for {self._timeouts.stall_s:.0f} s") from error
 
 
 async def _wait_for_end(stream: Stream) -> None:

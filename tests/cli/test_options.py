@@ -21,12 +21,14 @@ EXPECTED_FLAGS = {
         *("--upstream", "--upstream-kind", "--upstream-key-env"),
         *("--model", "--served-name", "--initial-peers", "--listen", "--announce", "--behind-nat", "--max-concurrency"),
         *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
+        *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
+        *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),
         *("--device", "--dtype", "--quantization", "--kv-memory", "--identity", "--ready-file"),
         *("--drain-seconds", "--log-level", "--log-json"),
     },
     "gateway": {
         *("--host", "--port", "--initial-peers", "--listen", "--identity", "--ready-file", "--drain-seconds"),
-        *("--log-level", "--log-json"),
+        *("--log-level", "--log-json", "--wait-seconds", "--max-waiting", "--api-key-file", "--alias", "--code-model"),
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--json", "--log-level"},
@@ -51,6 +53,7 @@ def test_every_command_has_its_flags() -> None:
 
 
 def test_every_flag_has_an_environment_variable() -> None:
+    """Those of `keys` say what is done once, and have none."""
     for name, command in commands().commands.items():
         for option in command.params:
             assert str(option.envvar).startswith("P2PNET_"), f"{name} {option.opts}"

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, TextDelta, Usage
-from p2pnet.wire.exchange import EMBED_TRANSITIONS, TRANSITIONS, Exchange, State
+from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, Status, TextDelta, Usage
+from p2pnet.wire.exchange import EMBED_TRANSITIONS, STATUS_TRANSITIONS, TRANSITIONS, Exchange, State
 
 ACCEPTED = Accepted(3)
 DELTA = TextDelta("a", (1,))
@@ -62,6 +62,24 @@ def test_vectors_stand_where_text_stands_and_neither_in_the_others_place() -> No
     assert exchange.is_done
     with pytest.raises(ProtocolViolation, match="Embedding in state STREAMING"):
         exchange_in(State.STREAMING).advance(vector)
+
+
+@pytest.mark.parametrize("event", [Status(True), FAILED])
+def test_a_status_exchange_is_one_event(event: Status | Failed) -> None:
+    exchange = Exchange(STATUS_TRANSITIONS)
+    for other in (ACCEPTED, DELTA, FINISHED):
+        with pytest.raises(ProtocolViolation, match="in state WAITING"):
+            exchange.advance(other)
+    with pytest.raises(PeerLost, match="no answer"):
+        exchange.end_of_stream()
+    exchange.advance(event)
+    assert exchange.is_done
+    exchange.end_of_stream()
+    for other in (Status(True), FAILED):
+        with pytest.raises(ProtocolViolation, match="in state DONE"):
+            exchange.advance(other)
+    with pytest.raises(ProtocolViolation, match="Status in state WAITING"):
+        Exchange().advance(Status(True))
 
 
 @pytest.mark.parametrize(("state", "event", "following"), TABLE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p2pnet.errors import ContextOverflow, FeatureMissing, ModelNotFound, WorkerFailed
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -49,6 +49,15 @@ CASES = [
     ("a stop string", EchoOptions(), request(stop=("re,",)), "Hello the", "stop", 2),
     ("a stop string across words", EchoOptions(), request(stop=("o t",)), "Hell", "stop", 2),
     ("a stop token", EchoOptions(), request(stop_token_ids=(1,)), "Hello", "stop", 2),
+    ("after ids", EchoOptions(), request(resume_tokens=(0,)), " there,  you", "stop", 3),
+    ("after all of it", EchoOptions(), request(resume_tokens=(0, 1, 2)), "", "stop", 3),
+    ("after as much as was asked for", EchoOptions(), request(resume_tokens=(0, 1), max_tokens=2), "", "length", 2),
+    ("after a text", EchoOptions(), request(resume_text="Hello"), " there,  you", "stop", 2),
+    ("after a part of a word", EchoOptions(), request(resume_text="Hello the"), "re,  you", "stop", 2),
+    ("so much after a text", EchoOptions(), request(resume_text="Hello", max_tokens=1), " there,", "length", 1),
+    ("after all of the text", EchoOptions(), request(resume_text="Hello there,  you"), "", "stop", 0),
+    ("numbers after ids", NUMBERS, request(resume_tokens=(0, 1), max_tokens=3), "tok2 ", "length", 3),
+    ("numbers after a text", NUMBERS, request(resume_text="tok0 to", max_tokens=2), "k1 tok2 ", "length", 2),
     ("numbers", NUMBERS, request(max_tokens=3), "tok0 tok1 tok2 ", "length", 3),
     ("numbers until a stop string", NUMBERS, request(max_tokens=9, stop=("2",)), "tok0 tok1 tok", "stop", 3),
 ]
@@ -83,7 +92,13 @@ async def test_without_max_tokens_numbers_fill_the_context() -> None:
         (request(max_tokens=4096), ContextOverflow),
         (request(logprobs=0), FeatureMissing),
         (request(n=2), FeatureMissing),
-        (request(resume_tokens=(1,)), FeatureMissing),
+        (request(resume_tokens=(1,)), InvalidRequest),
+        (request(resume_tokens=(0, 1, 2, 3)), InvalidRequest),
+        (request(resume_tokens=(0, 1), max_tokens=1), InvalidRequest),
+        (request(resume_tokens=(0,), resume_text="Hello"), InvalidRequest),
+        (request(resume_text="x" * (1 << 20)), InvalidRequest),
+        (request(resume_text="Hullo"), FeatureMissing),
+        (request(resume_text="Hello", max_tokens=4093), ContextOverflow),
     ],
 )
 async def test_refused_before_accepted(asked: GenerateRequest, error: type[Exception]) -> None:
@@ -99,6 +114,15 @@ async def test_it_fails_where_it_is_told_to() -> None:
             seen.append(event)
     assert text_of(seen) == "Hello there,"
     assert backend.running == 0
+
+
+async def test_each_worker_that_goes_on_fails_after_so_many_tokens_of_its_own() -> None:
+    backend = EchoBackend(EchoOptions(fails_after_tokens=2))
+    seen: list[BackendEvent] = []
+    with pytest.raises(WorkerFailed):
+        async for event in backend.generate(request(TextPrompt("a b c d e"), resume_tokens=(0,))):
+            seen.append(event)
+    assert text_of(seen) == " b c"
 
 
 async def test_it_waits_before_each_token() -> None:

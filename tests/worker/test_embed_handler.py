@@ -38,8 +38,8 @@ from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.embed_handler import READ_AHEAD_VECTORS, EmbedHandler
 from p2pnet.worker.handler import GenerateHandler
+from p2pnet.worker.inbound import MAX_UNREAD_REQUESTS
 from p2pnet.worker.load import LoadMeter
-from p2pnet.worker.stream_handler import MAX_UNREAD_REQUESTS
 from tests.stories import ManualClock, ask, card, peer, settle
 
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id

@@ -37,8 +37,8 @@ from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.handler import READ_AHEAD_EVENTS, GenerateHandler, tokens_in
+from p2pnet.worker.inbound import MAX_UNREAD_REQUESTS
 from p2pnet.worker.load import LoadMeter
-from p2pnet.worker.stream_handler import MAX_UNREAD_REQUESTS
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Scripted, Step
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from p2pnet.errors import Busy
-from p2pnet.messages import Load, Measure
+from p2pnet.messages import Finished, Load, Measure, Usage
 from p2pnet.worker.backend import BackendLoad
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.load import FIRST_TOKEN_SMOOTHING, MIN_SPEED_S, SPEED_MEMORY_S, LoadMeter, StreamSpeed
@@ -16,6 +16,10 @@ from tests.stories import ManualClock, card, settle
 from tests.worker.scripted import Scripted
 
 UNMEASURED = Measure()
+
+
+def done(tokens: int) -> Finished:
+    return Finished("stop", Usage(1, tokens))
 
 
 class Site:
@@ -101,7 +105,7 @@ def test_an_error_gives_the_place_back(error: type[BaseException]) -> None:
 def test_a_place_that_is_given_back_early_is_free_at_once() -> None:
     site = Site(1)
     with site.meter.place("tiny") as place:
-        place.finish(5)
+        place.finish(done(5))
         assert site.counts == (0, 0, 1)
         with site.meter.place("tiny"):
             pass
@@ -119,7 +123,7 @@ async def test_waiting_for_idle_ends_with_the_last_place() -> None:
     with ExitStack() as held:
         first = held.enter_context(ExitStack())
         first.enter_context(meter.place("tiny"))
-        held.enter_context(meter.place("tiny")).finish(1)
+        held.enter_context(meter.place("tiny")).finish(done(1))
         waiting = asyncio.create_task(meter.wait_idle())
         first.close()
         for _ in range(5):
@@ -149,7 +153,7 @@ def serve(site: Site, wait_s: float, tokens: int = 1) -> None:
         place.note_tokens(0)
         place.note_tokens(tokens)
         site.clock.advance(1)
-        place.finish(tokens)
+        place.finish(done(tokens))
 
 
 FIRST_TOKENS: list[tuple[str, list[float], float]] = [

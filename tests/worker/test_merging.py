@@ -41,6 +41,11 @@ MERGED: dict[str, tuple[list[BackendEvent], list[BackendEvent]]] = {
     "apart": ([A, ACCEPTED, B], [A, ACCEPTED, B]),
     "ids alone": ([TextDelta("", (1,)), TextDelta("", (2,))], [TextDelta("", (1, 2))]),
     "text alone": ([TextDelta("é"), TextDelta("")], [TextDelta("é")]),
+    "text without ids stays apart from what has ids": (
+        [A, B, TextDelta("c")],
+        [TextDelta("ab", (1, 2, 3)), TextDelta("c")],
+    ),
+    "and text of which some comes with ids": ([TextDelta("c"), A, TextDelta("d")], [TextDelta("c"), A, TextDelta("d")]),
     "logprobs": (
         [TextDelta("a", (1,), logprobs=(L1,)), TextDelta("b", (2,), logprobs=(L2,))],
         [TextDelta("ab", (1, 2), logprobs=(L1, L2))],
@@ -123,3 +128,17 @@ def test_nothing_is_lost_or_put_out_of_order_within_a_choice() -> None:
             assert "".join(d.text for d in deltas if d.choice == choice) == "".join(
                 d.text for d in together if d.choice == choice
             )
+
+
+def test_what_has_ids_says_exactly_what_they_do() -> None:
+    """Each id says its own letter; text without ids is of no token."""
+    rng = random.Random(5)
+    for _ in range(200):
+        deltas = [
+            TextDelta(chr(97 + token), (token,)) if rng.random() < 0.7 else TextDelta("-")
+            for token in (rng.randrange(26) for _ in range(rng.randrange(30)))
+        ]
+        for delta in merged(deltas):
+            assert isinstance(delta, TextDelta)
+            said = "".join(chr(97 + token) for token in delta.token_ids)
+            assert delta.text == said if said else set(delta.text) <= {"-"}

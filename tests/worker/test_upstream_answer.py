@@ -118,7 +118,41 @@ OPENAI = [
         "a stop string that the server leaves in",
         request(stop=("lo w",)),
         [chunk("hel"), chunk("lo"), chunk(" wor"), chunk("ld"), chunk(None, "length"), DONE],
-        [TextDelta("he"), TextDelta("l"), Finished("stop", Usage(7, 3))],
+        [TextDelta("he"), TextDelta("l"), Finished("stop", Usage(7, 3), stop="lo w")],
+    ),
+    (
+        "a stop string that vLLM names",
+        request(stop=("x", "lo")),
+        [chunk("hel"), {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "lo"}]}, DONE],
+        [TextDelta("he"), TextDelta("l"), Finished("stop", Usage(7, 1), stop="lo")],
+    ),
+    (
+        "an end token that SGLang names, and a stop string that nobody asked for",
+        request(stop=("x",)),
+        [
+            chunk("hello"),
+            {"choices": [{"delta": {}, "finish_reason": "stop", "matched_stop": 2, "stop_reason": ["x"]}]},
+            DONE,
+        ],
+        [TextDelta("hello"), Finished("stop", Usage(7, 1))],
+    ),
+    (
+        "space that has been said",
+        request(resume_text="Once upon \n"),
+        [chunk(" "), chunk("\na"), chunk(" b"), chunk(None, "stop"), DONE],
+        [TextDelta("a"), TextDelta(" b"), Finished("stop", Usage(7, 3))],
+    ),
+    (
+        "other space than has been said",
+        request(resume_text="Once upon \n"),
+        [chunk(" \ta"), chunk("\n"), chunk(None, "stop"), DONE],
+        [TextDelta("\ta"), TextDelta("\n"), Finished("stop", Usage(7, 2))],
+    ),
+    (
+        "space after a text that was sent whole",
+        request(prompt=TextPrompt("x"), resume_text="Once "),
+        [{"choices": [{"text": " a", "finish_reason": "stop"}]}, DONE],
+        [TextDelta(" a"), Finished("stop", Usage(7, 1))],
     ),
     (
         "what might have been a stop string",
@@ -367,6 +401,13 @@ OLLAMA_FAILURES = [
 def test_ollama_answers_that_fail(lines: list[Any]) -> None:
     with pytest.raises(WorkerFailed):
         ollama(request(prompt=WITH_TOOLS), *lines)
+
+
+def test_reasoning_in_the_middle_of_an_answer_fails() -> None:
+    """Whoever goes on with a text would not know it from the text."""
+    for asked in (request(resume_text="Once"), request(resume_text="Once", response_format=JsonFormat())):
+        with pytest.raises(WorkerFailed):
+            openai(asked, chunk(reasoning_content="upon"), chunk(None, "stop"), DONE)
 
 
 def test_a_named_error_event_fails() -> None:

@@ -228,6 +228,22 @@ async def test_refusals_come_before_accepted(reply: Reply, error: type[P2PNetErr
             await anext(backend.generate(request()))
 
 
+async def test_a_text_that_the_server_does_not_go_on_with_is_no_fault_of_the_request() -> None:
+    refused = json_reply({"error": {"message": "the final message does not appear in the chat"}}, 400)
+    async with serving({CHAT: [refused, Reply(ANSWER)]}) as (backend, server):
+        with pytest.raises(FeatureMissing, match="final message") as failed:
+            await run(backend, request(resume_text="Once upon "))
+        assert failed.value.param == "resume_text"
+        accepted, *rest = await run(backend, request(resume_text="Once upon "))
+        assert accepted == Accepted(13, backend.models[0].digest)
+        assert rest == EXPECTED
+        assert server.asked(CHAT)[1].json["messages"][-1] == {"role": "assistant", "content": "Once upon"}
+        for wrong in (request(resume_text="x" * (1 << 20)), request(resume_text="x", n=2)):
+            with pytest.raises(InvalidRequest):
+                await run(backend, wrong)
+        assert len(server.asked(CHAT)) == 2
+
+
 async def test_a_refused_key_is_said_to_the_owner_and_to_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     async with serving({CHAT: json_reply({"error": "key s3cret is bad"}, 401)}, key="s3cret") as (backend, server):
         with pytest.raises(WorkerFailed) as failed:
@@ -258,7 +274,7 @@ async def test_what_we_refuse_ourselves_costs_the_server_nothing(
 async def test_an_answer_that_we_have_cut_is_not_waited_for() -> None:
     async with serving({CHAT: Reply(ANSWER[:2], then="wait")}) as (backend, server):
         _, *rest = await run(backend, request(stop=("lo",)))
-        assert rest == [TextDelta("Hé"), TextDelta("l"), Finished("stop", Usage(6, 2))]
+        assert rest == [TextDelta("Hé"), TextDelta("l"), Finished("stop", Usage(6, 2), stop="lo")]
         await asyncio.wait_for(server.left.wait(), 5)
 
 

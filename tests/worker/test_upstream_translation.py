@@ -48,7 +48,7 @@ def request(prompt: Prompt = HELLO, **fields: Any) -> GenerateRequest:
 
 
 def openai_offer(owned_by: str, **fields: Any) -> Offer:
-    abilities = openai.Abilities(template_has_tools=True)
+    abilities = openai.Abilities(template_has_tools=True, continues_chats=True)
     (offer,) = openai.parse_models(
         json.dumps({"data": [{"id": "m", "owned_by": owned_by, **fields}]}).encode(), abilities
     )
@@ -337,6 +337,12 @@ BAD_CALL = request(ChatPrompt((Message("assistant", "", (ToolCall("c", "f", "{oo
 REFUSED = [
     ("vllm", request(echo=True), FeatureMissing, "echo"),
     ("vllm", request(resume_tokens=(1,)), FeatureMissing, "resume_tokens"),
+    ("vllm", request(resume_text="{", response_format=JsonFormat()), FeatureMissing, "resume_text"),
+    ("vllm", request(TokenPrompt((1,)), resume_text="a"), FeatureMissing, "resume_text"),
+    ("vllm", request(ChatPrompt(HELLO.messages, TOOLS, "required"), resume_text="a"), FeatureMissing, "resume_text"),
+    ("vllm", request(resume_text="<think>\nHm"), FeatureMissing, "resume_text"),
+    ("someone", request(resume_text="a"), FeatureMissing, "resume_text"),
+    ("organization_owner", request(TextPrompt("x"), resume_text="a"), FeatureMissing, "resume_text"),
     ("vllm", request(response_format=JsonSchemaFormat("{no")), InvalidRequest, "response_format"),
     ("vllm", BAD_TOOL, InvalidRequest, "tools"),
     ("someone", request(logprobs=1), FeatureMissing, "logprobs"),
@@ -491,6 +497,7 @@ def test_cards_of_openai_servers_follow_what_is_told() -> None:
     assert text_only.features == ("text",)
     no_tools = openai.parse_models(b'{"data":[{"id":"m","owned_by":"llamacpp"}]}', openai.Abilities())[0]
     assert "tools" not in no_tools.chat
+    assert "resume_text" not in no_tools.card.features
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"data":3}', b'{"data":[{"id":4}]}', b"[" * 100_000, b"\xff"])
@@ -512,6 +519,60 @@ TEMPLATES = [
 @pytest.mark.parametrize(("body", "has_tools"), TEMPLATES)
 def test_llama_cpps_templates(body: bytes, has_tools: bool) -> None:
     assert openai.parse_template_has_tools(body) == has_tools
+    assert openai.parse_continues_chats(body) == (b"caps" in body)
+
+
+SO_FAR = "Once upon "
+CONTINUE = {"continue_final_message": True}
+NO_BEGIN = {"add_generation_prompt": False}
+CHAT_SO_FAR = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Once upon"}]
+CONTINUED = [("vllm", CONTINUE | NO_BEGIN), ("sglang", CONTINUE), ("llamacpp", CONTINUE | NO_BEGIN)]
+
+
+@pytest.mark.parametrize(("owner", "fields"), CONTINUED)
+def test_a_chats_last_message_is_gone_on_with(owner: str, fields: dict[str, Any]) -> None:
+    path, body = openai_call(owner, request(resume_text=SO_FAR))
+    assert path == "/v1/chat/completions"
+    assert body == openai_call(owner, request())[1] | {"messages": CHAT_SO_FAR} | fields
+    tools = request(ChatPrompt(HELLO.messages, TOOLS if owner != "sglang" else ()), resume_text=SO_FAR)
+    assert openai_call(owner, tools)[1]["messages"] == CHAT_SO_FAR
+    assert openai_call(owner, request(resume_text=" \n")) == openai_call(owner, request()), "nothing that it could see"
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang", "llamacpp", "ollama"])
+def test_a_text_is_gone_on_with(owner: str) -> None:
+    asked, whole = request(TextPrompt("Say: "), resume_text=SO_FAR), request(TextPrompt("Say: " + SO_FAR))
+    if owner == "ollama":
+        assert ollama_call(asked, template=OPEN_ENDED) == ollama_call(whole, template=OPEN_ENDED)
+    else:
+        assert openai_call(owner, asked) == openai_call(owner, whole)
+
+
+OPEN_ENDED = "{{ range .Messages }}{{ .Content }}{{ if not $last }}<|eot_id|>{{ end }}{{ end }}"
+OLLAMA_TEMPLATES = [
+    ("it leaves the last message open", {"template": OPEN_ENDED}, True),
+    ("with trimmed space", {"template": OPEN_ENDED.replace("{{ if not", "{{- if not")}, True),
+    ("it ends every message", {"template": "{{ range .Messages }}{{ .Content }}<|eot_id|>{{ end }}"}, False),
+    ("an older one", {"template": "[INST] {{ .Prompt }} [/INST] {{ .Response }}</s>"}, True),
+    ("not rendered by a template", {"template": "{{ .Prompt }}"}, False),
+    ("not told", {}, False),
+    ("it thinks", {"template": OPEN_ENDED, "capabilities": ["completion", "thinking"]}, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("shown", "goes_on"), [case[1:] for case in OLLAMA_TEMPLATES], ids=[c[0] for c in OLLAMA_TEMPLATES]
+)
+def test_ollama_goes_on_with_chats_where_the_template_says_so(shown: dict[str, Any], goes_on: bool) -> None:
+    offer = ollama_offer(**shown)
+    assert offer is not None
+    assert ("resume_text" in offer.card.features) == goes_on
+    if goes_on:
+        _, body = ollama_call(request(resume_text=SO_FAR), **shown)
+        assert body == ollama_call(request(), **shown)[1] | {"messages": CHAT_SO_FAR}
+    else:
+        with pytest.raises(FeatureMissing):
+            ollama_call(request(resume_text=SO_FAR), **shown)
 
 
 def test_versions() -> None:

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
-from p2pnet.errors import ModelNotFound, WorkerFailed
-from p2pnet.features import CHAT, IGNORE_EOS, TEXT, TOKENS, check_features
+from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound, WorkerFailed
+from p2pnet.features import CHAT, IGNORE_EOS, RESUME, RESUME_TEXT, TEXT, TOKENS, check_features
 from p2pnet.messages import Accepted, ChatPrompt, Finished, FinishReason, GenerateRequest, Prompt, TextPrompt, Usage
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.engine.limits import tokens_to_generate
 from p2pnet.worker.text.detokenizer import Piece
 from p2pnet.worker.text.emission import Emitter
+from p2pnet.worker.text.resuming import check_resume
 
 ECHO_DIGEST = "sha256:" + sha256(b"p2pnet/echo/1").hexdigest()
 
-FEATURES = (CHAT, TEXT, TOKENS, IGNORE_EOS)
+FEATURES = (CHAT, TEXT, TOKENS, IGNORE_EOS, RESUME, RESUME_TEXT)
 """There is no end token to ignore, and one token to choose from at any temperature."""
 
 _WORD = re.compile(r"\s*\S+|\s+$")
@@ -36,7 +37,8 @@ class EchoOptions:
     """What the echo backend pretends to be.
 
     `says` is what it generates: the last message or text word by word, or "tok0 ", "tok1 " and so on up to max_tokens.
-    `delay_s` passes before each token. `fails_after_tokens` is when it raises WorkerFailed; None is never.
+    `delay_s` passes before each token. `fails_after_tokens` is how many it gives in each answer, those of other workers
+    aside, before it raises WorkerFailed; None is never.
     """
 
     name: str = "echo"
@@ -49,7 +51,9 @@ class EchoOptions:
 class EchoBackend:
     """Every word is a token, and its id is its index in what is said.
 
-    `gate`, when given, is awaited with that index before each token: a test holds a generation there.
+    An answer goes on after ids if they are those of its first words, and after a text if it begins with that: of a word
+    that was cut the rest is said. `gate`, when given, is awaited with a word's index before it: a test holds a
+    generation there.
     """
 
     def __init__(
@@ -78,12 +82,12 @@ class EchoBackend:
         if request.model != self._card.id or request.digest not in (None, self._card.digest):
             raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
         check_features(request, self._card.features)
-        prompt_tokens = _count_tokens(request.prompt)
-        max_tokens = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
-        yield Accepted(prompt_tokens, self._card.digest)
+        check_resume(request)
+        part = self._part(request)
+        yield Accepted(part.prompt_tokens, self._card.digest)
         self.running += 1
         try:
-            async with aclosing(self._say(request, prompt_tokens, max_tokens)) as events:
+            async with aclosing(self._say(request, part)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -92,41 +96,66 @@ class EchoBackend:
     async def close(self) -> None:
         """Nothing to free."""
 
-    async def _say(
-        self, request: GenerateRequest, prompt_tokens: int, max_tokens: int
-    ) -> AsyncGenerator[BackendEvent, None]:
-        words = self._words(request.prompt, max_tokens)
-        reason: FinishReason = "length" if len(words) >= max_tokens else "stop"
-        emitter = Emitter(_Words(words), request.stop)
-        completion_tokens = 0
-        for index in range(min(len(words), max_tokens)):
-            await self._before(index)
-            completion_tokens += 1
-            if index in request.stop_token_ids:
+    def _part(self, request: GenerateRequest) -> _Part:
+        """What of its answer the request asks for. Raises RequestError."""
+        context_length = self._card.context_length
+        prompt_tokens = _count_tokens(request.prompt)
+        if not request.resume_text:
+            resumed = len(request.resume_tokens)
+            limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length)
+            words = self._words(request.prompt, limit)
+            if request.resume_tokens != tuple(range(resumed)) or resumed > min(limit, len(words)):
+                raise InvalidRequest("These are not the first tokens of what is said here.", "resume_tokens")
+            return _Part(words, resumed, limit, prompt_tokens, 0)
+        words, resumed = _after(request.resume_text, self._words(request.prompt, context_length))
+        limit = tokens_to_generate(prompt_tokens + resumed, request.max_tokens, context_length)
+        return _Part(words, resumed, resumed + limit, prompt_tokens + resumed, resumed)
+
+    async def _say(self, request: GenerateRequest, part: _Part) -> AsyncGenerator[BackendEvent, None]:
+        reason: FinishReason = "length" if len(part.words) >= part.limit else "stop"
+        emitter = Emitter(_Words(part.words), request.stop)
+        emitter.replay(range(part.resumed))
+        count = part.resumed
+        while count < min(len(part.words), part.limit) and not emitter.is_stopped:
+            token_id = count
+            await self._before(token_id, count - part.resumed)
+            count += 1
+            if token_id in request.stop_token_ids:
                 reason = "stop"
                 break
-            if delta := emitter.feed(index):
+            if delta := emitter.feed(token_id):
                 yield delta
-            if emitter.is_stopped:
-                reason = "stop"
-                break
+        if emitter.is_stopped:
+            reason = "stop"
         for delta in emitter.flush():
             yield delta
-        yield Finished(reason, Usage(prompt_tokens, completion_tokens))
-
-    async def _before(self, index: int) -> None:
-        """What may happen before a token: a test's gate, a delay, a failure."""
-        if self._gate:
-            await self._gate(index)
-        if self._options.delay_s:
-            await self._sleep(self._options.delay_s)
-        if index == self._options.fails_after_tokens:
-            raise WorkerFailed("the echo backend was told to fail here")
+        yield Finished(reason, Usage(part.prompt_tokens, count - part.uncounted), stop=emitter.stop)
 
     def _words(self, prompt: Prompt, max_tokens: int) -> list[str]:
         if self._options.says == "numbers":
             return [f"tok{index} " for index in range(max_tokens)]
         return _WORD.findall(_text(prompt))
+
+    async def _before(self, index: int, given: int) -> None:
+        """What may happen before a token, when so many were given: a test's gate, a delay, a failure."""
+        if self._gate:
+            await self._gate(index)
+        if self._options.delay_s:
+            await self._sleep(self._options.delay_s)
+        if given == self._options.fails_after_tokens:
+            raise WorkerFailed("the echo backend was told to fail here")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The words from the one with index `resumed` to the one before `limit`, as far as there are so many. `uncounted`
+    of them are the prompt's."""
+
+    words: list[str]
+    resumed: int
+    limit: int
+    prompt_tokens: int
+    uncounted: int
 
 
 class _Words:
@@ -140,6 +169,23 @@ class _Words:
 
     def flush(self) -> None:
         return None
+
+
+def _after(text: str, words: list[str]) -> tuple[list[str], int]:
+    """The words, of which the last one that the text has a part of is cut at its end; and how many the text is then.
+
+    Raises FeatureMissing where nothing that begins so is said here.
+    """
+    if not "".join(words).startswith(text):
+        raise FeatureMissing("Nothing that begins so is said here.", "resume_text")
+    end = 0
+    for index, word in enumerate(words):
+        if end + len(word) > len(text):
+            cut = len(text) - end
+            head = [*words[:index], *([word[:cut]] if cut else [])]
+            return [*head, word[cut:], *words[index + 1 :]], len(head)
+        end += len(word)
+    return words, len(words)
 
 
 def _text(prompt: Prompt) -> str:

@@ -170,6 +170,8 @@ class EmbeddingsBackend:
 
     def _ids(self, prompt: TextPrompt | TokenPrompt, index: int) -> tuple[int, ...]:
         if isinstance(prompt, TextPrompt):
+            if prompt.suffix:
+                raise InvalidRequest(f"Input {index} has a suffix, which is for texts with a gap.", "input")
             ids = self._encoder.tokenize(prompt.text)
             if not ids:
                 raise InvalidRequest(f"Input {index} is empty.", "input")

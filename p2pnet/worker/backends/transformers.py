@@ -21,6 +21,7 @@ import torch
 
 from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import check_features
+from p2pnet.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network import Clock
 from p2pnet.records import ModelCard
@@ -30,7 +31,6 @@ from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_mod
 from p2pnet.worker.engine.budget import kv_tokens
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
-from p2pnet.worker.engine.interleaving import interleaved
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.residence import CallLater, Residence, call_later
 from p2pnet.worker.engine.runner import Runner, kv_bytes_per_token, make_runner
@@ -285,7 +285,7 @@ def _finished(sequences: list[Sequence]) -> Finished:
     usages = [sequence.usage for sequence in sequences]
     usage = Usage(usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages), usages[0].cached_tokens)
     reasons = [sequence.finish_reason or "stop" for sequence in sequences]
-    return Finished(reasons[0], usage, other_reasons=tuple(reasons[1:]))
+    return Finished(reasons[0], usage, other_reasons=tuple(reasons[1:]), stop=sequences[0].stop)
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

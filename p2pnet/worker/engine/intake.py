@@ -5,11 +5,13 @@ Holds no weights, so it stays when the model is unloaded, and what is wrong with
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
-from p2pnet.errors import InvalidRequest
-from p2pnet.features import CHAT, ENGINE, JSON, JSON_SCHEMA, TOOLS
-from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, choice_seed
+from p2pnet.errors import FeatureMissing, InvalidRequest
+from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, TOOLS
+from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, TextPrompt, choice_seed
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.limits import tokens_to_generate
@@ -17,8 +19,10 @@ from p2pnet.worker.engine.sequence import Sequence, SequencePlan
 from p2pnet.worker.text.constraint import Constraint
 from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids
 from p2pnet.worker.text.emission import Emitter
+from p2pnet.worker.text.fim import find_fim
 from p2pnet.worker.text.forms import Forms
 from p2pnet.worker.text.prompting import encode_prompt
+from p2pnet.worker.text.resuming import check_resume, encodings
 
 
 class Intake:
@@ -30,6 +34,7 @@ class Intake:
         self._end_token_ids = loaded.end_token_ids
         self._forms = Forms(loaded)
         self._invisible = invisible_ids(loaded.tokenizer)
+        self._fim = find_fim(loaded.tokenizer)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -38,62 +43,97 @@ class Intake:
         missing = set() if is_exact else {JSON, JSON_SCHEMA}
         chat = (CHAT,) if self._tokenizer.chat_template else ()
         tools = (TOOLS,) if self._forms.has_tools and is_exact else ()
-        return (*(feature for feature in ENGINE if feature not in missing), *chat, *tools)
+        fim = (FIM,) if self._fim is not None else ()
+        return (*(feature for feature in ENGINE if feature not in missing), *chat, *tools, *fim)
 
     def check(self, request: GenerateRequest) -> None:
         """What can be said without tokenizing. Raises InvalidRequest."""
+        check_resume(request)
+        if request.echo and isinstance(request.prompt, TextPrompt) and request.prompt.suffix:
+            raise InvalidRequest("The echo of a prompt with a suffix would have to come in two parts.", "echo")
         for param, ids in (
             ("stop_token_ids", request.stop_token_ids),
             ("logit_bias", request.sampling.logit_bias),
             ("resume_tokens", request.resume_tokens),
         ):
-            unknown = [token for token in ids if token >= self._vocabulary_size]
-            if unknown:
-                raise InvalidRequest(f"Token id {unknown[0]} is not in the vocabulary.", param)
-        if request.resume_tokens and (request.n > 1 or request.echo):
-            raise InvalidRequest("Only one answer, without an echo, can be resumed.", "resume_tokens")
+            if ids and max(ids) >= self._vocabulary_size:
+                raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary.", param)
 
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
         """One for each answer, and the echo that can be sent at once. Raises RequestError."""
-        prompt_ids = encode_prompt(request.prompt, self._tokenizer, self._vocabulary_size)
-        max_tokens = tokens_to_generate(len(prompt_ids), request.max_tokens, context_length)
+        prompt = self._encode(request)
+        if request.resume_text:
+            return [self._after_text(request, prompt, context_length)], []
+        max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length)
         if len(request.resume_tokens) > max_tokens:
             raise InvalidRequest("There are more tokens to go on after than may be generated.", "resume_tokens")
         make_constraint = self._forms.constraint(request)
         echoed: list[TextDelta] = []
         sequences = []
         for choice in range(request.n):
-            echo = self._echo(request, prompt_ids, choice)
+            echo = self._echo(request, prompt.ids, choice)
             if echo is not None and not echo.needs_logits:
                 echoed.extend(echo.all())
             constraint = None if make_constraint is None else make_constraint()
-            sequences.append(self._sequence(request, prompt_ids, max_tokens, choice, constraint, echo))
+            sequences.append(self._sequence(request, prompt, max_tokens, choice, constraint, echo))
         return sequences, echoed
+
+    def _encode(self, request: GenerateRequest) -> _Encoded:
+        """Raises RequestError."""
+        prompt = request.prompt
+        if isinstance(prompt, TextPrompt) and prompt.suffix:
+            assert self._fim is not None  # the feature was checked
+            gap = self._fim.encode(prompt.text, prompt.suffix)
+            return _Encoded(gap.ids, gap.before_ids, self._end_token_ids | self._fim.end_token_ids)
+        ids = encode_prompt(prompt, self._tokenizer, self._vocabulary_size)
+        return _Encoded(ids, () if isinstance(prompt, ChatPrompt) else ids, self._end_token_ids)
+
+    def _after_text(self, request: GenerateRequest, prompt: _Encoded, context_length: int) -> Sequence:
+        """The answer to a request with `resume_text`. Raises RequestError.
+
+        Of the ways to cut the text into tokens, it has to be one that the form of the answer allows.
+        """
+        make_constraint = self._forms.constraint(request)
+        start = Detokenizer(self._tokenizer, self._invisible, prompt.context)
+        for ids in encodings(request.resume_text, self._tokenizer, start):
+            rest = tokens_to_generate(len(prompt.ids) + len(ids), request.max_tokens, context_length)
+            min_tokens = len(ids) + request.min_tokens
+            after = msgspec.structs.replace(request, resume_tokens=ids, min_tokens=min_tokens)
+            constraint = None if make_constraint is None else make_constraint()
+            try:
+                sequence = self._sequence(after, prompt, len(ids) + rest, 0, constraint, None)
+            except InvalidRequest as error:
+                if error.param != "resume_tokens":
+                    raise
+            else:
+                if not sequence.has_calls:
+                    return sequence
+        raise FeatureMissing("The model cannot go on after this text.", "resume_text")
 
     def _sequence(
         self,
         request: GenerateRequest,
-        prompt_ids: tuple[int, ...],
+        prompt: _Encoded,
         max_tokens: int,
         choice: int,
         constraint: Constraint | None,
         echo: PromptEcho | None,
     ) -> Sequence:
-        end_token_ids = frozenset() if request.ignore_eos else self._end_token_ids
+        end_token_ids = frozenset() if request.ignore_eos else prompt.end_token_ids
         seed = choice_seed(request.sampling.seed, choice)
         plan = SequencePlan(
-            prompt_ids=prompt_ids,
+            prompt_ids=prompt.ids,
             max_tokens=max_tokens,
             sampling=msgspec.structs.replace(request.sampling, seed=seed),
             end_token_ids=end_token_ids | frozenset(request.stop_token_ids),
             min_tokens=request.min_tokens,
             resume_ids=request.resume_tokens,
+            is_of_text=bool(request.resume_text),
             logprobs=request.logprobs,
         )
-        context = () if isinstance(request.prompt, ChatPrompt) else prompt_ids
         parser = self._forms.parser(request, seed)
         markers = self._forms.markers if parser is not None else None
-        detokenizer = Detokenizer(self._tokenizer, self._invisible, context, markers)
+        detokenizer = Detokenizer(self._tokenizer, self._invisible, prompt.context, markers)
         emitter = Emitter(detokenizer, request.stop, parser, choice)
         return Sequence(plan, emitter, self._forms.vocabulary.token_bytes, constraint, echo)
 
@@ -102,3 +142,12 @@ class Intake:
             return None
         emitter = Emitter(Detokenizer(self._tokenizer, self._invisible), ())
         return PromptEcho(prompt_ids, emitter, request.logprobs, self._forms.vocabulary.token_bytes, choice)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A prompt's ids, those that the answer's text continues (of a chat, none), and what ends an answer to it."""
+
+    ids: tuple[int, ...]
+    context: tuple[int, ...]
+    end_token_ids: frozenset[int]

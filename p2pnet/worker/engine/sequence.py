@@ -23,8 +23,9 @@ from p2pnet.worker.text.emission import Emitter
 class SequencePlan:
     """What to generate, checked: all ids are in the vocabulary, and `max_tokens` more than the prompt fit the context.
 
-    `resume_ids` are the first tokens of the answer, which another worker gave. `logprobs` is how many likely tokens to
-    name with each; None is none, and no logprobs.
+    `resume_ids` are the first tokens of the answer, which another worker gave; `is_of_text` where it gave their text
+    only, so that they count as the prompt's. `max_tokens` and `min_tokens` count them in any case. `logprobs` is how
+    many likely tokens to name with each; None is none, and no logprobs.
     """
 
     prompt_ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class SequencePlan:
     end_token_ids: frozenset[int]
     min_tokens: int = 0
     resume_ids: tuple[int, ...] = ()
+    is_of_text: bool = False
     logprobs: int | None = None
 
 
@@ -61,8 +63,18 @@ class Sequence:
     @property
     def usage(self) -> Usage:
         """Every sampled token counts, an end token and the tokens of a stop string too, as vLLM counts them."""
-        prompt_tokens = len(self._plan.prompt_ids)
+        prompt_tokens = len(self._plan.prompt_ids) + (len(self._plan.resume_ids) if self._plan.is_of_text else 0)
         return Usage(prompt_tokens, len(self._ids) - prompt_tokens, min(self.job.cached_tokens, prompt_tokens))
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether it has begun to call a tool."""
+        return self._emitter.has_calls
+
+    @property
+    def stop(self) -> str | None:
+        """Which stop string has ended it."""
+        return self._emitter.stop
 
     def rows_wanted(self, count: int) -> int:
         """Of how many of the next `count` tokens the logits are needed."""

@@ -68,6 +68,14 @@ class Detokenizer:
         """The sequence is over: what is still pending, however broken."""
         return self._emit(len(self._pending), self._pending_text()) if self._pending else None
 
+    def preview(self, ids: Sequence[int]) -> str:
+        """What these ids would add to what was fed and flushed so far, all at once."""
+        context = self._decode(self._context)
+        text = self._decode([*self._context, *ids])
+        if text.startswith(context):
+            return text[len(context) :]
+        return self._decode(ids)  # broken bytes reach back over the boundary
+
     def _marked(self, token_id: int) -> Piece:
         """A token that ends whatever was pending."""
         before = self.flush()
@@ -92,11 +100,7 @@ class Detokenizer:
 
     def _pending_text(self) -> str:
         """What the pending ids add to the context."""
-        context = self._decode(self._context)
-        text = self._decode(self._context + self._pending)
-        if text.startswith(context):
-            return text[len(context) :]
-        return self._decode(self._pending)  # broken bytes reach back over the boundary
+        return self.preview(self._pending)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

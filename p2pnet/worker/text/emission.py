@@ -83,6 +83,8 @@ class Emitter:
         self._sent_end = 0
         """Up to here another worker has sent it."""
         self.is_stopped = False
+        self.stop: str | None = None
+        """Which stop string has ended the answer."""
 
     @property
     def has_calls(self) -> bool:
@@ -125,6 +127,7 @@ class Emitter:
         self._decoded_end += len(piece.text)
         self._tokens.append(_Token(piece.token_ids, self._decoded_end))
         self._parse(verdict.safe)
+        self.stop = verdict.stop
         self.is_stopped = verdict.is_stopped or (self._parser is not None and self._parser.is_done)
 
     def _parse(self, text: str) -> None:

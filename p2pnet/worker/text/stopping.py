@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verdict:
-    """After one piece: the text that can no longer become part of a stop string, and whether one has ended it."""
+    """After one piece: the text that can no longer become part of a stop string, and which of them has ended it."""
 
     safe: str
-    is_stopped: bool = False
+    stop: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop is not None
 
 
 class StopStrings:
@@ -31,7 +35,8 @@ class StopStrings:
         cut = _cut(text, self._stops)
         if cut is not None:
             self._held = ""
-            return Verdict(text[:cut], is_stopped=True)
+            start, stop = cut
+            return Verdict(text[:start], stop)
         safe = len(text) - _held_length(text, self._stops)
         self._held = text[safe:]
         return Verdict(text[:safe])
@@ -42,11 +47,11 @@ class StopStrings:
         return held
 
 
-def _cut(text: str, stops: Sequence[str]) -> int | None:
-    """Where the text ends: the start of the stop string that completes first."""
+def _cut(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Where the text ends, and why: the start of the stop string that completes first."""
     found = ((text.find(stop), stop) for stop in stops)
-    spans = [(start + len(stop), start) for start, stop in found if start >= 0]
-    return min(spans)[1] if spans else None
+    spans = [(start + len(stop), start, stop) for start, stop in found if start >= 0]
+    return min(spans)[1:] if spans else None
 
 
 def _held_length(text: str, stops: Sequence[str]) -> int:

@@ -7,23 +7,18 @@ and an answer that goes on for ever is cut off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 from p2pnet.allowance import Allowance
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
-from p2pnet.worker.backends.upstream.dialect import Piece
+from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, Piece, space_after
 from p2pnet.worker.text.stopping import StopStrings
 
 MAX_DELTA_CHARS = 4096
 """16 KiB at most in UTF-8: a quarter of the largest frame."""
 
 MAX_DELTA_LOGPROB_BYTES = 16 << 10
-
-REASONING_BEGIN = "<think>\n"
-REASONING_END = "\n</think>\n\n"
-"""Servers that take a model's reasoning out of its text give it back so: as most such models write it themselves, and
-as our own engine passes it on."""
 
 
 class Answer:
@@ -36,6 +31,8 @@ class Answer:
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
         shows_reasoning = request.response_format is None
         self._choices = [_Choice(index, request.stop, shows_reasoning) for index in range(request.n)]
+        if request.resume_text:
+            self._choices[0].go_on(space_after(request))
         self._allowance = Allowance(request, max_tokens)
         self.counted_tokens = 0
 
@@ -66,7 +63,8 @@ class Answer:
     def finished(self, usage: Usage | None, prompt_tokens: int) -> Finished:
         """The end of a complete answer, with the server's count or else our own."""
         first, *others = [choice.reason for choice in self._choices if choice.reason is not None]
-        return Finished(first, usage or Usage(prompt_tokens, self.counted_tokens), other_reasons=tuple(others))
+        counted = usage or Usage(prompt_tokens, self.counted_tokens)
+        return Finished(first, counted, other_reasons=tuple(others), stop=self._choices[0].stop)
 
     def _allowed(self, deltas: Iterable[TextDelta]) -> Iterator[TextDelta]:
         """What a gateway would blame on this worker is not passed on."""
@@ -87,14 +85,25 @@ class _Choice:
         self._shows_reasoning = shows_reasoning
         self._is_reasoning = False
         self._has_tool_calls = False
+        self._repeated = ""
+        """What the server may say first although it has been said."""
+        self._is_resumed = False
         self.is_cut = False
         self.reason: FinishReason | None = None
+        self.stop: str | None = None
+
+    def go_on(self, repeated: str) -> None:
+        """It goes on with a text of which this may be repeated."""
+        self._is_resumed, self._repeated = True, repeated
 
     def take(self, piece: Piece) -> Iterator[TextDelta]:
+        """Raises WorkerFailed for what cannot come in the middle of an answer."""
         if self.reason is not None:
             return
+        if self._is_resumed and piece.reasoning:
+            raise WorkerFailed("the upstream server began to reason in the middle of an answer")
         reasoning = self._reasoning(piece.reasoning) if piece.reasoning and self._shows_reasoning else ""
-        text = self._close_reasoning() + self._watched(piece.text) if piece.text else ""
+        text = self._close_reasoning() + self._watched(self._unsaid(piece.text)) if piece.text else ""
         yield from self._deltas(reasoning + text, piece.logprobs)
         if piece.tool_calls:
             self._has_tool_calls = True
@@ -103,15 +112,22 @@ class _Choice:
                 yield from (TextDelta(choice=self._index, tool_calls=(part,)) for part in _parts(call))
         if self.reason is None and piece.finish is not None:
             self.reason = "tool_calls" if self._has_tool_calls and piece.finish == "stop" else piece.finish
+            self.stop = piece.stop
 
     def rest(self) -> Iterator[TextDelta]:
         if not self.is_cut:
             yield from self._deltas(self._stops.flush())
 
+    def _unsaid(self, text: str) -> str:
+        """Without what is repeated."""
+        again = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, self._repeated, strict=False)))
+        self._repeated = self._repeated[again:] if again == len(text) else ""
+        return text[again:]
+
     def _watched(self, text: str) -> str:
         verdict = self._stops.feed(text)
         if verdict.is_stopped:
-            self.is_cut, self.reason = True, "stop"
+            self.is_cut, self.reason, self.stop = True, "stop", verdict.stop
         return verdict.safe
 
     def _reasoning(self, text: str) -> str:

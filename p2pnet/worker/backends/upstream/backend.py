@@ -12,20 +12,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from p2pnet.errors import ContextOverflow, FeatureMissing, ModelNotFound, UsageError, WorkerFailed
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import check_features
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import Answer
-from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.ollama import OllamaDialect
 from p2pnet.worker.backends.upstream.openai import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
 from p2pnet.worker.backends.upstream.speed import DecodeSpeed
+from p2pnet.worker.text.resuming import check_resume
 
 ACCEPT_S = 10.0
 """Ollama and llama.cpp say 200 with the first token, which may take minutes while a model is loaded or a prompt is
@@ -107,14 +108,14 @@ class UpstreamBackend:
         """
         offer = self._offer(request)
         call = self._dialect.call(request, offer)
-        prompt_tokens = estimated_prompt_tokens(request.prompt)
+        prompt_tokens = estimated_prompt_tokens(continued(request).prompt)
         opening = asyncio.ensure_future(self._session.open(call))
         try:
             await asyncio.wait({opening}, timeout=self._accept_s)
             if opening.done():
-                await self._opened(opening, offer)
+                await self._opened(opening, offer, request)
             yield Accepted(prompt_tokens, offer.card.digest)
-            stream = await self._opened(opening, offer)
+            stream = await self._opened(opening, offer, request)
             answer = Answer(request, request.max_tokens or offer.card.context_length)
             reader = self._dialect.reader(request)
             async with aclosing(self._deltas(stream, reader, answer)) as deltas:
@@ -136,6 +137,7 @@ class UpstreamBackend:
         if request.digest not in (None, offer.card.digest):
             raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
         check_features(request, offer.card.features)
+        check_resume(request)
         if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
             raise ContextOverflow(
                 f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
@@ -144,13 +146,19 @@ class UpstreamBackend:
             )
         return offer
 
-    async def _opened(self, opening: asyncio.Future[UpstreamStream], offer: Offer) -> UpstreamStream:
+    async def _opened(
+        self, opening: asyncio.Future[UpstreamStream], offer: Offer, request: GenerateRequest
+    ) -> UpstreamStream:
         """The answer, once it has begun. What its refusal says of the model is kept in mind."""
         try:
             return await opening
         except FeatureMissing as error:
             if error.param == "tools":
                 self._models.without_tools(offer)
+            raise
+        except InvalidRequest as error:
+            if request.resume_text:  # nobody else's request is at fault then: this model's template is
+                raise FeatureMissing(error.message, "resume_text") from error
             raise
         except (ModelNotFound, WorkerFailed):
             self._models.ask_soon()

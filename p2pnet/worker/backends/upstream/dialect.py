@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from p2pnet.errors import InvalidRequest, WorkerFailed
+from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
 from p2pnet.features import check_features
 from p2pnet.messages import (
     MAX_TOOLS,
     ChatPrompt,
     FinishReason,
     GenerateRequest,
+    Message,
     ModelId,
     Prompt,
     TextPrompt,
@@ -93,6 +94,8 @@ class Piece:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: FinishReason | None = None
+    stop: str | None = None
+    """The stop string that ended it, from servers that tell."""
 
 
 class Reader(Protocol):
@@ -153,6 +156,43 @@ def check_offer(request: GenerateRequest, offer: Offer) -> None:
     check_features(request, offer.features_for(request.prompt))
 
 
+REASONING_BEGIN = "<think>\n"
+REASONING_END = "\n</think>\n\n"
+"""Servers that take a model's reasoning out of its text give it back so: as most such models write it themselves, and
+as our own engine passes it on."""
+
+
+def continued(request: GenerateRequest) -> GenerateRequest:
+    """The request with its `resume_text` in the prompt: after a text, or as the last message of a chat.
+
+    Of that message space at the end is left out, as templates do: the answer may bring it again, see `space_after`.
+    Raises FeatureMissing for what a server would begin anew: a form, a call, reasoning that it takes out of the text.
+    """
+    text, prompt = request.resume_text, request.prompt
+    if not text:
+        return request
+    if request.response_format is not None:
+        raise FeatureMissing("The server cannot go on with an answer that has a form.", "resume_text")
+    if isinstance(prompt, TextPrompt):
+        return msgspec.structs.replace(request, prompt=msgspec.structs.replace(prompt, text=prompt.text + text))
+    if not isinstance(prompt, ChatPrompt):
+        raise FeatureMissing("The server cannot go on with a text after token ids.", "resume_text")
+    if prompt.tools and prompt.tool_choice == "required":
+        raise FeatureMissing("The server cannot go on with an answer that has to call a tool.", "resume_text")
+    if text.lstrip().startswith(REASONING_BEGIN.strip()):
+        raise FeatureMissing("The server cannot go on with an answer that has reasoning in it.", "resume_text")
+    if not text.strip():
+        return request
+    messages = (*prompt.messages, Message("assistant", text.rstrip()))
+    return msgspec.structs.replace(request, prompt=msgspec.structs.replace(prompt, messages=messages))
+
+
+def space_after(request: GenerateRequest) -> str:
+    """What `continued` has left out."""
+    text = request.resume_text if isinstance(request.prompt, ChatPrompt) else ""
+    return text[len(text.rstrip()) :]
+
+
 def small_seed(seed: int) -> int:
     """Seeds that fit are passed on as they are."""
     return seed % MAX_SEED
@@ -166,8 +206,8 @@ def estimated_prompt_tokens(prompt: Prompt) -> int:
             texts += [call.arguments for message in messages for call in message.tool_calls]
             texts += [tool.description + tool.parameters for tool in tools]
             return TOKENS_PER_MESSAGE * len(messages) + sum(map(_text_tokens, texts))
-        case TextPrompt(text):
-            return max(1, _text_tokens(text))
+        case TextPrompt(text, suffix):
+            return max(1, _text_tokens(text + suffix))
         case _:
             return len(prompt.token_ids)
 

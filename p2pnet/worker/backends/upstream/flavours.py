@@ -17,6 +17,7 @@ _ENGINE = frozenset(
         features.IGNORE_EOS,
         features.JSON,
         features.JSON_SCHEMA,
+        features.RESUME_TEXT,
     }
 )
 """What vLLM, SGLang and llama.cpp do on both endpoints."""
@@ -28,6 +29,8 @@ class Flavour:
 
     `chat` and `text` are what `/v1/chat/completions` and `/v1/completions` do. `top_k_off` is how top_k is switched
     off; None where there is no such field. `honours_parallel`: whether it keeps to `parallel_tool_calls` False.
+    `continues` are the fields that have it go on with a chat's last message, an assistant's; empty where it cannot, and
+    then texts are not gone on with either: a card says it once for both.
     """
 
     name: str
@@ -36,7 +39,10 @@ class Flavour:
     text: frozenset[str] = frozenset({features.TEXT})
     top_k_off: int | None = None
     honours_parallel: bool = False
+    continues: tuple[tuple[str, bool], ...] = ()
 
+
+_CONTINUE = (("continue_final_message", True), ("add_generation_prompt", False))
 
 UNRECOGNISED = Flavour("unrecognised")
 
@@ -47,6 +53,7 @@ VLLM = Flavour(
     text=_ENGINE | {features.TEXT, features.TOKENS, features.LOGPROBS, features.CHOICES, features.MIN_TOKENS},
     top_k_off=-1,
     honours_parallel=True,
+    continues=_CONTINUE,
 )
 """Tools need `--enable-auto-tool-choice`, which nothing tells beforehand: see `UpstreamBackend`."""
 
@@ -56,8 +63,10 @@ SGLANG = Flavour(
     chat=_ENGINE | {features.CHAT, features.CHOICES, features.MIN_TOKENS},
     text=_ENGINE | {features.TEXT, features.TOKENS, features.CHOICES, features.MIN_TOKENS},
     top_k_off=-1,
+    continues=_CONTINUE[:1],
 )
-"""Without a tool parser it answers tool calls as text, and its log-probabilities are those after temperature."""
+"""Without a tool parser it answers tool calls as text, and its log-probabilities are those after temperature. It puts
+the last message after the prompt for an answer by itself (sgl-project/sglang pull request 4226)."""
 
 LLAMA_CPP = Flavour(
     "llama.cpp",
@@ -66,7 +75,10 @@ LLAMA_CPP = Flavour(
     text=_ENGINE | {features.TEXT, features.LOGPROBS},
     top_k_off=0,
     honours_parallel=True,
+    continues=_CONTINUE,
 )
+"""It goes on with a last message unless told not to, since ggml-org/llama.cpp pull request 13174; since 23012 it can be
+asked to."""
 
 LM_STUDIO = Flavour(
     "lmstudio",
@@ -74,6 +86,7 @@ LM_STUDIO = Flavour(
     chat=frozenset({features.CHAT, features.PENALTIES, features.JSON_SCHEMA, features.TOOLS}),
     text=frozenset({features.TEXT, features.PENALTIES}),
 )
+"""It repeats the message that it is to go on with (lmstudio-ai/lmstudio-bug-tracker issue 2041)."""
 
 FLAVOURS = {flavour.name: flavour for flavour in (UNRECOGNISED, VLLM, SGLANG, LLAMA_CPP, LM_STUDIO)}
 

@@ -49,6 +49,7 @@ class OpenAIListing:
             has_chat=await self._has(openai.CHAT_PATH),
             has_text=await self._has(openai.TEXT_PATH),
             template_has_tools=status == 200 and openai.parse_template_has_tools(props),
+            continues_chats=status == 200 and openai.parse_continues_chats(props),
         )
 
     async def _has(self, path: str) -> bool:

@@ -22,6 +22,7 @@ from p2pnet.worker.backends.upstream.dialect import (
     Offer,
     Reader,
     check_offer,
+    continued,
     json_object,
     offered_tools,
     precision,
@@ -74,6 +75,7 @@ class Shown(msgspec.Struct):
     model_info: dict[str, Any] | None = None
     parameters: str | None = None
     details: _Details | None = None
+    template: str | None = None
     capabilities: list[str] | None = None
     """None before version 0.6.4."""
     remote_host: str | None = None
@@ -135,7 +137,9 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
         return None
     extras = _CONSTRAINTS | ({features.LOGPROBS} if version >= LOGPROBS_SINCE else frozenset())
     chat = extras | {features.CHAT} | ({features.TOOLS} if "tools" in capabilities else frozenset())
-    text = extras | {features.TEXT}
+    text = extras | {features.TEXT} | ({features.FIM} if "insert" in capabilities else frozenset())
+    if "thinking" not in capabilities and _continues(shown.template or ""):
+        chat, text = chat | {features.RESUME_TEXT}, text | {features.RESUME_TEXT}
     quantization, dtype = precision(shown.details.quantization_level if shown.details else None)
     card = ModelCard(
         id=tag.name,
@@ -146,6 +150,18 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
         features=tuple(sorted(chat | text)),
     )
     return Offer(card, chat, text, _own_stops(shown), thinks="thinking" in capabilities, flavour=KIND)
+
+
+def _continues(template: str) -> bool:
+    """Whether the template leaves a chat's last message, if an assistant's, open: the model goes on with it.
+
+    That is what Ollama's maintainers advise (ollama/ollama issue 6778), and most templates written for it do so: those
+    that do not end the last message, and the older ones, for a prompt and a response, which Ollama cuts after the
+    response. Models that it renders without a template are not known to.
+    """
+    if ".Messages" in template:
+        return re.search(r"\{\{-?\s*if\s+not\s+\$last\b", template) is not None
+    return ".Response" in template
 
 
 def _context_length(shown: Shown, running_context: int | None) -> int:
@@ -180,6 +196,7 @@ class OllamaDialect:
 
     def call(self, request: GenerateRequest, offer: Offer) -> Call:
         check_offer(request, offer)
+        request = continued(request)
         body: dict[str, Any] = {
             "model": request.model,
             "stream": True,
@@ -200,8 +217,8 @@ class OllamaDialect:
         match request.prompt:
             case ChatPrompt() as prompt:
                 return Call(CHAT_PATH, body | _chat(prompt))
-            case TextPrompt(text):
-                return Call(TEXT_PATH, body | _text(text))
+            case TextPrompt() as prompt:
+                return Call(TEXT_PATH, body | _text(prompt))
             case _:
                 raise AssertionError("the features say that it takes no token ids")
 
@@ -228,10 +245,12 @@ def _options(request: GenerateRequest, offer: Offer) -> dict[str, Any]:
     return options
 
 
-def _text(text: str) -> dict[str, Any]:
-    if not text:
+def _text(prompt: TextPrompt) -> dict[str, Any]:
+    if not prompt.text:
         raise FeatureMissing("Ollama takes an empty prompt for an order to load the model.", "prompt")
-    return {"prompt": text, "raw": True}
+    if prompt.suffix:  # the template puts the two together
+        return {"prompt": prompt.text, "suffix": prompt.suffix}
+    return {"prompt": prompt.text, "raw": True}
 
 
 def _chat(prompt: ChatPrompt) -> dict[str, Any]:

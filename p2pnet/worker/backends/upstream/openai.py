@@ -32,6 +32,7 @@ from p2pnet.worker.backends.upstream.dialect import (
     Offer,
     Reader,
     check_offer,
+    continued,
     json_object,
     offered_tools,
     precision,
@@ -96,6 +97,8 @@ class Abilities:
     has_text: bool = True
     template_has_tools: bool = False
     """Of llama.cpp; others do not tell."""
+    continues_chats: bool = False
+    """Of llama.cpp, whose old versions begin a new message after a last one of the assistant's."""
 
 
 _decode_props = msgspec.json.Decoder(_Props).decode
@@ -113,11 +116,21 @@ def parse_models(body: bytes, abilities: Abilities) -> list[Offer]:
 
 def parse_template_has_tools(body: bytes) -> bool:
     """Whether llama.cpp's `/props` says that the chat template has tools: without, it drops them in silence."""
-    try:
-        caps = _decode_props(body).chat_template_caps
-    except UNREADABLE:
-        return False
+    caps = _template_caps(body)
     return caps is not None and caps.supports_tools and caps.supports_tool_calls
+
+
+def parse_continues_chats(body: bytes) -> bool:
+    """Whether llama.cpp's `/props` is of a version that goes on with a chat's last message: those that tell what a
+    template can do are all later than that."""
+    return _template_caps(body) is not None
+
+
+def _template_caps(body: bytes) -> _TemplateCaps | None:
+    try:
+        return _decode_props(body).chat_template_caps
+    except UNREADABLE:
+        return None
 
 
 def _offer(model: _Model, abilities: Abilities) -> Offer:
@@ -128,6 +141,8 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
         chat = text = frozenset()
     if flavour is LLAMA_CPP and not abilities.template_has_tools:
         chat -= {features.TOOLS}
+    if flavour is LLAMA_CPP and not abilities.continues_chats:
+        chat, text = chat - {features.RESUME_TEXT}, text - {features.RESUME_TEXT}
     quantization, dtype = _precision(model.meta.ftype if model.meta else None)
     card = ModelCard(
         id=model.id,
@@ -163,6 +178,7 @@ class OpenAIDialect:
 
     def call(self, request: GenerateRequest, offer: Offer) -> Call:
         check_offer(request, offer)
+        request = continued(request)
         flavour = FLAVOURS[offer.flavour]
         body: dict[str, Any] = {
             "model": request.model,
@@ -175,6 +191,8 @@ class OpenAIDialect:
             case ChatPrompt() as prompt:
                 body |= _chat(prompt, flavour)
                 _chat_extras(body, request, flavour)
+                if request.resume_text.strip():
+                    body |= dict(flavour.continues)
                 return Call(CHAT_PATH, body)
             case TextPrompt(text):
                 body["prompt"] = text

@@ -66,6 +66,10 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    stop_reason: Any = None
+    """Of vLLM: the stop string or the id that ended it."""
+    matched_stop: Any = None
+    """The same of SGLang."""
 
 
 class _Details(msgspec.Struct):
@@ -92,6 +96,7 @@ class OpenAIReader:
 
     def __init__(self, request: GenerateRequest) -> None:
         self._choices = request.n
+        self._stops = request.stop
         self._top = request.logprobs or 0
         self._wants_logprobs = request.logprobs is not None
         self._begun: set[tuple[int, int]] = set()
@@ -131,7 +136,12 @@ class OpenAIReader:
             tool_calls=tuple(self._tool_call(choice.index, call) for call in delta.tool_calls or ()),
             logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
             finish=_finish_reason(choice.finish_reason),
+            stop=self._stop(choice),
         )
+
+    def _stop(self, choice: _Choice) -> str | None:
+        """Only what was asked for."""
+        return next((stop for stop in (choice.stop_reason, choice.matched_stop) if stop in self._stops), None)
 
     def _tool_call(self, choice: int, call: _ToolCall) -> ToolCallDelta:
         function = call.function or _Function()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2pnet.worker.engine.interleaving import interleaved
+from p2pnet.interleaving import interleaved
 
 
 class Broken(Exception):
