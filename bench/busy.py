@@ -1,5 +1,5 @@
-"""How soon a full worker says that it is busy, through real daemons on this machine: a bootstrap, a worker whose places
-are all held, and a client that asks for one more, again and again.
+"""How soon a full worker says that it is busy, and how it is, through real daemons on this machine: a bootstrap, a
+worker whose places are all held, and a client that asks for one more again and again, and then probes it.
 
     python -m bench.busy
     python -m bench.busy --requests 1000 --places 64 --transport tcp
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.swarm import Process, swarm
-from p2pnet.client import generate
+from p2pnet.client import generate, status
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import Busy
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TextPrompt
@@ -41,6 +41,9 @@ TOKEN_S = 3600.0
 
 WARM_UP = 20
 """Requests before those that are measured: the connection is made, and both sides have run their code once."""
+
+PROBES = 40
+"""As many as a worker answers one after the other."""
 
 LIMIT_MS = 5.0
 """What a full worker may take to say so."""
@@ -81,6 +84,7 @@ async def _measure(
             if number >= WARM_UP:
                 for name, seconds in (("busy", busy_s), ("accepted", accepted_s), ("finished", finished_s)):
                     times[name].append(seconds)
+        times["status"] = [await _until_status(network, full) for _ in range(PROBES)]
     return times
 
 
@@ -115,6 +119,12 @@ async def _until_busy(network: Network, worker: Process) -> float:
     raise SystemExit("The worker was not full.")
 
 
+async def _until_status(network: Network, worker: Process) -> float:
+    began_s = time.perf_counter()
+    await status(network, str(worker.ready["peer_id"]), worker.ready["addresses"], timeout_s=10)
+    return time.perf_counter() - began_s
+
+
 async def _until_done(network: Network, worker: Process) -> tuple[float, float]:
     began_s = time.perf_counter()
     async with aclosing(_ask(network, worker, FREE)) as events:
@@ -127,7 +137,12 @@ async def _until_done(network: Network, worker: Process) -> tuple[float, float]:
 
 def _print(times: dict[str, list[float]], options: argparse.Namespace) -> None:
     table = Table("Until", "Median", "p90", "p99", "Worst", f"Under {LIMIT_MS:.0f} ms")
-    for name, what in (("busy", "Failed, busy"), ("accepted", "Accepted"), ("finished", "Finished, after one token")):
+    for name, what in (
+        ("busy", "Failed, busy"),
+        ("status", "Status, full"),
+        ("accepted", "Accepted"),
+        ("finished", "Finished, after one token"),
+    ):
         ms = sorted(1000 * seconds for seconds in times[name])
         cuts = statistics.quantiles(ms, n=100)
         share = sum(each < LIMIT_MS for each in ms) / len(ms)
@@ -136,8 +151,8 @@ def _print(times: dict[str, list[float]], options: argparse.Namespace) -> None:
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     console.print(
-        f"{options.requests} requests of each kind, {options.places} places held, transport {options.transport}, "
-        f"{os.cpu_count()} cores, load {load}."
+        f"{options.requests} requests of each kind, {PROBES} probes, {options.places} places held, "
+        f"transport {options.transport}, {os.cpu_count()} cores, load {load}."
     )
 
 

@@ -5,36 +5,57 @@ Knows nothing of peers: everything behind HTTP is in the GatewayService that it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from gateway.access import Access
 from gateway.edge import Edge, http_failure
-from gateway.failures import describe
+from gateway.failures import Failure, describe
 from gateway.service import GatewayService, HttpLimits
-from gateway.surfaces import openai
+from gateway.surfaces import anthropic, fauxpilot, ollama, openai, p2pnet
 from p2pnet.errors import P2PNetError
 
+DIALECTS: tuple[tuple[str, Callable[[Failure], Response]], ...] = (
+    ("/api/", ollama.failure_response),
+    ("/v1/messages", anthropic.failure_response),
+)
+"""How errors look, by how a path begins; the first that fits. All other paths get OpenAI's."""
 
-def create_app(service: GatewayService, limits: HttpLimits | None = None) -> FastAPI:
+
+def create_app(service: GatewayService, limits: HttpLimits | None = None, access: Access | None = None) -> FastAPI:
     """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop."""
     limits = limits or HttpLimits()
     app = FastAPI(title="p2pnet gateway", redirect_slashes=False)
+    app.include_router(anthropic.surface(service, limits))  # before OpenAI's, which has a path in common with it
     app.include_router(openai.surface(service, limits))
+    app.include_router(fauxpilot.surface(service, limits))
+    app.include_router(ollama.surface(service, limits))
+    if service.knowledge is not None:
+        app.include_router(p2pnet.surface(service.knowledge))
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Edge, make_id=service.make_id, failure_response=openai.failure_response)
+    app.add_middleware(Edge, make_id=service.make_id, failure_response=failure_response, access=access or Access())
     return app
 
 
+def failure_response(failure: Failure, path: str) -> Response:
+    """An error in the dialect of the surface that the path belongs to."""
+    render = next((render for begin, render in DIALECTS if path.startswith(begin)), openai.failure_response)
+    return render(failure)
+
+
 async def _on_error(request: Request, error: Exception) -> Response:
-    return openai.failure_response(describe(error))
+    return failure_response(describe(error), request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = openai.failure_response(http_failure(error, request.method, request.url.path))
+    path = request.url.path
+    response = failure_response(http_failure(error, request.method, path), path)
     response.headers.update(error.headers or {})
     return response
 

@@ -9,30 +9,51 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access import Access, RateLimited, Unauthorized
 from gateway.failures import Failure, describe, failure
-from gateway.service import HttpLimits
+from gateway.service import Caller, HttpLimits
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = b"x-request-id"
+ANTHROPIC_ID_HEADER = b"request-id"
+"""Where Anthropic's clients look for the same."""
+
+WAIT_HEADER = b"x-p2pnet-wait-s"
+"""How long the client is ready to wait for a worker, in seconds."""
+
+MAX_WAIT_S = 600.0
+"""As long as OpenAI's clients wait for anything."""
+
+OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})
+"""What needs no key: they say that a gateway is there, and nothing of it."""
+
+_SECONDS = re.compile(rb"[0-9]{1,4}(\.[0-9]{1,3})?")
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
-FailureResponse = Callable[[Failure], Response]
+FailureResponse = Callable[[Failure, str], Response]
+"""A failure as a response, on this path."""
 
 
 class Edge:
-    """Wraps the whole application: every response carries its request id, and no traceback leaves."""
+    """Wraps the whole application: every request carries its id and on whose behalf it comes, every response the id,
+    and no traceback leaves."""
 
-    def __init__(self, app: ASGIApp, make_id: Callable[[], str], failure_response: FailureResponse) -> None:
+    def __init__(
+        self, app: ASGIApp, make_id: Callable[[], str], failure_response: FailureResponse, access: Access
+    ) -> None:
         self._app = app
         self._make_id = make_id
         self._failure_response = failure_response
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,24 +62,41 @@ class Edge:
         request_id = _header(scope, REQUEST_ID_HEADER)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = self._make_id().encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
         has_started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER, request_id)]
+                ids = ((name, request_id) for name in (REQUEST_ID_HEADER, ANTHROPIC_ID_HEADER))
+                message["headers"] = [*message["headers"], *ids]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            caller = self._caller(scope)
+            state["caller"] = caller
+            with self._access.admitted(caller) if scope["method"] == "POST" else nullcontext():
+                await self._app(scope, receive, send_with_id)
+        except (Unauthorized, RateLimited) as error:
+            await self._failure_response(describe(error), scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             return  # went away while it sent its request: nobody is left to answer
         except Exception as error:
             log.error("request %s: unexpected error", request_id.decode(), exc_info=error)
             if not has_started:
-                await self._failure_response(describe(error))(scope, receive, send_with_id)
+                await self._failure_response(describe(error), scope["path"])(scope, receive, send_with_id)
+
+    def _caller(self, scope: Scope) -> Caller:
+        """Raises Unauthorized where a key is needed and none is given that is known."""
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        address = client[0] if client else "unknown"
+        if scope["path"] in OPEN_PATHS:
+            return Caller(address)
+        caller = self._access.identify(headers, address)
+        return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)))
 
 
 async def read_body(request: Request, limits: HttpLimits) -> bytes:
@@ -83,6 +121,13 @@ def http_failure(error: HTTPException, method: str, path: str) -> Failure:
         return failure("method_not_allowed", f"{method} is not allowed on {path}.")
     code = {408: "request_timeout", 413: "request_too_large"}.get(error.status_code, "invalid_request")
     return failure(code, error.detail)
+
+
+def _wait_s(header: bytes | None) -> float | None:
+    """None where nothing useful is said."""
+    if header is None or not _SECONDS.fullmatch(header):
+        return None
+    return min(MAX_WAIT_S, float(header))
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:

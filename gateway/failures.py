@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from p2pnet.errors import ModelNotFound, P2PNetError, RequestError
 
@@ -26,8 +27,11 @@ OUTCOMES: dict[str, Outcome] = {
     "model_not_found": Outcome(404),
     # There is capacity and it is taken: the client's own back-off is the right answer.
     "busy": Outcome(429, retry_after_s=1),
+    "invalid_api_key": Outcome(401),
+    "rate_limited": Outcome(429, retry_after_s=1),
     # Nobody can serve this now, and no token was sent: the client may repeat the request safely.
     "draining": Outcome(503, retry_after_s=1),
+    "not_allowed": Outcome(503, retry_after_s=5),
     "no_worker": Outcome(503, retry_after_s=5),
     "peer_unreachable": Outcome(503, retry_after_s=1),
     "peer_lost": Outcome(503, retry_after_s=1),
@@ -42,6 +46,7 @@ OUTCOMES: dict[str, Outcome] = {
     "usage": Outcome(500),
     # The HTTP edge's own.
     "unknown_url": Outcome(404),
+    "response_not_found": Outcome(404),
     "method_not_allowed": Outcome(405),
     "request_timeout": Outcome(408),
     "request_too_large": Outcome(413),
@@ -71,4 +76,8 @@ def describe(error: Exception) -> Failure:
     param = error.param if isinstance(error, RequestError) else None
     if param is None and isinstance(error, ModelNotFound):
         param = "model"
-    return failure(error.code, error.message or error.code, param)
+    described = failure(error.code, error.message or error.code, param)
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        return replace(described, retry_after_s=max(1, math.ceil(retry_after_s)))
+    return described

@@ -1,26 +1,67 @@
-"""Puts a gateway together: peer table, dispatcher, HTTP, on a peer that has joined. It holds no model."""
+"""Puts a gateway together, on a peer that has joined: what serves, what remembers, HTTP. It holds no model."""
 
 from __future__ import annotations
 
-import asyncio
-import random
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
 
+from gateway.access import Access, KeyRing
 from gateway.app import create_app
-from gateway.dispatch import Dispatcher
-from gateway.peers import PeerTable
+from gateway.knowing.choice_log import ChoiceLog
+from gateway.knowing.history import History
+from gateway.knowing.http_counts import HttpCounts
+from gateway.knowing.knowledge import Sources, make_knowledge, model_views
+from gateway.knowing.metrics import GatewayMetrics
+from gateway.knowing.reports import RequestReport
+from gateway.naming import Names
+from gateway.peers.table import PeerTable
+from gateway.routing import is_served
 from gateway.server import HttpServer, serve_http
 from gateway.service import GatewayService, HttpLimits
-from p2pnet.config import ExchangeTimeouts
+from gateway.serving import Serving, ServingConfig
 from p2pnet.directory import Directory
+from p2pnet.errors import UsageError
 from p2pnet.network import Network
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """What one gateway gives its clients. `history_file` is where it remembers requests; None is in memory alone.
+    Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get."""
+
+    http: HttpLimits = field(default_factory=HttpLimits)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    history_file: Path | None = None
+    key_file: Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    code_model: str | None = None
+
+
+def check_host(host: str, has_keys: bool) -> None:
+    """Raises UsageError where a gateway that anybody may use would listen where anybody can reach it."""
+    if has_keys or host == "localhost":
+        return
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise UsageError(
+            f"Without keys, whoever reaches {host} could use this gateway.",
+            "Make a key with `p2pnet keys add NAME --api-key-file keys.txt` and pass --api-key-file keys.txt, or leave "
+            "--host at 127.0.0.1.",
+        )
 
 
 class Gateway:
     """A gateway that serves. Make one with `start`."""
 
-    def __init__(self, server: HttpServer, refreshing: asyncio.Task[None]) -> None:
+    def __init__(self, server: HttpServer, closing: AsyncExitStack) -> None:
         self._server = server
-        self._refreshing = refreshing
+        self._closing = closing
 
     @classmethod
     async def start(
@@ -29,19 +70,40 @@ class Gateway:
         directory: Directory,
         host: str = "127.0.0.1",
         port: int = 0,
-        limits: HttpLimits | None = None,
-        timeouts: ExchangeTimeouts | None = None,
-        peers: PeerTable | None = None,
+        config: GatewayConfig | None = None,
     ) -> Gateway:
         """Serve HTTP on `host` and `port` (0: any free one). Raises UsageError when the port is taken."""
-        peers = peers or PeerTable(directory)
-        dispatcher = Dispatcher(network, peers, random.Random(), timeouts=timeouts)
-        service = GatewayService(
-            generate=dispatcher.run, list_models=peers.models, is_ready=lambda: peers.has_refreshed
-        )
-        server = await serve_http(create_app(service, limits or HttpLimits()), host, port)
-        refreshing = asyncio.create_task(peers.keep_fresh())
-        return cls(server, refreshing)
+        config = config or GatewayConfig()
+        access = Access(None if config.key_file is None else KeyRing(config.key_file))
+        check_host(host, access.has_keys)
+        async with AsyncExitStack() as opened:
+            history = await History.open(config.history_file)
+            opened.push_async_callback(history.close)
+            table = PeerTable(directory, known_models=history.known_models)
+            choices = ChoiceLog()
+            metrics = GatewayMetrics(lambda: model_views(sources))
+
+            def observe(report: RequestReport) -> None:
+                history.note(report)
+                history.note_models(table.known_models())
+                metrics.note(report)
+                access.note(report)
+
+            serving = Serving(network, table, config.serving, observe, choices.note)
+            names = Names(config.aliases, table.models, lambda ask: is_served(table.roster, ask))
+            sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
+            service = GatewayService(
+                generate=lambda request, caller: serving.dispatcher.run(names.resolved(request), caller),
+                embed=lambda request, caller: serving.dispatcher.embed(names.resolved(request), caller),
+                list_models=table.models,
+                is_ready=lambda: table.has_refreshed,
+                knowledge=make_knowledge(sources, history, choices, metrics.scrape),
+                code_model_name=config.code_model,
+            )
+            app = HttpCounts(create_app(service, config.http, access), metrics.note_http)
+            server = await serve_http(app, host, port)
+            await opened.enter_async_context(serving)
+            return cls(server, opened.pop_all())
 
     @property
     def url(self) -> str:
@@ -50,5 +112,4 @@ class Gateway:
     async def stop(self, drain_s: float) -> None:
         """Take no more requests, let running ones finish for `drain_s` seconds."""
         await self._server.stop(drain_s)
-        self._refreshing.cancel()
-        await asyncio.gather(self._refreshing, return_exceptions=True)
+        await self._closing.aclose()

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.failures import Failure, describe
-from gateway.service import GenerationEvent, HttpLimits
+from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.messages import Accepted, Finished, TextDelta
 from p2pnet.patience import Patience
@@ -26,6 +27,7 @@ from p2pnet.pump import Abandoned, Pump
 log = logging.getLogger(__name__)
 
 Events = AsyncGenerator[GenerationEvent, None]
+AnswerEvent = Accepted | TextDelta | Finished
 EventPump = Pump[GenerationEvent]
 
 
@@ -35,23 +37,32 @@ class StreamRenderer(Protocol):
     @property
     def media_type(self) -> str: ...
 
-    @property
-    def keep_alive(self) -> bytes:
-        """What is sent so that a silent connection is not taken for a dead one."""
+    def keep_alive(self, waiting: Waiting | None) -> bytes:
+        """What is sent so that a silent connection is not taken for a dead one, and the place in the queue."""
         ...
 
-    def render(self, events: Sequence[GenerationEvent]) -> bytes: ...
+    def render(self, events: Sequence[AnswerEvent]) -> bytes: ...
 
     def render_failure(self, failure: Failure) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A complete generation."""
+def route_headers(routed: Routed | None) -> dict[str, str]:
+    """Who answered, for the curious."""
+    if routed is None:
+        return {}
+    return {
+        "x-p2pnet-worker": routed.worker,
+        "x-p2pnet-attempts": str(routed.attempts),
+        "x-p2pnet-queue-ms": str(routed.queued_ms),
+    }
 
-    text: str
-    finished: Finished
-    digest: str | None
+
+def waiting_comment(waiting: Waiting | None) -> str:
+    """For people who look at a silent stream, in words."""
+    if waiting is None:
+        return "keep-alive"
+    estimate = "" if waiting.estimate_s is None else f", about {max(1, round(waiting.estimate_s))} s"
+    return f"waiting for a worker: place {waiting.place}{estimate}"
 
 
 class StreamedReply(Response):
@@ -72,6 +83,7 @@ class StreamedReply(Response):
             pump = Pump(self._events, limits.read_ahead_events, limits.keep_alive_s, at_end=_unfinished)
             async with pump, _watched(pump, receive):
                 first = await pump.take()  # what it raises becomes a real status: nothing was sent
+                self.headers.update(route_headers(_routed(first)))
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await _Writer(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
         except Abandoned:
@@ -118,9 +130,11 @@ class _Writer:
                 await self._write(body, is_open)
 
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
-        if not events:
-            return self._renderer.keep_alive, True
-        return self._renderer.render(events), not isinstance(events[-1], Finished)
+        answer = [event for event in events if not isinstance(event, Waiting | Routed)]
+        if answer:
+            return self._renderer.render(answer), not isinstance(answer[-1], Finished)
+        waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
+        return self._renderer.keep_alive(waiting), True
 
     def _render_error(self, error: Exception) -> bytes:
         if not isinstance(error, P2PNetError):
@@ -133,12 +147,22 @@ class _Writer:
         self._stall.end()
 
 
-class WholeReply(Response):
-    """Waits for a generation to be complete, and sends it as one JSON document. Errors propagate: nothing was sent."""
+W = TypeVar("W", bound=Generated | Embedded)
 
-    def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
+
+class _CompleteReply(Response, Generic[W]):
+    """Waits for an answer to be complete, and sends it as one JSON document. Errors propagate: nothing was sent."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[Any, None],
+        collecting: Callable[[Any, float], W | None],
+        render: Callable[[W], bytes],
+        limits: HttpLimits,
+    ) -> None:
         super().__init__()
         self._events = events
+        self._collecting = collecting
         self._render = render
         self._limits = limits
 
@@ -146,23 +170,38 @@ class WholeReply(Response):
         try:
             pump = Pump(self._events, self._limits.read_ahead_events, at_end=_unfinished)
             async with pump, _watched(pump, receive):
-                generated = await _collect(pump)
+                complete = await self._collect(pump)
         except Abandoned:
             return
-        await Response(self._render(generated), media_type="application/json")(scope, receive, send)
+        headers = route_headers(complete.routed)
+        await Response(self._render(complete), headers=headers, media_type="application/json")(scope, receive, send)
+
+    async def _collect(self, pump: Pump[Any]) -> W:
+        while True:
+            for event in await pump.take():
+                complete = self._collecting(event, time.monotonic())
+                if complete is not None:
+                    return complete
 
 
-async def _collect(pump: EventPump) -> Generated:
-    parts: list[str] = []
-    digest: str | None = None
-    while True:
-        for event in await pump.take():
-            if isinstance(event, TextDelta):
-                parts.append(event.text)
-            elif isinstance(event, Accepted):
-                digest = event.digest
-            else:
-                return Generated("".join(parts), event, digest)
+class WholeReply(_CompleteReply[Generated]):
+    """A generation in one document."""
+
+    def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
+        super().__init__(events, Collecting(time.monotonic()).take, render, limits)
+
+
+class VectorsReply(_CompleteReply[Embedded]):
+    """All vectors in one document, in the order of their inputs."""
+
+    def __init__(
+        self, events: AsyncGenerator[EmbeddingEvent, None], render: Callable[[Embedded], bytes], limits: HttpLimits
+    ) -> None:
+        super().__init__(events, CollectingVectors(time.monotonic()).take, render, limits)
+
+
+def _routed(events: Sequence[GenerationEvent]) -> Routed | None:
+    return next((event for event in events if isinstance(event, Routed)), None)
 
 
 def _unfinished() -> PeerLost:

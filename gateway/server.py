@@ -15,6 +15,7 @@ from collections.abc import Generator
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.http_protocol import GuardedProtocol
 from p2pnet.errors import UsageError
 
 KEEP_ALIVE_CONNECTION_S = 75
@@ -100,6 +101,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         app,
         lifespan="off",  # the application owns nothing to start; a failing lifespan would exit the process
         ws="none",
+        http=GuardedProtocol,
         interface="asgi3",
         log_config=None,  # logging is the command's business
         access_log=False,

@@ -11,13 +11,47 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from gateway.knowing.views import Knowledge
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 
-GenerationEvent = Accepted | TextDelta | Finished
 
-Generate = Callable[[GenerateRequest], AsyncGenerator[GenerationEvent, None]]
-"""Yields Accepted, TextDelta*, then Finished; raises a P2PNetError when it cannot. Closing it, or cancelling the task
-that waits for it, cancels the work on the network."""
+@dataclass(frozen=True)
+class Caller:
+    """On whose behalf a request comes: `name` is who shares a queue's turns with whom. The higher the priority the
+    sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a model
+    that nobody has heard of, too."""
+
+    name: str
+    priority: int = 0
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The request waits for a worker: at which place of its model's queue, from 1, and for how long about."""
+
+    place: int
+    estimate_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A worker has begun to answer: which, after how many attempts, this one included, and how long in the queue."""
+
+    worker: str
+    attempts: int
+    queued_ms: int
+
+
+GenerationEvent = Waiting | Routed | Accepted | TextDelta | Finished
+EmbeddingEvent = Waiting | Routed | Accepted | Embedding | Finished
+
+Generate = Callable[[GenerateRequest, Caller], AsyncGenerator[GenerationEvent, None]]
+"""Yields Waiting*, Routed, Accepted, TextDelta*, then Finished; raises a P2PNetError when it cannot. Closing it, or
+cancelling the task that waits for it, cancels the work on the network."""
+
+Embed = Callable[[EmbedRequest, Caller], AsyncGenerator[EmbeddingEvent, None]]
+"""As Generate, with one Embedding for each input, in any order."""
 
 MAX_BODY_BYTES = 4 << 20
 """A prompt of a million tokens is about 4 MiB of text; only text is accepted. Parsing this much takes some 20 ms."""
@@ -45,6 +79,13 @@ class ModelEntry:
     workers: int
     context_length: int | None = None
     digests: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("generate",)
+    features: tuple[str, ...] = ()
+    """What one worker or another can do with it, in the words of `p2pnet.features`."""
+    quantizations: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    is_warm: bool = True
+    """Whether any worker has its weights in memory."""
 
 
 def _new_id() -> str:
@@ -57,14 +98,19 @@ def _new_seed() -> int:
 
 @dataclass(frozen=True)
 class GatewayService:
-    """What a surface may ask for. `now` is Unix time in seconds; `make_seed` gives 63 random bits."""
+    """What a surface may ask for. Without `knowledge` the gateway tells nothing of itself. `now` is Unix time in
+    seconds; `make_seed` gives 63 random bits."""
 
     generate: Generate
+    embed: Embed
     list_models: Callable[[], Sequence[ModelEntry]]
     is_ready: Callable[[], bool]
+    knowledge: Knowledge | None = None
     now: Callable[[], float] = time.time
     make_id: Callable[[], str] = _new_id
     make_seed: Callable[[], int] = _new_seed
+    code_model_name: str | None = None
+    """What the gateway's owner has named as such; see `gateway.code_models`."""
 
 
 @dataclass(frozen=True)

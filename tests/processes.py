@@ -86,16 +86,18 @@ class Process:
         root: Path,
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
     ) -> Process:
         """Start `p2pnet ARGUMENTS --ready-file ...`, perhaps through a command that runs it elsewhere (`ip netns`).
 
-        Processes with the same `root` share a data folder, as those of one user do.
+        Processes with the same `root` share a data folder, as those of one user do. `program` is another command that
+        writes a ready file.
         """
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
         (folder / "tmp").mkdir()
         log = (folder / "log").open("wb")
         child = subprocess.Popen(
-            [*prefix, executable(), *arguments, "--ready-file", str(folder / "ready.json")],
+            [*prefix, *(program or (executable(),)), *arguments, "--ready-file", str(folder / "ready.json")],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -257,6 +259,13 @@ class Start:
 
     def gateway(self, *arguments: str, peer: str) -> Process:
         return self("gateway", "--port", "0", *TCP_AND_QUIC_ON_LOOPBACK, "--initial-peers", peer, *arguments)
+
+    def program(self, *command: str, name: str, prefix: Sequence[str] = ()) -> Process:
+        """Another program of this repository that writes a ready file."""
+        paths = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+        process = Process.start((), name, self.root, prefix, paths, command)
+        self.started.append(process)
+        return process
 
     def print_logs(self) -> None:
         """pytest shows it where a test has failed."""

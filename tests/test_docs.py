@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = (".", "docs", "p2pnet/assets/tiny")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 
+GROUPS = {command.name.split()[0] for command in commands() if " " in command.name}
 FLAGS = {command.name: {name for flag in command.flags for name in flag.names} | {"--help"} for command in commands()}
 WITHOUT_COMMAND = {"--help", "--version"}
 
@@ -63,15 +64,20 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
     for code in code_of(page):
         if (command := re.match(r"(?:\S*/)?p2pnet ([a-z]+)\b([^|;&]*)", code)) is not None:
             name, rest = command.groups()
+            if name in GROUPS:
+                if not rest.split():
+                    continue  # all of its commands are meant
+                name = f"{name} {rest.split()[0]}"
             assert name in FLAGS, code
             assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= FLAGS[name], code
 
 
 @every_page
 def test_flags_named_alone_exist(page: Path) -> None:
-    """Those of `p2pnet`, or of one of the scripts."""
+    """Those of `p2pnet`, or of one of the scripts and benchmarks."""
     known = set().union(WITHOUT_COMMAND, *FLAGS.values())
-    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.py"))
+    programs = [path for folder in ("scripts", "bench") for path in (ROOT / folder).glob("*.py")]
+    scripts = "".join(path.read_text(encoding="utf-8") for path in programs)
     for code in code_of(page):
         if (flag := re.match(r"--[a-z][\w-]*", code)) is not None:
             assert flag[0] in known or f'"{flag[0]}"' in scripts, code

@@ -1,6 +1,6 @@
-"""Generation events to the JSON and SSE of OpenAI's API. Pure: no clock, no ids of its own, no I/O.
+"""Generations to the SSE and the documents of chat and completions. Pure: no clock, no ids of its own, no I/O.
 
-What is the same in every chunk of a stream is rendered once; only the text is encoded per delta.
+What is the same in every chunk of a stream is rendered once; of a plain delta only the text is encoded.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 
 import msgspec
 
+from gateway.collected import Generated, GeneratedChoice
 from gateway.failures import Failure
-from gateway.replies import Generated
-from gateway.service import GenerationEvent, ModelEntry
-from p2pnet.messages import Accepted, Finished, TextDelta, Usage
+from gateway.replies import AnswerEvent, waiting_comment
+from gateway.service import Waiting
+from gateway.surfaces.openai_documents import render_error, usage_document
+from gateway.surfaces.openai_logprobs import TokenOffsets, chat_logprobs, completion_logprobs
+from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta
 
 SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
@@ -33,7 +36,7 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How chat and completions differ. `opening` is the body of the first chunk's choice, where there is one."""
+    """How chat and completions differ. `opening` is the body of a choice's first chunk, where there is one."""
 
     object: str
     chunk_object: str
@@ -64,29 +67,33 @@ _OPEN_CHOICE = b',"logprobs":null,"finish_reason":null}]'
 
 
 class SseRenderer:
-    """The chunks of one streamed response, in order."""
+    """The chunks of one streamed response, in order. `choices` is how many answers it has."""
 
     media_type = SSE_MEDIA_TYPE
-    keep_alive = b": keep-alive\n\n"
 
-    def __init__(self, dialect: Dialect, envelope: Envelope, with_usage: bool) -> None:
+    def __init__(self, dialect: Dialect, envelope: Envelope, with_usage: bool, choices: int = 1) -> None:
         self._dialect = dialect
         self._envelope = envelope
+        self._choices = choices
+        self._offsets = [TokenOffsets() for _ in range(choices)]
+        self._after_choices = (b',"usage":null' if with_usage else b"") + b"}\n\n"
         self._with_usage = with_usage
-        self._usage_null = b',"usage":null' if with_usage else b""
         self._is_opened = False
         self._set_digest(None)
 
-    def render(self, events: Sequence[GenerationEvent]) -> bytes:
+    def keep_alive(self, waiting: Waiting | None) -> bytes:
+        return b": " + waiting_comment(waiting).encode() + b"\n\n"
+
+    def render(self, events: Sequence[AnswerEvent]) -> bytes:
         parts: list[bytes] = []
-        before, after = self._before_delta, self._after_delta
         for event in events:
             if isinstance(event, TextDelta):
-                if event.text:
-                    parts += (before, _encode(event.text), after)
+                if event.logprobs or event.tool_calls:
+                    parts.append(self._rich(event))
+                elif event.text:
+                    parts += (self._before_text(event.choice), _encode(event.text), self._after_text)
             elif isinstance(event, Accepted):
                 parts.append(self._open(event))
-                before, after = self._before_delta, self._after_delta
             else:
                 parts.append(self._close(event))
         return b"".join(parts)
@@ -103,31 +110,55 @@ class SseRenderer:
             "system_fingerprint": digest,
         }
         self._head = b"data: " + _encode(head)[:-1]
-        self._before_delta = self._head + b',"choices":[{"index":0,' + self._dialect.before_text
-        self._after_delta = self._dialect.after_text + _OPEN_CHOICE + self._usage_null + b"}\n\n"
+        self._texts_begin: dict[int, bytes] = {}
+        self._after_text = self._dialect.after_text + _OPEN_CHOICE + self._after_choices
+
+    def _choice(self, index: int) -> bytes:
+        return self._head + b',"choices":[{"index":%d,' % index
+
+    def _before_text(self, index: int) -> bytes:
+        known = self._texts_begin.get(index)
+        if known is None:
+            known = self._texts_begin[index] = self._choice(index) + self._dialect.before_text
+        return known
 
     def _open(self, accepted: Accepted) -> bytes:
         self._set_digest(accepted.digest)
-        if self._dialect.opening is None:
+        opening = self._dialect.opening
+        if opening is None or self._is_opened:
             return b""
-        return (
-            self._head + b',"choices":[{"index":0,' + self._dialect.opening + _OPEN_CHOICE + self._usage_null + b"}\n\n"
-        )
+        self._is_opened = True
+        rest = opening + _OPEN_CHOICE + self._after_choices
+        return b"".join(self._choice(index) + rest for index in range(self._choices))
+
+    def _rich(self, delta: TextDelta) -> bytes:
+        """A delta with more than text."""
+        body: dict[str, Any]
+        if self._dialect is CHAT:
+            says = {"content": delta.text} if delta.text or not delta.tool_calls else {}
+            calls = {"tool_calls": list(map(_call_document, delta.tool_calls))} if delta.tool_calls else {}
+            logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
+            body = {"delta": {**says, **calls}, "logprobs": logprobs, "finish_reason": None}
+        else:
+            offsets = self._offsets[delta.choice]
+            logprobs = completion_logprobs(delta.logprobs, offsets) if delta.logprobs else None
+            body = {"text": delta.text, "logprobs": logprobs, "finish_reason": None}
+        return self._choice(delta.choice) + _encode(body)[1:] + b"]" + self._after_choices
 
     def _close(self, finished: Finished) -> bytes:
-        reason = b',"logprobs":null,"finish_reason":' + _encode(finished.reason) + b"}]"
-        last = self._head + b',"choices":[{"index":0,' + self._dialect.closing + reason + self._usage_null + b"}\n\n"
+        reasons = (finished.reason, *finished.other_reasons)
+        last = b"".join(self._closing(index, reason) for index, reason in enumerate(reasons))
         if self._with_usage:
             last += self._head + b',"choices":[],"usage":' + _encode(usage_document(finished.usage)) + b"}\n\n"
         return last + DONE
 
+    def _closing(self, index: int, reason: FinishReason) -> bytes:
+        rest = b',"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
+        return self._choice(index) + self._dialect.closing + rest + self._after_choices
+
 
 def render_whole(dialect: Dialect, envelope: Envelope, generated: Generated) -> bytes:
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": generated.finished.reason}
-    if dialect is CHAT:
-        choice["message"] = {"role": "assistant", "content": generated.text, "refusal": None}
-    else:
-        choice["text"] = generated.text
+    as_choice = _chat_choice if dialect is CHAT else _completion_choice
     return _encode(
         {
             "id": envelope.id,
@@ -135,52 +166,37 @@ def render_whole(dialect: Dialect, envelope: Envelope, generated: Generated) -> 
             "created": envelope.created_s,
             "model": envelope.model,
             "system_fingerprint": generated.digest,
-            "choices": [choice],
+            "choices": [as_choice(index, choice) for index, choice in enumerate(generated.choices)],
             "usage": usage_document(generated.finished.usage),
         }
     )
 
 
-def usage_document(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
+def _chat_choice(index: int, choice: GeneratedChoice) -> dict[str, Any]:
+    content = None if choice.tool_calls and not choice.text else choice.text
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if choice.tool_calls:
+        message["tool_calls"] = [_whole_call(call) for call in choice.tool_calls]
+    logprobs = chat_logprobs(choice.logprobs) if choice.logprobs else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 
 
-def model_document(entry: ModelEntry) -> dict[str, Any]:
-    """OpenAI's four fields, and what this network knows beyond them (`max_model_len` is vLLM's name)."""
-    return {
-        "id": entry.id,
-        "object": "model",
-        "created": entry.created_s,
-        "owned_by": "p2pnet",
-        "max_model_len": entry.context_length,
-        "workers": entry.workers,
-        "digests": entry.digests,
-    }
+def _completion_choice(index: int, choice: GeneratedChoice) -> dict[str, Any]:
+    """The echo of the prompt is a part of the text."""
+    entries = (*choice.prompt_logprobs, *choice.logprobs)
+    logprobs = completion_logprobs(entries, TokenOffsets()) if entries else None
+    text = choice.prompt_text + choice.text
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.reason}
 
 
-def render_models(entries: Sequence[ModelEntry]) -> bytes:
-    return _encode({"object": "list", "data": [model_document(entry) for entry in entries]})
+def _whole_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def render_model(entry: ModelEntry) -> bytes:
-    return _encode(model_document(entry))
-
-
-def render_error(failure: Failure) -> bytes:
-    error = {
-        "message": failure.message,
-        "type": _error_type(failure.status),
-        "param": failure.param,
-        "code": failure.code,
-    }
-    return _encode({"error": error})
-
-
-def _error_type(status: int) -> str:
-    if status == 429:
-        return "rate_limit_error"
-    return "invalid_request_error" if status < 500 else "server_error"
+def _call_document(piece: ToolCallDelta) -> dict[str, Any]:
+    """The first piece of a call has its id and name, and those that follow have not."""
+    function: dict[str, Any] = {"arguments": piece.arguments}
+    if piece.name is None:
+        return {"index": piece.index, "function": function}
+    named = {"name": piece.name, **function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": named}

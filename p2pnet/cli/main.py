@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, gateway, models, peers, serve
+from p2pnet.cli import bench, bootstrap, chat, gateway, keys, models, peers, serve
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, models.models, peers.peers, bench.bench):
     app.command()(command)
+app.add_typer(keys.keys)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from gateway.server import HttpServer
-from gateway.service import GatewayService, GenerationEvent, ModelEntry
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
+from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent, ModelEntry
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -28,14 +29,16 @@ class FakeGenerate:
     def __init__(self, *steps: Step) -> None:
         self.script: Script = lambda _: steps
         self.requests: list[GenerateRequest] = []
+        self.callers: list[Caller] = []
         self.yielded = 0
         self.opened = 0
         self.closed = 0
         self.is_waiting = asyncio.Event()
         self.has_closed = asyncio.Event()
 
-    async def __call__(self, request: GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
+    async def __call__(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         self.requests.append(request)
+        self.callers.append(caller)
         self.opened += 1
         try:
             for step in self.script(request):
@@ -52,11 +55,20 @@ class FakeGenerate:
             self.has_closed.set()
 
 
+async def fake_embed(request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
+    """One vector for each input: its index, and 0.5."""
+    yield Accepted(len(request.inputs), DIGEST)
+    for index in reversed(range(len(request.inputs))):
+        yield Embedding(index, struct.pack("<2f", index, 0.5))
+    yield Finished("stop", Usage(len(request.inputs), 0))
+
+
 def service(generate: FakeGenerate, is_ready: bool = True) -> GatewayService:
     """A service with one model, a clock that stands still, and ids and seeds that are known."""
     models = [ModelEntry("tiny", 1_700_000_000, 2, 512, (DIGEST,)), ModelEntry("org/large", 1_700_000_001, 1)]
     return GatewayService(
         generate=generate,
+        embed=fake_embed,
         list_models=lambda: models,
         is_ready=lambda: is_ready,
         now=lambda: 1_700_000_100.5,

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from gateway.access import Access
 from gateway.app import create_app
 from gateway.edge import Edge
 from gateway.failures import OUTCOMES
@@ -132,7 +133,7 @@ async def test_an_error_in_the_middle_of_a_response_does_not_start_another() -> 
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("secret")
 
-    call = AsgiCall(Edge(broken, lambda: "0123", failure_response), CHAT, BODY)
+    call = AsgiCall(Edge(broken, lambda: "0123", failure_response, Access()), CHAT, BODY)
     await call.task
     assert [message["type"] for message in call.sent] == ["http.response.start"]
 

@@ -9,8 +9,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
-from gateway.dispatch import MAX_ATTEMPTS, Dispatcher
-from gateway.peers import COOLDOWN_S, PeerTable
+from gateway.dispatch.dispatcher import DispatchConfig
+from gateway.dispatch.setbacks import MAX_FAILURES
+from gateway.knowing.reports import RequestReport
+from gateway.peers.health import COOLDOWN_S, State
+from gateway.peers.table import PeerTable
+from gateway.peers.worker import Worker as Known
+from gateway.service import Caller, Routed, Waiting
+from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import (
@@ -21,9 +27,7 @@ from p2pnet.errors import (
     ModelNotFound,
     NoWorker,
     P2PNetError,
-    PeerLost,
     RequestError,
-    WorkerFailed,
 )
 from p2pnet.memory_network import MemoryNetwork, MemoryWorld
 from p2pnet.messages import (
@@ -44,7 +48,7 @@ from p2pnet.network import Stream, StreamHandler
 from p2pnet.records import seal
 from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL
-from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
+from p2pnet.worker.backends.echo import ECHO_DIGEST, EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, capability, card, peer, settle
 
@@ -53,6 +57,8 @@ ONE_STEP = 20
 
 PROMPT = "one two three"
 ECHO = EchoOptions()
+PATIENT = ExchangeTimeouts(accept_s=5, silence_s=5)
+CALLER = Caller("somebody")
 
 
 class Site:
@@ -88,11 +94,21 @@ class Swarm:
         self.now_s = 0.0
         self.network = self.world.join(peer("gateway").peer_id)
         self.peers = PeerTable(Directory(self.network, self.clock), now_s=lambda: self.now_s)
-        self.dispatcher = Dispatcher(
-            self.network, self.peers, random.Random(seed), lambda: self.now_s, ExchangeTimeouts(accept_s=5, silence_s=5)
-        )
+        self.reports: list[RequestReport] = []
+        self.serve(seed=seed)
         self.sites: list[Site] = []
         self._running = AsyncExitStack()
+
+    def serve(self, wait_s: float = 0.0, timeouts: ExchangeTimeouts = PATIENT, seed: int = 1) -> None:
+        """Have the gateway let requests wait for so long, and workers be silent for so long."""
+        self.serving = Serving(
+            self.network,
+            self.peers,
+            ServingConfig(dispatch=DispatchConfig(wait_s, timeouts)),
+            self.reports.append,
+            rng=random.Random(seed),
+            now_s=lambda: self.now_s,
+        )
 
     async def worker(self, name: str, slots: int = 8, hold_at: int | None = None, options: EchoOptions = ECHO) -> Site:
         """A worker that has announced itself. With `hold_at` it waits before that token until its gate is set."""
@@ -105,14 +121,18 @@ class Swarm:
         await self.peers.refresh()
         return site
 
-    async def impostor(self, name: str, handler: StreamHandler, *features: str) -> str:
+    async def impostor(
+        self, name: str, handler: StreamHandler, *features: str, digest: str = ECHO_DIGEST, resumes: bool = True
+    ) -> str:
         """A peer that announces the model like any worker, with further features, and answers as `handler` does.
         Returns its id."""
         identity = peer(name)
         network = self.world.join(identity.peer_id)
         self._running.push_async_callback(network.kill)
         await network.handle(GENERATE_PROTOCOL, handler)
-        record = capability(identity, models=(card("echo", features=("chat", "text", *features)),), addresses=())
+        record = capability(
+            identity, models=(card("echo", features=("chat", "text", *["resume"] * resumes, *features), digest=digest),)
+        )
         await network.store(entries_for(record, seal(record, identity)))
         await self.peers.refresh()
         return identity.peer_id
@@ -123,21 +143,28 @@ class Swarm:
         """One request: what came out, and the error it ended with. `seen` shows the former while it runs."""
         events: list[Event] = [] if seen is None else seen
         try:
-            async for event in self.dispatcher.run(request or ask(text=PROMPT)):
-                events.append(event)
+            async for event in self.serving.dispatcher.run(request or ask(text=PROMPT), CALLER):
+                if not isinstance(event, Waiting | Routed):
+                    events.append(event)
         except P2PNetError as error:
             return events, error
         return events, None
 
     def prefer(self, peer_id: str) -> None:
         """Have one of two workers tried first: the gateway believes all others to be busier."""
-        others = [candidate.peer_id for candidate in self.peers.candidates() if candidate.peer_id != peer_id]
-        for other in others:
-            for _ in range(100):
-                self._running.enter_context(self.peers.in_flight(other))
+        for worker in self.peers.workers:
+            pace = worker.pace(("echo", "generate"))
+            pace.first_token_s.note(0.1 if worker.peer_id == peer_id else 1000.0, self.now_s)
+            pace.token_s.note(0.1 if worker.peer_id == peer_id else 1000.0, self.now_s)
+
+    def known(self, peer_id: str) -> Known:
+        return next(worker for worker in (*self.peers.workers, *self.peers.lost) if worker.peer_id == peer_id)
 
     def cooling(self) -> set[str]:
-        return {candidate.peer_id for candidate in self.peers.candidates() if candidate.cooling_until_s > self.now_s}
+        return {worker.peer_id for worker in self.peers.workers if worker.health.state(self.now_s) is not State.HEALTHY}
+
+    def in_flight(self) -> list[int]:
+        return [worker.in_flight for worker in self.peers.workers]
 
     async def close(self) -> None:
         for site in self.sites:
@@ -194,7 +221,7 @@ async def test_a_request_is_served_by_a_worker_of_its_model() -> None:
         assert error is None and is_complete(events)
         assert site.requests == 1
         assert given.cooling() == set()
-        assert [candidate.in_flight for candidate in given.peers.candidates()] == [0]
+        assert given.in_flight() == [0]
 
 
 async def test_requests_at_the_same_time_spread_over_the_workers() -> None:
@@ -295,14 +322,14 @@ async def test_a_worker_lost_before_the_first_token_is_not_noticed_by_the_client
         events, error = await given.run()
         assert error is None and is_complete(events)
         assert sum(isinstance(event, Accepted) for event in events) == 1
-        assert given.cooling() == {lost}
+        [report] = given.reports
+        says_so = report.attempts[0].outcome == "worker_failed"
+        assert given.cooling() == (set() if says_so else {lost})
 
 
 async def test_a_silent_worker_is_passed_over() -> None:
     async with swarm() as given:
-        given.dispatcher = Dispatcher(
-            given.network, given.peers, random.Random(1), lambda: given.now_s, ExchangeTimeouts(accept_s=0.03)
-        )
+        given.serve(timeouts=ExchangeTimeouts(accept_s=0.03))
         silent = await given.impostor("silent", answers(then=asyncio.Event().wait))
         await given.worker("there")
         given.prefer(silent)
@@ -313,37 +340,35 @@ async def test_a_silent_worker_is_passed_over() -> None:
 
 async def test_several_bad_workers_in_a_row_do_no_harm() -> None:
     async with swarm() as given:
-        for number, handler in enumerate(LOST_EARLY.values()):
-            if number < MAX_ATTEMPTS - 1:
-                await given.impostor(str(number), handler)
+        gone = [handler for name, handler in LOST_EARLY.items() if "fail" not in name]
+        for number, handler in enumerate(gone[: MAX_FAILURES - 1]):
+            await given.impostor(str(number), handler)
         there = await given.worker("there")
-        for _ in range(100):
-            given._running.enter_context(given.peers.in_flight(there.peer_id))
+        for worker in given.peers.workers:
+            pace = worker.pace(("echo", "generate"))
+            pace.token_s.note(1000.0 if worker.peer_id == there.peer_id else 0.1, 0.0)
+            pace.first_token_s.note(1000.0 if worker.peer_id == there.peer_id else 0.1, 0.0)
         events, error = await given.run()
         assert error is None and is_complete(events)
-        assert len(given.cooling()) == MAX_ATTEMPTS - 1
+        assert len(given.cooling()) == MAX_FAILURES - 1
 
 
 # ---- after the first token
 
 
-@pytest.mark.parametrize(
-    ("end", "kind"), [((), PeerLost), ((Failed("worker_failed"),), WorkerFailed), ((Failed("busy"),), Busy)]
-)
-async def test_a_worker_lost_after_the_first_token_is_an_error_and_never_complete(
-    end: tuple[Event, ...], kind: type[P2PNetError]
-) -> None:
+@pytest.mark.parametrize("end", [(), (Failed("worker_failed"),), (Failed("busy"),)])
+@pytest.mark.parametrize("resumes", [True, False], ids=["by ids", "by text"])
+async def test_an_answer_that_a_worker_breaks_off_goes_on_at_another(end: tuple[Event, ...], resumes: bool) -> None:
     async with swarm() as given:
-        lost = await given.impostor("lost", answers(ACCEPTED, DELTA, *end))
+        lost = await given.impostor("lost", answers(ACCEPTED, DELTA, *end), resumes=resumes)
         there = await given.worker("there")
         given.prefer(lost)
         events, error = await given.run()
-        assert events == [ACCEPTED, DELTA]
-        assert type(error) is kind
-        assert there.requests == 0
+        assert error is None and is_complete(events)
+        assert there.begun == [1, 2]
 
 
-async def test_a_worker_killed_in_mid_answer_is_an_error_and_left_alone() -> None:
+async def test_a_worker_killed_in_mid_answer_is_not_noticed_by_the_client() -> None:
     async with swarm() as given:
         site = await given.worker("a", hold_at=2)
         other = await given.worker("b")
@@ -353,19 +378,43 @@ async def test_a_worker_killed_in_mid_answer_is_an_error_and_left_alone() -> Non
         await settle(lambda: text_of(seen) == "one two")
         await site.network.kill()
         events, error = await running
-        assert type(error) is PeerLost
-        assert text_of(events) == "one two"
-        assert not any(isinstance(event, Finished) for event in events)
+        assert error is None and is_complete(events)
         assert given.cooling() == {site.peer_id}
-        assert other.requests == 0
+        assert other.begun == [2]
+        [report] = given.reports
+        assert [attempt.outcome for attempt in report.attempts] == ["peer_lost", "stop"]
+        assert report.gap_s == 0.0
 
 
-async def test_a_backend_that_fails_in_mid_answer_is_an_error() -> None:
+async def test_the_end_of_an_answer_that_went_on_counts_all_of_it() -> None:
+    async with swarm() as given:
+        await given.impostor("lost", answers(ACCEPTED, DELTA))
+        await given.worker("there")
+        events, _ = await given.run()
+        assert isinstance(events[-1], Finished) and events[-1].usage == Usage(3, 3)
+
+
+async def test_an_answer_that_nobody_can_go_on_with_ends_with_an_error_and_never_as_complete() -> None:
     async with swarm() as given:
         await given.worker("a", options=EchoOptions(fails_after_tokens=2))
         events, error = await given.run()
         assert text_of(events) == "one two"
-        assert type(error) is WorkerFailed
+        assert not any(isinstance(event, Finished) for event in events)
+        assert type(error) is NoWorker
+
+
+async def test_an_answer_waits_for_a_worker_that_can_go_on_with_it() -> None:
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        site = await given.worker("a", hold_at=2)
+        seen: list[Event] = []
+        running = asyncio.create_task(given.run(seen=seen))
+        await settle(lambda: text_of(seen) == "one two")
+        await site.network.kill()
+        given.peers.note_lost(given.known(site.peer_id))
+        await given.worker("late")
+        events, error = await running
+        assert error is None and is_complete(events)
 
 
 # ---- nobody is left
@@ -438,10 +487,57 @@ async def test_no_more_workers_are_tried_than_the_limit() -> None:
         async def refuse(stream: Stream) -> None:
             tried.append(stream.peer_id)
 
-        for number in range(MAX_ATTEMPTS + 4):
+        for number in range(MAX_FAILURES + 4):
             await given.impostor(str(number), refuse)
         assert type((await given.run())[1]) is NoWorker
-        assert len(tried) == MAX_ATTEMPTS
+        assert len(tried) == MAX_FAILURES
+
+
+# ---- waiting
+
+
+async def test_a_request_whose_model_comes_back_while_it_waits_is_served() -> None:
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        gone = await given.worker("gone")
+        await gone.network.kill()
+        given.peers.note_lost(given.known(gone.peer_id))
+        waiting = asyncio.create_task(given.run())
+        await settle(lambda: given.serving.admission.waiting("echo") == 1)
+        await given.worker("late")
+        events, error = await waiting
+        assert error is None and is_complete(events)
+
+
+async def test_who_says_that_it_waits_waits_for_a_model_that_nobody_has_heard_of() -> None:
+    async with swarm() as given:
+        events: list[Event] = []
+
+        async def wait() -> None:
+            async for event in given.serving.dispatcher.run(ask(text=PROMPT), Caller("patient", wait_s=5)):
+                events.append(event)
+
+        waiting = asyncio.create_task(wait())
+        await settle(lambda: given.serving.admission.waiting("echo") == 1)
+        await given.worker("late")
+        await waiting
+        assert isinstance(events[0], Routed) and is_complete(events[1:])
+
+
+async def test_a_full_model_lets_requests_wait_and_another_model_is_served_meanwhile() -> None:
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        full = await given.worker("full", slots=1, hold_at=0)
+        await given.worker("other", options=EchoOptions(name="other"))
+        held = asyncio.create_task(given.run())
+        await settle(lambda: full.begun == [0])
+        waiting = asyncio.create_task(given.run())
+        await settle(lambda: given.serving.admission.waiting("echo") == 1)
+        events, error = await given.run(ask("other", PROMPT))
+        assert error is None and is_complete(events)
+        full.gate.set()
+        for events, error in await asyncio.gather(held, waiting):
+            assert error is None and is_complete(events)
 
 
 # ---- what not every worker can do
@@ -453,10 +549,10 @@ async def test_a_request_goes_to_who_announces_that_it_can_do_it() -> None:
         able = await given.impostor("able", answers(ACCEPTED, LIKELY, FINISHED), "logprobs")
         given.prefer(plain.peer_id)
         events, error = await given.run(ask(logprobs=0))
-        assert error is None and events == [ACCEPTED, LIKELY, FINISHED]
+        assert error is None and events[1:] == [LIKELY, FINISHED]
         assert plain.requests == 0
         assert given.cooling() == set()
-        assert able in {candidate.peer_id for candidate in given.peers.candidates()}
+        assert able in {worker.peer_id for worker in given.peers.workers}
 
 
 async def test_what_no_worker_can_do_is_refused_by_name_before_any_is_asked() -> None:
@@ -482,7 +578,7 @@ async def test_a_worker_that_cannot_do_what_it_announced_is_passed_over_without_
         await given.impostor("able", answers(ACCEPTED, LIKELY, FINISHED), "logprobs")
         given.prefer(liar)
         events, error = await given.run(ask(logprobs=0))
-        assert error is None and events == [ACCEPTED, LIKELY, FINISHED]
+        assert error is None and events[1:] == [LIKELY, FINISHED]
         assert given.cooling() == set()
 
 
@@ -503,25 +599,25 @@ async def test_when_all_refuse_the_client_is_told_why(codes: tuple[str, ...], ki
 
 
 @pytest.mark.parametrize(
-    "delta",
+    ("delta", "goes_on"),
     [
-        TextDelta(tool_calls=(ToolCallDelta(0, "c0", "now"),)),
-        TextDelta(token_ids=(5,)),
-        TextDelta("the prompt", is_prompt=True),
+        (TextDelta(tool_calls=(ToolCallDelta(0, "c0", "now"),)), False),
+        (TextDelta(token_ids=(5,)), False),
+        (TextDelta("the prompt", is_prompt=True), True),
     ],
     ids=["a tool call", "ids alone", "the echo"],
 )
-async def test_whatever_the_client_was_sent_is_not_sent_again(delta: TextDelta) -> None:
+async def test_whatever_the_client_was_sent_is_not_sent_again(delta: TextDelta, goes_on: bool) -> None:
     async with swarm() as given:
-        lost = await given.impostor("lost", answers(ACCEPTED, delta), "tools", "echo")
-        other = await given.impostor("other", answers(ACCEPTED, delta, FINISHED), "tools", "echo")
+        lost = await given.impostor("lost", answers(ACCEPTED, delta), "tools", "echo", resumes=False)
+        other = await given.impostor("other", answers(ACCEPTED, delta, FINISHED), "tools", "echo", resumes=False)
         given.prefer(lost)
         request = GenerateRequest(
             "r1", "echo", ChatPrompt((Message("user", "Hi"),), tools=(Tool("now"),)), echo=True, max_tokens=9
         )
         events, error = await given.run(request)
-        assert events == [ACCEPTED, delta]
-        assert type(error) is PeerLost
+        assert events[1:] == [delta, FINISHED][: 1 + goes_on]
+        assert type(error) is (type(None) if goes_on else NoWorker)
         assert given.cooling() == {lost}
         assert other != lost
 
@@ -545,7 +641,7 @@ async def test_a_request_error_is_final_and_blames_no_worker(
         other = await given.worker("other")
         given.prefer(strict)
         events, error = await given.run()
-        assert events == list(before)
+        assert events == []
         assert type(error) is kind
         assert error is not None and error.message == failure.message
         assert other.requests == 0
@@ -579,14 +675,14 @@ async def test_a_client_that_goes_frees_the_worker_within_one_step(hold_at: int)
         site = await given.worker("a", slots=1, hold_at=hold_at)
         running = asyncio.create_task(given.run())
         await settle(lambda: site.begun == list(range(hold_at + 1)))
-        assert [candidate.in_flight for candidate in given.peers.candidates()] == [1]
+        assert given.in_flight() == [1]
         running.cancel()
         for _ in range(ONE_STEP):
             await asyncio.sleep(0)
         assert running.done()
         assert site.backend.running == 0
         assert site.begun == list(range(hold_at + 1))
-        assert [candidate.in_flight for candidate in given.peers.candidates()] == [0]
+        assert given.in_flight() == [0]
         assert given.cooling() == set()
         site.gate.set()
         events, error = await given.run()
@@ -596,10 +692,10 @@ async def test_a_client_that_goes_frees_the_worker_within_one_step(hold_at: int)
 async def test_closing_the_answer_frees_the_worker_within_one_step() -> None:
     async with swarm() as given:
         site = await given.worker("a", hold_at=1)
-        async with aclosing(given.dispatcher.run(ask(text=PROMPT))) as events:
-            assert isinstance(await anext(events), Accepted)
+        async with aclosing(given.serving.dispatcher.run(ask(text=PROMPT), CALLER)) as events:
+            assert isinstance(await anext(events), Routed)
         await settle(lambda: site.backend.running == 0, ONE_STEP)
-        assert [candidate.in_flight for candidate in given.peers.candidates()] == [0]
+        assert given.in_flight() == [0]
 
 
 async def test_a_cancelled_request_goes_to_no_other_worker() -> None:
@@ -652,7 +748,7 @@ async def test_a_worker_that_failed_is_asked_again_after_its_cooldown() -> None:
 async def test_the_only_worker_is_asked_though_it_cools() -> None:
     async with swarm() as given:
         site = await given.worker("a")
-        given.peers.note_failure(site.peer_id)
+        given.known(site.peer_id).health.note_failure(given.now_s, "peer_lost")
         assert given.cooling() == {site.peer_id}
         events, error = await given.run()
         assert error is None and is_complete(events)
@@ -678,29 +774,43 @@ async def test_a_model_that_no_worker_runs_any_more_is_not_found() -> None:
         assert isinstance(error, ModelNotFound)
 
 
-async def test_who_goes_on_after_accepted_has_the_same_weights() -> None:
+OTHER_WEIGHTS = "sha256:" + "cd" * 32
+
+
+async def test_until_its_first_token_an_answer_may_come_from_any_weights() -> None:
     async with swarm() as given:
-        other_weights = "sha256:" + "cd" * 32
-        first = await given.impostor("first", accepts_and_goes(other_weights))
+        first = await given.impostor("first", answers(Accepted(3, OTHER_WEIGHTS)), digest=OTHER_WEIGHTS)
+        await given.worker("second")
+        given.prefer(first)
+        events, error = await given.run()
+        assert error is None and is_complete(events)
+        assert isinstance(events[0], Accepted) and events[0].digest == ECHO_DIGEST
+
+
+async def test_who_goes_on_after_the_first_token_by_ids_has_the_same_weights() -> None:
+    async with swarm() as given:
+        first = await given.impostor("first", answers(ACCEPTED, TextDelta("uno", (7,))), digest=OTHER_WEIGHTS)
         site = await given.worker("second")
         given.prefer(first)
         events, error = await given.run()
-        assert events == [Accepted(3, other_weights)]
+        assert text_of(events) == "uno"
         assert isinstance(error, NoWorker)
         assert site.requests == 0
+
+
+async def test_a_worker_that_runs_other_weights_than_it_announces_is_left_alone() -> None:
+    async with swarm() as given:
+        liar = await given.impostor("liar", answers(Accepted(3, OTHER_WEIGHTS), DELTA, FINISHED))
+        await given.worker("honest")
+        given.prefer(liar)
+        events, error = await given.run()
+        assert error is None and is_complete(events)
+        assert given.cooling() == {liar}
 
 
 def refuses(code: str) -> StreamHandler:
     async def handle(stream: Stream) -> None:
         await stream.read()
         await stream.write(encode_frame(Failed(code), MAX_REQUEST_FRAME_BYTES))
-
-    return handle
-
-
-def accepts_and_goes(digest: str) -> StreamHandler:
-    async def handle(stream: Stream) -> None:
-        await stream.read()
-        await stream.write(encode_frame(Accepted(3, digest), MAX_REQUEST_FRAME_BYTES))
 
     return handle

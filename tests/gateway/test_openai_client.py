@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from gateway.service import Routed
 from p2pnet.errors import Busy, ModelNotFound, PeerLost
 from p2pnet.messages import Accepted, ChatPrompt, GenerateRequest, TextDelta, TextPrompt
 from tests.gateway.fake_generate import DIGEST, FakeGenerate, Serve, Step, answer
@@ -101,7 +103,7 @@ async def test_errors_have_the_clients_own_types(connect: Connect) -> None:
     generate.script = script
     client = await connect(generate)
     with pytest.raises(openai.BadRequestError) as bad:
-        await client.chat.completions.create(model="tiny", messages=MESSAGES, n=2)
+        await client.chat.completions.create(model="tiny", messages=MESSAGES, n=17)
     with pytest.raises(openai.NotFoundError) as missing:
         await client.chat.completions.create(model="unknown", messages=MESSAGES, stream=True)
     with pytest.raises(openai.RateLimitError) as busy:
@@ -174,3 +176,46 @@ async def test_the_blocking_client(serve: Serve) -> None:
             return models, whole.choices[0].message.content, "".join(c.choices[0].delta.content or "" for c in stream)
 
     assert await asyncio.to_thread(talk) == (["tiny", "org/large"], "Hello", "Hello")
+
+
+async def test_embeddings(connect: Connect) -> None:
+    """The client asks for base64 unless told otherwise, and decodes it."""
+    client = await connect(FakeGenerate())
+    reply = await client.embeddings.create(model="tiny", input=["one", "two", "three"])
+    assert [each.index for each in reply.data] == [0, 1, 2]
+    assert [each.embedding for each in reply.data] == [[0.0, 0.5], [1.0, 0.5], [2.0, 0.5]]
+    plain = await client.embeddings.create(model="tiny", input=[[1, 2], [3]], encoding_format="float")
+    assert [each.embedding for each in plain.data] == [[0.0, 0.5], [1.0, 0.5]]
+    assert (plain.usage.prompt_tokens, plain.usage.total_tokens) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": ["one", ""]}, "input"),
+        ({"input": [[-1]]}, "input"),
+        ({"input": ["one", 2]}, "input"),
+        ({"input": "one", "dimensions": 0}, "dimensions"),
+        ({"input": "one", "encoding_format": "int8"}, "encoding_format"),
+    ],
+)
+async def test_embeddings_that_cannot_be_made_are_refused_by_field(
+    connect: Connect, fields: dict[str, Any], param: str
+) -> None:
+    client = await connect(FakeGenerate())
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.embeddings.create(**({"model": "tiny"} | fields))
+    assert refused.value.param == param
+
+
+async def test_a_reply_says_who_answered(connect: Connect) -> None:
+    steps = answer("Hi")
+    client = await connect(FakeGenerate(Routed("12D3KooW", 2, 31), *steps))
+    whole = await client.chat.completions.with_raw_response.create(model="tiny", messages=MESSAGES)
+    stream = await client.chat.completions.with_raw_response.create(model="tiny", messages=MESSAGES, stream=True)
+    for response in (whole, stream):
+        headers = response.headers
+        assert headers["x-p2pnet-worker"] == "12D3KooW"
+        assert (headers["x-p2pnet-attempts"], headers["x-p2pnet-queue-ms"]) == ("2", "31")

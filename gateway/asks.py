@@ -1,0 +1,125 @@
+"""What routing needs to know of a request: what it asks of a worker, what it weighs, and how it begins.
+
+Workers keep the computed beginnings of prompts, so that the next turn of a chat, or the next completion in a file,
+costs less where the last one was. Knows nothing of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from gateway.peers.worker import ModelTask
+from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
+from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TextPrompt, TokenPrompt
+
+USUAL_TOKENS = 256
+"""What an answer has where its request names no limit."""
+
+CHARS_PER_TOKEN = 4
+
+KEY_BYTES = 16
+
+MIN_CHARS = 128
+MIN_TOKENS = 32
+"""Workers reuse whole blocks of 32 tokens, some 128 characters: a shorter beginning saves nothing."""
+
+MAX_CHARS = 1024
+MAX_TOKENS = 256
+"""Beginnings of text are told apart by this much at most, so that a text that grows keeps its worker."""
+
+MAX_CHAT_CHARS = 1 << 14
+"""Turns that begin with so much of the same are the same for this purpose; hashing it takes some 20 microseconds."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
+    requests against one another. `affinity` names those that begin in the same way; None is no preference."""
+
+    model: str
+    task: str = "generate"
+    digest: str | None = None
+    features: frozenset[str] = frozenset()
+    max_tokens: int | None = None
+    tokens: int = 1
+    affinity: bytes | None = None
+
+    @property
+    def key(self) -> ModelTask:
+        return self.model, self.task
+
+
+def ask_of(request: GenerateRequest | EmbedRequest) -> Ask:
+    """What routing needs to know of it."""
+    if isinstance(request, EmbedRequest):
+        return Ask(
+            request.model,
+            "embed",
+            request.digest,
+            _embedding_features(request),
+            tokens=sum(_tokens_of(text) for text in request.inputs),
+        )
+    answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
+    return Ask(
+        request.model,
+        "generate",
+        request.digest,
+        features_needed(request),
+        request.max_tokens,
+        _tokens_of(request.prompt) + answer * request.n,
+        beginning_of(request.prompt),
+    )
+
+
+def _embedding_features(request: EmbedRequest) -> frozenset[str]:
+    kinds = {TEXT if isinstance(text, TextPrompt) else TOKENS for text in request.inputs}
+    return frozenset(kinds if request.dimensions is None else {*kinds, DIMENSIONS})
+
+
+def _tokens_of(prompt: Prompt) -> int:
+    """Roughly."""
+    if isinstance(prompt, TokenPrompt):
+        return len(prompt.token_ids)
+    if isinstance(prompt, TextPrompt):
+        return 1 + (len(prompt.text) + len(prompt.suffix)) // CHARS_PER_TOKEN
+    return sum(1 + len(message.content) // CHARS_PER_TOKEN for message in prompt.messages)
+
+
+def beginning_of(prompt: Prompt) -> bytes | None:
+    """16 bytes; None for a prompt too short to be worth it."""
+    if isinstance(prompt, ChatPrompt):
+        return _of_chat(prompt)
+    if isinstance(prompt, TextPrompt):
+        length = _cut(len(prompt.text), MIN_CHARS, MAX_CHARS)
+        return _key(prompt.text[:length].encode(errors="replace")) if length else None
+    length = _cut(len(prompt.token_ids), MIN_TOKENS, MAX_TOKENS)
+    return _key(b"".join(token.to_bytes(4, "big") for token in prompt.token_ids[:length])) if length else None
+
+
+def _of_chat(prompt: ChatPrompt) -> bytes | None:
+    """Of the leading system messages and the first of the others, which all turns of a chat have in common; and of as
+    many more as make it long enough: "hello" is a beginning of too many."""
+    chosen: list[str] = []
+    length = 0
+    for message in prompt.messages:
+        chosen += (message.role, message.content[: MAX_CHAT_CHARS - length])
+        length += len(chosen[-1])
+        if message.role != "system" and length >= MIN_CHARS:
+            break
+    if length < MIN_CHARS:
+        return None
+    return _key("\0".join(chosen).encode(errors="replace"))
+
+
+def _cut(length: int, least: int, most: int) -> int:
+    """The largest of least, twice that, four times that, up to most, that is not above the length; 0 if none is."""
+    return max((cut for cut in _doublings(least, most) if cut <= length), default=0)
+
+
+def _doublings(least: int, most: int) -> list[int]:
+    return [least << doubling for doubling in range((most // least).bit_length())]
+
+
+def _key(beginning: bytes) -> bytes:
+    return blake2b(beginning, digest_size=KEY_BYTES).digest()

@@ -1,0 +1,152 @@
+"""A whole answer, gathered from its events: what a surface renders when it does not stream. Pure.
+
+Knows nothing of any dialect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.service import EmbeddingEvent, GenerationEvent, Routed
+from p2pnet.messages import (
+    Accepted,
+    Embedding,
+    Finished,
+    FinishReason,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+)
+
+
+@dataclass(frozen=True)
+class GeneratedChoice:
+    """One of the answers to a request. `prompt_text` and `prompt_logprobs` are the echo, where it was asked for."""
+
+    text: str
+    reason: FinishReason
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_text: str = ""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A complete generation. Times are seconds since the request was passed on: `first_token_s` until the first part of
+    the answer came, or None when there was none, `duration_s` until its end."""
+
+    choices: tuple[GeneratedChoice, ...]
+    finished: Finished
+    digest: str | None = None
+    routed: Routed | None = None
+    first_token_s: float | None = None
+    duration_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.choices[0].text
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of all inputs in their order: float32, little-endian."""
+
+    vectors: tuple[bytes, ...]
+    finished: Finished
+    digest: str | None = None
+    routed: Routed | None = None
+    duration_s: float = 0.0
+
+
+@dataclass
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Choice:
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_texts: list[str] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: dict[int, _Call] = field(default_factory=dict)
+
+    def take(self, delta: TextDelta) -> None:
+        (self.prompt_texts if delta.is_prompt else self.texts).append(delta.text)
+        (self.prompt_logprobs if delta.is_prompt else self.logprobs).extend(delta.logprobs)
+        for piece in delta.tool_calls:
+            self._take_call(piece)
+
+    def _take_call(self, piece: ToolCallDelta) -> None:
+        call = self.calls.setdefault(piece.index, _Call())
+        call.id = call.id or piece.id or ""
+        call.name = call.name or piece.name or ""
+        call.arguments.append(piece.arguments)
+
+    def whole(self, reason: FinishReason) -> GeneratedChoice:
+        return GeneratedChoice(
+            text="".join(self.texts),
+            reason=reason,
+            tool_calls=tuple(
+                ToolCall(call.id, call.name, "".join(call.arguments)) for _, call in sorted(self.calls.items())
+            ),
+            logprobs=tuple(self.logprobs),
+            prompt_text="".join(self.prompt_texts),
+            prompt_logprobs=tuple(self.prompt_logprobs),
+        )
+
+
+class Collecting:
+    """Feed it the events of a generation in order; `take` returns the whole with the last one."""
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+        self._choices: dict[int, _Choice] = {}
+        self._digest: str | None = None
+        self._routed: Routed | None = None
+        self._first_token_s: float | None = None
+
+    def take(self, event: GenerationEvent, now_s: float) -> Generated | None:
+        if isinstance(event, TextDelta):
+            if self._first_token_s is None and not event.is_prompt:
+                self._first_token_s = now_s - self._began_s
+            self._choices.setdefault(event.choice, _Choice()).take(event)
+        elif isinstance(event, Accepted):
+            self._digest = event.digest
+        elif isinstance(event, Routed):
+            self._routed = event
+        elif isinstance(event, Finished):
+            return self._whole(event, now_s)
+        return None
+
+    def _whole(self, finished: Finished, now_s: float) -> Generated:
+        reasons = (finished.reason, *finished.other_reasons)
+        choices = tuple(self._choices.get(index, _Choice()).whole(reason) for index, reason in enumerate(reasons))
+        return Generated(choices, finished, self._digest, self._routed, self._first_token_s, now_s - self._began_s)
+
+
+class CollectingVectors:
+    """The same for an embed request."""
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+        self._vectors: dict[int, bytes] = {}
+        self._digest: str | None = None
+        self._routed: Routed | None = None
+
+    def take(self, event: EmbeddingEvent, now_s: float) -> Embedded | None:
+        if isinstance(event, Embedding):
+            self._vectors[event.index] = event.vector
+        elif isinstance(event, Accepted):
+            self._digest = event.digest
+        elif isinstance(event, Routed):
+            self._routed = event
+        elif isinstance(event, Finished):
+            vectors = tuple(self._vectors[index] for index in sorted(self._vectors))
+            return Embedded(vectors, event, self._digest, self._routed, now_s - self._began_s)
+        return None

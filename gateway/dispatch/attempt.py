@@ -1,0 +1,138 @@
+"""One worker's part in a request: waits for its events, measures them, and can be cut short from outside.
+
+Owns the place that was reserved at the worker, until `end`. Knows nothing of what the events say beyond their kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from gateway.knowing.reports import Attempt
+from gateway.peers.worker import ModelTask, Worker
+from gateway.routing import Choice
+from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
+from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
+from p2pnet.records import ModelCard
+
+T = TypeVar("T", Accepted | TextDelta | Finished, Accepted | Embedding | Finished)
+
+Monotonic = Callable[[], float]
+
+
+class Try:
+    """An attempt under way. Begins when it is made: the worker has been reserved then."""
+
+    def __init__(
+        self, choice: Choice, key: ModelTask, began_s: float, now_s: Monotonic, is_hedge: bool = False
+    ) -> None:
+        """Raises ModelNotFound when it has stopped announcing the model between its choice and now: it is free then."""
+        card = choice.worker.card(key)
+        if card is None:
+            choice.worker.release(key)
+            choice.worker.health.note_release()
+            raise ModelNotFound(f"The worker does not run {key[0]} any more.", "model")
+        self.worker: Worker = choice.worker
+        self.card: ModelCard = card
+        """What it announced of the model when it was chosen."""
+        self.key = key
+        self.why = choice.why
+        self.is_hedge = is_hedge
+        self.began_s = began_s
+        self.first_token_s: float | None = None
+        """After `began_s`."""
+        self.tokens = 0
+        self.finish_reason: FinishReason | None = None
+        """Set once the answer is complete."""
+        self.waits_since_s: float | None = None
+        """Since when its next event has been waited for; None while it is not."""
+        self._now_s = now_s
+        self._last_event_s = began_s
+        self._scope: asyncio.Timeout | None = None
+        self._cut: str | None = None
+        self._is_held = True
+
+    @property
+    def has_token(self) -> bool:
+        return self.first_token_s is not None
+
+    async def next(self, events: AsyncGenerator[T, None]) -> T | None:
+        """The next event; None at the end. Raises what the worker's failing raises, PeerLost when it was cut."""
+        if self._cut is not None:
+            raise PeerLost(self._cut)
+        self.waits_since_s = self._now_s()
+        self._scope = asyncio.timeout(None)
+        try:
+            async with self._scope:
+                event = await anext(events, None)
+        except TimeoutError as error:
+            if self._cut is None:
+                raise
+            raise PeerLost(self._cut) from error
+        finally:
+            self._scope = None
+            waited_since_s, self.waits_since_s = self.waits_since_s, None
+        if event is not None:
+            self._check(event)
+            self._note(event, waited_since_s)
+        return event
+
+    def cut(self, reason: str) -> None:
+        """Have it fail with PeerLost, at once if it waits. It may be said again while it is still closing."""
+        if self._cut is not None:
+            return
+        self._cut = reason
+        if self._scope is not None:
+            self._scope.reschedule(0.0)
+
+    def end(self, outcome: str) -> Attempt:
+        """Give the place back; what is to be told of it. Idempotent but for the outcome."""
+        if self._is_held:
+            self._is_held = False
+            self.worker.release(self.key)
+        return Attempt(
+            worker=self.worker.peer_id,
+            why=self.why,
+            began_s=self.began_s,
+            outcome=outcome,
+            duration_s=self._now_s() - self.began_s,
+            first_token_s=self.first_token_s,
+            tokens=self.tokens,
+            is_hedge=self.is_hedge,
+        )
+
+    def _check(self, event: Accepted | TextDelta | Embedding | Finished) -> None:
+        """Raises ProtocolViolation when it runs other weights than it has announced."""
+        if isinstance(event, Accepted) and event.digest not in (None, self.card.digest):
+            raise ProtocolViolation("the model's digest is not the one that was announced")
+
+    def _note(self, event: Accepted | TextDelta | Embedding | Finished, waited_since_s: float) -> None:
+        now_s = self._now_s()
+        worker = self.worker
+        worker.heard_s = now_s
+        if isinstance(event, TextDelta) and event.is_prompt:
+            return  # it took no computing, and says nothing of how fast the answer will be
+        if isinstance(event, TextDelta | Embedding):
+            self._note_tokens(event, now_s, now_s - waited_since_s)
+        else:
+            if event.load.slots:
+                worker.note_load(event.load, now_s)
+            if isinstance(event, Accepted):
+                worker.note_taken(self.key)
+            else:
+                self.finish_reason = event.reason
+        self._last_event_s = now_s
+
+    def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
+        tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
+        pace = self.worker.pace(self.key)
+        if self.first_token_s is None:
+            self.first_token_s = now_s - self.began_s
+            pace.first_token_s.note(self.first_token_s, now_s)
+        else:
+            gap_s = now_s - self._last_event_s
+            if 2 * waited_s > gap_s:  # else it was our client that was slow
+                pace.token_s.note(gap_s / tokens, now_s)
+                pace.gaps_s.note(gap_s)
+        self.tokens += tokens

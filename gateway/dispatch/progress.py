@@ -1,0 +1,370 @@
+"""How far an answer has come, and the request for what is left of it. Pure: the heart of going on at another worker.
+
+What was passed on to the client cannot be taken back. So an answer goes on from the ids of the tokens that were passed
+on, at a worker with the same digest, which gives the same tokens (see `p2pnet.messages.GenerateRequest.resume_tokens`);
+or, where there are no ids, from its text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from p2pnet.errors import ProtocolViolation
+from p2pnet.features import RESUME
+from p2pnet.messages import (
+    MAX_RESUME_CHARS,
+    Accepted,
+    Embedding,
+    EmbedRequest,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    TextDelta,
+    Usage,
+    choice_seed,
+)
+from p2pnet.records import ModelCard
+
+MAX_UNSENT_TOKENS = 1024
+"""Tokens that count and are in no delta: an end token, and those of a stop string of at most 1024 characters."""
+
+MAX_TEMPLATE_TOKENS = 1 << 14
+"""What a chat template may add to a prompt, beside a token for each of its bytes."""
+
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, covariant=True)
+E = TypeVar("E", Accepted | TextDelta | Finished, Accepted | Embedding | Finished)
+
+
+class Progress(Protocol[Q, E]):
+    """One request's, over all its attempts."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has been given a part of the answer: another try must not begin anew."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def continuation(self) -> Q:
+        """The request for what is left."""
+
+    def begin(self, card: ModelCard, by_text: bool = False) -> None:
+        """An attempt begins, at a worker that announces this. `by_text`: it goes on from a text."""
+
+    def take(self, event: E) -> list[E]:
+        """The next event of the attempt. Returns what the client is to be given."""
+
+
+@dataclass
+class _Answer:
+    """One choice's part of it that was passed on."""
+
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    has_calls: bool = False
+    has_loose_end: bool = False
+    """Something was passed on whose ids are not known: only its text says where to go on."""
+    held: TextDelta | None = None
+    """What came without ids from a worker that names them: it comes right before the end, so it can wait for that."""
+
+
+@dataclass
+class _Echo:
+    """How much of the prompt's echo was passed on, and how much an attempt has yet to repeat before there is more."""
+
+    chars: int = 0
+    ids: int = 0
+    entries: int = 0
+    chars_again: int = 0
+    ids_again: int = 0
+    entries_again: int = 0
+
+    def begin(self) -> None:
+        self.chars_again, self.ids_again, self.entries_again = self.chars, self.ids, self.entries
+
+    def take(self, delta: TextDelta) -> TextDelta | None:
+        """What of it the client does not have yet."""
+        known = min(len(delta.text), self.chars_again)
+        ids = min(len(delta.token_ids), self.ids_again)
+        entries = min(len(delta.logprobs), self.entries_again)
+        self.chars_again -= known
+        self.ids_again -= ids
+        self.entries_again -= entries
+        text, token_ids, logprobs = delta.text[known:], delta.token_ids[ids:], delta.logprobs[entries:]
+        self.chars += len(text)
+        self.ids += len(token_ids)
+        self.entries += len(logprobs)
+        if (known or ids or entries) and not (text or token_ids or logprobs):
+            return None
+        return msgspec.structs.replace(delta, text=text, token_ids=token_ids, logprobs=logprobs)
+
+
+class GenerateProgress:
+    """A generation's.
+
+    Accepted is passed on with the first part of the answer, so that until then any worker may take over, of whatever
+    digest. From then on the digest is that which the client was told.
+    """
+
+    def __init__(self, request: GenerateRequest, choice: int | None = None) -> None:
+        """`choice` says which answer of a larger request this is: its deltas are passed on under that number."""
+        self._request = request
+        self._choice = choice
+        self._answers = [_Answer() for _ in range(request.n)]
+        self._echoes = [_Echo() for _ in range(request.n)]
+        self._accepted: Accepted | None = None
+        self._is_told = choice is not None
+        self._card_digest: str | None = None
+        self._has_ids = True
+        self._is_by_text = False
+        self._max_tokens = 0
+        self._tokens_before = 0
+        self.finished: Finished | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._is_told
+
+    @property
+    def is_over(self) -> bool:
+        return self.finished is not None
+
+    @property
+    def _digest(self) -> str | None:
+        """That of the weights with which the answer began."""
+        return self._request.digest or self._card_digest
+
+    @property
+    def _has_answer(self) -> bool:
+        return any(answer.texts or answer.tokens or answer.has_calls for answer in self._answers)
+
+    @property
+    def is_splittable(self) -> bool:
+        """Whether what is left is several answers, of which each goes on by itself."""
+        return self._request.n > 1 and self._has_answer
+
+    def split(self) -> list[GenerateProgress]:
+        """Each answer's own progress: asked for alone it is the same, with its own seed."""
+        parts = []
+        for index, answer in enumerate(self._answers):
+            sampling = msgspec.structs.replace(
+                self._request.sampling, seed=choice_seed(self._request.sampling.seed, index)
+            )
+            alone = msgspec.structs.replace(self._request, n=1, sampling=sampling)
+            part = GenerateProgress(alone, index)
+            part._card_digest = self._card_digest
+            part._accepted = self._accepted
+            answer.held = None
+            part._answers = [answer]
+            part._echoes = [self._echoes[index]]
+            parts.append(part)
+        return parts
+
+    def continuation(self) -> GenerateRequest:
+        if not self._is_told:
+            return self._request
+        request = msgspec.structs.replace(self._request, digest=self._digest)
+        if not self._has_answer or request.n > 1:
+            return request
+        resume_tokens = (*request.resume_tokens, *self._answers[0].ids)
+        return msgspec.structs.replace(request, echo=False, resume_tokens=resume_tokens)
+
+    @property
+    def can_go_on_by_ids(self) -> bool:
+        """Not where the client gave the beginning of the answer: nobody takes ids after a text."""
+        return not self._request.resume_text and not any(answer.has_loose_end for answer in self._answers)
+
+    def continuation_by_text(self) -> GenerateRequest | None:
+        """The request for what is left at a worker whatever its digest, unless the client itself asked for one. None
+        where text does not say enough: calls of tools were passed on, or nothing was yet. Nor does any worker go on
+        with a text that is too long."""
+        answer = self._answers[0]
+        if not self._is_told or self._request.n > 1 or answer.has_calls or not answer.texts:
+            return None
+        text = self._request.resume_text + "".join(answer.texts)
+        if len(text) > MAX_RESUME_CHARS:
+            return None
+        limit = self._request.max_tokens
+        return msgspec.structs.replace(
+            self._request,
+            echo=False,
+            resume_tokens=(),
+            resume_text=text,
+            max_tokens=None if limit is None else max(1, limit - answer.tokens),
+            min_tokens=max(0, self._request.min_tokens - answer.tokens),
+        )
+
+    def begin(self, card: ModelCard, by_text: bool = False) -> None:
+        if not self._is_told:
+            self._card_digest = card.digest
+        self._has_ids = RESUME in card.features
+        self._is_by_text = by_text
+        self._max_tokens = self._request.n * (self._request.max_tokens or card.context_length)
+        self._tokens_before = self._answers[0].tokens if by_text else 0
+        if by_text:  # the ids from here on may be of another vocabulary
+            self._answers[0].has_loose_end = True
+        for answer in self._answers:
+            answer.held = None
+        for echo in self._echoes:
+            echo.begin()
+
+    def take(self, event: Accepted | TextDelta | Finished) -> list[Accepted | TextDelta | Finished]:
+        if isinstance(event, Accepted):
+            if not self._is_told:
+                prompt_tokens = self._possible_prompt_tokens(event.prompt_tokens)
+                self._accepted = msgspec.structs.replace(event, digest=self._digest, prompt_tokens=prompt_tokens)
+            return []
+        if isinstance(event, Finished):
+            return self._end(event)
+        given = self._delta(event)
+        return self._told(given)
+
+    def _told(self, given: list[TextDelta]) -> list[Accepted | TextDelta | Finished]:
+        if not given:
+            return []
+        numbered = [self._numbered(delta) for delta in given]
+        return [*self._opening(), *numbered]
+
+    def _opening(self) -> list[Accepted | TextDelta | Finished]:
+        if self._is_told:
+            return []
+        self._is_told = True
+        return [self._accepted] if self._accepted is not None else []
+
+    def _numbered(self, delta: TextDelta) -> TextDelta:
+        return delta if self._choice is None else msgspec.structs.replace(delta, choice=self._choice)
+
+    def _delta(self, delta: TextDelta) -> list[TextDelta]:
+        if delta.is_prompt:
+            fresh = self._echoes[delta.choice].take(delta)
+            return [] if fresh is None else [fresh]
+        answer = self._answers[delta.choice]
+        if self._has_ids and not delta.token_ids:
+            waiting, answer.held = answer.held, delta
+            return [] if waiting is None else self._pass_on(answer, waiting)
+        held = [] if answer.held is None else self._pass_on(answer, answer.held)
+        answer.held = None
+        return held + self._pass_on(answer, delta)
+
+    def _pass_on(self, answer: _Answer, delta: TextDelta) -> list[TextDelta]:
+        says = bool(delta.text or delta.tool_calls)
+        answer.ids.extend(delta.token_ids)
+        if delta.text:
+            answer.texts.append(delta.text)
+        answer.tokens += len(delta.token_ids) or int(says)
+        answer.has_calls = answer.has_calls or bool(delta.tool_calls)
+        # Ids say exactly what their delta carries, where the worker promises so: nobody else's are gone on from.
+        is_clean = self._has_ids if delta.token_ids else not says
+        answer.has_loose_end = answer.has_loose_end or not is_clean
+        return [delta]
+
+    def _end(self, finished: Finished) -> list[Accepted | TextDelta | Finished]:
+        last: list[TextDelta] = []
+        for answer in self._answers:
+            if answer.held is not None:
+                last += self._pass_on(answer, answer.held)
+                answer.held = None
+        given = self._told(last) or self._opening()
+        self.finished = msgspec.structs.replace(finished, usage=self._usage(finished.usage))
+        return given if self._choice is not None else [*given, self.finished]
+
+    def _usage(self, said: Usage) -> Usage:
+        """As the worker counted, unless that cannot be: it may not count less than it sent, nor much more."""
+        seen = sum(answer.tokens for answer in self._answers)
+        counted = said.completion_tokens + self._tokens_before
+        if self._has_ids:
+            least, most = seen, seen + MAX_UNSENT_TOKENS * len(self._answers)
+        else:  # a delta without ids may be several tokens, or a part of one
+            least, most = self._tokens_before + (seen > self._tokens_before), max(seen, self._max_tokens)
+        prompt_tokens = self._possible_prompt_tokens(said.prompt_tokens)
+        if self._is_by_text and self._accepted is not None:  # to this worker, the text so far was a part of the prompt
+            prompt_tokens = self._accepted.prompt_tokens
+        completion_tokens = counted if least <= counted <= most else seen
+        return Usage(prompt_tokens, completion_tokens, min(said.cached_tokens, prompt_tokens))
+
+    def _possible_prompt_tokens(self, said: int) -> int:
+        """What the worker says, up to what such a prompt may have at most."""
+        if said <= MAX_TEMPLATE_TOKENS:
+            return said
+        return min(said, MAX_TEMPLATE_TOKENS + len(msgspec.msgpack.encode(self._request.prompt)))
+
+
+def together(parts: list[GenerateProgress]) -> Finished:
+    """The end of a request whose answers ended one by one."""
+    ends = [part.finished for part in parts if part.finished is not None]
+    reasons: tuple[FinishReason, ...] = tuple(end.reason for end in ends)
+    usage = Usage(
+        ends[0].usage.prompt_tokens,
+        sum(end.usage.completion_tokens for end in ends),
+        min(end.usage.cached_tokens for end in ends),
+    )
+    return Finished(reasons[0], usage, ends[-1].load, reasons[1:])
+
+
+class EmbedProgress:
+    """That of a request for vectors: another worker is asked for those that are missing."""
+
+    def __init__(self, request: EmbedRequest) -> None:
+        self._request = request
+        self._missing = list(range(len(request.inputs)))
+        self._asked: list[int] = []
+        self._vector_bytes: int | None = None
+        self._digest = request.digest
+        self._accepted: Accepted | None = None
+        self._is_told = False
+        self._is_over = False
+
+    @property
+    def has_begun(self) -> bool:
+        return self._is_told
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    def continuation(self) -> EmbedRequest:
+        if not self._is_told:
+            return self._request
+        inputs = tuple(self._request.inputs[index] for index in self._wanted())
+        return msgspec.structs.replace(self._request, inputs=inputs, digest=self._digest)
+
+    def begin(self, card: ModelCard, by_text: bool = False) -> None:
+        if not self._is_told:
+            self._digest = card.digest
+        self._asked = self._wanted()
+
+    def take(self, event: Accepted | Embedding | Finished) -> list[Accepted | Embedding | Finished]:
+        if isinstance(event, Accepted):
+            if not self._is_told:
+                self._accepted = msgspec.structs.replace(event, digest=self._digest)
+            return []
+        opening: list[Accepted | Embedding | Finished] = []
+        if not self._is_told:
+            self._is_told = True
+            opening = [self._accepted] if self._accepted is not None else []
+        if isinstance(event, Embedding):
+            return [*opening, *self._placed(event)]
+        self._is_over = True
+        accepted_tokens = 0 if self._accepted is None else self._accepted.prompt_tokens
+        usage = msgspec.structs.replace(event.usage, prompt_tokens=max(event.usage.prompt_tokens, accepted_tokens))
+        return [*opening, msgspec.structs.replace(event, usage=usage)]
+
+    def _wanted(self) -> list[int]:
+        """Those that are missing. When only the end is, one of them once more: that brings an end with it."""
+        return list(self._missing) or [0]
+
+    def _placed(self, event: Embedding) -> list[Accepted | Embedding | Finished]:
+        """Raises ProtocolViolation when it is not as long as those that the client has."""
+        index = self._asked[event.index]
+        size = len(event.vector)
+        if self._vector_bytes not in (None, size):
+            raise ProtocolViolation(f"a vector of {size} bytes, {self._vector_bytes} expected")
+        self._vector_bytes = size
+        if index not in self._missing:
+            return []
+        self._missing.remove(index)
+        return [Embedding(index, event.vector)]

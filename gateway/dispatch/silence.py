@@ -1,0 +1,39 @@
+"""How long a worker may be silent: when it is asked whether it is still there, and when it is given up. Pure.
+
+Like Hayashibara's accrual detector (2004), it goes by the worker's own times: what is long for one that sends fifty
+frames a second is usual for one that sends one in two seconds.
+"""
+
+from __future__ import annotations
+
+from gateway.peers.pace import Window
+
+LONGEST = 0.99
+"""The quantile of a worker's own gaps that everything is measured by."""
+
+MIN_SAMPLES = 8
+
+MIN_SUSPICION_S = 0.4
+SUSPICION = 4.0
+"""A worker that is silent for four of its longest gaps is asked. Asking costs a few milliseconds."""
+
+FIRST_SUSPICION_S = 1.0
+"""The same before its first token, where a long prompt is a good reason for silence."""
+
+MIN_GIVE_UP_S = 10.0
+GIVE_UP = 30.0
+"""A worker that is there, and sends nothing for thirty of its longest gaps, is stuck."""
+
+
+def suspicion_s(gaps: Window, has_token: bool) -> float:
+    """Silence after which a worker is asked whether it is still there."""
+    if not has_token:
+        return FIRST_SUSPICION_S
+    longest_s = gaps.quantile(LONGEST) if len(gaps) >= MIN_SAMPLES else None
+    return FIRST_SUSPICION_S if longest_s is None else max(MIN_SUSPICION_S, SUSPICION * longest_s)
+
+
+def give_up_s(gaps: Window, has_token: bool, limit_s: float) -> float:
+    """Silence after which a stream is given up although its worker answers. `limit_s` is the limit for any worker."""
+    longest_s = gaps.quantile(LONGEST) if has_token and len(gaps) >= MIN_SAMPLES else None
+    return limit_s if longest_s is None else min(limit_s, max(MIN_GIVE_UP_S, GIVE_UP * longest_s))

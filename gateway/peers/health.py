@@ -1,0 +1,114 @@
+"""Whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
+
+    HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it answers a probe-->  TRIAL
+    TRIAL    --one request succeeds-->  HEALTHY,  --it fails-->  COOLING, for twice as long
+
+In TRIAL one request at a time may go there. (Nygard, Release It!, 2007: closed, open, half-open.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+COOLDOWN_S = 3.0
+MAX_COOLDOWN_S = 60.0
+"""A worker that failed is asked again after 3 s, and after twice as long with each further failure, up to a minute: one
+that comes back is used soon, one that is gone costs little. Until then a probe has shown whether it is there at all:
+one is due within a second and takes 1.5 s at most."""
+
+RECENT = 20
+"""How many of the last requests the failure rate is of."""
+
+MIN_RECENT = 10
+MAX_FAILURE_RATE = 0.5
+"""A worker that fails every other request is no use, even if it never fails twice in a row."""
+
+MAX_FAILURES_IN_ROW = 3
+"""Of requests that a worker said it failed at: one such request may be at fault itself, and must not close workers."""
+
+ABSENCE = frozenset({"peer_lost", "peer_unreachable", "no_answer"})
+"""Reasons that a worker's answer to a probe disproves. Of the others (it broke the protocol, it failed at requests) a
+probe says nothing."""
+
+TRIAL_S = 30.0
+"""A trial that has not ended after this time does not keep others from trying."""
+
+
+class State(Enum):
+    HEALTHY = "healthy"
+    COOLING = "cooling"
+    TRIAL = "trial"
+
+
+class Health:
+    """One worker's. Times are seconds on one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=RECENT)
+        self._cooldowns = 0
+        self._cooling_until_s: float | None = None
+        self._trial_until_s = 0.0
+        self.reason: str | None = None
+        """Why it cools, or is on trial: the code of the last error."""
+
+    @property
+    def cooling_until_s(self) -> float | None:
+        return self._cooling_until_s
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the last requests; None before the first."""
+        return sum(self._recent) / len(self._recent) if self._recent else None
+
+    def state(self, now_s: float) -> State:
+        if self._cooling_until_s is None:
+            return State.HEALTHY
+        return State.COOLING if now_s < self._cooling_until_s else State.TRIAL
+
+    def may_take(self, now_s: float) -> bool:
+        """Whether a request may go there as to any other."""
+        state = self.state(now_s)
+        return state is State.HEALTHY or (state is State.TRIAL and now_s >= self._trial_until_s)
+
+    def note_start(self, now_s: float) -> None:
+        """A request goes there now."""
+        if self._cooling_until_s is not None:
+            self._trial_until_s = now_s + TRIAL_S
+
+    def note_release(self) -> None:
+        """A request that went there said nothing of its health: it was busy, or the client went away."""
+        self._trial_until_s = 0.0
+
+    def note_success(self) -> None:
+        self._recent.append(True)
+        self._cooldowns = 0
+        self._cooling_until_s = None
+        self._trial_until_s = 0.0
+        self.reason = None
+
+    def note_failure(self, now_s: float, reason: str, is_gone: bool = True) -> None:
+        """A request failed there. A worker that is gone, or breaks the protocol, is left alone at once; one that says
+        itself that it failed, when that happens often. Failures of requests that were under way together count once."""
+        self._recent.append(False)
+        self._trial_until_s = 0.0
+        if self._cooling_until_s is not None and now_s < self._cooling_until_s:
+            return
+        if not is_gone and self._cooling_until_s is None and not self._fails_often():
+            return
+        self.reason = reason
+        pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2 ** min(self._cooldowns, 16))
+        self._cooldowns += 1
+        self._cooling_until_s = now_s + pause_s
+
+    def _fails_often(self) -> bool:
+        newest = list(self._recent)[-MAX_FAILURES_IN_ROW:]
+        if len(newest) == MAX_FAILURES_IN_ROW and not any(newest):
+            return True
+        return len(self._recent) >= MIN_RECENT and 1 - sum(self._recent) / len(self._recent) >= MAX_FAILURE_RATE
+
+    def note_alive(self, now_s: float) -> None:
+        """It answered a probe, or announced itself anew: no need to wait any longer with the trial. One that is always
+        there and still loses every request waits as long as any other."""
+        if self._cooling_until_s is not None and self.reason in ABSENCE and self._cooldowns <= 1:
+            self._cooling_until_s = min(self._cooling_until_s, now_s)

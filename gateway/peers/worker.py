@@ -1,0 +1,130 @@
+"""One worker as this gateway sees it: what it announces, what this gateway has there, and what it has measured.
+
+Owns the counts and the measurements; decides nothing (see `gateway.routing`), asks nobody, keeps no clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from gateway.peers.health import Health
+from gateway.peers.pace import PeakEwma, Window
+from p2pnet.messages import Load
+from p2pnet.records import CapabilityRecord, ModelCard
+
+ModelTask = tuple[str, str]
+"""A model's id and its task, "generate" or "embed"."""
+
+MAX_DISPATCHES = 512
+"""Requests remembered since a load was sampled: a worker of more places has newer samples long before."""
+
+FULL_S = 0.05
+MAX_FULL_S = 1.0
+"""A worker that said it is busy is asked again after 0.05 s, and after twice as long each time it says so again. Its
+refusal costs a few milliseconds; one second is what a free place may stay unused at most."""
+
+
+class Pace:
+    """What was measured of one model on one worker: seconds to the first token, and from one token to the next."""
+
+    def __init__(self) -> None:
+        self.first_token_s = PeakEwma()
+        self.token_s = PeakEwma()
+        self.gaps_s = Window()
+        """Between two frames of tokens: how long it is usually silent."""
+        self.durations_s = Window()
+        """Of whole requests that succeeded there."""
+
+
+class Worker:
+    """Times are seconds on one monotonic clock."""
+
+    def __init__(self, record: CapabilityRecord) -> None:
+        self.record = record
+        self.health = Health()
+        self.load: Load | None = None
+        self.load_sampled_s = float("-inf")
+        self.round_trip_s = PeakEwma()
+        self.heard_s = float("-inf")
+        """When anything came from it that it has just sent: an event, an answer to a probe."""
+        self.full_until_s: dict[ModelTask, float] = {}
+        self._full_times: Counter[ModelTask] = Counter()
+        self._in_flight: Counter[ModelTask] = Counter()
+        self._dispatched_s: deque[float] = deque(maxlen=MAX_DISPATCHES)
+        self._paces: dict[ModelTask, Pace] = {}
+
+    @property
+    def peer_id(self) -> str:
+        return self.record.peer_id
+
+    @property
+    def in_flight(self) -> int:
+        """This gateway's requests there, of all models."""
+        return self._in_flight.total()
+
+    def in_flight_of(self, key: ModelTask) -> int:
+        return self._in_flight[key]
+
+    def card(self, key: ModelTask) -> ModelCard | None:
+        for card in self.record.models:
+            if card.id == key[0] and card.task == key[1]:
+                return card
+        return None
+
+    @property
+    def places(self) -> int:
+        """How many requests of each of its models it takes at the same time: `slots` are over all of them."""
+        return max(1, self.record.slots // max(1, len(self.record.models)))
+
+    def has_room(self, key: ModelTask, now_s: float) -> bool:
+        """Whether it may take one more, as far as is known here: others' requests are found out by asking."""
+        return self._in_flight[key] < self.places and self.full_until_s.get(key, now_s) <= now_s
+
+    def pace(self, key: ModelTask) -> Pace:
+        known = self._paces.get(key)
+        return self._paces.setdefault(key, Pace()) if known is None else known
+
+    def dispatched_since_sample(self) -> int:
+        """Requests that this gateway sent there after the load was sampled, and that the load therefore lacks."""
+        count = 0
+        for dispatched_s in reversed(self._dispatched_s):
+            if dispatched_s <= self.load_sampled_s:
+                break
+            count += 1
+        return count
+
+    def pressure(self) -> int:
+        """Requests there at the moment, of all gateways, as far as one can know."""
+        known = 0 if self.load is None else self.load.running + self.load.queued
+        return max(self.in_flight, known + self.dispatched_since_sample())
+
+    def reserve(self, key: ModelTask, now_s: float) -> None:
+        """A request goes there now: release it once."""
+        self._in_flight[key] += 1
+        self._dispatched_s.append(now_s)
+        self.health.note_start(now_s)
+
+    def release(self, key: ModelTask) -> None:
+        self._in_flight[key] -= 1
+        if not self._in_flight[key]:
+            del self._in_flight[key]
+
+    def note_load(self, load: Load, sampled_s: float) -> None:
+        """What it says of itself, unless something newer is known."""
+        if sampled_s >= self.load_sampled_s:
+            self.load = load
+            self.load_sampled_s = sampled_s
+
+    def note_full(self, key: ModelTask, now_s: float) -> None:
+        """It refused a request since all of its places are taken. Refusals of requests that were sent together count
+        once."""
+        if self.full_until_s.get(key, now_s) > now_s:
+            return
+        pause_s = min(MAX_FULL_S, FULL_S * 2 ** min(self._full_times[key], 8))
+        self._full_times[key] += 1
+        self.full_until_s[key] = now_s + pause_s
+
+    def note_taken(self, key: ModelTask) -> None:
+        """It took a request, or finished one: it is not full."""
+        self._full_times.pop(key, None)
+        self.full_until_s.pop(key, None)

@@ -1,0 +1,76 @@
+"""The half of a gateway behind HTTP: peer table, prober, admission, watch and dispatcher, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.admission import Admission, QueueLimits
+from gateway.asks import Ask
+from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
+from gateway.dispatch.watch import Watch
+from gateway.knowing.reports import Observer
+from gateway.peers.probing import Prober
+from gateway.peers.table import PeerTable
+from gateway.routing import Choice, choose, is_served
+from p2pnet.network import Network
+
+NoteChoice = Callable[[Ask, Choice], None]
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    queue: QueueLimits = field(default_factory=QueueLimits)
+    dispatch: DispatchConfig = field(default_factory=DispatchConfig)
+
+
+class Serving:
+    """From a request to the workers. Use as an async context manager: what has to go on all the time goes on inside."""
+
+    def __init__(
+        self,
+        network: Network,
+        table: PeerTable,
+        config: ServingConfig | None = None,
+        observe: Observer = lambda report: None,
+        note_choice: NoteChoice = lambda ask, choice: None,
+        rng: random.Random | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        config = config or ServingConfig()
+        timeouts = config.dispatch.timeouts
+        self._rng = rng or random.Random()
+        self._now_s = now_s
+        self._note_choice = note_choice
+        self.table = table
+        self.admission = Admission(self._choose, lambda ask: is_served(table.roster, ask), now_s, config.queue)
+        self.prober = Prober(network, table, now_s)
+        self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
+        self.dispatcher = Dispatcher(
+            network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s
+        )
+        table.on_change = self.admission.wake
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Serving:
+        for work in (self.table.keep_fresh(), self.prober.run(), self.watch.run()):
+            self._keep(work)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    def _choose(self, ask: Ask, exclude: Collection[str]) -> Choice | None:
+        choice = choose(self.table.roster, ask, self._now_s(), self._rng, exclude)
+        if choice is not None:
+            self._note_choice(ask, choice)
+        return choice

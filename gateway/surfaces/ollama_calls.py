@@ -1,0 +1,74 @@
+"""Tool calls as Ollama has them: whole, their arguments an object. Pure.
+
+Ours come in pieces of text, and a model need not write JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from p2pnet.messages import TextDelta, ToolCall
+
+
+@dataclass
+class _OpenCall:
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id, self.name, "".join(self.arguments))
+
+
+class WholeCalls:
+    """Collects the pieces of a stream's calls, which come one call after the other."""
+
+    def __init__(self) -> None:
+        self._open: _OpenCall | None = None
+
+    def take(self, delta: TextDelta) -> list[tuple[int, ToolCall]]:
+        """The calls, with their indexes, that are complete now that this follows."""
+        done = self.flush() if delta.text else []
+        for piece in delta.tool_calls:
+            if self._open is None or self._open.index != piece.index:
+                done += self.flush()
+                self._open = _OpenCall(piece.index)
+            self._open.id = self._open.id or piece.id or ""
+            self._open.name = self._open.name or piece.name or ""
+            self._open.arguments.append(piece.arguments)
+        return done
+
+    def flush(self) -> list[tuple[int, ToolCall]]:
+        """The one that was open: nothing more of it comes."""
+        if self._open is None:
+            return []
+        done, self._open = self._open, None
+        return [(done.index, done.whole())]
+
+
+def call_documents(calls: Sequence[tuple[int, ToolCall]]) -> tuple[list[dict[str, Any]], str]:
+    """The calls, and the text of those that are none: as Ollama does with what it cannot read as a call."""
+    documents: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for index, call in calls:
+        arguments = _compact_object(call.arguments or "{}")
+        if arguments is None:
+            texts.append(f'{{"name": {msgspec.json.encode(call.name).decode()}, "arguments": {call.arguments}}}')
+        else:
+            function = {"index": index, "name": call.name, "arguments": arguments}
+            documents.append({"id": call.id, "function": function})
+    return documents, "".join(texts)
+
+
+def _compact_object(text: str) -> msgspec.Raw | None:
+    """A JSON object on one line, its keys and numbers as they were written; None where the text is none."""
+    try:
+        msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -1,0 +1,45 @@
+"""A whole gateway on loopback, and behind it, in one process, a worker whose model answers by a script."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from gateway.app import create_app
+from gateway.peers.table import PeerTable
+from gateway.server import serve_http
+from gateway.service import GatewayService
+from gateway.serving import Serving
+from p2pnet.config import WorkerConfig
+from p2pnet.directory import Directory
+from p2pnet.memory_network import MemoryWorld
+from p2pnet.worker.backend import Backend
+from p2pnet.worker.serve import Worker
+from tests.stories import ManualClock, peer
+
+
+@asynccontextmanager
+async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
+    """The gateway's URL. Each worker serves its backends."""
+    clock = ManualClock()
+    world = MemoryWorld(clock)
+    async with AsyncExitStack() as running:
+        for number, backends in enumerate(workers):
+            identity = peer(f"worker {number}")
+            network = world.join(identity.peer_id)
+            worker = await Worker.start(network, identity, backends, clock, WorkerConfig(drain_s=0))
+            running.push_async_callback(worker.stop)
+        network = world.join(peer("gateway").peer_id)
+        table = PeerTable(Directory(network, clock), unix_s=lambda: clock() / 1000)
+        await table.refresh()
+        serving = await running.enter_async_context(Serving(network, table, rng=random.Random(1)))
+        service = GatewayService(
+            generate=serving.dispatcher.run,
+            embed=serving.dispatcher.embed,
+            list_models=table.models,
+            is_ready=lambda: True,
+        )
+        server = await serve_http(create_app(service), "127.0.0.1", 0)
+        running.push_async_callback(server.stop, drain_s=0)
+        yield server.url

@@ -1,0 +1,136 @@
+"""The circuit breaker, as stories in one table: what happened when, and what the worker is then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.peers.health import (
+    COOLDOWN_S,
+    MAX_COOLDOWN_S,
+    MAX_FAILURES_IN_ROW,
+    MIN_RECENT,
+    RECENT,
+    TRIAL_S,
+    Health,
+    State,
+)
+
+HEALTHY, COOLING, TRIAL = State.HEALTHY, State.COOLING, State.TRIAL
+C = COOLDOWN_S
+
+Happening = Callable[[Health, float], None]
+
+
+def lost(health: Health, now_s: float) -> None:
+    health.note_failure(now_s, "peer_lost")
+
+
+def violated(health: Health, now_s: float) -> None:
+    health.note_failure(now_s, "protocol_violation")
+
+
+def failed(health: Health, now_s: float) -> None:
+    health.note_failure(now_s, "worker_failed", is_gone=False)
+
+
+def served(health: Health, now_s: float) -> None:
+    health.note_success()
+
+
+def started(health: Health, now_s: float) -> None:
+    health.note_start(now_s)
+
+
+def released(health: Health, now_s: float) -> None:
+    health.note_release()
+
+
+def alive(health: Health, now_s: float) -> None:
+    health.note_alive(now_s)
+
+
+STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
+    ("nothing", [], 0, HEALTHY, True),
+    ("a success", [(0, served)], 0, HEALTHY, True),
+    ("gone", [(0, lost)], C - 0.01, COOLING, False),
+    ("gone, and its time is over", [(0, lost)], C, TRIAL, True),
+    ("one trial at a time", [(0, lost), (C, started)], C, TRIAL, False),
+    ("a trial that takes for ever", [(0, lost), (C, started)], C + TRIAL_S, TRIAL, True),
+    ("a trial that said nothing", [(0, lost), (C, started), (C, released)], C, TRIAL, True),
+    ("a trial that succeeds", [(0, lost), (C, started), (C + 1, served)], C + 1, HEALTHY, True),
+    ("a trial that fails", [(0, lost), (C, started), (C, lost)], 3 * C - 0.01, COOLING, False),
+    ("a trial that fails, and its time is over", [(0, lost), (C, started), (C, lost)], 3 * C, TRIAL, True),
+    ("a trial that the worker says it failed at", [(0, lost), (C, started), (C, failed)], 3 * C - 0.01, COOLING, False),
+    ("failures together count once", [(0, lost), *[(1.0, lost)] * 50], C, TRIAL, True),
+    ("a success of one that was under way", [(0, lost), (1, served)], 1, HEALTHY, True),
+    ("a start while it is well", [(0, started)], 0, HEALTHY, True),
+    ("asked though it cools", [(0, lost), (1, started)], C, TRIAL, False),
+    ("it answers a probe", [(0, lost), (1, alive)], 1, TRIAL, True),
+    ("it answers a probe while a trial is under way", [(0, lost), (C, started), (C, alive)], C, TRIAL, False),
+    ("it is there and loses again", [(0, lost), (1, alive), (1, lost), (2, alive)], 2, COOLING, False),
+    ("the same much later", [(0, lost), (1, alive), (1, lost)], 1 + 2 * C, TRIAL, True),
+    ("it is there and breaks the protocol", [(0, violated), (1, alive)], 1, COOLING, False),
+    ("it is there and well", [(0, alive)], 0, HEALTHY, True),
+    ("it says that it failed, once", [(0, failed)], 0, HEALTHY, True),
+    ("almost in a row", [(0, failed)] * (MAX_FAILURES_IN_ROW - 1), 0, HEALTHY, True),
+    ("in a row", [(0, failed)] * MAX_FAILURES_IN_ROW, 0, COOLING, False),
+    ("with a success between", [*[(0.0, failed)] * 2, (0, served), *[(0.0, failed)] * 2], 0, HEALTHY, True),
+    ("every other one", [(0, served), (0, failed)] * (MIN_RECENT // 2), 0, COOLING, False),
+    ("every third one", [(0, served), (0, served), (0, failed)] * RECENT, 0, HEALTHY, True),
+    ("failures of long ago", [*[(0.0, lost)], *[(9.0, served)] * RECENT, (9, failed)], 9, HEALTHY, True),
+]
+
+
+@pytest.mark.parametrize(("story", "now_s", "state", "may_take"), [s[1:] for s in STORIES], ids=[s[0] for s in STORIES])
+def test_what_happened_says_what_it_is(
+    story: list[tuple[float, Happening]], now_s: float, state: State, may_take: bool
+) -> None:
+    health = Health()
+    for moment_s, happening in story:
+        happening(health, moment_s)
+    assert (health.state(now_s), health.may_take(now_s)) == (state, may_take)
+
+
+def test_each_failure_cools_for_twice_as_long_up_to_a_limit_and_a_success_ends_that() -> None:
+    health, now_s = Health(), 0.0
+    pauses = []
+    for _ in range(3000):
+        lost(health, now_s)
+        assert health.cooling_until_s is not None
+        pauses.append(health.cooling_until_s - now_s)
+        now_s = health.cooling_until_s
+    assert pauses[:6] == [C, 2 * C, 4 * C, 8 * C, 16 * C, MAX_COOLDOWN_S]
+    assert set(pauses[5:]) == {MAX_COOLDOWN_S}
+    health.note_success()
+    lost(health, now_s)
+    assert health.cooling_until_s == now_s + C
+
+
+def test_it_says_why_it_cools_until_it_is_well() -> None:
+    health = Health()
+    assert (health.reason, health.success_rate) == (None, None)
+    health.note_failure(0.0, "peer_lost")
+    health.note_failure(0.5, "no_answer")
+    assert (health.reason, health.success_rate) == ("peer_lost", 0.0)
+    health.note_failure(C, "worker_failed", is_gone=False)
+    assert health.reason == "worker_failed"
+    health.note_success()
+    assert health.reason is None
+    assert health.success_rate == 0.25
+
+
+HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, released, alive])
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), HAPPENINGS), max_size=60))
+def test_whatever_happens_it_may_be_tried_again_within_a_minute_or_two(story: list[tuple[float, Happening]]) -> None:
+    health, now_s = Health(), 0.0
+    for passed_s, happening in story:
+        now_s += passed_s
+        happening(health, now_s)
+        assert health.may_take(now_s) <= (health.state(now_s) is not COOLING)
+    assert health.may_take(now_s + MAX_COOLDOWN_S + TRIAL_S)

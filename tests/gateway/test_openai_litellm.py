@@ -1,0 +1,61 @@
+"""litellm as a client, unmodified, through a whole gateway to a worker with a scripted model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pytest import MonkeyPatch
+
+from p2pnet.worker.backends.scripted import ScriptedBackend
+from tests.gateway.scripted_swarm import scripted_swarm
+from tests.gateway.weather_model import CALLS, TEXT, weather_script
+
+MESSAGES = [{"role": "user", "content": "How is the weather?"}]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def litellm() -> Any:
+    """Imported late, since it takes seconds, and told to fetch nothing."""
+    with MonkeyPatch.context() as environment:
+        environment.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        import litellm
+
+        return litellm
+
+
+@pytest.fixture
+async def asked() -> AsyncIterator[dict[str, Any]]:
+    async with scripted_swarm([ScriptedBackend(weather_script)]) as url:
+        yield {
+            "model": "openai/scripted",
+            "api_base": url + "/v1",
+            "api_key": "none",
+            "num_retries": 0,
+            "messages": MESSAGES,
+        }
+
+
+async def test_whole_and_streamed(litellm: Any, asked: dict[str, Any]) -> None:
+    whole = await litellm.acompletion(**asked)
+    assert whole.choices[0].message.content == TEXT
+    stream = await litellm.acompletion(**asked, stream=True, stream_options={"include_usage": True})
+    chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == TEXT
+    (usage,) = [chunk.usage for chunk in chunks if getattr(chunk, "usage", None)]
+    assert usage.total_tokens == whole.usage.total_tokens
+
+
+async def test_calls_of_tools(litellm: Any, asked: dict[str, Any]) -> None:
+    whole = await litellm.acompletion(**asked, tools=[TOOL])
+    assert [call.function.arguments for call in whole.choices[0].message.tool_calls] == [c.arguments for c in CALLS]
+    chunks = [chunk async for chunk in await litellm.acompletion(**asked, tools=[TOOL], stream=True)]
+    rebuilt = litellm.stream_chunk_builder(chunks, messages=MESSAGES)
+    assert [call.function.arguments for call in rebuilt.choices[0].message.tool_calls] == [c.arguments for c in CALLS]
+
+
+async def test_an_error(litellm: Any, asked: dict[str, Any]) -> None:
+    with pytest.raises(litellm.NotFoundError):
+        await litellm.acompletion(**{**asked, "model": "openai/unknown"})
