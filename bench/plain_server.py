@@ -13,10 +13,11 @@ from pathlib import Path
 from bench import echo_models
 from gateway.app import create_app
 from gateway.server import serve_http
-from gateway.service import GatewayService, GenerationEvent
+from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent
 from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
-from p2pnet.messages import GenerateRequest
+from p2pnet.errors import ModelNotFound
+from p2pnet.messages import EmbedRequest, GenerateRequest
 
 
 def main() -> None:
@@ -26,12 +27,15 @@ def main() -> None:
     logs.configure("warning", is_json=False)
     backends = {echo_models.INSTANT: echo_models.instant(), echo_models.STEPPED: echo_models.stepped()}
 
-    def generate(request: GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
+    def generate(request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         return backends[request.model].generate(request)
+
+    def embed(request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
+        raise ModelNotFound("Nothing here makes vectors.")
 
     @asynccontextmanager
     async def service() -> AsyncIterator[Ready]:
-        app = create_app(GatewayService(generate, list_models=lambda: (), is_ready=lambda: True))
+        app = create_app(GatewayService(generate, embed, list_models=lambda: (), is_ready=lambda: True))
         server = await serve_http(app, "127.0.0.1", 0)
         try:
             yield Ready("none: not a peer", (), server.url)
