@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench import echo_models
+from bench.chain_model import ChainBackend
+from bench.served_log import served_log
 from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.cli.settings import IdentityFile
 from p2pnet.config import NetworkConfig, WorkerConfig
-from p2pnet.worker.backends.echo import EchoBackend
+from p2pnet.worker.backend import Backend
 
 PLACES = 1024
 """More than a benchmark asks for that does not measure how requests are refused."""
@@ -25,13 +27,16 @@ PLACES = 1024
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="serve this one alone, one token every --delay-ms")
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--model", help="serve this one alone, one token every --delay-ms")
+    models.add_argument("--chain", help="the same, and each token follows from all before it: see bench.chain_model")
     parser.add_argument("--delay-ms", type=float, default=0.0)
     parser.add_argument("--places", type=int, default=PLACES, help="requests taken at the same time for each model")
     parser.add_argument("--listen", action="append", required=True)
     parser.add_argument("--initial-peers", action="append", required=True)
+    parser.add_argument("--served-file", type=Path, help="write there which prompts --chain is answering")
     parser.add_argument("--ready-file", type=Path, required=True)
-    parser.add_argument("--timings-file", type=Path, required=True, help="when it did what, in Unix seconds")
+    parser.add_argument("--timings-file", type=Path, help="write there when it did what, in Unix seconds")
     options = parser.parse_args()
     logs.configure("warning", is_json=False)
     with IdentityFile.claim(None, "worker") as identity_file:
@@ -46,13 +51,14 @@ def main() -> None:
             peer = await Peer.join(config)
             try:
                 timings["joined"] = time.time()
-                backends = _backends(options.model, options.delay_ms / 1000)
+                backends = _backends(options)
                 timings["model_ready"] = time.time()
                 worker = await Worker.start(
                     peer.network, peer.identity, backends, now_ms, WorkerConfig(options.places, drain_s=1)
                 )
                 timings["announced"] = time.time()
-                options.timings_file.write_text(json.dumps(timings))
+                if options.timings_file is not None:
+                    options.timings_file.write_text(json.dumps(timings))
                 try:
                     yield Ready(peer.identity.peer_id, await peer.join_addresses())
                 finally:
@@ -63,8 +69,13 @@ def main() -> None:
         run_service(service, options.ready_file, "The echo worker is ready.")
 
 
-def _backends(model: str | None, delay_s: float) -> list[EchoBackend]:
-    return [echo_models.paced(model, delay_s)] if model else [echo_models.instant(), echo_models.stepped()]
+def _backends(options: argparse.Namespace) -> list[Backend]:
+    delay_s = options.delay_ms / 1000
+    if options.chain:
+        return [ChainBackend(options.chain, delay_s, served_log(options.served_file))]
+    if options.model:
+        return [echo_models.paced(options.model, delay_s)]
+    return [echo_models.instant(), echo_models.stepped()]
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Process:
     """One process of the swarm."""
 
     def __init__(self, name: str, child: subprocess.Popen[bytes], folder: Path) -> None:
-        self._name = name
+        self.name = name
         self._child = child
         self._folder = folder
         self._ready: dict[str, Any] | None = None
@@ -62,6 +62,14 @@ class Process:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def log(self) -> str:
+        return self.file("log").read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        return self._child.poll() is None
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -80,19 +88,47 @@ class Process:
         """An address to join through."""
         return str(self.ready["addresses"][0])
 
+    @property
+    def daemon_pid(self) -> int | None:
+        """The process id of its p2pd; None while there is none."""
+        return next((daemon.pid for daemon in self._daemons()), None)
+
     def cpu_seconds(self) -> CpuSeconds:
-        process = psutil.Process(self.pid)
-        daemons = [child for child in process.children() if child.name() == "p2pd"]
-        return CpuSeconds(_used(process), sum(map(_used, daemons)))
+        return CpuSeconds(_used(psutil.Process(self.pid)), sum(map(_used, self._daemons())))
 
     def kill(self) -> None:
         """kill -9."""
         self._child.kill()
         self._child.wait()
 
+    def kill_daemon(self) -> None:
+        """kill -9 of its p2pd alone."""
+        for daemon in self._daemons():
+            daemon.kill()
+
+    def kill_with_daemon(self) -> None:
+        """kill -9 of both at the same time, as when the machine goes: nobody is left to say goodbye."""
+        daemons = self._daemons()
+        self._child.kill()
+        for daemon in daemons:
+            daemon.kill()
+        self._child.wait()
+
+    def suspend(self) -> None:
+        """SIGSTOP: it keeps its connections and says nothing. Its p2pd goes on."""
+        self._child.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._child.send_signal(signal.SIGCONT)
+
+    def file(self, name: str) -> Path:
+        """A file in its own folder."""
+        return self._folder / name
+
     def ask_to_stop(self) -> None:
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
+            self._child.send_signal(signal.SIGCONT)  # one that is suspended hears nothing
 
     def wait_stopped(self) -> None:
         """Wait for its end after `ask_to_stop`; kill it when it does not leave."""
@@ -101,13 +137,15 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def _daemons(self) -> list[psutil.Process]:
+        return [child for child in psutil.Process(self.pid).children() if child.name() == "p2pd"]
+
     def _read(self, file: str) -> dict[str, Any]:
         path = self._folder / file
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not path.exists():
             if self._child.poll() is not None or time.monotonic() > deadline_s:
-                log = (self._folder / "log").read_text(errors="replace")
-                raise StartFailed(f"{self._name} did not start:\n{log}")
+                raise StartFailed(f"{self.name} did not start:\n{self.log}")
             time.sleep(POLL_S)
         content: dict[str, Any] = json.loads(path.read_bytes())
         return content
@@ -124,13 +162,23 @@ class Swarm:
     def bootstrap(self) -> Process:
         return self._start("bootstrap", *P2PNET, "bootstrap", *self._listen)
 
-    def gateway(self, peer: Process) -> Process:
+    def gateway(self, peer: Process, port: int = 0, *arguments: str) -> Process:
         join = (*self._listen, "--initial-peers", peer.address)
-        return self._start("gateway", *P2PNET, "gateway", "--port", "0", *join)
+        return self._start("gateway", *P2PNET, "gateway", "--port", str(port), *join, *arguments)
 
     def echo_worker(self, peer: Process, *arguments: str) -> Process:
         join = (*self._listen, "--initial-peers", peer.address)
         return self._start("worker", *ECHO_WORKER, *join, "--timings-file", "timings.json", *arguments)
+
+    def worker(self, peer: Process, *arguments: str) -> Process:
+        """With a real model."""
+        join = (*self._listen, "--initial-peers", peer.address)
+        return self._start("worker", *P2PNET, "serve", *join, *arguments, OMP_NUM_THREADS="1")
+
+    def program(self, module: str, peer: Process, *arguments: str) -> Process:
+        """Any other that joins, and takes the flags that all of them take."""
+        join = (*self._listen, "--initial-peers", peer.address)
+        return self._start(module.rsplit(".", 1)[1], sys.executable, "-m", module, *join, *arguments)
 
     def plain_server(self) -> Process:
         return self._start("plain", *PLAIN_SERVER)
@@ -143,13 +191,26 @@ class Swarm:
         for process in leaving:
             process.wait_stopped()
 
-    def _start(self, name: str, *command: str) -> Process:
+    def kill(self) -> None:
+        """All of them at once, with their p2pds. For swarms that are in disorder anyway: an orderly stop takes seconds
+        where others are gone already."""
+        for process in self._processes:
+            if process.is_running:
+                process.kill_with_daemon()
+
+    def print_logs(self) -> None:
+        """What all of them have said, for whoever wants to know why something has failed."""
+        for process in self._processes:
+            print(f"---- {process.name}\n{process.log}")
+
+    def _start(self, name: str, *command: str, **environment_too: str) -> Process:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("P2PNET_")}
         environment = inherited | {
             "P2PNET_DATA_DIR": str(self._folder / "data"),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(folder),
+            **environment_too,
         }
         with (folder / "log").open("wb") as log:
             child = subprocess.Popen(
@@ -169,7 +230,7 @@ class Swarm:
 @contextlib.contextmanager
 def swarm(transport: str = "both") -> Iterator[Swarm]:
     """A folder for some processes, and what starts them. On leaving they are gone, and so is the folder."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         running = Swarm(Path(folder), transport)
         try:
@@ -180,6 +241,7 @@ def swarm(transport: str = "both") -> Iterator[Swarm]:
             running.stop()
             for number, handler in handlers:
                 signal.signal(number, handler)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

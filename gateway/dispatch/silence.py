@@ -24,6 +24,9 @@ MIN_GIVE_UP_S = 10.0
 GIVE_UP = 30.0
 """A worker that is there, and sends nothing for thirty of its longest gaps, is stuck."""
 
+UNKNOWN_GIVE_UP_S = 30.0
+"""The same in mid-answer where too few of its gaps are known: no model in use takes this long for one token."""
+
 
 def suspicion_s(gaps: Window, has_token: bool) -> float:
     """Silence after which a worker is asked whether it is still there."""
@@ -35,5 +38,8 @@ def suspicion_s(gaps: Window, has_token: bool) -> float:
 
 def give_up_s(gaps: Window, has_token: bool, limit_s: float) -> float:
     """Silence after which a stream is given up although its worker answers. `limit_s` is the limit for any worker."""
-    longest_s = gaps.quantile(LONGEST) if has_token and len(gaps) >= MIN_SAMPLES else None
-    return limit_s if longest_s is None else min(limit_s, max(MIN_GIVE_UP_S, GIVE_UP * longest_s))
+    if not has_token:
+        return limit_s
+    longest_s = gaps.quantile(LONGEST) if len(gaps) >= MIN_SAMPLES else None
+    usual_s = UNKNOWN_GIVE_UP_S if longest_s is None else max(MIN_GIVE_UP_S, GIVE_UP * longest_s)
+    return min(limit_s, usual_s)

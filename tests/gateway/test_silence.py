@@ -11,6 +11,7 @@ from gateway.dispatch.silence import (
     MIN_SAMPLES,
     MIN_SUSPICION_S,
     SUSPICION,
+    UNKNOWN_GIVE_UP_S,
     give_up_s,
     suspicion_s,
 )
@@ -32,7 +33,7 @@ def window(gap_s: float, samples: int) -> Window:
     [
         (FAST, 0, False, FIRST_SUSPICION_S, LIMIT_S),
         (FAST, 50, False, FIRST_SUSPICION_S, LIMIT_S),
-        (FAST, MIN_SAMPLES - 1, True, FIRST_SUSPICION_S, LIMIT_S),
+        (FAST, MIN_SAMPLES - 1, True, FIRST_SUSPICION_S, UNKNOWN_GIVE_UP_S),
         (FAST, MIN_SAMPLES, True, MIN_SUSPICION_S, MIN_GIVE_UP_S),
         (SLOW, 50, True, SUSPICION * SLOW, GIVE_UP * SLOW),
         (SLOWEST, 50, True, SUSPICION * SLOWEST, LIMIT_S),

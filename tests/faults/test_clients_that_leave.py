@@ -1,0 +1,105 @@
+"""A thousand clients go away at any moment, through a real gateway: the worker stops within a step, and loses no place.
+
+The worker runs in the tests' own process, beside the clients, so that both ends are seen by one clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bench.chain_model import ChainBackend, asked
+from bench.storm import until, wait_for_workers
+from bench.timed_client import TimedStream
+from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig, WorkerConfig
+from p2pnet.messages import GenerateRequest
+from p2pnet.peer import Peer, now_ms
+from p2pnet.worker.serve import Worker
+from tests.faults.swarms import MODEL, SEED, ask_all, faults_of, logged_swarm, request, requests
+
+pytestmark = pytest.mark.timeout(300)
+
+CLIENTS = 1000
+AT_ONCE = 32
+PLACES = 40
+TOKENS = 25
+TOKEN_S = 0.02
+MEDIAN_S = 0.1
+"""From the client's going to the end of its generation: a handful of messages over loopback and one step, ten times
+over, since the machine may be busy with other tests."""
+
+
+@dataclass
+class Ends:
+    """When each generation has ended, by its prompt, and how often."""
+
+    ended_s: dict[str, float] = field(default_factory=dict)
+    begun: int = 0
+
+    def note(self, request: GenerateRequest, is_begin: bool) -> None:
+        if is_begin:
+            self.begun += 1
+        else:
+            self.ended_s[asked(request.prompt)] = time.perf_counter()
+
+
+@asynccontextmanager
+async def worker(address: str, folder: Path, ends: Ends) -> AsyncIterator[ChainBackend]:
+    peer = await Peer.join(NetworkConfig(folder / "worker.key", LOOPBACK_LISTEN, initial_peers=(address,)))
+    try:
+        backend = ChainBackend(MODEL, TOKEN_S, ends.note)
+        serving = await Worker.start(peer.network, peer.identity, [backend], now_ms, WorkerConfig(PLACES, drain_s=1))
+        try:
+            yield backend
+        finally:
+            await serving.stop()
+    finally:
+        await peer.close()
+
+
+async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path) -> None:
+    """Given a worker with as many places as there are clients at once, when a thousand clients leave, before the first
+    token, in mid-answer, near its end, then each generation ends at once, and all places can be taken again."""
+    rng = random.Random(SEED)
+    ends = Ends()
+    left_s: dict[str, float] = {}
+    with logged_swarm() as running:
+        bootstrap = running.bootstrap()
+        url = str(running.gateway(bootstrap).ready["http"])
+        async with worker(bootstrap.address, tmp_path, ends) as backend:
+            await wait_for_workers(url, MODEL, 1)
+            places = asyncio.Semaphore(AT_ONCE)
+
+            async def come_and_go(number: int) -> None:
+                async with places:
+                    stream = await TimedStream.open(url, request(number, TOKENS, "leaver"))
+                    await asyncio.sleep(rng.uniform(0, 1.5 * TOKENS * TOKEN_S))
+                    left_s[f"leaver stream {number}"] = stream.close()
+
+            async def is_idle() -> bool:
+                return backend.running == 0
+
+            await asyncio.gather(*map(come_and_go, range(CLIENTS)))
+            await until(is_idle, "all generations have ended")
+            answers = await ask_all(url, requests(PLACES, TOKENS, "afterwards"))
+    delays_s = sorted(
+        max(0.0, ends.ended_s[prompt] - left) for prompt, left in left_s.items() if prompt in ends.ended_s
+    )
+    cut = [delay_s for delay_s in delays_s if delay_s]
+    print(
+        f"{len(delays_s)} begun, {len(cut)} cut; from leaving to the end: median {statistics.median(cut):.4f} s, ",
+        end="",
+    )
+    print(f"p99 {cut[int(0.99 * len(cut))]:.4f} s, longest {cut[-1]:.4f} s")
+    assert len(cut) > CLIENTS / 4, "the others had their answers before they left"
+    assert statistics.median(cut) < MEDIAN_S
+    assert backend.running == 0
+    assert faults_of(answers) == []
