@@ -1,7 +1,7 @@
 """Which worker a request goes to: who may serve it, what waiting there is expected to cost, and the choice.
 
-Functions of data, `now_s` and a random generator: reads the workers it is given, changes nothing, asks nobody. Two
-workers are sampled in proportion to their places and the better one is taken (Mitzenmacher 2001, "The power of two
+Functions of data, `now_s` and a random generator: reads the workers it is given, changes nothing, asks nobody. A few
+workers are drawn in proportion to their places and the best is taken (after Mitzenmacher 2001, "The power of two
 choices"): what a record says of a worker's load is seconds old, and everybody's picking the least loaded from it
 stampedes. The numbers here were chosen with `bench/routing_sim.py`; see docs/routing.md.
 """

@@ -5,4 +5,4 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 use_environment dev
-OMP_NUM_THREADS=1 exec python -m pytest -n 2 --dist loadfile "$@"
+OMP_NUM_THREADS=1 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

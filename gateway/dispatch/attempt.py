@@ -20,6 +20,9 @@ T = TypeVar("T", Accepted | TextDelta | Finished, Accepted | Embedding | Finishe
 
 Monotonic = Callable[[], float]
 
+PACE_TOKENS = 16
+"""Over how many tokens a worker's pace is measured: of single ones, the slowest would stand for all."""
+
 
 class Try:
     """An attempt under way. Begins when it is made: the worker has been reserved then."""
@@ -47,6 +50,8 @@ class Try:
         """Set once the answer is complete."""
         self.waits_since_s: float | None = None
         """Since when its next event has been waited for; None while it is not."""
+        self._paced_tokens = 0
+        self._paced_s = 0.0
         self._now_s = now_s
         self._last_event_s = began_s
         self._scope: asyncio.Timeout | None = None
@@ -122,6 +127,7 @@ class Try:
                 worker.note_taken(self.key)
             else:
                 self.finish_reason = event.reason
+                self._note_pace(now_s)
         self._last_event_s = now_s
 
     def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
@@ -133,6 +139,14 @@ class Try:
         else:
             gap_s = now_s - self._last_event_s
             if 2 * waited_s > gap_s:  # else it was our client that was slow
-                pace.token_s.note(gap_s / tokens, now_s)
                 pace.gaps_s.note(gap_s)
+                self._paced_tokens += tokens
+                self._paced_s += gap_s
+                if self._paced_tokens >= PACE_TOKENS:
+                    self._note_pace(now_s)
         self.tokens += tokens
+
+    def _note_pace(self, now_s: float) -> None:
+        if self._paced_tokens:
+            self.worker.pace(self.key).token_s.note(self._paced_s / self._paced_tokens, now_s)
+            self._paced_tokens, self._paced_s = 0, 0.0

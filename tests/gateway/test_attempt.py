@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from gateway.dispatch.attempt import Try
+from gateway.dispatch.attempt import PACE_TOKENS, Try
 from gateway.peers.pace import Window
 from gateway.peers.worker import Worker
 from gateway.routing import Choice
@@ -63,7 +63,7 @@ async def test_what_a_worker_takes_is_measured() -> None:
     )
     pace = site.worker.pace(KEY)
     assert pace.first_token_s.value == 3
-    assert pace.token_s.value == 1
+    assert pace.token_s.value == 0.5  # 1.5 s for three tokens
     assert (len(pace.gaps_s), pace.gaps_s.quantile(0)) == (2, 0.5)
     assert (site.worker.heard_s, site.worker.load) == (105.5, ENDED.load)
     told = site.attempt.end("stop")
@@ -84,11 +84,17 @@ async def test_the_echo_of_a_prompt_says_nothing_of_how_fast_a_worker_is() -> No
     await site.take((0, 0, Accepted(5, DIGEST)), (0, 0.01, delta(7, 8, 9, is_prompt=True)))
     assert not site.attempt.has_token
     assert site.worker.heard_s == site.now_s
-    await site.take((0, 5, delta(0)), (0, 1, delta(1)))
+    await site.take((0, 5, delta(0)), (0, 1, delta(1)), (0, 0, ENDED))
     pace = site.worker.pace(KEY)
     assert pace.first_token_s.value == pytest.approx(5.01)
     assert pace.token_s.value == pytest.approx(1)
     assert site.attempt.tokens == 2
+
+
+async def test_a_late_token_among_many_does_not_stand_for_all() -> None:
+    site = Site()
+    await site.take((0, 1, delta(0)), *[(0, 0.01, delta(1)) for _ in range(PACE_TOKENS - 1)], (0, 0.17, delta(1)))
+    assert site.worker.pace(KEY).token_s.value == pytest.approx(0.02)
 
 
 async def test_a_load_that_says_nothing_is_not_noted() -> None:

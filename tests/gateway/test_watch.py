@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.dispatch.attempt import Try
-from gateway.dispatch.silence import FIRST_SUSPICION_S, MIN_GIVE_UP_S, MIN_SAMPLES, MIN_SUSPICION_S
+from gateway.dispatch.silence import FIRST_SUSPICION_S, MIN_GIVE_UP_S, MIN_SAMPLES, MIN_SUSPICION_S, UNKNOWN_GIVE_UP_S
 from gateway.dispatch.watch import MAX_LAG_S, TICK_S, Watch
 from gateway.peers.worker import Worker
 from gateway.routing import Choice
@@ -189,11 +189,11 @@ async def test_who_answers_and_sends_nothing_is_given_up_in_the_end() -> None:
         assert given.lost == []
 
 
-@pytest.mark.parametrize("has_token", [False, True])
-async def test_the_limit_for_all_holds_where_nothing_is_known(has_token: bool) -> None:
+@pytest.mark.parametrize(("has_token", "limit_s"), [(False, LIMIT_S), (True, UNKNOWN_GIVE_UP_S)])
+async def test_a_limit_holds_where_nothing_is_known(has_token: bool, limit_s: float) -> None:
     async with site() as given:
         task = await given.answer(given.worker(samples=0), has_token)
-        await given.after(LIMIT_S)
+        await given.after(limit_s)
         assert not task.done()
         await given.after(0.1)
         assert is_lost(task)
