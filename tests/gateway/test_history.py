@@ -360,7 +360,7 @@ async def test_what_cannot_be_used_is_moved_aside_whole(
     await history.close()
     aside = tmp_path / f"gateway.sqlite3.aside-{int(NOON_S)}"
     assert aside.read_bytes() == before
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert aside.name in caplog.text
     assert numbers(await opened()) == [1]
 
@@ -381,7 +381,7 @@ async def test_where_no_file_can_be_it_is_in_memory(place: str, opened: Open, ca
     history.note(report(attempt()))
     await history.flush()
     assert numbers(history) == [1]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 async def test_a_second_gateway_on_one_file_does_without(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
