@@ -120,13 +120,13 @@ class Dispatcher:
         self._config = config or DispatchConfig()
         self._observe = observe
         self._now_s = now_s
-        self._hedging = Hedging()
+        self.hedging = Hedging()
 
     def run(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         """Waiting*, Routed, Accepted, TextDelta*, Finished. Raises RequestError (ModelNotFound, FeatureMissing when
         nobody can do what is asked), Busy, NoWorker, WorkerFailed when the request itself makes workers fail."""
         journey = Journey(request, caller, self._now_s)
-        self._hedging.note_request()
+        self.hedging.note_request()
         return self._reported(self._serve(GenerateProgress(request), caller, journey), journey)
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
@@ -294,9 +294,9 @@ class Dispatcher:
         """The attempt that has the first part of the answer first, and its events until then. Whoever else was asked
         is told to stop. Raises the error of the last one when all fail."""
         first = rivals[0]
-        delay_s = self._hedging.delay_s(step.ask.key) if isinstance(step.request, GenerateRequest) else None
-        if delay_s is None:
-            return first, await self._opening(first, note)
+        if isinstance(step.request, EmbedRequest) or len(self._table.roster.of(step.ask.key)) < 2:
+            return first, await self._opening(first, note)  # there is no second one, and a task costs time
+        delay_s = self.hedging.delay_s(step.ask.key)
         openings = {asyncio.ensure_future(self._opening(first, note)): first}
         try:
             done, _ = await asyncio.wait(openings, timeout=delay_s)
@@ -339,14 +339,14 @@ class Dispatcher:
             return None
         exclude = {first.attempt.worker.peer_id, *refusals}
         choice = self._choose(step.ask, exclude)
-        if choice is None or choice.worker.pressure() >= choice.worker.places or not self._hedging.spend():
+        if choice is None or choice.worker.pressure() >= choice.worker.places or not self.hedging.spend():
             return None
         choice.worker.reserve(step.ask.key, self._now_s())
         return self._start(step, choice, is_hedge=True)
 
     def _note_first_token(self, attempt: Try) -> None:
         seconds = attempt.first_token_s
-        self._hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s if seconds is None else seconds)
+        self.hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s if seconds is None else seconds)
 
     def _start(self, step: _Step, choice: Choice, is_hedge: bool = False) -> _Running:
         """Ask a worker that has been reserved."""

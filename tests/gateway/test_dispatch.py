@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 import pytest
 
 from gateway.dispatch.dispatcher import DispatchConfig
+from gateway.dispatch.hedging import MIN_SAMPLES
 from gateway.dispatch.setbacks import MAX_FAILURES
 from gateway.knowing.reports import RequestReport
 from gateway.peers.health import COOLDOWN_S, State
@@ -491,6 +492,45 @@ async def test_no_more_workers_are_tried_than_the_limit() -> None:
             await given.impostor(str(number), refuse)
         assert type((await given.run())[1]) is NoWorker
         assert len(tried) == MAX_FAILURES
+
+
+# ---- second requests
+
+
+def usually_quick(given: Swarm) -> None:
+    """First tokens of the model have come after ten milliseconds so far."""
+    for _ in range(MIN_SAMPLES):
+        given.serving.dispatcher.hedging.note_first_token(("echo", "generate"), 0.01)
+
+
+async def test_a_late_first_token_is_asked_for_elsewhere_and_the_first_one_to_answer_is_kept() -> None:
+    async with swarm() as given:
+        late, quick = await given.worker("late", hold_at=0), await given.worker("quick")
+        given.prefer(late.peer_id)
+        usually_quick(given)
+        events, error = await given.run()
+        assert error is None and is_complete(events)
+        assert (late.begun, quick.begun) == ([0], [0, 1, 2])
+        await settle(lambda: late.backend.running == 0)  # it was told to stop
+        assert given.in_flight() == [0, 0]
+        assert given.cooling() == set()
+        [report] = given.reports
+        told = {attempt.worker: (attempt.outcome, attempt.is_hedge) for attempt in report.attempts}
+        assert told == {late.peer_id: ("cancelled", False), quick.peer_id: ("stop", True)}
+
+
+async def test_a_second_request_takes_no_place_that_somebody_waits_for() -> None:
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        late, full = await given.worker("late", slots=1, hold_at=0), await given.worker("full", slots=1, hold_at=0)
+        usually_quick(given)
+        running = [asyncio.create_task(given.run()) for _ in range(3)]  # one of them waits
+        await settle(lambda: given.serving.admission.waiting("echo") == 1 and late.begun == full.begun == [0])
+        await asyncio.wait(running, timeout=0.1)  # ten times what is usual
+        assert (late.requests, full.requests) == (1, 1)
+        for site in (late, full):
+            site.gate.set()
+        assert all(error is None and is_complete(events) for events, error in await asyncio.gather(*running))
 
 
 # ---- waiting
