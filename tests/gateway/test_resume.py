@@ -54,7 +54,7 @@ from tests.stories import settle
 from tests.worker.answers import Models, answer, joined, serve
 
 NAMES = ("tiny", "llama", "qwen2")
-ROUNDS = 3
+ROUNDS = 2
 BROKEN = 16
 """Broken answers in each of them."""
 
