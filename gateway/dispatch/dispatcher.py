@@ -153,7 +153,7 @@ class Dispatcher:
     ) -> AsyncGenerator[Any, None]:
         """Try until the answer is complete. `index` is which of several answers this is, once they go on apart."""
         refusals = Refusals(self._now_s)
-        setbacks = Setbacks(ask_of(progress.continuation()))
+        setbacks = Setbacks(journey.model)
         wait_s = self._config.wait_s if caller.wait_s is None else caller.wait_s
         deadline_s = self._now_s() + wait_s
         is_sent_back = False
@@ -176,7 +176,7 @@ class Dispatcher:
             except P2PNetError as error:
                 failed = error
             if has_moved:
-                setbacks = Setbacks(step.ask)
+                setbacks = Setbacks(journey.model)
                 deadline_s = self._now_s() + wait_s
             is_sent_back = isinstance(failed, Busy)
             setbacks.note(failed, progress.has_begun)

@@ -32,7 +32,7 @@ class Journey:
         self.gap_s: float | None = None
         self.is_routed = False
         """Whether the client was told who answers."""
-        self._model = request.model
+        self.model = request.model
         self._task = "embed" if isinstance(request, EmbedRequest) else "generate"
         self._caller = caller
         self._now_s = now_s
@@ -84,7 +84,7 @@ class Journey:
             outcome = "internal"
         return RequestReport(
             request_id=self.request_id,
-            model=self._model,
+            model=self.model,
             task=self._task,
             caller=self._caller.name,
             arrived_unix_s=self._arrived_unix_s,

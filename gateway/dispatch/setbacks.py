@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.asks import Ask
 from p2pnet.errors import Busy, FeatureMissing, ModelNotFound, NoWorker, P2PNetError, RequestError, WorkerFailed
 
 MAX_FAILURES = 8
@@ -15,8 +14,8 @@ MAX_WORKER_FAILURES = 3
 class Setbacks:
     """One request's. A worker that is busy has not failed it."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, model: str) -> None:
+        self._model = model
         self._failures: list[P2PNetError] = []
         self._was_busy = False
         self._has_begun = False
@@ -40,7 +39,7 @@ class Setbacks:
 
     def verdict(self, waited: P2PNetError | None = None) -> P2PNetError:
         """What the client is told when there is nobody left to try. `waited` is what its waiting ended with."""
-        model, failures = self._ask.model, self._failures
+        model, failures = self._model, self._failures
         # A part of the answer has shown that the request can be served: it is not at fault then.
         if failures and not self._has_begun and all(map(_says_it_cannot, failures)):
             if all(isinstance(error, ModelNotFound) for error in failures):

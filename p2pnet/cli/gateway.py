@@ -74,7 +74,7 @@ def gateway(
     log_level: options.LogLevelOption = options.LogLevel.info,
     log_json: options.LogJson = False,
 ) -> None:
-    """Start a gateway: clients that speak OpenAI's API use the network through it."""
+    """Start a gateway: clients of OpenAI, Ollama, Anthropic or FauxPilot use the network through it."""
     from gateway.admission import QueueLimits
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import Gateway, GatewayConfig, check_host

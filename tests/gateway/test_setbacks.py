@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.asks import Ask
 from gateway.dispatch.setbacks import MAX_FAILURES, MAX_WORKER_FAILURES, Setbacks
 from p2pnet.errors import (
     Busy,
@@ -26,7 +25,7 @@ FEATURE, MODEL = FeatureMissing("no tools", "tools"), ModelNotFound("not here", 
 
 
 def setbacks(*errors: P2PNetError, has_begun: bool = False) -> Setbacks:
-    noted = Setbacks(Ask("tiny"))
+    noted = Setbacks("tiny")
     for error in errors:
         noted.note(error, has_begun)
     return noted
