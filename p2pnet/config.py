@@ -118,6 +118,8 @@ class WorkerConfig:
     drain_s: float = 30.0
     """How long running requests may go on after the worker was asked to stop."""
     guard: GuardConfig = field(default_factory=GuardConfig)
+    name: str = ""
+    """What its owner calls it, for people who look at the network."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
 
     `addresses` are full multiaddrs that end in the worker's own peer id, circuit addresses included. `slots` are over
     all models together. `is_online` False withdraws the worker. `withdrawn` are models that it has announced lately and
-    does not run any more: the record overwrites what stands under their directory keys.
+    does not run any more: the record overwrites what stands under their directory keys. `name` is what its owner
+    calls the worker: a claim like any other, and not unique.
     """
 
     peer_id: PeerId
@@ -77,6 +78,7 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     agent: Label = ""
     version: int = RECORD_VERSION
     withdrawn: Annotated[tuple[ModelId, ...], Meta(max_length=MAX_MODELS)] = ()
+    name: Label = ""
 
 
 class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):

@@ -263,6 +263,9 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "an agent beyond ASCII": {"agent": "p2pnet/é"},
     "a long agent": {"agent": "a" * 65},
     "an agent of 4 KiB": {"agent": "a" * 4096},
+    "an owner's name with escapes": {"name": ESCAPE},
+    "an owner's name with a space": {"name": "my laptop"},
+    "a long owner's name": {"name": "a" * 65},
     "a protocol with escapes": {"protocols": [ESCAPE]},
     "too many protocols": {"protocols": ["/a"] * 17},
     # bombs

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from p2pnet.cli import options
+from p2pnet.records import ModelCard
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def models(
@@ -13,7 +20,6 @@ def models(
     """List the models that workers announce."""
     import msgspec
     from rich.console import Console
-    from rich.table import Table
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
@@ -39,8 +45,17 @@ def models(
     if as_json:
         print(msgspec.json.encode(rows).decode())
         return
+    counted = [(card, str(row["workers"])) for row, (_, card) in zip(rows, cards, strict=True)]
+    Console().print(models_table(counted) if rows else "No worker announces a model at the moment.")
+
+
+def models_table(counted: Iterable[tuple[ModelCard, str]]) -> Table:
+    """A row for each model, with how many workers run it. Strangers' labels mean nothing to the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("Model", "Task", "Workers", "Context", "Precision", "Digest")
-    for row, (_, card) in zip(rows, cards, strict=True):
-        precision = card.dtype if card.quantization == "none" else f"{card.dtype}, {card.quantization}"
-        table.add_row(card.id, card.task, str(row["workers"]), f"{card.context_length:,}", precision, card.digest[7:19])
-    Console().print(table if rows else "No worker announces a model at the moment.")
+    for card, workers in counted:
+        precision = escape(card.dtype if card.quantization == "none" else f"{card.dtype}, {card.quantization}")
+        table.add_row(card.id, card.task, workers, f"{card.context_length:,}", precision, card.digest[7:19])
+    return table

@@ -55,6 +55,15 @@ Listen = Annotated[
         help="Listen here for other peers. Repeatable. Default: all interfaces, any free port, TCP and QUIC.",
     ),
 ]
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        envvar="P2PNET_NAME",
+        help="What you call this machine, for people who look at the network: anna-laptop. Everybody can read it. "
+        "Default: none.",
+    ),
+]
 Announce = Annotated[
     list[str],
     typer.Option(

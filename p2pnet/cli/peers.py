@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from p2pnet.cli import options
+from p2pnet.multiaddrs import is_relayed
+from p2pnet.records import CapabilityRecord, LoadRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def peers(
@@ -13,11 +21,9 @@ def peers(
     """List the workers that announce themselves, and how busy they are."""
     import msgspec
     from rich.console import Console
-    from rich.table import Column, Table
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
-    from p2pnet.multiaddrs import is_relayed
 
     logs.configure(log_level, is_json=False)
     workers, loads = read_directory(initial_peers)
@@ -25,7 +31,16 @@ def peers(
         rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
         print(msgspec.json.encode(rows).decode())
         return
-    table = Table(Column("Peer", overflow="fold"), "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
+    Console().print(peers_table(workers, loads) if workers else "No worker announces itself at the moment.")
+
+
+def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRecord]) -> Table:
+    """A row for each worker. What strangers call themselves is shown, and means nothing to the terminal."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    columns = ("Name", "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
+    table = Table(Column("Peer", overflow="fold"), *columns)
     for worker in workers:
         record = loads.get(worker.peer_id)
         busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")
@@ -34,10 +49,11 @@ def peers(
         is_behind_relay = bool(worker.addresses) and all(map(is_relayed, worker.addresses))
         table.add_row(
             worker.peer_id,
+            escape(worker.name),
             ", ".join(card.id if card.task == "generate" else f"{card.id} ({card.task})" for card in worker.models),
             "relayed" if is_behind_relay else "direct",
             *busy,
             str(worker.slots),
             speed,
         )
-    Console().print(table if workers else "No worker announces itself at the moment.")
+    return table

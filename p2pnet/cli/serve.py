@@ -33,6 +33,7 @@ def serve(
             help="What the model is called on the network. Default: the folder's name or the hub id.",
         ),
     ] = None,
+    name: options.Name = "",
     upstream: Annotated[
         list[str],
         typer.Option(
@@ -137,7 +138,7 @@ def serve(
     from p2pnet.cli.guarding import guard_config
     from p2pnet.cli.lifecycle import Ready, run_service
     from p2pnet.cli.metrics import worker_metrics
-    from p2pnet.cli.settings import IdentityFile, initial_peers_required, parse_bytes
+    from p2pnet.cli.settings import IdentityFile, check_name, initial_peers_required, parse_bytes
     from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
@@ -164,6 +165,7 @@ def serve(
             "--pause-when-busy cannot tell what an --upstream server computes for this worker from the owner's work.",
             "Leave it out; --schedule and SIGUSR1 pause such a worker.",
         )
+    check_name(name)
     check_urls(upstream)
     upstream_key = key_from(upstream_key_env)
     limits = GuardConfig(
@@ -182,7 +184,7 @@ def serve(
             initial_peers=initial_peers_required(initial_peers),
             is_behind_nat=behind_nat,
         )
-        worker_config = WorkerConfig(max_concurrency, drain_seconds, guard)
+        worker_config = WorkerConfig(max_concurrency, drain_seconds, guard, name)
         model_config = ModelConfig(
             served_name,
             device,

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import platformdirs
 
 from p2pnet.errors import UsageError
 from p2pnet.multiaddrs import check_peer_address
+from p2pnet.records import Label
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
@@ -35,6 +37,16 @@ def parse_bytes(size: str) -> int:
         return int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError as error:
         raise UsageError(f"{size!r} is not a size of memory.", "Write it as 500MB or 2GiB.") from error
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError unless this is what a worker may be called in its record."""
+    try:
+        msgspec.convert(name, Label)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"A worker cannot be called {name!r}.", "Use at most 64 letters, digits and signs, without spaces."
+        ) from error
 
 
 class IdentityFile:

@@ -46,6 +46,7 @@ class Announcer:
         now_ms: Clock,
         config: DirectoryConfig | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        name: str = "",
     ) -> None:
         self._network = network
         self._identity = identity
@@ -54,6 +55,7 @@ class Announcer:
         self._now_ms = now_ms
         self._config = config or DirectoryConfig()
         self._sleep = sleep
+        self._name = name
         self._last_sequence = 0
         self.stored_sequence = 0
         """That of the newest capability record that the directory has taken, a withdrawal among them."""
@@ -166,6 +168,7 @@ class Announcer:
             protocols=(*dict.fromkeys(PROTOCOLS[card.task] for card in self._models()), STATUS_PROTOCOL),
             slots=self._meter.load.slots,
             agent=AGENT,
+            name=self._name,
         )
 
     def _stamp(self, lifetime_s: float) -> tuple[int, int, int]:

@@ -60,7 +60,7 @@ class Worker:
         _check_names((*backends, *embedders))
         catalogue = Catalogue(backends, embedders)
         meter = LoadMeter(config.max_concurrency, catalogue, now_ms, observer=observer)
-        announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory)
+        announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory, name=config.name)
         worker = cls(config, owner, catalogue, meter, announcer)
         await worker._serve(network)
         await worker._announce()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.cli.settings import IdentityFile, bootstrap_addresses, initial_peers, initial_peers_required
+from p2pnet.cli.settings import IdentityFile, bootstrap_addresses, check_name, initial_peers, initial_peers_required
 from p2pnet.errors import UsageError
 
 PEER = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
@@ -41,6 +41,18 @@ def test_named_peers_come_before_the_bootstrap_file(tmp_path: Path) -> None:
     file.write_text(f"# a comment\n\n  {OTHER}  # the second server\n")
     assert initial_peers([PEER], file) == (PEER,)
     assert initial_peers([], file) == (OTHER,)
+
+
+@pytest.mark.parametrize("name", ["", "anna-laptop", "a" * 64, "lab_3/gpu<0>"])
+def test_what_a_worker_may_be_called(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["my laptop", "a" * 65, "n\u00e4me", "bell\a", "line\n"])
+def test_what_a_worker_may_not_be_called(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_name(name)
+    assert "without spaces" in caught.value.fix
 
 
 def test_the_shipped_bootstrap_file_is_valid() -> None:

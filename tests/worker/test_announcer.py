@@ -117,7 +117,9 @@ class Site:
 
     def restarted(self, config: DirectoryConfig = NEVER) -> Announcer:
         """The announcer of the same worker, started anew: it remembers nothing."""
-        return Announcer(self.network, WORKER, self.catalogue.cards, self.meter, self.clock, config, self.ticks.sleep)
+        return Announcer(
+            self.network, WORKER, self.catalogue.cards, self.meter, self.clock, config, self.ticks.sleep, "anna-laptop"
+        )
 
     async def record(self) -> CapabilityRecord | None:
         found = await self.reader.workers()
@@ -144,6 +146,7 @@ async def test_the_first_announcement_says_everything() -> None:
         slots=4,
         is_online=True,
         agent=AGENT,
+        name="anna-laptop",
     )
     load = (await site.reader.loads())[WORKER.peer_id]
     assert load.load == Load(0, 0, 4, site.clock.now_ms)
