@@ -34,7 +34,7 @@ def create_app(service: GatewayService, limits: HttpLimits | None = None, access
     app.include_router(fauxpilot.surface(service, limits))
     app.include_router(ollama.surface(service, limits))
     if service.knowledge is not None:
-        app.include_router(p2pnet.surface(service.knowledge))
+        app.include_router(p2pnet.surface(service.knowledge, limits))
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -13,9 +13,12 @@ from gateway.app import create_app
 from gateway.knowing.choice_log import ChoiceLog
 from gateway.knowing.history import History
 from gateway.knowing.http_counts import HttpCounts
-from gateway.knowing.knowledge import Sources, make_knowledge, model_views
+from gateway.knowing.knowledge import Sources, model_views, worker_page
+from gateway.knowing.live import Live
+from gateway.knowing.lookout import Lookout
 from gateway.knowing.metrics import GatewayMetrics
 from gateway.knowing.reports import RequestReport
+from gateway.knowing.views import Knowledge, Place
 from gateway.naming import Names
 from gateway.peers.table import PeerTable
 from gateway.routing import is_served
@@ -30,7 +33,8 @@ from p2pnet.network import Network
 @dataclass(frozen=True)
 class GatewayConfig:
     """What one gateway gives its clients. `history_file` is where it remembers requests; None is in memory alone.
-    Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get."""
+    Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get.
+    `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine."""
 
     http: HttpLimits = field(default_factory=HttpLimits)
     serving: ServingConfig = field(default_factory=ServingConfig)
@@ -38,6 +42,7 @@ class GatewayConfig:
     key_file: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     code_model: str | None = None
+    initial_peers: tuple[str, ...] = ()
 
 
 def check_host(host: str, has_keys: bool) -> None:
@@ -59,8 +64,9 @@ def check_host(host: str, has_keys: bool) -> None:
 class Gateway:
     """A gateway that serves. Make one with `start`."""
 
-    def __init__(self, server: HttpServer, closing: AsyncExitStack) -> None:
+    def __init__(self, server: HttpServer, live: Live, closing: AsyncExitStack) -> None:
         self._server = server
+        self._live = live
         self._closing = closing
 
     @classmethod
@@ -88,22 +94,35 @@ class Gateway:
                 history.note_models(table.known_models())
                 metrics.note(report)
                 access.note(report)
+                lookout.note(report)
 
             serving = Serving(network, table, config.serving, observe, choices.note)
             names = Names(config.aliases, table.models, lambda ask: is_served(table.roster, ask))
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
+            place = Place(network.peer_id, config.initial_peers)
+            lookout = Lookout(sources, history, place, lambda: table.has_refreshed, serving.spans)
+            live = Live()
             service = GatewayService(
                 generate=lambda request, caller: serving.dispatcher.run(names.resolved(request), caller),
                 embed=lambda request, caller: serving.dispatcher.embed(names.resolved(request), caller),
                 list_models=table.models,
                 is_ready=lambda: table.has_refreshed,
-                knowledge=make_knowledge(sources, history, choices, metrics.scrape),
+                knowledge=Knowledge(
+                    workers=lambda query: worker_page(sources, history, query),
+                    models=lambda: model_views(sources),
+                    requests=history.recent,
+                    choices=choices.views,
+                    overview=lookout.look,
+                    place=place,
+                    live=live,
+                    scrape=metrics.scrape,
+                ),
                 code_model_name=config.code_model,
             )
             app = HttpCounts(create_app(service, config.http, access), metrics.note_http)
             server = await serve_http(app, host, port)
             await opened.enter_async_context(serving)
-            return cls(server, opened.pop_all())
+            return cls(server, live, opened.pop_all())
 
     @property
     def url(self) -> str:
@@ -111,5 +130,6 @@ class Gateway:
 
     async def stop(self, drain_s: float) -> None:
         """Take no more requests, let running ones finish for `drain_s` seconds."""
+        self._live.close()
         await self._server.stop(drain_s)
         await self._closing.aclose()

@@ -14,6 +14,7 @@ from gateway.asks import Ask
 from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
 from gateway.knowing.reports import Observer
+from gateway.knowing.timeline import Span
 from gateway.peers.probing import Prober
 from gateway.peers.table import PeerTable
 from gateway.routing import Choice, choose, is_served
@@ -65,6 +66,15 @@ class Serving:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spans(self) -> list[Span]:
+        """What has come so far of the answers under way."""
+        now_s, unix_s = self._now_s(), time.time()
+        return [
+            Span(unix_s - now_s + attempt.began_s + attempt.first_token_s, unix_s, attempt.tokens)
+            for attempt in self.watch.tries
+            if attempt.first_token_s is not None
+        ]
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -47,6 +47,16 @@ def is_relayed(address: str) -> bool:
     return "/p2p-circuit" in address
 
 
+def relay_of(address: str) -> str | None:
+    """The peer through which a circuit address leads; None for any other. Raises ValueError when it is no multiaddr."""
+    parts = parts_of(address)
+    names = [name for name, _ in parts]
+    if "p2p-circuit" not in names:
+        return None
+    before = parts[: names.index("p2p-circuit")]
+    return next((value for name, value in reversed(before) if name == "p2p"), None)
+
+
 def check_listen_address(address: str) -> str:
     """An address to listen on or announce. Raises UsageError."""
     return _checked(address, "/ip4/0.0.0.0/tcp/31337")

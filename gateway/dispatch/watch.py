@@ -50,6 +50,11 @@ class Watch:
     def watched(self) -> int:
         return len(self._tries)
 
+    @property
+    def tries(self) -> tuple[Try, ...]:
+        """The attempts under way, in no order."""
+        return tuple(self._tries)
+
     def add(self, attempt: Try) -> None:
         self._tries.add(attempt)
 

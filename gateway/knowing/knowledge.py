@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.knowing.choice_log import ChoiceLog
 from gateway.knowing.history import History
 from gateway.knowing.recent import WorkerStatistics
-from gateway.knowing.views import LOST, Knowledge, LoadView, ModelView, ServedModel, WorkerPage, WorkerQuery, WorkerView
+from gateway.knowing.views import LOST, LoadView, ModelView, ServedModel, WorkerPage, WorkerQuery, WorkerView
 from gateway.peers.health import State
 from gateway.peers.worker import Worker
 from p2pnet.messages import Load
@@ -33,18 +32,6 @@ class Sources:
     waiting: Callable[[], Mapping[str, int]] = dict
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
-
-
-def make_knowledge(
-    sources: Sources, history: History, choices: ChoiceLog, scrape: Callable[[], Awaitable[bytes]]
-) -> Knowledge:
-    return Knowledge(
-        workers=lambda query: worker_page(sources, history, query),
-        models=lambda: model_views(sources),
-        requests=history.recent,
-        choices=choices.views,
-        scrape=scrape,
-    )
 
 
 def worker_page(sources: Sources, history: History, query: WorkerQuery) -> WorkerPage:

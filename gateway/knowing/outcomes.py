@@ -27,6 +27,10 @@ KNOWN: frozenset[str] = SUCCESSES | UNTOLD | frozenset(_codes(P2PNetError))
 """Every outcome there is. Whatever else stands in a report is a mistake, and must not become a label."""
 
 
+_OWN: frozenset[str] = frozenset({CANCELLED, *_codes(RequestError)})
+"""Ends that a request, or its client, has brought about itself."""
+
+
 def is_success(outcome: str) -> bool:
     return outcome in SUCCESSES
 
@@ -34,3 +38,8 @@ def is_success(outcome: str) -> bool:
 def is_failure(outcome: str) -> bool:
     """Whether it counts against the worker."""
     return outcome not in SUCCESSES and outcome not in UNTOLD
+
+
+def is_unserved(outcome: str) -> bool:
+    """Whether the network has let a request down: it might have been served, and was not."""
+    return outcome not in SUCCESSES and outcome not in _OWN

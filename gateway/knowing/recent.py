@@ -40,6 +40,7 @@ class RequestQuery:
     model: str | None = None
     worker: str | None = None
     outcome: str | None = None
+    request_id: str | None = None
 
     def fits(self, kept: Kept) -> bool:
         report = kept.report
@@ -47,6 +48,7 @@ class RequestQuery:
             (self.before is None or kept.number < self.before)
             and (self.model is None or report.model == self.model)
             and (self.outcome is None or report.outcome == self.outcome)
+            and (self.request_id is None or report.request_id == self.request_id)
             and (self.worker is None or self.worker in [attempt.worker for attempt in report.attempts])
         )
 

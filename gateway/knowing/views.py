@@ -6,7 +6,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.knowing.failures import FailureSeen
+from gateway.knowing.live import Live
+from gateway.knowing.mesh import Mesh
 from gateway.knowing.recent import Kept, RequestQuery, WorkerStatistics
+from gateway.knowing.timeline import Series
 
 LOST = "lost"
 """The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
@@ -128,11 +132,69 @@ class WorkerPage:
 
 
 @dataclass(frozen=True)
+class Itself:
+    """This gateway, and what it does now."""
+
+    id: str
+    agent: str
+    started_unix_s: float
+    in_flight: int
+    waiting: int
+    requests_per_s: float
+    tokens_per_s: float
+    is_ready: bool
+
+
+@dataclass(frozen=True)
+class ModelSeen:
+    """A model, and how fast one answer of it is, as measured here over all its workers."""
+
+    view: ModelView
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break."""
+
+    view: WorkerView
+    name: str
+    is_relayed: bool
+    relays: tuple[str, ...]
+    since_unix_s: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All of it at one moment. `total` counts the workers that are not shown, too."""
+
+    itself: Itself
+    models: Sequence[ModelSeen]
+    workers: Sequence[WorkerSeen]
+    total: int
+    mesh: Mesh
+    series: Series
+    failures: Sequence[FailureSeen]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this gateway stands in the network: who it is, and the addresses that it joined through."""
+
+    peer_id: str
+    initial_peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Knowledge:
-    """What a surface may ask for. Requests and choices come newest first; `scrape` gives text for Prometheus."""
+    """What a surface may ask for. Requests and choices come newest first; `overview` may be a second
+    old; `live` lets in who watches; `scrape` gives text for Prometheus."""
 
     workers: Callable[[WorkerQuery], WorkerPage]
     models: Callable[[], Sequence[ModelView]]
     requests: Callable[[RequestQuery], Sequence[Kept]]
     choices: Callable[[], Sequence[ChoiceView]]
+    overview: Callable[[], Overview]
+    place: Place
+    live: Live
     scrape: Callable[[], Awaitable[bytes]]

@@ -130,7 +130,7 @@ class PeerTable:
         """A probe was answered."""
         worker.health.note_alive(self._now_s())
         if self._lost.get(worker.peer_id) is worker:
-            self._workers[worker.peer_id] = self._lost.pop(worker.peer_id)
+            self._use(self._lost.pop(worker.peer_id))
             self._rebuild()
         else:
             self.on_change()
@@ -161,19 +161,25 @@ class PeerTable:
         if (lost := self._lost.get(record.peer_id)) is not None:
             if record.sequence <= lost.record.sequence:
                 return False
-            self._workers[record.peer_id] = self._lost.pop(record.peer_id)
+            self._use(self._lost.pop(record.peer_id))
         worker = self._workers.get(record.peer_id)
         if worker is not None and worker.record is record:
             return False
         self._note_models(record)
         if worker is None:
             known = self._gone.pop(record.peer_id, None)
-            worker = self._workers[record.peer_id] = known or Worker(record)
+            worker = self._use(known or Worker(record))
         if record.sequence > worker.record.sequence:
             # It announces itself, so it runs: a trial will show whether it can be reached.
             worker.health.note_alive(self._now_s())
         worker.record = record
         return True
+
+    def _use(self, worker: Worker) -> Worker:
+        """From now on."""
+        worker.since_unix_s = self._unix_s()
+        self._workers[worker.peer_id] = worker
+        return worker
 
     def _has_looked_up(self, model: str) -> bool:
         return self._now_s() - self._looked_up_s.get(model, float("-inf")) < LOOK_UP_AGAIN_S

@@ -41,6 +41,8 @@ class Worker:
 
     def __init__(self, record: CapabilityRecord) -> None:
         self.record = record
+        self.since_unix_s: float | None = None
+        """Since when this gateway has had it in use without a break."""
         self.health = Health()
         self.load: Load | None = None
         self.load_sampled_s = float("-inf")

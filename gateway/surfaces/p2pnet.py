@@ -1,4 +1,5 @@
-"""The gateway's own HTTP API: what it knows of workers, models, requests and choices; and Prometheus's page.
+"""The gateway's own HTTP API: what it knows of workers, models, requests and choices, all of it at a glance and live;
+and Prometheus's page.
 
 Thin routes over `Knowledge`. Read only, without prompts, answers or callers' names.
 """
@@ -10,7 +11,9 @@ from fastapi import APIRouter, Request, Response
 from gateway.knowing.metrics import CONTENT_TYPE
 from gateway.knowing.recent import RequestQuery
 from gateway.knowing.views import Knowledge, WorkerQuery
+from gateway.service import HttpLimits
 from gateway.surfaces import p2pnet_render as render
+from gateway.surfaces.p2pnet_live import LiveReply
 from p2pnet.errors import InvalidRequest
 
 JSON = "application/json"
@@ -22,8 +25,8 @@ MAX_LIMIT = 1000
 MAX_NUMBER = 1 << 53
 
 
-def surface(knowledge: Knowledge) -> APIRouter:
-    """The routes. They raise InvalidRequest; the application answers it."""
+def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter:
+    """The routes. They raise InvalidRequest, or Busy where too many watch; the application answers it."""
     routes = APIRouter(tags=["p2pnet"])
 
     @routes.get("/p2pnet/v1/workers", summary="The workers, how they are and how fast")
@@ -43,12 +46,25 @@ def surface(knowledge: Knowledge) -> APIRouter:
             model=_word(request, "model"),
             worker=_word(request, "worker"),
             outcome=_word(request, "outcome"),
+            request_id=_word(request, "request_id"),
         )
         return _json(render.requests(knowledge.requests(query), query.limit))
 
     @routes.get("/p2pnet/v1/choices", summary="The last choices of a worker, with their reasons")
     async def choices() -> Response:
         return _json(render.choices(knowledge.choices()))
+
+    @routes.get("/p2pnet/v1/overview", summary="All of it at a glance")
+    async def overview() -> Response:
+        return _json(render.overview(knowledge.overview()))
+
+    @routes.get("/p2pnet/v1/live", summary="The same as server-sent events, as it changes")
+    async def live() -> Response:
+        return LiveReply(knowledge.overview, knowledge.live, limits or HttpLimits())
+
+    @routes.get("/p2pnet/v1/join", summary="What whoever wants to lend a machine runs")
+    async def join() -> Response:
+        return _json(render.join(knowledge.place))
 
     @routes.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:

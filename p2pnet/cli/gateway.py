@@ -103,6 +103,7 @@ def gateway(
             key_file=api_key_file,
             aliases=parse_aliases(alias),
             code_model=code_model,
+            initial_peers=config.initial_peers,
         )
 
         @asynccontextmanager

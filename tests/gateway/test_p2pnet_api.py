@@ -16,8 +16,11 @@ from starlette.responses import Response
 from gateway.asks import Ask
 from gateway.knowing.choice_log import ChoiceLog
 from gateway.knowing.history import History
-from gateway.knowing.knowledge import Sources, make_knowledge
+from gateway.knowing.knowledge import Sources, model_views, worker_page
+from gateway.knowing.live import Live
+from gateway.knowing.lookout import Lookout
 from gateway.knowing.metrics import GatewayMetrics
+from gateway.knowing.views import Knowledge, Place
 from gateway.peers.health import State
 from gateway.peers.worker import Worker
 from gateway.routing import Choice, Considered
@@ -25,11 +28,12 @@ from gateway.surfaces import p2pnet
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import Load, Measure
 from tests.gateway.reports import NOON_S, attempt, report
-from tests.stories import DIGEST, capability, card, peer
+from tests.stories import DIGEST, address_of, capability, card, peer
 
 KEY = ("tiny", "generate")
 ANN, BOB = sorted((peer("ann").peer_id, peer("bob").peer_id))
 NOW_S = 1000.0
+BOOTSTRAP = address_of(peer("bootstrap"))
 
 
 class Desk:
@@ -50,8 +54,21 @@ class Desk:
             now_s=lambda: self.now_s,
             unix_s=lambda: NOON_S + self.now_s - NOW_S,
         )
+        place = Place(peer("gateway").peer_id, (BOOTSTRAP,))
+        self.lookout = Lookout(sources, history, place, lambda: True)
+        self.live = Live(max_watchers=1)
+        knowledge = Knowledge(
+            workers=lambda query: worker_page(sources, history, query),
+            models=lambda: model_views(sources),
+            requests=history.recent,
+            choices=self.choices.views,
+            overview=self.lookout.look,
+            place=place,
+            live=self.live,
+            scrape=self.metrics.scrape,
+        )
         app = FastAPI()
-        app.include_router(p2pnet.surface(make_knowledge(sources, history, self.choices, self.metrics.scrape)))
+        app.include_router(p2pnet.surface(knowledge))
         app.add_exception_handler(InvalidRequest, refused)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 

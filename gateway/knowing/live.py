@@ -1,0 +1,39 @@
+"""Who watches this gateway at the moment: how many may, and that they are let go when it stops.
+
+Knows nothing of what they are shown, nor how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from p2pnet.errors import Busy
+
+MAX_WATCHERS = 64
+"""Pages that are open at the same time. Each costs a look a second, and some 10 kB/s where there is much to see."""
+
+
+class Live:
+    """One gateway's watchers."""
+
+    def __init__(self, max_watchers: int = MAX_WATCHERS) -> None:
+        self._max_watchers = max_watchers
+        self._closing = asyncio.Event()
+        self.watchers = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[asyncio.Event]:
+        """One watcher, who leaves when the event is set. Raises Busy when there are too many."""
+        if self.watchers >= self._max_watchers:
+            raise Busy(f"{self._max_watchers} pages watch this gateway already.")
+        self.watchers += 1
+        try:
+            yield self._closing
+        finally:
+            self.watchers -= 1
+
+    def close(self) -> None:
+        """The gateway stops: who only watches must not keep it from that."""
+        self._closing.set()
