@@ -72,7 +72,7 @@ def worker_changes(changed: Sequence[bytes], gone: Sequence[str], total: int) ->
 
 def _itself(itself: Itself) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(itself)
-    return {**fields, "started": _moment(fields.pop("started_unix_s"))}
+    return {"started": _moment(fields.pop("started_unix_s")), **fields}
 
 
 def _model(seen: ModelSeen) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message
 class AsgiCall:
     """`disconnect` is the client going away; while `may_send` is clear, the client reads nothing."""
 
-    def __init__(self, app: ASGIApp, path: str, body: dict[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, path: str, body: dict[str, Any], method: str = "POST") -> None:
         self.sent: list[Message] = []
         self.may_send = asyncio.Event()
         self.may_send.set()
@@ -22,7 +22,7 @@ class AsgiCall:
         self._body: bytes | None = json.dumps(body).encode()
         scope = {
             "type": "http",
-            "method": "POST",
+            "method": method,
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
