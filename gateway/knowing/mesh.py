@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from p2pnet.multiaddrs import is_relayed, peer_id_of, relay_of
@@ -64,4 +65,10 @@ def is_behind_relay(record: CapabilityRecord) -> bool:
 
 def relays_of(record: CapabilityRecord) -> tuple[str, ...]:
     """The peers that relay for it, each once."""
-    return tuple(dict.fromkeys(relay for address in record.addresses if (relay := relay_of(address)) is not None))
+    return _relays(record.addresses)
+
+
+@lru_cache(maxsize=1024)
+def _relays(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, since reading an address costs half a millisecond and records stay the same from one look to the next."""
+    return tuple(dict.fromkeys(relay for address in addresses if (relay := relay_of(address)) is not None))
