@@ -34,7 +34,7 @@ from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUn
 from p2pnet.identity import Identity
 from p2pnet.lookup import BEAM, Answer, Lookup
 from p2pnet.multiaddrs import is_relayed, parts_of, peer_id_of, without_peer_id, worth_announcing
-from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler, Validator
+from p2pnet.network import Clock, Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator
 from p2pnet.p2pd_stream import P2pdStream, RawStream
 from p2pnet.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
 
@@ -118,6 +118,10 @@ class HivemindNetwork:
         return self._identity.peer_id
 
     @property
+    def neighbours(self) -> int:
+        return len(self._node.protocol.routing_table.uid_to_peer_id)
+
+    @property
     def daemon_pid(self) -> int:
         """The process id of p2pd, for those who watch it."""
         return self._daemon.pid
@@ -132,10 +136,10 @@ class HivemindNetwork:
         await self._register(protocol, handler)
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
-        raw = await self._open_raw(peer_id, protocol, addresses)
+        raw = await self.open_raw_stream(peer_id, protocol, addresses)
         return P2pdStream(raw, is_opener=True, parting=self._parting)
 
-    async def _open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
+    async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
         self._learn(addresses)
         try:
             async with asyncio.timeout(self._config.open_timeout_s):
@@ -301,11 +305,11 @@ class HivemindNetwork:
             return
         problems = await self._join(initial)
         for _ in range(JOIN_RETRIES):  # whoever is started together with us may need a moment
-            if self._table_size() or len(problems) < len(initial):
+            if self.neighbours or len(problems) < len(initial):
                 break
             await asyncio.sleep(JOIN_RETRY_PAUSE_S)
             problems = await self._join(initial)
-        if self._table_size() == 0 and len(problems) == len(initial):
+        if self.neighbours == 0 and len(problems) == len(initial):
             skewed = next((problem for problem in problems if isinstance(problem, JoinError)), None)
             tried = "; ".join(f"{address} ({problem})" for address, problem in zip(initial, problems, strict=True))
             raise skewed or JoinError(
@@ -316,19 +320,31 @@ class HivemindNetwork:
 
     async def _join(self, addresses: Sequence[str]) -> list[Exception]:
         """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""
-        results = await asyncio.gather(*(self._meet(address) for address in addresses), return_exceptions=True)
-        if self._table_size():
+        results = await asyncio.gather(*(self._join_through(address) for address in addresses), return_exceptions=True)
+        if self.neighbours:
             await self._node.find_nearest_nodes([self._node_id])
         return [result for result in results if isinstance(result, Exception)]
 
-    async def _meet(self, address: str) -> None:
-        """Connect to a peer, compare clocks, and enter each other's routing tables."""
+    async def _join_through(self, address: str) -> None:
+        """Meet a peer whose clock agrees with ours."""
         peer_id = peer_id_of(address)
-        assert peer_id is not None, "checked by the command line"
         if peer_id == self.peer_id:
             return
+        ahead_s = (await self.meet(address)).clock_ahead_s
+        if ahead_s is not None and abs(ahead_s) > MAX_CLOCK_SKEW_S:
+            raise JoinError(
+                f"This machine's clock differs by {abs(ahead_s):.0f} seconds from that of {peer_id}.",
+                "Set the clock (for instance: timedatectl set-ntp true), or join through another peer.",
+            )
+
+    async def meet(self, address: str) -> Meeting:
+        """Connect to a peer, compare clocks, and enter each other's routing tables where they agree."""
+        peer_id = peer_id_of(address)
+        assert peer_id is not None, "checked by the command line"
+        self._learn([address])
         protocol = self._node.protocol
         peer = PeerID.from_base58(peer_id)
+        began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._config.join_timeout_s):
                 await self._connect(peer_id)
@@ -337,14 +353,14 @@ class HivemindNetwork:
                 pong = await protocol.get_stub(peer).rpc_ping(ping, timeout=self._config.join_timeout_s)
         except _REGULAR_ERRORS as error:
             raise PeerUnreachable(_reason(error)) from error
-        skew_s = max(asked_s - pong.dht_time, pong.dht_time - self._now_ms() / 1000)
-        if pong.dht_time and skew_s > MAX_CLOCK_SKEW_S:
-            raise JoinError(
-                f"This machine's clock differs by {skew_s:.0f} seconds from that of {peer_id}.",
-                "Set the clock (for instance: timedatectl set-ntp true), or join through another peer.",
-            )
-        if pong.peer.node_id:
+        took_s = asyncio.get_running_loop().time() - began_s
+        if not pong.dht_time:
+            ahead_s = None
+        else:  # what the answer's way may have taken is no difference
+            ahead_s = max(0.0, pong.dht_time - self._now_ms() / 1000) - max(0.0, asked_s - pong.dht_time)
+        if pong.peer.node_id and abs(ahead_s or 0.0) <= MAX_CLOCK_SKEW_S:
             await protocol.update_routing_table(DHTID.from_bytes(pong.peer.node_id), peer, responded=True)
+        return Meeting(took_s, ahead_s)
 
     async def _rejoin(self) -> None:
         """Meet initial peers that we lost sight of; when nobody is left, any peer we have known."""
@@ -368,9 +384,9 @@ class HivemindNetwork:
                     self._changed.set()
                 if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
                     await self._remember_neighbours()
-                    size_before = self._table_size()
+                    size_before = self.neighbours
                     await self._rejoin()
-                    if not size_before and self._table_size():
+                    if not size_before and self.neighbours:
                         self._changed.set()
                     last_rejoin_s = loop.time()
             except _REGULAR_ERRORS as error:
@@ -384,9 +400,6 @@ class HivemindNetwork:
             if peer.peer_id in neighbours and peer.peer_id.to_base58() not in self._known:
                 plain = (str(Multiaddr(address.to_bytes())) for address in peer.addrs)
                 self._learn([f"{address}/p2p/{peer.peer_id.to_base58()}" for address in plain])
-
-    def _table_size(self) -> int:
-        return len(self._node.protocol.routing_table.uid_to_peer_id)
 
     # ---- the DHT, entry by entry
 
@@ -560,7 +573,7 @@ async def _limits_of(addresses: Sequence[str]) -> GrantedLimits | None:
         try:
             peer_id = peer_id_of(addresses[0])
             assert peer_id is not None
-            stream = await probe._open_raw(peer_id, HOP_PROTOCOL, addresses)
+            stream = await probe.open_raw_stream(peer_id, HOP_PROTOCOL, addresses)
             try:
                 async with asyncio.timeout(config.open_timeout_s):
                     return await granted_limits(stream)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from p2pnet.directory import key_id, validator
 from p2pnet.errors import PeerLost, PeerUnreachable
-from p2pnet.network import Clock, Entry, Findings, StoredValue, Stream, StreamHandler
+from p2pnet.multiaddrs import peer_id_of
+from p2pnet.network import Clock, Entry, Findings, Meeting, StoredValue, Stream, StreamHandler
 
 WINDOW_BYTES = 1 << 18
 """What a stream holds before its writer must wait: a yamux window, as in libp2p."""
@@ -70,6 +71,16 @@ class MemoryNetwork:
     def peer_id(self) -> str:
         return self._peer_id
 
+    @property
+    def neighbours(self) -> int:
+        return len(self._world.peers.keys() - {self._peer_id})
+
+    async def meet(self, address: str) -> Meeting:
+        peer_id = peer_id_of(address)
+        if peer_id not in self._world.peers or self._is_severed(peer_id):
+            raise PeerUnreachable(f"nobody answers at {address}")
+        return Meeting(took_s=0.0, clock_ahead_s=0.0)
+
     async def addresses(self) -> tuple[str, ...]:
         return (f"/memory/0/p2p/{self._peer_id}",)
 
@@ -78,12 +89,14 @@ class MemoryNetwork:
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         peer = self._world.peers.get(peer_id)
-        is_severed = frozenset((peer_id, self._peer_id)) in self._world.faults.severed
-        if peer is None or is_severed or protocol not in peer._handlers:
+        if peer is None or self._is_severed(peer_id) or protocol not in peer._handlers:
             raise PeerUnreachable(f"no {protocol} stream to {peer_id}")
         ours, theirs = _stream_pair(self, peer)
         peer._serve(peer._handlers[protocol], theirs)
         return ours
+
+    async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        return await self.open_stream(peer_id, protocol, addresses)
 
     async def hang_up(self, peer_id: str) -> None:
         for stream in [stream for stream in self._streams if stream.peer_id == peer_id]:
@@ -116,6 +129,9 @@ class MemoryNetwork:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _is_severed(self, peer_id: str) -> bool:
+        return frozenset((peer_id, self._peer_id)) in self._world.faults.severed
 
     def _stored(self, entry: Entry) -> StoredValue:
         return StoredValue(key_id(entry.key), self._peer_id, entry.value, entry.expires_ms)

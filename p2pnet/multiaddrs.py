@@ -85,7 +85,7 @@ def best_to_share(addresses: Sequence[str]) -> str | None:
 
 def _rank(address: str) -> tuple[bool, bool, bool, bool, str]:
     """Direct before relayed, public before private before loopback, TCP before QUIC (firewalls often drop UDP)."""
-    return is_relayed(address), is_loopback(address), _is_private(address), "/udp/" in address, address
+    return is_relayed(address), is_loopback(address), is_private(address), "/udp/" in address, address
 
 
 def _host_of(address: str) -> str:
@@ -98,7 +98,7 @@ def is_loopback(address: str) -> bool:
     return bool(host) and ipaddress.ip_address(host).is_loopback
 
 
-def _is_private(address: str) -> bool:
+def is_private(address: str) -> bool:
     host = _host_of(address)
     return bool(host) and ipaddress.ip_address(host).is_private
 

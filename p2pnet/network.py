@@ -63,11 +63,27 @@ Findings = Mapping[str, Sequence[StoredValue]]
 """What the peers nearest to each key hold: every valid value, in no order, older versions among them."""
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """How it went to meet a peer: how long it took to be connected and to be answered, and by how much its clock is
+    ahead of ours; None when it did not say."""
+
+    took_s: float
+    clock_ahead_s: float | None = None
+
+
 class Network(Protocol):
     """One peer's view of libp2p and the DHT."""
 
     @property
     def peer_id(self) -> str: ...
+
+    @property
+    def neighbours(self) -> int:
+        """How many peers of the DHT this one knows at this moment."""
+
+    async def meet(self, address: str) -> Meeting:
+        """Connect to the peer at a full multiaddr, and ask it from now on. Raises PeerUnreachable."""
 
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
@@ -77,6 +93,9 @@ class Network(Protocol):
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream, dialling `addresses` when there is no connection yet. Raises PeerUnreachable."""
+
+    async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        """The same for one of libp2p's own protocols, which the peer's p2pd answers itself."""
 
     async def hang_up(self, peer_id: str) -> None:
         """Drop what connections to this peer there are, streams and all: the next stream dials anew.

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -40,21 +41,32 @@ def run_service(
     title: Title,
     hints: Sequence[str] = (),
     on_signals: SignalActions | None = None,
+    console: Console | None = None,
 ) -> None:
     """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short. Further signals do as `on_signals`
-    says, from the beginning on."""
+    says, from the beginning on. `console` is where it speaks: standard output, unless something is drawn there."""
     _remove(ready_file)  # a file of an earlier run must not be taken for this one's
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
-            runner.run(_run(service, ready_file, title, hints, on_signals or {}))
+            runner.run(_run(service, ready_file, Words(title, hints, console or Console()), on_signals or {}))
     finally:
         _remove(ready_file)
 
 
-async def _run(
-    service: Service, ready_file: Path | None, title: Title, hints: Sequence[str], on_signals: SignalActions
-) -> None:
-    task = asyncio.create_task(_serve(service, ready_file, title, hints))
+@dataclass(frozen=True)
+class Words:
+    """What is said once it serves, and where."""
+
+    title: Title
+    hints: Sequence[str]
+    console: Console
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+async def _run(service: Service, ready_file: Path | None, words: Words, on_signals: SignalActions) -> None:
+    task = asyncio.create_task(_serve(service, ready_file, words))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
@@ -69,29 +81,28 @@ async def _run(
             loop.remove_signal_handler(number)  # what is left is only waited for: a further Ctrl-C may end that
 
 
-async def _serve(service: Service, ready_file: Path | None, title: Title, hints: Sequence[str]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+async def _serve(service: Service, ready_file: Path | None, words: Words) -> None:
     async with service() as ready:
         try:
-            _say_ready(console, ready, title if isinstance(title, str) else title(), hints)
+            _say_ready(ready, words)
             if ready_file is not None:
                 _write_ready_file(ready_file, ready)
             await asyncio.Event().wait()
         finally:
-            console.print("Stopping.")
+            words.say("Stopping.")
             _remove(ready_file)  # before the drain: whoever looks must not come any more
 
 
-def _say_ready(console: Console, ready: Ready, title: str, hints: Sequence[str]) -> None:
-    console.print(title)
-    console.print(f"Peer id: {ready.peer_id}")
+def _say_ready(ready: Ready, words: Words) -> None:
+    words.say(words.title if isinstance(words.title, str) else words.title())
+    words.say(f"Peer id: {ready.peer_id}")
     if ready.http is not None:
-        console.print(f"HTTP:    {ready.http}")
+        words.say(f"HTTP:    {ready.http}")
     if (address := best_to_share(ready.addresses)) is not None:
-        console.print(f"Others join with:\n  --initial-peers {address}")
-    for hint in hints:
-        console.print(hint.format(http=ready.http))
-    console.print("Ctrl-C stops it.")
+        words.say(f"Others join with:\n  --initial-peers {address}")
+    for hint in words.hints:
+        words.say(hint.format(http=ready.http))
+    words.say("Ctrl-C stops it.")
 
 
 def _remove(path: Path | None) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 QUIET_LOGGERS = ("hivemind", "asyncio", "httpx", "httpcore", "urllib3", "filelock", "transformers", "uvicorn")
 """They speak of every lost peer and every request; --log-level debug lets them."""
@@ -45,3 +52,48 @@ def configure(level: str, is_json: bool) -> None:
     if level != "debug":
         for name in QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Warning:
+    """What a warning said, and when on a monotonic clock."""
+
+    text: str
+    at_s: float
+
+
+class LastWarning(logging.Handler):
+    """Remembers the last warning or error."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        super().__init__(logging.WARNING)
+        self._now_s = now_s
+        self.last: Warning | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = Warning(record.getMessage(), self._now_s())
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints through a console that something else is drawn on: lines appear above that."""
+
+    def __init__(self, console: Console, formatter: logging.Formatter | None) -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def logging_through(console: Console, *also: logging.Handler) -> Iterator[None]:
+    """Log through a console, and to `also`, for as long as this is open; then as before."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    formatter = before[0].formatter if before else None
+    root.handlers = [ConsoleHandler(console, formatter), *also]
+    try:
+        yield
+    finally:
+        root.handlers = before

@@ -132,12 +132,21 @@ def serve(
     drain_seconds: options.DrainSeconds = 30.0,
     log_level: options.LogLevelOption = options.LogLevel.info,
     log_json: options.LogJson = False,
+    no_panel: Annotated[
+        bool,
+        typer.Option(
+            "--no-panel",
+            envvar="P2PNET_NO_PANEL",
+            help="Log lines only, on a terminal too. Elsewhere, and with --log-json, there is no panel anyway.",
+        ),
+    ] = False,
 ) -> None:
     """Lend this machine: run models for others. SIGUSR1 pauses the worker, and resumes it."""
     from p2pnet.cli import logs
     from p2pnet.cli.guarding import guard_config
     from p2pnet.cli.lifecycle import Ready, run_service
     from p2pnet.cli.metrics import worker_metrics
+    from p2pnet.cli.panel import Panel
     from p2pnet.cli.settings import IdentityFile, check_name, initial_peers_required, parse_bytes
     from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
@@ -174,6 +183,7 @@ def serve(
         max_request_s=max_request_seconds,
         has_quota=not no_gateway_quota,
     )
+    panel = Panel.on_terminal(not (no_panel or log_json))
     guard = guard_config(allow_gateway, block_gateway, max_request_bytes, limits)
     owner = Owner(None if schedule is None else Schedule.parse(schedule), pause_when_busy)
     with IdentityFile.claim(identity, "worker") as identity_file:
@@ -198,6 +208,7 @@ def serve(
         async def service() -> AsyncIterator[Ready]:
             from p2pnet.peer import Peer, now_ms
             from p2pnet.worker.backend import Backend, EmbedBackend
+            from p2pnet.worker.observer import Observers
             from p2pnet.worker.serve import Worker
 
             async with AsyncExitStack() as closing:
@@ -221,12 +232,13 @@ def serve(
                         worker_config,
                         owner=owner,
                         embedders=embedders,
-                        observer=metrics,
+                        observer=Observers([panel.tally] if metrics is None else [panel.tally, metrics]),
                     )
                 except BaseException:
                     opened: list[Backend | EmbedBackend] = [*backends, *embedders]
                     await asyncio.gather(*(backend.close() for backend in opened))
                     raise
+                await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
                 closing.push_async_callback(worker.stop)
                 if metrics is not None:
                     metrics.watch(worker.standing)
@@ -238,4 +250,4 @@ def serve(
                 return f"The worker is ready to serve {models}. It is {owner.state}."
             return f"The worker is ready: it serves {models}."
 
-        run_service(service, ready_file, title, on_signals={signal.SIGUSR1: owner.toggle})
+        run_service(service, ready_file, title, on_signals={signal.SIGUSR1: owner.toggle}, console=panel.console)

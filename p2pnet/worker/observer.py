@@ -5,19 +5,25 @@ Knows neither requests' texts nor whose they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pnet.messages import Finished, Status
+from p2pnet.records import ModelCard
 
 NOT_BEGUN = Status(is_serving=False)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a worker is at one moment. `gateways` share it now."""
+    """How a worker is at one moment. `gateways` share it now; `owner` is how its owner has it: serving, or paused and
+    why."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
+    models: tuple[ModelCard, ...] = ()
+    owner: str = "serving"
+    is_stopping: bool = False
 
 
 class Observer:
@@ -38,3 +44,30 @@ class Observer:
 
     def probed(self) -> None:
         """A status probe is answered."""
+
+
+class Observers(Observer):
+    """Several who are told the same, one after the other."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def first_token(self, model: str, tokens: int, waited_s: float) -> None:
+        for observer in self._observers:
+            observer.first_token(model, tokens, waited_s)
+
+    def more_tokens(self, model: str, tokens: int, gap_s: float) -> None:
+        for observer in self._observers:
+            observer.more_tokens(model, tokens, gap_s)
+
+    def finished(self, model: str, finished: Finished, duration_s: float) -> None:
+        for observer in self._observers:
+            observer.finished(model, finished, duration_s)
+
+    def refused(self, protocol: str, code: str) -> None:
+        for observer in self._observers:
+            observer.refused(protocol, code)
+
+    def probed(self) -> None:
+        for observer in self._observers:
+            observer.probed()

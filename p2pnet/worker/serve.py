@@ -78,7 +78,13 @@ class Worker:
 
     def standing(self) -> Standing:
         """For whoever watches it."""
-        return Standing(self.status, self._guard.gateways)
+        return Standing(
+            self.status,
+            self._guard.gateways,
+            self._catalogue.cards(),
+            self._owner.state,
+            self._generate.is_draining,
+        )
 
     async def stop(self) -> None:
         """Withdraw from the directory, let running requests finish, free the models."""

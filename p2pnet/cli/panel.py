@@ -1,0 +1,100 @@
+"""Draws a worker's panel on a terminal, below its log lines. What stands in it is decided in `worker.panel`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from p2pnet.cli.logs import LastWarning, logging_through
+from p2pnet.peer import Peer
+from p2pnet.worker.panel import Line, Tone, View, Warned, lines, summary
+from p2pnet.worker.serve import Worker
+from p2pnet.worker.tally import Tally
+
+REDRAW_S = 0.5
+"""Often enough to look alive, seldom enough to be quiet; what has not changed is not drawn."""
+
+STYLES = {Tone.PLAIN: "", Tone.GOOD: "green", Tone.WARNING: "yellow"}
+
+
+class Panel:
+    """The panel of one worker. Without a console there is none, and nothing else is different."""
+
+    def __init__(self, console: Console | None) -> None:
+        self.console = console
+        self.tally = Tally(time.monotonic)
+        self._began_s = time.monotonic()
+        self._warnings = LastWarning(time.monotonic)
+
+    @classmethod
+    def on_terminal(cls, is_wanted: bool) -> Panel:
+        """One is drawn where a person looks: standard output and standard error are one terminal that can do it."""
+        console = Console(stderr=True, highlight=False)
+        can_draw = sys.stdout.isatty() and sys.stderr.isatty() and not console.is_dumb_terminal
+        return cls(console if is_wanted and can_draw else None)
+
+    @asynccontextmanager
+    async def drawn(self, peer: Peer, worker: Worker) -> AsyncIterator[None]:
+        """Keep it on the screen. On leaving it is cleared away, and one line says what was given."""
+        if self.console is None:
+            yield
+            return
+
+        async def look() -> View:
+            return View(
+                peer_id=peer.identity.peer_id,
+                neighbours=peer.network.neighbours,
+                addresses=await peer.network.addresses(),
+                standing=worker.standing(),
+                given=self.tally.given,
+                uptime_s=time.monotonic() - self._began_s,
+                warned=self._warned(),
+            )
+
+        with logging_through(self.console, self._warnings):
+            async with _redrawn(self.console, look):
+                yield
+            self.console.print(summary(await look()))
+
+    def _warned(self) -> Warned | None:
+        last = self._warnings.last
+        return None if last is None else Warned(last.text, time.monotonic() - last.at_s)
+
+
+def table(shown: tuple[Line, ...]) -> Table:
+    """Never wider than the terminal, and a row each: what does not fit is cut."""
+    grid = Table.grid(Column(style="dim", no_wrap=True), Column(no_wrap=True, overflow="ellipsis"), padding=(0, 2))
+    for line in shown:
+        grid.add_row(line.label, Text(line.text, style=STYLES[line.tone]))
+    return grid
+
+
+@asynccontextmanager
+async def _redrawn(console: Console, look: Callable[[], Awaitable[View]]) -> AsyncIterator[None]:
+    shown = lines(await look())
+    with Live(table(shown), console=console, auto_refresh=False, transient=True) as live:
+        live.refresh()
+        drawing = asyncio.create_task(_keep_drawing(live, look, shown))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            await asyncio.gather(drawing, return_exceptions=True)
+
+
+async def _keep_drawing(live: Live, look: Callable[[], Awaitable[View]], shown: tuple[Line, ...]) -> None:
+    size = live.console.size
+    while True:
+        await asyncio.sleep(REDRAW_S)
+        now = lines(await look())
+        if now != shown or live.console.size != size:
+            shown, size = now, live.console.size
+            live.update(table(shown), refresh=True)

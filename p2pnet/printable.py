@@ -1,0 +1,11 @@
+"""Text of strangers made fit for a terminal: nothing in it moves the cursor, colours or hides anything.
+
+Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """The text with a space for each character that is not printable, line breaks and escape codes among them."""
+    return "".join(char if char.isprintable() else " " for char in text)
