@@ -60,9 +60,11 @@ class Panel:
             )
 
         with logging_through(self.console, self._warnings):
-            async with _redrawn(self.console, look):
-                yield
-            self.console.print(summary(await look()))
+            try:
+                async with _redrawn(self.console, look):
+                    yield
+            finally:
+                self.console.print(summary(await look()))
 
     def _warned(self) -> Warned | None:
         last = self._warnings.last
