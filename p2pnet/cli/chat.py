@@ -22,9 +22,7 @@ def chat(
     model: Annotated[
         str | None, typer.Option("--model", envvar="P2PNET_CHAT_MODEL", help="Default: the first the gateway lists.")
     ] = None,
-    gateway: Annotated[
-        str, typer.Option("--gateway", envvar="P2PNET_GATEWAY", help="The gateway's base URL.")
-    ] = "http://127.0.0.1:8000",
+    gateway: options.GatewayUrl = "http://127.0.0.1:8000",
     message: Annotated[
         str | None, typer.Option("--message", "-m", envvar="P2PNET_MESSAGE", help="Ask this, print the answer, leave.")
     ] = None,

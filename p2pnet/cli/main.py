@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, gateway, keys, models, peers, serve
+from p2pnet.cli import bench, bootstrap, chat, gateway, keys, models, peers, serve, top
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -16,7 +16,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (bootstrap.bootstrap, serve.serve, gateway.gateway, chat.chat, models.models, peers.peers, bench.bench):
+for command in (
+    *(bootstrap.bootstrap, serve.serve, gateway.gateway),
+    *(chat.chat, models.models, peers.peers, top.top, bench.bench),
+):
     app.command()(command)
 app.add_typer(keys.keys)
 

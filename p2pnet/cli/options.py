@@ -218,3 +218,13 @@ KvMemory = Annotated[
         "500MB. Default: what is useful, at most half of what is free; on a CPU never more than that.",
     ),
 ]
+GatewayUrl = Annotated[str, typer.Option("--gateway", envvar="P2PNET_GATEWAY", help="The gateway's base URL.")]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        envvar="P2PNET_API_KEY_ENV",
+        metavar="VARIABLE",
+        help="The environment variable that holds your key for the gateway.",
+    ),
+]

@@ -51,6 +51,7 @@ class Panel:
         async def look() -> View:
             return View(
                 peer_id=peer.identity.peer_id,
+                name=worker.name,
                 neighbours=peer.network.neighbours,
                 addresses=await peer.network.addresses(),
                 standing=worker.standing(),

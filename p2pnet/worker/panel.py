@@ -13,7 +13,7 @@ from enum import Enum, auto
 from p2pnet.durations import duration
 from p2pnet.messages import Load
 from p2pnet.multiaddrs import is_loopback, is_private, is_relayed, parts_of
-from p2pnet.printable import printable
+from p2pnet.printable import printable, short_id
 from p2pnet.records import ModelCard
 from p2pnet.worker.observer import Standing
 from p2pnet.worker.tally import Given
@@ -47,6 +47,7 @@ class View:
     """A worker at one moment. `neighbours` are the peers of the DHT that it knows, `addresses` where others dial it."""
 
     peer_id: str
+    name: str
     neighbours: int
     addresses: tuple[str, ...]
     standing: Standing
@@ -60,7 +61,7 @@ def lines(view: View) -> tuple[Line, ...]:
     standing, given = view.standing, view.given
     load = standing.status.load
     top = (
-        Line("worker", f"{short_id(view.peer_id)}, up {duration(view.uptime_s)}"),
+        Line("worker", f"{_called(view)}, up {duration(view.uptime_s)}"),
         _joined(view),
         Line("models", _models(standing.models, load.slots)),
         _state(standing),
@@ -81,11 +82,6 @@ def summary(view: View) -> str:
     )
 
 
-def short_id(peer_id: str) -> str:
-    """Enough of a peer id to tell it from others: all of them begin alike."""
-    return f"..{peer_id[-8:]}"
-
-
 def reach_of(addresses: Sequence[str]) -> str:
     """How others reach a peer with these addresses, as far as the addresses say."""
     direct = [address for address in addresses if not is_relayed(address)]
@@ -96,6 +92,10 @@ def reach_of(addresses: Sequence[str]) -> str:
     if not addresses:
         return "not reachable yet"
     return "reached on this machine only" if all(map(is_loopback, direct)) else "reached on this network only"
+
+
+def _called(view: View) -> str:
+    return f"{view.name} ({short_id(view.peer_id)})" if view.name else short_id(view.peer_id)
 
 
 def _joined(view: View) -> Line:

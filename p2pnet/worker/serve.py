@@ -67,6 +67,11 @@ class Worker:
         return worker
 
     @property
+    def name(self) -> str:
+        """What its owner calls it, if anything."""
+        return self._config.name
+
+    @property
     def status(self) -> Status:
         """How it is at this moment."""
         is_stopping = self._generate.is_draining or self._owner.refusal() is not None

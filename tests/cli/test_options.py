@@ -24,7 +24,7 @@ EXPECTED_FLAGS = {
         *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
         *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),
         *("--device", "--dtype", "--quantization", "--kv-memory", "--identity", "--ready-file"),
-        *("--drain-seconds", "--log-level", "--log-json"),
+        *("--drain-seconds", "--log-level", "--log-json", "--no-panel"),
     },
     "gateway": {
         *("--host", "--port", "--initial-peers", "--listen", "--identity", "--ready-file", "--drain-seconds"),
@@ -32,6 +32,7 @@ EXPECTED_FLAGS = {
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--json", "--log-level"},
+    "top": {"--gateway", "--api-key-env", "--once"},
     "peers": {"--initial-peers", "--json", "--log-level"},
     "bench": {
         *("--model", "--concurrency", "--prompt-tokens", "--tokens", "--device", "--dtype", "--quantization"),

@@ -47,7 +47,7 @@ def test_how_a_peer_is_reached(addresses: tuple[str, ...], said: str) -> None:
 def view(standing: Standing | None = None, **changes: Any) -> View:
     load = Load(running=2, queued=1, slots=16)
     serving = Standing(Status(True, load), gateways=1, models=(card("tiny"), card("tiny", task="embed")))
-    fields = {"peer_id": ME, "neighbours": 3, "addresses": (ROUTED,), "given": Given(118, 14203, 41.32)}
+    fields = {"peer_id": ME, "name": "", "neighbours": 3, "addresses": (ROUTED,), "given": Given(118, 14203, 41.32)}
     return View(**fields | {"standing": standing or serving, "uptime_s": 7405.0} | changes)
 
 
@@ -58,6 +58,7 @@ PAUSED = Standing(Status(False, Load(slots=8)), 0, (card("tiny"),), "paused unti
     ("shown", "line"),
     [
         (view(), Line("worker", f"..{ME[-8:]}, up 2 h 3 min")),
+        (view(name="anna-laptop", uptime_s=60), Line("worker", f"anna-laptop (..{ME[-8:]}), up 1 min")),
         (view(uptime_s=59.9), Line("worker", f"..{ME[-8:]}, up 59 s")),
         (view(), Line("joined", "3 peers, reached directly")),
         (view(neighbours=1), Line("joined", "1 peer, reached directly")),
