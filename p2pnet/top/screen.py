@@ -57,7 +57,7 @@ def drawn(lines: list[FrameLine]) -> Group:
 
 def _picture(known: Overview | None, away: str | None, size: Size) -> list[FrameLine]:
     assert size.height is not None, "a terminal has one"
-    foot = [FrameLine(cut(f"{away} Trying again. {FOOT}", size.width), Kind.BAD) if away else FrameLine(FOOT)]
+    foot = [FrameLine(cut(f"{FOOT}, trying again: {away}", size.width), Kind.BAD) if away else FrameLine(FOOT)]
     if known is None:
         return foot
     return [*frame(known, datetime.now(UTC), Size(size.width, size.height - len(foot))), *foot]

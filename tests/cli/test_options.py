@@ -19,7 +19,16 @@ EXPECTED_FLAGS = {
     },
     "serve": {
         *("--upstream", "--upstream-kind", "--upstream-key-env"),
-        *("--model", "--served-name", "--initial-peers", "--listen", "--announce", "--behind-nat", "--max-concurrency"),
+        *(
+            "--model",
+            "--served-name",
+            "--name",
+            "--initial-peers",
+            "--listen",
+            "--announce",
+            "--behind-nat",
+            "--max-concurrency",
+        ),
         *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
         *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
         *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),
