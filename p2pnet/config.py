@@ -40,6 +40,8 @@ class NetworkConfig:
     """Nobody can dial it: reserve places at relays, and store no one else's keys."""
     is_client: bool = False
     """Takes part only to read: stores nothing for others (a gateway on a laptop, a CLI command)."""
+    asks_router: bool | None = None
+    """Whether to ask the router for ports, by UPnP. None: unless it is a client, which nobody needs to dial."""
     relay: RelayLimits = field(default_factory=RelayLimits)
     start_timeout_s: float = 20.0
     """p2pd answers within 0.2 s; a loaded machine of two cores has been seen to take 5."""

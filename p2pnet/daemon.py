@@ -125,7 +125,7 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         "id": str(config.identity_file),
         "hostAddrs": ",".join(listen),
         "connManager": 1,
-        "natPortMap": int(not config.is_client and not all(map(is_loopback, listen))),  # asks the router, by UPnP
+        "natPortMap": int(_asks_router(config) and not all(map(is_loopback, listen))),
         "idleTimeout": "60s",
         # No -b: with it p2pd exits when none of its bootstrap peers answers. We dial the initial peers ourselves.
         "b": 0,
@@ -134,6 +134,10 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         chosen["announceAddrs"] = ",".join(config.announce)
     chosen |= _reachability_flags(config, relays)
     return [f"-{name}={value}" for name, value in chosen.items()]
+
+
+def _asks_router(config: NetworkConfig) -> bool:
+    return not config.is_client if config.asks_router is None else config.asks_router
 
 
 def environment(config: NetworkConfig) -> dict[str, str]:

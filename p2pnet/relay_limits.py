@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pnet.network import Stream
+from p2pnet.protobuf import fields_of, read_varint
 
 HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 
@@ -15,6 +16,8 @@ _RESERVE = bytes([2, 0x08, 0x00])
 """Length 2, then HopMessage: type (field 1) = RESERVE (0)."""
 
 _HOP_LIMIT = 4
+_HOP_STATUS = 5
+_STATUS_OK = 100
 _LIMIT_DURATION_S = 1
 _LIMIT_DATA_BYTES = 2
 
@@ -30,13 +33,14 @@ class GrantedLimits:
 
 
 async def granted_limits(stream: Stream) -> GrantedLimits | None:
-    """Ask for a reservation over `stream`, which was opened for HOP_PROTOCOL. None when the answer makes no sense."""
+    """Ask for a reservation over `stream`, which was opened for HOP_PROTOCOL. None when it is refused, or the answer
+    makes no sense."""
     await stream.write(_RESERVE)
     reply = b""
     while len(reply) < MAX_REPLY_BYTES and (data := await stream.read()):
         reply += data
         try:
-            length, start = _varint(reply, 0)
+            length, start = read_varint(reply, 0)
             if len(reply) >= start + length:
                 return _limits_in(reply[start : start + length])
         except IndexError:  # the length is cut off: more is to come
@@ -48,40 +52,14 @@ async def granted_limits(stream: Stream) -> GrantedLimits | None:
 
 def _limits_in(message: bytes) -> GrantedLimits | None:
     try:
-        limit = _fields(message).get(_HOP_LIMIT, b"")
-        values = _fields(limit) if isinstance(limit, bytes) else {}
+        answer = fields_of(message)
+        if answer.get(_HOP_STATUS, _STATUS_OK) != _STATUS_OK:
+            return None
+        limit = answer.get(_HOP_LIMIT, b"")
+        values = fields_of(limit) if isinstance(limit, bytes) else {}
     except (IndexError, ValueError):
         return None
     duration_s, data_bytes = values.get(_LIMIT_DURATION_S), values.get(_LIMIT_DATA_BYTES)
     return GrantedLimits(
         duration_s if isinstance(duration_s, int) else None, data_bytes if isinstance(data_bytes, int) else None
     )
-
-
-def _fields(message: bytes) -> dict[int, int | bytes]:
-    """The fields of a protobuf message: numbers, and bytes. Raises ValueError for other wire types."""
-    found: dict[int, int | bytes] = {}
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        value, position = _varint(message, position)
-        if tag & 7 == 0:
-            found[tag >> 3] = value
-        elif tag & 7 == 2:
-            found[tag >> 3] = message[position : position + value]
-            position += value
-        else:
-            raise ValueError(f"wire type {tag & 7}")
-    return found
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """An unsigned varint and where it ends. Raises IndexError when it is cut off, ValueError when it is too long."""
-    result = shift = 0
-    while shift < 64:
-        byte = data[position]
-        result |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return result, position
-    raise ValueError("a varint of more than 64 bits")

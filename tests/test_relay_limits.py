@@ -54,6 +54,7 @@ GENEROUS = hop_status(b"\x08" + varint(6 * 3600) + b"\x10" + varint(4 << 30))
         (GENEROUS, GrantedLimits(6 * 3600, 4 << 30)),
         (hop_status(b""), GrantedLimits(None, None)),
         (b"\x02\x08\x02", GrantedLimits(None, None)),
+        (b"\x05\x08\x02\x28" + varint(200), None),
         (b"", None),
         (LIMITED[:-1], None),
         (b"\x01\x0d", None),

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, gateway, keys, models, peers, serve, top
+from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, serve, top
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 for command in (
     *(bootstrap.bootstrap, serve.serve, gateway.gateway),
-    *(chat.chat, models.models, peers.peers, top.top, bench.bench),
+    *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench),
 ):
     app.command()(command)
 app.add_typer(keys.keys)

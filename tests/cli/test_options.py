@@ -41,6 +41,7 @@ EXPECTED_FLAGS = {
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--json", "--log-level"},
+    "doctor": {"--initial-peers", "--listen", "--gateway", "--api-key-env", "--json", "--log-level"},
     "top": {"--gateway", "--api-key-env", "--once"},
     "peers": {"--initial-peers", "--json", "--log-level"},
     "bench": {

@@ -115,7 +115,9 @@ def test_a_terminal_is_redrawn_and_left_as_it_was(leave: str, tmp_path: Path) ->
                 terminal.type(leave)
                 assert child.wait(20) == 0
                 terminal.rest()
-                assert terminal.raw.endswith("\x1b[?25h\x1b[?1049l")  # the cursor is back, and the screen that was there
+                assert terminal.raw.endswith(
+                    "\x1b[?25h\x1b[?1049l"
+                )  # the cursor is back, and the screen that was there
         finally:
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)

@@ -93,7 +93,36 @@ def test_both_behind_nat(segment: Topology, start: Start) -> None:
         assert completion.completion_tokens == TOKENS
 
 
+def test_the_doctor_tells_who_is_behind_nat(segment: Topology, start: Start) -> None:
+    """Given a bootstrap with a public address, when the doctor runs on a public machine and on one behind NAT, then the
+    bootstrap has dialled both back, and each is told what is so, and that the bootstrap relays."""
+    bootstrap_host, public_host = segment.public_host(), segment.public_host()
+    hidden_host, router = segment.host_behind_nat()
+    address = _address_at(start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix), bootstrap_host)
+
+    public = _examined(start, public_host, address)
+    assert public["nat"] == (
+        "ok",
+        f"public: peers see this machine at {public_host.address} and reach it there, by TCP and QUIC",
+    )
+    hidden = _examined(start, hidden_host, address)
+    assert hidden["nat"] == (
+        "warning",
+        f"behind NAT: peers see this machine at {router.address} and cannot reach it there",
+    )
+    for found in (public, hidden):
+        assert found["relay"] == ("ok", "1 of 1 peers would relay for this machine")
+
+
 # ---- the machines and what runs on them
+
+
+def _examined(start: Start, host: Host, address: str) -> dict[str, tuple[str, str]]:
+    """The last verdict of each of the doctor's checks there."""
+    flags = (*LISTEN, "--initial-peers", address, "--json")
+    outcome = run("doctor", *flags, root=start.root, prefix=host.prefix)
+    assert outcome.status == 0, outcome.stdout
+    return {row["check"]: (row["level"], row["says"]) for row in json.loads(outcome.stdout)}
 
 
 def _gateway(start: Start, host: Host, address: str) -> Process:

@@ -1,0 +1,92 @@
+"""`p2pnet doctor`: what is well with this machine and its way into the network, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pnet.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from p2pnet.doctor.verdict import Verdict
+
+
+def doctor(
+    initial_peers: options.InitialPeers = [],
+    listen: options.Listen = [],
+    gateway: Annotated[
+        str | None,
+        typer.Option("--gateway", envvar="P2PNET_GATEWAY", help="Ask through this gateway, too: its base URL."),
+    ] = None,
+    api_key_env: options.ApiKeyEnv = None,
+    as_json: options.Json = False,
+    log_level: options.LogLevelOption = options.LogLevel.error,
+) -> None:
+    """Check this machine and its way into the network, with fixes for what is not well. Status 1: something failed."""
+    import asyncio
+
+    import msgspec
+    from rich.console import Console
+
+    from p2pnet.cli import logs
+    from p2pnet.cli.settings import data_dir, initial_peers_required
+    from p2pnet.config import DEFAULT_LISTEN
+    from p2pnet.doctor.doctor import Wishes, examine
+    from p2pnet.doctor.verdict import exit_status
+    from p2pnet.errors import UsageError
+    from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.top.reading import key_from
+
+    logs.configure(log_level, is_json=False)
+    addresses: tuple[str, ...] = ()
+    no_network = None
+    try:
+        addresses = initial_peers_required(initial_peers)
+    except UsageError as error:
+        no_network = error
+    listening = tuple(map(check_listen_address, listen)) or DEFAULT_LISTEN
+    wishes = Wishes(data_dir(), listening, addresses, no_network, gateway, key_from(api_key_env))
+    console = Console(highlight=False)
+
+    async def run() -> list[Verdict]:
+        found: list[Verdict] = []
+        async with aclosing(examine(wishes)) as verdicts:
+            async for verdict in _waited_for(verdicts, None if as_json else console):
+                found.append(verdict)
+                if not as_json:
+                    show(verdict, console)
+        return found
+
+    found = asyncio.run(run())
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    raise typer.Exit(exit_status(found))
+
+
+async def _waited_for(verdicts: AsyncIterator[Verdict], console: Console | None) -> AsyncIterator[Verdict]:
+    """On a terminal, show that something is going on: some checks take seconds."""
+    if console is None or not console.is_terminal:
+        async for verdict in verdicts:
+            yield verdict
+        return
+    with console.status("checking"):
+        async for verdict in verdicts:
+            yield verdict
+
+
+STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """A line, and another one with the fix."""
+    from rich.text import Text
+
+    level = Text(f"{verdict.level.value:<8}", STYLES[verdict.level.value])
+    console.print(Text.assemble(level, f"{verdict.check:<11}{verdict.says}"), soft_wrap=True)
+    if verdict.fix is not None:
+        console.print(Text(f"{'':8}{'fix:':<11}{verdict.fix}"), soft_wrap=True)

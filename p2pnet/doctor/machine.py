@@ -1,0 +1,129 @@
+"""Gathers the facts about this machine: disk, memory, GPU, versions, ports. Judges none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import psutil
+from packaging.requirements import Requirement
+
+from p2pnet.doctor.machine_verdicts import Disk, Gpu, Memory, Package, Port
+from p2pnet.multiaddrs import parts_of
+
+PACKAGES = ("torch", "transformers", "hivemind")
+"""Those of our own requirements whose versions matter most."""
+
+TORCH_SCRIPT = """
+import json, pathlib, torch
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+found = [torch.cuda.get_device_properties(index) for index in range(count)]
+torch.ones(2, 2) @ torch.ones(2, 2)
+print(json.dumps({
+    "names": [gpu.name for gpu in found],
+    "memory_bytes": [gpu.total_memory for gpu in found],
+    "has_nvidia": pathlib.Path("/proc/driver/nvidia/version").exists(),
+    "has_mps": torch.backends.mps.is_available(),
+    "cpu_threads": torch.get_num_threads(),
+}))
+"""
+"""In a process of its own: a broken torch may take its process with it."""
+
+
+def look_at_disks(data_dir: Path) -> tuple[Disk, ...]:
+    """The data folder's, and that of the models from the hub."""
+    return _disk("keys and hashes", data_dir), _disk("models", _hub_cache())
+
+
+def look_at_memory() -> Memory:
+    memory = psutil.virtual_memory()
+    return Memory(memory.available, memory.total)
+
+
+async def look_at_gpu() -> Gpu:
+    """Takes as long as torch takes to be imported."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TORCH_SCRIPT),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        stdout, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return gpu_from(process.returncode or 0, stdout, stderr)
+
+
+def gpu_from(status: int, stdout: bytes, stderr: bytes) -> Gpu:
+    """What the script's end says of torch."""
+    last_line = stdout.strip().rpartition(b"\n")[2]
+    try:
+        if status == 0:
+            return msgspec.json.decode(last_line, type=Gpu)
+    except msgspec.MsgspecError:
+        pass
+    said = stderr.decode(errors="replace").strip().splitlines()
+    return Gpu(problem=said[-1] if said else f"it ended with status {status}")
+
+
+def look_at_packages(requirements: Iterable[str] | None = None) -> tuple[Package, ...]:
+    """The installed versions against those that p2pnet's own metadata asks for."""
+    wanted = map(Requirement, requirements if requirements is not None else metadata.requires("p2pnet") or ())
+    by_name = {requirement.name: requirement for requirement in wanted if requirement.marker is None}
+    return tuple(_package(by_name[name]) for name in PACKAGES if name in by_name)
+
+
+def look_at_ports(listen: Iterable[str]) -> tuple[Port, ...]:
+    """Whether this process could listen there. Port 0 is any free one."""
+    return tuple(Port(address, _why_not(address)) for address in listen)
+
+
+def _disk(what: str, folder: Path) -> Disk:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    problem = None if os.access(there, os.W_OK | os.X_OK) else f"{there} is not yours"
+    if not there.is_dir():
+        problem = f"{there} is no folder"
+    return Disk(what, str(folder), shutil.disk_usage(there).free, problem)
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps models, by its own variables."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def _package(requirement: Requirement) -> Package:
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Package(requirement.name, str(requirement.specifier), None, None)
+    fits = requirement.specifier.contains(found, prereleases=True)
+    return Package(requirement.name, str(requirement.specifier), found, fits)
+
+
+def _why_not(address: str) -> str | None:
+    (family_name, host), *rest = parts_of(address)
+    kind_name, port = next(((name, value) for name, value in rest if name in ("tcp", "udp")), ("", "0"))
+    if family_name not in ("ip4", "ip6") or not kind_name:
+        return "it is no address of this machine with a TCP or UDP port"
+    family = socket.AF_INET6 if family_name == "ip6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if kind_name == "tcp" else socket.SOCK_DGRAM) as probe:
+        if kind_name == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+            if kind_name == "tcp":
+                probe.listen(1)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

@@ -1,0 +1,165 @@
+"""Gathers the facts about the network from where this machine stands: who can be met, how they see us, who relays, and
+whether a worker answers. Judges none of them, and is handed its network."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Sequence
+
+import httpx
+
+from p2pnet.autonat import AUTONAT_PROTOCOL, IDENTIFY_PROTOCOL, DialBack, dial_back, dialable, observed_address
+from p2pnet.client import generate
+from p2pnet.directory import Directory
+from p2pnet.doctor.network_verdicts import Asked, Met, Seen, ThroughGateway
+from p2pnet.errors import P2PNetError
+from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
+from p2pnet.multiaddrs import is_loopback, is_private, peer_id_of
+from p2pnet.network import Network
+from p2pnet.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
+
+MAX_ASKED = 3
+"""Peers that are asked to dial back, and workers that are asked for a token: enough for one of them to be well."""
+DIAL_BACK_S = 20.0
+"""A peer tries for 15 s before it says that we cannot be reached."""
+ANSWER_S = 10.0
+"""For anything that is one question and one answer."""
+TOKEN_S = 20.0
+"""For one token: a cold model is loaded first."""
+
+
+async def meet(network: Network, address: str) -> Met:
+    """Never raises."""
+    try:
+        return Met(address, meeting=await network.meet(address))
+    except P2PNetError as error:
+        return Met(address, problem=error.message)
+
+
+async def seen_by(network: Network, met: Sequence[Met]) -> Seen:
+    """How the peers that were met see us, the first few of them. Never raises."""
+    peers = _peers_of(met)[:MAX_ASKED]
+    sights = await asyncio.gather(*(_sight(network, peer_id) for peer_id in peers))
+    known = [sight for sight in sights if sight.observed is not None]
+    if not known:
+        return Seen()
+    best = next((sight for sight in known if not sight.is_private), known[0])
+    transports = dict.fromkeys(name for sight in known for name, _ in sight.dialled)
+    return Seen(best.observed, best.is_private, tuple((name, _together(known, name)) for name in transports))
+
+
+async def relay_offers(network: Network, met: Sequence[Met]) -> tuple[GrantedLimits | None, ...]:
+    """What each peer that was met grants as a relay; None where it does not relay. Never raises."""
+    return tuple(await asyncio.gather(*(_offer(network, peer_id) for peer_id in _peers_of(met))))
+
+
+async def ask_workers(network: Network, directory: Directory, chance: random.Random) -> tuple[Asked, ...]:
+    """Ask one worker after the other for a token, until one gives it. Never raises."""
+    offered = [
+        (worker, card.id) for worker in await directory.workers() for card in worker.models if card.task == "generate"
+    ]
+    asked: list[Asked] = []
+    for worker, model in chance.sample(offered, min(MAX_ASKED, len(offered))):
+        asked.append(await _ask(network, worker.peer_id, worker.addresses, model))
+        if asked[-1].took_s is not None:
+            break
+    return tuple(asked)
+
+
+async def ask_gateway(url: str, key: str | None) -> ThroughGateway:
+    """Ask a gateway for one token of any model. Never raises."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    body = {"model": "auto", "prompt": "Hello", "max_tokens": 1}
+    began_s = time.monotonic()
+    try:
+        async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TOKEN_S) as client:
+            response = await client.post("/v1/completions", json=body)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
+        return ThroughGateway(url, problem=str(error) or type(error).__name__)
+    return ThroughGateway(url, response.status_code, time.monotonic() - began_s, _error_in(response))
+
+
+def _peers_of(met: Sequence[Met]) -> list[str]:
+    """Each peer once, of those that could be met."""
+    reached = (peer_id_of(one.address) for one in met if one.meeting is not None)
+    return list(dict.fromkeys(peer_id for peer_id in reached if peer_id is not None))
+
+
+async def _sight(network: Network, peer_id: str) -> Seen:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            stream = await network.open_raw_stream(peer_id, IDENTIFY_PROTOCOL)
+            try:
+                observed = await observed_address(stream)
+            finally:
+                stream.close()
+    except (P2PNetError, TimeoutError):
+        return Seen()
+    if observed is None:
+        return Seen()
+    if is_private(observed) or is_loopback(observed):
+        return Seen(observed, is_private=True)
+    where = dialable(observed, await network.addresses())
+    outcomes = await asyncio.gather(*(_dialled(network, peer_id, addresses) for addresses in where.values()))
+    return Seen(observed, dialled=tuple(zip(where, outcomes, strict=True)))
+
+
+async def _dialled(network: Network, peer_id: str, addresses: Sequence[str]) -> DialBack:
+    try:
+        async with asyncio.timeout(DIAL_BACK_S):
+            stream = await network.open_raw_stream(peer_id, AUTONAT_PROTOCOL)
+            try:
+                return await dial_back(stream, network.peer_id, addresses)
+            finally:
+                stream.close()
+    except (P2PNetError, TimeoutError):
+        return DialBack.NOT_TRIED
+
+
+def _together(sights: Sequence[Seen], transport: str) -> DialBack:
+    """One that has reached us proves that it can be done; one that has not, more than those that did not try."""
+    outcomes = {dict(sight.dialled).get(transport, DialBack.NOT_TRIED) for sight in sights}
+    return next(each for each in (DialBack.REACHED, DialBack.NOT_REACHED, DialBack.NOT_TRIED) if each in outcomes)
+
+
+async def _offer(network: Network, peer_id: str) -> GrantedLimits | None:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            stream = await network.open_raw_stream(peer_id, HOP_PROTOCOL)
+            try:
+                return await granted_limits(stream)
+            finally:
+                stream.close()
+    except (P2PNetError, TimeoutError):
+        return None
+
+
+async def _ask(network: Network, peer_id: str, addresses: Sequence[str], model: str) -> Asked:
+    request = GenerateRequest(f"doctor-{uuid.uuid4()}", model, TextPrompt("Hello"), max_tokens=1)
+    began_s = time.monotonic()
+    try:
+        async with asyncio.timeout(TOKEN_S):
+            events = generate(network, peer_id, request, addresses)
+            try:
+                async for event in events:
+                    if not isinstance(event, Accepted):
+                        return Asked(peer_id, model, took_s=time.monotonic() - began_s)
+            finally:
+                await events.aclose()
+    except TimeoutError:
+        return Asked(peer_id, model, problem=f"no token within {TOKEN_S:.0f} s")
+    except P2PNetError as error:
+        return Asked(peer_id, model, problem=error.message)
+    return Asked(peer_id, model, problem="it gave none")
+
+
+def _error_in(response: httpx.Response) -> str | None:
+    if response.status_code == 200:
+        return None
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return response.reason_phrase

@@ -1,0 +1,174 @@
+"""What the facts about the network come to. Functions of data alone: `network` gathers the facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pnet.autonat import DialBack
+from p2pnet.doctor.verdict import Verdict, failed, ok, warning
+from p2pnet.durations import milliseconds
+from p2pnet.network import Meeting
+from p2pnet.printable import printable, short_id
+from p2pnet.relay_limits import GrantedLimits
+
+CLOCK_LIMIT_S = 3.0
+"""hivemind's: beyond it peers do not let one another in."""
+CLOCK_SCANT_S = 1.0
+EARLIEST_MS = 1_767_225_600_000
+"""The year 2026: no clock that is right says less."""
+
+SLOW_S = 2.0
+"""To be connected and answered: twice around the world and a lost packet."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """One initial peer, and how meeting it went: `meeting`, or what went wrong."""
+
+    address: str
+    meeting: Meeting | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a peer sees us. `observed` is our address there; what came of dialling us back, by transport (TCP, QUIC)."""
+
+    observed: str | None = None
+    is_private: bool = False
+    dialled: tuple[tuple[str, DialBack], ...] = ()
+
+    @property
+    def is_behind_nat(self) -> bool:
+        """Whether peers tried to reach us, and none could."""
+        outcomes = [outcome for _, outcome in self.dialled]
+        return DialBack.NOT_REACHED in outcomes and DialBack.REACHED not in outcomes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A worker that was asked, how long its answer took, or why there was none."""
+
+    peer_id: str
+    model: str
+    took_s: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class ThroughGateway:
+    """One answer over HTTP: the status, and how long it took; or why there was none."""
+
+    url: str
+    status: int | None = None
+    took_s: float = 0.0
+    problem: str | None = None
+
+
+def judge_met(met: Met) -> Verdict:
+    if met.meeting is None:
+        return failed(
+            "bootstrap",
+            f"{met.address} cannot be reached: {printable(met.problem or '')}",
+            "Check the address, that the peer runs, and that its firewall and yours let this port through.",
+        )
+    says = f"{met.address} answers in {milliseconds(met.meeting.took_s)}"
+    if met.meeting.took_s > SLOW_S:
+        return warning("bootstrap", says, "Name a nearer peer with --initial-peers, or look after this connection.")
+    return ok("bootstrap", says)
+
+
+def judge_clock(now_ms: int, met: tuple[Met, ...]) -> Verdict:
+    """By the peer whose clock differs least: one that is wrong itself must not accuse us."""
+    set_it = "Set the clock: timedatectl set-ntp true."
+    if now_ms < EARLIEST_MS:
+        return failed("clock", "it is years behind", set_it)
+    ahead = [one.meeting.clock_ahead_s for one in met if one.meeting and one.meeting.clock_ahead_s is not None]
+    if not ahead:
+        return warning("clock", "no peer to compare it with", "See `bootstrap`; meanwhile, timedatectl says how it is.")
+    least_s = min(ahead, key=abs)
+    way = "behind" if least_s > 0 else "ahead"
+    says = f"{abs(least_s):.1f} s {way} of the nearest of {len(ahead)} peers' clocks"
+    if abs(least_s) > CLOCK_LIMIT_S:
+        return failed("clock", f"{says}: no peer lets us in", set_it)
+    if abs(least_s) > CLOCK_SCANT_S:
+        return warning("clock", says, set_it)
+    return ok("clock", "as the peers' clocks")
+
+
+def judge_nat(seen: Seen) -> Verdict:
+    if seen.observed is None:
+        return warning("nat", "no peer told where it sees us", "See `bootstrap`.")
+    if seen.is_private:
+        return ok("nat", "the peers are on this machine or network; how others see it cannot be told from here")
+    where = f"peers see this machine at {_host_of(seen.observed)}"
+    outcomes = dict(seen.dialled)
+    reached = [name for name, outcome in seen.dialled if outcome is DialBack.REACHED]
+    if reached and len(reached) == len(outcomes):
+        return ok("nat", f"public: {where} and reach it there, by {' and '.join(reached)}")
+    if reached:
+        missing = " or ".join(name for name in outcomes if name not in reached)
+        return warning(
+            "nat",
+            f"public: {where} and reach it there by {' and '.join(reached)}, not by {missing}",
+            f"Let {missing} through the firewall and the router, too.",
+        )
+    if seen.is_behind_nat:
+        return warning(
+            "nat",
+            f"behind NAT: {where} and cannot reach it there",
+            "Serve with --behind-nat; or forward the --listen ports on the router, and name them with --announce.",
+        )
+    return warning("nat", f"{where}, and none would dial it now", "Ask again in a minute.")
+
+
+def judge_relay(granted: tuple[GrantedLimits | None, ...], is_needed: bool) -> Verdict:
+    """`granted` by each peer that was asked. Who is public needs none."""
+    given = [limits for limits in granted if limits is not None]
+    if given:
+        lasting = sum(limits.data_bytes is None or limits.data_bytes > 1 << 20 for limits in given)
+        says = f"{len(given)} of {len(granted)} peers would relay for this machine"
+        if lasting or not is_needed:
+            return ok("relay", says)
+        return warning("relay", f"{says}, but cut answers short", "Name a `p2pnet bootstrap` with --initial-peers.")
+    says = "no peer would relay for this machine"
+    if is_needed:
+        return failed("relay", says, "Name a `p2pnet bootstrap` with --initial-peers: other peers do not relay.")
+    return ok("relay", f"{says}, and none is needed")
+
+
+def judge_round_trip(asked: tuple[Asked, ...]) -> Verdict:
+    for one in asked:
+        if one.took_s is not None:
+            who = f"worker {short_id(one.peer_id)} gave a token of {printable(one.model)}"
+            return ok("round trip", f"{who} in {milliseconds(one.took_s)}")
+    if not asked:
+        return warning(
+            "round trip", "no worker announces a model that generates", "Start one: p2pnet serve --model tiny."
+        )
+    reasons = "; ".join(f"{short_id(one.peer_id)}: {printable(one.problem or '')}" for one in asked)
+    return failed("round trip", f"no worker answered ({reasons})", "Try again: workers come and go. See `nat` too.")
+
+
+def judge_gateway(through: ThroughGateway) -> Verdict:
+    url = printable(through.url)
+    if through.status is None:
+        return failed(
+            "gateway",
+            f"{url} does not answer: {printable(through.problem or '')}",
+            "Start one with `p2pnet gateway`, or name another with --gateway.",
+        )
+    if through.status == 200:
+        return ok("gateway", f"{url} gave a token in {milliseconds(through.took_s)}")
+    if through.status in (401, 403):
+        return failed("gateway", f"{url} asks for a key", "Name the variable that holds yours with --api-key-env.")
+    return failed(
+        "gateway",
+        f"{url} answered with status {through.status}: {printable(through.problem or '')}",
+        "See its log; `round trip` says whether workers answer without it.",
+    )
+
+
+def _host_of(address: str) -> str:
+    parts = address.split("/")
+    return parts[2] if len(parts) > 2 else address
