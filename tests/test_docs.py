@@ -17,7 +17,7 @@ PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md
 
 GROUPS = {command.name.split()[0] for command in commands() if " " in command.name}
 FLAGS = {command.name: {name for flag in command.flags for name in flag.names} | {"--help"} for command in commands()}
-WITHOUT_COMMAND = {"--help", "--version"}
+WITHOUT_COMMAND = {"--help", "--version", "--install-completion", "--show-completion"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -69,7 +69,12 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
                     continue  # all of its commands are meant
                 name = f"{name} {rest.split()[0]}"
             assert name in FLAGS, code
-            assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= FLAGS[name], code
+            own, _, handed_on = rest.partition(" -- ")
+            assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", own)) <= FLAGS[name], code
+            if handed_on:  # to the command that a service runs
+                role = own.split()[-1]
+                flags = FLAGS[{"worker": "serve"}.get(role, role)]
+                assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", handed_on)) <= flags, code
 
 
 @every_page

@@ -19,15 +19,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors config patience",
-        "messages identity multiaddrs pump interleaving rate_limit lookup socket_folder",
+        "errors config patience printable durations protobuf",
+        "messages identity multiaddrs pump interleaving rate_limit lookup socket_folder systemd_unit",
         "records daemon features allowance vectors",
         "wire",
         "network",
-        "directory dht_values relay_limits p2pd_stream",
+        "directory dht_values relay_limits autonat p2pd_stream",
         "memory_network hivemind_network client",
         "peer",
-        "worker",
+        "worker doctor top",
         "cli",
         "__main__",
     )
@@ -61,6 +61,19 @@ PURE = {
     "p2pnet/rate_limit.py": NETWORK_STACK,
     "p2pnet/worker/guard.py": NETWORK_STACK,
     "p2pnet/worker/observer.py": NETWORK_STACK,
+    "p2pnet/worker/panel.py": (*NETWORK_STACK, "rich"),
+    "p2pnet/worker/tally.py": NETWORK_STACK,
+    "p2pnet/printable.py": NETWORK_STACK,
+    "p2pnet/durations.py": NETWORK_STACK,
+    "p2pnet/protobuf.py": NETWORK_STACK,
+    "p2pnet/autonat.py": NETWORK_STACK,
+    "p2pnet/systemd_unit.py": NETWORK_STACK,
+    "p2pnet/doctor/verdict.py": NETWORK_STACK,
+    "p2pnet/doctor/machine_verdicts.py": NETWORK_STACK,
+    "p2pnet/doctor/network_verdicts.py": NETWORK_STACK,
+    "p2pnet/top/overview.py": (*NETWORK_STACK, "httpx"),
+    "p2pnet/top/columns.py": (*NETWORK_STACK, "httpx"),
+    "p2pnet/top/frame.py": (*NETWORK_STACK, "httpx"),
     "p2pnet/worker/owner/schedule.py": NETWORK_STACK,
     "p2pnet/worker/owner/busy.py": NETWORK_STACK,
     "p2pnet/worker/backends/upstream/address.py": (*NETWORK_STACK, "aiohttp"),
@@ -272,7 +285,7 @@ def loaded_by(module: str) -> set[str]:
         (
             "p2pnet.cli.main",
             [
-                *("torch", "hivemind", "transformers", "fastapi", "uvicorn", "numpy", "prometheus_client"),
+                *("torch", "hivemind", "transformers", "fastapi", "uvicorn", "numpy", "prometheus_client", "httpx"),
                 "p2pnet.worker.serve",
             ],
         ),

@@ -6,14 +6,13 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, serve, top
+from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, serve, service, top
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
     name="p2pnet",
     help="A volunteer network that serves language models with nobody in charge.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (
@@ -22,6 +21,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(keys.keys)
+app.add_typer(service.service)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -9,6 +9,11 @@ from typing import Annotated
 import typer
 
 
+def known_models(incomplete: str) -> list[str]:
+    """For the shell's completion: what is there without a download."""
+    return [model for model in ("tiny",) if model.startswith(incomplete)]
+
+
 class LogLevel(StrEnum):
     debug = "debug"
     info = "info"

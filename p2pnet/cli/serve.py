@@ -23,6 +23,7 @@ def serve(
             envvar="P2PNET_MODEL",
             metavar="MODEL",
             help="What to run: tiny (bundled), a folder in Hugging Face format, or a hub id. Repeatable.",
+            autocompletion=options.known_models,
         ),
     ] = [],
     served_name: Annotated[

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Outcome, Start, free_port, processes, run
+from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Outcome, Start, free_port, processes, run, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -34,6 +35,7 @@ def swarm() -> Iterator[Swarm]:
         gateway = start.gateway(peer=address).ready.http
         worker.wait_ready()
         assert gateway is not None
+        wait_until(lambda: '"tiny"' in httpx.get(f"{gateway}/v1/models").text, "the gateway has found the worker")
         yield Swarm(start, address, gateway)
 
 
