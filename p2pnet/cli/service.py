@@ -74,9 +74,9 @@ def uninstall(role: Role = "worker", force: Force = False) -> None:
     if not path.exists():
         raise UsageError(f"There is no unit {path}.", "Nothing is to be done.")
     check_unchanged(path, force)
-    path.unlink()
-    for wanted_by in path.parent.glob(f"*.wants/{path.name}"):
+    for wanted_by in path.parent.glob(f"*.wants/{path.name}"):  # what `systemctl enable` has made
         wanted_by.unlink()
+    path.unlink()
     typer.echo(f"Removed: {path}")
     typer.echo(f"Stop what still runs:\n  systemctl --user stop {unit_name(role)}\n  systemctl --user daemon-reload")
 

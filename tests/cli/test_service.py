@@ -23,7 +23,7 @@ def unit(root: Path, role: str = "worker") -> Path:
 def test_install_and_uninstall(tmp_path: Path) -> None:
     """A second install with other flags takes the place of the first; a unit changed by hand is kept."""
     outcome = service(tmp_path, "install", "worker", "--", *FLAGS)
-    assert (outcome.status, outcome.stderr) == (0, "P2PNET_DATA_DIR".join(outcome.stderr.split("P2PNET_DATA_DIR")))
+    assert outcome.status == 0
     assert "systemctl --user enable --now p2pnet-worker.service" in outcome.stdout
     assert "loginctl enable-linger" in outcome.stdout
     text = unit(tmp_path).read_text()
