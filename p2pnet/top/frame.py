@@ -78,7 +78,7 @@ def frame(overview: Overview, now: datetime, size: Size) -> list[FrameLine]:
     above = [*_summary(overview, now, size.width), *_history(overview, size.width), *_models(overview, size.width)]
     below = _failures(overview, size.width)
     room = None if size.height is None else size.height - len(above) - len(below)
-    return [*above, *_workers(overview, size.width, room), *below][: size.height]
+    return [*above, *_workers(overview, now, size.width, room), *below][: size.height]
 
 
 def _summary(overview: Overview, now: datetime, width: int) -> list[FrameLine]:
@@ -123,12 +123,12 @@ def _models(overview: Overview, width: int) -> list[FrameLine]:
     return [*_table(lines, [not model.states.get("healthy") for model in busiest]), *rest]
 
 
-def _workers(overview: Overview, width: int, room: int | None) -> list[FrameLine]:
+def _workers(overview: Overview, now: datetime, width: int, room: int | None) -> list[FrameLine]:
     if not overview.workers.workers:
         return []
     workers = sorted(overview.workers.workers, key=lambda worker: (-worker.in_flight, worker.name, worker.id))
     lines = _table(
-        fitted(WORKER_COLUMNS, [_worker_row(worker) for worker in workers], width),
+        fitted(WORKER_COLUMNS, [_worker_row(worker, now) for worker in workers], width),
         [worker.state != "healthy" for worker in workers],
     )
     hidden = overview.workers.total - len(workers)
@@ -165,7 +165,7 @@ def _model_row(model: Model) -> tuple[str, ...]:
     )
 
 
-def _worker_row(worker: Worker) -> tuple[str, ...]:
+def _worker_row(worker: Worker, now: datetime) -> tuple[str, ...]:
     measured = worker.measured
     return (
         f"{worker.name} {short_id(worker.id)}".strip(),
@@ -176,7 +176,7 @@ def _worker_row(worker: Worker) -> tuple[str, ...]:
         _wait(measured.first_token_mean_s),
         NEVER if measured.success_rate is None else f"{100 * measured.success_rate:.0f} %",
         worker.reached,
-        NEVER if worker.known_s is None else duration(worker.known_s),
+        NEVER if worker.since is None else duration((now - worker.since).total_seconds()),
         worker.reason or "",
     )
 

@@ -61,7 +61,7 @@ class Worker(msgspec.Struct, frozen=True):
     in_flight: int = 0
     measured: Measured = Measured()
     reached: str = ""
-    known_s: float | None = None
+    since: Time | None = None
 
 
 class WorkersSection(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class Point(msgspec.Struct, frozen=True):
 
     requests: int = 0
     failures: int = 0
-    tokens: int = 0
+    tokens: float = 0.0
     first_token_p50_s: float | None = None
 
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from p2pnet.durations import duration
 from p2pnet.messages import Load
-from p2pnet.multiaddrs import is_loopback, is_private, is_relayed, parts_of
+from p2pnet.multiaddrs import is_loopback, is_private, is_relayed, relay_of
 from p2pnet.printable import printable, short_id
 from p2pnet.records import ModelCard
 from p2pnet.worker.observer import Standing
@@ -87,7 +87,7 @@ def reach_of(addresses: Sequence[str]) -> str:
     direct = [address for address in addresses if not is_relayed(address)]
     if any(not is_private(address) and not is_loopback(address) for address in direct):
         return "reached directly"
-    if relays := {_relay_of(address) for address in addresses if is_relayed(address)}:
+    if relays := {relay_of(address) for address in addresses if is_relayed(address)}:
         return f"reached through {_count(len(relays), 'relay')}"
     if not addresses:
         return "not reachable yet"
@@ -123,12 +123,6 @@ def _models(cards: Sequence[ModelCard], places: int) -> str:
         return "none"
     names = (model if done == ["generate"] else f"{model} ({', '.join(done)})" for model, done in tasks.items())
     return f"{', '.join(names)}: {_count(places, 'place')}"
-
-
-def _relay_of(address: str) -> str:
-    """The peer id before `/p2p-circuit`."""
-    names = [name for name, _ in parts_of(address)]
-    return next((value for name, value in parts_of(address)[: names.index("p2p-circuit")] if name == "p2p"), "")
 
 
 def _held(load: Load) -> int:

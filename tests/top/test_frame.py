@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from p2pnet.top.overview import NotAnOverview, Overview, read_overview
 from p2pnet.top.screen import drawn
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+SINCE = (NOW - timedelta(seconds=3700)).isoformat()
 PEER = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
 
 TOLD: dict[str, Any] = {
@@ -44,7 +45,7 @@ TOLD: dict[str, Any] = {
                 "in_flight": 3,
                 "measured": {"success_rate": 0.987, "first_token_mean_s": 0.0312, "tokens_per_s": 41.04},
                 "reached": "relayed",
-                "known_s": 3700.2,
+                "since": SINCE,
             },
             {"id": PEER[:-1] + "Y", "state": "cooling", "reason": "peer_lost", "places": 4, "reached": "direct"},
         ],
