@@ -18,7 +18,7 @@ from gateway.fair_queue import FairQueue, may_wait
 from gateway.peers.worker import ModelTask
 from gateway.routing import Choice
 from gateway.service import Caller
-from p2pnet.errors import Busy, NoWorker
+from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 
 MAX_WAITING = 512
 """For one model. A queue that is served within a minute moves on by nine requests a second when it is as long as this;
@@ -59,13 +59,15 @@ Choose = Callable[[Ask, Collection[str]], Choice | None]
 @dataclass(eq=False)
 class Ticket:
     """A request that needs a worker before `deadline_s` (monotonic). `exclude` are the peer ids of those that failed
-    it. `is_urgent`: it goes on after a failure."""
+    it. `is_urgent`: it goes on after a failure. One that is not `is_patient` does not want to wait: it is told what it
+    finds, and not that a deadline has passed."""
 
     ask: Ask
     caller: Caller
     deadline_s: float
     exclude: Set[str] = frozenset()
     is_urgent: bool = False
+    is_patient: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,9 @@ class Admission:
     async def admit(self, ticket: Ticket) -> Choice:
         """A worker with a place reserved for this request, to be released once. Without a task switch when one is free.
 
-        Raises Busy when too many wait, or when those that can serve it were busy until its deadline; NoWorker when
-        nobody was there until then. Cancelling it leaves the queue and gives back what was reserved.
+        Raises Busy when too many wait, and DeadlineExceeded when it has waited in vain. One that does not want to wait
+        is told Busy where those that can serve it are busy, NoWorker where nobody is there. Cancelling it leaves the
+        queue and gives back what was reserved.
         """
         choice = self.admit_now(ticket)
         return await self._wait(ticket) if choice is None else choice
@@ -333,13 +336,7 @@ class Admission:
         self._leave(ticket)
         if grant.done():
             return
-        model = ticket.ask.model
-        if self._is_served(ticket.ask):
-            message = f"All workers of the model {model} were busy for as long as this request could wait."
-            grant.set_exception(Busy(f"{message} Try again in a moment.", drained_in_s))
-        else:
-            message = f"No worker that can serve this request for the model {model} came for as long as it could wait."
-            grant.set_exception(NoWorker(message))
+        grant.set_exception(_in_vain(ticket, self._is_served(ticket.ask), drained_in_s))
 
     def _drained_in_s(self, key: ModelTask) -> float | None:
         """When those that wait now will have been served."""
@@ -350,3 +347,16 @@ class Admission:
     def _time_for_s(self, key: ModelTask, count: int) -> float | None:
         rate = self._queues[key].rate.per_s(self._now_s())
         return None if rate is None else count / rate
+
+
+def _in_vain(ticket: Ticket, is_served: bool, drained_in_s: float | None) -> P2PNetError:
+    """What a request is told whose deadline has passed."""
+    model = ticket.ask.model
+    if not ticket.is_patient:
+        busy = Busy(f"All workers of the model {model} are busy. Try again in a moment.", drained_in_s)
+        return busy if is_served else NoWorker(f"No worker can serve this request for the model {model} now.")
+    if is_served:
+        message = f"All workers of the model {model} were busy for as long as this request could wait."
+        return DeadlineExceeded(f"{message} Try again in a moment.", drained_in_s)
+    message = f"No worker that can serve this request for the model {model} came for as long as it could wait."
+    return DeadlineExceeded(f"{message} Try again later.")

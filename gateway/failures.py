@@ -37,6 +37,9 @@ OUTCOMES: dict[str, Outcome] = {
     "peer_lost": Outcome(503, retry_after_s=1),
     "join_failed": Outcome(503, retry_after_s=5),
     "daemon_failed": Outcome(503, retry_after_s=5),
+    # It was let into the queue, and waited as long as it could: said as what it is, so that nobody takes it for a
+    # refusal and comes back at once.
+    "deadline_exceeded": Outcome(504, retry_after_s=5),
     # A machine behind this gateway answered, but wrongly. 500 is kept for faults of the gateway itself.
     "worker_failed": Outcome(502),
     "protocol_violation": Outcome(502),

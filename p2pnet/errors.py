@@ -17,6 +17,7 @@
     |  |- NotAllowed          this peer takes nothing from us
     |  `- WorkerFailed
     |- NoWorker               nobody is left to try
+    |- DeadlineExceeded       a request has waited for a worker as long as it could
     |- RecordRefused          a record that must not be stored, nor believed
     `- DaemonFailed           our own p2pd
 
@@ -157,6 +158,17 @@ class NoWorker(P2PNetError):
     """Workers announce the model, but none of them could be used."""
 
     code = "no_worker"
+
+
+class DeadlineExceeded(P2PNetError):
+    """The request was let into a gateway's queue, and no worker took it, or went on with it, for as long as it could
+    wait. `retry_after_s` as in Busy."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RecordRefused(P2PNetError):

@@ -267,6 +267,7 @@ def test_every_code_stands_in_the_table_with_its_status_and_whether_to_try_anoth
         errors.PeerUnreachable,
         errors.PeerLost,
         errors.NoWorker,
+        errors.DeadlineExceeded,
     }
     described = {row[0].strip("`"): (row[1], row[2], row[3]) for row in rows(section("Codes"))}
     assert described == {

@@ -31,6 +31,7 @@ from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import (
     Busy,
+    DeadlineExceeded,
     Draining,
     ModelNotFound,
     NotAllowed,
@@ -124,7 +125,8 @@ class Dispatcher:
 
     def run(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         """Waiting*, Routed, Accepted, TextDelta*, Finished. Raises RequestError (ModelNotFound, FeatureMissing when
-        nobody can do what is asked), Busy, NoWorker, WorkerFailed when the request itself makes workers fail."""
+        nobody can do what is asked), Busy, NoWorker, DeadlineExceeded, WorkerFailed when the request itself makes
+        workers fail."""
         journey = Journey(request, caller, self._now_s)
         self.hedging.note_request()
         return self._reported(self._serve(GenerateProgress(request), caller, journey), journey)
@@ -154,12 +156,13 @@ class Dispatcher:
         """Try until the answer is complete. `index` is which of several answers this is, once they go on apart."""
         refusals = Refusals(self._now_s)
         setbacks = Setbacks(journey.model)
-        wait_s = self._config.wait_s if caller.wait_s is None else caller.wait_s
+        wait_s = self._wait_s(caller)
         deadline_s = self._now_s() + wait_s
         is_sent_back = False
         while not progress.is_over:
             step = await self._next_step(progress, caller, deadline_s, setbacks)
-            ticket = Ticket(step.ask, caller, deadline_s, refusals, progress.has_begun or is_sent_back)
+            is_urgent = progress.has_begun or is_sent_back
+            ticket = Ticket(step.ask, caller, deadline_s, refusals, is_urgent, is_patient=wait_s > 0)
             async with aclosing(self._wait(ticket, journey, setbacks)) as places:
                 async for place in places:
                     if isinstance(place, Waiting):
@@ -215,8 +218,12 @@ class Dispatcher:
                 await self._check_possible(ask, caller)
                 return _Step(request, ask)
             if self._now_s() >= deadline_s:
-                raise setbacks.verdict(NoWorker(f"No worker came that can go on with this answer of {ask.model}."))
+                in_vain = DeadlineExceeded if self._wait_s(caller) > 0 else NoWorker
+                raise setbacks.verdict(in_vain(f"No worker came that can go on with this answer of {ask.model}."))
             await asyncio.sleep(RECHECK_S)
+
+    def _wait_s(self, caller: Caller) -> float:
+        return self._config.wait_s if caller.wait_s is None else caller.wait_s
 
     async def _check_possible(self, ask: Ask, caller: Caller) -> None:
         """Raises why nobody will ever serve this; returns when somebody may come who does."""
@@ -247,7 +254,7 @@ class Dispatcher:
                     yield Waiting(place, self._admission.estimate_s(ticket))
             try:
                 choice = entering.result()
-            except (Busy, NoWorker) as error:
+            except (Busy, NoWorker, DeadlineExceeded) as error:
                 raise setbacks.verdict(error) from None
             journey.note_queued(self._now_s() - began_s)
             is_taken = True

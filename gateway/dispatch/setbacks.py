@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from p2pnet.errors import Busy, FeatureMissing, ModelNotFound, NoWorker, P2PNetError, RequestError, WorkerFailed
+from p2pnet.errors import (
+    Busy,
+    DeadlineExceeded,
+    FeatureMissing,
+    ModelNotFound,
+    NoWorker,
+    P2PNetError,
+    RequestError,
+    WorkerFailed,
+)
 
 MAX_FAILURES = 8
 """Workers that may fail a request in a row without a token. When eight do, waiting helps more than a ninth."""
@@ -49,6 +58,9 @@ class Setbacks:
         if self._was_busy or not failures:
             return waited or Busy(f"All workers of the model {model} are busy. Try again in a moment.")
         codes = ", ".join(sorted({error.code for error in failures}))
+        if isinstance(waited, DeadlineExceeded):
+            message = f"No worker of the model {model} could be used for as long as this request could wait ({codes})."
+            return DeadlineExceeded(f"{message} Try again in a moment.", waited.retry_after_s)
         return NoWorker(f"No worker of the model {model} could be used ({codes}). Try again in a moment.")
 
 

@@ -27,7 +27,7 @@ from gateway.peers.health import State
 from gateway.peers.worker import Worker
 from gateway.routing import Choice
 from gateway.service import Caller
-from p2pnet.errors import Busy, NoWorker
+from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 from tests.stories import capability, card, peer, settle
 
 DEADLINE_S = 60.0
@@ -86,9 +86,16 @@ class Fleet:
         )
 
     def ticket(
-        self, model: str = "tiny", caller: str = "someone", priority: int = 0, urgent: bool = False, **ask: Any
+        self,
+        model: str = "tiny",
+        caller: str = "someone",
+        priority: int = 0,
+        urgent: bool = False,
+        patient: bool = True,
+        **ask: Any,
     ) -> Ticket:
-        return Ticket(Ask(model, **ask), Caller(caller, priority), self.clock() + DEADLINE_S, set(), urgent)
+        deadline_s = self.clock() + (DEADLINE_S if patient else 0)
+        return Ticket(Ask(model, **ask), Caller(caller, priority), deadline_s, set(), urgent, patient)
 
     def finish(self, choice: Choice, ticket: Ticket) -> None:
         """The request is over: its place is free, and admission is told."""
@@ -395,7 +402,7 @@ async def test_the_deadline_passes_while_all_are_busy(fleet: Fleet, enter: Enter
     await fleet.admission.admit(fleet.ticket())
     (task,) = await waits(fleet, enter, fleet.ticket())
     fleet.clock.now_s += DEADLINE_S
-    with pytest.raises(Busy, match="model tiny were busy") as raised:
+    with pytest.raises(DeadlineExceeded, match="model tiny were busy") as raised:
         await soon(task)
     assert raised.value.retry_after_s is None
     assert fleet.in_flight == 1
@@ -406,8 +413,19 @@ async def test_the_deadline_passes_while_nobody_is_able(fleet: Fleet, enter: Ent
     tasks = await waits(fleet, enter, fleet.ticket("absent"), fleet.ticket(features=frozenset({"json"})))
     fleet.clock.now_s += DEADLINE_S
     for task in tasks:
-        with pytest.raises(NoWorker, match="No worker that can serve this request"):
+        with pytest.raises(DeadlineExceeded, match="No worker that can serve this request"):
             await soon(task)
+
+
+@pytest.mark.parametrize(("model", "told"), [("tiny", Busy), ("absent", NoWorker)])
+async def test_who_does_not_want_to_wait_is_told_how_it_is(
+    fleet: Fleet, enter: Enter, model: str, told: type[P2PNetError]
+) -> None:
+    fleet.add("a")
+    await fleet.admission.admit(fleet.ticket())
+    (task,) = await waits(fleet, enter, fleet.ticket(model, patient=False))
+    with pytest.raises(told):
+        await soon(task)
 
 
 async def test_each_has_its_own_deadline(fleet: Fleet, enter: Enter) -> None:
@@ -418,7 +436,7 @@ async def test_each_has_its_own_deadline(fleet: Fleet, enter: Enter) -> None:
     fleet.clock.now_s += DEADLINE_S / 2
     (late,) = await waits(fleet, enter, fleet.ticket())
     fleet.clock.now_s += DEADLINE_S / 2
-    with pytest.raises(Busy):
+    with pytest.raises(DeadlineExceeded):
         await soon(early)
     fleet.finish(choice, first)
     assert (await soon(late)).worker is choice.worker
@@ -533,7 +551,7 @@ async def test_a_deadline_and_a_departure_at_once(first_asked: bool) -> None:
     fleet.clock.now_s += DEADLINE_S
     await asyncio.wait(tasks, timeout=WAIT_S)
     assert leaving.cancelled()
-    assert [type(task.exception()) for task in others] == [NoWorker, NoWorker]
+    assert [type(task.exception()) for task in others] == [DeadlineExceeded, DeadlineExceeded]
     assert problems == []
     assert fleet.admission.waiting_by_model() == {}
 

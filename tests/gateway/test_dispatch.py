@@ -23,6 +23,7 @@ from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
+    DeadlineExceeded,
     FeatureMissing,
     InvalidRequest,
     ModelNotFound,
@@ -547,6 +548,24 @@ async def test_a_request_whose_model_comes_back_while_it_waits_is_served() -> No
         await given.worker("late")
         events, error = await waiting
         assert error is None and is_complete(events)
+
+
+async def test_who_has_waited_in_vain_is_told_of_a_deadline() -> None:
+    """While all are busy, and while nobody is there."""
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        busy = await given.worker("busy", slots=1, hold_at=0)
+        held = asyncio.create_task(given.run())
+        await settle(lambda: busy.begun == [0])
+        for _ in range(2):
+            waiting = asyncio.create_task(given.run())
+            await settle(lambda: given.serving.admission.waiting("echo") == 1)
+            given.now_s += 5
+            assert type((await waiting)[1]) is DeadlineExceeded
+            busy.gate.set()
+            await held
+            await busy.network.kill()
+            given.peers.note_lost(given.known(busy.peer_id))
 
 
 async def test_who_says_that_it_waits_waits_for_a_model_that_nobody_has_heard_of() -> None:

@@ -8,6 +8,7 @@ from gateway.dispatch.setbacks import MAX_FAILURES, MAX_WORKER_FAILURES, Setback
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
+    DeadlineExceeded,
     Draining,
     FeatureMissing,
     InvalidRequest,
@@ -75,6 +76,11 @@ def test_a_request_that_workers_fail_at_is_at_fault_itself(between: tuple[P2PNet
         ((FEATURE, PeerLost()), False, None, NoWorker),
         ((MODEL, PeerLost()), False, None, NoWorker),
         ((PeerLost(),), False, Busy("all of them"), NoWorker),
+        ((), False, DeadlineExceeded("all busy"), DeadlineExceeded),
+        ((Busy(), PeerLost()), False, DeadlineExceeded("all busy"), DeadlineExceeded),
+        ((PeerLost(),), True, DeadlineExceeded("nobody came"), DeadlineExceeded),
+        ((FEATURE, MODEL), False, DeadlineExceeded("nobody came"), FeatureMissing),
+        ((MODEL, MODEL), False, DeadlineExceeded("nobody came"), ModelNotFound),
         ((MODEL, MODEL), True, None, NoWorker),
         ((FEATURE, MODEL), True, None, NoWorker),
         ((FEATURE, Busy()), True, None, Busy),
@@ -92,3 +98,6 @@ def test_the_verdict_names_what_went_wrong() -> None:
     message = setbacks(PeerLost("10.0.0.1"), Draining(), PeerLost()).verdict().message
     assert "(draining, peer_lost)" in message
     assert "10.0.0.1" not in message
+    in_vain = setbacks(PeerLost(), Draining()).verdict(DeadlineExceeded("nobody came", 3.0))
+    assert isinstance(in_vain, DeadlineExceeded) and in_vain.retry_after_s == 3.0
+    assert "(draining, peer_lost)" in in_vain.message
