@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from gateway.naming import is_other_name
 from gateway.service import GatewayService, ModelEntry
 from p2pnet.features import FIM, TEXT
 
@@ -48,8 +49,8 @@ def choose_code_model(entries: Sequence[ModelEntry]) -> str | None:
 
 
 def engine_model(service: GatewayService, engine: str) -> str | None:
-    """The model that an engine stands for: the one with that name, or else the code model."""
-    is_known = any(entry.id == engine for entry in service.list_models())
+    """The model that an engine stands for: the one with that name or alias, or else the code model."""
+    is_known = is_other_name(engine, service.aliases) or any(entry.id == engine for entry in service.list_models())
     return engine if is_known else code_model(service)
 
 

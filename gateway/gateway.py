@@ -118,6 +118,7 @@ class Gateway:
                     scrape=metrics.scrape,
                 ),
                 code_model_name=config.code_model,
+                aliases=config.aliases,
             )
             app = HttpCounts(create_app(service, config.http, access), metrics.note_http)
             server = await serve_http(app, host, port)

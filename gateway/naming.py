@@ -1,6 +1,6 @@
-"""What a request's model name stands for: itself, an alias that the gateway's owner has given, or `auto`.
+"""What a model's name stands for: itself, an alias that the gateway's owner has given, or `auto`.
 
-Knows nothing of HTTP: the surfaces pass names on as they come.
+Knows nothing of HTTP: the surfaces pass the names of requests on as they come, and ask here only to show a model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,21 @@ class Names:
         able = [entry for entry in entries if self._is_served(_asked_of(request, entry.id))]
         if not able:
             raise NoWorker("No model on the network can do what this request needs at the moment.")
-        return max(able, key=lambda entry: (entry.is_warm, entry.workers, entry.id)).id
+        return _readiest(able).id
+
+
+def find_model(name: str, entries: Sequence[ModelEntry], aliases: Mapping[str, str]) -> ModelEntry | None:
+    """The model that a name stands for where nothing is asked of it yet; None where there is none now."""
+    by_id = {entry.id: entry for entry in entries}
+    if name in by_id:
+        return by_id[name]
+    meant = aliases.get(name, name)
+    return _readiest(entries) if meant == AUTO and entries else by_id.get(meant)
+
+
+def is_other_name(name: str, aliases: Mapping[str, str]) -> bool:
+    """Whether it is an alias, or `auto`."""
+    return name == AUTO or name in aliases
 
 
 def parse_aliases(given: Sequence[str]) -> dict[str, str]:
@@ -63,6 +77,10 @@ def parse_aliases(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"{each!r} is no alias, or the second for its name.", "Write --alias gpt-4o-mini=MODEL.")
         aliases[name] = model
     return aliases
+
+
+def _readiest(entries: Sequence[ModelEntry]) -> ModelEntry:
+    return max(entries, key=lambda entry: (entry.is_warm, entry.workers, entry.id))
 
 
 def _asked_of(request: GenerateRequest | EmbedRequest, model: str) -> Ask:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gateway.knowing.views import Knowledge
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
@@ -111,6 +111,8 @@ class GatewayService:
     make_seed: Callable[[], int] = _new_seed
     code_model_name: str | None = None
     """What the gateway's owner has named as such; see `gateway.code_models`."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names for models; see `gateway.naming`. `generate` and `embed` know them by themselves."""
 
 
 @dataclass(frozen=True)

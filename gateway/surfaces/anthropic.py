@@ -17,6 +17,7 @@ from starlette.types import Scope
 from gateway.collected import Generated
 from gateway.edge import read_body
 from gateway.failures import Failure, describe
+from gateway.naming import find_model
 from gateway.replies import StreamedReply, WholeReply
 from gateway.service import GatewayService, HttpLimits, ModelEntry
 from gateway.surfaces import anthropic_render as render
@@ -65,9 +66,9 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
 
     @models.get("/v1/models/{model_id:path}", include_in_schema=False)
     async def retrieve_model(model_id: str) -> Response:
-        for entry in service.list_models():
-            if entry.id == model_id:
-                return Response(render.render_model(entry), media_type=JSON)
+        entry = find_model(model_id, service.list_models(), service.aliases)
+        if entry is not None:
+            return Response(render.render_model(entry), media_type=JSON)
         return failure_response(describe(ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")))
 
     routes.include_router(models)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.code_models import engine_model
 from gateway.collected import Generated
 from gateway.edge import read_body
+from gateway.naming import find_model
 from gateway.replies import StreamedReply, WholeReply
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces import fauxpilot_render as render
@@ -36,9 +37,9 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
 
     @routes.get("/v1/engines/{engine:path}", summary="One model, as an engine")
     async def retrieve_engine(engine: str) -> Response:
-        for entry in service.list_models():
-            if entry.id == engine:
-                return Response(render.render_engine(entry), media_type=JSON)
+        entry = find_model(engine, service.list_models(), service.aliases)
+        if entry is not None:
+            return Response(render.render_engine(entry), media_type=JSON)
         raise ModelNotFound(f"The engine {engine[:128]!r} does not exist.", "engine")
 
     @routes.post("/v1/engines/{engine:path}/completions", summary="Continue code, with any engine", openapi_extra=_DOCS)

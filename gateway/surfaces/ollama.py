@@ -16,7 +16,7 @@ from gateway.collected import Embedded, Generated
 from gateway.edge import read_body
 from gateway.failures import Failure
 from gateway.replies import StreamedReply, VectorsReply, WholeReply
-from gateway.service import GatewayService, HttpLimits, ModelEntry
+from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces import ollama_models as models
 from gateway.surfaces import ollama_render as render
 from gateway.surfaces import ollama_schema as schema
@@ -54,7 +54,7 @@ T = TypeVar("T")
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /api, and the root. They raise P2PNetError, which is answered with `failure_response`."""
     routes = APIRouter(tags=["ollama"])
-    catalogue = Catalogue(service.list_models, service.now)
+    catalogue = Catalogue(service.list_models, service.now, service.aliases)
     _add_listings(routes, service, limits, catalogue)
     _add_generation(routes, service, limits, catalogue)
     _add_embedding(routes, service, limits, catalogue)
@@ -114,7 +114,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         schema.check_generation(body, entry)
         answer = render.Answer(body.name, True, service.now)
         if body.order is not None:
-            return ordered(answer, body.order, entry)
+            return ordered(answer, body.order)
         generation = schema.chat_request(body, entry, request.state.request_id, service.make_seed)
         return reply(request, generation, answer, body.is_stream)
 
@@ -124,14 +124,13 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         entry = catalogue.find(body.name)
         schema.check_generation(body, entry)
         if body.order is not None:
-            return ordered(render.Answer(body.name, False, service.now), body.order, entry)
+            return ordered(render.Answer(body.name, False, service.now), body.order)
         generation = schema.generate_request(body, entry, request.state.request_id, service.make_seed)
         turns = body.turns() if body.is_turn else None
         return reply(request, generation, render.Answer(body.name, False, service.now, turns=turns), body.is_stream)
 
-    def ordered(answer: render.Answer, order: str, entry: ModelEntry | None) -> Response:
-        if entry is None:
-            raise models.not_found(answer.model)
+    def ordered(answer: render.Answer, order: str) -> Response:
+        catalogue.get(answer.model)
         return Response(render.render_order(answer, order), media_type=JSON)
 
     def reply(request: Request, generation: GenerateRequest, answer: render.Answer, is_stream: bool) -> Response:

@@ -7,12 +7,13 @@ off the model's name, and only for showing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 
+from gateway.naming import find_model
 from gateway.service import ModelEntry
 from gateway.surfaces.ollama_render import timestamp
 from p2pnet.errors import ModelNotFound
@@ -43,14 +44,21 @@ _DTYPE_LEVELS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 class Catalogue:
     """Finds a model by the name that an Ollama client has for it. Keeps the list for a second of `now`."""
 
-    def __init__(self, list_models: Callable[[], Sequence[ModelEntry]], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        list_models: Callable[[], Sequence[ModelEntry]],
+        now: Callable[[], float],
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         self._list_models = list_models
         self._now = now
+        self._aliases = aliases or {}
         self._by_id: dict[str, ModelEntry] = {}
         self._listed_s: float | None = None
 
     def find(self, name: str) -> ModelEntry | None:
-        """The model of exactly this name, or else of this name with or without `:latest`."""
+        """The model of exactly this name, or else of this name with or without `:latest`, or else the one that it is an
+        alias of. None for `auto`, too: what that stands for depends on the request."""
         now_s = self._now()
         is_fresh = self._listed_s is not None and 0 <= now_s - self._listed_s < INDEX_LIFETIME_S
         found = self._look_up(name) if is_fresh else None
@@ -61,17 +69,17 @@ class Catalogue:
         return found
 
     def get(self, name: str) -> ModelEntry:
-        """Raises ModelNotFound, in Ollama's words."""
-        entry = self.find(name)
+        """The same, where nothing more is asked of the model than to be there: any that is ready will do for `auto`.
+        Raises ModelNotFound, in Ollama's words."""
+        entry = self.find(name) or find_model(untagged(name), list(self._by_id.values()), self._aliases)
         if entry is None:
             raise not_found(name)
         return entry
 
     def _look_up(self, name: str) -> ModelEntry | None:
-        for candidate in (name, untagged(name), name + DEFAULT_TAG):
-            if candidate in self._by_id:
-                return self._by_id[candidate]
-        return None
+        names = (name, untagged(name), name + DEFAULT_TAG)
+        meant = (self._aliases[each] for each in names if each in self._aliases)
+        return next((self._by_id[each] for each in (*names, *meant) if each in self._by_id), None)
 
 
 def untagged(name: str) -> str:

@@ -10,13 +10,14 @@ from gateway.code_models import completion_model
 from gateway.collected import Embedded, Generated
 from gateway.edge import read_body
 from gateway.failures import Failure, failure
+from gateway.naming import find_model
 from gateway.replies import Events, StreamedReply, VectorsReply, WholeReply
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.openai_chat import chat_request, parse_chat
 from gateway.surfaces.openai_completion import completion_requests, parse_completion
 from gateway.surfaces.openai_documents import render_error, render_model, render_models
 from gateway.surfaces.openai_embedding import embed_request, parse_embedding, render_embeddings
-from gateway.surfaces.openai_prompts import side_by_side
+from gateway.surfaces.openai_prompts import only_prompt, side_by_side
 from gateway.surfaces.openai_render import CHAT, COMPLETION, Dialect, Envelope, SseRenderer, render_whole
 from gateway.surfaces.openai_response_render import ResponseEnvelope, render_response
 from gateway.surfaces.openai_response_stream import ResponseStream
@@ -53,11 +54,11 @@ def _add_models(routes: APIRouter, service: GatewayService) -> None:
     async def list_models() -> Response:
         return Response(render_models(service.list_models()), media_type=JSON)
 
-    @routes.get("/v1/models/{model_id:path}", summary="One model")
+    @routes.get("/v1/models/{model_id:path}", summary="One model, by its name or an alias")
     async def retrieve_model(model_id: str) -> Response:
-        for entry in service.list_models():
-            if entry.id == model_id:
-                return Response(render_model(entry), media_type=JSON)
+        entry = find_model(model_id, service.list_models(), service.aliases)
+        if entry is not None:
+            return Response(render_model(entry), media_type=JSON)
         raise ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")
 
 
@@ -87,6 +88,7 @@ def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLim
         each = [service.generate(generation, request.state.caller) for generation in generations]
         n = generations[0].n
         events = each[0] if len(each) == 1 else side_by_side(each, n)
+        events = only_prompt(events) if body.is_only_prompt else events
         return _reply(events, body, COMPLETION, envelope, n * len(each), limits)
 
 

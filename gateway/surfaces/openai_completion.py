@@ -21,6 +21,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 MAX_PROMPTS = 32
 """Each is a request of its own, with its own place at a worker: of more, one client would hold a small network."""
 
+SCORED_TOKENS = 1
+"""What is generated, and thrown away, where nothing but the prompt is to come back: no worker gives an empty answer."""
+
 _MAX_REQUEST_ID_CHARS = 124
 """What leaves room for the number of a prompt."""
 
@@ -36,6 +39,11 @@ class CompletionBody(GenerationBody):
     logprobs: int | None = None
     suffix: str | None = None
     echo: bool | None = None
+
+    @property
+    def is_only_prompt(self) -> bool:
+        """Nothing is to be generated, only the prompt to be echoed, usually for its logprobs."""
+        return self.max_tokens == 0 and bool(self.echo)
 
 
 def parse_completion(raw: bytes) -> CompletionBody:
@@ -59,11 +67,12 @@ def completion_requests(
 def _request(
     body: CompletionBody, model: str, prompt: TextPrompt | TokenPrompt, request_id: str, make_seed: Callable[[], int]
 ) -> GenerateRequest:
+    max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     fields = {
         "request_id": request_id,
         "model": model,
         "prompt": prompt,
-        "max_tokens": DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens,
+        "max_tokens": SCORED_TOKENS if body.is_only_prompt else max_tokens,
         "n": 1 if body.n is None else body.n,
         "logprobs": body.logprobs,
         "echo": bool(body.echo),

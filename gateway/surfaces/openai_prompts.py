@@ -1,4 +1,5 @@
 """Several prompts of one request to /v1/completions: one generation each, side by side, and one stream of events.
+And those of which only the echo is wanted.
 
 Knows nothing of HTTP, nor of how a generation comes about.
 """
@@ -48,6 +49,17 @@ async def side_by_side(generations: Sequence[Events], choices: int) -> Events:
                         yield accepted
     if len(finished) == len(generations):
         yield _whole([finished[number] for number in range(len(generations))])
+
+
+async def only_prompt(events: Events) -> Events:
+    """The same generation with nothing of the answers, as if none had been asked for."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Finished):
+                usage = msgspec.structs.replace(event.usage, completion_tokens=0)
+                yield Finished("length", usage, other_reasons=("length",) * len(event.other_reasons))
+            elif not isinstance(event, TextDelta) or event.is_prompt:
+                yield event
 
 
 async def _numbered(number: int, events: Events) -> AsyncGenerator[_Numbered, None]:
