@@ -57,7 +57,7 @@ async def only_prompt(events: Events) -> Events:
         async for event in events:
             if isinstance(event, Finished):
                 usage = msgspec.structs.replace(event.usage, completion_tokens=0)
-                yield Finished("length", usage, other_reasons=("length",) * len(event.other_reasons))
+                yield Finished("length", usage, other_reasons=tuple("length" for _ in event.other_reasons))
             elif not isinstance(event, TextDelta) or event.is_prompt:
                 yield event
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,6 +63,16 @@ def serve(
             help="The environment variable that holds the upstream servers' API key.",
         ),
     ] = None,
+    script: Annotated[
+        list[Path],
+        typer.Option(
+            "--script",
+            envvar="P2PNET_SCRIPT",
+            metavar="FILE",
+            help="Serve models that answer as this file says, without weights: for testing clients (see "
+            "docs/clients.md). Repeatable.",
+        ),
+    ] = [],
     initial_peers: options.InitialPeers = [],
     listen: options.Listen = [],
     announce: options.Announce = [],
@@ -153,11 +164,12 @@ def serve(
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
     from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.worker.backends.script_file import open_scripts, read_scripts
     from p2pnet.worker.owner.owner import Owner
     from p2pnet.worker.owner.schedule import Schedule
 
     logs.configure(log_level, log_json)
-    if not model and not upstream:
+    if not model and not upstream and not script:
         raise UsageError(
             "There is nothing to serve.", "Name a model with --model (tiny is bundled), or a server with --upstream."
         )
@@ -177,6 +189,7 @@ def serve(
         )
     check_name(name)
     check_urls(upstream)
+    scripts = [scripted for path in script for scripted in read_scripts(path)]
     upstream_key = key_from(upstream_key_env)
     limits = GuardConfig(
         max_concurrency_per_gateway=max_per_gateway,
@@ -216,8 +229,9 @@ def serve(
                 peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
                 closing.push_async_callback(peer.close)
                 metrics = await closing.enter_async_context(worker_metrics(metrics_host, metrics_port))
-                backends: list[Backend] = []
-                embedders: list[EmbedBackend] = []
+                scripted = open_scripts(scripts)
+                backends: list[Backend] = [*scripted.backends]
+                embedders: list[EmbedBackend] = [*scripted.embedders]
                 try:
                     backends += await open_upstreams(upstream, upstream_kind, upstream_key)
                     if model:
@@ -246,7 +260,7 @@ def serve(
                 yield Ready(peer.identity.peer_id, await peer.join_addresses())
 
         def title() -> str:
-            models = ", ".join([*model, *upstream])
+            models = ", ".join([*model, *upstream, *map(str, script)])
             if owner.is_paused:
                 return f"The worker is ready to serve {models}. It is {owner.state}."
             return f"The worker is ready: it serves {models}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -10,6 +10,14 @@ from gateway.app import create_app
 from gateway.server import HttpServer, serve_http
 from gateway.service import HttpLimits
 from tests.gateway.fake_generate import FakeGenerate, Serve, service
+from tests.gateway.real_swarm import real_swarm
+
+
+@pytest.fixture(scope="session")
+def swarm_url() -> Iterator[str]:
+    """Of the gateway of a real swarm, whose models answer by a script."""
+    with real_swarm() as url:
+        yield url
 
 
 @pytest.fixture

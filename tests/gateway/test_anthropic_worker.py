@@ -1,15 +1,16 @@
-"""Anthropic's own client, unmodified, through a whole gateway to workers."""
+"""Anthropic's own client, unmodified, through a gateway to workers: real processes where a story needs no more."""
 
 from __future__ import annotations
+
+import asyncio
 
 import anthropic
 import pytest
 from anthropic.types import MessageParam, ToolParam
 
 from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
-from p2pnet.worker.backends.scripted import ScriptedBackend
 from tests.gateway.scripted_swarm import scripted_swarm
-from tests.gateway.weather_model import FORECAST, TEXT, weather_script
+from tests.gateway.weather_model import FORECAST, TEXT
 
 WEATHER: ToolParam = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
@@ -23,11 +24,8 @@ async def text_of(client: anthropic.AsyncAnthropic, messages: list[MessageParam]
         return "".join([text async for text in stream.text_stream])
 
 
-async def test_a_text_a_loop_of_tools_and_a_count() -> None:
-    async with (
-        scripted_swarm([ScriptedBackend(weather_script)]) as url,
-        anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client,
-    ):
+async def test_a_text_a_loop_of_tools_and_a_count(swarm_url: str) -> None:
+    async with anthropic.AsyncAnthropic(base_url=swarm_url, api_key="none", max_retries=0) as client:
         assert await text_of(client, said("Why?"), "scripted") == TEXT
         messages = said("How is the weather in Bern?")
         async with client.messages.stream(
@@ -53,11 +51,8 @@ async def test_a_text_a_loop_of_tools_and_a_count() -> None:
             await text_of(client, said("Why?"), "unheard-of")
 
 
-async def test_the_stop_sequence_that_ended_it_is_named() -> None:
-    async with (
-        scripted_swarm([EchoBackend()]) as url,
-        anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client,
-    ):
+async def test_the_stop_sequence_that_ended_it_is_named(swarm_url: str) -> None:
+    async with anthropic.AsyncAnthropic(base_url=swarm_url, api_key="none", max_retries=0) as client:
         ended = [
             await client.messages.create(
                 model="echo", max_tokens=50, messages=said("one two three"), stop_sequences=list(stops)
@@ -85,3 +80,20 @@ async def test_a_prefilled_answer_outlives_its_worker() -> None:
         assert (
             await text_of(client, [*said("one two three four five six seven"), begun]) == "o three four five six seven"
         )
+
+
+async def test_models_an_alias_a_model_that_breaks_and_the_blocking_client(swarm_url: str) -> None:
+    async with anthropic.AsyncAnthropic(base_url=swarm_url, api_key="none", max_retries=0) as client:
+        assert "scripted" in [model.id async for model in client.models.list()]
+        assert (await client.models.retrieve("gpt-4o-mini")).id == "scripted"
+        assert await text_of(client, said("Why?"), "gpt-4o-mini") == TEXT
+        with pytest.raises(anthropic.APIStatusError):
+            await text_of(client, said("Why?"), "breaks")
+
+    def talk() -> tuple[str, int]:
+        with anthropic.Anthropic(base_url=swarm_url, api_key="none", max_retries=0) as blocking:
+            with blocking.messages.stream(model="scripted", max_tokens=50, messages=said("Why?")) as stream:
+                text = "".join(stream.text_stream)
+            return text, blocking.messages.count_tokens(model="scripted", messages=said("one two")).input_tokens
+
+    assert await asyncio.to_thread(talk) == (TEXT, 2)

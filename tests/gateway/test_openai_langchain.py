@@ -1,17 +1,15 @@
-"""langchain-openai, unmodified, through a whole gateway to a worker with a scripted model."""
+"""langchain-openai, unmodified, through a gateway and a worker, real processes, to a scripted model."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
-from p2pnet.worker.backends.scripted import ScriptedBackend
-from tests.gateway.scripted_swarm import scripted_swarm
-from tests.gateway.weather_model import FORECAST, TEXT, weather_script
+from tests.gateway.weather_model import FORECAST, TEXT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # it keeps connections for each address
 
 NO_KEY = SecretStr("none")
 
@@ -29,9 +27,8 @@ def weather(city: str, days: int) -> str:
 
 
 @pytest.fixture
-async def base_url() -> AsyncIterator[str]:
-    async with scripted_swarm([ScriptedBackend(weather_script)]) as url:
-        yield url + "/v1"
+def base_url(swarm_url: str) -> str:
+    return swarm_url + "/v1"
 
 
 async def test_invoke_and_stream(base_url: str) -> None:

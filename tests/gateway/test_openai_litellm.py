@@ -1,16 +1,15 @@
-"""litellm as a client, unmodified, through a whole gateway to a worker with a scripted model."""
+"""litellm as a client, unmodified, through a gateway and a worker, real processes, to a scripted model."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from pytest import MonkeyPatch
 
-from p2pnet.worker.backends.scripted import ScriptedBackend
-from tests.gateway.scripted_swarm import scripted_swarm
-from tests.gateway.weather_model import CALLS, TEXT, weather_script
+from tests.gateway.weather_model import CALLS, TEXT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # it keeps connections for each address
 
 MESSAGES = [{"role": "user", "content": "How is the weather?"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -27,15 +26,14 @@ def litellm() -> Any:
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[dict[str, Any]]:
-    async with scripted_swarm([ScriptedBackend(weather_script)]) as url:
-        yield {
-            "model": "openai/scripted",
-            "api_base": url + "/v1",
-            "api_key": "none",
-            "num_retries": 0,
-            "messages": MESSAGES,
-        }
+def asked(swarm_url: str) -> dict[str, Any]:
+    return {
+        "model": "openai/scripted",
+        "api_base": swarm_url + "/v1",
+        "api_key": "none",
+        "num_retries": 0,
+        "messages": MESSAGES,
+    }
 
 
 async def test_whole_and_streamed(litellm: Any, asked: dict[str, Any]) -> None:
@@ -59,3 +57,13 @@ async def test_calls_of_tools(litellm: Any, asked: dict[str, Any]) -> None:
 async def test_an_error(litellm: Any, asked: dict[str, Any]) -> None:
     with pytest.raises(litellm.NotFoundError):
         await litellm.acompletion(**{**asked, "model": "openai/unknown"})
+
+
+@pytest.mark.parametrize("provider", ["ollama_chat", "anthropic"])
+async def test_the_other_dialects(litellm: Any, swarm_url: str, provider: str) -> None:
+    """litellm speaks them too, as another server's client."""
+    asked = {"model": f"{provider}/scripted", "api_base": swarm_url, "api_key": "none", "messages": MESSAGES}
+    whole = await litellm.acompletion(**asked)
+    assert whole.choices[0].message.content == TEXT
+    stream = await litellm.acompletion(**asked, stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == TEXT

@@ -1,18 +1,17 @@
-"""Simon Willison's `llm`, unmodified, with its file of OpenAI-compatible models, through a whole gateway."""
+"""Simon Willison's `llm`, unmodified, with its file of OpenAI-compatible models, through a gateway and a worker,
+real processes."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from p2pnet.worker.backends.scripted import ScriptedBackend
-from tests.gateway.scripted_swarm import scripted_swarm
-from tests.gateway.weather_model import FORECAST, TEXT, WEATHER_JSON, weather_script
+from tests.gateway.weather_model import FORECAST, TEXT, WEATHER_JSON
 
 MODELS = """\
 - model_id: p2pnet
@@ -29,29 +28,28 @@ Llm = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-async def llm(tmp_path: Path) -> AsyncIterator[Llm]:
+def llm(tmp_path: Path, swarm_url: str) -> Llm:
     """`await llm("prompt", "-m", "p2pnet")` is what the command prints."""
-    async with scripted_swarm([ScriptedBackend(weather_script)]) as url:
-        (tmp_path / "extra-openai-models.yaml").write_text(MODELS.format(url=url))
+    (tmp_path / "extra-openai-models.yaml").write_text(MODELS.format(url=swarm_url))
 
-        async def run(*arguments: str) -> str:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "llm", *arguments),
-                env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            try:
-                out, errors = await process.communicate()
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-            assert process.returncode == 0, errors.decode()
-            return out.decode()
+    async def run(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "llm", *arguments),
+            env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, errors.decode()
+        return out.decode()
 
-        yield run
+    return run
 
 
 async def test_a_streamed_answer(llm: Llm) -> None:

@@ -1,10 +1,11 @@
-"""OpenAI's own client, unmodified, through a whole gateway to a worker with a scripted model."""
+"""OpenAI's own client, unmodified, through a gateway and a worker, real processes, to scripted models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -14,12 +15,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses import ResponseInputParam
 from pydantic import BaseModel
 
-from p2pnet.errors import WorkerFailed
-from p2pnet.messages import GenerateRequest
-from p2pnet.worker.backends.echo import EchoBackend
-from p2pnet.worker.backends.scripted import SCRIPTED_DIGEST, Said, ScriptedBackend
-from tests.gateway.scripted_swarm import scripted_swarm
-from tests.gateway.weather_model import CALLS, FORECAST, TEXT, WEATHER_JSON, weather_script
+from tests.gateway.real_swarm import PLACES
+from tests.gateway.weather_model import CALLS, FORECAST, TEXT, WEATHER_JSON
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How is the weather in Bern?"}]
 ARGUMENTS = [call.arguments for call in CALLS]
@@ -38,26 +35,8 @@ RESPONSE_TOOL: Any = {"type": "function", "name": "weather", "parameters": PARAM
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[openai.AsyncOpenAI]:
-    """Of a gateway to a worker with the models `scripted`, `seeds`, which says its seed, `breaks` and `echo`."""
-
-    async def breaking(index: int) -> None:
-        if index == 3:
-            raise WorkerFailed("the model broke")
-
-    def say_seed(request: GenerateRequest) -> Said:
-        return Said(f"seed {request.sampling.seed}")
-
-    backends = (
-        ScriptedBackend(weather_script),
-        ScriptedBackend(say_seed, "seeds"),
-        ScriptedBackend(weather_script, "breaks", gate=breaking),
-        EchoBackend(),
-    )
-    async with (
-        scripted_swarm(backends) as url,
-        openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client,
-    ):
+async def client(swarm_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=swarm_url + "/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -131,7 +110,8 @@ async def test_several_choices_are_the_same_streamed_and_whole(client: openai.As
     assert texts == {choice.index: choice.message.content for choice in whole.choices}
     assert texts[0] == "seed 7"
     assert len(set(texts.values())) == 3
-    assert whole.system_fingerprint == SCRIPTED_DIGEST
+    card = await client.models.retrieve("seeds")
+    assert [whole.system_fingerprint] == card.model_extra["digests"]  # type: ignore[index]
 
 
 async def test_logprobs(client: openai.AsyncOpenAI) -> None:
@@ -174,6 +154,77 @@ async def test_a_prompt_echoed_with_logprobs(client: openai.AsyncOpenAI) -> None
     assert choice.logprobs.token_logprobs is not None and choice.logprobs.token_logprobs[0] is None
     ids = await client.completions.create(model="scripted", prompt=[[1, 2], [3]], stop=" is")
     assert [choice.text for choice in ids.choices] == ["The sky", "The sky"]
+
+
+@pytest.mark.parametrize("prompts", [["Look up:", "Down"], [[1, 2], [3]]], ids=["texts", "ids"])
+async def test_prompts_scored_as_evaluation_harnesses_do(client: openai.AsyncOpenAI, prompts: Any) -> None:
+    """Nothing but the prompts and their logprobs; the same as with a token behind them, which harnesses cut off."""
+    asked: dict[str, Any] = {"model": "scripted", "prompt": prompts, "echo": True, "logprobs": 1, "temperature": 0}
+    scored = await client.completions.create(**asked, max_tokens=0)
+    longer = await client.completions.create(**asked, max_tokens=1)
+    streamed = [chunk async for chunk in await client.completions.create(**asked, max_tokens=0, stream=True)]
+    assert scored.usage is not None and (scored.usage.prompt_tokens, scored.usage.completion_tokens) == (3, 0)
+    for index, (one, other) in enumerate(zip(scored.choices, longer.choices, strict=True)):
+        assert one.finish_reason == "length"
+        assert one.logprobs is not None and other.logprobs is not None
+        assert one.logprobs.tokens == (other.logprobs.tokens or [])[:-1]
+        assert one.logprobs.token_logprobs == (other.logprobs.token_logprobs or [])[:-1]
+        assert one.logprobs.top_logprobs == (other.logprobs.top_logprobs or [])[:-1]
+        texts = [chunk.choices[0].text for chunk in streamed if chunk.choices[0].index == index]
+        assert "".join(texts) == one.text == "".join(one.logprobs.tokens or ())
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.completions.create(model="scripted", prompt="a", max_tokens=0)
+    assert refused.value.param == "max_tokens"
+
+
+async def test_embeddings(client: openai.AsyncOpenAI) -> None:
+    """Texts and token ids, in their order, as numbers and as base64, whole and cut."""
+    many = await client.embeddings.create(model="vectors", input=["one", "two", "one"])
+    assert [each.index for each in many.data] == [0, 1, 2]
+    first, second, third = (each.embedding for each in many.data)
+    assert first == third != second and len(first) == 4
+    plain = await client.embeddings.create(model="vectors", input="two", encoding_format="float")
+    assert plain.data[0].embedding == second
+    cut = await client.embeddings.create(model="vectors", input=[[1, 2], [3]], dimensions=2)
+    assert [len(each.embedding) for each in cut.data] == [2, 2]
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.embeddings.create(model="scripted", input="one")
+    assert refused.value.param == "model"
+
+
+async def test_the_client_repeats_a_request_that_found_all_places_taken(client: openai.AsyncOpenAI) -> None:
+    """Given a model whose places are all taken, who does not wait in the queue is told 429 and when to come back, and
+    who has waited in vain 504. The client asks again by itself, and is served once there is room."""
+    asked: dict[str, Any] = {"model": "slow", "messages": MESSAGES, "max_tokens": 900}
+    at_once = {**asked, "max_tokens": 1, "extra_headers": {"x-p2pnet-wait-s": "0"}}
+    soon = {**at_once, "extra_headers": {"x-p2pnet-wait-s": "0.1"}}
+    statuses: list[int] = []
+    async with AsyncExitStack() as taken:
+        for _ in range(PLACES):
+            await taken.enter_async_context(await client.chat.completions.create(**asked, stream=True))
+        with pytest.raises(openai.RateLimitError) as busy:
+            await client.chat.completions.create(**at_once)
+        assert (busy.value.code, busy.value.response.headers["retry-after"]) == ("busy", "1")
+        with pytest.raises(openai.InternalServerError) as in_vain:
+            await client.chat.completions.create(**soon)
+        assert (in_vain.value.status_code, in_vain.value.code) == (504, "deadline_exceeded")
+        assert int(in_vain.value.response.headers["retry-after"]) >= 1
+
+        async def make_room(response: httpx.Response) -> None:
+            statuses.append(response.status_code)
+            await taken.aclose()
+
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [make_room]})
+        async with client.with_options(max_retries=5, http_client=http) as repeating:
+            reply = await repeating.chat.completions.create(**at_once)
+    assert reply.choices[0].message.content == "so"
+    assert statuses == [429, 200]
+
+
+async def test_an_alias(client: openai.AsyncOpenAI) -> None:
+    reply = await client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert (await client.models.retrieve("gpt-4o-mini")).id == "scripted"
 
 
 async def test_a_completion_of_code_needs_no_model(client: openai.AsyncOpenAI) -> None:

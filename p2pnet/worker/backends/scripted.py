@@ -92,10 +92,11 @@ class ScriptedBackend:
         name: str = "scripted",
         context_length: int = 4096,
         gate: Callable[[int], Awaitable[None]] | None = None,
+        digest: str = SCRIPTED_DIGEST,
     ) -> None:
         self._script = script
         self._gate = gate
-        self._card = ModelCard(name, SCRIPTED_DIGEST, context_length, features=FEATURES)
+        self._card = ModelCard(name, digest, context_length, features=FEATURES)
         self.requests: list[GenerateRequest] = []
         """All that were accepted."""
 
