@@ -22,7 +22,7 @@ from gateway.asks import ask_of as ask_of
 from gateway.drawing import MAX_WEIGHT, Group
 from gateway.peers.health import State
 from gateway.peers.worker import ModelTask, Pace, Worker
-from p2pnet.errors import ContextOverflow, P2PNetError
+from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
 from p2pnet.records import ModelCard
 from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
@@ -171,9 +171,10 @@ def is_served(roster: Roster, ask: Ask) -> bool:
 def obstacle(workers: Iterable[Worker], ask: Ask) -> P2PNetError | None:
     """Why nobody is able although the model runs: FeatureMissing, which names what the request asks for and nobody
     does, or ContextOverflow. None when nobody runs it."""
+    workers = list(workers)
     cards = [card for worker in workers if (card := _card(worker, ask)) is not None]
     if not cards:
-        return None
+        return _other_task(workers, ask)
     nearest = min(cards, key=lambda card: len(ask.features - set(card.features)))
     try:
         check_needed(ask.model, ask.features, {feature for card in cards for feature in card.features})
@@ -341,6 +342,14 @@ def _claimed_token_s(worker: Worker, usual_s: float) -> float:
     """A worker that says it is slower than usual is believed; that it is faster has to be seen."""
     tokens_per_s = 0.0 if worker.load is None else worker.load.decode_tokens_per_s.value
     return max(usual_s, 1 / tokens_per_s) if tokens_per_s > 0 else usual_s
+
+
+def _other_task(workers: Iterable[Worker], ask: Ask) -> FeatureMissing | None:
+    """Why a model that is there only for something else cannot serve this."""
+    other, cannot = ("generate", "embed") if ask.task == "embed" else ("embed", "generate text")
+    if not any(worker.card((ask.model, other)) for worker in workers):
+        return None
+    return FeatureMissing(f"The model {ask.model} does not {cannot}.", "model")
 
 
 def _card(worker: Worker, ask: Ask) -> ModelCard | None:

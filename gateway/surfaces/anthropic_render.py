@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from pydantic_core import from_json
 
 from gateway.collected import Generated
 from gateway.failures import Failure
+from gateway.one_line import encode_line
 from gateway.replies import AnswerEvent, waiting_comment
 from gateway.service import ModelEntry, Waiting
 from p2pnet.errors import ProtocolViolation, WorkerFailed
@@ -36,8 +36,6 @@ ERROR_TYPES = {
     504: "timeout_error",
 }
 """By status. Others under 500 are `invalid_request_error`, from there on `api_error`."""
-
-_encode = msgspec.json.encode
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class MessageRenderer:
             if not self._is_open or self._call is not None:
                 yield from self._open(None, {"type": "text", "text": ""})
                 self._before_text = _begin_of_text_delta(self._index)
-            yield self._before_text + _encode(delta.text) + b"}}\n\n"
+            yield self._before_text + encode_line(delta.text) + b"}}\n\n"
         for piece in delta.tool_calls:
             yield from self._call_piece(piece)
 
@@ -127,7 +125,7 @@ def render_message(envelope: Envelope, generated: Generated) -> bytes:
         for call in choice.tool_calls
     ]
     reason, sequence = stop_of(generated.finished, envelope)
-    return _encode(_message(envelope, content, reason, sequence, usage_document(generated.finished.usage)))
+    return encode_line(_message(envelope, content, reason, sequence, usage_document(generated.finished.usage)))
 
 
 def stop_of(finished: Finished, envelope: Envelope) -> tuple[str, str | None]:
@@ -149,7 +147,7 @@ def usage_document(usage: Usage) -> dict[str, int]:
 
 
 def render_count(generated: Generated) -> bytes:
-    return _encode({"input_tokens": generated.finished.usage.prompt_tokens})
+    return encode_line({"input_tokens": generated.finished.usage.prompt_tokens})
 
 
 def model_document(entry: ModelEntry) -> dict[str, Any]:
@@ -165,19 +163,19 @@ def model_document(entry: ModelEntry) -> dict[str, Any]:
 
 
 def render_model(entry: ModelEntry) -> bytes:
-    return _encode(model_document(entry))
+    return encode_line(model_document(entry))
 
 
 def render_models(entries: Sequence[ModelEntry], has_more: bool) -> bytes:
     documents = [model_document(entry) for entry in entries]
     ends = {"first_id": entries[0].id, "last_id": entries[-1].id} if entries else {"first_id": None, "last_id": None}
-    return _encode({"data": documents, "has_more": has_more, **ends})
+    return encode_line({"data": documents, "has_more": has_more, **ends})
 
 
 def render_error(failure: Failure) -> bytes:
     other = "invalid_request_error" if failure.status < 500 else "api_error"
     error = {"type": ERROR_TYPES.get(failure.status, other), "message": failure.message}
-    return _encode({"type": "error", "error": error})
+    return encode_line({"type": "error", "error": error})
 
 
 def _message(
@@ -200,7 +198,7 @@ def _message(
 
 
 def _event(kind: str, fields: dict[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + _encode({"type": kind, **fields}) + b"\n\n"
+    return b"event: " + kind.encode() + b"\ndata: " + encode_line({"type": kind, **fields}) + b"\n\n"
 
 
 def _begin_of_text_delta(index: int) -> bytes:

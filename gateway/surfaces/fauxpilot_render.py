@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import msgspec
-
 from gateway.collected import Generated, GeneratedChoice
 from gateway.failures import Failure
+from gateway.one_line import encode_line
 from gateway.replies import AnswerEvent, waiting_comment
 from gateway.service import ModelEntry, Waiting
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, Usage
@@ -23,8 +22,6 @@ DONE = b"data: [DONE]\n\n"
 
 TOKEN = {"token": "1", "expires_at": 2_600_000_000, "refresh_in": 900}
 """What Copilot's plugin needs before it asks anything: it opens nothing here."""
-
-_encode = msgspec.json.encode
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,12 @@ class ChunkRenderer:
 
     def _chunk(self, choice: dict[str, Any], usage: dict[str, int] | None = None) -> bytes:
         document = _document(self._envelope, [choice])
-        return b"data: " + _encode(document if usage is None else {**document, "usage": usage}) + b"\n\n"
+        return b"data: " + encode_line(document if usage is None else {**document, "usage": usage}) + b"\n\n"
 
 
 def render_whole(envelope: Envelope, generated: Generated) -> bytes:
     choices = [_whole_choice(index, choice) for index, choice in enumerate(generated.choices)]
-    return _encode({**_document(envelope, choices), "usage": usage_document(generated.finished.usage)})
+    return encode_line({**_document(envelope, choices), "usage": usage_document(generated.finished.usage)})
 
 
 def logprobs_document(entries: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
@@ -106,11 +103,11 @@ def usage_document(usage: Usage) -> dict[str, int]:
 
 
 def render_engines(entries: Sequence[ModelEntry]) -> bytes:
-    return _encode({"object": "list", "data": [engine_document(entry) for entry in entries]})
+    return encode_line({"object": "list", "data": [engine_document(entry) for entry in entries]})
 
 
 def render_engine(entry: ModelEntry) -> bytes:
-    return _encode(engine_document(entry))
+    return encode_line(engine_document(entry))
 
 
 def engine_document(entry: ModelEntry) -> dict[str, Any]:
@@ -118,14 +115,14 @@ def engine_document(entry: ModelEntry) -> dict[str, Any]:
 
 
 def render_token() -> bytes:
-    return _encode(TOKEN)
+    return encode_line(TOKEN)
 
 
 def render_error(failure: Failure) -> bytes:
     """In OpenAI's shape, as FauxPilot has it."""
     kind = "invalid_request_error" if failure.status < 500 else "server_error"
     error = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
-    return _encode({"error": error})
+    return encode_line({"error": error})
 
 
 def _whole_choice(index: int, choice: GeneratedChoice) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.collected import Embedded, Generated
 from gateway.failures import Failure
+from gateway.one_line import one_line
 from gateway.replies import AnswerEvent, waiting_comment
 from gateway.service import Waiting
 from gateway.surfaces.ollama_calls import WholeCalls, call_documents
@@ -35,11 +36,6 @@ _NS = 1_000_000_000
 
 _DONE_REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 
-_LINE_BREAKS = (
-    (b"\xc2\x85", b"\\u0085"),
-    (b"\xe2\x80\xa8", b"\\u2028"),
-    (b"\xe2\x80\xa9", b"\\u2029"),
-)
 """Characters, in UTF-8, that JSON allows in a string and at which Python's clients end a line (httpx: splitlines)."""
 
 
@@ -96,7 +92,7 @@ class NdjsonRenderer:
         self._began_s = answer.clock()
         self._accepted_s: float | None = None
         self._first_s: float | None = None
-        self._before_time = _one_line(b'{"model":' + msgspec.json.encode(answer.model) + b',"created_at":"')
+        self._before_time = one_line(b'{"model":' + msgspec.json.encode(answer.model) + b',"created_at":"')
         self._before_text = b'","message":{"role":"assistant","content":' if answer.is_chat else b'","response":'
         self._after_text = b'},"done":false}\n' if answer.is_chat else b',"done":false}\n'
 
@@ -216,7 +212,7 @@ def render_embedding(embedded: Embedded) -> bytes:
 
 
 def render_error(failure: Failure) -> bytes:
-    return _one_line(msgspec.json.encode({"error": failure.message}))
+    return one_line(msgspec.json.encode({"error": failure.message}))
 
 
 def numbers(vector: bytes) -> tuple[float, ...]:
@@ -255,16 +251,8 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _line(document: dict[str, Any]) -> bytes:
-    return _one_line(msgspec.json.encode(document)) + b"\n"
+    return one_line(msgspec.json.encode(document)) + b"\n"
 
 
 def _text(text: str) -> bytes:
-    return _one_line(msgspec.json.encode(text))
-
-
-def _one_line(encoded: bytes) -> bytes:
-    """JSON that stays on one line for every client. These bytes are in no other character of UTF-8."""
-    for character, escape in _LINE_BREAKS:
-        if character in encoded:
-            encoded = encoded.replace(character, escape)
-    return encoded
+    return one_line(msgspec.json.encode(text))

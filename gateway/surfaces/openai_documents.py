@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from gateway.failures import Failure
+from gateway.one_line import encode_line
 from gateway.service import ModelEntry
 from p2pnet.messages import Usage
-
-_encode = msgspec.json.encode
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
@@ -40,11 +37,11 @@ def model_document(entry: ModelEntry) -> dict[str, Any]:
 
 
 def render_models(entries: Sequence[ModelEntry]) -> bytes:
-    return _encode({"object": "list", "data": [model_document(entry) for entry in entries]})
+    return encode_line({"object": "list", "data": [model_document(entry) for entry in entries]})
 
 
 def render_model(entry: ModelEntry) -> bytes:
-    return _encode(model_document(entry))
+    return encode_line(model_document(entry))
 
 
 def render_error(failure: Failure) -> bytes:
@@ -54,7 +51,7 @@ def render_error(failure: Failure) -> bytes:
         "param": failure.param,
         "code": failure.code,
     }
-    return _encode({"error": error})
+    return encode_line({"error": error})
 
 
 def _error_type(status: int) -> str:

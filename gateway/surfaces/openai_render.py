@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from gateway.collected import Generated, GeneratedChoice
 from gateway.failures import Failure
+from gateway.one_line import encode_line
 from gateway.replies import AnswerEvent, waiting_comment
 from gateway.service import Waiting
 from gateway.surfaces.openai_documents import render_error, usage_document
@@ -21,8 +20,6 @@ from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCal
 
 SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
-
-_encode = msgspec.json.encode
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class SseRenderer:
                 if event.logprobs or event.tool_calls:
                     parts.append(self._rich(event))
                 elif event.text:
-                    parts += (self._before_text(event.choice), _encode(event.text), self._after_text)
+                    parts += (self._before_text(event.choice), encode_line(event.text), self._after_text)
             elif isinstance(event, Accepted):
                 parts.append(self._open(event))
             else:
@@ -109,7 +106,7 @@ class SseRenderer:
             "model": self._envelope.model,
             "system_fingerprint": digest,
         }
-        self._head = b"data: " + _encode(head)[:-1]
+        self._head = b"data: " + encode_line(head)[:-1]
         self._texts_begin: dict[int, bytes] = {}
         self._after_text = self._dialect.after_text + _OPEN_CHOICE + self._after_choices
 
@@ -143,23 +140,23 @@ class SseRenderer:
             offsets = self._offsets[delta.choice]
             logprobs = completion_logprobs(delta.logprobs, offsets) if delta.logprobs else None
             body = {"text": delta.text, "logprobs": logprobs, "finish_reason": None}
-        return self._choice(delta.choice) + _encode(body)[1:] + b"]" + self._after_choices
+        return self._choice(delta.choice) + encode_line(body)[1:] + b"]" + self._after_choices
 
     def _close(self, finished: Finished) -> bytes:
         reasons = (finished.reason, *finished.other_reasons)
         last = b"".join(self._closing(index, reason) for index, reason in enumerate(reasons))
         if self._with_usage:
-            last += self._head + b',"choices":[],"usage":' + _encode(usage_document(finished.usage)) + b"}\n\n"
+            last += self._head + b',"choices":[],"usage":' + encode_line(usage_document(finished.usage)) + b"}\n\n"
         return last + DONE
 
     def _closing(self, index: int, reason: FinishReason) -> bytes:
-        rest = b',"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
+        rest = b',"logprobs":null,"finish_reason":' + encode_line(reason) + b"}]"
         return self._choice(index) + self._dialect.closing + rest + self._after_choices
 
 
 def render_whole(dialect: Dialect, envelope: Envelope, generated: Generated) -> bytes:
     as_choice = _chat_choice if dialect is CHAT else _completion_choice
-    return _encode(
+    return encode_line(
         {
             "id": envelope.id,
             "object": dialect.object,

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from gateway.failures import Failure
+from gateway.one_line import encode_line
 from gateway.replies import AnswerEvent, waiting_comment
 from gateway.service import Waiting
 from gateway.surfaces.openai_logprobs import token_documents
@@ -33,8 +32,6 @@ from gateway.surfaces.openai_response_render import (
     text_part,
 )
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
-
-_encode = msgspec.json.encode
 
 
 class ResponseStream:
@@ -155,7 +152,7 @@ class ResponseStream:
 
     def _event(self, name: str, **fields: Any) -> bytes:
         kind = f"response.{name}"
-        data = _encode({"type": kind, "sequence_number": self._numbers, **fields})
+        data = encode_line({"type": kind, "sequence_number": self._numbers, **fields})
         self._numbers += 1
         return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
 

@@ -247,6 +247,8 @@ OBSTACLES: dict[str, tuple[Ask, list[Worker], type[P2PNetError] | None, str | No
         FeatureMissing,
         "dimensions",
     ),
+    "it makes vectors": (Ask("tiny"), [EMBEDS], FeatureMissing, "model"),
+    "it makes none": (Ask("tiny", "embed"), [A], FeatureMissing, "model"),
     "it is not for what was asked that they cannot": (TINY, [NO_ADDRESS], None, None),
 }
 
