@@ -119,7 +119,7 @@ STREAMS: list[tuple[str, Dialect, bool, Sequence[AnswerEvent], list[str]]] = [
         [Accepted(7, DIGEST), TextDelta('"\\\n\x00\u2028é\U0001f600'), Finished("stop", USAGE)],
         [
             CHAT_HEAD + OPENING + "}",
-            CHAT_HEAD + delta('"\\"\\\\\\n\\u0000\u2028é\U0001f600"') + "}",
+            CHAT_HEAD + delta('"\\"\\\\\\n\\u0000\\u2028é\U0001f600"') + "}",
             CHAT_HEAD + last("stop") + "}",
             "[DONE]",
         ],
