@@ -92,6 +92,7 @@ class HivemindNetwork:
         self._p2p: P2P
         self._node: DHTNode
         self._tasks: list[asyncio.Task[None]] = []
+        self._streams: set[RawStream] = set()
         self._parting: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -125,6 +126,10 @@ class HivemindNetwork:
     def daemon_pid(self) -> int:
         """The process id of p2pd, for those who watch it."""
         return self._daemon.pid
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
 
     async def addresses(self) -> tuple[str, ...]:
         with contextlib.suppress(*_REGULAR_ERRORS):  # while p2pd is being started again, the last ones stand
@@ -487,11 +492,11 @@ class HivemindNetwork:
             writer.close()
             self._connected.discard(peer_id)
             raise
-        return RawStream(peer_id, reader, writer)
+        return RawStream(peer_id, reader, writer, self._streams)
 
     async def _register(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            raw = RawStream(info.peer_id.to_base58(), reader, writer)
+            raw = RawStream(info.peer_id.to_base58(), reader, writer, self._streams)
             stream = P2pdStream(raw, is_opener=False, parting=self._parting)
             try:
                 await handler(stream)

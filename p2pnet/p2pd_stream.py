@@ -1,15 +1,19 @@
 """A libp2p stream as p2pd hands it out, a unix socket, and how its two ends part.
 
 Every write travels as a chunk: 4 bytes of length, big-endian, then the bytes. An empty chunk is a mark. The marks are
-there because p2pd cannot half-close: whichever side closes its socket, p2pd closes and then resets the stream. Over
-QUIC a reset throws away what has not been read yet, and a stream whose opener closes first is never quite given back:
-after some hundred of them nobody can open another. So the side that accepted the stream closes it, once all was read:
+there because p2pd cannot half-close: whichever side closes its socket, p2pd closes the stream and then resets it. Over
+QUIC a reset throws away what has not been read yet. And where the close has come, and then the reset before the end was
+read, quic-go (0.39, `receiveStream`) never gives the stream back: an opener's p2pd grows by a kilobyte with each, an
+acceptor's lets nobody open another after some hundred. So the side that accepted the stream ends it, once all was read,
+by a reset alone. p2pd does that when its socket fails, and on Linux it fails when we close ours with bytes unread:
 
     opener                                      acceptor
     close(): "stop"              ---- mark ---->  its reads end, its work stops
                                  <--- mark -----  "that was all"
-    all has been read            ---- mark ---->  closes its socket
-    closes its socket            <--- end ------
+    all has been read            ---- mark ---->  reads no more
+                                 <--- mark -----  "let go"
+    has nothing to lose          ---- mark ---->  leaves this unread, and closes its socket
+    closes its socket            <--- reset -----
 
 Knows nothing of frames, protocols or hivemind.
 """
@@ -18,6 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+from typing import cast
 
 from p2pnet.errors import PeerLost
 
@@ -28,14 +35,22 @@ MARK = bytes(LENGTH_BYTES)
 PARTING_S = 30.0
 """How long the other end may take to part: a backend on a slow machine is this long in one step. Then it is dropped."""
 
+LETTING_GO_S = 3.0
+"""How long an acceptor waits for the last mark: some round trips over a bad line. Older openers do not send it, and all
+else has been read."""
+
 
 class RawStream:
-    """Bytes as they are: for libp2p's own protocols."""
+    """Bytes as they are: for libp2p's own protocols. Among `streams` until its socket is closed."""
 
-    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: set[RawStream]
+    ) -> None:
         self._peer_id = peer_id
         self._reader = reader
         self._writer = writer
+        self._streams = streams
+        streams.add(self)
 
     @property
     def peer_id(self) -> str:
@@ -55,7 +70,26 @@ class RawStream:
             raise PeerLost(f"the stream to {self._peer_id} is gone") from error
 
     def close(self) -> None:
+        self._streams.discard(self)
         self._writer.close()
+
+    def stop_reading(self) -> None:
+        """What comes from now on stays unread."""
+        if not self._writer.is_closing():
+            cast(asyncio.Transport, self._writer.transport).pause_reading()
+
+    async def wait_unread(self) -> None:
+        """After `stop_reading`: wait until something has come, or the end."""
+        if self._writer.is_closing():
+            return
+        loop, has_come = asyncio.get_running_loop(), asyncio.Event()
+        # The transport owns its file descriptor, also while it is paused: another one of the same socket is watched.
+        with socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as same:
+            loop.add_reader(same, has_come.set)
+            try:
+                await has_come.wait()
+            finally:
+                loop.remove_reader(same)
 
 
 class P2pdStream:
@@ -103,15 +137,27 @@ class P2pdStream:
             with contextlib.suppress(PeerLost, TimeoutError):
                 async with asyncio.timeout(PARTING_S):
                     await self._raw.write(MARK)
-                    if self._is_opener:
-                        await self._read_past_marks(1)
-                        await self._raw.write(MARK)
-                        while not self._is_gone:
-                            await self._receive()
-                    else:
-                        await self._read_past_marks(2)
+                    await (self._wait_for_reset() if self._is_opener else self._let_go())
         finally:
             self._raw.close()
+
+    async def _wait_for_reset(self) -> None:
+        """The opener's part, once it has said stop."""
+        for marks in (1, 2):
+            await self._read_past_marks(marks)
+            if not self._is_gone:
+                await self._raw.write(MARK)
+        while not self._is_gone:
+            await self._receive()
+
+    async def _let_go(self) -> None:
+        """The acceptor's part, once it has said that this was all."""
+        await self._read_past_marks(2)
+        if not self._is_gone:
+            self._raw.stop_reading()
+            await self._raw.write(MARK)
+            async with asyncio.timeout(LETTING_GO_S):
+                await self._raw.wait_unread()
 
     async def _read_past_marks(self, count: int) -> None:
         while self._marks < count and not self._is_gone:
