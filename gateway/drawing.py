@@ -16,7 +16,8 @@ from math import log
 from gateway.peers.worker import Worker
 
 MAX_WEIGHT = 64
-"""Places cost nothing to claim: beyond this many they bring a worker no more requests."""
+"""Places cost nothing to claim: beyond this many they bring a worker no more requests. Nor are its requests counted for
+less: one among a thousand places would weigh nothing, and of workers that are equally fast one would get them all."""
 
 WINDOW = 8
 """Workers among which a key is hashed: enough to even out the ring, and rendezvous over thousands would cost more than
@@ -31,7 +32,7 @@ class Group:
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
-        self._weights = [min(worker.places, MAX_WEIGHT) for worker in workers]
+        self._weights = [weight_of(worker) for worker in workers]
         self._drawn = list(accumulate(self._weights))
         self._ring: list[tuple[bytes, int]] | None = None
 
@@ -49,6 +50,11 @@ class Group:
         window = [ring[(begin + step) % len(ring)][1] for step in range(min(WINDOW, len(ring)))]
         window.sort(key=lambda index: _distance(key, self.workers[index].peer_id) / self._weights[index])
         return [self.workers[index] for index in window]
+
+
+def weight_of(worker: Worker) -> int:
+    """Its places, as far as they are believed."""
+    return min(worker.places, MAX_WEIGHT)
 
 
 @lru_cache(maxsize=1 << 14)

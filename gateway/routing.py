@@ -13,14 +13,15 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import ceil
+from math import ceil, exp
 from statistics import median
 from typing import NamedTuple
 
 from gateway.asks import USUAL_TOKENS, Ask
 from gateway.asks import ask_of as ask_of
-from gateway.drawing import MAX_WEIGHT, Group
+from gateway.drawing import Group, weight_of
 from gateway.peers.health import State
+from gateway.peers.pace import PeakEwma
 from gateway.peers.worker import ModelTask, Pace, Worker
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
@@ -55,6 +56,11 @@ is. What it takes from token to token says more."""
 COLD_S = 10.0
 WARM_S = 60.0
 """A model that is not in memory takes about this long to load; of a worker that was heard of a minute ago, it is."""
+
+FADE_S = 120.0
+"""While nothing of ours runs at a worker nothing is measured there, and what was measured last says less and less: a
+third of it is left after this time. Without that, one slow moment of a worker's machine keeps it without a request for
+as long as others have room. A slow worker is tried again every few minutes, with one request."""
 
 MAX_AFFINE_LOAD = 1.25
 """The mean load may be exceeded by this much for the sake of a known beginning (Mirrokni, Thorup, Zadimoghaddam 2018,
@@ -254,18 +260,20 @@ class _Moment:
         return Choice(workers[best], why, tuple(considered))
 
     def considered(self, workers: Sequence[Worker]) -> list[Considered]:
-        """What the request is expected to take at each. Whatever is not measured of one is as with the others."""
+        """What the request is expected to take at each. Whatever is not measured of one is as with the others, and so
+        is, more and more, what was measured long ago."""
         paces = [worker.pace(self._key) for worker in workers]
-        usual_first_s = _usual((pace.first_token_s.value for pace in paces), USUAL_FIRST_TOKEN_S)
-        usual_token_s = _usual((pace.token_s.value for pace in paces), USUAL_TOKEN_S)
-        usual_trip_s = _usual((worker.round_trip_s.value for worker in workers), USUAL_ROUND_TRIP_S)
+        usual_first_s = self._usual([pace.first_token_s for pace in paces], USUAL_FIRST_TOKEN_S)
+        usual_token_s = self._usual([pace.token_s for pace in paces], USUAL_TOKEN_S)
+        usual_trip_s = self._usual([worker.round_trip_s for worker in workers], USUAL_ROUND_TRIP_S)
         considered = []
         for worker, pace in zip(workers, paces, strict=True):
             first_s, token_s, trip_s = pace.first_token_s.value, pace.token_s.value, worker.round_trip_s.value
-            work_s = FIRST_TOKEN_PART * (usual_first_s if first_s is None else first_s)
-            work_s += self._answer * (_claimed_token_s(worker, usual_token_s) if token_s is None else token_s)
+            stands = self._part_that_stands(worker, pace)
+            work_s = FIRST_TOKEN_PART * _faded(first_s, usual_first_s, stands)
+            work_s += self._answer * _faded(token_s, _claimed_token_s(worker, usual_token_s), stands)
             pressure, places = worker.pressure(), worker.places
-            expected_s = (usual_trip_s if trip_s is None else trip_s) + work_s * (1 + pressure / places)
+            expected_s = (usual_trip_s if trip_s is None else trip_s) + work_s * (1 + pressure / weight_of(worker))
             if self._is_cold(worker, pace):
                 expected_s += COLD_S
             state = worker.health.state(self._now_s)
@@ -275,6 +283,18 @@ class _Moment:
                 )
             )
         return considered
+
+    def _usual(self, measured: Sequence[PeakEwma], default: float) -> float:
+        """The median of what was measured lately, or else ever."""
+        known = [each for each in measured if each.value is not None]
+        recent = [each for each in known if self._now_s - each.noted_s <= FADE_S] or known
+        return median(each.value or 0.0 for each in recent) if recent else default
+
+    def _part_that_stands(self, worker: Worker, pace: Pace) -> float:
+        """Of what was measured: all of it while something of ours runs there, which would show a change."""
+        if worker.in_flight_of(self._key):
+            return 1.0
+        return exp((max(pace.first_token_s.noted_s, pace.token_s.noted_s) - self._now_s) / FADE_S)
 
     def _is_cold(self, worker: Worker, pace: Pace) -> bool:
         """Whether the weights have to be loaded first."""
@@ -299,7 +319,7 @@ def _draw(group: Group, moment: _Moment, rng: random.Random, sample: int) -> lis
 def _sampled(workers: Sequence[Worker], rng: random.Random, sample: int) -> list[Worker]:
     """As many as are compared, in the order in which they are drawn: of equals the first is taken. Weighted sampling
     without replacement (Efraimidis and Spirakis 2006)."""
-    order = sorted(workers, key=lambda worker: rng.random() ** (1 / min(worker.places, MAX_WEIGHT)), reverse=True)
+    order = sorted(workers, key=lambda worker: rng.random() ** (1 / weight_of(worker)), reverse=True)
     return order[:sample]
 
 
@@ -333,9 +353,9 @@ def _known_beginning(group: Group, moment: _Moment) -> Worker | None:
     return None
 
 
-def _usual(values: Iterable[float | None], default: float) -> float:
-    known = [value for value in values if value is not None]
-    return median(known) if known else default
+def _faded(measured_s: float | None, usual_s: float, stands: float) -> float:
+    """What was measured, as far as it `stands`, and for the rest what is usual."""
+    return usual_s if measured_s is None else usual_s + stands * (measured_s - usual_s)
 
 
 def _claimed_token_s(worker: Worker, usual_s: float) -> float:

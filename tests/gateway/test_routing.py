@@ -16,6 +16,7 @@ from gateway.asks import Ask, ask_of
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
 from gateway.routing import (
+    FADE_S,
     MAX_NEW_IN_FLIGHT,
     MAX_VARIETIES,
     NEW_IN_FLIGHT,
@@ -293,6 +294,16 @@ def said_and_sent(running: int, sent: int) -> Story:
     return story
 
 
+def measured_ago(passed_s: float, token_s: float, then: Story | None = None) -> Story:
+    def story(worker: Worker) -> None:
+        worker.pace(TINY_KEY).first_token_s.note(0.2, NOW_S - passed_s)
+        worker.pace(TINY_KEY).token_s.note(token_s, NOW_S - passed_s)
+        if then is not None:
+            then(worker)
+
+    return story
+
+
 def far(seconds: float) -> Story:
     def story(worker: Worker) -> None:
         known()(worker)
@@ -336,6 +347,26 @@ PAIRS: dict[str, tuple[Worker, Worker]] = {
     "fast and busy before slow and idle": (
         worker("a", slots=4, story=known(token_s=0.01, in_flight=2)),
         worker("b", slots=4, story=known(token_s=0.02)),
+    ),
+    "one that was slow long ago, and has had nothing to do since, before a busy one": (
+        worker("a", slots=8, story=measured_ago(10 * FADE_S, token_s=0.05)),
+        worker("b", slots=8, story=known(token_s=0.01, in_flight=2)),
+    ),
+    "one that was slow just now is not asked before a busy one": (
+        worker("a", slots=8, story=known(token_s=0.01, in_flight=2)),
+        worker("b", slots=8, story=measured_ago(FADE_S / 10, token_s=0.05)),
+    ),
+    "slow long ago is slow as long as something runs there": (
+        worker("a", slots=8, story=known(token_s=0.01, in_flight=2)),
+        worker("b", slots=8, story=measured_ago(10 * FADE_S, token_s=0.05, then=with_in_flight(1))),
+    ),
+    "what others took long ago is not usual": (
+        worker("a", slots=8, story=known(token_s=0.01)),
+        worker("b", slots=8, story=measured_ago(2 * FADE_S, token_s=0.05)),
+    ),
+    "a thousand places do not make requests count for nothing": (
+        worker("a", slots=1024, story=known(token_s=0.011)),
+        worker("b", slots=1024, story=known(token_s=0.01, in_flight=16)),
     ),
     "near before far": (worker("a", story=far(0.01)), worker("b", story=far(0.3))),
     "says it is slow": (worker("a"), worker("b", story=slow_by_record)),
@@ -447,6 +478,18 @@ def sends(roster: Roster, asked: Ask, count: int, seed: int = 1) -> Counter[str]
 def test_requests_at_once_are_spread() -> None:
     workers = [worker(str(n), slots=4, story=known()) for n in range(100)]
     assert max(sends(Roster(workers), TINY, 100).values()) <= 2
+
+
+@pytest.mark.parametrize("slots", [16, 64, 1024])
+def test_equal_workers_get_equal_shares_although_one_was_slow_once(slots: int) -> None:
+    """Given three equal workers, of which one had a slow moment some minutes ago and has had no request since."""
+    equals = [worker(str(n), slots=slots, story=known(token_s=0.03 + 0.001 * n)) for n in range(2)]
+    once_slow = worker("once slow", slots=slots, story=measured_ago(3 * FADE_S, token_s=0.06))
+    roster = Roster([*equals, once_slow])
+    assert sends(roster, TINY, 12)[once_slow.peer_id] == 1, "it is tried"
+    once_slow.pace(TINY_KEY).token_s.note(0.03, NOW_S)
+    sends(roster, TINY, 27)
+    assert [each.in_flight for each in (*equals, once_slow)] == pytest.approx([13] * 3, abs=3)
 
 
 def test_a_new_worker_gets_requests_at_once_but_no_flood() -> None:
