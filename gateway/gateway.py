@@ -87,7 +87,7 @@ class Gateway:
             opened.push_async_callback(history.close)
             table = PeerTable(directory, known_models=history.known_models)
             choices = ChoiceLog()
-            metrics = GatewayMetrics(lambda: model_views(sources))
+            metrics = GatewayMetrics(lambda: model_views(sources), streams=lambda: network.open_streams)
 
             def observe(report: RequestReport) -> None:
                 history.note(report)

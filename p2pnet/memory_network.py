@@ -81,6 +81,10 @@ class MemoryNetwork:
             raise PeerUnreachable(f"nobody answers at {address}")
         return Meeting(took_s=0.0, clock_ahead_s=0.0)
 
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
     async def addresses(self) -> tuple[str, ...]:
         return (f"/memory/0/p2p/{self._peer_id}",)
 

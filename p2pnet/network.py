@@ -85,6 +85,10 @@ class Network(Protocol):
     async def meet(self, address: str) -> Meeting:
         """Connect to the peer at a full multiaddr, and ask it from now on. Raises PeerUnreachable."""
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams there are now, opened here or by others, those that are just parting included."""
+
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
 

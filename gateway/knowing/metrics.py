@@ -12,7 +12,7 @@ import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -51,15 +51,18 @@ LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 
 
 class GatewayMetrics:
-    """One gateway's, in a registry of its own. `note` is an Observer. `models` is asked for at each scrape."""
+    """One gateway's, in a registry of its own. `note` is an Observer. `models` and the number of open `streams` are
+    asked for at each scrape."""
 
     def __init__(
         self,
         models: Callable[[], Sequence[ModelView]] = tuple,
         now_s: Callable[[], float] = time.monotonic,
         max_models: int = MAX_MODELS,
+        streams: Callable[[], int] = int,
     ) -> None:
         self._now_s = now_s
+        self._count_streams = streams
         self._scraping = asyncio.Lock()
         self._scraped = b""
         self._scraped_s = float("-inf")
@@ -75,6 +78,8 @@ class GatewayMetrics:
         )
         self._workers = _WorkersNow(models, self._used, ModelLabels(max_models))
         self._registry.register(self._workers)
+        self._streams = Gauge("p2pnet_streams", "Streams to workers, of every protocol.", registry=self._registry)
+        self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
         ProcessCollector(registry=self._registry)
 
     def note(self, report: RequestReport) -> None:
@@ -92,6 +97,8 @@ class GatewayMetrics:
         async with self._scraping:
             if self._now_s() - self._scraped_s >= SCRAPE_AGE_S:
                 self._workers.look()
+                self._streams.set(self._count_streams())
+                self._tasks.set(len(asyncio.all_tasks()))
                 self._scraped = await asyncio.to_thread(generate_latest, self._registry)
                 self._scraped_s = self._now_s()
         return self._scraped

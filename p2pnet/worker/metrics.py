@@ -6,6 +6,7 @@ worker's own models and words of ours: nothing that a stranger sends. Knows noth
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -63,6 +64,8 @@ class WorkerMetrics(Observer):
         self._kv_usage = self._gauge("kv_cache_usage_perc", "Share of the key-value memory in use, 0 to 1.")
         self._is_serving = self._gauge("is_serving", "1 when requests are taken, 0 when paused or stopping.")
         self._gateways = self._gauge("gateways", "Gateways that have asked for a place lately, or hold one.")
+        self._streams = Gauge("p2pnet_streams", "Streams to other peers, of every protocol.", registry=self._registry)
+        self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
         ProcessCollector(registry=self._registry)
 
     def watch(self, standing: Callable[[], Standing]) -> None:
@@ -94,7 +97,8 @@ class WorkerMetrics(Observer):
         self._probes.inc()
 
     def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, and its content type: OpenMetrics for who accepts that, else Prometheus's text format."""
+        """Everything, and its content type: OpenMetrics for who accepts that, else Prometheus's text format. To be
+        called in the worker's event loop."""
         standing = self._standing()
         load = standing.status.load
         self._running.set(load.running)
@@ -104,6 +108,8 @@ class WorkerMetrics(Observer):
         self._kv_usage.set(1 - load.kv_free_tokens / total if total else 0)
         self._is_serving.set(standing.status.is_serving)
         self._gateways.set(standing.gateways)
+        self._streams.set(standing.streams)
+        self._tasks.set(len(asyncio.all_tasks()))
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 

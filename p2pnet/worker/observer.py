@@ -16,14 +16,15 @@ NOT_BEGUN = Status(is_serving=False)
 
 @dataclass(frozen=True)
 class Standing:
-    """How a worker is at one moment. `gateways` share it now; `owner` is how its owner has it: serving, or paused and
-    why."""
+    """How a worker is at one moment. `gateways` share it now, over so many `streams`;
+    `owner` is how its owner has it: serving, or paused and why."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
     models: tuple[ModelCard, ...] = ()
     owner: str = "serving"
     is_stopping: bool = False
+    streams: int = 0
 
 
 class Observer:

@@ -29,8 +29,15 @@ class Worker:
     """A worker that serves. Make one with `start`."""
 
     def __init__(
-        self, config: WorkerConfig, owner: Owner, catalogue: Catalogue, meter: LoadMeter, announcer: Announcer
+        self,
+        network: Network,
+        config: WorkerConfig,
+        owner: Owner,
+        catalogue: Catalogue,
+        meter: LoadMeter,
+        announcer: Announcer,
     ) -> None:
+        self._network = network
         self._config = config
         self._owner = owner
         self._catalogue = catalogue
@@ -61,8 +68,8 @@ class Worker:
         catalogue = Catalogue(backends, embedders)
         meter = LoadMeter(config.max_concurrency, catalogue, now_ms, observer=observer)
         announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory, name=config.name)
-        worker = cls(config, owner, catalogue, meter, announcer)
-        await worker._serve(network)
+        worker = cls(network, config, owner, catalogue, meter, announcer)
+        await worker._serve()
         await worker._announce()
         return worker
 
@@ -89,6 +96,7 @@ class Worker:
             self._catalogue.cards(),
             self._owner.state,
             self._generate.is_draining,
+            self._network.open_streams,
         )
 
     async def stop(self) -> None:
@@ -98,10 +106,10 @@ class Worker:
         await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed)))
         await self._catalogue.close()
 
-    async def _serve(self, network: Network) -> None:
+    async def _serve(self) -> None:
         probed = StatusHandler(lambda: self.status, self._guard, observer=self._meter.observer)
         for handler in (self._generate, self._embed, probed):
-            await network.handle(handler.protocol, handler)
+            await self._network.handle(handler.protocol, handler)
 
     async def _announce(self) -> None:
         try:

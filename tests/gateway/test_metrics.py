@@ -200,6 +200,19 @@ async def test_the_process_is_shown() -> None:
     assert await value(counting(), "process_open_fds")
 
 
+async def test_streams_and_tasks_are_those_at_the_scrape() -> None:
+    streams = [3]
+    metrics = GatewayMetrics(now_s=itertools.count(step=1000).__next__, streams=lambda: streams[0])
+    assert await value(metrics, "p2pnet_streams") == 3
+    streams[0] = 0
+    assert await value(metrics, "p2pnet_streams") == 0
+    before = await value(metrics, "p2pnet_asyncio_tasks")
+    waiting = asyncio.create_task(asyncio.Event().wait())
+    assert before is not None
+    assert await value(metrics, "p2pnet_asyncio_tasks") == before + 1
+    waiting.cancel()
+
+
 def test_every_outcome_of_ours_is_a_label() -> None:
     assert {"stop", "length", "tool_calls", CANCELLED, "busy", "peer_lost", "no_worker", "internal"} <= KNOWN
 

@@ -121,9 +121,12 @@ async def test_how_busy_it_is() -> None:
         assert found["p2pnet_worker_gateways",] == 1.0
         assert found["p2pnet_worker_kv_cache_usage_perc",] == 0.75
         assert found["p2pnet_worker_generation_tokens_total", "tiny"] == 1.0, "counted as they come"
+        assert found["p2pnet_streams",] == 1.0
         gate.set()
         await running
         assert site.samples()["p2pnet_worker_num_requests_running",] == 0.0
+        await settle(lambda: site.samples()["p2pnet_streams",] == 0.0)
+        assert site.samples()["p2pnet_asyncio_tasks",] < found["p2pnet_asyncio_tasks",]
     assert site.samples()["p2pnet_worker_is_serving",] == 0.0
 
 
@@ -170,7 +173,7 @@ async def test_vectors_are_counted_too() -> None:
     await worker.stop()
 
 
-def test_tokens_that_come_together_share_their_gap() -> None:
+async def test_tokens_that_come_together_share_their_gap() -> None:
     metrics = WorkerMetrics()
     metrics.first_token("tiny", 2, 0.25)
     metrics.more_tokens("tiny", 4, 0.08)
