@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from bench import echo_models
@@ -20,6 +20,8 @@ from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.cli.settings import IdentityFile
 from p2pnet.config import NetworkConfig, WorkerConfig
 from p2pnet.worker.backend import Backend
+from p2pnet.worker.metrics import WorkerMetrics
+from p2pnet.worker.metrics_server import MetricsServer
 
 PLACES = 1024
 """More than a benchmark asks for that does not measure how requests are refused."""
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--initial-peers", action="append", required=True)
     parser.add_argument("--served-file", type=Path, help="write there which prompts --chain is answering")
     parser.add_argument("--ready-file", type=Path, required=True)
+    parser.add_argument("--metrics-file", type=Path, help="serve metrics, and write there at which URL")
     parser.add_argument("--timings-file", type=Path, help="write there when it did what, in Unix seconds")
     options = parser.parse_args()
     logs.configure("warning", is_json=False)
@@ -48,25 +51,40 @@ def main() -> None:
             from p2pnet.worker.serve import Worker
 
             timings = {"began": time.time()}
-            peer = await Peer.join(config)
-            try:
+            async with AsyncExitStack() as closing:
+                peer = await Peer.join(config)
+                closing.push_async_callback(peer.close)
                 timings["joined"] = time.time()
                 backends = _backends(options)
+                metrics = await _serve_metrics(closing, options)
                 timings["model_ready"] = time.time()
                 worker = await Worker.start(
-                    peer.network, peer.identity, backends, now_ms, WorkerConfig(options.places, drain_s=1)
+                    peer.network,
+                    peer.identity,
+                    backends,
+                    now_ms,
+                    WorkerConfig(options.places, drain_s=1),
+                    observer=metrics,
                 )
+                closing.push_async_callback(worker.stop)
+                if metrics is not None:
+                    metrics.watch(worker.standing)
                 timings["announced"] = time.time()
                 if options.timings_file is not None:
                     options.timings_file.write_text(json.dumps(timings))
-                try:
-                    yield Ready(peer.identity.peer_id, await peer.join_addresses())
-                finally:
-                    await worker.stop()
-            finally:
-                await peer.close()
+                yield Ready(peer.identity.peer_id, await peer.join_addresses())
 
         run_service(service, options.ready_file, "The echo worker is ready.")
+
+
+async def _serve_metrics(closing: AsyncExitStack, options: argparse.Namespace) -> WorkerMetrics | None:
+    if options.metrics_file is None:
+        return None
+    metrics = WorkerMetrics()
+    server = await MetricsServer.start(metrics.scrape, "127.0.0.1", 0)
+    closing.push_async_callback(server.stop)
+    options.metrics_file.write_text(server.url)
+    return metrics
 
 
 def _backends(options: argparse.Namespace) -> list[Backend]:

@@ -4,9 +4,14 @@
 
 Clients ask without a pause; a fifth of them leave at a random moment. With faults on, workers are killed in turn and
 come back; the first worker is left alone, so that there is one to watch. Every second the memory, open files, unix
-sockets (each stream holds one on either side of p2pd), threads and asyncio tasks (the gateway's, where its metrics say)
-of the gateway, its p2pd, the first worker and its p2pd are read. After a warm-up the slope is the least-squares line's.
-Exit status 1 when one of them is not flat, or an answer was lost or wrong.
+sockets, threads, asyncio tasks and libp2p streams of the gateway, its p2pd, the first worker and its p2pd are read.
+
+How many streams a worker has is the gateway's choice, and each holds a socket on either side of p2pd and some tasks. So
+after a warm-up each count is fitted by what is always there, something for each open stream, and something for each
+minute (least squares): the last must be flat. So must the streams themselves. Memory follows the largest number
+of streams so far, not the present one: its own slope is judged, of the lowest value of every ten seconds, since a heap
+that is collected goes up and down.
+Exit status 1 when something is not flat, or an answer was lost or wrong.
 """
 
 from __future__ import annotations
@@ -43,11 +48,20 @@ WARM_UP = 0.25
 MAX_GROWTH = 0.05
 """Over the rest of the run, as a part of the mean. Flat is what would double in no less than twenty such runs."""
 
-LEAST = {"memory, MiB": 8.0, "files": 8.0, "sockets": 8.0, "threads": 2.0, "tasks": 8.0}
-"""Growth over the rest of the run below which nothing is said of it: a handful of streams more at the end."""
+MEMORY = "memory, MiB"
+STREAMS = "streams"
+LEAST = {MEMORY: 8.0, "files": 8.0, "sockets": 8.0, "threads": 2.0, "tasks": 8.0, STREAMS: 16.0}
+"""Growth over the rest of the run below which nothing is said of it: chance, and for streams a share that changes."""
+
+LOWEST_OF = 10
+"""Samples of memory of which the lowest counts."""
 
 LEAVERS = 0.2
-TASKS = re.compile(rb"^p2pnet_asyncio_tasks ([0-9.e+]+)$", re.MULTILINE)
+METRICS_FILE = "metrics.url"
+GAUGES = {
+    "tasks": re.compile(rb"^p2pnet_asyncio_tasks ([0-9.e+]+)$", re.MULTILINE),
+    STREAMS: re.compile(rb"^p2pnet_streams ([0-9.e+]+)$", re.MULTILINE),
+}
 TABLE_WIDTH = 120
 
 
@@ -63,12 +77,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A value, after so many seconds, with so many streams open."""
+
+    at_s: float
+    streams: float
+    value: float
+
+
+@dataclass(frozen=True)
 class Line:
-    """One thing of one process over a run: its mean after the warm-up, and how much it grows in a minute."""
+    """One thing of one process over a run: its mean after the warm-up, how much of it comes with each stream (None
+    where that is not asked), and how much it grows in a minute apart from that."""
 
     process: str
     what: str
     mean: float
+    per_stream: float | None
     per_minute: float
     is_flat: bool
 
@@ -133,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(settings: Settings, has_faults: bool) -> Run:
     with swarm() as running:
         bootstrap = running.bootstrap()
-        arguments = ("--chain", MODEL, "--delay-ms", str(settings.delay_ms))
+        arguments = ("--chain", MODEL, "--delay-ms", str(settings.delay_ms), "--metrics-file", METRICS_FILE)
         herd = Herd(lambda: running.echo_worker(bootstrap, *arguments), settings.workers, None)
         gateway = running.gateway(bootstrap)
         herd.wait_ready()
@@ -154,7 +179,7 @@ class _Load:
         self._faults = 0
         self._asked = 0
         self._is_over = False
-        self._samples: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        self._samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
 
     async def run(self) -> Run:
         await wait_for_workers(self._url, MODEL, self._settings.workers)
@@ -169,7 +194,7 @@ class _Load:
             task.cancel()
         await asyncio.gather(*clients)
         await self._herd.wait_returned()
-        lines = tuple(_line(*name, samples) for name, samples in self._samples.items())
+        lines = tuple(line_of(*name, samples) for name, samples in self._samples.items())
         return Run(self._has_faults, dict(self._ended), self._faults, lines)
 
     async def _be_client(self) -> None:
@@ -200,21 +225,29 @@ class _Load:
                 self._faults += 1
 
     async def _sample(self) -> None:
-        connection = await Connection.connect(self._url)
-        loop = asyncio.get_running_loop()
+        pages = {"gateway": self._url, "worker": self._watched["worker"].file(METRICS_FILE).read_text()}
+        connections = {name: await Connection.connect(url) for name, url in pages.items()}
+        began_s = asyncio.get_running_loop().time()
         while True:
             for name, process in self._watched.items():
-                for part, whose in (("", process.pid), (" p2pd", process.daemon_pid)):
-                    if whose is not None:
-                        self._note(name + part, loop.time(), held_by(whose))
-            metrics = await connection.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n")
-            if metrics.status == 200 and (found := TASKS.search(metrics.body())) is not None:
-                self._note("gateway", loop.time(), {"tasks": float(found[1])})
+                now_s = asyncio.get_running_loop().time() - began_s
+                gauges = await _gauges(connections[name])
+                streams = gauges[STREAMS]
+                self._note(name, now_s, streams, held_by(process.pid) | gauges)
+                if (daemon_pid := process.daemon_pid) is not None:
+                    self._note(f"{name} p2pd", now_s, streams, held_by(daemon_pid))
             await asyncio.sleep(SAMPLE_S)
 
-    def _note(self, process: str, now_s: float, held: Mapping[str, float]) -> None:
+    def _note(self, process: str, now_s: float, streams: float, held: Mapping[str, float]) -> None:
         for what, value in held.items():
-            self._samples[process, what].append((now_s, value))
+            self._samples[process, what].append(Sample(now_s, streams, value))
+
+
+async def _gauges(connection: Connection) -> dict[str, float]:
+    """What a metrics page says of its process."""
+    page = (await connection.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n")).body()
+    found = {name: gauge.search(page) for name, gauge in GAUGES.items()}
+    return {name: float(match[1]) for name, match in found.items() if match is not None}
 
 
 def held_by(pid: int) -> dict[str, float]:
@@ -229,14 +262,47 @@ def held_by(pid: int) -> dict[str, float]:
         }
 
 
-def _line(process: str, what: str, samples: Sequence[tuple[float, float]]) -> Line:
+def line_of(process: str, what: str, samples: Sequence[Sample]) -> Line:
+    """The verdict on what was read of one thing."""
     settled = samples[int(WARM_UP * len(samples)) :]
-    mean = statistics.fmean(value for _, value in settled)
-    if len(settled) < 2:
-        return Line(process, what, mean, 0.0, is_flat=False)
-    slope, _ = statistics.linear_regression(*zip(*settled, strict=True))
-    growth = slope * (settled[-1][0] - settled[0][0])
-    return Line(process, what, mean, 60 * slope, growth <= max(LEAST[what], MAX_GROWTH * mean))
+    mean = statistics.fmean(sample.value for sample in settled)
+    if what == MEMORY:
+        per_stream, slope = None, _slope([min(some, key=lambda each: each.value) for some in _by_tens(settled)])
+    elif what == STREAMS:
+        per_stream, slope = None, _slope(settled)
+    else:
+        per_stream, slope = _fit(settled)
+    growth = slope * (settled[-1].at_s - settled[0].at_s)
+    return Line(process, what, mean, per_stream, 60 * slope, growth <= max(LEAST[what], MAX_GROWTH * mean))
+
+
+def _by_tens(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+    return [samples[begin : begin + LOWEST_OF] for begin in range(0, len(samples), LOWEST_OF)]
+
+
+def _slope(samples: Sequence[Sample]) -> float:
+    return _regression([each.at_s for each in samples], [each.value for each in samples])
+
+
+def _fit(samples: Sequence[Sample]) -> tuple[float, float]:
+    """How much comes with each stream, and with each second: least squares of both together (Frisch and Waugh 1933)."""
+    streams = [each.streams for each in samples]
+    times = _without(streams, [each.at_s for each in samples])
+    values = _without(streams, [each.value for each in samples])
+    per_s = _regression(times, values)
+    rest = [each.value - per_s * each.at_s for each in samples]
+    return _regression(streams, rest), per_s
+
+
+def _without(causes: Sequence[float], effects: Sequence[float]) -> list[float]:
+    """What of the effects the causes do not explain."""
+    slope, mean = _regression(causes, effects), statistics.fmean(causes)
+    return [effect - slope * (cause - mean) for cause, effect in zip(causes, effects, strict=True)]
+
+
+def _regression(causes: Sequence[float], effects: Sequence[float]) -> float:
+    """The slope of the line through them; 0 when the cause never changes."""
+    return statistics.linear_regression(causes, effects).slope if len(set(causes)) > 1 else 0.0
 
 
 def _print(run: Run, settings: Settings, console: Console) -> None:
@@ -245,9 +311,10 @@ def _print(run: Run, settings: Settings, console: Console) -> None:
         f"{settings.clients} clients, {settings.workers} workers, {run.faults} faults; {ended}. "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}."
     )
-    table = Table("process", "what", *("mean", "per minute"), "", title="after a warm-up")
+    table = Table("process", "what", *("mean", "per stream", "per minute"), "", title="after a warm-up")
     for line in run.lines:
-        values = (f"{line.mean:.1f}", f"{line.per_minute:+.2f}")
+        per_stream = "" if line.per_stream is None else f"{line.per_stream:.2f}"
+        values = (f"{line.mean:.1f}", per_stream, f"{line.per_minute:+.2f}")
         table.add_row(line.process, line.what, *values, "flat" if line.is_flat else "GROWS")
     console.print(table)
 
