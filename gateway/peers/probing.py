@@ -64,7 +64,7 @@ class Prober:
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """For ever. No round waits for the one before it, in which somebody may not answer."""
-        rounds: set[asyncio.Task[None]] = set()
+        rounds = {asyncio.create_task(self._look_again())}
         try:
             while True:
                 await sleep(ROUND_S)
@@ -75,6 +75,14 @@ class Prober:
             for probing in rounds:
                 probing.cancel()
             await asyncio.gather(*rounds, return_exceptions=True)
+
+    async def _look_again(self) -> None:
+        """When our own place in the network has changed, when our p2pd is back for instance, all in trouble are asked
+        at once: it may have been ours."""
+        while True:
+            await self._network.wait_changed()
+            self._asked_s.clear()
+            await self._try_round()
 
     async def probe_round(self) -> None:
         """Ask those whose turn it is, all at the same time."""

@@ -251,6 +251,10 @@ class BreakingNetwork:
     def peer_id(self) -> str:
         return self._inner.peer_id
 
+    @property
+    def open_streams(self) -> int:
+        return self._inner.open_streams
+
     async def addresses(self) -> tuple[str, ...]:
         return await self._inner.addresses()
 

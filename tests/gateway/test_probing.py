@@ -130,6 +130,9 @@ class GatewayNetwork:
     async def wait_changed(self) -> None:
         await self._inner.wait_changed()
 
+    def change(self) -> None:
+        self._inner.change()
+
     async def close(self) -> None:
         await self._inner.close()
 
@@ -381,6 +384,27 @@ async def test_a_round_that_fails_is_not_the_last_one() -> None:
     del site.network.failing[A.peer_id]
     await site.passing.pass_to(12)
     assert site.worker(A).heard_s > 10
+    probing.cancel()
+    await asyncio.wait([probing])
+
+
+async def test_when_our_own_place_has_changed_who_was_lost_is_asked_at_once() -> None:
+    """Given a gateway whose p2pd has died, so that its workers did not answer, then they are in use again as soon as it
+    is back, and not with the next round."""
+    site = await site_of(A, B)
+    for each in (A, B):
+        site.network.failing[each.peer_id] = PeerUnreachable("p2pd is gone")
+    probing = asyncio.create_task(site.prober.run(site.passing.sleep))
+    await turn()
+    await site.passing.pass_to(1.25)
+    assert site.workers() == set()
+    site.network.failing.clear()
+    await site.passing.pass_to(1.5)
+    assert site.workers() == set()
+    site.network.change()
+    await turn()
+    assert site.workers() == {A.peer_id, B.peer_id}
+    assert site.passing.now_s() == 1.5
     probing.cancel()
     await asyncio.wait([probing])
 
