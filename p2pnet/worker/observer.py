@@ -16,8 +16,8 @@ NOT_BEGUN = Status(is_serving=False)
 
 @dataclass(frozen=True)
 class Standing:
-    """How a worker is at one moment. `gateways` share it now, over so many `streams`;
-    `owner` is how its owner has it: serving, or paused and why."""
+    """How a worker is at one moment. `gateways` share it now, over so many `streams`; `owner` is how its owner has it:
+    serving, or paused and why."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
