@@ -1,4 +1,4 @@
-"""Puts the HTTP half of the gateway together: the edge, the surfaces, health, and how errors are answered.
+"""Puts the HTTP half of the gateway together: the edge, the page, the surfaces, health, and how errors are answered.
 
 Knows nothing of peers: everything behind HTTP is in the GatewayService that it is given.
 """
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from gateway.access import Access
 from gateway.edge import Edge, http_failure
 from gateway.failures import Failure, describe
+from gateway.page import page, read_files
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces import anthropic, fauxpilot, ollama, openai, p2pnet
 from p2pnet.errors import P2PNetError
@@ -29,6 +30,7 @@ def create_app(service: GatewayService, limits: HttpLimits | None = None, access
     """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop."""
     limits = limits or HttpLimits()
     app = FastAPI(title="p2pnet gateway", redirect_slashes=False)
+    app.include_router(page(read_files()))  # before Ollama's, which answers at the root too
     app.include_router(anthropic.surface(service, limits))  # before OpenAI's, which has a path in common with it
     app.include_router(openai.surface(service, limits))
     app.include_router(fauxpilot.surface(service, limits))

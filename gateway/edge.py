@@ -36,6 +36,9 @@ MAX_WAIT_S = 600.0
 OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})
 """What needs no key: they say that a gateway is there, and nothing of it."""
 
+OPEN_FOLDER = "/static/"
+"""The page's files need none either: they are the same on every gateway. What the page shows comes from elsewhere."""
+
 _SECONDS = re.compile(rb"[0-9]{1,4}(\.[0-9]{1,3})?")
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
@@ -93,7 +96,7 @@ class Edge:
         headers = dict(scope["headers"])
         client = scope.get("client")
         address = client[0] if client else "unknown"
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDER):
             return Caller(address)
         caller = self._access.identify(headers, address)
         return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)))

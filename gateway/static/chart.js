@@ -1,0 +1,194 @@
+/** @file One chart over the last hour as SVG, with what it shows in words and as a table. */
+
+import { areaPath, linePath, ticks } from "./chart_scale.js";
+import { el, setText, svg } from "./dom.js";
+import { clock } from "./format.js";
+
+/** @typedef {import("./types.js").Point} Point */
+/** @typedef {import("./types.js").SeriesSection} SeriesSection */
+/** @typedef {{label: string, of: (point: Point, step_s: number) => number | null}} Line */
+/** @typedef {{title: string, say: (value: number | null) => string, lines: Line[]}} ChartOptions */
+
+const HOUR_S = 3600;
+const HEIGHT = 132;
+const LEFT = 42;
+const TOP = 8;
+const BOTTOM = 20;
+const ROW_S = 300;
+/** A row of the table: five minutes. */
+
+let made = 0;
+
+/**
+ * @param {ChartOptions} options
+ * @returns {{node: Element, update: (series: SeriesSection) => void}}
+ */
+export function chart({ title, say, lines }) {
+  const id = `chart-${++made}`;
+  const readout = el("span", { class: "readout", "aria-hidden": "true" });
+  const picture = svg("svg", { role: "img", "aria-labelledby": `${id}-title ${id}-words`, height: HEIGHT });
+  const inWords = el("p", { class: "unseen", id: `${id}-words` });
+  const rows = el("div", { class: "rows" });
+  const node = el(
+    "figure",
+    { class: "card chart" },
+    el("figcaption", {}, el("h2", { id: `${id}-title` }, title), readout),
+    picture,
+    lines.length > 1 ? legend(lines) : null,
+    inWords,
+    el("details", {}, el("summary", {}, "As a table"), rows),
+  );
+
+  /** @type {SeriesSection | null} */
+  let series = null;
+  /** @type {number | null} */
+  let hovered = null;
+
+  const valuesOf = () => lines.map(({ of }) => (series?.points ?? []).map((point) => of(point, series?.step_s ?? 1)));
+
+  function draw() {
+    if (!series || !picture.clientWidth) return;
+    const width = picture.clientWidth;
+    const values = valuesOf();
+    const scale = scaleOf(series, values, width);
+    picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const parts = [...grid(scale, width, say), ...values.flatMap((line, i) => drawn(line, i, scale))];
+    if (hovered !== null) parts.push(svg("path", { class: "cursor", d: `M${scale.x(hovered)} ${TOP}V${HEIGHT - BOTTOM}` }));
+    picture.replaceChildren(...parts);
+    readOut(values);
+  }
+
+  /** @param {(number | null)[][]} values */
+  function readOut(values) {
+    if (!series) return;
+    const at = hovered ?? series.points.length - 1;
+    const said = values.map((line) => say(line[at] ?? null)).join(" / ");
+    setText(readout, hovered === null ? said : `${clock(momentOf(series, at))}  ${said}`);
+  }
+
+  picture.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
+    if (!series || !series.points.length) return;
+    const { x } = scaleOf(series, valuesOf(), picture.clientWidth);
+    const perPoint = x(1) - x(0);
+    const at = Math.round((event.clientX - picture.getBoundingClientRect().left - x(0)) / perPoint);
+    hovered = Math.min(series.points.length - 1, Math.max(0, at));
+    draw();
+  });
+  picture.addEventListener("pointerleave", () => {
+    hovered = null;
+    draw();
+  });
+  new ResizeObserver(draw).observe(picture);
+
+  /** @param {SeriesSection} next */
+  const update = (next) => {
+    series = next;
+    draw();
+    setText(inWords, describe(series, valuesOf(), lines, say));
+    rows.replaceChildren(asTable(title, series, lines, say));
+  };
+  return { node, update };
+}
+
+/** @param {Line[]} lines */
+function legend(lines) {
+  const marks = lines.map(({ label }, i) =>
+    el("span", {}, svg("svg", { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" },
+      svg("path", { class: `line line-${i}`, d: "M1 3H17" })), label));
+  return el("p", { class: "legend muted" }, ...marks);
+}
+
+/**
+ * The hour ends with the last point, however few there are yet.
+ * @param {SeriesSection} series
+ * @param {(number | null)[][]} values
+ * @param {number} width
+ */
+function scaleOf({ step_s, points }, values, width) {
+  const marks = ticks(Math.max(0, ...values.flat().map((value) => value ?? 0)));
+  const top = marks[marks.length - 1];
+  const wide = (width - LEFT - 4) / (HOUR_S / step_s - 1);
+  return {
+    marks,
+    x: (/** @type {number} */ i) => width - 4 - (points.length - 1 - i) * wide,
+    y: (/** @type {number} */ value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP),
+  };
+}
+
+/**
+ * @param {ReturnType<typeof scaleOf>} scale
+ * @param {number} width
+ * @param {(value: number | null) => string} say
+ */
+function grid({ marks, y }, width, say) {
+  const across = marks.flatMap((mark) => [
+    svg("path", { class: mark ? "grid" : "base", d: `M${LEFT} ${y(mark)}H${width - 4}` }),
+    svg("text", { class: "tick", x: LEFT - 6, y: y(mark) + 3.5, "text-anchor": "end" }, mark ? say(mark).replace("/s", "") : "0"),
+  ]);
+  const along = [60, 45, 30, 15, 0].map((minutes) => {
+    const x = LEFT + ((width - LEFT - 4) * (60 - minutes)) / 60;
+    const anchor = minutes === 60 ? "start" : minutes ? "middle" : "end";
+    return svg("text", { class: "tick", x, y: HEIGHT - 4, "text-anchor": anchor }, minutes ? `${minutes} min ago` : "now");
+  });
+  return [...across, ...(width < 330 ? [along[0], along[4]] : along)];
+}
+
+/**
+ * @param {(number | null)[]} values
+ * @param {number} index
+ * @param {ReturnType<typeof scaleOf>} scale
+ */
+function drawn(values, index, { x, y }) {
+  const line = svg("path", { class: `line line-${index}`, d: linePath(values, x, y) });
+  return index ? [line] : [svg("path", { class: "area", d: areaPath(values, x, y) }), line];
+}
+
+/**
+ * @param {SeriesSection} series
+ * @param {number} index
+ */
+function momentOf({ step_s, end, points }, index) {
+  return new Date(new Date(end).getTime() - (points.length - 1 - index) * step_s * 1000);
+}
+
+/**
+ * @param {SeriesSection} series
+ * @param {(number | null)[][]} values
+ * @param {Line[]} lines
+ * @param {(value: number | null) => string} say
+ */
+function describe(series, values, lines, say) {
+  const said = lines.map(({ label }, i) => {
+    const known = values[i].map((value, at) => ({ value, at })).filter(({ value }) => value !== null);
+    if (!known.length) return `${label}: nothing measured`;
+    const highest = known.reduce((best, one) => (Number(one.value) > Number(best.value) ? one : best));
+    const last = known[known.length - 1];
+    return `${label}: ${say(last.value)} at last, at most ${say(highest.value)} at ${clock(momentOf(series, highest.at), false)}`;
+  });
+  return `The last hour. ${said.join("; ")}.`;
+}
+
+/**
+ * The mean of every five minutes.
+ * @param {string} title
+ * @param {SeriesSection} series
+ * @param {Line[]} lines
+ * @param {(value: number | null) => string} say
+ */
+function asTable(title, series, lines, say) {
+  const perRow = Math.max(1, Math.round(ROW_S / series.step_s));
+  const body = el("tbody");
+  for (let to = series.points.length; to > 0; to -= perRow) {
+    const points = series.points.slice(Math.max(0, to - perRow), to);
+    const cells = lines.map(({ of }) => el("td", { class: "number" }, say(mean(points.map((point) => of(point, series.step_s))))));
+    body.append(el("tr", {}, el("th", { scope: "row" }, clock(momentOf(series, to - 1), false)), ...cells));
+  }
+  const heads = ["Five minutes to", ...lines.map(({ label }) => label)].map((text) => el("th", { scope: "col" }, text));
+  return el("table", { class: "small" }, el("caption", { class: "unseen" }, `${title}, means of five minutes`), el("thead", {}, el("tr", {}, ...heads)), body);
+}
+
+/** @param {(number | null)[]} values */
+function mean(values) {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}

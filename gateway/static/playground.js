@@ -1,0 +1,138 @@
+/** @file The playground: one conversation, with one model or two beside each other. It lasts as long as the page. */
+
+import { Answer } from "./answer.js";
+import { gatewayUrl } from "./api.js";
+import { chatBody, chosenModels, offerModels, startSettings } from "./chat_settings.js";
+import { copies } from "./copy.js";
+import { byId, el, setText } from "./dom.js";
+import { currentKey } from "./key.js";
+import { asCurl, asPython } from "./snippets.js";
+
+/** @typedef {import("./types.js").Message} Message */
+/** @typedef {{prompt: string, answers: Answer[], node: Element}} Turn */
+
+const EXAMPLE = "What is p2pnet?";
+
+/** How near its end a reader of the conversation is for it to be followed. */
+const FOLLOWS_PX = 80;
+
+/** @param {import("./live.js").Store} store */
+export function startPlayground(store) {
+  /** @type {Turn[]} */
+  let turns = [];
+  /** @type {AbortController | null} */
+  let running = null;
+  const talk = byId("conversation");
+  const prompt = byId("prompt");
+
+  /**
+   * What is said before a turn to whoever answers in this column.
+   * @param {number} before how many turns
+   * @param {number} column
+   * @returns {Message[]}
+   */
+  function history(before, column) {
+    return turns.slice(0, before).flatMap(({ prompt, answers }) => {
+      const answer = answers[column] ?? answers[0];
+      return /** @type {Message[]} */ ([{ role: "user", content: prompt }, { role: "assistant", content: answer.text }]);
+    });
+  }
+
+  /** @param {string} text */
+  function send(text) {
+    const bodies = bodiesFor(text, turns.length);
+    if (!bodies) return false;
+    const node = el("div", { class: "turn" }, el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text)));
+    talk.append(node);
+    turns.push({ prompt: text, answers: [], node });
+    answer(bodies);
+    return true;
+  }
+
+  function regenerate() {
+    const turn = turns[turns.length - 1];
+    const bodies = bodiesFor(turn.prompt, turns.length - 1);
+    if (!bodies) return;
+    turn.node.querySelector(".answers")?.remove();
+    answer(bodies);
+  }
+
+  /**
+   * @param {string} text
+   * @param {number} before
+   */
+  function bodiesFor(text, before) {
+    const models = chosenModels();
+    if (!models.length) {
+      setText(byId("settings-problem"), "No model that generates is here at the moment. It is listed as soon as a worker brings one.");
+      byId("settings-problem").hidden = false;
+      return null;
+    }
+    const bodies = models.map((model, i) => chatBody(model, [...history(before, i), { role: "user", content: text }]));
+    return bodies.every((body) => body !== null) ? bodies : null;
+  }
+
+  /** @param {import("./types.js").ChatBody[]} bodies */
+  async function answer(bodies) {
+    const turn = turns[turns.length - 1];
+    running = new AbortController();
+    const { signal } = running;
+    turn.answers = bodies.map(({ model }) => new Answer(model, store));
+    turn.node.append(el("div", { class: "answers" }, ...turn.answers.map(({ node }) => node)));
+    show();
+    follow(true);
+    setText(byId("said"), "Answering.");
+    await Promise.allSettled(turn.answers.map((one, i) => one.run(bodies[i], signal, () => follow(false))));
+    running = null;
+    setText(byId("said"), turn.answers.map(({ model, outcome }) => (bodies.length > 1 ? `${model}: ${outcome}` : outcome)).join(" "));
+    show();
+  }
+
+  /** @param {boolean} isAlways */
+  function follow(isAlways) {
+    if (isAlways || talk.scrollHeight - talk.scrollTop - talk.clientHeight < FOLLOWS_PX) talk.scrollTop = talk.scrollHeight;
+  }
+
+  function show() {
+    const isRunning = running !== null;
+    const hadFocus = document.activeElement === byId("stop") || document.activeElement === byId("again");
+    byId("send").disabled = isRunning;
+    byId("stop").hidden = !isRunning;
+    byId("again").hidden = isRunning || !turns.length;
+    byId("clear").hidden = isRunning || !turns.length;
+    if (hadFocus) prompt.focus(); // the button that had it is gone
+  }
+
+  /** @param {typeof asCurl} write */
+  function snippet(write) {
+    const bodies = turns.length ? bodiesFor(turns[turns.length - 1].prompt, turns.length - 1) : bodiesFor(prompt.value.trim() || EXAMPLE, 0);
+    return bodies ? write(gatewayUrl("v1"), bodies[0], currentKey() !== null) : null;
+  }
+
+  function submit() {
+    const text = prompt.value.trim();
+    if (text && running === null && send(text)) prompt.value = "";
+  }
+
+  startSettings();
+  store.on("models", offerModels);
+  byId("compose").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    submit();
+  });
+  prompt.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    submit();
+  });
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("again").addEventListener("click", regenerate);
+  byId("clear").addEventListener("click", () => {
+    turns = [];
+    talk.replaceChildren();
+    show();
+    prompt.focus();
+  });
+  copies(byId("copy-curl"), () => snippet(asCurl));
+  copies(byId("copy-python"), () => snippet(asPython));
+}

@@ -1,0 +1,93 @@
+/** @file Real tables that are kept up to date row by row; on a narrow screen each row reads as a card. */
+
+import { el, keyed, setText } from "./dom.js";
+
+/**
+ * A column makes its cell's content once, and updates it. `kind` is how it is set.
+ * @template T
+ * @typedef {{label: string, kind?: "number" | "head" | "text",
+ *   make: () => {node: Node, update: (item: T) => void}}} Column
+ */
+
+/**
+ * @template T
+ * @param {{caption: string, columns: Column<T>[], keyOf: (item: T) => string, empty: string}} options
+ * @returns {{node: Element, update: (items: T[]) => void}}
+ */
+export function table({ caption, columns, keyOf, empty }) {
+  // The roles are said although they are a table's own: browsers drop them where CSS lays a table out differently.
+  const heads = columns.map(({ label, kind }) => el("th", { role: "columnheader", scope: "col", class: kind ?? "text" }, label));
+  const body = el("tbody", { role: "rowgroup" });
+  const shown = el(
+    "table",
+    { role: "table" },
+    el("caption", { class: "unseen" }, caption),
+    el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads)),
+    body,
+  );
+  const nothing = el("p", { class: "nothing muted" }, empty);
+  const node = el("div", {}, shown, nothing);
+
+  function makeRow() {
+    const cells = columns.map((column) => column.make());
+    const row = el("tr", { role: "row" }, ...cells.map((cell, i) => cellNode(columns[i], cell.node)));
+    /** @param {T} item */
+    const update = (item) => {
+      row.dataset.key = keyOf(item);
+      for (const cell of cells) cell.update(item);
+    };
+    return { node: row, update };
+  }
+
+  /** @param {T[]} items */
+  const update = (items) => {
+    shown.hidden = items.length === 0;
+    nothing.hidden = items.length > 0;
+    keyed(body, items, keyOf, makeRow);
+  };
+  return { node, update };
+}
+
+/**
+ * @param {{label: string, kind?: string}} column
+ * @param {Node} content
+ */
+function cellNode({ label, kind }, content) {
+  const attributes = { class: kind ?? "text", "data-label": label };
+  if (kind === "head") return el("th", { ...attributes, role: "rowheader", scope: "row" }, content);
+  return el("td", { ...attributes, role: "cell" }, content);
+}
+
+/**
+ * A cell of plain text.
+ * @template T
+ * @param {(item: T) => string} text
+ * @returns {() => {node: Node, update: (item: T) => void}}
+ */
+export function words(text) {
+  return () => {
+    const node = el("span");
+    return { node, update: (item) => setText(node, text(item)) };
+  };
+}
+
+/**
+ * How much of a whole is taken, as a bar beside the numbers that it shows.
+ * @template T
+ * @param {(item: T) => {taken: number, of: number}} share
+ * @returns {() => {node: Node, update: (item: T) => void}}
+ */
+export function bar(share) {
+  return () => {
+    const fill = el("i");
+    const text = el("span");
+    const node = el("span", { class: "load" }, el("span", { class: "track", "aria-hidden": "true" }, fill), text);
+    const update = (/** @type {T} */ item) => {
+      const { taken, of } = share(item);
+      fill.style.width = `${of ? Math.min(100, (100 * taken) / of) : 0}%`;
+      node.classList.toggle("full", of > 0 && taken >= of);
+      setText(text, `${taken} of ${of}`);
+    };
+    return { node, update };
+  };
+}

@@ -1,0 +1,46 @@
+/** @file What the gateway tells, as types. No code: docs/api.md says what each field means. */
+
+/** @typedef {{id: string, agent: string, started: string, in_flight: number, waiting: number, requests_per_s: number,
+ *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
+
+/** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, places: number,
+ *   in_flight: number, waiting: number, digests: string[], context_length: number | null,
+ *   tokens_per_s?: number | null}} Model */
+
+/** @typedef {"healthy" | "cooling" | "trial" | "lost"} WorkerState */
+
+/** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
+ *   cooldown_s: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
+ *   places: number, in_flight: number, pressure: number, round_trip_s: number | null,
+ *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
+ *   tokens_per_s: number | null}, load: {running: number, queued: number, places: number} | null,
+ *   reached?: "direct" | "relayed", relays?: string[], known_s?: number}} Worker */
+
+/** @typedef {{workers: Worker[], total: number}} WorkersSection */
+
+/** @typedef {"gateway" | "bootstrap" | "worker"} NodeKind */
+
+/** @typedef {{nodes: {id: string, kind: NodeKind, name: string}[],
+ *   links: {from: string, to: string, kind: "direct" | "relayed" | "joined" | "reserved"}[]}} MeshSection */
+
+/** @typedef {{requests: number, failures: number, tokens: number, first_token_p50_s: number | null,
+ *   first_token_p95_s: number | null}} Point */
+
+/** @typedef {{step_s: number, end: string, points: Point[]}} SeriesSection */
+
+/** @typedef {{at: string, request_id: string, model: string, worker: string, outcome: string,
+ *   done: "resumed" | "retried" | "hedged" | "gave_up", by: string | null, gap_s: number | null}} Failure */
+
+/** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
+ *   series?: SeriesSection, failures?: {failures: Failure[]}}} Sections */
+
+/** @typedef {{worker: string, outcome: string, tokens: number, is_hedge: boolean}} Attempt */
+
+/** @typedef {{request_id: string, outcome: string, gap_s: number | null, attempts: Attempt[]}} RequestReport */
+
+/** @typedef {{role: "system" | "user" | "assistant", content: string}} Message */
+
+/** @typedef {{model: string, messages: Message[], stream: true, stream_options: {include_usage: true},
+ *   temperature?: number, top_p?: number, max_tokens?: number, seed?: number}} ChatBody */
+
+export {};

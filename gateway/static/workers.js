@@ -1,0 +1,127 @@
+/** @file The table of workers: who they are, how they are, and how fast. */
+
+import { copyButton } from "./copy.js";
+import { byId, el, setAttribute, setText } from "./dom.js";
+import { count, percent, rate, seconds, shortId, span } from "./format.js";
+import { bar, table, words } from "./table.js";
+
+/** @typedef {import("./types.js").Worker} Worker */
+
+const SHOWN = 25;
+/** Rows before somebody asks for all: 200 rows are a long way to the failures below. */
+
+/** @type {Record<string, string>} */
+const SIGNS = { healthy: "\u25cf", trial: "\u25d0", cooling: "\u25cb", lost: "\u2715" };
+
+/** @type {Record<string, string>} */
+const STATES = { healthy: "healthy", trial: "on trial", cooling: "cooling down", lost: "lost" };
+
+/**
+ * @param {import("./live.js").Store} store
+ * @returns {Element}
+ */
+export function workers(store) {
+  const shown = table({
+    caption: "Workers that this gateway knows",
+    empty: "No worker fits.",
+    keyOf: (/** @type {Worker} */ worker) => worker.id,
+    columns: [
+      { label: "Worker", kind: "head", make: who },
+      { label: "Models", make: words((/** @type {Worker} */ worker) => worker.models.map(({ id }) => id).join(", ") || "\u2013") },
+      { label: "Reached", make: words((/** @type {Worker} */ worker) => reached(worker)) },
+      { label: "Load", make: bar(load) },
+      { label: "Tokens/s", kind: "number", make: words((/** @type {Worker} */ worker) => rate(worker.measured.tokens_per_s)) },
+      { label: "First token", kind: "number", make: words((/** @type {Worker} */ worker) => seconds(worker.measured.first_token_mean_s)) },
+      { label: "Success", kind: "number", make: words((/** @type {Worker} */ worker) => percent(worker.measured.success_rate)) },
+      { label: "State", make: state },
+      { label: "Known for", kind: "number", make: words((/** @type {Worker} */ worker) => span(worker.known_s)) },
+    ],
+  });
+  const all = el("button", { type: "button", class: "quiet", hidden: true });
+  const filter = byId("workers-filter");
+  let isAll = false;
+
+  function update() {
+    const section = store.sections.workers;
+    if (!section) return;
+    const found = section.workers.filter((worker) => fits(worker, filter.value)).sort(byName);
+    shown.update(isAll ? found : found.slice(0, SHOWN));
+    all.hidden = isAll || found.length <= SHOWN;
+    setText(all, `Show all ${count(found.length)}`);
+  }
+
+  all.addEventListener("click", () => {
+    isAll = true;
+    update();
+    byId("workers-title").scrollIntoView();
+  });
+  filter.addEventListener("input", update);
+  store.on("workers", update);
+  return el("div", {}, shown.node, all);
+}
+
+/**
+ * @param {Worker} worker
+ * @param {string} wanted
+ */
+export function fits(worker, wanted) {
+  const said = [worker.id, worker.name, worker.state, STATES[worker.state], worker.reached, ...worker.models.map(({ id }) => id)];
+  return said.join(" ").toLowerCase().includes(wanted.trim().toLowerCase());
+}
+
+/**
+ * Those with a name first; never by what changes, or rows would jump.
+ * @param {Worker} one
+ * @param {Worker} other
+ */
+function byName(one, other) {
+  if (!one.name !== !other.name) return one.name ? -1 : 1;
+  return (one.name ?? "").localeCompare(other.name ?? "") || one.id.localeCompare(other.id);
+}
+
+/** @param {Worker} worker */
+function reached(worker) {
+  if (worker.reached !== "relayed") return worker.reached ?? "\u2013";
+  return worker.relays?.length ? `relayed by ${worker.relays.map(shortId).join(", ")}` : "relayed";
+}
+
+/** @param {Worker} worker */
+function load(worker) {
+  return { taken: Math.max(worker.pressure, worker.in_flight), of: worker.places };
+}
+
+function who() {
+  let id = "";
+  const name = el("bdi", { class: "name" });
+  const short = el("code");
+  const copy = copyButton("Copy", () => id, { class: "quiet small" });
+  const node = el("span", { class: "who" }, name, short, copy);
+  const update = (/** @type {Worker} */ worker) => {
+    id = worker.id;
+    setText(name, worker.name ?? "");
+    setText(short, shortId(worker.id));
+    setAttribute(short, "title", worker.id);
+    setAttribute(copy, "aria-label", `Copy the peer id of ${worker.name || shortId(worker.id)}`);
+  };
+  return { node, update };
+}
+
+function state() {
+  const sign = el("i", { "aria-hidden": "true" });
+  const text = el("span");
+  const reason = el("span", { class: "reason muted" });
+  const node = el("span", { class: "state" }, sign, text, reason);
+  const update = (/** @type {Worker} */ worker) => {
+    setAttribute(node, "data-state", worker.state);
+    setText(sign, SIGNS[worker.state] ?? "?");
+    setText(text, STATES[worker.state] ?? worker.state);
+    setText(reason, because(worker));
+  };
+  return { node, update };
+}
+
+/** @param {Worker} worker */
+export function because({ reason, cooldown_s }) {
+  const left = cooldown_s ? `${Math.ceil(cooldown_s)} s more` : "";
+  return [reason?.replaceAll("_", " "), left].filter(Boolean).join(", ");
+}
