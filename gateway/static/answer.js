@@ -32,9 +32,20 @@ export class Answer {
   constructor(model, names) {
     this.model = model;
     this.#names = names;
-    const copy = copyButton("Copy", () => this.text, { class: "quiet small", "aria-label": `Copy the answer of ${model}` });
+    const copy = copyButton("Copy", () => this.text, {
+      class: "quiet small",
+      "aria-label": `Copy the answer of ${model}`,
+    });
     const head = el("div", { class: "answer-head" }, el("h3", {}, el("bdi", {}, model)), copy);
-    this.node = el("article", { class: "answer", "aria-busy": "true" }, head, this.#body, this.#problem, this.#badges, this.#facts);
+    this.node = el(
+      "article",
+      { class: "answer", "aria-busy": "true" },
+      head,
+      this.#body,
+      this.#problem,
+      this.#badges,
+      this.#facts,
+    );
   }
 
   /**
@@ -103,7 +114,9 @@ export class Answer {
       `first token after ${seconds(answered.firstTokenS)}`,
       answered.worker ? `by ${called(answered.worker, this.#names.nameOf(answered.worker))}` : "",
       end ?? "",
-    ].filter(Boolean).join(" \u00b7 ");
+    ]
+      .filter(Boolean)
+      .join(" \u00b7 ");
   }
 
   /** @param {Answered} answered */
@@ -115,7 +128,9 @@ export class Answer {
     this.#facts.title = route.workers.join(", then ");
     for (const worker of others) {
       const gap = route.gapS === null ? "" : `, gap ${seconds(route.gapS)}`;
-      this.#badges.append(el("span", { class: "badge" }, `resumed on ${called(worker, this.#names.nameOf(worker))}${gap}`));
+      this.#badges.append(
+        el("span", { class: "badge" }, `resumed on ${called(worker, this.#names.nameOf(worker))}${gap}`),
+      );
     }
   }
 }

@@ -7,7 +7,8 @@ import { clock } from "./format.js";
 /** @typedef {import("./types.js").Point} Point */
 /** @typedef {import("./types.js").SeriesSection} SeriesSection */
 /** @typedef {{label: string, of: (point: Point, step_s: number) => number | null}} Line */
-/** @typedef {{title: string, say: (value: number | null) => string, lines: Line[]}} ChartOptions */
+/** @typedef {{title: string, say: (value: number | null) => string, mark: (value: number) => string, lines: Line[]}} ChartOptions
+ * `mark` is what stands beside the axis. */
 
 const HOUR_S = 3600;
 const HEIGHT = 132;
@@ -23,7 +24,7 @@ let made = 0;
  * @param {ChartOptions} options
  * @returns {{node: Element, update: (series: SeriesSection) => void}}
  */
-export function chart({ title, say, lines }) {
+export function chart({ title, say, mark, lines }) {
   const id = `chart-${++made}`;
   const readout = el("span", { class: "readout", "aria-hidden": "true" });
   const picture = svg("svg", { role: "img", "aria-labelledby": `${id}-title ${id}-words`, height: HEIGHT });
@@ -52,8 +53,9 @@ export function chart({ title, say, lines }) {
     const values = valuesOf();
     const scale = scaleOf(series, values, width);
     picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const parts = [...grid(scale, width, say), ...values.flatMap((line, i) => drawn(line, i, scale))];
-    if (hovered !== null) parts.push(svg("path", { class: "cursor", d: `M${scale.x(hovered)} ${TOP}V${HEIGHT - BOTTOM}` }));
+    const parts = [...grid(scale, width, mark), ...values.flatMap((line, i) => drawn(line, i, scale))];
+    if (hovered !== null)
+      parts.push(svg("path", { class: "cursor", d: `M${scale.x(hovered)} ${TOP}V${HEIGHT - BOTTOM}` }));
     picture.replaceChildren(...parts);
     readOut(values);
   }
@@ -93,8 +95,17 @@ export function chart({ title, say, lines }) {
 /** @param {Line[]} lines */
 function legend(lines) {
   const marks = lines.map(({ label }, i) =>
-    el("span", {}, svg("svg", { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" },
-      svg("path", { class: `line line-${i}`, d: "M1 3H17" })), label));
+    el(
+      "span",
+      {},
+      svg(
+        "svg",
+        { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" },
+        svg("path", { class: `line line-${i}`, d: "M1 3H17" }),
+      ),
+      label,
+    ),
+  );
   return el("p", { class: "legend muted" }, ...marks);
 }
 
@@ -118,17 +129,21 @@ function scaleOf({ step_s, points }, values, width) {
 /**
  * @param {ReturnType<typeof scaleOf>} scale
  * @param {number} width
- * @param {(value: number | null) => string} say
+ * @param {(value: number) => string} markOf
  */
-function grid({ marks, y }, width, say) {
+function grid({ marks, y }, width, markOf) {
   const across = marks.flatMap((mark) => [
     svg("path", { class: mark ? "grid" : "base", d: `M${LEFT} ${y(mark)}H${width - 4}` }),
-    svg("text", { class: "tick", x: LEFT - 6, y: y(mark) + 3.5, "text-anchor": "end" }, mark ? say(mark).replace("/s", "") : "0"),
+    svg("text", { class: "tick", x: LEFT - 6, y: y(mark) + 3.5, "text-anchor": "end" }, mark ? markOf(mark) : "0"),
   ]);
   const along = [60, 45, 30, 15, 0].map((minutes) => {
     const x = LEFT + ((width - LEFT - 4) * (60 - minutes)) / 60;
     const anchor = minutes === 60 ? "start" : minutes ? "middle" : "end";
-    return svg("text", { class: "tick", x, y: HEIGHT - 4, "text-anchor": anchor }, minutes ? `${minutes} min ago` : "now");
+    return svg(
+      "text",
+      { class: "tick", x, y: HEIGHT - 4, "text-anchor": anchor },
+      minutes === 60 ? "60 min ago" : minutes ? String(minutes) : "now",
+    );
   });
   return [...across, ...(width < 330 ? [along[0], along[4]] : along)];
 }
@@ -180,11 +195,19 @@ function asTable(title, series, lines, say) {
   const body = el("tbody");
   for (let to = series.points.length; to > 0; to -= perRow) {
     const points = series.points.slice(Math.max(0, to - perRow), to);
-    const cells = lines.map(({ of }) => el("td", { class: "number" }, say(mean(points.map((point) => of(point, series.step_s))))));
+    const cells = lines.map(({ of }) =>
+      el("td", { class: "number" }, say(mean(points.map((point) => of(point, series.step_s))))),
+    );
     body.append(el("tr", {}, el("th", { scope: "row" }, clock(momentOf(series, to - 1), false)), ...cells));
   }
   const heads = ["Five minutes to", ...lines.map(({ label }) => label)].map((text) => el("th", { scope: "col" }, text));
-  return el("table", { class: "small" }, el("caption", { class: "unseen" }, `${title}, means of five minutes`), el("thead", {}, el("tr", {}, ...heads)), body);
+  return el(
+    "table",
+    { class: "small" },
+    el("caption", { class: "unseen" }, `${title}, means of five minutes`),
+    el("thead", {}, el("tr", {}, ...heads)),
+    body,
+  );
 }
 
 /** @param {(number | null)[]} values */

@@ -9,7 +9,7 @@ export function ticks(highest) {
   if (!(highest > 0)) return [0, 1];
   const raw = highest / 3;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = (/** @type {number} */ ([1, 2, 2.5, 5, 10].find((factor) => factor * power >= raw * 0.999))) * power;
+  const step = /** @type {number} */ ([1, 2, 5, 10].find((factor) => factor * power >= raw * 0.999)) * power;
   const steps = Math.ceil(highest / step - 1e-9);
   return Array.from({ length: steps + 1 }, (_, i) => Number((i * step).toPrecision(12)));
 }

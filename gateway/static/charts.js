@@ -1,7 +1,7 @@
 /** @file The charts of the last hour: what is drawn of the series, in words too. How a chart is drawn is in chart.js. */
 
 import { chart } from "./chart.js";
-import { rate, seconds } from "./format.js";
+import { count, NOTHING, rate, seconds } from "./format.js";
 
 /** @typedef {import("./types.js").Point} Point */
 /** @typedef {import("./types.js").SeriesSection} SeriesSection */
@@ -10,23 +10,36 @@ import { rate, seconds } from "./format.js";
 const CHARTS = [
   {
     title: "Requests per second",
-    say: (value) => (value === null ? "\u2013" : `${rate(value)}/s`),
+    say: perSecond,
+    mark: plain,
     lines: [{ label: "requests", of: (point, step_s) => point.requests / step_s }],
   },
   {
     title: "Time to first token",
     say: seconds,
+    mark: seconds,
     lines: [
-      { label: "median", of: (point) => point.first_token_p50_s },
-      { label: "19 in 20 within", of: (point) => point.first_token_p95_s },
+      { label: "median (p50)", of: (point) => point.first_token_p50_s },
+      { label: "p95", of: (point) => point.first_token_p95_s },
     ],
   },
   {
     title: "Tokens per second",
-    say: (value) => (value === null ? "\u2013" : `${rate(value)}/s`),
+    say: perSecond,
+    mark: plain,
     lines: [{ label: "tokens", of: (point, step_s) => point.tokens / step_s }],
   },
 ];
+
+/** @param {number | null} value */
+function perSecond(value) {
+  return value === null ? NOTHING : `${rate(value)}/s`;
+}
+
+/** @param {number} value */
+function plain(value) {
+  return value < 1000 ? String(value) : count(value);
+}
 
 /**
  * @param {import("./live.js").Store} store

@@ -21,9 +21,15 @@ export function offerModels(models) {
   const names = models.filter(({ tasks }) => tasks.includes("generate")).map(({ id }) => id);
   for (const select of [byId("model"), byId("second")]) {
     const chosen = select.value;
-    keyed(select, names, (name) => name, (name) => ({ node: el("option", { value: name }, name), update: () => {} }));
+    keyed(
+      select,
+      names,
+      (name) => name,
+      (name) => ({ node: el("option", { value: name }, name), update: () => {} }),
+    );
     if (names.includes(chosen)) select.value = chosen;
-    else if (select.id === "second" && names.length > 1) select.value = names.find((name) => name !== byId("model").value) ?? "";
+    else if (select.id === "second" && names.length > 1)
+      select.value = names.find((name) => name !== byId("model").value) ?? "";
   }
 }
 
@@ -56,7 +62,9 @@ export function chatBody(model, messages) {
   for (const { id, label, least, most, isWhole } of NUMBERS) {
     const field = byId(id);
     const value = field.value === "" ? null : Number(field.value);
-    const isGood = !field.validity.badInput && (value === null || (value >= least && value <= most && (!isWhole || Number.isInteger(value))));
+    const isGood =
+      !field.validity.badInput &&
+      (value === null || (value >= least && value <= most && (!isWhole || Number.isInteger(value))));
     field.setAttribute("aria-invalid", String(!isGood));
     if (!isGood) {
       byId("more").open = true;
@@ -72,6 +80,7 @@ export function chatBody(model, messages) {
 }
 
 export function startSettings() {
+  byId("more").open = matchMedia("(min-width: 861px)").matches; // on a phone the conversation comes first
   byId("compare").addEventListener("change", () => {
     byId("second-row").hidden = !byId("compare").checked;
   });

@@ -34,7 +34,10 @@ export function copies(button, text) {
   button.addEventListener("click", async () => {
     const copied = text();
     if (copied === null) return;
-    const isCopied = await copy(copied).then(() => true, () => false);
+    const isCopied = await copy(copied).then(
+      () => true,
+      () => false,
+    );
     button.textContent = isCopied ? "Copied" : "Not copied: select it by hand";
     clearTimeout(timer);
     timer = setTimeout(() => (button.textContent = label), SAID_MS);

@@ -38,7 +38,9 @@ function filled(element, attributes, children) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(.../** @type {(Node | string)[]} */ (children.filter((child) => child !== null && child !== undefined)));
+  element.append(
+    .../** @type {(Node | string)[]} */ (children.filter((child) => child !== null && child !== undefined)),
+  );
   return element;
 }
 
@@ -81,7 +83,7 @@ export function setAttribute(element, name, value) {
  */
 export function keyed(parent, items, keyOf, make) {
   /** @type {Map<string, {node: Element, update: (item: T) => void}>} */
-  const before = (/** @type {any} */ (parent)).madeRows ?? new Map();
+  const before = /** @type {any} */ (parent).madeRows ?? new Map();
   const after = new Map();
   for (const item of items) {
     const key = keyOf(item);
@@ -92,8 +94,8 @@ export function keyed(parent, items, keyOf, make) {
   for (const [key, row] of before) if (!after.has(key)) row.node.remove();
   let next = parent.firstElementChild;
   for (const row of after.values()) {
-    if (row.node === next) next = next.nextElementSibling;
+    if (row.node === next) next = row.node.nextElementSibling;
     else parent.insertBefore(row.node, next);
   }
-  (/** @type {any} */ (parent)).madeRows = after;
+  /** @type {any} */ (parent).madeRows = after;
 }

@@ -9,6 +9,9 @@ import { shellQuoted } from "./snippets.js";
 
 const NOTEBOOK = "notebooks/volunteer.ipynb";
 
+/** What a shell takes as it is, as addresses are. */
+const PLAIN = /^[\w./:@-]+$/;
+
 const INSTALL = "python3 -m venv .venv\n.venv/bin/pip install -c constraints.txt .";
 
 /** @returns {() => Promise<void>} loads it anew */
@@ -33,26 +36,78 @@ export function startJoin() {
  * @returns {Element[]}
  */
 function steps({ initial_peers, command }) {
-  const through = initial_peers.map((peer) => `--initial-peers ${shellQuoted(peer)}`).join(" ");
+  const through = initial_peers
+    .map((peer) => `--initial-peers ${PLAIN.test(peer) ? peer : shellQuoted(peer)}`)
+    .join(" ");
   return [
-    el("p", {}, "A worker runs a model on your machine and answers requests of strangers with it. It needs no account, no open port and nobody's permission, and it stops when you say so."),
+    el(
+      "p",
+      {},
+      "A worker runs a model on your machine and answers requests of strangers with it. It needs no account and nobody's permission, and it stops when you say so.",
+    ),
     el(
       "ol",
       { class: "steps" },
-      step("Install", "You need Linux and Python 3.11 or later. In a checkout of p2pnet:", commandLine("Install", INSTALL)),
-      step("Join", "This lends the small bundled model, to see how it goes. It joins through the peers that this gateway joined through:", commandLine("Join", `.venv/bin/${command}`)),
-      step("Lend something useful", "A model of your own, or what a server on this machine already runs:",
+      step(
+        "Install",
+        "You need Linux and Python 3.11 or later. In a checkout of p2pnet:",
+        commandLine("Install", INSTALL),
+      ),
+      step(
+        "Join",
+        "This lends the small bundled model, to see how it goes. It joins through the peers that this gateway joined through:",
+        commandLine("Join", `.venv/bin/${command}`),
+      ),
+      step(
+        "Lend something useful",
+        "A model of your own, or what a server on this machine already runs:",
         commandLine("Lend a model", `.venv/bin/p2pnet serve --model MODEL ${through}`),
-        commandLine("Lend what Ollama runs", `.venv/bin/p2pnet serve --upstream http://127.0.0.1:11434 ${through}`)),
+        commandLine("Lend what Ollama runs", `.venv/bin/p2pnet serve --upstream http://127.0.0.1:11434 ${through}`),
+      ),
     ),
-    card("Behind a router that lets nobody in", el("p", {}, "Add ", el("code", {}, "--behind-nat"), ". The worker is then reached through a relay among the peers above.")),
-    card("In a notebook", el("p", {}, "The same, cell by cell, for a hosted notebook or your own: ", el("code", {}, NOTEBOOK), " in the checkout. It asks for one of these addresses:"),
-      ...initial_peers.map((peer) => commandLine("Address", peer))),
-    card("Before you do",
-      el("ul", {},
-        el("li", {}, "Your worker reads the prompts that it answers, and so does the gateway that sends them. Whoever asks is told so."),
+    card(
+      "Behind a router that lets nobody in",
+      el(
+        "p",
+        {},
+        "Add ",
+        el("code", {}, "--behind-nat"),
+        ". The worker is then reached through a relay among the peers above.",
+      ),
+    ),
+    card(
+      "In a notebook",
+      el(
+        "p",
+        {},
+        "The same, cell by cell, for a hosted notebook or your own: ",
+        el("code", {}, NOTEBOOK),
+        " in the checkout. It asks for one of these addresses:",
+      ),
+      ...initial_peers.map((peer) => commandLine("Address", peer)),
+    ),
+    card(
+      "Before you do",
+      el(
+        "ul",
+        {},
+        el(
+          "li",
+          {},
+          "Your worker reads the prompts that it answers, and so does the gateway that sends them. Whoever asks is told so.",
+        ),
         el("li", {}, "Others see your machine's peer id, its addresses, which models it runs and how busy it is."),
-        el("li", {}, "The machine stays yours: ", el("code", {}, "--schedule"), " lends it at your hours, ", el("code", {}, "--pause-when-busy"), " not while you use it, and Ctrl-C ends it after the running answers."))),
+        el(
+          "li",
+          {},
+          "The machine stays yours: ",
+          el("code", {}, "--schedule"),
+          " lends it at your hours, ",
+          el("code", {}, "--pause-when-busy"),
+          " not while you use it, and Ctrl-C ends it after the running answers.",
+        ),
+      ),
+    ),
   ];
 }
 
@@ -78,6 +133,10 @@ function card(title, ...content) {
  * @param {string} text
  */
 function commandLine(label, text) {
-  return el("div", { class: "command" }, el("pre", { tabindex: "0", "aria-label": label }, el("code", {}, text)),
-    copyButton("Copy", () => text, { class: "small", "aria-label": `Copy: ${label}` }));
+  return el(
+    "div",
+    { class: "command" },
+    el("pre", { tabindex: "0", "aria-label": label }, el("code", {}, text)),
+    copyButton("Copy", () => text, { class: "small", "aria-label": `Copy: ${label}` }),
+  );
 }

@@ -30,7 +30,7 @@ export class Store {
    * @param {any} data
    */
   set(name, data) {
-    (/** @type {any} */ (this.sections))[name] = data;
+    /** @type {any} */ (this.sections)[name] = data;
     for (const listener of this.#listeners.get(name) ?? []) listener(data);
   }
 

@@ -51,9 +51,13 @@ export function mesh(store) {
     const placed = layout(section, size);
     setAttribute(picture, "viewBox", `0 0 ${width} ${size.height}`);
     setAttribute(picture, "height", String(size.height));
-    links = placed.links.map(({ kind, to, points }) => [to, svg("path", { class: `link ${kind}`, d: `M${points.map((point) => point.map(Math.round).join(" ")).join("L")}` })]);
+    links = placed.links.map(({ kind, to, points }) => [
+      to,
+      svg("path", { class: `link ${kind}`, d: `M${points.map((point) => point.map(Math.round).join(" ")).join("L")}` }),
+    ]);
     const nodes = placed.nodes.map((node) => ({ id: node.id, ...drawNode(node, size.height / 2) }));
     updates = new Map(nodes.map(({ id, update }) => [id, update]));
+    picture.classList.toggle("dense", section.nodes.length > 60);
     picture.replaceChildren(...links.map(([, link]) => link), ...nodes.map(({ node }) => node));
     const said = describe(section);
     setText(byId("mesh-line"), said);
@@ -79,7 +83,7 @@ export function mesh(store) {
  */
 function heightFor(nodes, width) {
   if (width < NARROW_PX) return nodes > 40 ? 460 : 340;
-  return nodes > 80 ? 560 : nodes > 24 ? 460 : 360;
+  return nodes > 80 ? 560 : nodes > 24 ? 460 : nodes > 8 ? 360 : 290;
 }
 
 /** @param {MeshSection} section */
@@ -87,7 +91,9 @@ export function describe(section) {
   const workers = section.nodes.filter(({ kind }) => kind === "worker").length;
   const bootstraps = section.nodes.filter(({ kind }) => kind === "bootstrap").length;
   const relayed = section.links.filter(({ kind }) => kind === "relayed").length;
-  const behind = relayed ? `, ${relayed} of them through ${plural(new Set(relaysOf(section).values()).size, "relay")}` : "";
+  const behind = relayed
+    ? `, ${relayed} of them through ${plural(new Set(relaysOf(section).values()).size, "relay")}`
+    : "";
   return `${plural(workers, "worker")}${behind}; ${plural(bootstraps, "bootstrap")}.`;
 }
 
@@ -100,8 +106,17 @@ function drawNode(placed, middle) {
   const title = svg("title");
   const inside = svg("path", { class: "inside" });
   const outline = svg("path", { class: "outline", d: outlineOf(kind, r) });
-  const label = isLabelled ? svg("text", { y: y < middle ? -r - 6 : r + 14, "text-anchor": "middle" }, labelOf(placed)) : null;
-  const node = svg("g", { class: `node ${kind}`, transform: `translate(${Math.round(x)} ${Math.round(y)})` }, title, outline, inside, label);
+  const label = isLabelled
+    ? svg("text", { y: y < middle ? -r - 6 : r + 14, "text-anchor": "middle" }, labelOf(placed))
+    : null;
+  const node = svg(
+    "g",
+    { class: `node ${kind}`, transform: `translate(${Math.round(x)} ${Math.round(y)})` },
+    title,
+    outline,
+    inside,
+    label,
+  );
   /** @param {Worker | undefined} worker */
   const update = (worker) => {
     const state = kind === "worker" ? (worker?.state ?? "unknown") : kind;
@@ -129,7 +144,9 @@ function labelOf({ id, kind, name }) {
 function outlineOf(kind, r) {
   if (kind === "bootstrap") return `M${-r} ${-r}H${r}V${r}H${-r}Z`;
   if (kind !== "gateway") return circle(r);
-  const corners = [0, 1, 2, 3, 4, 5].map((i) => `${(r * Math.cos((i * Math.PI) / 3)).toFixed(1)} ${(r * Math.sin((i * Math.PI) / 3)).toFixed(1)}`);
+  const corners = [0, 1, 2, 3, 4, 5].map(
+    (i) => `${(r * Math.cos((i * Math.PI) / 3)).toFixed(1)} ${(r * Math.sin((i * Math.PI) / 3)).toFixed(1)}`,
+  );
   return `M${corners.join("L")}Z`;
 }
 
@@ -155,11 +172,25 @@ function legend() {
   const marks = LEGEND.map(([state, text]) => {
     const kind = state === "gateway" || state === "bootstrap" ? state : "worker";
     const r = kind === "worker" ? 6 : 7;
-    const sign = svg("g", { class: `node ${kind}`, "data-state": state, transform: "translate(9 9)" },
-      svg("path", { class: "outline", d: outlineOf(kind, r) }), svg("path", { class: "inside", d: insideOf(state, r) }));
+    const sign = svg(
+      "g",
+      { class: `node ${kind}`, "data-state": state, transform: "translate(9 9)" },
+      svg("path", { class: "outline", d: outlineOf(kind, r) }),
+      svg("path", { class: "inside", d: insideOf(state, r) }),
+    );
     return el("li", {}, svg("svg", { width: 18, height: 18, viewBox: "0 0 18 18", "aria-hidden": "true" }, sign), text);
   });
   const lines = LINES.map(([kind, text]) =>
-    el("li", {}, svg("svg", { width: 26, height: 18, viewBox: "0 0 26 18", "aria-hidden": "true" }, svg("path", { class: `link ${kind}`, d: "M1 9H25" })), text));
+    el(
+      "li",
+      {},
+      svg(
+        "svg",
+        { width: 26, height: 18, viewBox: "0 0 26 18", "aria-hidden": "true" },
+        svg("path", { class: `link ${kind}`, d: "M1 9H25" }),
+      ),
+      text,
+    ),
+  );
   return el("ul", { class: "legend muted", "aria-label": "Signs of the map" }, ...marks, ...lines);
 }

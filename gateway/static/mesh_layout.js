@@ -6,6 +6,7 @@
 /** @typedef {{id: string, kind: NodeKind, name: string, x: number, y: number, r: number, isLabelled: boolean}} Placed */
 /** @typedef {{kind: string, to: string, points: [number, number][]}} Drawn */
 /** @typedef {{width: number, height: number}} Size */
+/** @typedef {{radiusX: number, radiusY: number}} Shape */
 
 const TOP = -Math.PI / 2;
 const MARGIN_X = 46;
@@ -13,6 +14,9 @@ const MARGIN_Y = 34;
 const BOOTSTRAP_RING = 0.42;
 const INNER_RING = 0.66;
 const LABEL_PX = 96;
+const LABELLED_PX = 560;
+/** Below this width the middle is too crowded for names. */
+const FEW = 24;
 
 /**
  * @param {MeshSection} mesh
@@ -23,17 +27,27 @@ export function layout(mesh, size) {
   const bootstraps = mesh.nodes.filter(({ kind }) => kind === "bootstrap");
   const workers = mesh.nodes.filter(({ kind }) => kind === "worker");
   const relays = relaysOf(mesh);
-  const sectors = sectorsOf(bootstraps.map(({ id }) => id), workers, relays);
+  const shape = ellipse(workers.length, size);
+  const sectors = sectorsOf(
+    bootstraps.map(({ id }) => id),
+    workers,
+    relays,
+  );
   const angles = anglesOf(sectors, relays);
-  const rings = ringsFor(workers.length, size);
+  const rings = ringsFor(workers.length, shape);
   const order = new Map(sectors.flatMap(({ workers }) => workers).map((worker, i) => [worker.id, i]));
-  const isRoomy = workers.length * LABEL_PX <= perimeter(1, size);
+  const isRoomy = workers.length * LABEL_PX <= perimeter(1, shape);
 
   const nodes = mesh.nodes.map((node) => {
     const angle = angles.get(node.id) ?? TOP;
-    const ring = node.kind === "gateway" ? 0 : node.kind === "bootstrap" ? BOOTSTRAP_RING : rings.at((order.get(node.id) ?? 0) % rings.length);
-    const isLabelled = node.kind === "worker" ? isRoomy : node.kind === "gateway" || bootstraps.length <= 6;
-    return { ...node, ...at(angle, ring ?? 1, size), r: radiusOf(node.kind, workers.length), isLabelled };
+    const ring =
+      node.kind === "gateway"
+        ? 0
+        : node.kind === "bootstrap"
+          ? BOOTSTRAP_RING
+          : rings.at((order.get(node.id) ?? 0) % rings.length);
+    const isLabelled = isRoomy && (node.kind === "worker" || size.width >= LABELLED_PX);
+    return { ...node, ...at(angle, ring ?? 1, size, shape), r: radiusOf(node.kind, workers.length), isLabelled };
   });
   return { nodes, links: linksOf(mesh, new Map(nodes.map((node) => [node.id, node])), relays) };
 }
@@ -61,6 +75,7 @@ export function relaysOf({ links }) {
  * @returns {{bootstrap: string | null, workers: W[]}[]}
  */
 export function sectorsOf(bootstraps, workers, relays) {
+  /** @type {(string | null)[]} */
   const anchors = bootstraps.length ? bootstraps : [null];
   const free = workers.filter(({ id }) => !anchors.includes(relays.get(id) ?? ""));
   return anchors.map((bootstrap, i) => {
@@ -96,12 +111,12 @@ function anglesOf(sectors, relays) {
 /**
  * One ring for workers while there is room on it, up to five.
  * @param {number} workers
- * @param {Size} size
+ * @param {Shape} shape
  * @returns {number[]} parts of the whole radius
  */
-function ringsFor(workers, size) {
+function ringsFor(workers, shape) {
   const apart = 2 * radiusOf("worker", workers) + 10;
-  const needed = Math.ceil((workers * apart) / perimeter(0.85, size));
+  const needed = Math.ceil((workers * apart) / perimeter(0.85, shape));
   const rings = Math.min(5, Math.max(1, needed));
   return rings === 1 ? [1] : Array.from({ length: rings }, (_, i) => INNER_RING + ((1 - INNER_RING) * i) / (rings - 1));
 }
@@ -113,26 +128,38 @@ function ringsFor(workers, size) {
 function radiusOf(kind, workers) {
   if (kind === "gateway") return 11;
   if (kind === "bootstrap") return 8;
-  return workers <= 24 ? 8 : workers <= 80 ? 6 : 4.5;
+  return workers <= FEW ? 8 : workers <= 80 ? 6 : 4.5;
 }
 
 /**
  * @param {number} ring
- * @param {Size} size
+ * @param {Shape} shape
  */
-function perimeter(ring, { width, height }) {
-  return Math.PI * ring * (width / 2 - MARGIN_X + height / 2 - MARGIN_Y);
+function perimeter(ring, { radiusX, radiusY }) {
+  return Math.PI * ring * (radiusX + radiusY);
+}
+
+/**
+ * The outermost ring. A few workers would be lost on a wide one.
+ * @param {number} workers
+ * @param {Size} size
+ * @returns {Shape}
+ */
+function ellipse(workers, { width, height }) {
+  const radiusY = height / 2 - MARGIN_Y;
+  return { radiusX: Math.min(width / 2 - MARGIN_X, radiusY * (workers <= FEW ? 2.2 : 4)), radiusY };
 }
 
 /**
  * @param {number} angle
  * @param {number} ring
  * @param {Size} size
+ * @param {Shape} shape
  */
-function at(angle, ring, { width, height }) {
+function at(angle, ring, { width, height }, { radiusX, radiusY }) {
   return {
-    x: width / 2 + (width / 2 - MARGIN_X) * ring * Math.cos(angle),
-    y: height / 2 + (height / 2 - MARGIN_Y) * ring * Math.sin(angle),
+    x: width / 2 + radiusX * ring * Math.cos(angle),
+    y: height / 2 + radiusY * ring * Math.sin(angle),
   };
 }
 

@@ -90,7 +90,10 @@ function showModels(store) {
       { label: "Model", kind: "head", make: name((/** @type {Model} */ model) => model.id) },
       { label: "For", make: words((/** @type {Model} */ model) => model.tasks.join(", ")) },
       { label: "Workers", kind: "number", make: words((/** @type {Model} */ model) => count(model.workers)) },
-      { label: "Capacity used", make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.places })) },
+      {
+        label: "Capacity used",
+        make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.places })),
+      },
       { label: "Queue", kind: "number", make: words((/** @type {Model} */ model) => count(model.waiting)) },
       { label: "Tokens/s", kind: "number", make: words((/** @type {Model} */ model) => rate(model.tokens_per_s)) },
       { label: "Context", kind: "number", make: words(contextOf) },
@@ -125,8 +128,8 @@ function showFailures(store) {
     empty: "Nothing has failed.",
     keyOf: (/** @type {Failure} */ failure) => `${failure.at} ${failure.request_id} ${failure.worker}`,
     columns: [
-      { label: "At", make: words((/** @type {Failure} */ failure) => clock(new Date(failure.at))) },
-      { label: "Model", kind: "head", make: name((/** @type {Failure} */ failure) => failure.model) },
+      { label: "At", kind: "head", make: words((/** @type {Failure} */ failure) => clock(new Date(failure.at))) },
+      { label: "Model", make: name((/** @type {Failure} */ failure) => failure.model) },
       { label: "Worker", make: name((/** @type {Failure} */ f) => called(f.worker, store.nameOf(f.worker))) },
       { label: "What happened", make: words((/** @type {Failure} */ failure) => happened(failure.outcome)) },
       { label: "What was done", make: name((/** @type {Failure} */ failure) => done(failure, store)) },

@@ -34,7 +34,10 @@ export function startPlayground(store) {
   function history(before, column) {
     return turns.slice(0, before).flatMap(({ prompt, answers }) => {
       const answer = answers[column] ?? answers[0];
-      return /** @type {Message[]} */ ([{ role: "user", content: prompt }, { role: "assistant", content: answer.text }]);
+      return /** @type {Message[]} */ ([
+        { role: "user", content: prompt },
+        { role: "assistant", content: answer.text },
+      ]);
     });
   }
 
@@ -42,7 +45,11 @@ export function startPlayground(store) {
   function send(text) {
     const bodies = bodiesFor(text, turns.length);
     if (!bodies) return false;
-    const node = el("div", { class: "turn" }, el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text)));
+    const node = el(
+      "div",
+      { class: "turn" },
+      el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text)),
+    );
     talk.append(node);
     turns.push({ prompt: text, answers: [], node });
     answer(bodies);
@@ -64,7 +71,10 @@ export function startPlayground(store) {
   function bodiesFor(text, before) {
     const models = chosenModels();
     if (!models.length) {
-      setText(byId("settings-problem"), "No model that generates is here at the moment. It is listed as soon as a worker brings one.");
+      setText(
+        byId("settings-problem"),
+        "No model that generates is here at the moment. It is listed as soon as a worker brings one.",
+      );
       byId("settings-problem").hidden = false;
       return null;
     }
@@ -84,18 +94,23 @@ export function startPlayground(store) {
     setText(byId("said"), "Answering.");
     await Promise.allSettled(turn.answers.map((one, i) => one.run(bodies[i], signal, () => follow(false))));
     running = null;
-    setText(byId("said"), turn.answers.map(({ model, outcome }) => (bodies.length > 1 ? `${model}: ${outcome}` : outcome)).join(" "));
+    setText(
+      byId("said"),
+      turn.answers.map(({ model, outcome }) => (bodies.length > 1 ? `${model}: ${outcome}` : outcome)).join(" "),
+    );
     show();
   }
 
   /** @param {boolean} isAlways */
   function follow(isAlways) {
-    if (isAlways || talk.scrollHeight - talk.scrollTop - talk.clientHeight < FOLLOWS_PX) talk.scrollTop = talk.scrollHeight;
+    if (isAlways || talk.scrollHeight - talk.scrollTop - talk.clientHeight < FOLLOWS_PX)
+      talk.scrollTop = talk.scrollHeight;
   }
 
   function show() {
     const isRunning = running !== null;
     const hadFocus = document.activeElement === byId("stop") || document.activeElement === byId("again");
+    byId("hollow").hidden = turns.length > 0;
     byId("send").disabled = isRunning;
     byId("stop").hidden = !isRunning;
     byId("again").hidden = isRunning || !turns.length;
@@ -105,7 +120,9 @@ export function startPlayground(store) {
 
   /** @param {typeof asCurl} write */
   function snippet(write) {
-    const bodies = turns.length ? bodiesFor(turns[turns.length - 1].prompt, turns.length - 1) : bodiesFor(prompt.value.trim() || EXAMPLE, 0);
+    const bodies = turns.length
+      ? bodiesFor(turns[turns.length - 1].prompt, turns.length - 1)
+      : bodiesFor(prompt.value.trim() || EXAMPLE, 0);
     return bodies ? write(gatewayUrl("v1"), bodies[0], currentKey() !== null) : null;
   }
 

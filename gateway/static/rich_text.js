@@ -47,7 +47,10 @@ export function blocksOf(text) {
  */
 export function rendered(text) {
   return blocksOf(text).flatMap(({ kind, text, language }) => {
-    if (kind === "code") return [el("pre", { tabindex: "0", "aria-label": language ? `Code, ${language}` : "Code" }, el("code", {}, text))];
+    if (kind === "code")
+      return [
+        el("pre", { tabindex: "0", "aria-label": language ? `Code, ${language}` : "Code" }, el("code", {}, text)),
+      ];
     return text.split(/\n{2,}/).map((paragraph) => el("p", {}, paragraph));
   });
 }

@@ -69,7 +69,9 @@ export function pythonLiteral(value, indent = 0) {
     return value.length ? `[\n${items}${" ".repeat(indent)}]` : "[]";
   }
   if (typeof value === "object") {
-    const items = Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${pythonLiteral(item, indent)}`);
+    const items = Object.entries(value).map(
+      ([name, item]) => `${JSON.stringify(name)}: ${pythonLiteral(item, indent)}`,
+    );
     return `{${items.join(", ")}}`;
   }
   return JSON.stringify(value);

@@ -5,7 +5,7 @@ import { el, keyed, setText } from "./dom.js";
 /**
  * A column makes its cell's content once, and updates it. `kind` is how it is set.
  * @template T
- * @typedef {{label: string, kind?: "number" | "head" | "text",
+ * @typedef {{label: string, kind?: "number" | "head",
  *   make: () => {node: Node, update: (item: T) => void}}} Column
  */
 
@@ -16,7 +16,7 @@ import { el, keyed, setText } from "./dom.js";
  */
 export function table({ caption, columns, keyOf, empty }) {
   // The roles are said although they are a table's own: browsers drop them where CSS lays a table out differently.
-  const heads = columns.map(({ label, kind }) => el("th", { role: "columnheader", scope: "col", class: kind ?? "text" }, label));
+  const heads = columns.map(({ label, kind }) => el("th", { role: "columnheader", scope: "col", class: kind }, label));
   const body = el("tbody", { role: "rowgroup" });
   const shown = el(
     "table",
@@ -53,7 +53,7 @@ export function table({ caption, columns, keyOf, empty }) {
  * @param {Node} content
  */
 function cellNode({ label, kind }, content) {
-  const attributes = { class: kind ?? "text", "data-label": label };
+  const attributes = { class: kind, "data-label": label };
   if (kind === "head") return el("th", { ...attributes, role: "rowheader", scope: "row" }, content);
   return el("td", { ...attributes, role: "cell" }, content);
 }
@@ -85,7 +85,6 @@ export function bar(share) {
     const update = (/** @type {T} */ item) => {
       const { taken, of } = share(item);
       fill.style.width = `${of ? Math.min(100, (100 * taken) / of) : 0}%`;
-      node.classList.toggle("full", of > 0 && taken >= of);
       setText(text, `${taken} of ${of}`);
     };
     return { node, update };

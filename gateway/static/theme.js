@@ -2,7 +2,9 @@
    of the rest of the page. */
 (() => {
   const THEMES = ["system", "light", "dark"];
+  /** @type {Record<string, string>} */
   const SIGNS = { system: "\u25d0", light: "\u2600", dark: "\u263e" };
+  /** @type {Record<string, string>} */
   const SAID = { system: "as the system", light: "light", dark: "dark" };
   const STORED = "p2pnet-theme";
 

@@ -27,12 +27,27 @@ export function workers(store) {
     keyOf: (/** @type {Worker} */ worker) => worker.id,
     columns: [
       { label: "Worker", kind: "head", make: who },
-      { label: "Models", make: words((/** @type {Worker} */ worker) => worker.models.map(({ id }) => id).join(", ") || "\u2013") },
+      {
+        label: "Models",
+        make: words((/** @type {Worker} */ worker) => worker.models.map(({ id }) => id).join(", ") || "\u2013"),
+      },
       { label: "Reached", make: words((/** @type {Worker} */ worker) => reached(worker)) },
       { label: "Load", make: bar(load) },
-      { label: "Tokens/s", kind: "number", make: words((/** @type {Worker} */ worker) => rate(worker.measured.tokens_per_s)) },
-      { label: "First token", kind: "number", make: words((/** @type {Worker} */ worker) => seconds(worker.measured.first_token_mean_s)) },
-      { label: "Success", kind: "number", make: words((/** @type {Worker} */ worker) => percent(worker.measured.success_rate)) },
+      {
+        label: "Tokens/s",
+        kind: "number",
+        make: words((/** @type {Worker} */ worker) => rate(worker.measured.tokens_per_s)),
+      },
+      {
+        label: "First token",
+        kind: "number",
+        make: words((/** @type {Worker} */ worker) => seconds(worker.measured.first_token_mean_s)),
+      },
+      {
+        label: "Success",
+        kind: "number",
+        make: words((/** @type {Worker} */ worker) => percent(worker.measured.success_rate)),
+      },
       { label: "State", make: state },
       { label: "Known for", kind: "number", make: words((/** @type {Worker} */ worker) => span(worker.known_s)) },
     ],
@@ -65,7 +80,14 @@ export function workers(store) {
  * @param {string} wanted
  */
 export function fits(worker, wanted) {
-  const said = [worker.id, worker.name, worker.state, STATES[worker.state], worker.reached, ...worker.models.map(({ id }) => id)];
+  const said = [
+    worker.id,
+    worker.name,
+    worker.state,
+    STATES[worker.state],
+    worker.reached,
+    ...worker.models.map(({ id }) => id),
+  ];
   return said.join(" ").toLowerCase().includes(wanted.trim().toLowerCase());
 }
 
@@ -95,7 +117,7 @@ function who() {
   const name = el("bdi", { class: "name" });
   const short = el("code");
   const copy = copyButton("Copy", () => id, { class: "quiet small" });
-  const node = el("span", { class: "who" }, name, short, copy);
+  const node = el("span", { class: "who" }, name, el("span", {}, short, copy));
   const update = (/** @type {Worker} */ worker) => {
     id = worker.id;
     setText(name, worker.name ?? "");
