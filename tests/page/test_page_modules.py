@@ -1,0 +1,239 @@
+"""The page's pure functions, each as a table, in the browser that they are for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.page.browser import ATTACKS, tab
+from tests.page.pretend_gateway import pretend_gateway
+from tests.page.pretend_network import network
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Iterator[Page]:
+    with pretend_gateway() as gateway, tab(browser, gateway.url) as opened:
+        yield opened
+
+
+def call(page: Page, function: str, *arguments: Any) -> Any:
+    """`module.name` of the page's scripts."""
+    module, name = function.split(".")
+    script = "async ([module, name, given]) => (await import(`/static/${module}.js`))[name](...given)"
+    return page.evaluate(script, [module, name, list(arguments)])
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "shown"),
+    [
+        ("count", 1234567, "1,234,567"),
+        ("rate", None, "\u2013"),
+        ("rate", 0, "0"),
+        ("rate", 0.04, "0.0"),
+        ("rate", 9.94, "9.9"),
+        ("rate", 9.96, "10"),
+        ("rate", 1234.5, "1,235"),
+        ("seconds", None, "\u2013"),
+        ("seconds", 0, "0 ms"),
+        ("seconds", 0.0994, "99 ms"),
+        ("seconds", 0.0996, "0.10 s"),
+        ("seconds", 9.994, "9.99 s"),
+        ("seconds", 9.996, "10 s"),
+        ("seconds", 61, "1 min"),
+        ("span", -5, "0 s"),
+        ("span", 59.9, "59 s"),
+        ("span", 3599, "59 min"),
+        ("span", 3600, "1 h"),
+        ("span", 4000, "1 h 6 min"),
+        ("span", 90000, "1 d 1 h"),
+        ("percent", None, "\u2013"),
+        ("percent", 1, "100 %"),
+        ("percent", 0.99999, "99.9 %"),
+        ("percent", 0, "0.0 %"),
+        ("shortId", "12D3KooWabcdefgh", "\u2026abcdefgh"),
+        ("shortId", "short", "short"),
+    ],
+)
+def test_numbers_and_times_as_people_read_them(page: Page, function: str, given: float, shown: str) -> None:
+    assert call(page, f"format.{function}", given) == shown
+
+
+STREAM = (
+    ": keep-alive\n\n"
+    'event: gateway\ndata: {"a": "é€😀"}\n\n'
+    "data: one\r\ndata:two\r\n\r\n"
+    "event: x\rdata\r\r"
+    "event: without data\n\n"
+    "id: 7\nretry: 5\nunknown: field\ndata:  spaced\n\n"
+    "data: cut off by the en"
+)
+EVENTS = [
+    {"event": "gateway", "data": '{"a": "é€😀"}'},
+    {"event": "message", "data": "one\ntwo"},
+    {"event": "x", "data": ""},
+    {"event": "message", "data": " spaced"},
+]
+
+
+def test_events_are_the_same_wherever_the_stream_is_cut(page: Page) -> None:
+    """In two at every byte, and byte by byte."""
+    script = """async (bytes) => {
+        const { eventsOf } = await import("/static/sse.js");
+        const read = async (pieces) => {
+            const body = new ReadableStream({ start(stream) {
+                for (const piece of pieces) stream.enqueue(new Uint8Array(piece));
+                stream.close();
+            } });
+            const events = [];
+            for await (const event of eventsOf(body)) events.push(event);
+            return JSON.stringify(events);
+        };
+        const seen = new Set([await read([bytes]), await read(bytes.map((byte) => [byte]))]);
+        for (let i = 0; i <= bytes.length; i++) seen.add(await read([bytes.slice(0, i), bytes.slice(i)]));
+        return [...seen];
+    }"""
+    seen = page.evaluate(script, list(STREAM.encode()))
+    assert [json.loads(one) for one in seen] == [EVENTS]
+
+
+NASTY = (
+    *ATTACKS,
+    "it's; $(touch x) `y` \\ \"quoted\" $HOME !! %s {brace}",
+    "lines\nand\ttabs\r\n\u2028\u2029\x00\x1b[31m",
+    "\\u0041 \\n '''\"\"\" é€😀 \u202e",
+    "'",
+    "\\",
+    "",
+)
+
+STUB = """
+import json
+
+class OpenAI:
+    def __init__(self, **settings):
+        self.settings = settings
+        self.chat = self.completions = self
+
+    def create(self, **fields):
+        print(json.dumps(self.settings | fields))
+        return []
+"""
+"""Stands in for the package: says what it is asked, and answers nothing."""
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_command_and_a_program_carry_every_text_as_it_is(page: Page, text: str, tmp_path: Path) -> None:
+    body = {
+        "model": text,
+        "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "seed": 7,
+    }
+    curl = call(page, "snippets.asCurl", "http://gateway/v1", body, True)
+    python = call(page, "snippets.asPython", "http://gateway/v1", body, True)
+
+    shell = "curl() { printf '%s\\0' \"$@\"; }\n" + curl
+    done = subprocess.run(
+        ["bash", "-c", shell], env={"P2PNET_API_KEY": "k"}, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    arguments = done.stdout.decode().split("\0")[:-1]
+    assert arguments[:-1] == [
+        *("-N", "http://gateway/v1/chat/completions", "-H", "Content-Type: application/json"),
+        *("-H", "Authorization: Bearer k", "-d"),
+    ]
+    assert json.loads(arguments[-1]) == body
+
+    (tmp_path / "openai.py").write_text(STUB)
+    done = subprocess.run(
+        [sys.executable, "-c", python], env={"P2PNET_API_KEY": "k", "PYTHONPATH": str(tmp_path)}, capture_output=True, check=True
+    )
+    asked = json.loads(done.stdout)
+    assert (asked.pop("base_url"), asked.pop("api_key")) == ("http://gateway/v1", "k")
+    assert asked == {name: value for name, value in body.items() if name != "stream_options"}
+
+
+def test_without_a_key_there_is_none_in_them(page: Page) -> None:
+    body = {"model": "tiny", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
+    assert "Authorization" not in call(page, "snippets.asCurl", "http://gateway/v1", body, False)
+    assert 'api_key="unused"' in call(page, "snippets.asPython", "http://gateway/v1", body, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("", []),
+        ("one\ntwo", [("text", "one\ntwo", "")]),
+        ("a\n```python\nx = 1\n\n```\nb", [("text", "a", ""), ("code", "x = 1\n", "python"), ("text", "b", "")]),
+        ("```\nopen <b>", [("code", "open <b>", "")]),
+        ("````\n```\n````", [("code", "```", "")]),
+        ("not ``` a fence", [("text", "not ``` a fence", "")]),
+    ],
+)
+def test_fences_of_code(page: Page, text: str, blocks: list[tuple[str, str, str]]) -> None:
+    found = call(page, "rich_text.blocksOf", text)
+    assert [(block["kind"], block["text"], block["language"]) for block in found] == blocks
+
+
+@pytest.mark.parametrize(
+    ("highest", "ticks"),
+    [(0, [0, 1]), (0.7, [0, 0.5, 1]), (3, [0, 1, 2, 3]), (40, [0, 20, 40]), (1234, [0, 500, 1000, 1500])],
+)
+def test_the_marks_of_a_scale_are_round_and_reach_the_highest_value(page: Page, highest: float, ticks: list[float]) -> None:
+    assert call(page, "chart_scale.ticks", highest) == ticks
+
+
+def test_gaps_break_a_line_and_a_lone_value_is_a_dot(page: Page) -> None:
+    assert call(page, "chart_scale.runs", [None, 1, 2, None, 3, None]) == [[1, 3], [4, 5]]
+    path = """async () => (await import("/static/chart_scale.js")).linePath([1, 2, null, 3], (i) => i * 10, (v) => -v)"""
+    assert page.evaluate(path) == "M0 -1L10 -2M30 -3h0"
+
+
+@pytest.mark.parametrize(("workers", "bootstraps"), [(0, 0), (1, 0), (3, 1), (3, 2), (24, 3), (200, 2), (200, 12)])
+@pytest.mark.parametrize(("width", "height"), [(334, 460), (1240, 560)])
+def test_on_the_map_nobody_is_outside_and_nobody_hides_another(
+    page: Page, workers: int, bootstraps: int, width: int, height: int
+) -> None:
+    mesh = network(workers, bootstraps)["mesh"]
+    placed = call(page, "mesh_layout.layout", mesh, {"width": width, "height": height})
+    nodes = {node["id"]: node for node in placed["nodes"]}
+    assert set(nodes) == {node["id"] for node in mesh["nodes"]}
+    for node in nodes.values():
+        assert node["r"] <= node["x"] <= width - node["r"]
+        assert node["r"] <= node["y"] <= height - node["r"]
+    spots = list(nodes.values())
+    apart = [
+        (one["x"] - other["x"]) ** 2 + (one["y"] - other["y"]) ** 2 >= (max(one["r"], other["r"])) ** 2
+        for n, one in enumerate(spots)
+        for other in spots[:n]
+    ]
+    assert all(apart)
+    relayed = [link for link in placed["links"] if link["kind"] == "relayed"]
+    assert all(len(link["points"]) == 3 for link in relayed)
+    assert len(relayed) == sum(link["kind"] == "relayed" for link in mesh["links"])
+
+
+@pytest.mark.parametrize(
+    ("attempts", "gap_s", "workers"),
+    [
+        ([("a", 5)], None, ["a"]),
+        ([("a", 5), ("b", 7)], 0.2, ["a", "b"]),
+        ([("a", 0), ("b", 7)], None, ["b"]),
+        ([("a", 5), ("b", 0), ("c", 3)], 1.0, ["a", "c"]),
+        ([("a", 0)], None, ["a"]),
+        ([], None, []),
+    ],
+)
+def test_who_gave_an_answer(
+    page: Page, attempts: list[tuple[str, int]], gap_s: float | None, workers: list[str]
+) -> None:
+    report = {"gap_s": gap_s, "attempts": [{"worker": worker, "tokens": tokens} for worker, tokens in attempts]}
+    assert call(page, "who_answered.routeOf", report) == {"workers": workers, "gapS": gap_s}

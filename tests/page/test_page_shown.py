@@ -1,0 +1,178 @@
+"""What the page shows of networks of any size, to anybody: in both themes, on a phone, read aloud, under attack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.page.browser import ATTACKS, Theme, findings, is_wider_than_its_screen, screenshot, tab, wait_live
+from tests.page.pretend_gateway import PretendGateway, pretend_gateway
+from tests.page.pretend_network import network
+
+VIEWS = ("#/", "#/playground", "#/join")
+MANY = 200
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[PretendGateway]:
+    with pretend_gateway() as running:
+        yield running
+
+
+def names_of(view: str) -> str:
+    return view.removeprefix("#/") or "overview"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nobody_is_shut_out(browser: Browser, gateway: PretendGateway, theme: Theme) -> None:
+    gateway.show(network(40))
+    with tab(browser, gateway.url, theme=theme) as page:
+        wait_live(page)
+        found = {}
+        for view in VIEWS:
+            page.goto(f"{gateway.url}/{view}")
+            page.locator(f"#{names_of(view)}").wait_for()
+            found[view] = findings(page)
+            screenshot(page, f"{names_of(view)}-{theme}")
+        assert found == {view: [] for view in VIEWS}
+
+
+@pytest.mark.parametrize("workers", [0, 3, MANY])
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(
+    browser: Browser, gateway: PretendGateway, workers: int
+) -> None:
+    def long_name(number: int) -> str:
+        return "W" * 60 if number % 2 else f"worker {number}"
+
+    gateway.show(network(workers, name=long_name))
+    with tab(browser, gateway.url, width=360) as page:
+        wait_live(page)
+        for view in VIEWS:
+            page.goto(f"{gateway.url}/{view}")
+            page.locator(f"#{names_of(view)}").wait_for()
+            assert not is_wider_than_its_screen(page), view
+            screenshot(page, f"{names_of(view)}-phone-{workers}-workers")
+        assert findings(page) == []
+
+
+def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(0, bootstraps=1))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        page.get_by_role("link", name="Lend the first machine").click()
+        expect(page.get_by_role("heading", name="Lend a machine to this network")).to_be_focused()
+        assert page.title() == "Join \u00b7 p2pnet gateway"
+        expect(page.locator("#join pre").nth(1)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
+
+
+def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(MANY)
+    gateway.show(shown)
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        screenshot(page, "overview-200-workers")
+        rows = page.get_by_role("table", name="Workers that this gateway knows").get_by_role("row")
+        expect(rows).to_have_count(1 + 25)
+        page.get_by_role("button", name="Show all 200").click()
+        expect(rows).to_have_count(1 + MANY)
+        page.get_by_role("searchbox").fill("night shift")
+        expect(rows).to_have_count(1 + 1)
+        states = {worker["state"] for worker in shown["workers"]["workers"]}
+        on_map = {state: page.locator(f".mesh .node[data-state={state}]").count() for state in states}
+        told = [worker["state"] for worker in shown["workers"]["workers"]]
+        assert on_map == {state: told.count(state) for state in states}
+        assert page.locator(".mesh .node").count() == MANY + 3
+        said = page.get_by_role("img", name=f"{MANY} workers, 66 of them through 2 relays; 2 bootstraps.")
+        expect(said).to_be_visible()
+
+
+def test_charts_are_told_in_words_and_in_a_table(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(12))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        chart = page.get_by_role("img", name="Time to first token")
+        expect(chart).to_have_accessible_name(
+            # median and p95, each with its last value, its highest and when that was
+            expected_name("median \\(p50\\)", "p95"),
+        )
+        figure = page.locator("figure", has=page.get_by_role("heading", name="Requests per second"))
+        figure.get_by_text("As a table").press("Enter")
+        expect(figure.get_by_role("row")).to_have_count(1 + 12)
+
+
+def expected_name(*lines: str) -> re.Pattern[str]:
+    said = "; ".join(f"{line}: [\\d.]+ m?s at last, at most [\\d.]+ m?s at \\d\\d:\\d\\d" for line in lines)
+    return re.compile(f"^Time to first token The last hour\\. {said}\\.$")
+
+
+def test_what_strangers_say_is_only_ever_text(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(len(ATTACKS), name=lambda number: ATTACKS[number])
+    for worker, attack in zip(shown["workers"]["workers"], ATTACKS, strict=True):
+        worker["models"] = [{**worker["models"][0], "id": attack, "task": "generate"}]
+        worker["agent"] = worker["reason"] = attack
+    shown["models"] = [{**shown["models"][0], "id": attack, "tasks": ["generate"]} for attack in ATTACKS]
+    shown["failures"]["failures"] = [
+        {**failure, "model": attack, "outcome": attack, "done": attack}
+        for failure, attack in zip(shown["failures"]["failures"], ATTACKS, strict=True)
+    ]
+    shown["gateway"]["agent"] = ATTACKS[0]
+    gateway.show(shown)
+    with tab(browser, gateway.url) as page:  # fails when one of them has run
+        wait_live(page)
+        for attack in ATTACKS:
+            expect(page.locator("#workers").get_by_text(attack, exact=True).first).to_be_visible()
+            expect(page.locator("#models").get_by_text(attack, exact=True)).to_be_visible()
+            expect(page.locator("#failures").get_by_text(attack, exact=True).first).to_be_visible()
+        page.goto(f"{gateway.url}/#/playground")
+        assert page.locator("#model option").all_text_contents() == list(ATTACKS)
+        assert page.locator("main :is(iframe, script, object, embed, [onerror], [onload])").count() == 0
+
+
+def test_a_page_that_has_lost_its_gateway_says_so(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(3))
+    with tab(browser, gateway.url, refused=(503,)) as page:
+        wait_live(page)
+        gateway.hang_up()
+        banner = page.locator("#banner")
+        expect(banner).to_contain_text("The gateway does not answer. This is how it was at")
+        expect(page.locator("#live")).to_have_text("reconnecting")
+        screenshot(page, "overview-stale", is_whole=False)
+        gateway.come_back()
+        wait_live(page)
+        expect(banner).to_be_hidden()
+
+
+def test_a_chosen_theme_stays(browser: Browser, gateway: PretendGateway) -> None:
+    def ground(page: Page) -> str:
+        return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+    with tab(browser, gateway.url, theme="light") as page:
+        as_the_system = ground(page)
+        toggle = page.get_by_role("button", name="Theme")
+        toggle.click()
+        assert ground(page) == as_the_system
+        toggle.click()
+        dark = ground(page)
+        assert dark != as_the_system
+        page.reload()
+        assert ground(page) == dark
+        toggle.click()
+        assert ground(page) == as_the_system
+
+
+def test_the_keyboard_leads_to_everything(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(3))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="Copy this gateway's peer id")).to_be_focused()
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Enter")
+        assert page.evaluate("navigator.clipboard.readText()") == network(3)["gateway"]["id"]
