@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.requirements import unavailable
 
@@ -26,7 +26,7 @@ ARTEFACTS = Path(__file__).parents[2] / "artefacts" / "page"
 TIMEOUT_MS = 15_000
 SERIOUS = ("serious", "critical")
 
-ATTACKED = "window.isAttacked = true"
+ATTACKED = "window.isAttacked=true"
 ATTACKS = (
     f'<img src=x onerror="{ATTACKED}">',
     f"<script>{ATTACKED}</script>",
@@ -42,6 +42,7 @@ Theme = Literal["light", "dark"]
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         unavailable(f"{CHROMIUM} is not there: it is in Debian's package chromium")
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         try:

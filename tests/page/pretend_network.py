@@ -16,8 +16,8 @@ GATEWAY_AGE_S = 3 * 86400 + 4 * 3600
 POINTS = 360
 STEP_S = 10
 NAMES = (
-    *("attic", "Anna's study", "blue-whale", "lab 3", "old gaming PC", "kitchen", "tokyo-1", "graph.example", "cellar"),
-    *("night shift", "spare laptop", "office tower", "Zoë", "pi-cluster", "reading room", "render node 7"),
+    *("attic", "annas-study", "blue-whale", "lab-3", "old-gaming-pc", "kitchen", "tokyo-1", "graph.example", "cellar"),
+    *("night-shift", "spare-laptop", "office-tower", "zoe", "pi-cluster", "reading-room", "render-node-7"),
 )
 MODELS = ("tiny", "qwen3-8b-instruct", "llama-3.2-3b", "all-minilm-l6-v2")
 EMBEDS = frozenset({"all-minilm-l6-v2"})

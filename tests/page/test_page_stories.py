@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.page.browser import ATTACKS, is_wider_than_its_screen, screenshot, tab, wait_live
+from tests.page.browser import ATTACKED, ATTACKS, is_wider_than_its_screen, screenshot, tab, wait_live
 from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Process, Start, processes, run
 
 ECHO, OTHER = "echo", "echo-too"
@@ -19,6 +19,8 @@ WORDS = 60
 DELAY_MS = 40
 """So an answer of all words takes two and a half seconds."""
 LONG = " ".join(f"word{n}" for n in range(WORDS))
+HOSTILE = f"<img/src=x/onerror={ATTACKED}>"
+"""A name that a worker may announce: printable, without spaces."""
 APPEARS_MS = 5_000
 SOON_MS = 30_000
 
@@ -47,7 +49,7 @@ def swarm() -> Iterator[Swarm]:
         bootstrap = start.bootstrap()
         gateway = start.gateway(peer=bootstrap.ready.address)
         running = Swarm(start, bootstrap, gateway)
-        workers = [running.worker(name) for name in ("attic", ATTACKS[0])]
+        workers = [running.worker(name) for name in ("attic", HOSTILE)]
         for process in (gateway, *workers):
             process.wait_ready()
         yield running
@@ -62,7 +64,7 @@ def playground(browser: Browser, swarm: Swarm) -> Iterator[Page]:
 
 
 def choose(page: Page, model: str, which: str = "Model") -> None:
-    page.get_by_label(which, exact=True).select_option(model)
+    page.get_by_role("combobox", name=which, exact=True).select_option(model)
 
 
 def ask(page: Page, text: str) -> None:
@@ -86,10 +88,10 @@ def row_of(page: Page, worker: Process) -> Locator:
 def test_a_worker_appears_and_disappears(browser: Browser, swarm: Swarm) -> None:
     with tab(browser, swarm.url) as page:
         wait_live(page)
-        worker = swarm.worker("comes and goes")
+        worker = swarm.worker("comes-and-goes")
         worker.wait_ready()
         row = row_of(page, worker)
-        expect(row).to_contain_text("comes and goes", timeout=APPEARS_MS)
+        expect(row).to_contain_text("comes-and-goes", timeout=APPEARS_MS)
         expect(row).to_contain_text("healthy")
         expect(page.locator(".mesh .node.worker")).to_have_count(3)
         screenshot(page, "overview-real")
