@@ -44,6 +44,18 @@ export class Store {
 }
 
 /**
+ * Of the workers only what is new is told; all of them at the beginning of a connection.
+ * @param {Map<string, import("./types.js").Worker>} workers
+ * @param {{changed: import("./types.js").Worker[], gone: string[], total: number}} said
+ * @returns {import("./types.js").WorkersSection}
+ */
+export function withChanges(workers, { changed, gone, total }) {
+  for (const worker of changed) workers.set(worker.id, worker);
+  for (const id of gone) workers.delete(id);
+  return { workers: [...workers.values()], total };
+}
+
+/**
  * Fills the store for as long as the page is open.
  * @param {Store} store
  * @param {(state: LiveState) => void} onState told at every event, so that it knows how old the data is
@@ -56,6 +68,8 @@ export function follow(store, onState) {
 
   async function once() {
     connection = new AbortController();
+    /** @type {Map<string, import("./types.js").Worker>} */
+    const workers = new Map();
     let timer = 0;
     const heard = () => {
       clearTimeout(timer);
@@ -67,7 +81,8 @@ export function follow(store, onState) {
       if (!response.body) return;
       for await (const { event, data } of eventsOf(response.body, heard)) {
         retryMs = FIRST_RETRY_MS;
-        store.set(event, JSON.parse(data));
+        const said = JSON.parse(data);
+        store.set(event, event === "workers" ? withChanges(workers, said) : said);
         onState("live");
       }
     } finally {

@@ -2,7 +2,7 @@
 
 import { charts } from "./charts.js";
 import { byId, el, setText } from "./dom.js";
-import { called, clock, count, plural, rate, seconds, shortId, span } from "./format.js";
+import { called, clock, count, NOTHING, plural, rate, seconds, shortId, span } from "./format.js";
 import { mesh } from "./mesh.js";
 import { bar, table, words } from "./table.js";
 import { copyButton } from "./copy.js";
@@ -130,7 +130,12 @@ function showFailures(store) {
     columns: [
       { label: "At", kind: "head", make: words((/** @type {Failure} */ failure) => clock(new Date(failure.at))) },
       { label: "Model", make: name((/** @type {Failure} */ failure) => failure.model) },
-      { label: "Worker", make: name((/** @type {Failure} */ f) => called(f.worker, store.nameOf(f.worker))) },
+      {
+        label: "Worker",
+        make: name((/** @type {Failure} */ f) =>
+          f.worker === null ? NOTHING : called(f.worker, store.nameOf(f.worker)),
+        ),
+      },
       { label: "What happened", make: words((/** @type {Failure} */ failure) => happened(failure.outcome)) },
       { label: "What was done", make: name((/** @type {Failure} */ failure) => done(failure, store)) },
     ],

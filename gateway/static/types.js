@@ -10,11 +10,10 @@
 /** @typedef {"healthy" | "cooling" | "trial" | "lost"} WorkerState */
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
- *   cooldown_s: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
+ *   cooldown_s?: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
  *   places: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
- *   tokens_per_s: number | null}, load: {running: number, queued: number, places: number} | null,
- *   reached?: "direct" | "relayed", relays?: string[], known_s?: number}} Worker */
+ *   tokens_per_s: number | null}, reached?: "direct" | "relayed", relays?: string[], since: string | null}} Worker */
 
 /** @typedef {{workers: Worker[], total: number}} WorkersSection */
 
@@ -28,7 +27,7 @@
 
 /** @typedef {{step_s: number, end: string, points: Point[]}} SeriesSection */
 
-/** @typedef {{at: string, request_id: string, model: string, worker: string, outcome: string,
+/** @typedef {{at: string, request_id: string, model: string, worker: string | null, outcome: string,
  *   done: "resumed" | "retried" | "hedged" | "gave_up", by: string | null, gap_s: number | null}} Failure */
 
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,

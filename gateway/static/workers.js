@@ -7,6 +7,8 @@ import { bar, table, words } from "./table.js";
 
 /** @typedef {import("./types.js").Worker} Worker */
 
+const AGES_MS = 10_000;
+
 const SHOWN = 25;
 /** Rows before somebody asks for all: 200 rows are a long way to the failures below. */
 
@@ -49,7 +51,7 @@ export function workers(store) {
         make: words((/** @type {Worker} */ worker) => percent(worker.measured.success_rate)),
       },
       { label: "State", make: state },
-      { label: "Known for", kind: "number", make: words((/** @type {Worker} */ worker) => span(worker.known_s)) },
+      { label: "Known for", kind: "number", make: words((/** @type {Worker} */ worker) => knownFor(worker)) },
     ],
   });
   const all = el("button", { type: "button", class: "quiet", hidden: true });
@@ -72,6 +74,7 @@ export function workers(store) {
   });
   filter.addEventListener("input", update);
   store.on("workers", update);
+  setInterval(update, AGES_MS);
   return el("div", {}, shown.node, all);
 }
 
@@ -105,6 +108,11 @@ function byName(one, other) {
 function reached(worker) {
   if (worker.reached !== "relayed") return worker.reached ?? "\u2013";
   return worker.relays?.length ? `relayed by ${worker.relays.map(shortId).join(", ")}` : "relayed";
+}
+
+/** @param {Worker} worker */
+function knownFor({ since }) {
+  return span(since === null ? null : (Date.now() - new Date(since).getTime()) / 1000);
 }
 
 /** @param {Worker} worker */

@@ -1,4 +1,4 @@
-"""The browser of the page's tests: Debian's chromium, which Playwright drives, and a list of what must never happen in it.
+"""The browser of the page's tests: Debian's chromium, driven by Playwright, and what must never happen in it.
 
 Nothing is downloaded, and no request leaves this machine.
 """

@@ -1,7 +1,7 @@
 """A gateway that shows what a test says: the real page, over data that no swarm on one machine would give.
 
-Two hundred workers, names that attack, a gateway that goes away. Runs in a thread of its own, since the browser's driver
-holds the test's.
+Two hundred workers, names that attack, a gateway that goes away. Runs in a thread of its own, since the browser's
+driver holds the test's.
 """
 
 from __future__ import annotations
@@ -78,9 +78,18 @@ class PretendGateway:
             changed = self._changed
             for name, section in self._sections.items():
                 if sent.get(name) != section:
+                    told = section if name != "workers" else _changes(section, sent.get(name))
                     sent[name] = section
-                    yield f"event: {name}\ndata: {json.dumps(section)}\n\n"
+                    yield f"event: {name}\ndata: {json.dumps(told)}\n\n"
             await changed.wait()
+
+
+def _changes(section: Sections, before: Sections | None) -> Sections:
+    """Of workers only what is new is told."""
+    known = {worker["id"]: worker for worker in (before or {"workers": []})["workers"]}
+    now = {worker["id"]: worker for worker in section["workers"]}
+    changed = [worker for worker in now.values() if known.get(worker["id"]) != worker]
+    return {"changed": changed, "gone": [one for one in known if one not in now], "total": section["total"]}
 
 
 @contextmanager

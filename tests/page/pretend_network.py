@@ -1,4 +1,4 @@
-"""Networks made up, as a gateway tells of them: of any size, in every state, with names of any kind. The same each time."""
+"""Networks made up, as a gateway tells of them: of any size, in every state, with names of any kind."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def peer_id(name: str) -> str:
     return Identity.from_seed(name.encode().ljust(32, b".")[:32]).peer_id
 
 
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
 def network(
     workers: int, bootstraps: int = 2, seed: int = 1, name: Callable[[int], str] | None = None, model: str | None = None
 ) -> dict[str, Any]:
@@ -46,11 +50,10 @@ def network(
 
 
 def _gateway(rng: random.Random, workers: list[Section]) -> Section:
-    started = datetime.now(UTC) - timedelta(seconds=GATEWAY_AGE_S)
     return {
         "id": peer_id("gateway"),
         "agent": "p2pnet/0.1.0",
-        "started": started.isoformat().replace("+00:00", "Z"),
+        "started": ago(GATEWAY_AGE_S),
         "in_flight": sum(worker["in_flight"] for worker in workers),
         "waiting": 2 if len(workers) > 1 else 0,
         "requests_per_s": round(len(workers) * 0.37, 2),
@@ -92,12 +95,9 @@ def _worker(
             "first_token_mean_s": rng.uniform(0.05, 1.8), "first_token_p95_s": 2.5,
             "tokens_per_s": rng.uniform(8, 90),
         },
-        "load": {"age_s": 2.0, "running": in_flight, "queued": 0, "places": places},
-        "record_age_s": 31.0,
-        "heard_age_s": 1.2,
         "reached": "relayed" if is_relayed else "direct",
         "relays": [relays[number % len(relays)]] if is_relayed else [],
-        "known_s": rng.uniform(30, 200_000),
+        "since": ago(rng.uniform(30, 200_000)),
     }  # fmt: skip
 
 
@@ -124,7 +124,9 @@ def _mesh(workers: list[Section], relays: list[str]) -> Section:
     nodes += [{"id": worker["id"], "kind": "worker", "name": worker["name"]} for worker in workers]
     links = [{"from": gateway, "to": relay, "kind": "joined"} for relay in relays]
     links += [{"from": gateway, "to": worker["id"], "kind": worker["reached"]} for worker in workers]
-    links += [{"from": worker["id"], "to": relay, "kind": "reserved"} for worker in workers for relay in worker["relays"]]
+    links += [
+        {"from": worker["id"], "to": relay, "kind": "reserved"} for worker in workers for relay in worker["relays"]
+    ]
     return {"nodes": nodes, "links": links}
 
 
@@ -139,13 +141,18 @@ def _series(rng: random.Random, workers: int) -> Section:
             "first_token_p50_s": first_s if requests else None,
             "first_token_p95_s": first_s * (2.2 + rng.uniform(0, 1)) if requests else None,
         })  # fmt: skip
-    return {"step_s": STEP_S, "end": datetime.now(UTC).isoformat().replace("+00:00", "Z"), "points": points}
+    return {"step_s": STEP_S, "end": ago(0), "points": points}
 
 
 def _failures(rng: random.Random, workers: list[Section]) -> list[Section]:
     if len(workers) < 2:
         return []
-    kinds = (("peer_lost", "resumed", 0.13), ("busy", "retried", None), ("cancelled", "hedged", None), ("peer_lost", "gave_up", None))
+    kinds = (
+        ("peer_lost", "resumed", 0.13),
+        ("busy", "retried", None),
+        ("cancelled", "hedged", None),
+        ("peer_lost", "gave_up", None),
+    )
     now = datetime.now(UTC)
     return [
         {"at": (now - timedelta(seconds=97 * n + 5)).isoformat().replace("+00:00", "Z"), "request_id": f"request-{n}",

@@ -1,6 +1,6 @@
 """A worker that says what it is told, one word every so often, under as many names of models as a test wants.
 
-    python -m tests.page.saying_worker --model echo --model other --delay-ms 50 --name attic --initial-peers ADDRESS ...
+python -m tests.page.saying_worker --model echo --model other --delay-ms 50 --name attic --initial-peers ADDRESS ...
 """
 
 from __future__ import annotations

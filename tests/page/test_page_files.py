@@ -1,4 +1,4 @@
-"""The page's files as they are served: who gets which at the root, the headers, what they weigh, what is not in them."""
+"""The page's files: who gets which at the root, their headers, what they weigh, what is not in them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ MAX_BYTES = 150_000
 """Of all files together, as they lie there: the page is for slow lines too."""
 
 FILES = sorted(FOLDER.iterdir())
+BODIES = {path.name: path.read_bytes() for path in FILES}
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
 
 NEVER = re.compile(
@@ -52,7 +53,7 @@ async def test_every_file_has_its_type_its_tag_and_the_policy(path: Path) -> Non
         first = await http.get(f"/static/{path.name}")
         again = await http.get(f"/static/{path.name}", headers={"if-none-match": first.headers["etag"]})
         other = await http.get(f"/static/{path.name}", headers={"if-none-match": '"other"'})
-    assert (first.status_code, first.content) == (200, path.read_bytes())
+    assert (first.status_code, first.content) == (200, BODIES[path.name])
     assert first.headers["content-type"] == MEDIA_TYPES[path.suffix]
     assert first.headers["etag"].startswith('"')
     assert (again.status_code, again.content, other.status_code) == (304, b"", 200)
@@ -62,7 +63,8 @@ async def test_every_file_has_its_type_its_tag_and_the_policy(path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["", "none.js", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd", "main.js/", "MAIN.JS", "main.js%00"]
+    "name",
+    ["", "none.js", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd", "main.js/", "MAIN.JS", "main.js%00"],
 )
 async def test_no_other_file_is_served(name: str) -> None:
     async with client() as http:
@@ -73,7 +75,9 @@ async def test_the_page_needs_no_key_and_what_it_shows_does(tmp_path: Path) -> N
     keys = tmp_path / "keys.txt"
     write_keys(keys, [ApiKey("anna", hash_key("secret"))])
     async with client(Access(KeyRing(keys))) as http:
-        answers = {path: await http.get(path, headers=HTML) for path in ("/", "/static/main.js", "/v1/models", "/static")}
+        answers = {
+            path: await http.get(path, headers=HTML) for path in ("/", "/static/main.js", "/v1/models", "/static")
+        }
     statuses = {path: answer.status_code for path, answer in answers.items()}
     assert statuses == {"/": 200, "/static/main.js": 200, "/v1/models": 401, "/static": 401}
 

@@ -105,7 +105,7 @@ def test_events_are_the_same_wherever_the_stream_is_cut(page: Page) -> None:
 
 NASTY = (
     *ATTACKS,
-    "it's; $(touch x) `y` \\ \"quoted\" $HOME !! %s {brace}",
+    'it\'s; $(touch x) `y` \\ "quoted" $HOME !! %s {brace}',
     "lines\nand\ttabs\r\n\u2028\u2029\x00\x1b[31m",
     "\\u0041 \\n '''\"\"\" é€😀 \u202e",
     "'",
@@ -154,7 +154,10 @@ def test_a_command_and_a_program_carry_every_text_as_it_is(page: Page, text: str
 
     (tmp_path / "openai.py").write_text(STUB)
     done = subprocess.run(
-        [sys.executable, "-c", python], env={"P2PNET_API_KEY": "k", "PYTHONPATH": str(tmp_path)}, capture_output=True, check=True
+        [sys.executable, "-c", python],
+        env={"P2PNET_API_KEY": "k", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=True,
     )
     asked = json.loads(done.stdout)
     assert (asked.pop("base_url"), asked.pop("api_key")) == ("http://gateway/v1", "k")
@@ -187,13 +190,17 @@ def test_fences_of_code(page: Page, text: str, blocks: list[tuple[str, str, str]
     ("highest", "ticks"),
     [(0, [0, 1]), (0.7, [0, 0.5, 1]), (3, [0, 1, 2, 3]), (40, [0, 20, 40]), (1234, [0, 500, 1000, 1500])],
 )
-def test_the_marks_of_a_scale_are_round_and_reach_the_highest_value(page: Page, highest: float, ticks: list[float]) -> None:
+def test_the_marks_of_a_scale_are_round_and_reach_the_highest_value(
+    page: Page, highest: float, ticks: list[float]
+) -> None:
     assert call(page, "chart_scale.ticks", highest) == ticks
 
 
 def test_gaps_break_a_line_and_a_lone_value_is_a_dot(page: Page) -> None:
     assert call(page, "chart_scale.runs", [None, 1, 2, None, 3, None]) == [[1, 3], [4, 5]]
-    path = """async () => (await import("/static/chart_scale.js")).linePath([1, 2, null, 3], (i) => i * 10, (v) => -v)"""
+    path = (
+        """async () => (await import("/static/chart_scale.js")).linePath([1, 2, null, 3], (i) => i * 10, (v) => -v)"""
+    )
     assert page.evaluate(path) == "M0 -1L10 -2M30 -3h0"
 
 

@@ -108,7 +108,9 @@ def test_an_answer_streams_and_says_who_gave_it(playground: Page) -> None:
     wait_over(playground)
     assert answer.locator(".text").inner_text() == LONG
     facts = answer.locator(".facts")
-    expect(facts).to_have_text(re.compile(rf"^{WORDS} tokens · [\d.]+ tokens/s · first token after [\d.]+ m?s · by .+ \(….{{8}}\)$"))
+    expect(facts).to_have_text(
+        re.compile(rf"^{WORDS} tokens · [\d.]+ tokens/s · first token after [\d.]+ m?s · by .+ \(….{{8}}\)$")
+    )
     expect(playground.locator(".badge")).to_have_count(0)
     expect(playground.locator("#said")).to_have_text(f"Answer complete, {WORDS} tokens.")
     screenshot(playground, "playground-answer")
