@@ -80,8 +80,8 @@ def _worker(
         "reason": reasons.get(state),
         "cooldown_s": 6.0 if state == "cooling" else None,
         "models": [
-            {"id": one, "task": "embed" if one in EMBEDS else "generate", "digest": "sha256:" + "ab" * 32, "quantization": "",
-             "dtype": "float32", "context_length": 8192, "features": ["chat"], "is_cold": False, "in_flight": in_flight}
+            {"id": one, "task": "embed" if one in EMBEDS else "generate", "digest": "sha256:" + "ab" * 32,
+             "quantization": "", "dtype": "float32", "context_length": 8192, "features": ["chat"], "is_cold": False, "in_flight": in_flight}
             for one in models
         ],
         "places": places,
