@@ -81,7 +81,8 @@ def _worker(
         "cooldown_s": 6.0 if state == "cooling" else None,
         "models": [
             {"id": one, "task": "embed" if one in EMBEDS else "generate", "digest": "sha256:" + "ab" * 32,
-             "quantization": "", "dtype": "float32", "context_length": 8192, "features": ["chat"], "is_cold": False, "in_flight": in_flight}
+             "quantization": "", "dtype": "float32", "context_length": 8192, "features": ["chat"], "is_cold": False,
+             "in_flight": in_flight}
             for one in models
         ],
         "places": places,
@@ -156,7 +157,8 @@ def _failures(rng: random.Random, workers: list[Section]) -> list[Section]:
     now = datetime.now(UTC)
     return [
         {"at": (now - timedelta(seconds=97 * n + 5)).isoformat().replace("+00:00", "Z"), "request_id": f"request-{n}",
-         "model": workers[n % len(workers)]["models"][0]["id"], "worker": workers[n % len(workers)]["id"], "outcome": outcome,
+         "model": workers[n % len(workers)]["models"][0]["id"], "worker": workers[n % len(workers)]["id"],
+         "outcome": outcome,
          "done": done, "by": None if done == "gave_up" else workers[(n + 1) % len(workers)]["id"], "gap_s": gap_s}
         for n in range(min(12, len(workers)))
         for outcome, done, gap_s in [kinds[n % len(kinds)]]
