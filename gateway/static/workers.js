@@ -31,7 +31,7 @@ export function workers(store) {
       { label: "Worker", kind: "head", make: who },
       {
         label: "Models",
-        make: words((/** @type {Worker} */ worker) => worker.models.map(({ id }) => id).join(", ") || "\u2013"),
+        make: words((/** @type {Worker} */ worker) => modelNames(worker) || "\u2013"),
       },
       { label: "Reached", make: words((/** @type {Worker} */ worker) => reached(worker)) },
       { label: "Load", make: bar(load) },
@@ -79,6 +79,14 @@ export function workers(store) {
 }
 
 /**
+ * Each once: a worker may run a model for two tasks.
+ * @param {Worker} worker
+ */
+export function modelNames(worker) {
+  return [...new Set(worker.models.map(({ id }) => id))].join(", ");
+}
+
+/**
  * @param {Worker} worker
  * @param {string} wanted
  */
@@ -89,7 +97,7 @@ export function fits(worker, wanted) {
     worker.state,
     STATES[worker.state],
     worker.reached,
-    ...worker.models.map(({ id }) => id),
+    modelNames(worker),
   ];
   return said.join(" ").toLowerCase().includes(wanted.trim().toLowerCase());
 }

@@ -122,5 +122,8 @@ def gateway(
             service,
             ready_file,
             "The gateway is ready.",
-            hints=["Point any OpenAI client at {http}/v1, or ask from a terminal: p2pnet chat --gateway {http}"],
+            hints=[
+                "See the network and try it in a browser: {http}",
+                "Point any OpenAI client at {http}/v1, or ask from a terminal: p2pnet chat --gateway {http}",
+            ],
         )

@@ -30,6 +30,11 @@ def call(page: Page, function: str, *arguments: Any) -> Any:
     return page.evaluate(script, [module, name, list(arguments)])
 
 
+def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
+    tiny = [{"id": "tiny", "task": "generate"}, {"id": "tiny", "task": "embed"}]
+    assert call(page, "workers.modelNames", {"models": [*tiny, {"id": "other"}]}) == "tiny, other"
+
+
 @pytest.mark.parametrize(
     ("function", "given", "shown"),
     [
