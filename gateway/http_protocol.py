@@ -26,6 +26,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     """What has come of the head that is being read; None while none is."""
     _timer: asyncio.TimerHandle | None = None
+    _is_head_too_large = False
+    """Found out when all of it has come at once, before its bytes were looked at."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,7 +51,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._is_head_too_large = True
+            raise ValueError("the head is too large")  # ends the parsing: this request must not begin
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._is_head_too_large:
+            self._refuse(431)
+        else:
+            super().send_400_response(msg)
 
     def _begin_head(self) -> None:
         self._head_bytes = 0

@@ -94,6 +94,8 @@ def format_field(given: Format | None, param: str) -> dict[str, Any] | None:
         return {"type": "json"}
     if given.type != "json_schema":
         raise InvalidRequest(f"{param}.type: text, json_object or json_schema", f"{param}.type")
+    if given.json_schema is None and given.name is None and given.schema_ is None:
+        raise InvalidRequest(f"{param}: there is no schema", param)
     schema = (given.json_schema or given).schema_
     if schema is None:
         return {"type": "json"}

@@ -28,6 +28,12 @@ async def test_headers_that_never_end_are_refused(serve: Serve) -> None:
     assert (await talk(server, endless)).startswith(b"HTTP/1.1 431 ")
 
 
+async def test_a_head_that_comes_at_once_and_is_too_large_is_refused(serve: Serve) -> None:
+    server = await serve(FakeGenerate(*answer("Hi")))
+    whole = b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"x-more: and more\r\n" * 4000 + b"\r\n"
+    assert (await talk(server, whole)).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_one_header_that_never_ends_is_refused(serve: Serve) -> None:
     server = await serve(FakeGenerate(*answer("Hi")))
     assert (await talk(server, b"GET /health HTTP/1.1\r\nx: " + b"a" * 70_000)).startswith(b"HTTP/1.1 431 ")
