@@ -15,6 +15,7 @@ from gateway.access import Access
 from gateway.edge import Edge, http_failure
 from gateway.failures import Failure, describe
 from gateway.page import page, read_files
+from gateway.proxies import Proxies
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces import anthropic, fauxpilot, ollama, openai, p2pnet
 from p2pnet.errors import P2PNetError
@@ -26,7 +27,12 @@ DIALECTS: tuple[tuple[str, Callable[[Failure], Response]], ...] = (
 """How errors look, by how a path begins; the first that fits. All other paths get OpenAI's."""
 
 
-def create_app(service: GatewayService, limits: HttpLimits | None = None, access: Access | None = None) -> FastAPI:
+def create_app(
+    service: GatewayService,
+    limits: HttpLimits | None = None,
+    access: Access | None = None,
+    proxies: Proxies | None = None,
+) -> FastAPI:
     """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop."""
     limits = limits or HttpLimits()
     app = FastAPI(title="p2pnet gateway", redirect_slashes=False)
@@ -40,7 +46,13 @@ def create_app(service: GatewayService, limits: HttpLimits | None = None, access
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Edge, make_id=service.make_id, failure_response=failure_response, access=access or Access())
+    app.add_middleware(
+        Edge,
+        make_id=service.make_id,
+        failure_response=failure_response,
+        access=access or Access(),
+        proxies=proxies or Proxies(),
+    )
     return app
 
 

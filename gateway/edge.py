@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Access, RateLimited, Unauthorized
 from gateway.failures import Failure, describe, failure
+from gateway.proxies import Proxies
 from gateway.service import Caller, HttpLimits
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,18 @@ class Edge:
     and no traceback leaves."""
 
     def __init__(
-        self, app: ASGIApp, make_id: Callable[[], str], failure_response: FailureResponse, access: Access
+        self,
+        app: ASGIApp,
+        make_id: Callable[[], str],
+        failure_response: FailureResponse,
+        access: Access,
+        proxies: Proxies,
     ) -> None:
         self._app = app
         self._make_id = make_id
         self._failure_response = failure_response
         self._access = access
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,7 +102,7 @@ class Edge:
         """Raises Unauthorized where a key is needed and none is given that is known."""
         headers = dict(scope["headers"])
         client = scope.get("client")
-        address = client[0] if client else "unknown"
+        address = self._proxies.caller_of(client[0], scope["headers"]) if client else "unknown"
         if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDER):
             return Caller(address)
         caller = self._access.identify(headers, address)

@@ -21,6 +21,7 @@ from gateway.knowing.reports import RequestReport
 from gateway.knowing.views import Knowledge, Place
 from gateway.naming import Names
 from gateway.peers.table import PeerTable
+from gateway.proxies import Proxies
 from gateway.routing import is_served
 from gateway.server import HttpServer, serve_http
 from gateway.service import GatewayService, HttpLimits
@@ -43,6 +44,7 @@ class GatewayConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     code_model: str | None = None
     initial_peers: tuple[str, ...] = ()
+    proxies: Proxies = field(default_factory=Proxies)
 
 
 def check_host(host: str, has_keys: bool) -> None:
@@ -120,7 +122,7 @@ class Gateway:
                 code_model_name=config.code_model,
                 aliases=config.aliases,
             )
-            app = HttpCounts(create_app(service, config.http, access), metrics.note_http)
+            app = HttpCounts(create_app(service, config.http, access, config.proxies), metrics.note_http)
             server = await serve_http(app, host, port)
             await opened.enter_async_context(serving)
             return cls(server, live, opened.pop_all())

@@ -105,7 +105,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         interface="asgi3",
         log_config=None,  # logging is the command's business
         access_log=False,
-        proxy_headers=False,  # nothing here reads the client's address from a header
+        proxy_headers=False,  # whom to believe is the edge's business (gateway.proxies)
         server_header=False,
         backlog=LISTEN_BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_CONNECTION_S,

@@ -90,6 +90,7 @@ PURE = {
     "p2pnet/worker/backends/upstream/speed.py": (*NETWORK_STACK, "aiohttp"),
     "gateway/routing.py": NETWORK_STACK,
     "gateway/asks.py": NETWORK_STACK,
+    "gateway/proxies.py": NETWORK_STACK,
     "gateway/drawing.py": NETWORK_STACK,
     "gateway/fair_queue.py": NETWORK_STACK,
     "gateway/failures.py": NETWORK_STACK,

@@ -66,6 +66,16 @@ def gateway(
             "else any.",
         ),
     ] = None,
+    trusted_proxy: Annotated[
+        list[str],
+        typer.Option(
+            "--trusted-proxy",
+            envvar="P2PNET_TRUSTED_PROXY",
+            metavar="ADDRESS",
+            help="Believe the X-Forwarded-For of this proxy, or of all in a network such as 10.0.0.0/8: without keys, "
+            "callers share the queues by their addresses. Repeatable. Default: nobody is believed.",
+        ),
+    ] = [],
     initial_peers: options.InitialPeers = [],
     listen: options.Listen = [],
     identity: options.IdentityOption = None,
@@ -79,6 +89,7 @@ def gateway(
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import Gateway, GatewayConfig, check_host
     from gateway.naming import parse_aliases
+    from gateway.proxies import parse_proxies
     from gateway.serving import ServingConfig
     from p2pnet.cli import logs
     from p2pnet.cli.lifecycle import Ready, run_service
@@ -104,6 +115,7 @@ def gateway(
             aliases=parse_aliases(alias),
             code_model=code_model,
             initial_peers=config.initial_peers,
+            proxies=parse_proxies(trusted_proxy),
         )
 
         @asynccontextmanager

@@ -16,6 +16,7 @@ from gateway.access import Access
 from gateway.app import create_app
 from gateway.edge import Edge
 from gateway.failures import OUTCOMES
+from gateway.proxies import Proxies
 from gateway.service import HttpLimits
 from gateway.surfaces.openai import failure_response
 from p2pnet.errors import (
@@ -133,7 +134,7 @@ async def test_an_error_in_the_middle_of_a_response_does_not_start_another() -> 
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("secret")
 
-    call = AsgiCall(Edge(broken, lambda: "0123", failure_response, Access()), CHAT, BODY)
+    call = AsgiCall(Edge(broken, lambda: "0123", failure_response, Access(), Proxies()), CHAT, BODY)
     await call.task
     assert [message["type"] for message in call.sent] == ["http.response.start"]
 
