@@ -1,11 +1,14 @@
 """The file that keeps the history over restarts: SQLite, blocking, for one thread. Knows nothing of asyncio.
 
-A file that is damaged, or not ours, is moved aside, never deleted. Whatever else is wrong is raised as sqlite3.Error
-or OSError: the caller does without.
+One process writes it; others may read it meanwhile, so that a backup needs no stop. A file that is damaged, or not
+ours, is moved aside, never deleted. Whatever else is wrong is raised as sqlite3.Error or OSError: the caller does
+without.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import sqlite3
@@ -34,7 +37,7 @@ MAX_FILE_BYTES = 64 << 20
 """Room for MAX_REQUESTS of the longest reports that strangers can cause, several times over for usual ones."""
 
 LOCK_TIMEOUT_S = 1.0
-"""Another process that has the file keeps it for as long as it runs: no use waiting longer."""
+"""For who looks at the file meanwhile with a lock that is not for readers. The writer has a thread of its own."""
 
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 """What SQLite says of a file that is not what it should be. The last one: it lacks a table or a column of ours."""
@@ -68,10 +71,12 @@ def open_history(
 
 
 class HistoryFile:
-    """An open file, which no other process uses meanwhile. Make one with `open_history`."""
+    """An open file, to which no other process writes meanwhile. Make one with `open_history`. `claim` is what keeps
+    others out, until it is closed."""
 
-    def __init__(self, connection: sqlite3.Connection, max_requests: int, models: Iterable[str]) -> None:
+    def __init__(self, connection: sqlite3.Connection, claim: int, max_requests: int, models: Iterable[str]) -> None:
         self._connection = connection
+        self._claim = claim
         self._max_requests = max_requests
         self._models = set(models)
 
@@ -88,14 +93,39 @@ class HistoryFile:
         self._models = set(models)
 
     def close(self) -> None:
-        self._connection.close()
+        try:
+            self._connection.close()
+        finally:
+            os.close(self._claim)
 
 
 def _open(path: Path, max_requests: int, max_bytes: int) -> tuple[HistoryFile, Contents]:
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # who asked what is its owner's business
+    claim = _claim(path)
+    try:
+        connection, contents = _connect(path, max_requests, max_bytes)
+    except BaseException:
+        os.close(claim)
+        raise
+    return HistoryFile(connection, claim, max_requests, contents.models), contents
+
+
+def _claim(path: Path) -> int:
+    """The file, made when missing, with a lock of the kind that SQLite does not use: readers are not kept out. It must
+    be closed after SQLite's own, whose locks go with the first descriptor of the file that is closed."""
+    claim = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # who asked what is its owner's business
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(claim)
+        if error.errno == errno.EWOULDBLOCK:
+            raise OSError(error.errno, "it is locked by another process") from error
+        raise
+    return claim
+
+
+def _connect(path: Path, max_requests: int, max_bytes: int) -> tuple[sqlite3.Connection, Contents]:
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         is_new = _value(connection, "SELECT count(*) FROM sqlite_master") == 0
         contents = Contents((), ()) if is_new else _read(connection, max_requests)
         _prepare(connection, is_new, max_bytes)
@@ -107,7 +137,7 @@ def _open(path: Path, max_requests: int, max_bytes: int) -> tuple[HistoryFile, C
     except BaseException:
         connection.close()
         raise
-    return HistoryFile(connection, max_requests, contents.models), contents
+    return connection, contents
 
 
 def _prepare(connection: sqlite3.Connection, is_new: bool, max_bytes: int) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,25 @@ async def test_a_second_gateway_on_one_file_does_without(opened: Open, caplog: p
     assert len(caplog.records) == 1
     assert "locked" in caplog.text
     assert numbers(await opened()) == [1]
+
+
+@pytest.mark.parametrize("way", ["backup", "vacuum"])
+async def test_a_copy_made_meanwhile_holds_what_was_written(opened: Open, tmp_path: Path, way: str) -> None:
+    """As `sqlite3 FILE '.backup COPY'` and `VACUUM INTO` do it, and the writer goes on."""
+    history = await opened()
+    history.note(report(attempt()))
+    await history.flush()
+    copy = tmp_path / "copy.sqlite3"
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite3")) as other, closing(sqlite3.connect(copy)) as target:
+        if way == "backup":
+            other.backup(target)
+        else:
+            other.execute("VACUUM INTO ?", (str(copy),))
+        history.note(report(attempt()))
+        await history.flush()
+    await history.close()
+    assert numbers(await opened(copy)) == [1]
+    assert numbers(await opened()) == [2, 1]
 
 
 async def test_a_full_disk_costs_the_file_some_requests_and_is_logged_once(
