@@ -49,6 +49,7 @@ class Ready:
     peer_id: str
     addresses: tuple[str, ...]
     http: str | None = None
+    metrics: str | None = None
 
     @property
     def address(self) -> str:
@@ -141,7 +142,7 @@ class Process:
         assert path.exists(), f"{self.name} ended with status {self._child.returncode} before it was ready\n{self.log}"
         self.ready_after_s = time.monotonic() - self.started_s
         fields = json.loads(path.read_bytes())
-        self._ready = Ready(fields["peer_id"], tuple(fields["addresses"]), fields.get("http"))
+        self._ready = Ready(fields["peer_id"], tuple(fields["addresses"]), fields.get("http"), fields.get("metrics"))
         self._seen.look(self.pid)
         return self._ready
 

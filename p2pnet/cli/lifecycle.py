@@ -27,6 +27,7 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     peer_id: str
     addresses: tuple[str, ...]
     http: str | None = None
+    metrics: str | None = None
 
 
 Service = Callable[[], AbstractAsyncContextManager[Ready]]

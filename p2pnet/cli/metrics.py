@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +14,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """What counts, and the URL of its page; both None where nobody asked for it."""
+
+    metrics: WorkerMetrics | None = None
+    url: str | None = None
+
+
 @asynccontextmanager
-async def worker_metrics(host: str, port: int | None) -> AsyncIterator[WorkerMetrics | None]:
-    """Serve what is counted for as long as this is open; None without a port. Raises UsageError."""
+async def worker_metrics(host: str, port: int | None) -> AsyncIterator[Measuring]:
+    """Serve what is counted for as long as this is open; nothing without a port. Raises UsageError."""
     if port is None:
-        yield None
+        yield Measuring()
         return
     from p2pnet.worker.metrics import WorkerMetrics
     from p2pnet.worker.metrics_server import MetricsServer
@@ -26,6 +35,6 @@ async def worker_metrics(host: str, port: int | None) -> AsyncIterator[WorkerMet
     server = await MetricsServer.start(metrics.scrape, host, port)
     logger.info("metrics are at %s", server.url)
     try:
-        yield metrics
+        yield Measuring(metrics, server.url)
     finally:
         await server.stop()

@@ -93,7 +93,7 @@ ReadyFile = Annotated[
         "--ready-file",
         envvar="P2PNET_READY_FILE",
         metavar="FILE",
-        help="Write a JSON file once it really serves: peer_id, addresses, http.",
+        help="Write a JSON file once it really serves: peer_id, addresses, and its URLs, http and metrics.",
     ),
 ]
 LogLevelOption = Annotated[

@@ -228,7 +228,8 @@ def serve(
             async with AsyncExitStack() as closing:
                 peer = await Peer.join(config)  # first: a wrong address is known at once, not after the model is loaded
                 closing.push_async_callback(peer.close)
-                metrics = await closing.enter_async_context(worker_metrics(metrics_host, metrics_port))
+                measuring = await closing.enter_async_context(worker_metrics(metrics_host, metrics_port))
+                metrics = measuring.metrics
                 scripted = open_scripts(scripts)
                 backends: list[Backend] = [*scripted.backends]
                 embedders: list[EmbedBackend] = [*scripted.embedders]
@@ -257,7 +258,7 @@ def serve(
                 closing.push_async_callback(worker.stop)
                 if metrics is not None:
                     metrics.watch(worker.standing)
-                yield Ready(peer.identity.peer_id, await peer.join_addresses())
+                yield Ready(peer.identity.peer_id, await peer.join_addresses(), metrics=measuring.url)
 
         def title() -> str:
             models = ", ".join([*model, *upstream, *map(str, script)])
