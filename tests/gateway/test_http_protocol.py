@@ -45,6 +45,13 @@ async def test_many_headers_that_fit_are_served(serve: Serve) -> None:
     assert (await talk(server, fitting)).startswith(b"HTTP/1.1 200 ")
 
 
+async def test_a_body_that_is_said_to_be_too_large_is_refused_before_it_is_sent(serve: Serve) -> None:
+    server = await serve(FakeGenerate(*answer("Hi")))
+    head = b"POST /api/chat HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n"
+    reply = await talk(server, head + b"content-length: 999999999\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"])
 def test_a_head_that_does_not_come_in_time_ends_the_connection(sent: bytes) -> None:
     """The timer is the event loop's own, so the loop here is one whose time a test moves."""
