@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
+from p2pnet.errors import InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -108,6 +108,9 @@ async def test_vectors_are_those_of_the_text_and_of_length_1(tmp_path: Path) -> 
     assert cut[0][0] / whole[0][0] == pytest.approx(cut[0][3] / whole[0][3], rel=1e-4)
     with pytest.raises(ModelNotFound):
         [event async for event in embedder.embed(EmbedRequest("r", "other", inputs))]
+    with pytest.raises(InvalidRequest, match="only 8 dimensions") as refused:
+        await vectors(9)
+    assert refused.value.param == "dimensions"
 
 
 def test_another_script_is_another_digest(tmp_path: Path) -> None:

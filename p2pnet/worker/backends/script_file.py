@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
+from p2pnet.errors import InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import EMBEDDING
 from p2pnet.messages import (
     MAX_DIMENSIONS,
@@ -127,8 +127,10 @@ class ScriptedEmbedder:
         """Accepted, Embedding in order, Finished; see EmbedBackend."""
         if request.model != self._card.id or request.digest not in (None, self._card.digest):
             raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
+        dimensions = request.dimensions or self._dimensions
+        if dimensions > self._dimensions:
+            raise InvalidRequest(f"The model's vectors have only {self._dimensions} dimensions.", "dimensions")
         tokens = sum(map(_count, request.inputs))
-        dimensions = min(self._dimensions, request.dimensions or self._dimensions)
         yield Accepted(tokens, self._card.digest)
         for index, text in enumerate(request.inputs):
             yield Embedding(index, vector_of(text, dimensions))
