@@ -7,7 +7,7 @@ import { shellQuoted } from "./snippets.js";
 
 /** @typedef {{initial_peers: string[], command: string}} Way */
 
-const NOTEBOOK = "notebooks/volunteer.ipynb";
+const NOTEBOOK = "/static/volunteer.ipynb";
 
 /** What a shell takes as it is, as addresses are. */
 const PLAIN = /^[\w./:@-]+$/;
@@ -81,8 +81,8 @@ function steps({ initial_peers, command }) {
         "p",
         {},
         "The same, cell by cell, for a hosted notebook or your own: ",
-        el("code", {}, NOTEBOOK),
-        " in the checkout. It asks for one of these addresses:",
+        el("a", { href: NOTEBOOK, download: "volunteer.ipynb" }, "volunteer.ipynb"),
+        ". It asks for one of these addresses:",
       ),
       ...initial_peers.map((peer) => commandLine("Address", peer)),
     ),
