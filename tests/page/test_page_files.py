@@ -20,6 +20,9 @@ MAX_BYTES = 150_000
 
 FILES = sorted(FOLDER.iterdir())
 BODIES = {path.name: path.read_bytes() for path in FILES}
+SHOWN = [path for path in FILES if path.suffix != ".ipynb"]
+"""The notebook is there to be downloaded: no browser runs it."""
+
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
 
 NEVER = re.compile(
@@ -86,14 +89,14 @@ def test_all_of_it_is_small() -> None:
     assert sum(path.stat().st_size for path in FILES) <= MAX_BYTES
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.name)
 def test_nothing_in_it_makes_a_document_of_text_or_leads_elsewhere(path: Path) -> None:
     assert NEVER.findall(path.read_text(encoding="utf-8")) == []
 
 
 def test_what_is_there_is_used_and_what_is_used_is_there() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in FILES)
-    named = set(re.findall(r'["(]\.?/?(?:static/)?([a-z_]+\.(?:js|css|svg))["\']', text))
+    named = set(re.findall(r'["(]\.?/?(?:static/)?([a-z_]+\.(?:js|css|svg|ipynb))["\']', text))
     assert named | {"index.html"} == {path.name for path in FILES}
 
 
