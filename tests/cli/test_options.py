@@ -18,7 +18,7 @@ EXPECTED_FLAGS = {
         "--log-json",
     },
     "serve": {
-        *("--upstream", "--upstream-kind", "--upstream-key-env"),
+        *("--upstream", "--upstream-kind", "--upstream-key-env", "--script"),
         *(
             "--model",
             "--served-name",
@@ -37,7 +37,16 @@ EXPECTED_FLAGS = {
     },
     "gateway": {
         *("--host", "--port", "--initial-peers", "--listen", "--identity", "--ready-file", "--drain-seconds"),
-        *("--log-level", "--log-json", "--wait-seconds", "--max-waiting", "--api-key-file", "--alias", "--code-model"),
+        *(
+            "--log-level",
+            "--log-json",
+            "--wait-seconds",
+            "--max-waiting",
+            "--api-key-file",
+            "--alias",
+            "--code-model",
+            "--trusted-proxy",
+        ),
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--json", "--log-level"},
