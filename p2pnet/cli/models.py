@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from p2pnet.cli import options
-from p2pnet.records import ModelCard
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from p2pnet.records import ModelCard
 
 
 def models(

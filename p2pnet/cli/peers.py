@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from p2pnet.cli import options
-from p2pnet.multiaddrs import is_relayed
-from p2pnet.records import CapabilityRecord, LoadRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from p2pnet.records import CapabilityRecord, LoadRecord
 
 
 def peers(
@@ -38,6 +38,8 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
     """A row for each worker. What strangers call themselves is shown, and means nothing to the terminal."""
     from rich.markup import escape
     from rich.table import Column, Table
+
+    from p2pnet.multiaddrs import is_relayed
 
     columns = ("Name", "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
     table = Table(Column("Peer", overflow="fold"), *columns)

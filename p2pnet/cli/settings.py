@@ -13,7 +13,6 @@ import platformdirs
 
 from p2pnet.errors import UsageError
 from p2pnet.multiaddrs import check_peer_address
-from p2pnet.records import Label
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
@@ -41,6 +40,8 @@ def parse_bytes(size: str) -> int:
 
 def check_name(name: str) -> None:
     """Raises UsageError unless this is what a worker may be called in its record."""
+    from p2pnet.records import Label
+
     try:
         msgspec.convert(name, Label)
     except msgspec.ValidationError as error:
