@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -241,13 +241,17 @@ async def test_requests_that_wait_are_computed_together(encoder: Encoder) -> Non
     watched, turns = Watched.around(encoder), Turns()
     async with serving(watched, turns) as backend:
         with held(turns) as release:
-            first, *others = [asyncio.create_task(events_of(backend, ask(f"word {i}"))) for i in range(5)]
-            async with aclosing(backend.embed(ask("one more"))) as last:
-                await anext(last)
+            async with AsyncExitStack() as opened:
+                streams = [
+                    await opened.enter_async_context(aclosing(backend.embed(ask(f"word {i}")))) for i in range(6)
+                ]
+                accepted = [await anext(stream) for stream in streams]
+                waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+                await asyncio.sleep(0)  # each is tokenized, so one turn takes all of them into the queue
                 release()
-                answers = await asyncio.gather(first, *others)
-                assert isinstance(await anext(last), Embedding)
-    assert all(len(vectors_in(events)) == 1 for events in answers)
+                vectors = await asyncio.gather(*waiting)
+    assert all(isinstance(event, Accepted) for event in accepted)
+    assert all(isinstance(event, Embedding) for event in vectors)
     assert len(watched.batches) <= 3, "one that was taken before the others came, and two with all others"
 
 
