@@ -16,7 +16,7 @@ from gateway.app import create_app
 from tests.gateway.fake_generate import FakeGenerate, answer, service
 
 CASES = int(os.environ.get("P2PNET_OPENAPI_CASES", "5"))
-"""For each route. 2,000 in all with P2PNET_OPENAPI_CASES=80."""
+"""For each route. 2,400 in all with P2PNET_OPENAPI_CASES=150."""
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service(FakeGenerate(*answer("Hi")))))
 
