@@ -47,6 +47,11 @@ def is_relayed(address: str) -> bool:
     return "/p2p-circuit" in address
 
 
+def are_all_relayed(addresses: Sequence[str]) -> bool:
+    """Whether relays are all that a peer says of how it is reached."""
+    return bool(addresses) and all(map(is_relayed, addresses))
+
+
 def relay_of(address: str) -> str | None:
     """The peer through which a circuit address leads; None for any other. Raises ValueError when it is no multiaddr."""
     parts = parts_of(address)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from gateway.knowing.failures import failures_of
 from gateway.knowing.history import History
 from gateway.knowing.knowledge import Sources, model_views, worker_page
-from gateway.knowing.mesh import is_behind_relay, mesh_of, relays_of
+from gateway.knowing.mesh import mesh_of, relays_of
 from gateway.knowing.recent import MAX_REQUESTS, RequestQuery, WorkerStatistics
 from gateway.knowing.reports import RequestReport
 from gateway.knowing.timeline import STEP_S, Series, Span, Timeline
 from gateway.knowing.views import Itself, ModelSeen, ModelView, Overview, Place, WorkerQuery, WorkerSeen, WorkerView
 from gateway.peers.worker import Worker
 from p2pnet.config import AGENT
+from p2pnet.multiaddrs import are_all_relayed
 
 MAX_WORKERS = 200
 """Shown at a glance: more fit on no page. `/p2pnet/v1/workers` lists them all."""
@@ -103,7 +104,7 @@ class Lookout:
 
 def _seen(view: WorkerView, worker: Worker) -> WorkerSeen:
     record = worker.record
-    return WorkerSeen(view, record.name, is_behind_relay(record), relays_of(record), worker.since_unix_s)
+    return WorkerSeen(view, record.name, are_all_relayed(record.addresses), relays_of(record), worker.since_unix_s)
 
 
 def _speed(model: str, workers: Iterable[WorkerView]) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from p2pnet.multiaddrs import is_relayed, peer_id_of, relay_of
+from p2pnet.multiaddrs import are_all_relayed, peer_id_of, relay_of
 from p2pnet.records import CapabilityRecord
 
 Kind = Literal["gateway", "bootstrap", "worker"]
@@ -53,14 +53,9 @@ def mesh_of(gateway_id: str, initial_peers: Iterable[str], records: Sequence[Cap
     ]
     links = [Link(gateway_id, peer, "joined") for peer in joined]
     for record in records:
-        links.append(Link(gateway_id, record.peer_id, "relayed" if is_behind_relay(record) else "direct"))
+        links.append(Link(gateway_id, record.peer_id, "relayed" if are_all_relayed(record.addresses) else "direct"))
         links += (Link(record.peer_id, relay, "reserved") for relay in relays[record.peer_id])
     return Mesh(nodes, links)
-
-
-def is_behind_relay(record: CapabilityRecord) -> bool:
-    """Whether relays are all that it says of how it is reached."""
-    return bool(record.addresses) and all(map(is_relayed, record.addresses))
 
 
 def relays_of(record: CapabilityRecord) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from p2pnet.multiaddrs import is_relayed
+    from p2pnet.multiaddrs import are_all_relayed
 
     columns = ("Name", "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
     table = Table(Column("Peer", overflow="fold"), *columns)
@@ -48,12 +48,11 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
         busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")
         measure = record.load.decode_tokens_per_s if record else None
         speed = f"{measure.value:.1f}" if measure and measure.sampled_ms else "-"
-        is_behind_relay = bool(worker.addresses) and all(map(is_relayed, worker.addresses))
         table.add_row(
             worker.peer_id,
             escape(worker.name),
             ", ".join(card.id if card.task == "generate" else f"{card.id} ({card.task})" for card in worker.models),
-            "relayed" if is_behind_relay else "direct",
+            "relayed" if are_all_relayed(worker.addresses) else "direct",
             *busy,
             str(worker.slots),
             speed,
