@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
 from multiaddr import Multiaddr
 
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
+from p2pnet.connections import Connections
 from p2pnet.daemon import Daemon
 from p2pnet.dht_values import unpack_subkey, unpack_value, values_in
 from p2pnet.errors import DaemonFailed, JoinError, P2PNetError, PeerLost, PeerUnreachable
@@ -63,8 +63,6 @@ RELAY_WAIT_S = 15.0
 """How long a peer behind NAT waits for its first reservation before it goes on without; it usually takes 0.4 s."""
 MAX_VALUES_PER_KEY = 900
 """Values of the largest size, 4 KiB, that fit into one reply of the DHT, 4 MiB, with their subkeys and expiries."""
-MAX_KNOWN_PEERS = 1024
-"""How many peers' addresses are remembered for dialling, the oldest leaving first."""
 
 LEAVING_S = 5.0
 """How long a network that closes waits for its streams to part: their last bytes may still be on their way."""
@@ -83,8 +81,7 @@ class HivemindNetwork:
         self._validator = validator
         self._listen = config.listen
         self._handlers: dict[str, StreamHandler] = {}
-        self._known: dict[str, tuple[str, ...]] = {}
-        self._connected: set[str] = set()
+        self._connections = Connections(self._dial, self._disconnect)
         self._changed = asyncio.Event()
         self._addresses: tuple[str, ...] = ()
         self._node_id = _node_id_of(PeerID.from_base58(identity.peer_id))
@@ -101,7 +98,7 @@ class HivemindNetwork:
     ) -> HivemindNetwork:
         """Start p2pd and join. Raises DaemonFailed, or JoinError when initial peers are named and none is reachable."""
         self = cls(config, identity, validator, now_ms)
-        self._learn(config.initial_peers)
+        self._connections.learn(config.initial_peers)
         await self._start_daemon()
         try:
             await self._check_listening()
@@ -145,26 +142,24 @@ class HivemindNetwork:
         return P2pdStream(raw, is_opener=True, parting=self._parting)
 
     async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
-        self._learn(addresses)
+        has_moved = self._connections.has_moved(peer_id, addresses) and not self._is_in_use(peer_id)
+        self._connections.learn(addresses)
         try:
             async with asyncio.timeout(self._config.open_timeout_s):
-                if peer_id in self._connected:
+                if has_moved:
+                    await self._connections.hang_up(peer_id)
+                if peer_id in self._connections:
                     # The usual case costs one round trip; a connection that has gone is noticed and dialled again.
                     with contextlib.suppress(*_REGULAR_ERRORS):
                         return await self._open(peer_id, protocol)
-                await self._connect(peer_id)
+                await self._connections.connect(peer_id)
                 return await self._open(peer_id, protocol)
         except _REGULAR_ERRORS as error:
-            self._connected.discard(peer_id)
+            self._connections.forget(peer_id)
             raise PeerUnreachable(f"no {protocol} stream to {peer_id}: {_reason(error)}") from error
 
     async def hang_up(self, peer_id: str) -> None:
-        self._connected.discard(peer_id)
-        try:
-            async with asyncio.timeout(self._config.rpc_timeout_s):
-                await self._p2p._client.disconnect(PeerID.from_base58(peer_id))
-        except _REGULAR_ERRORS as error:
-            logger.debug("%s could not be hung up on: %s", peer_id, _reason(error))
+        await self._connections.hang_up(peer_id)
 
     async def store(self, entries: Sequence[Entry]) -> int:
         results = await self._node.store_many(
@@ -263,7 +258,7 @@ class HivemindNetwork:
             logger.warning("p2pd has died (exit status %s); starting it again", status)
             storage = self._node.protocol.storage
             await self._stop_daemon()
-            self._connected.clear()
+            self._connections.forget_all()
             await self._restart(storage)
             await self._rejoin()
             logger.info("p2pd runs again, as the same peer")
@@ -346,13 +341,13 @@ class HivemindNetwork:
         """Connect to a peer, compare clocks, and enter each other's routing tables where they agree."""
         peer_id = peer_id_of(address)
         assert peer_id is not None, "checked by the command line"
-        self._learn([address])
+        self._connections.learn([address])
         protocol = self._node.protocol
         peer = PeerID.from_base58(peer_id)
         began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._config.join_timeout_s):
-                await self._connect(peer_id)
+                await self._connections.connect(peer_id)
                 asked_s = self._now_ms() / 1000
                 ping = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
                 pong = await protocol.get_stub(peer).rpc_ping(ping, timeout=self._config.join_timeout_s)
@@ -373,7 +368,7 @@ class HivemindNetwork:
         seen = {peer.to_base58() for peer in table.uid_to_peer_id.values()}
         missing = [address for address in self._config.initial_peers if peer_id_of(address) not in seen]
         if not seen:
-            missing += [addresses[0] for addresses in self._known.values()][-8:]
+            missing += self._connections.newest_addresses(8)
         if missing:
             await self._join(list(dict.fromkeys(missing)))
 
@@ -402,9 +397,9 @@ class HivemindNetwork:
         left."""
         neighbours = self._node.protocol.routing_table.peer_id_to_uid
         for peer in await self._p2p.list_peers():
-            if peer.peer_id in neighbours and peer.peer_id.to_base58() not in self._known:
+            if peer.peer_id in neighbours and not self._connections.knows(peer.peer_id.to_base58()):
                 plain = (str(Multiaddr(address.to_bytes())) for address in peer.addrs)
-                self._learn([f"{address}/p2p/{peer.peer_id.to_base58()}" for address in plain])
+                self._connections.learn([f"{address}/p2p/{peer.peer_id.to_base58()}" for address in plain])
 
     # ---- the DHT, entry by entry
 
@@ -425,8 +420,8 @@ class HivemindNetwork:
         if peer in node.blacklist:
             return None
         try:
-            if peer.to_base58() in self._known:
-                await self._connect(peer.to_base58())
+            if self._connections.knows(peer.to_base58()):
+                await self._connections.connect(peer.to_base58())
             # A key a question: each may fill a reply.
             results = dict(await asyncio.gather(*(self._find(peer, DHTID(key)) for key in keys)))
             answer: Answer[PeerID, StoredValue] = Answer(
@@ -435,7 +430,7 @@ class HivemindNetwork:
             )
         except (*_REGULAR_ERRORS, ValueError, AssertionError) as error:  # the latter two: malformed node ids
             logger.debug("%s did not answer: %s", peer, error)
-            self._connected.discard(peer.to_base58())
+            self._connections.forget(peer.to_base58())
             node.blacklist.register_failure(peer)
             await protocol.update_routing_table(protocol.routing_table.get(peer_id=peer), peer, responded=False)
             return None
@@ -456,26 +451,21 @@ class HivemindNetwork:
 
     # ---- connections and streams, through p2pd's control socket
 
-    def _learn(self, addresses: Sequence[str]) -> None:
-        by_peer: defaultdict[str, list[str]] = defaultdict(list)
-        for address in addresses:
-            if (peer_id := peer_id_of(address)) is not None:
-                by_peer[peer_id].append(address)
-        for peer_id, known in by_peer.items():
-            self._known.pop(peer_id, None)
-            self._known[peer_id] = tuple(known)
-        while len(self._known) > MAX_KNOWN_PEERS:
-            del self._known[next(iter(self._known))]
+    async def _dial(self, peer_id: str, addresses: Sequence[str]) -> None:
+        plain = [Multiaddr(without_peer_id(address)) for address in addresses]
+        await self._p2p._client.connect(PeerID.from_base58(peer_id), plain)
 
-    async def _connect(self, peer_id: str) -> None:
-        """Dial a peer at the addresses we know, or wherever p2pd's routing finds it. At once when connected."""
-        if peer_id in self._connected:
-            return
-        addresses = [Multiaddr(without_peer_id(address)) for address in self._known.get(peer_id, ())]
-        await self._p2p._client.connect(PeerID.from_base58(peer_id), addresses)
-        if len(self._connected) >= MAX_KNOWN_PEERS:
-            self._connected.clear()  # it only saves round trips
-        self._connected.add(peer_id)
+    async def _disconnect(self, peer_id: str) -> None:
+        try:
+            async with asyncio.timeout(self._config.rpc_timeout_s):
+                await self._p2p._client.disconnect(PeerID.from_base58(peer_id))
+        except _REGULAR_ERRORS as error:
+            logger.debug("%s could not be hung up on: %s", peer_id, _reason(error))
+
+    def _is_in_use(self, peer_id: str) -> bool:
+        """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
+        when nothing comes."""
+        return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
     async def _open(self, peer_id: str, protocol: str) -> RawStream:
         request = p2pd_pb2.Request(
@@ -490,7 +480,7 @@ class HivemindNetwork:
             raise_if_failed(response)
         except BaseException:
             writer.close()
-            self._connected.discard(peer_id)
+            self._connections.forget(peer_id)
             raise
         return RawStream(peer_id, reader, writer, self._streams)
 

@@ -50,6 +50,8 @@ class RawStream:
         self._reader = reader
         self._writer = writer
         self._streams = streams
+        self.is_in_use = True
+        """Until both ends have said all that they had to say: it may be parting for a while after that."""
         streams.add(self)
 
     @property
@@ -124,6 +126,7 @@ class P2pdStream:
     def close(self) -> None:
         """Part from the other end, in the background: the network waits for that before it ends."""
         if self._task is None:
+            self._raw.is_in_use = False
             self._task = asyncio.get_running_loop().create_task(self._part())
             self._parting.add(self._task)
             self._task.add_done_callback(self._parting.discard)

@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "records daemon features allowance vectors",
         "wire",
         "network",
-        "directory dht_values relay_limits autonat p2pd_stream",
+        "directory dht_values relay_limits autonat p2pd_stream connections",
         "memory_network hivemind_network client",
         "peer",
         "worker doctor top",
