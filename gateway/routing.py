@@ -21,7 +21,7 @@ from gateway.asks import USUAL_TOKENS, Ask
 from gateway.asks import ask_of as ask_of
 from gateway.drawing import Group, weight_of
 from gateway.peers.health import State
-from gateway.peers.pace import PeakEwma
+from gateway.peers.pace import Measured
 from gateway.peers.worker import ModelTask, Pace, Worker
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
@@ -273,7 +273,8 @@ class _Moment:
             work_s = FIRST_TOKEN_PART * _faded(first_s, usual_first_s, stands)
             work_s += self._answer * _faded(token_s, _claimed_token_s(worker, usual_token_s), stands)
             pressure, places = worker.pressure(), worker.places
-            expected_s = (usual_trip_s if trip_s is None else trip_s) + work_s * (1 + pressure / weight_of(worker))
+            expected_s = _faded(trip_s, usual_trip_s, self._part_left(worker.round_trip_s.noted_s))
+            expected_s += work_s * (1 + pressure / weight_of(worker))
             if self._is_cold(worker, pace):
                 expected_s += COLD_S
             state = worker.health.state(self._now_s)
@@ -284,7 +285,7 @@ class _Moment:
             )
         return considered
 
-    def _usual(self, measured: Sequence[PeakEwma], default: float) -> float:
+    def _usual(self, measured: Sequence[Measured], default: float) -> float:
         """The median of what was measured lately, or else ever."""
         known = [each for each in measured if each.value is not None]
         recent = [each for each in known if self._now_s - each.noted_s <= FADE_S] or known
@@ -294,7 +295,10 @@ class _Moment:
         """Of what was measured: all of it while something of ours runs there, which would show a change."""
         if worker.in_flight_of(self._key):
             return 1.0
-        return exp((max(pace.first_token_s.noted_s, pace.token_s.noted_s) - self._now_s) / FADE_S)
+        return self._part_left(max(pace.first_token_s.noted_s, pace.token_s.noted_s))
+
+    def _part_left(self, noted_s: float) -> float:
+        return exp((noted_s - self._now_s) / FADE_S)
 
     def _is_cold(self, worker: Worker, pace: Pace) -> bool:
         """Whether the weights have to be loaded first."""

@@ -45,12 +45,17 @@ URGENT_TIMEOUT_S = 0.7
 It is more for a worker whose usual round trip says so."""
 
 ROUND_TRIPS = 5.0
-"""In an urgent probe, the worker's usual round trip this many times is waited for at least."""
+"""In an urgent probe, the worker's round trip this many times is waited for at least."""
+
+MAX_URGENT_TIMEOUT_S = 2.0
+"""But no longer than this, which is five round trips of 0.4 s, once around the world over a relay: to go on elsewhere
+costs less than to wait for who may need more."""
 
 
 def urgent_timeout_s(worker: Worker) -> float:
     """How long a worker has for its answer while somebody waits for it."""
-    return max(URGENT_TIMEOUT_S, ROUND_TRIPS * (worker.round_trip_s.value or 0.0))
+    round_trips_s = ROUND_TRIPS * (worker.round_trip_s.value or 0.0)
+    return min(MAX_URGENT_TIMEOUT_S, max(URGENT_TIMEOUT_S, round_trips_s))
 
 
 class Prober:

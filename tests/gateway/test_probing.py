@@ -19,6 +19,7 @@ from gateway.peers.health import COOLDOWN_S
 from gateway.peers.probing import (
     AGAIN_S,
     MAX_PROBES,
+    MAX_URGENT_TIMEOUT_S,
     ROUND_S,
     ROUND_TRIPS,
     TIMEOUT_S,
@@ -365,9 +366,16 @@ async def test_a_lost_worker_that_stays_away_fails_no_more_than_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("round_trip_s", "timeout_s"), [(None, URGENT_TIMEOUT_S), (0.01, URGENT_TIMEOUT_S), (1.0, ROUND_TRIPS)]
+    ("round_trip_s", "timeout_s"),
+    [
+        (None, URGENT_TIMEOUT_S),
+        (0.01, URGENT_TIMEOUT_S),
+        (0.25, 0.25 * ROUND_TRIPS),
+        (0.4, MAX_URGENT_TIMEOUT_S),
+        (1.4, MAX_URGENT_TIMEOUT_S),
+    ],
 )
-def test_whoever_waits_for_a_probe_waits_longer_for_who_is_far_away(
+def test_whoever_waits_for_a_probe_waits_longer_for_who_is_far_away_up_to_a_point(
     round_trip_s: float | None, timeout_s: float
 ) -> None:
     worker = Worker(capability(A))

@@ -304,10 +304,10 @@ def measured_ago(passed_s: float, token_s: float, then: Story | None = None) -> 
     return story
 
 
-def far(seconds: float) -> Story:
+def far(seconds: float, passed_s: float = 0.0) -> Story:
     def story(worker: Worker) -> None:
         known()(worker)
-        worker.round_trip_s.note(seconds, NOW_S)
+        worker.round_trip_s.note(seconds, NOW_S - passed_s)
 
     return story
 
@@ -369,6 +369,10 @@ PAIRS: dict[str, tuple[Worker, Worker]] = {
         worker("b", slots=1024, story=known(token_s=0.01, in_flight=16)),
     ),
     "near before far": (worker("a", story=far(0.01)), worker("b", story=far(0.3))),
+    "one that was far long ago before a busy one": (
+        worker("a", slots=4, story=far(9.0, passed_s=10 * FADE_S)),
+        worker("b", slots=4, story=known(in_flight=1)),
+    ),
     "says it is slow": (worker("a"), worker("b", story=slow_by_record)),
     "in memory before not": (worker("a", story=known(token_s=0.03)), worker("b", COLD)),
     "in memory by now": (worker("a", COLD, story=warmed_up), worker("b", card("tiny"), story=known(token_s=0.21))),
