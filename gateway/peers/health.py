@@ -1,9 +1,10 @@
 """Whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
 
     HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it answers a probe-->  TRIAL
-    TRIAL    --one request succeeds-->  HEALTHY,  --it fails-->  COOLING, for twice as long
+    TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
 
-In TRIAL one request at a time may go there. (Nygard, Release It!, 2007: closed, open, half-open.)
+In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial; how long the
+next cooldown is goes by whole answers. (Nygard, Release It!, 2007: closed, open, half-open.)
 """
 
 from __future__ import annotations
@@ -80,12 +81,15 @@ class Health:
         """A request that went there said nothing of its health: it was busy, or the client went away."""
         self._trial_until_s = 0.0
 
+    def note_begun(self, now_s: float) -> None:
+        """The first part of an answer has come from there."""
+        if self.state(now_s) is State.TRIAL:
+            self._end_trouble()
+
     def note_success(self) -> None:
         self._recent.append(True)
         self._cooldowns = 0
-        self._cooling_until_s = None
-        self._trial_until_s = 0.0
-        self.reason = None
+        self._end_trouble()
 
     def note_failure(self, now_s: float, reason: str, is_gone: bool = True) -> None:
         """A request failed there. A worker that is gone, or breaks the protocol, is left alone at once; one that says
@@ -100,6 +104,11 @@ class Health:
         pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2 ** min(self._cooldowns, 16))
         self._cooldowns += 1
         self._cooling_until_s = now_s + pause_s
+
+    def _end_trouble(self) -> None:
+        self._cooling_until_s = None
+        self._trial_until_s = 0.0
+        self.reason = None
 
     def _fails_often(self) -> bool:
         newest = list(self._recent)[-MAX_FAILURES_IN_ROW:]

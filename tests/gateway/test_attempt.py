@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from gateway.dispatch.attempt import PACE_TOKENS, Try
+from gateway.peers.health import COOLDOWN_S
 from gateway.peers.pace import Window
 from gateway.peers.worker import Worker
 from gateway.routing import Choice
@@ -95,6 +96,29 @@ async def test_a_late_token_among_many_does_not_stand_for_all() -> None:
     site = Site()
     await site.take((0, 1, delta(0)), *[(0, 0.01, delta(1)) for _ in range(PACE_TOKENS - 1)], (0, 0.17, delta(1)))
     assert site.worker.pace(KEY).token_s.value == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("probes_s", "accepted_s", "value"), [((), 3.0, 3.0), ((1.4,), 0.1, 0.1), ((0.1,), 3.0, 0.1)])
+async def test_a_round_trip_takes_no_longer_than_until_a_request_is_accepted(
+    probes_s: tuple[float, ...], accepted_s: float, value: float
+) -> None:
+    site = Site()
+    for seconds in probes_s:
+        site.worker.round_trip_s.note(seconds, site.now_s)
+    await site.take((0, accepted_s, Accepted(5)))
+    assert site.worker.round_trip_s.value == pytest.approx(value)
+
+
+async def test_a_first_token_ends_a_trial() -> None:
+    site = Site()
+    health = site.worker.health
+    health.note_failure(site.now_s, "peer_lost")
+    site.now_s += COOLDOWN_S
+    health.note_start(site.now_s)
+    await site.take((0, 0, Accepted(5)))
+    assert not health.may_take(site.now_s)
+    await site.take((0, 1, delta(0)))
+    assert health.may_take(site.now_s)
 
 
 async def test_a_load_that_says_nothing_is_not_noted() -> None:

@@ -45,6 +45,10 @@ def started(health: Health, now_s: float) -> None:
     health.note_start(now_s)
 
 
+def begun(health: Health, now_s: float) -> None:
+    health.note_begun(now_s)
+
+
 def released(health: Health, now_s: float) -> None:
     health.note_release()
 
@@ -61,6 +65,11 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("one trial at a time", [(0, lost), (C, started)], C, TRIAL, False),
     ("a trial that takes for ever", [(0, lost), (C, started)], C + TRIAL_S, TRIAL, True),
     ("a trial that said nothing", [(0, lost), (C, started), (C, released)], C, TRIAL, True),
+    ("a trial that has begun to answer", [(0, lost), (C, started), (C + 1, begun)], C + 1, HEALTHY, True),
+    ("it breaks off", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C - 0.01, COOLING, False),
+    ("it breaks off, and its time is over", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C, TRIAL, True),
+    ("an answer from before begins while it cools", [(0, lost), (1, begun)], C - 0.01, COOLING, False),
+    ("an answer begins", [(0, begun)], 0, HEALTHY, True),
     ("a trial that succeeds", [(0, lost), (C, started), (C + 1, served)], C + 1, HEALTHY, True),
     ("a trial that fails", [(0, lost), (C, started), (C, lost)], 3 * C - 0.01, COOLING, False),
     ("a trial that fails, and its time is over", [(0, lost), (C, started), (C, lost)], 3 * C, TRIAL, True),
