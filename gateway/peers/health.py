@@ -18,6 +18,11 @@ MAX_COOLDOWN_S = 60.0
 that comes back is used soon, one that is gone costs little. Until then a probe has shown whether it is there at all:
 one is due within a second and takes 1.5 s at most."""
 
+FORGIVEN_S = 10.0
+"""A worker that has been well for this long since its trial has one of its failures forgiven, and one more for each
+time it is so again: answers that take minutes must not count for less than one that took a second. (Envoy's outlier
+detection forgives in the same way, and as fast.)"""
+
 RECENT = 20
 """How many of the last requests the failure rate is of."""
 
@@ -50,6 +55,7 @@ class Health:
         self._cooldowns = 0
         self._cooling_until_s: float | None = None
         self._trial_until_s = 0.0
+        self._well_since_s: float | None = None
         self.reason: str | None = None
         """Why it cools, or is on trial: the code of the last error."""
 
@@ -85,10 +91,12 @@ class Health:
         """The first part of an answer has come from there."""
         if self.state(now_s) is State.TRIAL:
             self._end_trouble()
+            self._well_since_s = now_s
 
     def note_success(self) -> None:
         self._recent.append(True)
         self._cooldowns = 0
+        self._well_since_s = None
         self._end_trouble()
 
     def note_failure(self, now_s: float, reason: str, is_gone: bool = True) -> None:
@@ -101,9 +109,15 @@ class Health:
         if not is_gone and self._cooling_until_s is None and not self._fails_often():
             return
         self.reason = reason
+        self._forgive(now_s)
         pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2 ** min(self._cooldowns, 16))
         self._cooldowns += 1
         self._cooling_until_s = now_s + pause_s
+
+    def _forgive(self, now_s: float) -> None:
+        if self._well_since_s is not None:
+            self._cooldowns = max(0, self._cooldowns - int((now_s - self._well_since_s) / FORGIVEN_S))
+            self._well_since_s = None
 
     def _end_trouble(self) -> None:
         self._cooling_until_s = None

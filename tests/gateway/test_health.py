@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.peers.health import (
     COOLDOWN_S,
+    FORGIVEN_S,
     MAX_COOLDOWN_S,
     MAX_FAILURES_IN_ROW,
     MIN_RECENT,
@@ -20,7 +21,7 @@ from gateway.peers.health import (
 )
 
 HEALTHY, COOLING, TRIAL = State.HEALTHY, State.COOLING, State.TRIAL
-C = COOLDOWN_S
+C, F = COOLDOWN_S, FORGIVEN_S
 
 Happening = Callable[[Health, float], None]
 
@@ -68,6 +69,15 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("a trial that has begun to answer", [(0, lost), (C, started), (C + 1, begun)], C + 1, HEALTHY, True),
     ("it breaks off", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C - 0.01, COOLING, False),
     ("it breaks off, and its time is over", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C, TRIAL, True),
+    ("it goes on for a while before it does", [(0, lost), (C, begun), (C + F, lost)], 2 * C + F, TRIAL, True),
+    ("not for long enough", [(0, lost), (C, begun), (C + F - 0.01, lost)], 2 * C + F, COOLING, False),
+    (
+        "one failure is forgiven at a time",
+        [(0, lost), (C, begun), (C + 1, lost), (3 * C + 1, begun), (3 * C + 1 + F, lost)],
+        5 * C + F,
+        COOLING,
+        False,
+    ),
     ("an answer from before begins while it cools", [(0, lost), (1, begun)], C - 0.01, COOLING, False),
     ("an answer begins", [(0, begun)], 0, HEALTHY, True),
     ("a trial that succeeds", [(0, lost), (C, started), (C + 1, served)], C + 1, HEALTHY, True),
