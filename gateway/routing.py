@@ -21,7 +21,7 @@ from gateway.asks import USUAL_TOKENS, Ask
 from gateway.asks import ask_of as ask_of
 from gateway.drawing import Group, weight_of
 from gateway.peers.health import State
-from gateway.peers.pace import Measured
+from gateway.peers.pace import PeakEwma
 from gateway.peers.worker import ModelTask, Pace, Worker
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
@@ -285,7 +285,7 @@ class _Moment:
             )
         return considered
 
-    def _usual(self, measured: Sequence[Measured], default: float) -> float:
+    def _usual(self, measured: Sequence[PeakEwma], default: float) -> float:
         """The median of what was measured lately, or else ever."""
         known = [each for each in measured if each.value is not None]
         recent = [each for each in known if self._now_s - each.noted_s <= FADE_S] or known

@@ -124,7 +124,6 @@ class Try:
             if event.load.slots:
                 worker.note_load(event.load, now_s)
             if isinstance(event, Accepted):
-                worker.note_round_trip_at_most(now_s - self.began_s, now_s)
                 worker.note_taken(self.key)
             else:
                 self.finish_reason = event.reason

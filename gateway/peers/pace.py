@@ -8,9 +8,6 @@ from collections import deque
 MEMORY_S = 10.0
 """A slow sample is forgotten with this time constant: after half a minute of quick ones little of it is left."""
 
-FEW = 8
-"""How many of the last samples the lowest is taken of."""
-
 WINDOW = 128
 """How many of the last samples quantiles are of."""
 
@@ -42,34 +39,6 @@ class PeakEwma:
             weight = math.exp(-max(0.0, now_s - self._noted_s) / self._memory_s)
             self._value = self._value * weight + sample * (1 - weight)
         self._noted_s = now_s
-
-
-class LowestOf:
-    """The lowest of the last few samples: of round trips, what the way itself takes. What is above that was waiting for
-    a connection or for a busy machine, and says nothing of the next time.
-
-    NTP chooses among the last eight in the same way (RFC 5905, section 10, the clock filter).
-    """
-
-    def __init__(self, count: int = FEW) -> None:
-        self._samples: deque[float] = deque(maxlen=count)
-        self._noted_s = float("-inf")
-
-    @property
-    def value(self) -> float | None:
-        return min(self._samples, default=None)
-
-    @property
-    def noted_s(self) -> float:
-        """When the last sample was."""
-        return self._noted_s
-
-    def note(self, sample: float, now_s: float) -> None:
-        self._samples.append(sample)
-        self._noted_s = now_s
-
-
-Measured = PeakEwma | LowestOf
 
 
 class Window:

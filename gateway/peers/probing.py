@@ -45,11 +45,12 @@ URGENT_TIMEOUT_S = 0.7
 It is more for a worker whose usual round trip says so."""
 
 ROUND_TRIPS = 5.0
-"""In an urgent probe, the worker's round trip this many times is waited for at least."""
+"""In an urgent probe, the worker's usual round trip this many times is waited for at least. It is a peak: who has just
+been slow to answer, on a busy machine, is not taken for dead a moment later."""
 
 MAX_URGENT_TIMEOUT_S = 2.0
 """But no longer than this, which is five round trips of 0.4 s, once around the world over a relay: to go on elsewhere
-costs less than to wait for who may need more."""
+costs less than to wait for who may need more, and one probe that had to dial would have the next ones wait for ten."""
 
 
 def urgent_timeout_s(worker: Worker) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from gateway.peers.health import Health
-from gateway.peers.pace import LowestOf, PeakEwma, Window
+from gateway.peers.pace import PeakEwma, Window
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard
 
@@ -46,8 +46,7 @@ class Worker:
         self.health = Health()
         self.load: Load | None = None
         self.load_sampled_s = float("-inf")
-        self.round_trip_s = LowestOf()
-        """From a question to its answer, where that costs the worker nothing."""
+        self.round_trip_s = PeakEwma()
         self.heard_s = float("-inf")
         """When anything came from it that it has just sent: an event, an answer to a probe."""
         self.full_until_s: dict[ModelTask, float] = {}
@@ -117,11 +116,6 @@ class Worker:
         if sampled_s >= self.load_sampled_s:
             self.load = load
             self.load_sampled_s = sampled_s
-
-    def note_round_trip_at_most(self, seconds: float, now_s: float) -> None:
-        """What took so long had some work in it too: it counts where nothing quicker is known."""
-        if self.round_trip_s.value is None or seconds < self.round_trip_s.value:
-            self.round_trip_s.note(seconds, now_s)
 
     def note_full(self, key: ModelTask, now_s: float) -> None:
         """It refused a request since all of its places are taken. Refusals of requests that were sent together count

@@ -98,17 +98,6 @@ async def test_a_late_token_among_many_does_not_stand_for_all() -> None:
     assert site.worker.pace(KEY).token_s.value == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize(("probes_s", "accepted_s", "value"), [((), 3.0, 3.0), ((1.4,), 0.1, 0.1), ((0.1,), 3.0, 0.1)])
-async def test_a_round_trip_takes_no_longer_than_until_a_request_is_accepted(
-    probes_s: tuple[float, ...], accepted_s: float, value: float
-) -> None:
-    site = Site()
-    for seconds in probes_s:
-        site.worker.round_trip_s.note(seconds, site.now_s)
-    await site.take((0, accepted_s, Accepted(5)))
-    assert site.worker.round_trip_s.value == pytest.approx(value)
-
-
 async def test_a_first_token_ends_a_trial() -> None:
     site = Site()
     health = site.worker.health

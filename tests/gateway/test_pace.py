@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.peers.pace import FEW, MEMORY_S, WINDOW, LowestOf, PeakEwma, Window
+from gateway.peers.pace import MEMORY_S, WINDOW, PeakEwma, Window
 
 
 @pytest.mark.parametrize(
@@ -50,26 +50,6 @@ def test_it_is_never_outside_of_what_was_measured(samples: list[tuple[float, flo
     assert average.value is not None
     assert min(values) * (1 - 1e-9) <= average.value <= max(values) * (1 + 1e-9)
     assert average.value >= samples[-1][1] * (1 - 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("samples", "value"),
-    [
-        ([], None),
-        ([1.4], 1.4),
-        ([1.4, 0.1], 0.1),
-        ([0.1, 1.4], 0.1),
-        ([0.1] + [0.4] * (FEW - 1), 0.1),
-        ([0.1] + [0.4] * FEW, 0.4),
-    ],
-)
-def test_the_lowest_of_the_last_few(samples: list[float], value: float | None) -> None:
-    lowest = LowestOf()
-    assert lowest.noted_s == float("-inf")
-    for now_s, sample in enumerate(samples):
-        lowest.note(sample, float(now_s))
-        assert lowest.noted_s == now_s
-    assert lowest.value == value
 
 
 @pytest.mark.parametrize(
