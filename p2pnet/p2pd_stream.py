@@ -51,7 +51,7 @@ class RawStream:
         self._writer = writer
         self._streams = streams
         self.is_in_use = True
-        """Until both ends have said all that they had to say: it may be parting for a while after that."""
+        """Until our end has said all that it had to say: it may be parting for a while after that."""
         streams.add(self)
 
     @property

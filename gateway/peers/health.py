@@ -3,8 +3,9 @@
     HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it answers a probe-->  TRIAL
     TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
 
-In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial; how long the
-next cooldown is goes by whole answers. (Nygard, Release It!, 2007: closed, open, half-open.)
+In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial. The next
+cooldown is as long as the first one again after a whole answer, or once the failures before it are forgiven.
+(Nygard, Release It!, 2007: closed, open, half-open.)
 """
 
 from __future__ import annotations

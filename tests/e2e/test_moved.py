@@ -39,13 +39,13 @@ async def network(tmp_path: Path) -> AsyncIterator[HivemindNetwork]:
 @asynccontextmanager
 async def p2pd(identity_file: Path) -> AsyncIterator[tuple[str, tuple[str, ...], int]]:
     """Another peer: its id, its addresses and its process."""
+    peer_id = Identity.load_or_create(identity_file).peer_id
     async with AsyncExitStack() as stack:
         daemon = await Daemon.start(NetworkConfig(identity_file, LOOPBACK_LISTEN), LOOPBACK_LISTEN, ())
         stack.push_async_callback(daemon.stop)
         p2p = await _attach(daemon)
         stack.push_async_callback(p2p.shutdown)
         _, visible = await p2p._client.identify()
-        peer_id = Identity.load_or_create(identity_file).peer_id
         yield peer_id, tuple(f"{Multiaddr(address.to_bytes())}/p2p/{peer_id}" for address in visible), daemon.pid
 
 
@@ -63,7 +63,6 @@ async def test_a_peer_that_is_back_elsewhere_is_dialled_anew_by_all_who_want_it(
     network: HivemindNetwork, tmp_path: Path
 ) -> None:
     identity_file = tmp_path / "there.key"
-    Identity.load_or_create(identity_file)
     async with p2pd(identity_file) as (peer_id, addresses, pid):
         (await pinged(network, peer_id, addresses)).close()
         os.kill(pid, signal.SIGKILL)
@@ -79,7 +78,6 @@ async def test_nobody_who_is_in_mid_sentence_is_cut_off_for_new_addresses(
     network: HivemindNetwork, tmp_path: Path
 ) -> None:
     identity_file = tmp_path / "there.key"
-    Identity.load_or_create(identity_file)
     async with p2pd(identity_file) as (peer_id, addresses, _):
         elsewhere = tuple(address.replace("127.0.0.1", "127.0.0.2") for address in addresses)
         stream = await pinged(network, peer_id, addresses)
