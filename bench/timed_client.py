@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import httptools
 
 END_OF_STREAM = "[DONE]"
+EVENT = b"data: "
+"""How each begins."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class TimedStream(asyncio.Protocol):
         self._pieces: list[tuple[float, bytes]] = []
         self._began_s = 0.0
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._has_begun = asyncio.Event()
+        self._news = asyncio.Event()
+        self._events = 0
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -104,7 +107,11 @@ class TimedStream(asyncio.Protocol):
 
     async def wait_begun(self) -> None:
         """Wait until the first bytes have come, or the connection is over."""
-        await self._has_begun.wait()
+        await self._wait_for(lambda: bool(self._pieces))
+
+    async def wait_events(self, count: int) -> None:
+        """Wait until so many events have come, or the connection is over."""
+        await self._wait_for(lambda: self._events >= count)
 
     async def finish(self) -> Answered:
         """Wait until the server closes the connection, then read what came."""
@@ -122,12 +129,18 @@ class TimedStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append((time.perf_counter(), data))
-        self._has_begun.set()
+        self._events += data.count(EVENT)
+        self._news.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._has_begun.set()
         if not self._closed.done():
             self._closed.set_result(None)
+        self._news.set()
+
+    async def _wait_for(self, is_there: Callable[[], bool]) -> None:
+        while not (is_there() or self._closed.done()):
+            self._news.clear()
+            await self._news.wait()
 
 
 async def ask(url: str, request: ChatRequest) -> Answered:
@@ -179,8 +192,8 @@ class _Events:
     def feed(self, body: bytes, now_s: float) -> None:
         *events, self._rest = (self._rest + body).split(b"\n\n")
         for event in events:
-            if event.startswith(b"data: "):
-                self._take(event[6:].decode(), now_s)
+            if event.startswith(EVENT):
+                self._take(event.removeprefix(EVENT).decode(), now_s)
 
     def _take(self, data: str, now_s: float) -> None:
         assert not self.is_done, "something follows the end of the stream"

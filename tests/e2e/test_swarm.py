@@ -318,7 +318,8 @@ async def test_a_worker_that_is_asked_to_stop_withdraws_and_finishes(swarm: Swar
     async def is_withdrawn() -> bool:
         return not await client.directory.workers_of("leaver")
 
-    leaver = swarm.worker("--model", "tiny", "--served-name", "leaver", name="leaver")
+    as_long_as_it_takes = ("--drain-seconds", "240")  # and not the default's 30: the machine may be busy
+    leaver = swarm.worker("--model", "tiny", "--served-name", "leaver", *as_long_as_it_takes, name="leaver")
     leaver.wait_ready()
     wait_until(lambda: "leaver" in _models(swarm.url), "the gateway lists leaver")
     with _open_stream(swarm.url, "leaver", MEDIUM) as stream:

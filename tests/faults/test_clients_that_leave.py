@@ -30,24 +30,20 @@ pytestmark = pytest.mark.timeout(300)
 CLIENTS = 1000
 AT_ONCE = 32
 PLACES = 40
-TOKENS = 25
+TOKENS = 50
 TOKEN_S = 0.02
-MEDIAN_S = 0.1
-"""From the client's going to the end of its generation: a handful of messages over loopback and one step, ten times
-over, since the machine may be busy with other tests."""
+AT_ONCE_PART = 0.2
+"""So many do not wait for an answer to begin."""
 
 
 @dataclass
 class Ends:
-    """When each generation has ended, by its prompt, and how often."""
+    """When each generation has ended, by its prompt."""
 
     ended_s: dict[str, float] = field(default_factory=dict)
-    begun: int = 0
 
     def note(self, request: GenerateRequest, is_begin: bool) -> None:
-        if is_begin:
-            self.begun += 1
-        else:
+        if not is_begin:
             self.ended_s[asked(request.prompt)] = time.perf_counter()
 
 
@@ -67,9 +63,14 @@ async def worker(address: str, folder: Path, ends: Ends) -> AsyncIterator[ChainB
 
 async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path) -> None:
     """Given a worker with as many places as there are clients at once, when a thousand clients leave, before the first
-    token, in mid-answer, near its end, then each generation ends at once, and all places can be taken again."""
+    token, in mid-answer, near its end, then each generation ends as soon as it is told, and all places can be taken
+    again.
+
+    How long word takes to get there is told by the first tokens, which go both ways: the machine may be busy.
+    """
     rng = random.Random(SEED)
     ends = Ends()
+    first_s: list[float] = []
     left_s: dict[str, float] = {}
     with logged_swarm() as running:
         bootstrap = running.bootstrap()
@@ -81,7 +82,13 @@ async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path
             async def come_and_go(number: int) -> None:
                 async with places:
                     stream = await TimedStream.open(url, request(number, TOKENS, "leaver"))
-                    await asyncio.sleep(rng.uniform(0, 1.5 * TOKENS * TOKEN_S))
+                    began_s = time.perf_counter()
+                    if rng.random() < AT_ONCE_PART:
+                        await asyncio.sleep(rng.uniform(0, TOKEN_S))
+                    else:
+                        await stream.wait_events(1)
+                        first_s.append(time.perf_counter() - began_s)
+                        await stream.wait_events(rng.randint(1, TOKENS))
                     left_s[f"leaver stream {number}"] = stream.close()
 
             async def is_idle() -> bool:
@@ -90,16 +97,12 @@ async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path
             await asyncio.gather(*map(come_and_go, range(CLIENTS)))
             await until(is_idle, "all generations have ended")
             answers = await ask_all(url, requests(PLACES, TOKENS, "afterwards"))
-    delays_s = sorted(
-        max(0.0, ends.ended_s[prompt] - left) for prompt, left in left_s.items() if prompt in ends.ended_s
-    )
-    cut = [delay_s for delay_s in delays_s if delay_s]
-    print(
-        f"{len(delays_s)} begun, {len(cut)} cut; from leaving to the end: median {statistics.median(cut):.4f} s, ",
-        end="",
-    )
-    print(f"p99 {cut[int(0.99 * len(cut))]:.4f} s, longest {cut[-1]:.4f} s")
+    begun = left_s.keys() & ends.ended_s.keys()
+    cut = sorted(delay_s for each in begun if (delay_s := ends.ended_s[each] - left_s[each]) > 0)
+    median_s, p99_s = statistics.median(cut), cut[int(0.99 * len(cut))]
+    print(f"{len(begun)} begun, first event after {statistics.median(first_s):.4f} s; {len(cut)} cut, ", end="")
+    print(f"from leaving to the end: median {median_s:.4f} s, p99 {p99_s:.4f} s, longest {cut[-1]:.4f} s")
     assert len(cut) > CLIENTS / 4, "the others had their answers before they left"
-    assert statistics.median(cut) < MEDIAN_S
+    assert median_s < statistics.median(first_s) + TOKEN_S
     assert backend.running == 0
     assert faults_of(answers) == []
