@@ -296,7 +296,7 @@ class Gateway:
         if (worker := self.workers.get(machine.name)) is not None:
             worker.heard_s = now_s
             worker.pace(KEY).first_token_s.note(now_s - job.sent_s, now_s)
-            worker.health.note_begun(now_s)
+            worker.health.note_begun(now_s, job.sent_s)
 
     def finish(self, job: Job, machine: Machine, load: Load) -> None:
         now_s = self.world.now_s

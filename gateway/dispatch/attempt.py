@@ -136,7 +136,7 @@ class Try:
         if self.first_token_s is None:
             self.first_token_s = now_s - self.began_s
             pace.first_token_s.note(self.first_token_s, now_s)
-            self.worker.health.note_begun(now_s)
+            self.worker.health.note_begun(now_s, self.began_s)
         else:
             gap_s = now_s - self._last_event_s
             if 2 * waited_s > gap_s:  # else it was our client that was slow

@@ -3,8 +3,9 @@
     HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it answers a probe-->  TRIAL
     TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
 
-In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial. The next
-cooldown is as long as the first one again after a whole answer, or once the failures before it are forgiven.
+In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial; and the
+cooling too, when it was asked for since then, there being nobody better. The next cooldown is as long as the first one
+again after a whole answer, or once the failures before it are forgiven.
 (Nygard, Release It!, 2007: closed, open, half-open.)
 """
 
@@ -55,6 +56,7 @@ class Health:
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._cooldowns = 0
         self._cooling_until_s: float | None = None
+        self._failed_s = float("-inf")
         self._trial_until_s = 0.0
         self._well_since_s: float | None = None
         self.reason: str | None = None
@@ -88,9 +90,11 @@ class Health:
         """A request that went there said nothing of its health: it was busy, or the client went away."""
         self._trial_until_s = 0.0
 
-    def note_begun(self, now_s: float) -> None:
-        """The first part of an answer has come from there."""
-        if self.state(now_s) is State.TRIAL:
+    def note_begun(self, now_s: float, asked_s: float) -> None:
+        """The first part of an answer has come from there, to a request that was sent at `asked_s`. To one from before
+        the last failure it says nothing while the worker cools: it may have been under way already."""
+        state = self.state(now_s)
+        if state is State.TRIAL or (state is State.COOLING and asked_s > self._failed_s):
             self._end_trouble()
             self._well_since_s = now_s
 
@@ -104,6 +108,7 @@ class Health:
         """A request failed there. A worker that is gone, or breaks the protocol, is left alone at once; one that says
         itself that it failed, when that happens often. Failures of requests that were under way together count once."""
         self._recent.append(False)
+        self._failed_s = now_s
         self._trial_until_s = 0.0
         if self._cooling_until_s is not None and now_s < self._cooling_until_s:
             return

@@ -47,7 +47,8 @@ def started(health: Health, now_s: float) -> None:
 
 
 def begun(health: Health, now_s: float) -> None:
-    health.note_begun(now_s)
+    """Half a second after it was asked for."""
+    health.note_begun(now_s, now_s - 0.5)
 
 
 def released(health: Health, now_s: float) -> None:
@@ -78,7 +79,10 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
         COOLING,
         False,
     ),
-    ("an answer from before begins while it cools", [(0, lost), (1, begun)], C - 0.01, COOLING, False),
+    ("an answer from before begins while it cools", [(0, lost), (0.5, begun)], C - 0.01, COOLING, False),
+    ("one from after it", [(0, lost), (0.1, started), (0.7, begun)], 0.7, HEALTHY, True),
+    ("one from before the last failure", [(0, lost), (1, lost), (1.2, begun)], 1.2, COOLING, False),
+    ("it broke the protocol, and breaks off again", [(0, violated), (1, begun), (1, lost)], 2 * C, COOLING, False),
     ("an answer begins", [(0, begun)], 0, HEALTHY, True),
     ("a trial that succeeds", [(0, lost), (C, started), (C + 1, served)], C + 1, HEALTHY, True),
     ("a trial that fails", [(0, lost), (C, started), (C, lost)], 3 * C - 0.01, COOLING, False),
@@ -142,7 +146,7 @@ def test_it_says_why_it_cools_until_it_is_well() -> None:
     assert health.success_rate == 0.25
 
 
-HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, released, alive])
+HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, begun, released, alive])
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), HAPPENINGS), max_size=60))
