@@ -1,11 +1,12 @@
 """Whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
 
-    HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it answers a probe-->  TRIAL
+    HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it announces itself-->  TRIAL
     TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
 
 In TRIAL one request at a time may go there. An answer may take minutes, so its first part ends the trial; and the
-cooling too, when it was asked for since then, there being nobody better. The next cooldown is as long as the first one
-again after a whole answer, or once the failures before it are forgiven.
+cooling too, when it was asked for since then, there being nobody better. A worker that was absent once, and answers
+a probe, is back, and needs no trial. The next cooldown is as long as the first one again after a whole answer, or once
+the failures before it are forgiven.
 (Nygard, Release It!, 2007: closed, open, half-open.)
 """
 
@@ -136,8 +137,19 @@ class Health:
             return True
         return len(self._recent) >= MIN_RECENT and 1 - sum(self._recent) / len(self._recent) >= MAX_FAILURE_RATE
 
-    def note_alive(self, now_s: float) -> None:
-        """It answered a probe, or announced itself anew: no need to wait any longer with the trial. One that is always
-        there and still loses every request waits as long as any other."""
-        if self._cooling_until_s is not None and self.reason in ABSENCE and self._cooldowns <= 1:
-            self._cooling_until_s = min(self._cooling_until_s, now_s)
+    @property
+    def is_missed(self) -> bool:
+        """It was absent once, so an answer to a probe would show that it is back. One that is always there and still
+        loses every request waits for its time to be over, and for a trial, as any other."""
+        return self._cooling_until_s is not None and self.reason in ABSENCE and self._cooldowns <= 1
+
+    def note_announced(self, now_s: float) -> None:
+        """It announced itself anew, so it runs: whether it can be reached a trial may show at once."""
+        if self.is_missed:
+            self._cooling_until_s = min(self._cooling_until_s or now_s, now_s)
+
+    def note_answered(self, now_s: float) -> None:
+        """It answered a probe, so it runs and can be reached."""
+        if self.is_missed:
+            self._end_trouble()
+            self._well_since_s = now_s

@@ -1,4 +1,4 @@
-"""Asks workers whether they are there: those on cooldown, those that were lost, and those not heard of for a while.
+"""Asks workers whether they are there: those in trouble, those that were lost, and those not heard of for a while.
 
 A bounded sample in each round, so that a network of thousands costs no more than one of a hundred. What announces its
 load, or serves requests, is heard of and needs no probe.
@@ -32,7 +32,7 @@ UNHEARD_S = 11.0
 """A worker announces its load every 10 s. One that has not, and has said nothing else, is asked whether it is there."""
 
 AGAIN_S = 2.0
-"""Workers on cooldown, and lost ones, are asked this often: one that is back is used again within a few seconds."""
+"""Workers in trouble, and lost ones, are asked this often: one that is back is used again within a few seconds."""
 
 KEPT_S = 60.0
 """How long it is remembered when somebody was asked: rounds in which a thousand lost workers are asked in turn."""
@@ -102,13 +102,13 @@ class Prober:
         """Whom to ask now: of those in trouble who was not asked for longest, of the silent ones who is so for longest,
         and those last of which nothing was ever heard."""
         now_s = self._now_s()
-        cooling: list[Worker] = []
+        troubled: list[Worker] = []
         silent: list[Worker] = []
         for worker in self._table.workers:
-            is_cooling = worker.health.state(now_s) is State.COOLING
-            if (is_cooling or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
-                (cooling if is_cooling else silent).append(worker)
-        trouble = [*cooling, *(worker for worker in self._table.lost if self._may_ask(worker, now_s))]
+            is_troubled = worker.health.is_missed or worker.health.state(now_s) is State.COOLING
+            if (is_troubled or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
+                (troubled if is_troubled else silent).append(worker)
+        trouble = [*troubled, *(worker for worker in self._table.lost if self._may_ask(worker, now_s))]
         trouble.sort(key=lambda worker: self._asked_s.get(worker.peer_id, float("-inf")))
         silent.sort(key=lambda worker: worker.heard_s if math.isfinite(worker.heard_s) else now_s)
         share = max(MAX_PROBES // 2, MAX_PROBES - len(silent))

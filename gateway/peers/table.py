@@ -128,7 +128,7 @@ class PeerTable:
 
     def note_found(self, worker: Worker) -> None:
         """A probe was answered."""
-        worker.health.note_alive(self._now_s())
+        worker.health.note_answered(self._now_s())
         if self._lost.get(worker.peer_id) is worker:
             self._use(self._lost.pop(worker.peer_id))
             self._rebuild()
@@ -170,8 +170,7 @@ class PeerTable:
             known = self._gone.pop(record.peer_id, None)
             worker = self._use(known or Worker(record))
         if record.sequence > worker.record.sequence:
-            # It announces itself, so it runs: a trial will show whether it can be reached.
-            worker.health.note_alive(self._now_s())
+            worker.health.note_announced(self._now_s())
         worker.record = record
         return True
 

@@ -55,8 +55,13 @@ def released(health: Health, now_s: float) -> None:
     health.note_release()
 
 
-def alive(health: Health, now_s: float) -> None:
-    health.note_alive(now_s)
+def announced(health: Health, now_s: float) -> None:
+    health.note_announced(now_s)
+
+
+def answered(health: Health, now_s: float) -> None:
+    """A probe."""
+    health.note_answered(now_s)
 
 
 STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
@@ -92,12 +97,18 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("a success of one that was under way", [(0, lost), (1, served)], 1, HEALTHY, True),
     ("a start while it is well", [(0, started)], 0, HEALTHY, True),
     ("asked though it cools", [(0, lost), (1, started)], C, TRIAL, False),
-    ("it answers a probe", [(0, lost), (1, alive)], 1, TRIAL, True),
-    ("it answers a probe while a trial is under way", [(0, lost), (C, started), (C, alive)], C, TRIAL, False),
-    ("it is there and loses again", [(0, lost), (1, alive), (1, lost), (2, alive)], 2, COOLING, False),
-    ("the same much later", [(0, lost), (1, alive), (1, lost)], 1 + 2 * C, TRIAL, True),
-    ("it is there and breaks the protocol", [(0, violated), (1, alive)], 1, COOLING, False),
-    ("it is there and well", [(0, alive)], 0, HEALTHY, True),
+    ("it announces itself", [(0, lost), (1, announced)], 1, TRIAL, True),
+    ("it announces itself while a trial is under way", [(0, lost), (C, started), (C, announced)], C, TRIAL, False),
+    ("it answers a probe", [(0, lost), (1, answered)], 1, HEALTHY, True),
+    ("it answers a probe while a trial is under way", [(0, lost), (C, started), (C, answered)], C, HEALTHY, True),
+    ("it runs and loses again", [(0, lost), (1, announced), (1, lost), (2, announced)], 2, COOLING, False),
+    ("it is there and loses again", [(0, lost), (1, answered), (1, lost), (2, answered)], 2, COOLING, False),
+    ("the same much later", [(0, lost), (1, answered), (1, lost)], 1 + 2 * C, TRIAL, True),
+    ("it loses again much later", [(0, lost), (1, answered), (F + 1, lost), (F + 2, answered)], F + 2, HEALTHY, True),
+    ("it is there and breaks the protocol", [(0, violated), (1, answered)], 1, COOLING, False),
+    ("it runs and breaks the protocol", [(0, violated), (1, announced)], 1, COOLING, False),
+    ("it is there and well", [(0, answered)], 0, HEALTHY, True),
+    ("it runs and is well", [(0, announced)], 0, HEALTHY, True),
     ("it says that it failed, once", [(0, failed)], 0, HEALTHY, True),
     ("almost in a row", [(0, failed)] * (MAX_FAILURES_IN_ROW - 1), 0, HEALTHY, True),
     ("in a row", [(0, failed)] * MAX_FAILURES_IN_ROW, 0, COOLING, False),
@@ -146,7 +157,7 @@ def test_it_says_why_it_cools_until_it_is_well() -> None:
     assert health.success_rate == 0.25
 
 
-HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, begun, released, alive])
+HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, begun, released, announced, answered])
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), HAPPENINGS), max_size=60))

@@ -231,6 +231,26 @@ async def test_who_is_silent_for_longest_is_asked_first_and_who_never_spoke_last
     assert site.prober.due() == [workers[2], workers[0], workers[4], workers[1]]
 
 
+@pytest.mark.parametrize(
+    ("reason", "failures", "while_it_cools", "on_trial"),
+    [("peer_lost", 1, True, True), ("peer_lost", 2, True, False), ("protocol_violation", 1, True, False)],
+    ids=["was absent", "is absent again and again", "breaks the protocol"],
+)
+async def test_of_those_on_trial_only_whose_answer_would_end_it_are_asked(
+    reason: str, failures: int, while_it_cools: bool, on_trial: bool
+) -> None:
+    site = Site()
+    [worker] = crowd(site, 1)
+    for _ in range(failures):
+        await site.passing.pass_to(worker.health.cooling_until_s or 0.0)
+        worker.health.note_failure(site.passing.now_s(), reason)
+    for is_asked in (while_it_cools, on_trial):
+        worker.heard_s = site.passing.now_s()
+        assert site.prober.due() == [worker] * is_asked
+        assert worker.health.cooling_until_s is not None
+        await site.passing.pass_to(worker.health.cooling_until_s)
+
+
 async def test_nobody_is_asked_twice_in_a_moment_and_all_are_asked_in_turn() -> None:
     site = Site()
     everybody = {worker.peer_id for worker in crowd(site, 3 * MAX_PROBES, lost=3 * MAX_PROBES)}
@@ -291,6 +311,18 @@ async def test_of_who_does_not_speak_the_protocol_nothing_is_said(protocols: tup
 
 
 # ---- what it makes of the answer
+
+
+async def test_who_was_absent_and_answers_is_well_at_once_and_many_may_go_there() -> None:
+    site = await site_of(A)
+    worker = site.worker(A)
+    worker.health.note_failure(site.passing.now_s(), "peer_lost")
+    await site.announce(A, protocols=SPOKEN)
+    await site.table.refresh()
+    worker.reserve(KEY, site.passing.now_s())
+    assert not worker.health.may_take(site.passing.now_s()), "one at a time may try whether it can be reached"
+    await site.prober.probe_round()
+    assert worker.health.may_take(site.passing.now_s())
 
 
 async def test_an_answer_says_how_the_worker_is() -> None:

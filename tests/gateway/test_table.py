@@ -341,7 +341,7 @@ async def test_who_is_lost_is_out_of_the_roster_until_it_is_found() -> None:
     site.table.note_found(lost)
     assert (site.workers(), site.lost()) == ({A.peer_id, B.peer_id}, set())
     assert site.worker(A) is lost
-    assert lost.health.state(site.now_s()) is State.TRIAL
+    assert lost.health.state(site.now_s()) is State.HEALTHY
 
 
 async def test_who_is_lost_comes_back_when_it_announces_itself_anew() -> None:
