@@ -153,3 +153,11 @@ class Health:
         if self.is_missed:
             self._end_trouble()
             self._well_since_s = now_s
+
+    def note_unanswered(self, now_s: float) -> None:
+        """It did not answer a probe. That one that is missed stays away is no further failure."""
+        if self.is_missed:
+            self._trial_until_s = 0.0
+            self._cooling_until_s = now_s + COOLDOWN_S
+        else:
+            self.note_failure(now_s, "no_answer")

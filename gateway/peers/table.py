@@ -118,11 +118,11 @@ class PeerTable:
         if self._take_in(found):
             self._rebuild()
 
-    def note_lost(self, worker: Worker, reason: str = "no_answer") -> None:
+    def note_lost(self, worker: Worker) -> None:
         """It does not answer: out of the roster until it announces itself anew, or answers a probe."""
         if self._workers.get(worker.peer_id) is not worker:
             return
-        worker.health.note_failure(self._now_s(), reason)
+        worker.health.note_unanswered(self._now_s())
         self._lost[worker.peer_id] = self._workers.pop(worker.peer_id)
         self._rebuild()
 

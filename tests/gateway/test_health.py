@@ -64,6 +64,11 @@ def answered(health: Health, now_s: float) -> None:
     health.note_answered(now_s)
 
 
+def unanswered(health: Health, now_s: float) -> None:
+    """A probe."""
+    health.note_unanswered(now_s)
+
+
 STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("nothing", [], 0, HEALTHY, True),
     ("a success", [(0, served)], 0, HEALTHY, True),
@@ -105,6 +110,11 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("it is there and loses again", [(0, lost), (1, answered), (1, lost), (2, answered)], 2, COOLING, False),
     ("the same much later", [(0, lost), (1, answered), (1, lost)], 1 + 2 * C, TRIAL, True),
     ("it loses again much later", [(0, lost), (1, answered), (F + 1, lost), (F + 2, answered)], F + 2, HEALTHY, True),
+    ("it does not answer a probe", [(0, unanswered)], C - 0.01, COOLING, False),
+    ("it does not answer one, and its time is over", [(0, unanswered)], C, TRIAL, True),
+    ("it stays away", [(0, lost), (1, announced), (2, unanswered)], 2 + C - 0.01, COOLING, False),
+    ("and is back", [(0, lost), (1, announced), (2, unanswered), (3, answered)], 3, HEALTHY, True),
+    ("it loses again and stays away", [(0, lost), (C, lost), (3 * C, unanswered)], 7 * C - 0.01, COOLING, False),
     ("it is there and breaks the protocol", [(0, violated), (1, answered)], 1, COOLING, False),
     ("it runs and breaks the protocol", [(0, violated), (1, announced)], 1, COOLING, False),
     ("it is there and well", [(0, answered)], 0, HEALTHY, True),
@@ -157,7 +167,9 @@ def test_it_says_why_it_cools_until_it_is_well() -> None:
     assert health.success_rate == 0.25
 
 
-HAPPENINGS = st.sampled_from([lost, violated, failed, served, started, begun, released, announced, answered])
+HAPPENINGS = st.sampled_from(
+    [lost, violated, failed, served, started, begun, released, announced, answered, unanswered]
+)
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), HAPPENINGS), max_size=60))
