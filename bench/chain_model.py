@@ -115,8 +115,7 @@ class ChainBackend:
         self, request: GenerateRequest, asked_tokens: int, max_tokens: int
     ) -> AsyncGenerator[BackendEvent, None]:
         emitter = Emitter(_Words(), request.stop)
-        for token_id in request.resume_tokens:
-            emitter.feed(token_id)
+        emitter.replay(request.resume_tokens)
         count = len(request.resume_tokens)
         ids = chain_ids(asked(request.prompt), request.sampling.seed, request.resume_tokens)
         while count < max_tokens and not emitter.is_stopped:

@@ -91,10 +91,12 @@ class Emitter:
         return self._parser is not None and self._parser.has_calls
 
     def replay(self, ids: Iterable[int]) -> None:
-        """The ids that an earlier worker's deltas had. What they say is not said again."""
-        for token_id in ids:
-            self._decode(self._decoder.feed(token_id))
-        self._decode(self._decoder.flush())  # bytes that what followed showed to be no character
+        """The ids that an earlier worker's deltas had. What they say is not said again.
+
+        Their text is looked through in one piece: there may be thousands of them, and somebody waits for the next."""
+        pieces = [self._decoder.feed(token_id) for token_id in ids]
+        pieces.append(self._decoder.flush())  # bytes that what followed showed to be no character
+        self._decode(Piece((), "".join(piece.text for piece in pieces if piece is not None)))
         self._sent_end = self._decoded_end
         self._tokens.clear()
         said, self._said = self._said, deque()
