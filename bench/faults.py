@@ -2,11 +2,12 @@
 
     python -m bench.faults [--scene many|gaps|tiny]... [--seed N] [--json [FILE]]
 
-`many`: 500 streams at once over eight workers, each of which is killed. `gaps`: fewer and faster streams, so that the
-machine has time to spare; each worker is killed, killed together with its p2pd, stopped without a word (SIGSTOP), and
-loses its p2pd. `tiny`: the bundled model, greedy and sampled. Every answer is compared with what it has to be. The
-added gap of a stream is the silence around the fault, as its client sees it, minus the stream's usual silence between
-two tokens. The schedule follows from the seed, which is printed. Exit status 1 when an answer was lost or wrong.
+`many`: 500 streams at once over eight workers, each of which is killed. `gaps`: fewer and faster streams, and faults so
+far apart that the worker of the one before is back, so that the machine has time to spare; each worker is killed,
+killed together with its p2pd, stopped without a word (SIGSTOP), and loses its p2pd. `tiny`: the bundled model, greedy
+and sampled. Every answer is compared with what it has to be. The added gap of a stream is the silence around the fault,
+as its client sees it, minus the stream's usual silence between two tokens. The schedule follows from the seed, which is
+printed. Exit status 1 when an answer was lost or wrong.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ TABLE_WIDTH = 120
 
 @dataclass(frozen=True)
 class Scene:
-    """How many streams, of what speed, over how many workers, and what is done to these. `delay_ms` is between two
-    tokens; None is the tiny model, as fast as it can."""
+    """How many streams, of what speed, over how many workers, and what is done to these: one kind after the other, each
+    with streams of its own, that are not the longer for it. `delay_ms` is between two tokens; None is the tiny model,
+    as fast as it can. Two faults are about `spacing_s` apart; to start a worker again takes some seconds of a core."""
 
     streams: int
     workers: int
@@ -56,7 +58,9 @@ class Scene:
 
 SCENES = {
     "many": Scene(streams=500, workers=8, kinds=(Kind.KILL,), delay_ms=250),
-    "gaps": Scene(streams=40, workers=4, kinds=(Kind.KILL, Kind.GONE, Kind.STOP, Kind.P2PD), delay_ms=40),
+    "gaps": Scene(
+        streams=40, workers=4, kinds=(Kind.KILL, Kind.GONE, Kind.STOP, Kind.P2PD), delay_ms=40, spacing_s=12.0
+    ),
     "tiny": Scene(streams=12, workers=3, kinds=(Kind.KILL,), delay_ms=None, spacing_s=2.5, away_s=0.5),
 }
 
@@ -152,20 +156,34 @@ Reference = Callable[[ChatRequest], str]
 
 def _chain(running: Swarm, scene: Scene, rng: random.Random) -> tuple[Outcome, Reference]:
     assert scene.delay_ms is not None
-    faults = schedule(rng, scene.workers, scene.kinds, scene.spacing_s)
-    tokens = enough_tokens(faults, scene.delay_ms / 1000)
-    requests = [
-        ChatRequest(f"storm-{n}", MODEL, f"stream {n}", tokens, seed=rng.getrandbits(63)) for n in range(scene.streams)
-    ]
+    delay_s = scene.delay_ms / 1000
     bootstrap = running.bootstrap()
     arguments = ("--chain", MODEL, "--delay-ms", str(scene.delay_ms), "--served-file", SERVED_FILE)
     herd = Herd(lambda: running.echo_worker(bootstrap, *arguments), scene.workers, SERVED_FILE)
     url = str(running.gateway(bootstrap).ready["http"])
     herd.wait_ready()
 
-    async def run() -> Outcome:
+    async def suffer(kind: Kind) -> Outcome:
+        faults = schedule(rng, scene.workers, (kind,), scene.spacing_s)
+        requests = [
+            ChatRequest(
+                f"{kind.name}-{n}",
+                MODEL,
+                f"{kind} stream {n}",
+                enough_tokens(faults, delay_s),
+                seed=rng.getrandbits(63),
+            )
+            for n in range(scene.streams)
+        ]
         await wait_for_workers(url, MODEL, scene.workers)
         return await storm(url, herd, requests, faults, scene.away_s)
+
+    async def run() -> Outcome:
+        outcomes = [await suffer(kind) for kind in scene.kinds]
+        return Outcome(
+            tuple(answer for outcome in outcomes for answer in outcome.answers),
+            tuple(strike for outcome in outcomes for strike in outcome.strikes),
+        )
 
     def reference(request: ChatRequest) -> str:
         return chain_text(request.prompt, request.seed, request.tokens)
@@ -226,7 +244,7 @@ def _print(name: str, report: Report, console: Console) -> None:
     speed = "as fast as it can" if scene.delay_ms is None else f"a token every {scene.delay_ms:g} ms"
     ended = ", ".join(f"{count} {how}" for how, count in sorted(report.ended.items()))
     console.print(
-        f"{name}: {scene.streams} streams, {speed}, over {scene.workers} workers; {ended}. "
+        f"{name}: {scene.streams} streams at once, {speed}, over {scene.workers} workers; {ended}. "
         f"{report.took_s:.0f} s, {os.cpu_count()} cores, load average {report.load_average:.1f}."
     )
     if not report.gaps:

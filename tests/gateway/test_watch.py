@@ -9,7 +9,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.dispatch.attempt import Try
-from gateway.dispatch.silence import FIRST_SUSPICION_S, MIN_GIVE_UP_S, MIN_SAMPLES, MIN_SUSPICION_S, UNKNOWN_GIVE_UP_S
+from gateway.dispatch.silence import (
+    FIRST_SUSPICION_S,
+    MIN_GIVE_UP_S,
+    MIN_SAMPLES,
+    MIN_SUSPICION_S,
+    SUSPICION,
+    UNKNOWN_GIVE_UP_S,
+)
 from gateway.dispatch.watch import MAX_LAG_S, TICK_S, Watch
 from gateway.peers.worker import Worker
 from gateway.routing import Choice
@@ -142,7 +149,7 @@ async def test_a_slow_worker_is_left_in_peace() -> None:
         for _ in range(50):
             slow.pace(KEY).gaps_s.note(2.0)
         await given.answer(slow)
-        await given.after(7.9)
+        await given.after(SUSPICION * 2.0 - 0.1)
         assert given.checks == []
         await given.after(0.2)
         assert len(given.checks) == 1
@@ -251,7 +258,7 @@ async def test_a_gateway_that_was_held_up_blames_nobody() -> None:
         task = await given.answer(given.worker())
         # When a minute passes in which nothing is looked at, then that minute counts for nobody.
         await given.tick(LIMIT_S + 1)
-        for _ in range(3):
+        for _ in range(2):
             await given.tick()
         assert given.checks == []
         assert not task.done()
