@@ -20,7 +20,8 @@ from p2pnet.records import ModelCard
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
-from p2pnet.worker.checkpoints.loading import find_folder, name_of
+from p2pnet.worker.checkpoints.loading import find_folder
+from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.turns import Turns
 

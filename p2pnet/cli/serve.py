@@ -165,6 +165,7 @@ def serve(
     from p2pnet.errors import UsageError
     from p2pnet.multiaddrs import check_listen_address
     from p2pnet.worker.backends.script_file import open_scripts, read_scripts
+    from p2pnet.worker.checkpoints.names import local_folder, name_of
     from p2pnet.worker.owner.owner import Owner
     from p2pnet.worker.owner.schedule import Schedule
 
@@ -188,6 +189,9 @@ def serve(
             "Leave it out; --schedule and SIGUSR1 pause such a worker.",
         )
     check_name(name)
+    for each in model:
+        local_folder(each)  # a wrong name is known at once, not after the network has been joined
+        name_of(each, served_name)
     check_urls(upstream)
     scripts = [scripted for path in script for scripted in read_scripts(path)]
     upstream_key = key_from(upstream_key_env)

@@ -32,7 +32,8 @@ from p2pnet.worker.backend import EmbedBackendEvent
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.checkpoints.digest import HashCache
-from p2pnet.worker.checkpoints.loading import TINY, find_folder, load_model
+from p2pnet.worker.checkpoints.loading import find_folder, load_model
+from p2pnet.worker.checkpoints.names import TINY
 from p2pnet.worker.embed_handler import EmbedHandler
 from p2pnet.worker.embedding.encoder import Encoder, load_encoder
 from p2pnet.worker.embedding.queue import MAX_UNREAD_VECTORS

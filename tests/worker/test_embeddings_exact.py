@@ -17,7 +17,8 @@ from sentence_transformers import SentenceTransformer
 
 from p2pnet.errors import UsageError
 from p2pnet.worker.checkpoints.digest import HashCache
-from p2pnet.worker.checkpoints.loading import TINY, find_folder, load_model
+from p2pnet.worker.checkpoints.loading import find_folder, load_model
+from p2pnet.worker.checkpoints.names import TINY
 from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder, tasks_of
 from p2pnet.worker.embedding.pooling import shorten
 from tests.checkpoints import build_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from p2pnet.errors import InvalidRequest, UsageError
@@ -177,13 +177,17 @@ def test_a_path_is_never_looked_up_on_the_hub(spec: str) -> None:
         find_folder(spec, fetch)
 
 
-def test_anything_else_is(tmp_path: Path) -> None:
+def test_what_can_be_an_id_is(tmp_path: Path) -> None:
     assert find_folder("someone/some-model", lambda model_id: tmp_path / model_id) == tmp_path / "someone/some-model"
 
 
-@pytest.mark.parametrize(
-    "error", [LocalEntryNotFoundError("offline"), OSError("no route"), HFValidationError("bad name")]
-)
+@pytest.mark.parametrize("spec", ["no such model!", "some--model", "a/", "model.git"])
+def test_nor_is_what_can_be_no_id(spec: str) -> None:
+    with pytest.raises(UsageError, match="neither a folder nor a model id"):
+        find_folder(spec, lambda model_id: pytest.fail(f"{model_id} was asked for"))
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("offline"), OSError("no route")])
 def test_a_hub_out_of_reach_is_said_plainly(error: Exception) -> None:
     def fetch(model_id: str) -> Path:
         raise error

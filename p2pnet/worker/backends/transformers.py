@@ -27,7 +27,8 @@ from p2pnet.network import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.checkpoints.digest import HashCache
-from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model, name_of
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.engine.budget import kv_tokens
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake

@@ -12,23 +12,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from p2pnet.errors import UsageError
-from p2pnet.messages import ModelId
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
 from p2pnet.worker.checkpoints.footprint import bytes_in_memory, planned_bytes
+from p2pnet.worker.checkpoints.names import TINY, local_folder
 from p2pnet.worker.checkpoints.quantization import NONE, Quantization, choose_quantization
 
-TINY = "tiny"
-_TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
 AUTO = "auto"
@@ -92,34 +89,15 @@ def download(model_id: str) -> Path:
 
 def find_folder(spec: str, fetch: Download = download) -> Path:
     """The folder of a model: `tiny`, a folder, or the id of a model on the hub. Raises UsageError."""
-    if spec == TINY:
-        return _TINY_FOLDER
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
+    folder = local_folder(spec)
+    if folder is not None:
         return folder
-    if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
-        raise UsageError(f"The folder {spec} does not exist.", "Check the path, or give a model id from the hub.")
     try:
         return fetch(spec)
-    except HFValidationError as error:
-        raise UsageError(f"{spec!r} is neither a folder nor a model id.", f"Give a folder, or {TINY!r}.") from error
     except (OSError, HfHubHTTPError) as error:
         raise UsageError(
             f"The model {spec!r} could not be fetched from the Hugging Face hub.",
             f"Check the name and the network, or give a local folder, or {TINY!r} for the bundled model.",
-        ) from error
-
-
-def name_of(spec: str, served_name: str | None) -> str:
-    """What a model is called on the network: as its owner wants, or a hub id or `tiny` as it is, and of a path the last
-    part. Raises UsageError."""
-    path = Path(spec).expanduser()
-    name = served_name or (path.resolve().name if path.is_dir() else spec)
-    try:
-        return msgspec.convert(name, ModelId)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"A model cannot be served as {name!r}.", "Name it with letters, digits and . _ : / @ + - only."
         ) from error
 
 

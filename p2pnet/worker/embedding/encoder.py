@@ -27,15 +27,14 @@ from p2pnet.messages import MAX_DIMENSIONS
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
 from p2pnet.worker.checkpoints.loading import (
-    TINY,
     LoadedModel,
     check_memory,
     choose_device,
     choose_dtype,
-    find_folder,
     free_bytes,
     load_tokenizer,
 )
+from p2pnet.worker.checkpoints.names import TINY_FOLDER
 from p2pnet.worker.checkpoints.quantization import NONE
 from p2pnet.worker.embedding.files import Dense, EmbeddingRecipe, Step, has_recipe, read_recipe
 from p2pnet.worker.embedding.pooling import pool
@@ -64,7 +63,7 @@ def tasks_of(folder: Path) -> tuple[Task, ...]:
     The bundled model does both. A folder in the sentence-transformers format embeds, also when it was made from a
     language model. A causal language model generates. Any other model that reads text embeds.
     """
-    if folder.resolve() == find_folder(TINY).resolve():
+    if folder.resolve() == TINY_FOLDER.resolve():
         return ("generate", "embed")
     if has_recipe(folder):
         return ("embed",)

@@ -1,0 +1,46 @@
+"""What the user calls a model: the folder that is meant, and its name on the network. Opens no file and imports nothing
+heavy, so that a wrong name is known at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from p2pnet.errors import UsageError
+from p2pnet.messages import ModelId
+
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY
+
+
+def local_folder(spec: str) -> Path | None:
+    """The folder of `tiny`, or of a folder's path; None for the id of a model on the hub. Raises UsageError."""
+    if spec == TINY:
+        return TINY_FOLDER
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return folder
+    if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        raise UsageError(f"The folder {spec} does not exist.", "Check the path, or give a model id from the hub.")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its docs name it there
+
+    try:
+        validate_repo_id(spec)
+    except HFValidationError as error:
+        raise UsageError(f"{spec!r} is neither a folder nor a model id.", f"Give a folder, or {TINY!r}.") from error
+    return None
+
+
+def name_of(spec: str, served_name: str | None) -> str:
+    """What a model is called on the network: as its owner wants, or a hub id or `tiny` as it is, and of a path the last
+    part. Raises UsageError."""
+    path = Path(spec).expanduser()
+    name = served_name or (path.resolve().name if path.is_dir() else spec)
+    try:
+        return msgspec.convert(name, ModelId)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"A model cannot be served as {name!r}.", "Name it with letters, digits and . _ : / @ + - only."
+        ) from error
