@@ -45,8 +45,9 @@ TABLE_WIDTH = 120
 @dataclass(frozen=True)
 class Scene:
     """How many streams, of what speed, over how many workers, and what is done to these: one kind after the other, each
-    with streams of its own, that are not the longer for it. `delay_ms` is between two tokens; None is the tiny model,
-    as fast as it can. Two faults are about `spacing_s` apart; to start a worker again takes some seconds of a core."""
+    with streams of its own, since a long answer takes longer to be taken over. `delay_ms` is between two tokens; None
+    is the tiny model, as fast as it can. Two faults are about `spacing_s` apart; to start a worker again takes some
+    seconds of a core."""
 
     streams: int
     workers: int

@@ -100,11 +100,6 @@ class TimedStream(asyncio.Protocol):
         transport.write(request.encode())
         return self
 
-    @property
-    def pieces(self) -> int:
-        """How often bytes have come."""
-        return len(self._pieces)
-
     async def wait_begun(self) -> None:
         """Wait until the first bytes have come, or the connection is over."""
         await self._wait_for(lambda: bool(self._pieces))

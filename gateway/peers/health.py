@@ -68,6 +68,12 @@ class Health:
         return self._cooling_until_s
 
     @property
+    def is_missed(self) -> bool:
+        """It was absent once, so an answer to a probe would show that it is back. One that is always there and still
+        loses every request waits for its time to be over, and for a trial, as any other."""
+        return self._cooling_until_s is not None and self.reason in ABSENCE and self._cooldowns <= 1
+
+    @property
     def success_rate(self) -> float | None:
         """Of the last requests; None before the first."""
         return sum(self._recent) / len(self._recent) if self._recent else None
@@ -96,14 +102,12 @@ class Health:
         the last failure it says nothing while the worker cools: it may have been under way already."""
         state = self.state(now_s)
         if state is State.TRIAL or (state is State.COOLING and asked_s > self._failed_s):
-            self._end_trouble()
-            self._well_since_s = now_s
+            self._end_trouble(well_since_s=now_s)
 
     def note_success(self) -> None:
         self._recent.append(True)
         self._cooldowns = 0
-        self._well_since_s = None
-        self._end_trouble()
+        self._end_trouble(well_since_s=None)
 
     def note_failure(self, now_s: float, reason: str, is_gone: bool = True) -> None:
         """A request failed there. A worker that is gone, or breaks the protocol, is left alone at once; one that says
@@ -121,12 +125,32 @@ class Health:
         self._cooldowns += 1
         self._cooling_until_s = now_s + pause_s
 
+    def note_announced(self, now_s: float) -> None:
+        """It announced itself anew, so it runs: whether it can be reached a trial may show at once."""
+        if self.is_missed and self.state(now_s) is State.COOLING:
+            self._cooling_until_s = now_s
+
+    def note_answered(self, now_s: float) -> None:
+        """It answered a probe, so it runs and can be reached."""
+        if self.is_missed:
+            self._end_trouble(well_since_s=now_s)
+
+    def note_unanswered(self, now_s: float) -> None:
+        """It did not answer a probe. That one that is missed stays away is no further failure."""
+        if self.is_missed:
+            self._trial_until_s = 0.0
+            self._cooling_until_s = now_s + COOLDOWN_S
+        else:
+            self.note_failure(now_s, "no_answer")
+
     def _forgive(self, now_s: float) -> None:
         if self._well_since_s is not None:
             self._cooldowns = max(0, self._cooldowns - int((now_s - self._well_since_s) / FORGIVEN_S))
             self._well_since_s = None
 
-    def _end_trouble(self) -> None:
+    def _end_trouble(self, well_since_s: float | None) -> None:
+        """`well_since_s` counts for failures that are still to be forgiven: None where there is none."""
+        self._well_since_s = well_since_s
         self._cooling_until_s = None
         self._trial_until_s = 0.0
         self.reason = None
@@ -136,28 +160,3 @@ class Health:
         if len(newest) == MAX_FAILURES_IN_ROW and not any(newest):
             return True
         return len(self._recent) >= MIN_RECENT and 1 - sum(self._recent) / len(self._recent) >= MAX_FAILURE_RATE
-
-    @property
-    def is_missed(self) -> bool:
-        """It was absent once, so an answer to a probe would show that it is back. One that is always there and still
-        loses every request waits for its time to be over, and for a trial, as any other."""
-        return self._cooling_until_s is not None and self.reason in ABSENCE and self._cooldowns <= 1
-
-    def note_announced(self, now_s: float) -> None:
-        """It announced itself anew, so it runs: whether it can be reached a trial may show at once."""
-        if self.is_missed:
-            self._cooling_until_s = min(self._cooling_until_s or now_s, now_s)
-
-    def note_answered(self, now_s: float) -> None:
-        """It answered a probe, so it runs and can be reached."""
-        if self.is_missed:
-            self._end_trouble()
-            self._well_since_s = now_s
-
-    def note_unanswered(self, now_s: float) -> None:
-        """It did not answer a probe. That one that is missed stays away is no further failure."""
-        if self.is_missed:
-            self._trial_until_s = 0.0
-            self._cooling_until_s = now_s + COOLDOWN_S
-        else:
-            self.note_failure(now_s, "no_answer")

@@ -102,13 +102,13 @@ class Prober:
         """Whom to ask now: of those in trouble who was not asked for longest, of the silent ones who is so for longest,
         and those last of which nothing was ever heard."""
         now_s = self._now_s()
-        troubled: list[Worker] = []
+        trouble: list[Worker] = []
         silent: list[Worker] = []
         for worker in self._table.workers:
-            is_troubled = worker.health.is_missed or worker.health.state(now_s) is State.COOLING
-            if (is_troubled or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
-                (troubled if is_troubled else silent).append(worker)
-        trouble = [*troubled, *(worker for worker in self._table.lost if self._may_ask(worker, now_s))]
+            is_in_trouble = worker.health.is_missed or worker.health.state(now_s) is State.COOLING
+            if (is_in_trouble or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
+                (trouble if is_in_trouble else silent).append(worker)
+        trouble.extend(worker for worker in self._table.lost if self._may_ask(worker, now_s))
         trouble.sort(key=lambda worker: self._asked_s.get(worker.peer_id, float("-inf")))
         silent.sort(key=lambda worker: worker.heard_s if math.isfinite(worker.heard_s) else now_s)
         share = max(MAX_PROBES // 2, MAX_PROBES - len(silent))

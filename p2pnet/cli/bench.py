@@ -67,12 +67,14 @@ def bench(
     from p2pnet.cli.settings import parse_bytes
     from p2pnet.config import ModelConfig
     from p2pnet.worker.benchmark import Workload
+    from p2pnet.worker.checkpoints.names import local_folder
 
     logs.configure(log_level, is_json=False)
     config = ModelConfig(
         "bench", device, dtype, quantization, kv_bytes=None if kv_memory is None else parse_bytes(kv_memory)
     )
     workload = Workload(tuple(sorted(set(concurrency or DEFAULT_CONCURRENCY))), prompt_tokens, tokens)
+    local_folder(model)  # a wrong name is known at once
     import_module("p2pnet.cli.loading")  # seconds: Ctrl-C ends them at once here, and not in the event loop
     report = asyncio.run(measure(model, config, workload))
     if as_json:

@@ -84,11 +84,9 @@ def test_one_sentence_and_a_fix(start: Start, name: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["/no/such/model", "./no/such/model", "no such model!"])
-def test_a_model_that_is_not_there(start: Start, bootstrap: Process, model: str) -> None:
-    error = error_of(
-        run("serve", *LISTEN, "--model", model, "--initial-peers", bootstrap.ready.address, root=start.root)
-    )
-    assert model in error
+def test_a_model_that_is_not_there(start: Start, model: str) -> None:
+    """It is told before the network is joined, which cannot be here."""
+    assert model in error_of(run("serve", *LISTEN, "--model", model, "--initial-peers", NOBODY, root=start.root))
 
 
 def test_an_http_port_in_use(start: Start, bootstrap: Process) -> None:

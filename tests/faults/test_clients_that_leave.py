@@ -32,7 +32,7 @@ AT_ONCE = 32
 PLACES = 40
 TOKENS = 50
 TOKEN_S = 0.02
-AT_ONCE_PART = 0.2
+HASTY_PART = 0.2
 """So many do not wait for an answer to begin."""
 
 
@@ -83,7 +83,7 @@ async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path
                 async with places:
                     stream = await TimedStream.open(url, request(number, TOKENS, "leaver"))
                     began_s = time.perf_counter()
-                    if rng.random() < AT_ONCE_PART:
+                    if rng.random() < HASTY_PART:
                         await asyncio.sleep(rng.uniform(0, TOKEN_S))
                     else:
                         await stream.wait_events(1)
