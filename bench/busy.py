@@ -25,12 +25,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.swarm import Process, swarm
+from bench.harness.swarm import Process, swarm
 from p2pnet.client import generate, status
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import Busy
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TextPrompt
-from p2pnet.network import Network
+from p2pnet.network.interface import Network
 from p2pnet.peer import Peer
 
 MODEL = "slow"

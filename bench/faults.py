@@ -27,10 +27,10 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.chain_model import chain_text
-from bench.storm import Herd, Kind, Outcome, enough_tokens, schedule, storm, wait_for_workers
-from bench.swarm import StartFailed, Swarm, swarm
-from bench.timed_client import Answered, ChatRequest, ask
+from bench.harness.chain_model import chain_text
+from bench.harness.storm import Herd, Kind, Outcome, enough_tokens, schedule, storm, wait_for_workers
+from bench.harness.swarm import StartFailed, Swarm, swarm
+from bench.harness.timed_client import Answered, ChatRequest, ask
 
 AIMS_S = {Kind.KILL: 0.15, Kind.STOP: 1.5}
 """For the median added gap on loopback."""

@@ -25,9 +25,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import echo_models
-from bench.http_client import Answer, Connection, Stream, chat_request, models_request
-from bench.swarm import TRANSPORTS, Process, StartFailed, swarm
+from bench.harness import echo_models
+from bench.harness.http_client import Answer, Connection, Stream, chat_request, models_request
+from bench.harness.swarm import TRANSPORTS, Process, StartFailed, swarm
 
 POLL_S = 0.02
 WAIT_TIMEOUT_S = 60.0

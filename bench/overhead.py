@@ -25,9 +25,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import echo_models
-from bench.http_client import Answer, Connection, Stream, chat_request
-from bench.swarm import TRANSPORTS, Process, StartFailed, Swarm, swarm
+from bench.harness import echo_models
+from bench.harness.http_client import Answer, Connection, Stream, chat_request
+from bench.harness.swarm import TRANSPORTS, Process, StartFailed, Swarm, swarm
 
 AIM_ADDED_MS = 3.0
 AIM_CHUNKS_PER_S = 20_000

@@ -34,11 +34,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.chain_model import chain_text
-from bench.http_client import Connection
-from bench.storm import Fault, Herd, Kind, wait_for_workers
-from bench.swarm import Process, StartFailed, swarm
-from bench.timed_client import ChatRequest, TimedStream, ask
+from bench.harness.chain_model import chain_text
+from bench.harness.http_client import Connection
+from bench.harness.storm import Fault, Herd, Kind, wait_for_workers
+from bench.harness.swarm import Process, StartFailed, swarm
+from bench.harness.timed_client import ChatRequest, TimedStream, ask
 
 MODEL = "chain"
 SAMPLE_S = 1.0

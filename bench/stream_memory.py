@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from bench.swarm import TRANSPORTS
+from bench.harness.swarm import TRANSPORTS
 from p2pnet.config import NetworkConfig
-from p2pnet.network import Stream
+from p2pnet.network.interface import Stream
 from p2pnet.peer import Peer
 
 PROTOCOL = "/p2pnet/bench/1"
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
     heap = _Heap()
-    logger = logging.getLogger("p2pnet.daemon")
+    logger = logging.getLogger("p2pnet.network.hivemind.daemon")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(heap)
     logger.propagate = False

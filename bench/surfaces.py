@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from starlette.types import Receive, Scope, Send
 
-from bench.http_client import Connection
-from gateway.access import Access, KeyRing
+from bench.harness.http_client import Connection
 from gateway.app import create_app
-from gateway.keys import ApiKey, hash_key, new_key, write_keys
-from gateway.server import serve_http
+from gateway.http.access import Access, KeyRing
+from gateway.http.keys import ApiKey, hash_key, new_key, write_keys
+from gateway.http.server import serve_http
 from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent, ModelEntry
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
 

@@ -11,13 +11,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from gateway.access import Access
-from gateway.edge import Edge, http_failure
-from gateway.failures import Failure, describe
-from gateway.page import page, read_files
-from gateway.proxies import Proxies
+from gateway.http.access import Access
+from gateway.http.edge import Edge, http_failure
+from gateway.http.failures import Failure, describe
+from gateway.http.page import page, read_files
+from gateway.http.proxies import Proxies
 from gateway.service import GatewayService, HttpLimits
-from gateway.surfaces import anthropic, fauxpilot, ollama, openai, p2pnet
+from gateway.surfaces.anthropic import routes as anthropic
+from gateway.surfaces.fauxpilot import routes as fauxpilot
+from gateway.surfaces.ollama import routes as ollama
+from gateway.surfaces.openai import routes as openai
+from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import P2PNetError
 
 DIALECTS: tuple[tuple[str, Callable[[Failure], Response]], ...] = (

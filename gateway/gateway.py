@@ -8,27 +8,27 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from gateway.access import Access, KeyRing
 from gateway.app import create_app
-from gateway.knowing.choice_log import ChoiceLog
-from gateway.knowing.history import History
-from gateway.knowing.http_counts import HttpCounts
-from gateway.knowing.knowledge import Sources, model_views, worker_page
-from gateway.knowing.live import Live
-from gateway.knowing.lookout import Lookout
-from gateway.knowing.metrics import GatewayMetrics
-from gateway.knowing.reports import RequestReport
-from gateway.knowing.views import Knowledge, Place
-from gateway.naming import Names
-from gateway.peers.table import PeerTable
-from gateway.proxies import Proxies
-from gateway.routing import is_served
-from gateway.server import HttpServer, serve_http
+from gateway.http.access import Access, KeyRing
+from gateway.http.proxies import Proxies
+from gateway.http.server import HttpServer, serve_http
+from gateway.membership.table import PeerTable
+from gateway.model_names.naming import Names
+from gateway.observability.choice_log import ChoiceLog
+from gateway.observability.history import History
+from gateway.observability.http_counts import HttpCounts
+from gateway.observability.knowledge import Sources, model_views, worker_page
+from gateway.observability.live import Live
+from gateway.observability.metrics import GatewayMetrics
+from gateway.observability.overview import Lookout
+from gateway.observability.reports import RequestReport
+from gateway.observability.views import Knowledge, Place
+from gateway.routing.choose import is_served
 from gateway.service import GatewayService, HttpLimits
 from gateway.serving import Serving, ServingConfig
 from p2pnet.directory import Directory
 from p2pnet.errors import UsageError
-from p2pnet.network import Network
+from p2pnet.network.interface import Network
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.knowing.views import Knowledge
+from gateway.observability.views import Knowledge
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 
 
@@ -110,9 +110,9 @@ class GatewayService:
     make_id: Callable[[], str] = _new_id
     make_seed: Callable[[], int] = _new_seed
     code_model_name: str | None = None
-    """What the gateway's owner has named as such; see `gateway.code_models`."""
+    """What the gateway's owner has named as such; see `gateway.model_names.code_models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Other names for models; see `gateway.naming`. `generate` and `embed` know them by themselves."""
+    """Other names for models; see `gateway.model_names.naming`. `generate` and `embed` know them by themselves."""
 
 
 @dataclass(frozen=True)

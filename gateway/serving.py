@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.admission import Admission, QueueLimits
-from gateway.asks import Ask
 from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
-from gateway.knowing.reports import Observer
-from gateway.knowing.timeline import Span
-from gateway.peers.probing import Prober
-from gateway.peers.table import PeerTable
-from gateway.routing import Choice, choose, is_served
-from p2pnet.network import Network
+from gateway.membership.probing import Prober
+from gateway.membership.table import PeerTable
+from gateway.observability.reports import Observer
+from gateway.observability.timeline import Span
+from gateway.queueing.admission import Admission, QueueLimits
+from gateway.routing.choose import Choice, choose, is_served
+from gateway.routing.route_query import Ask
+from p2pnet.network.interface import Network
 
 NoteChoice = Callable[[Ask, Choice], None]
 

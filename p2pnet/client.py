@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from p2pnet.allowance import Allowance
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
 from p2pnet.messages import (
@@ -24,8 +23,8 @@ from p2pnet.messages import (
     StatusRequest,
     TextDelta,
 )
-from p2pnet.network import Network, Stream
-from p2pnet.vectors import VectorCheck
+from p2pnet.network.interface import Network, Stream
+from p2pnet.wire.answer_limits import Allowance
 from p2pnet.wire.codec import (
     MAX_REQUEST_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
@@ -44,6 +43,7 @@ from p2pnet.wire.exchange import (
     Exchange,
     State,
 )
+from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
 E = TypeVar("E", Event, EmbedEvent, StatusEvent)

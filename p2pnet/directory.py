@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 from p2pnet.errors import RecordRefused
-from p2pnet.network import Clock, Entry, Network, StoredValue, Validator
+from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator
 from p2pnet.records import CapabilityRecord, LoadRecord, Record, open_record
 
 SHARDS = 16

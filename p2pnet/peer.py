@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from p2pnet.config import NetworkConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.identity import Identity
-from p2pnet.network import Network
+from p2pnet.network.interface import Network
 
 
 def now_ms() -> int:
@@ -28,7 +28,7 @@ class Peer:
     @classmethod
     async def join(cls, config: NetworkConfig) -> Peer:
         """Start p2pd and join the network. Raises DaemonFailed or JoinError."""
-        from p2pnet.hivemind_network import HivemindNetwork  # costs 1.3 s: not before it is needed
+        from p2pnet.network.hivemind.network import HivemindNetwork  # costs 1.3 s: not before it is needed
 
         identity = Identity.load_or_create(config.identity_file)
         network = await HivemindNetwork.start(config, identity, validator(now_ms), now_ms)

@@ -15,7 +15,7 @@ from msgspec import Meta
 from p2pnet.errors import RecordRefused
 from p2pnet.identity import Identity, verify
 from p2pnet.messages import Count, Digest, Load, ModelId
-from p2pnet.multiaddrs import peer_id_of
+from p2pnet.network.multiaddrs import peer_id_of
 
 RECORD_VERSION = 1
 SIGNATURE_DOMAIN = "p2pnet/record/1"

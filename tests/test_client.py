@@ -25,9 +25,9 @@ from p2pnet.errors import (
     RequestError,
     WorkerFailed,
 )
-from p2pnet.memory_network import MemoryNetwork, MemoryWorld
 from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, TokenPrompt, Usage
-from p2pnet.network import Stream, StreamHandler
+from p2pnet.network.interface import Stream, StreamHandler
+from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL
 from tests.stories import DIGEST, ManualClock, ask, peer, settle

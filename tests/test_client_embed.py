@@ -20,7 +20,6 @@ from p2pnet.errors import (
     PeerUnreachable,
     ProtocolViolation,
 )
-from p2pnet.memory_network import MemoryNetwork, MemoryWorld
 from p2pnet.messages import (
     MAX_DIMENSIONS,
     Accepted,
@@ -33,7 +32,8 @@ from p2pnet.messages import (
     TextPrompt,
     Usage,
 )
-from p2pnet.network import Stream, StreamHandler
+from p2pnet.network.interface import Stream, StreamHandler
+from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, embed_request_decoder, encode_frame
 from p2pnet.wire.exchange import EMBED_PROTOCOL
 from tests.stories import DIGEST, ManualClock, peer

@@ -23,8 +23,8 @@ from p2pnet.directory import (
     worker_key,
 )
 from p2pnet.identity import Identity
-from p2pnet.memory_network import MemoryNetwork, MemoryWorld
-from p2pnet.network import StoredValue
+from p2pnet.network.interface import StoredValue
+from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import CapabilityRecord, Record, seal
 from tests.stories import (
     LIFETIME_MS,

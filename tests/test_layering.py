@@ -41,12 +41,12 @@ PURE = {
     "p2pnet/config.py": NETWORK_STACK,
     "p2pnet/messages.py": NETWORK_STACK,
     "p2pnet/features.py": NETWORK_STACK,
-    "p2pnet/vectors.py": NETWORK_STACK,
-    "p2pnet/allowance.py": NETWORK_STACK,
+    "p2pnet/wire/vectors.py": NETWORK_STACK,
+    "p2pnet/wire/answer_limits.py": NETWORK_STACK,
     "p2pnet/identity.py": NETWORK_STACK,
-    "p2pnet/multiaddrs.py": NETWORK_STACK,
+    "p2pnet/network/multiaddrs.py": NETWORK_STACK,
     "p2pnet/records.py": NETWORK_STACK,
-    "p2pnet/network.py": NETWORK_STACK,
+    "p2pnet/network/interface.py": NETWORK_STACK,
     "p2pnet/directory.py": NETWORK_STACK,
     "p2pnet/wire/codec.py": NETWORK_STACK,
     "p2pnet/wire/exchange.py": NETWORK_STACK,
@@ -55,19 +55,19 @@ PURE = {
     "p2pnet/worker/embedding/queue.py": NETWORK_STACK,
     "p2pnet/worker/embedding/files.py": NETWORK_STACK,
     "p2pnet/worker/text/stopping.py": NETWORK_STACK,
-    "p2pnet/worker/fitting.py": NETWORK_STACK,
-    "p2pnet/worker/merging.py": NETWORK_STACK,
-    "p2pnet/worker/quota.py": NETWORK_STACK,
+    "p2pnet/worker/announcing/fitting.py": NETWORK_STACK,
+    "p2pnet/worker/streams/merging.py": NETWORK_STACK,
+    "p2pnet/worker/streams/quota.py": NETWORK_STACK,
     "p2pnet/rate_limit.py": NETWORK_STACK,
-    "p2pnet/worker/guard.py": NETWORK_STACK,
-    "p2pnet/worker/observer.py": NETWORK_STACK,
-    "p2pnet/worker/panel.py": (*NETWORK_STACK, "rich"),
-    "p2pnet/worker/tally.py": NETWORK_STACK,
-    "p2pnet/printable.py": NETWORK_STACK,
-    "p2pnet/durations.py": NETWORK_STACK,
-    "p2pnet/protobuf.py": NETWORK_STACK,
-    "p2pnet/autonat.py": NETWORK_STACK,
-    "p2pnet/systemd_unit.py": NETWORK_STACK,
+    "p2pnet/worker/streams/guard.py": NETWORK_STACK,
+    "p2pnet/worker/observability/observer.py": NETWORK_STACK,
+    "p2pnet/worker/observability/panel.py": (*NETWORK_STACK, "rich"),
+    "p2pnet/worker/observability/tally.py": NETWORK_STACK,
+    "p2pnet/display/printable.py": NETWORK_STACK,
+    "p2pnet/display/durations.py": NETWORK_STACK,
+    "p2pnet/network/libp2p/protobuf.py": NETWORK_STACK,
+    "p2pnet/network/libp2p/autonat.py": NETWORK_STACK,
+    "p2pnet/cli/systemd_unit.py": NETWORK_STACK,
     "p2pnet/doctor/verdict.py": NETWORK_STACK,
     "p2pnet/doctor/machine_verdicts.py": NETWORK_STACK,
     "p2pnet/doctor/network_verdicts.py": NETWORK_STACK,
@@ -88,25 +88,25 @@ PURE = {
     "p2pnet/worker/backends/upstream/openai_reader.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/refusals.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/speed.py": (*NETWORK_STACK, "aiohttp"),
-    "gateway/routing.py": NETWORK_STACK,
-    "gateway/asks.py": NETWORK_STACK,
-    "gateway/proxies.py": NETWORK_STACK,
-    "gateway/drawing.py": NETWORK_STACK,
-    "gateway/fair_queue.py": NETWORK_STACK,
-    "gateway/failures.py": NETWORK_STACK,
-    "gateway/knowing/outcomes.py": NETWORK_STACK,
-    "gateway/knowing/recent.py": NETWORK_STACK,
-    "gateway/knowing/views.py": NETWORK_STACK,
-    "gateway/knowing/choice_log.py": NETWORK_STACK,
-    "gateway/knowing/history_file.py": NETWORK_STACK,
-    "gateway/knowing/reports.py": NETWORK_STACK,
-    "gateway/knowing/failures.py": NETWORK_STACK,
-    "gateway/knowing/mesh.py": NETWORK_STACK,
-    "gateway/knowing/timeline.py": NETWORK_STACK,
+    "gateway/routing/choose.py": NETWORK_STACK,
+    "gateway/routing/route_query.py": NETWORK_STACK,
+    "gateway/http/proxies.py": NETWORK_STACK,
+    "gateway/routing/weighted_sampling.py": NETWORK_STACK,
+    "gateway/queueing/fair_queue.py": NETWORK_STACK,
+    "gateway/http/failures.py": NETWORK_STACK,
+    "gateway/observability/outcomes.py": NETWORK_STACK,
+    "gateway/observability/recent.py": NETWORK_STACK,
+    "gateway/observability/views.py": NETWORK_STACK,
+    "gateway/observability/choice_log.py": NETWORK_STACK,
+    "gateway/observability/history_file.py": NETWORK_STACK,
+    "gateway/observability/reports.py": NETWORK_STACK,
+    "gateway/observability/failures.py": NETWORK_STACK,
+    "gateway/observability/mesh.py": NETWORK_STACK,
+    "gateway/observability/timeline.py": NETWORK_STACK,
     "gateway/peers/worker.py": NETWORK_STACK,
     "gateway/peers/pace.py": NETWORK_STACK,
     "gateway/peers/health.py": NETWORK_STACK,
-    "gateway/dispatch/setbacks.py": NETWORK_STACK,
+    "gateway/dispatch/failure_policy.py": NETWORK_STACK,
     "gateway/dispatch/refusals.py": NETWORK_STACK,
     "gateway/dispatch/silence.py": NETWORK_STACK,
     "gateway/dispatch/hedging.py": NETWORK_STACK,
@@ -174,7 +174,7 @@ def in_folder(files: set[str], folder: str) -> set[str]:
 
 def test_imports_are_found() -> None:
     assert Import("p2pnet/wire/codec.py", "p2pnet.messages", False) in IMPORTS
-    assert Import("p2pnet/peer.py", "p2pnet.hivemind_network", True) in IMPORTS
+    assert Import("p2pnet/peer.py", "p2pnet.network.hivemind.network", True) in IMPORTS
     assert len(IMPORTS) > 200
 
 
@@ -205,18 +205,19 @@ def test_the_gateway_never_imports(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["p2pnet.hivemind_network", "p2pnet.peer", "p2pnet.daemon", "p2pnet.memory_network"]
+    "package",
+    ["p2pnet.network.hivemind.network", "p2pnet.peer", "p2pnet.network.hivemind.daemon", "p2pnet.network.memory"],
 )
 def test_the_gateway_is_handed_its_network(package: str) -> None:
     assert in_folder(files_that_import(package), "gateway/") == set()
 
 
 def test_hivemind_has_one_importer() -> None:
-    assert files_that_import("hivemind") == {"p2pnet/hivemind_network.py"}
+    assert files_that_import("hivemind") == {"p2pnet/network/hivemind/network.py"}
 
 
 def test_the_hivemind_network_is_imported_late_and_by_one() -> None:
-    importers = [found for found in IMPORTS if found.of("p2pnet.hivemind_network")]
+    importers = [found for found in IMPORTS if found.of("p2pnet.network.hivemind.network")]
     assert [(found.file, found.is_lazy) for found in importers] == [("p2pnet/peer.py", True)]
 
 
@@ -252,7 +253,7 @@ def test_what_decides_on_data_alone_imports_nothing_that_acts(file: str) -> None
 def test_surfaces_know_neither_dispatch_nor_routing_nor_one_another() -> None:
     forbidden = (
         "gateway.dispatch",
-        "gateway.routing",
+        "gateway.routing.choose",
         "gateway.peers",
         "gateway.app",
         "gateway.gateway",
@@ -269,7 +270,7 @@ def test_surfaces_know_neither_dispatch_nor_routing_nor_one_another() -> None:
 
 
 def dialect_of(module_or_file: str) -> str:
-    """`openai` for gateway/surfaces/openai.py, and for openai_schema and openai_render beside it."""
+    """`openai` for gateway/surfaces/openai/routes.py, and for openai_schema and openai_render beside it."""
     return module_or_file.removesuffix(".py").replace("/", ".").split(".")[2].split("_")[0]
 
 
@@ -296,7 +297,7 @@ def loaded_by(module: str) -> set[str]:
             ["torch", "hivemind", "transformers", "tokenizers", "numpy", "fastapi", "gateway"],
         ),
         (
-            "p2pnet.worker.serve, p2pnet.worker.backends.echo",
+            "p2pnet.worker.serve, p2pnet.worker.backends.synthetic.echo",
             ["torch", "hivemind", "transformers", "fastapi", "prometheus_client", "aiohttp", "gateway"],
         ),
     ],

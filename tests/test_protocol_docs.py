@@ -11,18 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.failures import OUTCOMES
+from gateway.http.failures import OUTCOMES
 from p2pnet import (
-    allowance,
     client,
     config,
     directory,
     errors,
     features,
-    hivemind_network,
-    lookup,
     messages,
-    p2pd_stream,
     records,
 )
 from p2pnet.directory import key_id, keys_of, model_key, shard_of
@@ -52,8 +48,11 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
+from p2pnet.network import lookup
+from p2pnet.network.hivemind import network as hivemind_network
+from p2pnet.network.hivemind import p2pd_stream
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
-from p2pnet.wire import codec
+from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
@@ -61,8 +60,8 @@ from p2pnet.wire.codec import (
     MAX_STATUS_FRAME_BYTES,
     encode_frame,
 )
-from p2pnet.worker import guard, inbound
 from p2pnet.worker.engine.sampler import uniform
+from p2pnet.worker.streams import guard, inbound
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -230,7 +229,7 @@ def default_of(field: Any) -> str:
 LIMIT_OWNERS: tuple[ModuleType, ...] = (
     messages,
     codec,
-    allowance,
+    answer_limits,
     client,
     inbound,
     guard,

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
-from gateway.knowing.reports import Attempt
+from gateway.observability.reports import Attempt
 from gateway.peers.worker import ModelTask, Worker
-from gateway.routing import Choice
+from gateway.routing.choose import Choice
 from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard

@@ -1,7 +1,8 @@
 """The dispatcher: serves a request through workers until it is complete. The only loop that sends a request again.
 
-A request waits for a worker (`gateway.admission`), is tried there, and goes on elsewhere when that fails, from where
-its client is (`progress.py`). Before the first token a second worker may be asked beside a late one (`hedging.py`).
+A request waits for a worker (`gateway.queueing.admission`), is tried there, and goes on elsewhere when that fails, from
+where its client is (`progress.py`). Before the first token a second worker may be asked beside a late one
+(`hedging.py`).
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.admission import Admission, Ticket
-from gateway.asks import Ask, ask_of
 from gateway.dispatch.attempt import Try
+from gateway.dispatch.failure_policy import Setbacks
 from gateway.dispatch.hedging import Hedging
-from gateway.dispatch.journey import Journey
 from gateway.dispatch.progress import EmbedProgress, GenerateProgress, Progress, together
 from gateway.dispatch.refusals import Refusals
-from gateway.dispatch.setbacks import Setbacks
+from gateway.dispatch.request_trace import Journey
 from gateway.dispatch.watch import Watch
-from gateway.knowing.reports import CANCELLED, Observer
-from gateway.peers.table import PeerTable
-from gateway.routing import Choice, is_served, obstacle
+from gateway.membership.table import PeerTable
+from gateway.observability.reports import CANCELLED, Observer
+from gateway.queueing.admission import Admission, Ticket
+from gateway.routing.choose import Choice, is_served, obstacle
+from gateway.routing.route_query import Ask, ask_of
 from gateway.service import Caller, EmbeddingEvent, GenerationEvent, Waiting
 from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
@@ -40,9 +41,9 @@ from p2pnet.errors import (
     RequestError,
     WorkerFailed,
 )
-from p2pnet.interleaving import interleaved
+from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
-from p2pnet.network import Network
+from p2pnet.network.interface import Network
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """One worker as this gateway sees it: what it announces, what this gateway has there, and what it has measured.
 
-Owns the counts and the measurements; decides nothing (see `gateway.routing`), asks nobody, keeps no clock.
+Owns the counts and the measurements; decides nothing (see `gateway.routing.choose`), asks nobody, keeps no clock.
 """
 
 from __future__ import annotations

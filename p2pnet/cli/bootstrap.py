@@ -23,7 +23,7 @@ def bootstrap(
     from p2pnet.cli.settings import IdentityFile
     from p2pnet.cli.settings import initial_peers as resolve
     from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
-    from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.network.multiaddrs import check_listen_address
     from p2pnet.peer import Peer
 
     logs.configure(log_level, log_json)

@@ -39,7 +39,7 @@ def doctor(
     from p2pnet.doctor.doctor import Wishes, examine
     from p2pnet.doctor.verdict import exit_status
     from p2pnet.errors import UsageError
-    from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.network.multiaddrs import check_listen_address
     from p2pnet.top.reading import key_from
 
     logs.configure(log_level, is_json=False)

@@ -85,17 +85,17 @@ def gateway(
     log_json: options.LogJson = False,
 ) -> None:
     """Start a gateway: clients of OpenAI, Ollama, Anthropic or FauxPilot use the network through it."""
-    from gateway.admission import QueueLimits
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import Gateway, GatewayConfig, check_host
-    from gateway.naming import parse_aliases
-    from gateway.proxies import parse_proxies
+    from gateway.http.proxies import parse_proxies
+    from gateway.model_names.naming import parse_aliases
+    from gateway.queueing.admission import QueueLimits
     from gateway.serving import ServingConfig
     from p2pnet.cli import logs
     from p2pnet.cli.lifecycle import Ready, run_service
     from p2pnet.cli.settings import IdentityFile, initial_peers_required
     from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
-    from p2pnet.multiaddrs import check_listen_address
+    from p2pnet.network.multiaddrs import check_listen_address
     from p2pnet.peer import Peer
 
     logs.configure(log_level, log_json)

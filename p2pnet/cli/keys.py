@@ -35,7 +35,7 @@ def add(
     ] = None,
 ) -> None:
     """Make a key and print it. It is printed once: the file has only its hash."""
-    from gateway.keys import ApiKey, hash_key, new_key, read_keys, with_new, write_keys
+    from gateway.http.keys import ApiKey, hash_key, new_key, read_keys, with_new, write_keys
 
     secret = new_key()
     key = ApiKey(name, hash_key(secret), priority, requests_per_minute, tokens_per_minute, concurrent)
@@ -53,7 +53,7 @@ def list_keys(api_key_file: KeyFileOption) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gateway.keys import read_keys
+    from gateway.http.keys import read_keys
 
     table = Table("Name", "Priority", "Requests a minute", "Tokens a minute", "At the same time")
     found = read_keys(api_key_file).values()
@@ -68,7 +68,7 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Whose key.", metavar="NAME")], api_key_file: KeyFileOption
 ) -> None:
     """Take a key back. A running gateway refuses it within a second."""
-    from gateway.keys import read_keys, without, write_keys
+    from gateway.http.keys import read_keys, without, write_keys
 
     write_keys(api_key_file, without(read_keys(api_key_file), name).values())
     typer.echo(f"{name}'s key is revoked.")

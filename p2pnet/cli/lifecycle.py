@@ -18,7 +18,7 @@ import uvloop
 from rich.console import Console
 
 from p2pnet.errors import UsageError
-from p2pnet.multiaddrs import best_to_share
+from p2pnet.network.multiaddrs import best_to_share
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from p2pnet.worker.metrics import WorkerMetrics
+    from p2pnet.worker.observability.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ async def worker_metrics(host: str, port: int | None) -> AsyncIterator[Measuring
     if port is None:
         yield Measuring()
         return
-    from p2pnet.worker.metrics import WorkerMetrics
-    from p2pnet.worker.metrics_server import MetricsServer
+    from p2pnet.worker.observability.metrics import WorkerMetrics
+    from p2pnet.worker.observability.metrics_server import MetricsServer
 
     metrics = WorkerMetrics()
     server = await MetricsServer.start(metrics.scrape, host, port)

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from p2pnet.cli.logs import LastWarning, logging_through
 from p2pnet.peer import Peer
-from p2pnet.worker.panel import Line, Tone, View, Warned, lines, summary
+from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, summary
+from p2pnet.worker.observability.tally import Tally
 from p2pnet.worker.serve import Worker
-from p2pnet.worker.tally import Tally
 
 REDRAW_S = 0.5
 """Often enough to look alive, seldom enough to be quiet; what has not changed is not drawn."""

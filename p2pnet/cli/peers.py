@@ -39,7 +39,7 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from p2pnet.multiaddrs import are_all_relayed
+    from p2pnet.network.multiaddrs import are_all_relayed
 
     columns = ("Name", "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
     table = Table(Column("Peer", overflow="fold"), *columns)

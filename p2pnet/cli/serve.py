@@ -163,8 +163,8 @@ def serve(
     from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
-    from p2pnet.multiaddrs import check_listen_address
-    from p2pnet.worker.backends.script_file import open_scripts, read_scripts
+    from p2pnet.network.multiaddrs import check_listen_address
+    from p2pnet.worker.backends.synthetic.script_file import open_scripts, read_scripts
     from p2pnet.worker.checkpoints.names import local_folder, name_of
     from p2pnet.worker.owner.owner import Owner
     from p2pnet.worker.owner.schedule import Schedule
@@ -226,7 +226,7 @@ def serve(
         async def service() -> AsyncIterator[Ready]:
             from p2pnet.peer import Peer, now_ms
             from p2pnet.worker.backend import Backend, EmbedBackend
-            from p2pnet.worker.observer import Observers
+            from p2pnet.worker.observability.observer import Observers
             from p2pnet.worker.serve import Worker
 
             async with AsyncExitStack() as closing:

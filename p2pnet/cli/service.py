@@ -13,7 +13,7 @@ import typer
 from p2pnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from p2pnet.systemd_unit import Service
+    from p2pnet.cli.systemd_unit import Service
 
 COMMANDS = {"worker": "serve", "gateway": "gateway", "bootstrap": "bootstrap"}
 """What each role runs."""
@@ -35,7 +35,7 @@ ANY_FLAGS = {"ignore_unknown_options": True}
 @service.command(context_settings=ANY_FLAGS)
 def install(flags: Flags = [], force: Force = False) -> None:
     """Write the unit, after a check of the flags. Starts nothing."""
-    from p2pnet.systemd_unit import unit_name, unit_text
+    from p2pnet.cli.systemd_unit import unit_name, unit_text
 
     wanted = parsed(flags)
     text, path = unit_text(wanted), unit_path(wanted.role)
@@ -59,7 +59,7 @@ def install(flags: Flags = [], force: Force = False) -> None:
 @service.command(context_settings=ANY_FLAGS)
 def show(flags: Flags = []) -> None:
     """Print the unit that `install` would write."""
-    from p2pnet.systemd_unit import unit_text
+    from p2pnet.cli.systemd_unit import unit_text
 
     typer.echo(unit_text(parsed(flags)), nl=False)
 
@@ -67,7 +67,7 @@ def show(flags: Flags = []) -> None:
 @service.command()
 def uninstall(role: Role = "worker", force: Force = False) -> None:
     """Remove the unit. What runs goes on until it is stopped."""
-    from p2pnet.systemd_unit import unit_name
+    from p2pnet.cli.systemd_unit import unit_name
 
     check_role(role)
     path = unit_path(role)
@@ -84,7 +84,7 @@ def uninstall(role: Role = "worker", force: Force = False) -> None:
 def parsed(flags: Sequence[str]) -> Service:
     """The role and its flags, taken by the role's own parser. Raises UsageError, or leaves as that command would."""
     from p2pnet.cli.main import app
-    from p2pnet.systemd_unit import Service
+    from p2pnet.cli.systemd_unit import Service
 
     role, arguments = (flags[0], list(flags[1:])) if flags and flags[0] in COMMANDS else ("worker", list(flags))
     if arguments and not arguments[0].startswith("-"):
@@ -108,7 +108,7 @@ def program(python: Path) -> tuple[str, ...]:
 
 
 def unit_path(role: str) -> Path:
-    from p2pnet.systemd_unit import unit_name
+    from p2pnet.cli.systemd_unit import unit_name
 
     named = os.environ.get("XDG_CONFIG_HOME")
     folder = Path(named) if named and Path(named).is_absolute() else Path.home() / ".config"
@@ -122,7 +122,7 @@ def check_role(role: str) -> None:
 
 def check_unchanged(path: Path, is_forced: bool) -> None:
     """Raises UsageError where a person's work would be lost."""
-    from p2pnet.systemd_unit import is_untouched
+    from p2pnet.cli.systemd_unit import is_untouched
 
     if not is_forced and path.exists() and not is_untouched(path.read_text()):
         raise UsageError(f"{path} has been changed by hand.", "Use --force to lose that, or move the file away.")

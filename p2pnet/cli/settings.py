@@ -12,7 +12,7 @@ import msgspec
 import platformdirs
 
 from p2pnet.errors import UsageError
-from p2pnet.multiaddrs import check_peer_address
+from p2pnet.network.multiaddrs import check_peer_address
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"

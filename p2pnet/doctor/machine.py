@@ -16,7 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from p2pnet.doctor.machine_verdicts import Disk, Gpu, Memory, Package, Port
-from p2pnet.multiaddrs import parts_of
+from p2pnet.network.multiaddrs import parts_of
 
 PACKAGES = ("torch", "transformers", "hivemind")
 """Those of our own requirements whose versions matter most."""

@@ -11,15 +11,22 @@ from collections.abc import Sequence
 
 import httpx
 
-from p2pnet.autonat import AUTONAT_PROTOCOL, IDENTIFY_PROTOCOL, DialBack, dial_back, dialable, observed_address
 from p2pnet.client import generate
 from p2pnet.directory import Directory
 from p2pnet.doctor.network_verdicts import Asked, Met, Seen, ThroughGateway
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
-from p2pnet.multiaddrs import is_loopback, is_private, peer_id_of
-from p2pnet.network import Network
-from p2pnet.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
+from p2pnet.network.interface import Network
+from p2pnet.network.libp2p.autonat import (
+    AUTONAT_PROTOCOL,
+    IDENTIFY_PROTOCOL,
+    DialBack,
+    dial_back,
+    dialable,
+    observed_address,
+)
+from p2pnet.network.libp2p.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
+from p2pnet.network.multiaddrs import is_loopback, is_private, peer_id_of
 
 MAX_ASKED = 3
 """Peers that are asked to dial back, and workers that are asked for a token: enough for one of them to be well."""

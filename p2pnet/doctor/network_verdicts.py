@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pnet.autonat import DialBack
+from p2pnet.display.durations import milliseconds
+from p2pnet.display.printable import printable, short_id
 from p2pnet.doctor.verdict import Verdict, failed, ok, warning
-from p2pnet.durations import milliseconds
-from p2pnet.network import Meeting
-from p2pnet.printable import printable, short_id
-from p2pnet.relay_limits import GrantedLimits
+from p2pnet.network.interface import Meeting
+from p2pnet.network.libp2p.autonat import DialBack
+from p2pnet.network.libp2p.relay_limits import GrantedLimits
 
 CLOCK_LIMIT_S = 3.0
 """hivemind's: beyond it peers do not let one another in."""

@@ -11,7 +11,7 @@ from math import ceil
 
 from rich.cells import cell_len, set_cell_size
 
-from p2pnet.printable import printable
+from p2pnet.display.printable import printable
 
 GAP = "  "
 SHADES = "▁▂▃▄▅▆▇█"

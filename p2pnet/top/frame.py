@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from p2pnet.durations import duration, milliseconds
-from p2pnet.printable import printable, short_id
+from p2pnet.display.durations import duration, milliseconds
+from p2pnet.display.printable import printable, short_id
 from p2pnet.top.columns import Column, cut, fitted, sparkline
 from p2pnet.top.overview import Failure, Model, Overview, Point, Worker
 

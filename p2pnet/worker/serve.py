@@ -10,17 +10,17 @@ from p2pnet.config import DirectoryConfig, WorkerConfig
 from p2pnet.errors import RecordRefused, UsageError
 from p2pnet.identity import Identity
 from p2pnet.messages import Status
-from p2pnet.network import Clock, Network
-from p2pnet.worker.announcer import Announcer
+from p2pnet.network.interface import Clock, Network
+from p2pnet.worker.announcing.announcer import Announcer
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.catalogue import Catalogue, duplicates
-from p2pnet.worker.embed_handler import EmbedHandler
-from p2pnet.worker.guard import Guard
-from p2pnet.worker.handler import GenerateHandler
-from p2pnet.worker.load import LoadMeter
-from p2pnet.worker.observer import Observer, Standing
+from p2pnet.worker.observability.load import LoadMeter
+from p2pnet.worker.observability.observer import Observer, Standing
 from p2pnet.worker.owner.owner import Owner
-from p2pnet.worker.status_handler import StatusHandler
+from p2pnet.worker.streams.embed_handler import EmbedHandler
+from p2pnet.worker.streams.generate_handler import GenerateHandler
+from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.status_handler import StatusHandler
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.autonat import DialBack
 from p2pnet.doctor.machine import gpu_from, look_at_disks, look_at_packages, look_at_ports
 from p2pnet.doctor.machine_verdicts import (
     Disk,
@@ -35,8 +34,9 @@ from p2pnet.doctor.network_verdicts import (
     judge_round_trip,
 )
 from p2pnet.doctor.verdict import Level, Verdict, exit_status, failed, ok, warning
-from p2pnet.network import Meeting
-from p2pnet.relay_limits import GrantedLimits
+from p2pnet.network.interface import Meeting
+from p2pnet.network.libp2p.autonat import DialBack
+from p2pnet.network.libp2p.relay_limits import GrantedLimits
 from tests.processes import free_port
 from tests.stories import NOW_MS
 

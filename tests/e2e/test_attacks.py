@@ -20,13 +20,13 @@ from hivemind.utils import MSGPackSerializer
 from multiaddr import Multiaddr
 
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
-from p2pnet.daemon import Daemon
 from p2pnet.directory import entries_for, load_key, model_key, shard_of, validator, worker_key
 from p2pnet.errors import JoinError
-from p2pnet.hivemind_network import HivemindNetwork, _attach
 from p2pnet.identity import Identity
 from p2pnet.messages import Load
-from p2pnet.multiaddrs import without_peer_id
+from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.network import HivemindNetwork, _attach
+from p2pnet.network.multiaddrs import without_peer_id
 from p2pnet.peer import Peer, now_ms
 from p2pnet.records import MAX_LIFETIME_MS, SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record, seal
 

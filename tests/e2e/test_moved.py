@@ -13,10 +13,10 @@ import pytest
 from multiaddr import Multiaddr
 
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
-from p2pnet.daemon import Daemon
-from p2pnet.hivemind_network import HivemindNetwork, _attach
 from p2pnet.identity import Identity
-from p2pnet.network import Stream
+from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.network import HivemindNetwork, _attach
+from p2pnet.network.interface import Stream
 from p2pnet.peer import now_ms
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"

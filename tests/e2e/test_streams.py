@@ -1,7 +1,7 @@
 """Streams over real daemons, many of them, on each transport: none is lost, and none is used up.
 
 p2pd resets a stream when its own side closes first; over QUIC that lost the end of answers, and after some hundred
-streams nobody could open another one. See `p2pnet/p2pd_stream.py`.
+streams nobody could open another one. See `p2pnet/network/hivemind/p2pd_stream.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from p2pnet.config import NetworkConfig
-from p2pnet.network import Stream
+from p2pnet.network.interface import Stream
 from p2pnet.peer import Peer
 
 PROTOCOL = "/p2pnet/test/1"

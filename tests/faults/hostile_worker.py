@@ -3,7 +3,7 @@ way of its own.
 
     python -m tests.faults.hostile_worker --model chain --way garbage --way silent ... --initial-peers ADDRESS
 
-They serve `bench.chain_model`, and how far each answer goes before the worker shows its face follows from the seed.
+They serve `bench.harness.chain_model`. How far each answer goes before the worker shows its face follows from the seed.
 Each request that was mistreated is noted in `ways.log`.
 """
 
@@ -16,19 +16,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from bench.chain_model import CHAIN_DIGEST, ChainBackend, asked, chain_ids, finished, honest_delta, prompt_tokens
+from bench.harness.chain_model import (
+    CHAIN_DIGEST,
+    ChainBackend,
+    asked,
+    chain_ids,
+    finished,
+    honest_delta,
+    prompt_tokens,
+)
 from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Status, TextDelta, Usage
-from p2pnet.network import Stream
+from p2pnet.network.interface import Stream
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_EVENT_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
-from p2pnet.worker.announcer import Announcer
+from p2pnet.worker.announcing.announcer import Announcer
 from p2pnet.worker.catalogue import Catalogue
-from p2pnet.worker.load import LoadMeter
-from p2pnet.worker.status_handler import StatusHandler
+from p2pnet.worker.observability.load import LoadMeter
+from p2pnet.worker.streams.status_handler import StatusHandler
 
 PLACES = 1024
 """As many as the honest ones announce: requests are spread in proportion."""

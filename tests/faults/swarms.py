@@ -1,4 +1,4 @@
-"""Swarms for the fault stories: a bootstrap, workers that serve `bench.chain_model`, and a gateway, all processes.
+"""Swarms for the fault stories: a bootstrap, workers with `bench.harness.chain_model`, and a gateway, all processes.
 
 What a stream has to say is known beforehand, so every answer is compared with it.
 """
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.chain_model import chain_text
-from bench.storm import Herd, wait_for_workers
-from bench.swarm import Process, Swarm, swarm
-from bench.timed_client import Answered, ChatRequest, ask
+from bench.harness.chain_model import chain_text
+from bench.harness.storm import Herd, wait_for_workers
+from bench.harness.swarm import Process, Swarm, swarm
+from bench.harness.timed_client import Answered, ChatRequest, ask
 
 MODEL = "chain"
 SERVED_FILE = "served.log"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.chain_model import ChainBackend, asked
-from bench.storm import until, wait_for_workers
-from bench.timed_client import TimedStream
+from bench.harness.chain_model import ChainBackend, asked
+from bench.harness.storm import until, wait_for_workers
+from bench.harness.timed_client import TimedStream
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig, WorkerConfig
 from p2pnet.messages import GenerateRequest
 from p2pnet.peer import Peer, now_ms

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.swarm import Process
-from bench.timed_client import Answered, ChatRequest, TimedStream, ask, read_response
+from bench.harness.swarm import Process
+from bench.harness.timed_client import Answered, ChatRequest, TimedStream, ask, read_response
 from tests.faults.swarms import ChainSwarm, ask_all, chain_swarm, fault_of, faults_of, reference, request, requests
 
 pytestmark = pytest.mark.timeout(300)

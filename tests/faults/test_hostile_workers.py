@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from bench.swarm import Process
-from bench.timed_client import Answered
+from bench.harness.swarm import Process
+from bench.harness.timed_client import Answered
 from tests.faults.hostile_worker import DETECTABLE, LIES, WAYS_FILE
 from tests.faults.swarms import MODEL, SEED, ChainSwarm, ask_all, chain_swarm, fault_of, faults_of, requests
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.chain_model import chain_text
+from bench.harness.chain_model import chain_text
 from tests.faults.swarms import MODEL, SEED
 from tests.nat.topology import Host, topology
 from tests.processes import Process, Start, processes, wait_until
@@ -135,7 +135,7 @@ def test_answers_survive_a_partition_that_heals(site: Site) -> None:
 
 
 def _worker(start: Start, host: Host, join: tuple[str, ...]) -> Process:
-    command = (sys.executable, "-m", "bench.echo_worker", "--chain", MODEL, "--delay-ms", str(DELAY_MS))
+    command = (sys.executable, "-m", "bench.harness.echo_worker", "--chain", MODEL, "--delay-ms", str(DELAY_MS))
     return start.program(*command, *join, name="worker", prefix=host.prefix)
 
 

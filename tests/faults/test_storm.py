@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.storm import Fault, Herd, Kind, enough_tokens, schedule, storm, wait_for_workers
-from bench.timed_client import Answered, ChatRequest
+from bench.harness.storm import Fault, Herd, Kind, enough_tokens, schedule, storm, wait_for_workers
+from bench.harness.timed_client import Answered, ChatRequest
 from tests.faults.swarms import SEED, ChainSwarm, ask_all, chain_swarm, faults_of, logged_swarm, requests
 
 pytestmark = pytest.mark.timeout(300)

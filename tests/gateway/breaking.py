@@ -18,9 +18,9 @@ import msgspec
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.features import LOGPROBS, RESUME
-from p2pnet.memory_network import MemoryNetwork, MemoryWorld
 from p2pnet.messages import Accepted, EmbedRequest, Failed, Finished, GenerateRequest, TextDelta, Usage
-from p2pnet.network import Entry, Findings, Stream, StreamHandler
+from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
+from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import ModelCard
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
 from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad, EmbedBackend, EmbedBackendEvent

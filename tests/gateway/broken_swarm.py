@@ -10,14 +10,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from gateway.dispatch.dispatcher import DispatchConfig
-from gateway.peers.table import PeerTable
+from gateway.membership.table import PeerTable
 from gateway.service import Caller, Routed, Waiting
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory
 from p2pnet.errors import P2PNetError
-from p2pnet.memory_network import MemoryWorld
 from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.serve import Worker
 from tests.gateway.breaking import BreakingBackend, BreakingEmbedder, BreakingNetwork, Schedule

@@ -11,15 +11,15 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.knowing.choice_log import ChoiceLog
-from gateway.knowing.history import History
-from gateway.knowing.knowledge import Sources, model_views, worker_page
-from gateway.knowing.live import Live
-from gateway.knowing.lookout import Lookout
-from gateway.knowing.metrics import GatewayMetrics
-from gateway.knowing.views import Knowledge, Place
+from gateway.observability.choice_log import ChoiceLog
+from gateway.observability.history import History
+from gateway.observability.knowledge import Sources, model_views, worker_page
+from gateway.observability.live import Live
+from gateway.observability.metrics import GatewayMetrics
+from gateway.observability.overview import Lookout
+from gateway.observability.views import Knowledge, Place
 from gateway.peers.worker import Worker
-from gateway.surfaces import p2pnet
+from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import Busy, InvalidRequest
 from tests.gateway.reports import NOON_S
 from tests.stories import address_of, capability, peer

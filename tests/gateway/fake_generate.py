@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-from gateway.server import HttpServer
+from gateway.http.server import HttpServer
 from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent, ModelEntry
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
 

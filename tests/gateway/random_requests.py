@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.dispatch.setbacks import MAX_FAILURES, MAX_WORKER_FAILURES
+from gateway.dispatch.failure_policy import MAX_FAILURES, MAX_WORKER_FAILURES
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.knowing.reports import Attempt, RequestReport
+from gateway.observability.reports import Attempt, RequestReport
 
 NOON_S = 1_700_000_000.0
 """Unix time of the first request."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.surfaces.openai_render import CHAT, COMPLETION, Envelope, SseRenderer
+from gateway.surfaces.openai.render import CHAT, COMPLETION, Envelope, SseRenderer
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta
 from p2pnet.worker.backend import BackendEvent
 from tests.worker.answers import Choice, joined

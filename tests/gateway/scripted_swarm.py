@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.app import create_app
-from gateway.peers.table import PeerTable
-from gateway.server import serve_http
+from gateway.http.server import serve_http
+from gateway.membership.table import PeerTable
 from gateway.service import GatewayService
 from gateway.serving import Serving
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory
-from p2pnet.memory_network import MemoryWorld
+from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import Backend
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, peer

@@ -12,13 +12,13 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.access import Access
 from gateway.app import create_app
-from gateway.edge import Edge
-from gateway.failures import OUTCOMES
-from gateway.proxies import Proxies
+from gateway.http.access import Access
+from gateway.http.edge import Edge
+from gateway.http.failures import OUTCOMES
+from gateway.http.proxies import Proxies
 from gateway.service import HttpLimits
-from gateway.surfaces.openai import failure_response
+from gateway.surfaces.openai.routes import failure_response
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -126,7 +126,7 @@ async def test_an_unexpected_error_is_logged_once_and_tells_nothing(caplog: pyte
     assert error_of(response)["code"] == "internal"
     assert "secret" not in response.text
     assert response.headers["x-request-id"] == "mine"
-    assert [record.name for record in caplog.records] == ["gateway.edge"]
+    assert [record.name for record in caplog.records] == ["gateway.http.edge"]
 
 
 async def test_an_error_in_the_middle_of_a_response_does_not_start_another() -> None:

@@ -8,15 +8,15 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 from gateway.dispatch.dispatcher import DispatchConfig
-from gateway.knowing.reports import RequestReport
-from gateway.peers.table import PeerTable
+from gateway.membership.table import PeerTable
+from gateway.observability.reports import RequestReport
 from gateway.service import Caller
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory
-from p2pnet.memory_network import MemoryWorld
 from p2pnet.messages import Finished
-from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
+from p2pnet.network.memory import MemoryWorld
+from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, peer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, JsonSchemaFormat
-from p2pnet.worker.backends.scripted import Call, Said
+from p2pnet.worker.backends.synthetic.scripted import Call, Said
 
 TEXT = "The sky is blue «because» of Rayleigh\u2028scattering. \N{SLIGHTLY SMILING FACE}"
 FORECAST = "It rains in Bern, and in Genève."

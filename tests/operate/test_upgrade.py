@@ -1,6 +1,6 @@
 """What docs/operate.md promises of two gateways behind nginx: upgrades without a lost request, and backups.
 
-Real processes; the workers serve `bench.chain_model`, whose answers are known beforehand.
+Real processes; the workers serve `bench.harness.chain_model`, whose answers are known beforehand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import httpx
 import openai
 import pytest
 
-from bench.chain_model import chain_text
+from bench.harness.chain_model import chain_text
 from tests.operate.nginx import Nginx, nginx
 from tests.processes import Process, Start, free_port, processes, wait_until
 from tests.requirements import requires_tools
@@ -67,7 +67,7 @@ def start_gateway(start: Start, address: str, port: int) -> Process:
 def start_worker(start: Start, address: str, name: str) -> Process:
     listen = ("--listen", "/ip4/127.0.0.1/tcp/0", "--initial-peers", address)
     chain = ("--chain", MODEL, "--delay-ms", str(DELAY_MS))
-    return start.program(sys.executable, "-m", "bench.echo_worker", *listen, *chain, name=name)
+    return start.program(sys.executable, "-m", "bench.harness.echo_worker", *listen, *chain, name=name)
 
 
 @pytest.fixture(scope="module")

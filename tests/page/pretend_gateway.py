@@ -16,8 +16,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from gateway.page import page, read_files
-from gateway.server import HttpServer, serve_http
+from gateway.http.page import page, read_files
+from gateway.http.server import HttpServer, serve_http
 
 Sections = dict[str, Any]
 

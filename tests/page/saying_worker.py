@@ -14,7 +14,7 @@ from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.cli.settings import IdentityFile
 from p2pnet.config import NetworkConfig, WorkerConfig
-from p2pnet.worker.backends.echo import EchoBackend, EchoOptions
+from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
 
 
 def main() -> None:

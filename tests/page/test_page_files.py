@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.access import Access, KeyRing
 from gateway.app import create_app
-from gateway.keys import ApiKey, hash_key, write_keys
-from gateway.page import FOLDER, MEDIA_TYPES, SECURITY_HEADERS
+from gateway.http.access import Access, KeyRing
+from gateway.http.keys import ApiKey, hash_key, write_keys
+from gateway.http.page import FOLDER, MEDIA_TYPES, SECURITY_HEADERS
 from tests.gateway.fake_generate import FakeGenerate, service
 
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -10,8 +10,8 @@ from p2pnet.client import generate
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory
 from p2pnet.errors import Busy, ModelNotFound, UsageError
-from p2pnet.memory_network import MemoryWorld
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
+from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import ModelCard
 from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.serve import Worker

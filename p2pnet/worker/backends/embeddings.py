@@ -20,7 +20,7 @@ from torch import Tensor
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, WorkerFailed
 from p2pnet.features import EMBEDDING
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Measure, TextPrompt, TokenPrompt, Usage
-from p2pnet.network import Clock
+from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
 from p2pnet.worker.checkpoints.digest import HashCache, Progress

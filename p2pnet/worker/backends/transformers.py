@@ -21,9 +21,9 @@ import torch
 
 from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import check_features
-from p2pnet.interleaving import interleaved
+from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
-from p2pnet.network import Clock
+from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.checkpoints.digest import HashCache

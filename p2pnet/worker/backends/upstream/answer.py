@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile, zip_longest
 
-from p2pnet.allowance import Allowance
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
+from p2pnet.wire.answer_limits import Allowance
 from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, Piece, space_after
 from p2pnet.worker.text.stopping import StopStrings
 

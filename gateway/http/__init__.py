@@ -1,0 +1,1 @@
+"""What the gateway's HTTP consists of, whatever the dialect: the socket, the edge, access, replies, errors."""

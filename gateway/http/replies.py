@@ -1,0 +1,229 @@
+"""How a generation becomes an HTTP response: streamed or whole, with its status, its silences and its end.
+
+Owns when the status is decided, what happens when a client goes away, and that a broken generation never looks
+complete. Knows nothing of any dialect: a surface hands in the renderer. Raw ASGI, one `send` per batch of events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
+from gateway.http.failures import Failure, describe
+from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
+from p2pnet.errors import P2PNetError, PeerLost
+from p2pnet.flow.pump import Abandoned, Pump
+from p2pnet.flow.stall_timer import Patience
+from p2pnet.messages import Accepted, Finished, TextDelta
+
+log = logging.getLogger(__name__)
+
+Events = AsyncGenerator[GenerationEvent, None]
+AnswerEvent = Accepted | TextDelta | Finished
+EventPump = Pump[GenerationEvent]
+
+
+class StreamRenderer(Protocol):
+    """Events to the bytes of a streamed dialect. One instance serves one response, and is called in order."""
+
+    @property
+    def media_type(self) -> str: ...
+
+    def keep_alive(self, waiting: Waiting | None) -> bytes:
+        """What is sent so that a silent connection is not taken for a dead one, and the place in the queue."""
+        ...
+
+    def render(self, events: Sequence[AnswerEvent]) -> bytes: ...
+
+    def render_failure(self, failure: Failure) -> bytes: ...
+
+
+def route_headers(routed: Routed | None) -> dict[str, str]:
+    """Who answered, for the curious."""
+    if routed is None:
+        return {}
+    return {
+        "x-p2pnet-worker": routed.worker,
+        "x-p2pnet-attempts": str(routed.attempts),
+        "x-p2pnet-queue-ms": str(routed.queued_ms),
+    }
+
+
+def waiting_comment(waiting: Waiting | None) -> str:
+    """For people who look at a silent stream, in words."""
+    if waiting is None:
+        return "keep-alive"
+    estimate = "" if waiting.estimate_s is None else f", about {max(1, round(waiting.estimate_s))} s"
+    return f"waiting for a worker: place {waiting.place}{estimate}"
+
+
+class StreamedReply(Response):
+    """Streams a generation. The status is decided by its first event, or by `keep_alive_s` without one."""
+
+    def __init__(self, events: Events, renderer: StreamRenderer, limits: HttpLimits) -> None:
+        # Proxies such as nginx collect a response unless told otherwise.
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.headers["content-type"] = renderer.media_type
+        self._events = events
+        self._renderer = renderer
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limits = self._limits
+        try:
+            pump = Pump(self._events, limits.read_ahead_events, limits.keep_alive_s, at_end=_unfinished)
+            async with pump, _watched(pump, receive):
+                first = await pump.take()  # what it raises becomes a real status: nothing was sent
+                self.headers.update(route_headers(_routed(first)))
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await _Writer(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
+        except Abandoned:
+            log.debug("request %s: the client went away", _request_id(scope))
+
+
+class _Writer:
+    """Writes what a pump holds until the generation ends, well or badly."""
+
+    def __init__(self, pump: EventPump, renderer: StreamRenderer, send: Send, request_id: str) -> None:
+        self._pump = pump
+        self._renderer = renderer
+        self._send = send
+        self._request_id = request_id
+
+    async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
+        """Raises Abandoned when the client went away, or reads nothing for `write_timeout_s`.
+
+        The writing has a task of its own: a step of it does not walk through every layer around the application
+        (twice the chunks per second, measured), and it can be cut off when the client stops reading.
+        """
+        task = asyncio.get_running_loop().create_task(self._write_all(first))
+        self._stall = Patience(write_timeout_s, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._stall.is_exhausted:
+                raise
+            raise Abandoned from None
+        finally:
+            self._stall.close()
+
+    async def _write_all(self, events: Sequence[GenerationEvent]) -> None:
+        body, is_open = self._render(events)
+        await self._write(body, is_open)
+        while is_open:
+            try:
+                body, is_open = self._render(await self._pump.take())
+            except Abandoned:
+                raise
+            except Exception as error:  # the status is out, so the stream has to say it
+                body, is_open = self._render_error(error), False
+            if body or not is_open:
+                await self._write(body, is_open)
+
+    def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
+        answer = [event for event in events if not isinstance(event, Waiting | Routed)]
+        if answer:
+            return self._renderer.render(answer), not isinstance(answer[-1], Finished)
+        waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
+        return self._renderer.keep_alive(waiting), True
+
+    def _render_error(self, error: Exception) -> bytes:
+        if not isinstance(error, P2PNetError):
+            log.error("request %s: unexpected error", self._request_id, exc_info=error)
+        return self._renderer.render_failure(describe(error))
+
+    async def _write(self, body: bytes, has_more: bool) -> None:
+        self._stall.begin()
+        await self._send({"type": "http.response.body", "body": body, "more_body": has_more})
+        self._stall.end()
+
+
+W = TypeVar("W", bound=Generated | Embedded)
+
+
+class _CompleteReply(Response, Generic[W]):
+    """Waits for an answer to be complete, and sends it as one JSON document. Errors propagate: nothing was sent."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[Any, None],
+        collecting: Callable[[Any, float], W | None],
+        render: Callable[[W], bytes],
+        limits: HttpLimits,
+    ) -> None:
+        super().__init__()
+        self._events = events
+        self._collecting = collecting
+        self._render = render
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            pump = Pump(self._events, self._limits.read_ahead_events, at_end=_unfinished)
+            async with pump, _watched(pump, receive):
+                complete = await self._collect(pump)
+        except Abandoned:
+            return
+        headers = route_headers(complete.routed)
+        await Response(self._render(complete), headers=headers, media_type="application/json")(scope, receive, send)
+
+    async def _collect(self, pump: Pump[Any]) -> W:
+        while True:
+            for event in await pump.take():
+                complete = self._collecting(event, time.monotonic())
+                if complete is not None:
+                    return complete
+
+
+class WholeReply(_CompleteReply[Generated]):
+    """A generation in one document."""
+
+    def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
+        super().__init__(events, Collecting(time.monotonic()).take, render, limits)
+
+
+class VectorsReply(_CompleteReply[Embedded]):
+    """All vectors in one document, in the order of their inputs."""
+
+    def __init__(
+        self, events: AsyncGenerator[EmbeddingEvent, None], render: Callable[[Embedded], bytes], limits: HttpLimits
+    ) -> None:
+        super().__init__(events, CollectingVectors(time.monotonic()).take, render, limits)
+
+
+def _routed(events: Sequence[GenerationEvent]) -> Routed | None:
+    return next((event for event in events if isinstance(event, Routed)), None)
+
+
+def _unfinished() -> PeerLost:
+    """A generation that just ends, without Finished, is never taken for a complete one."""
+    return PeerLost("the generation ended before it was finished")
+
+
+def _request_id(scope: Scope) -> str:
+    return str(scope.get("state", {}).get("request_id", "-"))
+
+
+@asynccontextmanager
+async def _watched(pump: EventPump, receive: Receive) -> AsyncIterator[None]:
+    """Abandon the generation in the moment in which its client goes away, whatever is being waited for."""
+    watcher = asyncio.get_running_loop().create_task(_until_disconnect(receive))
+    watcher.add_done_callback(lambda _: pump.abandon())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,155 @@
+"""Asks workers whether they are there: those in trouble, those that were lost, and those not heard of for a while.
+
+A bounded sample in each round, so that a network of thousands costs no more than one of a hundred. What announces its
+load, or serves requests, is heard of and needs no probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+from gateway.membership.table import PeerTable
+from gateway.peers.health import State
+from gateway.peers.worker import Worker
+from p2pnet.client import status
+from p2pnet.errors import WIRE_ERRORS, P2PNetError
+from p2pnet.network.interface import Network
+from p2pnet.wire.exchange import STATUS_PROTOCOL
+
+logger = logging.getLogger(__name__)
+
+ROUND_S = 1.0
+
+MAX_PROBES = 32
+"""Workers asked in one round: a second's work for a small machine. One half is for those in trouble and one for silent
+ones, and what either leaves is the other's: a network of lost workers must not keep the next from being missed."""
+
+UNHEARD_S = 11.0
+"""A worker announces its load every 10 s. One that has not, and has said nothing else, is asked whether it is there."""
+
+AGAIN_S = 2.0
+"""Workers in trouble, and lost ones, are asked this often: one that is back is used again within a few seconds."""
+
+KEPT_S = 60.0
+"""How long it is remembered when somebody was asked: rounds in which a thousand lost workers are asked in turn."""
+
+TIMEOUT_S = 1.5
+"""For a probe of a worker that nobody waits for."""
+
+URGENT_TIMEOUT_S = 0.7
+"""For a worker in mid-answer: somebody waits. Three lost packets on a fast link, or once around the world over a relay.
+It is more for a worker whose usual round trip says so."""
+
+ROUND_TRIPS = 5.0
+"""In an urgent probe, the worker's usual round trip this many times is waited for at least. It is a peak: who has just
+been slow to answer, on a busy machine, is not taken for dead a moment later."""
+
+MAX_URGENT_TIMEOUT_S = 2.0
+"""But no longer than this, which is five round trips of 0.4 s, once around the world over a relay: to go on elsewhere
+costs less than to wait for who may need more, and one probe that had to dial would have the next ones wait for ten."""
+
+
+def urgent_timeout_s(worker: Worker) -> float:
+    """How long a worker has for its answer while somebody waits for it."""
+    round_trips_s = ROUND_TRIPS * (worker.round_trip_s.value or 0.0)
+    return min(MAX_URGENT_TIMEOUT_S, max(URGENT_TIMEOUT_S, round_trips_s))
+
+
+class Prober:
+    """Probes for one gateway. Run `run` as a task."""
+
+    def __init__(self, network: Network, table: PeerTable, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._network = network
+        self._table = table
+        self._now_s = now_s
+        self._asked_s: dict[str, float] = {}
+
+    async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+        """For ever. No round waits for the one before it, in which somebody may not answer."""
+        rounds = {asyncio.create_task(self._look_again())}
+        try:
+            while True:
+                await sleep(ROUND_S)
+                probing = asyncio.create_task(self._try_round())
+                rounds.add(probing)
+                probing.add_done_callback(rounds.discard)
+        finally:
+            for probing in rounds:
+                probing.cancel()
+            await asyncio.gather(*rounds, return_exceptions=True)
+
+    async def _look_again(self) -> None:
+        """When our own place in the network has changed, when our p2pd is back for instance, all in trouble are asked
+        at once: it may have been ours."""
+        while True:
+            await self._network.wait_changed()
+            self._asked_s.clear()
+            await self._try_round()
+
+    async def probe_round(self) -> None:
+        """Ask those whose turn it is, all at the same time."""
+        due = self.due()
+        now_s = self._now_s()
+        self._asked_s = {peer_id: asked_s for peer_id, asked_s in self._asked_s.items() if now_s - asked_s < KEPT_S}
+        self._asked_s |= dict.fromkeys((worker.peer_id for worker in due), now_s)
+        await asyncio.gather(*map(self._probe, due))
+
+    def due(self) -> list[Worker]:
+        """Whom to ask now: of those in trouble who was not asked for longest, of the silent ones who is so for longest,
+        and those last of which nothing was ever heard."""
+        now_s = self._now_s()
+        trouble: list[Worker] = []
+        silent: list[Worker] = []
+        for worker in self._table.workers:
+            is_in_trouble = worker.health.is_missed or worker.health.state(now_s) is State.COOLING
+            if (is_in_trouble or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
+                (trouble if is_in_trouble else silent).append(worker)
+        trouble.extend(worker for worker in self._table.lost if self._may_ask(worker, now_s))
+        trouble.sort(key=lambda worker: self._asked_s.get(worker.peer_id, float("-inf")))
+        silent.sort(key=lambda worker: worker.heard_s if math.isfinite(worker.heard_s) else now_s)
+        share = max(MAX_PROBES // 2, MAX_PROBES - len(silent))
+        return [*trouble[:share], *silent[: MAX_PROBES - len(trouble[:share])]]
+
+    async def is_there(self, worker: Worker) -> bool:
+        """Asked because somebody waits for it: the answer comes soon, either way."""
+        return await self._ask(worker, urgent_timeout_s(worker))
+
+    async def _try_round(self) -> None:
+        try:
+            await self.probe_round()
+        except Exception:  # the edge: one bad round must not be the last one
+            logger.exception("workers could not be probed")
+
+    def _may_ask(self, worker: Worker, now_s: float) -> bool:
+        if STATUS_PROTOCOL not in worker.record.protocols:
+            return False
+        return now_s - self._asked_s.get(worker.peer_id, float("-inf")) >= AGAIN_S
+
+    async def _probe(self, worker: Worker) -> None:
+        if await self._ask(worker, TIMEOUT_S):
+            self._table.note_found(worker)
+        else:
+            self._table.note_lost(worker)
+            await self._network.hang_up(worker.peer_id)
+
+    async def _ask(self, worker: Worker, timeout_s: float) -> bool:
+        if STATUS_PROTOCOL not in worker.record.protocols:
+            return True  # nothing can be said of it
+        asked_s = self._now_s()
+        try:
+            answer = await status(self._network, worker.peer_id, worker.record.addresses, timeout_s)
+        except P2PNetError as error:
+            logger.debug("%s does not say how it is: %s (%s)", worker.peer_id, error, error.code)
+            if error.code not in WIRE_ERRORS:
+                return worker.heard_s > asked_s  # it may have sent tokens meanwhile
+            worker.heard_s = self._now_s()  # it refuses to say, so it is there
+            return True
+        now_s = self._now_s()
+        worker.heard_s = now_s
+        worker.round_trip_s.note(now_s - asked_s, now_s)
+        worker.note_load(answer.load, now_s)
+        return True

@@ -1,0 +1,87 @@
+"""What a model's name stands for: itself, an alias that the gateway's owner has given, or `auto`.
+
+Knows nothing of HTTP: the surfaces pass the names of requests on as they come, and ask here only to show a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from gateway.routing.route_query import Ask, ask_of
+from gateway.service import ModelEntry
+from p2pnet.errors import NoWorker, UsageError
+from p2pnet.messages import EmbedRequest, GenerateRequest
+
+AUTO = "auto"
+"""Any model that can do what the request needs."""
+
+R = TypeVar("R", GenerateRequest, EmbedRequest)
+
+
+class Names:
+    """One gateway's. `is_served` says whether any worker can serve a request."""
+
+    def __init__(
+        self,
+        aliases: Mapping[str, str],
+        models: Callable[[], Sequence[ModelEntry]],
+        is_served: Callable[[Ask], bool],
+    ) -> None:
+        self._aliases = aliases
+        self._models = models
+        self._is_served = is_served
+
+    def resolved(self, request: R) -> R:
+        """The request for the model that its name stands for. A model that is announced under a name goes before an
+        alias: nobody is given another one than the one they named. Raises NoWorker when `auto` stands for nothing."""
+        entries = self._models()
+        name = request.model
+        if any(entry.id == name for entry in entries):
+            return request
+        name = self._aliases.get(name, name)
+        if name == AUTO:
+            name = self._any(request, entries)
+        return request if name == request.model else msgspec.structs.replace(request, model=name)
+
+    def _any(self, request: R, entries: Sequence[ModelEntry]) -> str:
+        """The one that most workers run, those in memory first: there an answer is soonest."""
+        able = [entry for entry in entries if self._is_served(_asked_of(request, entry.id))]
+        if not able:
+            raise NoWorker("No model on the network can do what this request needs at the moment.")
+        return _readiest(able).id
+
+
+def find_model(name: str, entries: Sequence[ModelEntry], aliases: Mapping[str, str]) -> ModelEntry | None:
+    """The model that a name stands for where nothing is asked of it yet; None where there is none now."""
+    by_id = {entry.id: entry for entry in entries}
+    if name in by_id:
+        return by_id[name]
+    meant = aliases.get(name, name)
+    return _readiest(entries) if meant == AUTO and entries else by_id.get(meant)
+
+
+def is_other_name(name: str, aliases: Mapping[str, str]) -> bool:
+    """Whether it is an alias, or `auto`."""
+    return name == AUTO or name in aliases
+
+
+def parse_aliases(given: Sequence[str]) -> dict[str, str]:
+    """`NAME=MODEL` each. Raises UsageError."""
+    aliases: dict[str, str] = {}
+    for each in given:
+        name, separator, model = each.partition("=")
+        if not separator or not name or not model or name in aliases:
+            raise UsageError(f"{each!r} is no alias, or the second for its name.", "Write --alias gpt-4o-mini=MODEL.")
+        aliases[name] = model
+    return aliases
+
+
+def _readiest(entries: Sequence[ModelEntry]) -> ModelEntry:
+    return max(entries, key=lambda entry: (entry.is_warm, entry.workers, entry.id))
+
+
+def _asked_of(request: GenerateRequest | EmbedRequest, model: str) -> Ask:
+    return ask_of(msgspec.structs.replace(request, model=model))

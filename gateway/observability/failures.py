@@ -1,0 +1,95 @@
+"""What went wrong on the way of requests, and what was done about it. A function of reports; holds nobody's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.observability.outcomes import is_failure, is_success, is_unserved
+from gateway.observability.reports import Attempt, RequestReport
+
+LATE = "late"
+"""What a worker did that was overtaken by another one, asked beside it."""
+
+Remedy = Literal["resumed", "retried", "hedged", "gave_up"]
+"""`resumed`: another went on in mid-answer; `retried`: another began; `hedged`: another was asked beside it, and was
+quicker; `gave_up`: nobody could."""
+
+
+@dataclass(frozen=True)
+class FailureSeen:
+    """A failure of `worker` at one request; None where nobody was there to serve it. `by` is who went on."""
+
+    at_unix_s: float
+    request_id: str
+    model: str
+    worker: str | None
+    outcome: str
+    done: Remedy
+    by: str | None = None
+    gap_s: float | None = None
+
+
+def failures_of(reports: Iterable[RequestReport], limit: int) -> list[FailureSeen]:
+    """The first `limit` of them, in the order of the reports; of one request the latest first."""
+    found: list[FailureSeen] = []
+    for report in reports:
+        found += reversed(list(_failures(report)))
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _failures(report: RequestReport) -> Iterator[FailureSeen]:
+    """In the order in which they happened."""
+    has_told = False
+    for attempt in sorted(report.attempts, key=_end_s):
+        if is_failure(attempt.outcome):
+            has_told = True
+            yield _failure(report, attempt)
+        elif attempt.is_hedge and is_success(attempt.outcome):
+            has_told = True
+            yield from _overtaken(report, attempt)
+    if not has_told and is_unserved(report.outcome):
+        at_unix_s = report.arrived_unix_s + report.duration_s
+        yield FailureSeen(at_unix_s, report.request_id, report.model, None, report.outcome, "gave_up")
+
+
+def _failure(report: RequestReport, failed: Attempt) -> FailureSeen:
+    successor = _successor(report, failed)
+    done: Remedy = "gave_up" if successor is None else "resumed" if failed.tokens else "retried"
+    return FailureSeen(
+        at_unix_s=report.arrived_unix_s + _end_s(failed),
+        request_id=report.request_id,
+        model=report.model,
+        worker=failed.worker,
+        outcome=failed.outcome,
+        done=done,
+        by=None if successor is None else successor.worker,
+        gap_s=report.gap_s if done == "resumed" else None,
+    )
+
+
+def _overtaken(report: RequestReport, hedge: Attempt) -> Iterator[FailureSeen]:
+    late = [one for one in report.attempts if not one.is_hedge and one.began_s <= hedge.began_s < _end_s(one)]
+    for one in late:
+        at_unix_s = report.arrived_unix_s + hedge.began_s
+        yield FailureSeen(at_unix_s, report.request_id, report.model, one.worker, LATE, "hedged", hedge.worker)
+
+
+def _successor(report: RequestReport, failed: Attempt) -> Attempt | None:
+    """Who gave the next tokens of the same answer; where several answers have parted at the failure, of any of them."""
+    later = [
+        attempt
+        for attempt in report.attempts
+        if attempt is not failed
+        and _end_s(attempt) > _end_s(failed)
+        and (attempt.tokens or is_success(attempt.outcome))
+        and (failed.choice is None or attempt.choice == failed.choice)
+    ]
+    return min(later, key=lambda attempt: attempt.began_s, default=None)
+
+
+def _end_s(attempt: Attempt) -> float:
+    return attempt.began_s + attempt.duration_s

@@ -1,0 +1,163 @@
+"""Gathers what the gateway knows, from the workers themselves and from the history, into what it tells of itself.
+
+Reads what others own; changes nothing, keeps no clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.observability.history import History
+from gateway.observability.recent import WorkerStatistics
+from gateway.observability.views import LOST, LoadView, ModelView, ServedModel, WorkerPage, WorkerQuery, WorkerView
+from gateway.peers.health import State
+from gateway.peers.worker import Worker
+from p2pnet.messages import Load
+
+MEASURED_S = 24 * 3600.0
+"""How far back a worker's statistics go, as far as the history does."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read: workers in use, workers that are announced and do not answer, requests waiting by model.
+    `now_s` is the clock of the workers' own times."""
+
+    workers: Callable[[], Iterable[Worker]]
+    lost: Callable[[], Iterable[Worker]] = tuple
+    waiting: Callable[[], Mapping[str, int]] = dict
+    now_s: Callable[[], float] = time.monotonic
+    unix_s: Callable[[], float] = time.time
+
+
+def worker_page(sources: Sources, history: History, query: WorkerQuery) -> WorkerPage:
+    """The workers that are asked for, by id."""
+    lost = {worker.peer_id: worker for worker in sources.lost()}
+    everybody = {worker.peer_id: worker for worker in sources.workers()} | lost
+    found = sorted(peer_id for peer_id, worker in everybody.items() if _fits(worker, query))
+    now_s, unix_s = sources.now_s(), sources.unix_s()
+    views = [
+        worker_view(
+            everybody[peer_id], history.measured(peer_id, unix_s - MEASURED_S), now_s, unix_s, is_lost=peer_id in lost
+        )
+        for peer_id in found[: query.limit]
+    ]
+    return WorkerPage(views, len(found))
+
+
+def worker_view(
+    worker: Worker, measured: WorkerStatistics, now_s: float, unix_s: float, is_lost: bool = False
+) -> WorkerView:
+    health, record = worker.health, worker.record
+    state = health.state(now_s)
+    cooling_until_s = health.cooling_until_s if state is State.COOLING else None
+    return WorkerView(
+        id=worker.peer_id,
+        agent=record.agent,
+        state=LOST if is_lost else state.value,
+        reason=health.reason,
+        cooldown_s=None if cooling_until_s is None else cooling_until_s - now_s,
+        models=tuple(
+            ServedModel(
+                id=card.id,
+                task=card.task,
+                digest=card.digest,
+                quantization=card.quantization,
+                dtype=card.dtype,
+                context_length=card.context_length,
+                features=card.features,
+                is_cold=card.is_cold,
+                in_flight=worker.in_flight_of((card.id, card.task)),
+            )
+            for card in record.models
+        ),
+        places=worker.places,
+        in_flight=worker.in_flight,
+        pressure=worker.pressure(),
+        round_trip_s=worker.round_trip_s.value,
+        measured=measured,
+        load=None if worker.load is None else _load_view(worker.load, max(0.0, now_s - worker.load_sampled_s)),
+        record_age_s=max(0.0, unix_s - record.issued_ms / 1000),
+        heard_age_s=max(0.0, now_s - worker.heard_s) if math.isfinite(worker.heard_s) else None,
+    )
+
+
+def model_views(sources: Sources) -> list[ModelView]:
+    """All models that are announced or waited for, by name."""
+    now_s = sources.now_s()
+    gathered: dict[str, _Gathered] = {}
+    for worker in sources.workers():
+        _gather(gathered, worker, worker.health.state(now_s).value)
+    for worker in sources.lost():
+        _gather(gathered, worker, LOST)
+    waiting = sources.waiting()
+    for model in waiting:
+        gathered.setdefault(model, _Gathered())
+    return [gathered[model].view(model, waiting.get(model, 0)) for model in sorted(gathered)]
+
+
+@dataclass
+class _Gathered:
+    """Of one model, while the workers are gone through."""
+
+    tasks: set[str] = field(default_factory=set)
+    states: Counter[str] = field(default_factory=Counter)
+    workers: int = 0
+    places: int = 0
+    in_flight: int = 0
+    digests: set[str] = field(default_factory=set)
+    context_length: int | None = None
+
+    def view(self, model: str, waiting: int) -> ModelView:
+        return ModelView(
+            id=model,
+            tasks=tuple(sorted(self.tasks)),
+            workers=self.workers,
+            states=dict(self.states),
+            places=self.places,
+            in_flight=self.in_flight,
+            waiting=waiting,
+            digests=tuple(sorted(self.digests)),
+            context_length=self.context_length,
+        )
+
+
+def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
+    """A worker that runs a model for two tasks is one worker, with places for each."""
+    for model in {card.id for card in worker.record.models}:
+        of_model = gathered.setdefault(model, _Gathered())
+        of_model.states[state] += 1
+        of_model.workers += state != LOST
+    if state == LOST:
+        return
+    for card in worker.record.models:
+        of_model = gathered[card.id]
+        of_model.tasks.add(card.task)
+        of_model.places += worker.places
+        of_model.in_flight += worker.in_flight_of((card.id, card.task))
+        of_model.digests.add(card.digest)
+        of_model.context_length = max(of_model.context_length or 0, card.context_length)
+
+
+def _fits(worker: Worker, query: WorkerQuery) -> bool:
+    if query.worker is not None and worker.peer_id != query.worker:
+        return False
+    return query.model is None or any(card.id == query.model for card in worker.record.models)
+
+
+def _load_view(load: Load, age_s: float) -> LoadView:
+    return LoadView(
+        age_s=age_s,
+        running=load.running,
+        queued=load.queued,
+        places=load.slots,
+        kv_free_tokens=load.kv_free_tokens,
+        kv_total_tokens=load.kv_total_tokens,
+        decode_tokens_per_s=load.decode_tokens_per_s.value,
+        prefill_tokens_per_s=load.prefill_tokens_per_s.value,
+        first_token_s=load.first_token_s.value,
+    )

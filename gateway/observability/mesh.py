@@ -1,0 +1,69 @@
+"""The mesh as this gateway sees it: who is there, and who reaches whom through whom. A function of records.
+
+Other gateways are not seen: they announce nothing. Knows nothing of addresses beyond whose they are: no IP address
+leaves here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from p2pnet.network.multiaddrs import are_all_relayed, peer_id_of, relay_of
+from p2pnet.records import CapabilityRecord
+
+Kind = Literal["gateway", "bootstrap", "worker"]
+Way = Literal["joined", "direct", "relayed", "reserved"]
+"""`joined`: the gateway joined through it; `direct`, `relayed`: how the gateway reaches a worker; `reserved`: the
+worker is reached through this relay."""
+
+
+@dataclass(frozen=True)
+class Node:
+    id: str
+    kind: Kind
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    from_: str
+    to: str
+    kind: Way
+
+
+@dataclass(frozen=True)
+class Mesh:
+    nodes: Sequence[Node]
+    links: Sequence[Link]
+
+
+def mesh_of(gateway_id: str, initial_peers: Iterable[str], records: Sequence[CapabilityRecord]) -> Mesh:
+    """`initial_peers` are the addresses that the gateway joined through, `records` the workers to be shown."""
+    workers = {record.peer_id for record in records}
+    joined = dict.fromkeys(peer for address in initial_peers if (peer := peer_id_of(address)) is not None)
+    relays = {record.peer_id: relays_of(record) for record in records}
+    known = dict.fromkeys((*joined, *(relay for some in relays.values() for relay in some)))
+    nodes = [
+        Node(gateway_id, "gateway"),
+        *(Node(peer, "bootstrap") for peer in known if peer not in workers),
+        *(Node(record.peer_id, "worker", record.name) for record in records),
+    ]
+    links = [Link(gateway_id, peer, "joined") for peer in joined]
+    for record in records:
+        links.append(Link(gateway_id, record.peer_id, "relayed" if are_all_relayed(record.addresses) else "direct"))
+        links += (Link(record.peer_id, relay, "reserved") for relay in relays[record.peer_id])
+    return Mesh(nodes, links)
+
+
+def relays_of(record: CapabilityRecord) -> tuple[str, ...]:
+    """The peers that relay for it, each once."""
+    return _relays(record.addresses)
+
+
+@lru_cache(maxsize=1024)
+def _relays(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, since reading an address costs half a millisecond and records stay the same from one look to the next."""
+    return tuple(dict.fromkeys(relay for address in addresses if (relay := relay_of(address)) is not None))

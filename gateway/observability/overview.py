@@ -1,0 +1,133 @@
+"""The gateway at a glance: itself, models, workers, the mesh, the last hour, failures. For its page and `p2pnet top`.
+
+Made of what others know, at most once a second however many look. Knows nothing of HTTP, and holds no text of anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from gateway.observability.failures import failures_of
+from gateway.observability.history import History
+from gateway.observability.knowledge import Sources, model_views, worker_page
+from gateway.observability.mesh import mesh_of, relays_of
+from gateway.observability.recent import MAX_REQUESTS, RequestQuery, WorkerStatistics
+from gateway.observability.reports import RequestReport
+from gateway.observability.timeline import STEP_S, Series, Span, Timeline
+from gateway.observability.views import (
+    Itself,
+    ModelSeen,
+    ModelView,
+    Overview,
+    Place,
+    WorkerQuery,
+    WorkerSeen,
+    WorkerView,
+)
+from gateway.peers.worker import Worker
+from p2pnet.config import AGENT
+from p2pnet.network.multiaddrs import are_all_relayed
+
+MAX_WORKERS = 200
+"""Shown at a glance: more fit on no page. `/p2pnet/v1/workers` lists them all."""
+
+MAX_FAILURES = 50
+
+LOOKED_AT = 2_000
+"""Of the last requests, those among which failures are looked for: some 2 ms."""
+
+LOOK_S = 1.0
+"""How old what is shown may be."""
+
+
+class Lookout:
+    """Makes overviews. `running` says what has come of answers that are under way."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        history: History,
+        place: Place,
+        is_ready: Callable[[], bool],
+        running: Callable[[], Iterable[Span]] = tuple,
+    ) -> None:
+        self._sources = sources
+        self._history = history
+        self._place = place
+        self._is_ready = is_ready
+        self._running = running
+        self._timeline = Timeline()
+        self._started_unix_s = sources.unix_s()
+        self._made: Overview | None = None
+        self._made_s = float("-inf")
+        for kept in reversed(history.recent(RequestQuery(MAX_REQUESTS))):
+            self._timeline.note(kept.report)
+
+    def note(self, report: RequestReport) -> None:
+        """A request is over."""
+        self._timeline.note(report)
+
+    def look(self) -> Overview:
+        now_s = self._sources.now_s()
+        if self._made is None or now_s - self._made_s >= LOOK_S:
+            self._made = self._make()
+            self._made_s = now_s
+        return self._made
+
+    def _make(self) -> Overview:
+        page = worker_page(self._sources, self._history, WorkerQuery(MAX_WORKERS))
+        known = {worker.peer_id: worker for worker in (*self._sources.workers(), *self._sources.lost())}
+        models = model_views(self._sources)
+        unix_s = self._sources.unix_s()
+        return Overview(
+            itself=self._itself(models, unix_s),
+            models=[ModelSeen(view, _speed(view.id, page.workers)) for view in models],
+            workers=[_seen(view, known[view.id]) for view in page.workers],
+            total=page.total,
+            mesh=mesh_of(
+                self._place.peer_id, self._place.initial_peers, [known[view.id].record for view in page.workers]
+            ),
+            series=self._series(unix_s),
+            failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
+        )
+
+    def _itself(self, models: Sequence[ModelView], unix_s: float) -> Itself:
+        rates = self._timeline.rates(unix_s, self._running())
+        return Itself(
+            id=self._place.peer_id,
+            agent=AGENT,
+            started_unix_s=self._started_unix_s,
+            in_flight=sum(worker.in_flight for worker in self._sources.workers()),
+            waiting=sum(view.waiting for view in models),
+            requests_per_s=round(rates.requests_per_s, 1),
+            tokens_per_s=round(rates.tokens_per_s, 1),
+            is_ready=self._is_ready(),
+        )
+
+    def _series(self, unix_s: float) -> Series:
+        """Anew for each whole step only: until then nothing is added."""
+        if self._made is not None and unix_s < self._made.series.end_unix_s + STEP_S:
+            return self._made.series
+        return self._timeline.series(unix_s, self._running())
+
+
+def _seen(view: WorkerView, worker: Worker) -> WorkerSeen:
+    record = worker.record
+    return WorkerSeen(view, record.name, are_all_relayed(record.addresses), relays_of(record), worker.since_unix_s)
+
+
+def _speed(model: str, workers: Iterable[WorkerView]) -> float | None:
+    """The mean over its workers, each as often as it was asked. A worker of several models counts for each of them."""
+    measured = [
+        worker.measured
+        for worker in workers
+        if worker.measured.tokens_per_s is not None and any(served.id == model for served in worker.models)
+    ]
+    return _weighted(measured)
+
+
+def _weighted(measured: Sequence[WorkerStatistics]) -> float | None:
+    requests = sum(one.requests for one in measured)
+    if not requests:
+        return None
+    return sum(one.requests * (one.tokens_per_s or 0.0) for one in measured) / requests

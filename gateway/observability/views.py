@@ -1,0 +1,200 @@
+"""What the gateway tells of itself: workers, models, requests and choices, as data. The seam between those who know and
+the surfaces that show it. Knows nothing of HTTP, and holds no text of anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.observability.failures import FailureSeen
+from gateway.observability.live import Live
+from gateway.observability.mesh import Mesh
+from gateway.observability.recent import Kept, RequestQuery, WorkerStatistics
+from gateway.observability.timeline import Series
+
+LOST = "lost"
+"""The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model on one worker, as the worker announces it. `in_flight` are this gateway's requests for it there."""
+
+    id: str
+    task: str
+    digest: str
+    quantization: str
+    dtype: str
+    context_length: int
+    features: tuple[str, ...]
+    is_cold: bool
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class LoadView:
+    """How busy a worker says it is, over all its models and gateways, `age_s` ago. Speeds of 0 are not measured yet."""
+
+    age_s: float
+    running: int
+    queued: int
+    places: int
+    kv_free_tokens: int
+    kv_total_tokens: int
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    first_token_s: float
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """One worker. `places` are of each of its models, `pressure` is how many requests of all gateways are there as far
+    as one can know. `reason` and `cooldown_s` say why it is left alone, and for how much longer. `measured` is of the
+    last day; what this gateway has not measured, or not heard, is None."""
+
+    id: str
+    agent: str
+    state: str
+    reason: str | None
+    cooldown_s: float | None
+    models: tuple[ServedModel, ...]
+    places: int
+    in_flight: int
+    pressure: int
+    round_trip_s: float | None
+    measured: WorkerStatistics
+    load: LoadView | None
+    record_age_s: float
+    heard_age_s: float | None
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """One model over all its workers. `workers`, `places` and `in_flight` are of workers in use, `states` counts the
+    lost ones too. `waiting` are requests in this gateway's queue: a model that nobody runs may have some."""
+
+    id: str
+    tasks: tuple[str, ...]
+    workers: int
+    states: Mapping[str, int]
+    places: int
+    in_flight: int
+    waiting: int
+    digests: tuple[str, ...]
+    context_length: int | None
+
+
+@dataclass(frozen=True)
+class ConsideredView:
+    """A worker that a choice looked at, with what was known of it."""
+
+    worker: str
+    expected_s: float | None
+    in_flight: int
+    pressure: int
+    places: int
+    state: str
+    first_token_s: float | None
+    token_s: float | None
+    round_trip_s: float | None
+
+
+@dataclass(frozen=True)
+class ChoiceView:
+    """One choice of routing: what was asked for, who was taken and why, and who was looked at."""
+
+    at_unix_s: float
+    model: str
+    task: str
+    digest: str | None
+    features: tuple[str, ...]
+    tokens: int
+    worker: str
+    why: str
+    considered: tuple[ConsideredView, ...]
+
+
+@dataclass(frozen=True)
+class WorkerQuery:
+    """Which workers: at most `limit`, those that announce this model, this one alone. None is any."""
+
+    limit: int
+    model: str | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerPage:
+    """Workers by id, and how many there are of that kind in all."""
+
+    workers: Sequence[WorkerView]
+    total: int
+
+
+@dataclass(frozen=True)
+class Itself:
+    """This gateway, and what it does now."""
+
+    id: str
+    agent: str
+    started_unix_s: float
+    in_flight: int
+    waiting: int
+    requests_per_s: float
+    tokens_per_s: float
+    is_ready: bool
+
+
+@dataclass(frozen=True)
+class ModelSeen:
+    """A model, and how fast one answer of it is, as measured here over all its workers."""
+
+    view: ModelView
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break."""
+
+    view: WorkerView
+    name: str
+    is_relayed: bool
+    relays: tuple[str, ...]
+    since_unix_s: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All of it at one moment. `total` counts the workers that are not shown, too."""
+
+    itself: Itself
+    models: Sequence[ModelSeen]
+    workers: Sequence[WorkerSeen]
+    total: int
+    mesh: Mesh
+    series: Series
+    failures: Sequence[FailureSeen]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this gateway stands in the network: who it is, and the addresses that it joined through."""
+
+    peer_id: str
+    initial_peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a surface may ask for. Requests and choices come newest first; `overview` may be a second
+    old; `live` lets in who watches; `scrape` gives text for Prometheus."""
+
+    workers: Callable[[WorkerQuery], WorkerPage]
+    models: Callable[[], Sequence[ModelView]]
+    requests: Callable[[RequestQuery], Sequence[Kept]]
+    choices: Callable[[], Sequence[ChoiceView]]
+    overview: Callable[[], Overview]
+    place: Place
+    live: Live
+    scrape: Callable[[], Awaitable[bytes]]

@@ -1,0 +1,362 @@
+"""Who may send its request to a worker now, and who waits: one bounded, fair queue for each model.
+
+A worker is chosen and its place reserved in one step, so no two requests are given the same place. Knows which workers
+there are only by asking `choose`; sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Set
+from dataclasses import dataclass
+from itertools import islice
+
+from gateway.peers.worker import ModelTask
+from gateway.queueing.fair_queue import FairQueue, may_wait
+from gateway.routing.choose import Choice
+from gateway.routing.route_query import Ask
+from gateway.service import Caller
+from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
+
+MAX_WAITING = 512
+"""For one model. A queue that is served within a minute moves on by nine requests a second when it is as long as this;
+a slower one is told so better at once than after that minute."""
+
+MAX_WAITING_TOTAL = 2048
+"""Of all models. Each holds its connection and its prompt: 20 MiB of them when prompts are of usual length."""
+
+WAKE_INTERVAL_S = 0.05
+"""How often the queues are tried without anybody having said that something changed: workers that refused a request
+are asked again 0.1 s later at the earliest."""
+
+MAX_FRONT = 64
+MAX_FRONT_REFUSED = 8
+"""How far into a queue a wake looks: past so many requests, of so many kinds, that no worker has room for. The next
+tick looks further."""
+
+MAX_SWEEP_REFUSED = 32
+"""Kinds of requests without room that one tick meets on its way through a whole queue before it leaves the rest to the
+next: requests for weights that nobody has cost their sender nothing, and a look at all workers each."""
+
+MAX_QUEUES = 256
+"""Queues looked at in one go, some 6 microseconds each at least; those not looked at come first the next time."""
+
+RATE_ADMISSIONS = 64
+RATE_WINDOW_S = 30.0
+"""Estimates are made from the last admissions from the queue, none of them older than this."""
+
+MAX_RETRY_AFTER_S = 60.0
+"""Nobody is told to stay away for longer on the ground of an estimate."""
+
+TASKS = ("generate", "embed")
+
+Choose = Callable[[Ask, Collection[str]], Choice | None]
+"""`routing.choose` over the workers of this moment: for what is asked, without these peer ids."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request that needs a worker before `deadline_s` (monotonic). `exclude` are the peer ids of those that failed
+    it. `is_urgent`: it goes on after a failure. One that is not `is_patient` does not want to wait: it is told what it
+    finds, and not that a deadline has passed."""
+
+    ask: Ask
+    caller: Caller
+    deadline_s: float
+    exclude: Set[str] = frozenset()
+    is_urgent: bool = False
+    is_patient: bool = True
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """How many requests may wait, the urgent ones not counted. Of each bound one caller may have as much as is still
+    free (see `fair_queue.may_wait`)."""
+
+    max_waiting: int = MAX_WAITING
+    max_waiting_total: int = MAX_WAITING_TOTAL
+
+
+class _AdmissionRate:
+    """How fast a queue has moved on lately."""
+
+    def __init__(self, now_s: float) -> None:
+        self._since_s = now_s
+        self._admitted_s: deque[float] = deque()
+
+    def note(self, now_s: float) -> None:
+        self._admitted_s.append(now_s)
+        if len(self._admitted_s) > RATE_ADMISSIONS:
+            self._since_s = self._admitted_s.popleft()
+
+    def per_s(self, now_s: float) -> float | None:
+        """None when nobody was admitted lately."""
+        while self._admitted_s and self._admitted_s[0] < now_s - RATE_WINDOW_S:
+            self._admitted_s.popleft()
+        self._since_s = max(self._since_s, now_s - RATE_WINDOW_S)
+        if not self._admitted_s or now_s <= self._since_s:
+            return None
+        return len(self._admitted_s) / (now_s - self._since_s)
+
+
+class _NoRoom:
+    """What no worker had room for, at one moment: whoever needs as much or more need not be tried."""
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
+
+    def add(self, ticket: Ticket) -> None:
+        needs = frozenset(ticket.exclude), ticket.ask.max_tokens or 0
+        self._refused.setdefault((ticket.ask.digest, ticket.ask.features), []).append(needs)
+
+    def cover(self, ticket: Ticket) -> bool:
+        tokens = ticket.ask.max_tokens or 0
+        refused = self._refused.get((ticket.ask.digest, ticket.ask.features), ())
+        return any(least <= tokens and (not exclude or exclude <= ticket.exclude) for exclude, least in refused)
+
+
+class _ModelQueue:
+    """Those that wait for one model."""
+
+    def __init__(self, now_s: float) -> None:
+        self.tickets: FairQueue[Ticket] = FairQueue()
+        self.rate = _AdmissionRate(now_s)
+        self.sweep: Iterator[Ticket] | None = None
+        """Where the last tick left off on its way through."""
+
+
+class Admission:
+    """Gives requests their workers, one after another."""
+
+    def __init__(
+        self,
+        choose: Choose,
+        is_served: Callable[[Ask], bool],
+        now_s: Callable[[], float] = time.monotonic,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        self._choose = choose
+        self._is_served = is_served
+        self._now_s = now_s
+        self._limits = limits or QueueLimits()
+        self._queues: dict[ModelTask, _ModelQueue] = {}
+        self._grants: dict[Ticket, asyncio.Future[Choice]] = {}
+        self._callers: Counter[str] = Counter()
+        """How many requests each has waiting, of all models, the urgent ones not counted."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def admit(self, ticket: Ticket) -> Choice:
+        """A worker with a place reserved for this request, to be released once. Without a task switch when one is free.
+
+        Raises Busy when too many wait, and DeadlineExceeded when it has waited in vain. One that does not want to wait
+        is told Busy where those that can serve it are busy, NoWorker where nobody is there. Cancelling it leaves the
+        queue and gives back what was reserved.
+        """
+        choice = self.admit_now(ticket)
+        return await self._wait(ticket) if choice is None else choice
+
+    def admit_now(self, ticket: Ticket) -> Choice | None:
+        """As `admit`, where nobody waits and a worker is free; None otherwise."""
+        return None if ticket.ask.key in self._queues else self._reserve(ticket)
+
+    def give_back(self, ticket: Ticket, choice: Choice) -> None:
+        """The place is not used after all."""
+        choice.worker.release(ticket.ask.key)
+        choice.worker.health.note_release()
+        self.wake(ticket.ask.model)
+
+    def wake(self, model: str | None = None) -> None:
+        """A worker of this model may have room now, or may have come. None: of any model; where very many models have
+        somebody waiting, those not looked at in this call are within the next ticks."""
+        if model is None:
+            queues = self._next_queues()
+        else:
+            queues = [queue for task in TASKS if (queue := self._queues.get((model, task))) is not None]
+        for queue in queues:
+            self._serve_front(queue, _NoRoom())
+
+    def place(self, ticket: Ticket) -> int | None:
+        """How many of its model's queue are served before it, and itself; None when it does not wait."""
+        return self._queues[ticket.ask.key].tickets.place(ticket) if ticket in self._grants else None
+
+    def estimate_s(self, ticket: Ticket) -> float | None:
+        """How long it waits from now on, if all goes on as lately; None when that is not known."""
+        place = self.place(ticket)
+        return None if place is None else self._time_for_s(ticket.ask.key, place)
+
+    def waiting(self, model: str) -> int:
+        return sum(len(self._queues[key].tickets) for task in TASKS if (key := (model, task)) in self._queues)
+
+    def waiting_by_model(self) -> dict[str, int]:
+        """Of the models for which anybody waits."""
+        waiting: Counter[str] = Counter()
+        for (model, _), queue in self._queues.items():
+            waiting[model] += len(queue.tickets)
+        return dict(waiting)
+
+    async def _wait(self, ticket: Ticket) -> Choice:
+        grant = self._enter(ticket)
+        try:
+            self._serve_newcomer(ticket)
+            return await grant
+        except asyncio.CancelledError:
+            if grant.done() and not grant.cancelled() and grant.exception() is None:
+                self.give_back(ticket, grant.result())
+            raise
+        finally:
+            if ticket in self._grants:
+                self._leave(ticket)
+
+    def _enter(self, ticket: Ticket) -> asyncio.Future[Choice]:
+        assert ticket not in self._grants, "one request waits once"
+        if not ticket.is_urgent:
+            self._check_room(ticket)
+        key, now_s = ticket.ask.key, self._now_s()
+        if key not in self._queues:
+            self._queues[key] = _ModelQueue(now_s)
+        self._queues[key].tickets.push(ticket, ticket.caller, ticket.ask.tokens, ticket.is_urgent)
+        if not ticket.is_urgent:
+            self._callers[ticket.caller.name] += 1
+        loop = asyncio.get_running_loop()
+        self._grants[ticket] = loop.create_future()
+        if self._timer is None:
+            self._timer = loop.call_later(WAKE_INTERVAL_S, self._tick)
+        return self._grants[ticket]
+
+    def _check_room(self, ticket: Ticket) -> None:
+        """Raises Busy."""
+        model, name, limits = ticket.ask.model, ticket.caller.name, self._limits
+        queue = self._queues.get(ticket.ask.key)
+        waiting, own = (0, 0) if queue is None else (queue.tickets.in_turn, queue.tickets.waiting_of(name))
+        total = self._callers.total()
+        if not may_wait(own, waiting, limits.max_waiting):
+            bound = f"{waiting} requests wait for the model {model}, {own} of them yours, and {limits.max_waiting} may"
+        elif not may_wait(self._callers[name], total, limits.max_waiting_total):
+            bound = (
+                f"{total} requests wait here, {self._callers[name]} of them yours, and {limits.max_waiting_total} may"
+            )
+        else:
+            return
+        raise Busy(f"The queue is full: {bound}. Try again in a moment.", self._drained_in_s(ticket.ask.key))
+
+    def _leave(self, ticket: Ticket) -> None:
+        """It does not wait any more, and was not served."""
+        self._queues[ticket.ask.key].tickets.remove(ticket)
+        self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Models' and callers' names are strangers' words: nothing is kept under them."""
+        del self._grants[ticket]
+        if not self._queues[ticket.ask.key].tickets:
+            del self._queues[ticket.ask.key]
+        if not ticket.is_urgent:
+            self._callers[ticket.caller.name] -= 1
+            if not self._callers[ticket.caller.name]:
+                del self._callers[ticket.caller.name]
+        if not self._grants and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            for queue in self._next_queues():
+                self._serve_whole(queue)
+            now_s = self._now_s()
+            for ticket in [ticket for ticket in self._grants if ticket.deadline_s <= now_s]:
+                self._give_up(ticket)
+        finally:
+            if self._grants:
+                self._timer = asyncio.get_running_loop().call_later(WAKE_INTERVAL_S, self._tick)
+
+    def _next_queues(self) -> list[_ModelQueue]:
+        """All in turn, so many at a time."""
+        queues = dict(islice(self._queues.items(), MAX_QUEUES))
+        if len(queues) < len(self._queues):
+            for key in queues:
+                self._queues[key] = self._queues.pop(key)
+        return list(queues.values())
+
+    def _serve_newcomer(self, ticket: Ticket) -> None:
+        """Those before it may need what is not there, and it may not."""
+        queue = self._queues[ticket.ask.key]
+        if len(queue.tickets) > 1:
+            self._serve_front(queue, _NoRoom())
+
+    def _serve_front(self, queue: _ModelQueue, no_room: _NoRoom) -> bool:
+        return self._serve(queue, queue.tickets.offers(), no_room, MAX_FRONT_REFUSED, MAX_FRONT)
+
+    def _serve_whole(self, queue: _ModelQueue) -> None:
+        """Its front first, as the order wants it; then on through the rest."""
+        no_room = _NoRoom()
+        if self._serve_front(queue, no_room):
+            queue.sweep = None
+            return
+        queue.sweep = queue.sweep or queue.tickets.offers()
+        if self._serve(queue, queue.sweep, no_room, MAX_SWEEP_REFUSED, self._limits.max_waiting):
+            queue.sweep = None
+
+    def _serve(
+        self, queue: _ModelQueue, offers: Iterator[Ticket], no_room: _NoRoom, max_refused: int, max_passed: int
+    ) -> bool:
+        """Give places to those offered, past so many that get none. Returns whether all were offered one."""
+        refused = passed = 0
+        for ticket in offers:
+            grant = self._grants[ticket]
+            if not grant.done() and not no_room.cover(ticket):
+                choice = self._reserve(ticket)
+                if choice is not None:
+                    self._admit_waiting(queue, ticket, choice)
+                    continue
+                no_room.add(ticket)
+                refused += 1
+            passed += 1
+            if refused >= max_refused or passed >= max_passed:
+                return False
+        return True
+
+    def _reserve(self, ticket: Ticket) -> Choice | None:
+        choice = self._choose(ticket.ask, ticket.exclude)
+        if choice is not None:
+            choice.worker.reserve(ticket.ask.key, self._now_s())
+        return choice
+
+    def _admit_waiting(self, queue: _ModelQueue, ticket: Ticket, choice: Choice) -> None:
+        self._grants[ticket].set_result(choice)
+        queue.rate.note(self._now_s())
+        queue.tickets.take(ticket)
+        self._forget(ticket)
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """Its deadline has passed."""
+        grant = self._grants[ticket]
+        drained_in_s = self._drained_in_s(ticket.ask.key)
+        self._leave(ticket)
+        if grant.done():
+            return
+        grant.set_exception(_in_vain(ticket, self._is_served(ticket.ask), drained_in_s))
+
+    def _drained_in_s(self, key: ModelTask) -> float | None:
+        """When those that wait now will have been served."""
+        queue = self._queues.get(key)
+        time_s = None if queue is None else self._time_for_s(key, len(queue.tickets))
+        return None if time_s is None else min(time_s, MAX_RETRY_AFTER_S)
+
+    def _time_for_s(self, key: ModelTask, count: int) -> float | None:
+        rate = self._queues[key].rate.per_s(self._now_s())
+        return None if rate is None else count / rate
+
+
+def _in_vain(ticket: Ticket, is_served: bool, drained_in_s: float | None) -> P2PNetError:
+    """What a request is told whose deadline has passed."""
+    model = ticket.ask.model
+    if not ticket.is_patient:
+        busy = Busy(f"All workers of the model {model} are busy. Try again in a moment.", drained_in_s)
+        return busy if is_served else NoWorker(f"No worker can serve this request for the model {model} now.")
+    if is_served:
+        message = f"All workers of the model {model} were busy for as long as this request could wait."
+        return DeadlineExceeded(f"{message} Try again in a moment.", drained_in_s)
+    message = f"No worker that can serve this request for the model {model} came for as long as it could wait."
+    return DeadlineExceeded(f"{message} Try again later.")

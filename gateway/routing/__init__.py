@@ -1,0 +1,1 @@
+"""Which worker a request goes to. Decides on data; asks nobody."""

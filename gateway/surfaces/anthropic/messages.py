@@ -1,0 +1,142 @@
+"""The turns of Anthropic's messages, as the turns that chat templates know. Pure.
+
+There a turn is a list of blocks: a user's may hold results of tools, an assistant's the calls of them. Here each result
+is a turn of its own. Turns of one role in a row become one, as Anthropic has it. Blocks of text follow one another
+without a gap. What a model thought earlier is left out, as Anthropic leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gateway.http.bodies import Body, json_text
+from p2pnet.errors import InvalidRequest
+from p2pnet.messages import Message, ToolCall
+
+ROLES = ("user", "assistant", "system")
+
+MAX_BLOCKS = 4096
+"""Of one turn."""
+
+ERROR_MARK = "Error: "
+"""What the result of a tool that failed begins with: templates have no other place for `is_error`."""
+
+_THOUGHTS = ("thinking", "redacted_thinking")
+
+
+class Block(Body):
+    """One block, of whatever type; what another type does not have is None."""
+
+    type: str
+    text: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: str | Annotated[list[Any], Field(max_length=MAX_BLOCKS)] | None = None
+    is_error: bool | None = None
+
+
+class Turn(Body):
+    role: str
+    content: str | Annotated[list[Block], Field(fail_fast=True, max_length=MAX_BLOCKS)]
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [Block(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+
+def text_of(content: str | Sequence[Any], where: str) -> str:
+    """The text of a system prompt or of a tool's result. Raises InvalidRequest for blocks of anything else."""
+    if isinstance(content, str):
+        return content
+    return "".join(_text_of(block, f"{where}[{i}]") for i, block in enumerate(content))
+
+
+def split_prefill(turns: Sequence[Turn]) -> tuple[Sequence[Turn], str]:
+    """The turns that are over, and what the last one has said so far if it is the assistant's: the answer goes on
+    with it."""
+    begin = len(turns)
+    while begin and turns[begin - 1].role == "assistant":
+        begin -= 1
+    begun = "".join(_begun(turn, f"messages[{i}]") for i, turn in enumerate(turns[begin:], begin))
+    return turns[:begin], begun
+
+
+def messages_of(turns: Sequence[Turn]) -> tuple[Message, ...]:
+    """Raises InvalidRequest, which names what cannot be honoured."""
+    messages: list[Message] = []
+    for i, turn in enumerate(turns):
+        if turn.role not in ROLES:
+            raise InvalidRequest(f"messages[{i}].role: one of {', '.join(ROLES)}", f"messages[{i}].role")
+        for message in _messages(turn, f"messages[{i}].content"):
+            if messages and _is_same_turn(messages[-1], message):
+                messages[-1] = _joined(messages[-1], message)
+            else:
+                messages.append(message)
+    return tuple(messages)
+
+
+def _messages(turn: Turn, where: str) -> Iterator[Message]:
+    """Results come first, as they answer the turn before; a turn with nothing but results is no more than those."""
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    results: list[Message] = []
+    for i, block in enumerate(turn.blocks):
+        at = f"{where}[{i}]"
+        if block.type == "tool_use" and turn.role == "assistant":
+            calls.append(_call(block, at))
+        elif block.type == "tool_result" and turn.role == "user":
+            results.append(_result(block, at))
+        elif block.type not in _THOUGHTS or turn.role != "assistant":
+            texts.append(_text(block, at))
+    yield from results
+    if texts or not results:
+        yield Message(turn.role, "".join(texts), tuple(calls))
+
+
+def _begun(turn: Turn, where: str) -> str:
+    (message,) = _messages(turn, f"{where}.content")
+    if message.tool_calls:
+        raise InvalidRequest(f"{where}.content: the results of its tool_use blocks are missing", "messages")
+    return message.content
+
+
+def _is_same_turn(one: Message, other: Message) -> bool:
+    return one.role == other.role and one.role != "tool"
+
+
+def _joined(one: Message, other: Message) -> Message:
+    between = "\n\n" if one.content and other.content and one.role != "assistant" else ""
+    return Message(one.role, one.content + between + other.content, one.tool_calls + other.tool_calls)
+
+
+def _text(block: Block, where: str) -> str:
+    if block.type != "text":
+        raise InvalidRequest(f"{where}.type: {block.type[:64]!r} is not supported here", where)
+    if block.text is None:
+        raise InvalidRequest(f"{where}.text: required", where)
+    return block.text
+
+
+def _text_of(block: Any, where: str) -> str:
+    try:
+        return _text(Block.model_validate(block), where)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: a block of text", where) from error
+
+
+def _call(block: Block, where: str) -> ToolCall:
+    if not block.id or not block.name or block.input is None:
+        raise InvalidRequest(f"{where}: a tool_use has an id, a name and an input", where)
+    return ToolCall(block.id, block.name, json_text(block.input, f"{where}.input"))
+
+
+def _result(block: Block, where: str) -> Message:
+    if not block.tool_use_id:
+        raise InvalidRequest(f"{where}.tool_use_id: required", where)
+    text = text_of(block.content or "", f"{where}.content")
+    return Message("tool", ERROR_MARK + text if block.is_error else text, tool_call_id=block.tool_use_id)

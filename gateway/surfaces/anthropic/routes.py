@@ -1,0 +1,116 @@
+"""Anthropic's HTTP API: thin routes between its schema, the service's `generate`, and its rendering.
+
+Its list of models has the same path as OpenAI's. Which of the two is meant shows in the `anthropic-version` header,
+which all of Anthropic's clients send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
+
+from gateway.http.collected import Generated
+from gateway.http.edge import read_body
+from gateway.http.failures import Failure, describe
+from gateway.http.replies import StreamedReply, WholeReply
+from gateway.model_names.naming import find_model
+from gateway.service import GatewayService, HttpLimits, ModelEntry
+from gateway.surfaces.anthropic import render, schema
+from p2pnet.errors import ModelNotFound
+
+JSON = "application/json"
+VERSION_HEADER = b"anthropic-version"
+
+MAX_PAGE = 1000
+
+
+def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
+    """The routes under /v1/messages, and those of /v1/models for Anthropic's clients: it must come before OpenAI's.
+    They raise P2PNetError; the application answers it with `failure_response`."""
+    routes = APIRouter(tags=["anthropic"])
+    models = APIRouter(route_class=_VersionedRoute)
+
+    @routes.post("/v1/messages", summary="Answer a chat", openapi_extra=_docs({"max_tokens": 256, "stream": True}))
+    async def create(request: Request) -> Response:
+        body = schema.parse_message(await read_body(request, limits))
+        generation = schema.message_request(body, request.state.request_id, service.make_seed)
+        envelope = render.Envelope("msg_" + service.make_id(), generation.model, generation.stop)
+        events = service.generate(generation, request.state.caller)
+        if body.is_stream:
+            return StreamedReply(events, render.MessageRenderer(envelope), limits)
+
+        def whole(generated: Generated) -> bytes:
+            return render.render_message(envelope, generated)
+
+        return WholeReply(events, whole, limits)
+
+    @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=_docs({}))
+    async def count(request: Request) -> Response:
+        """By a worker, which knows the model's tokenizer: it generates one token."""
+        body = schema.parse_count(await read_body(request, limits))
+        generation = schema.count_request(body, request.state.request_id)
+        return WholeReply(service.generate(generation, request.state.caller), render.render_count, limits)
+
+    @models.get("/v1/models", include_in_schema=False)
+    async def list_models(
+        limit: str | None = None, after_id: str | None = None, before_id: str | None = None
+    ) -> Response:
+        page, has_more = page_of(service.list_models(), _limit(limit), after_id, before_id)
+        return Response(render.render_models(page, has_more), media_type=JSON)
+
+    @models.get("/v1/models/{model_id:path}", include_in_schema=False)
+    async def retrieve_model(model_id: str) -> Response:
+        entry = find_model(model_id, service.list_models(), service.aliases)
+        if entry is not None:
+            return Response(render.render_model(entry), media_type=JSON)
+        return failure_response(describe(ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")))
+
+    routes.include_router(models)
+    return routes
+
+
+def failure_response(failure: Failure) -> Response:
+    """An error in Anthropic's shape, with its status."""
+    response = Response(render.render_error(failure), failure.status, media_type=JSON)
+    if failure.retry_after_s is not None:
+        response.headers["retry-after"] = str(failure.retry_after_s)
+    return response
+
+
+def page_of(
+    entries: Sequence[ModelEntry], limit: int, after_id: str | None, before_id: str | None
+) -> tuple[Sequence[ModelEntry], bool]:
+    """Up to `limit` entries after the one with an id, or before one, and whether there are more on that side."""
+    ids = [entry.id for entry in entries]
+    if before_id is not None:
+        end = ids.index(before_id) if before_id in ids else 0
+        begin = max(0, end - limit)
+        return entries[begin:end], begin > 0
+    begin = ids.index(after_id) + 1 if after_id in ids else 0
+    return entries[begin : begin + limit], begin + limit < len(ids)
+
+
+def _limit(given: str | None) -> int:
+    """What is no number asks for all there is."""
+    is_number = given is not None and given.isascii() and given.isdigit() and len(given) <= len(str(MAX_PAGE))
+    return min(max(1, int(given)), MAX_PAGE) if given is not None and is_number else MAX_PAGE
+
+
+class _VersionedRoute(APIRoute):
+    """Is there only for requests that say which version of Anthropic's API they are written for."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or all(name != VERSION_HEADER for name, _ in scope["headers"]):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _docs(more: dict[str, Any]) -> dict[str, Any]:
+    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
+    example = {"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}], **more}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

@@ -1,0 +1,1 @@
+"""FauxPilot's HTTP API, for editors."""

@@ -1,0 +1,198 @@
+"""Ollama's HTTP API: thin routes between its schema, the service's `generate` and `embed`, and its rendering.
+
+The gateway holds no models, so what manages them is refused, in Ollama's shape of an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from gateway.http.collected import Embedded, Generated
+from gateway.http.edge import read_body
+from gateway.http.failures import Failure
+from gateway.http.replies import StreamedReply, VectorsReply, WholeReply
+from gateway.service import GatewayService, HttpLimits
+from gateway.surfaces.ollama import models, render, schema
+from gateway.surfaces.ollama.models import Catalogue
+from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
+from p2pnet.messages import EmbedRequest, GenerateRequest
+
+JSON = "application/json"
+
+API_VERSION = "0.13.5"
+"""The version of Ollama whose API this is. Clients ask for it to know what they may send."""
+
+REFUSED = (
+    ("POST", "/api/pull"),
+    ("POST", "/api/push"),
+    ("POST", "/api/create"),
+    ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+    ("HEAD", "/api/blobs/{digest}"),
+    ("POST", "/api/blobs/{digest}"),
+)
+
+FEATURE_WORDS = {
+    "messages": "chat",
+    "prompt": "generate",
+    "suffix": "insert",
+    "tools": "tools",
+    "response_format": "format",
+}
+"""What Ollama says a model does not support, by the field that our refusal names."""
+
+T = TypeVar("T")
+
+
+def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
+    """The routes under /api, and the root. They raise P2PNetError, which is answered with `failure_response`."""
+    routes = APIRouter(tags=["ollama"])
+    catalogue = Catalogue(service.list_models, service.now, service.aliases)
+    _add_listings(routes, service, limits, catalogue)
+    _add_generation(routes, service, limits, catalogue)
+    _add_embedding(routes, service, limits, catalogue)
+    for method, path in REFUSED:
+        routes.add_api_route(path, refuse, methods=[method], include_in_schema=False)
+    return routes
+
+
+def failure_response(failure: Failure) -> Response:
+    """An error in Ollama's shape, with its status."""
+    response = Response(render.render_error(failure), failure.status, media_type=JSON)
+    if failure.retry_after_s is not None:
+        response.headers["retry-after"] = str(failure.retry_after_s)
+    return response
+
+
+async def refuse(request: Request) -> Response:
+    what = request.url.path.removeprefix("/api/").partition("/")[0]
+    raise InvalidRequest(f"{what} is not possible here: this gateway holds no models, its workers bring their own")
+
+
+def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+    async def root() -> Response:
+        return Response("Ollama is running", media_type="text/plain")
+
+    async def version() -> Response:
+        return Response(msgspec.json.encode({"version": API_VERSION}), media_type=JSON)
+
+    async def tags() -> Response:
+        return Response(models.render_tags(service.list_models()), media_type=JSON)
+
+    for path, get, summary in (
+        ("/", root, "That it runs"),
+        ("/api/version", version, "The version of Ollama's API"),
+        ("/api/tags", tags, "List the models that workers announce"),
+    ):
+        routes.add_api_route(path, get, methods=["GET"], summary=summary)
+        routes.add_api_route(path, get, methods=["HEAD"], include_in_schema=False)
+
+    @routes.get("/api/ps", summary="List the models that a worker has in memory")
+    async def running() -> Response:
+        return Response(models.render_running(service.list_models(), service.now()), media_type=JSON)
+
+    @routes.post("/api/show", summary="One model", openapi_extra=_docs({"model": "tiny"}))
+    async def show(request: Request) -> Response:
+        body = schema.parse(schema.ShowBody, await read_body(request, limits))
+        return Response(models.render_shown(catalogue.get(body.name)), media_type=JSON)
+
+
+def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+    chat_docs = _docs({"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]})
+
+    @routes.post("/api/chat", summary="Answer a chat", openapi_extra=chat_docs)
+    async def chat(request: Request) -> Response:
+        body = schema.parse(schema.ChatBody, await read_body(request, limits))
+        entry = catalogue.find(body.name)
+        schema.check_generation(body, entry)
+        answer = render.Answer(body.name, True, service.now)
+        if body.order is not None:
+            return ordered(answer, body.order)
+        generation = schema.chat_request(body, entry, request.state.request_id, service.make_seed)
+        return reply(request, generation, answer, body.is_stream)
+
+    @routes.post("/api/generate", summary="Answer a prompt", openapi_extra=_docs({"model": "tiny", "prompt": "A peer"}))
+    async def generate(request: Request) -> Response:
+        body = schema.parse(schema.GenerateBody, await read_body(request, limits))
+        entry = catalogue.find(body.name)
+        schema.check_generation(body, entry)
+        if body.order is not None:
+            return ordered(render.Answer(body.name, False, service.now), body.order)
+        generation = schema.generate_request(body, entry, request.state.request_id, service.make_seed)
+        turns = body.turns() if body.is_turn else None
+        return reply(request, generation, render.Answer(body.name, False, service.now, turns=turns), body.is_stream)
+
+    def ordered(answer: render.Answer, order: str) -> Response:
+        catalogue.get(answer.model)
+        return Response(render.render_order(answer, order), media_type=JSON)
+
+    def reply(request: Request, generation: GenerateRequest, answer: render.Answer, is_stream: bool) -> Response:
+        events = _in_its_words(service.generate(generation, request.state.caller), answer.model)
+        if is_stream:
+            return StreamedReply(events, render.NdjsonRenderer(answer), limits)
+
+        def whole(generated: Generated) -> bytes:
+            return render.render_whole(answer, generated)
+
+        return WholeReply(events, whole, limits)
+
+
+def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+    embed_docs = _docs({"model": "tiny", "input": ["A peer", "A worker"]})
+
+    @routes.post("/api/embed", summary="Turn texts into vectors", openapi_extra=embed_docs)
+    async def embed(request: Request) -> Response:
+        body = schema.parse(schema.EmbedBody, await read_body(request, limits))
+        texts = body.texts()
+        if not texts:
+            return empty(body.name, {"model": body.name, "embeddings": []})
+        entry = catalogue.find(body.name)
+        asked = schema.embed_request(body.name, entry, texts, body.dimensions, request.state.request_id)
+
+        def whole(embedded: Embedded) -> bytes:
+            return render.render_embeddings(body.name, embedded)
+
+        return VectorsReply(vectors(request, asked, body.name), whole, limits)
+
+    @routes.post(
+        "/api/embeddings", summary="Turn one text into a vector", openapi_extra=_docs({"model": "tiny", "prompt": "Hi"})
+    )
+    async def embeddings(request: Request) -> Response:
+        body = schema.parse(schema.EmbeddingsBody, await read_body(request, limits))
+        if not body.prompt:
+            return empty(body.name, {"embedding": []})
+        entry = catalogue.find(body.name)
+        asked = schema.embed_request(body.name, entry, [body.prompt], None, request.state.request_id)
+        return VectorsReply(vectors(request, asked, body.name), render.render_embedding, limits)
+
+    def empty(name: str, document: dict[str, Any]) -> Response:
+        """Without a text the model would only be loaded."""
+        catalogue.get(name)
+        return Response(msgspec.json.encode(document), media_type=JSON)
+
+    def vectors(request: Request, asked: EmbedRequest, name: str) -> AsyncGenerator[Any, None]:
+        return _in_its_words(service.embed(asked, request.state.caller), name)
+
+
+async def _in_its_words(events: AsyncGenerator[T, None], name: str) -> AsyncGenerator[T, None]:
+    """The same events. Clients look for some of Ollama's errors by their text."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+        except ModelNotFound as error:
+            raise models.not_found(name) from error
+        except FeatureMissing as error:
+            if error.param not in FEATURE_WORDS:
+                raise
+            raise FeatureMissing(f"{name} does not support {FEATURE_WORDS[error.param]}", error.param) from error
+
+
+def _docs(example: dict[str, Any]) -> dict[str, Any]:
+    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

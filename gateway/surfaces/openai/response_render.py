@@ -1,0 +1,147 @@
+"""Response objects of /v1/responses and the items in them. Pure: no clock, no ids of its own, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gateway.http.collected import Generated
+from gateway.http.failures import Failure
+from gateway.surfaces.openai.logprobs import token_documents
+from gateway.surfaces.openai.responses import ResponseBody
+from p2pnet.messages import FinishReason, TokenLogprob, ToolCall, Usage
+
+IN_PROGRESS = "in_progress"
+COMPLETED = "completed"
+INCOMPLETE = "incomplete"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ResponseEnvelope:
+    """What every state of one response carries: its id without a prefix, when it began, and what was asked for."""
+
+    id: str
+    created_s: int
+    body: ResponseBody
+
+
+def response_document(
+    envelope: ResponseEnvelope,
+    status: str,
+    output: Sequence[dict[str, Any]] = (),
+    usage: Usage | None = None,
+    digest: str | None = None,
+    failure: Failure | None = None,
+) -> dict[str, Any]:
+    """A response in one of its states."""
+    body = envelope.body
+    return {
+        "id": f"resp_{envelope.id}",
+        "object": "response",
+        "created_at": envelope.created_s,
+        "status": status,
+        "background": False,
+        "error": None if failure is None else _error(failure),
+        "incomplete_details": {"reason": "max_output_tokens"} if status == INCOMPLETE else None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "model": body.model,
+        "output": output,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "store": False,
+        "system_fingerprint": digest,
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "text": {"format": _format(body)},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "usage": None if usage is None else _usage(usage),
+        "user": body.user,
+    }
+
+
+def status_of(reason: FinishReason) -> str:
+    return INCOMPLETE if reason == "length" else COMPLETED
+
+
+def text_part(text: str, logprobs: Iterable[TokenLogprob] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": token_documents(tuple(logprobs))}
+
+
+def message_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def call_item(item_id: str, status: str, call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": item_id,
+        "type": "function_call",
+        "status": status,
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments,
+    }
+
+
+def item_id(envelope: ResponseEnvelope, kind: str, index: int) -> str:
+    """`kind` is msg or fc; `index` is the item's place in the output."""
+    return f"{kind}_{envelope.id}_{index}"
+
+
+def render_response(envelope: ResponseEnvelope, generated: Generated) -> bytes:
+    """A whole response. An answer that says nothing and calls nothing is an empty message."""
+    choice = generated.choices[0]
+    status = status_of(choice.reason)
+    items: list[dict[str, Any]] = []
+    if choice.text or not choice.tool_calls:
+        part = text_part(choice.text, choice.logprobs)
+        items.append(message_item(item_id(envelope, "msg", 0), COMPLETED, [part]))
+    for call in choice.tool_calls:
+        items.append(call_item(item_id(envelope, "fc", len(items)), COMPLETED, call))
+    items[-1]["status"] = status  # only the last one can have been cut off
+    document = response_document(envelope, status, items, generated.finished.usage, generated.digest)
+    return msgspec.json.encode(document)
+
+
+def _error(failure: Failure) -> dict[str, Any]:
+    """OpenAI has few codes for a response that failed: ours is in the message's place."""
+    code = "rate_limit_exceeded" if failure.status == 429 else "server_error"
+    return {"code": code, "message": f"{failure.message} ({failure.code})"}
+
+
+def _format(body: ResponseBody) -> dict[str, Any]:
+    wanted = body.text.format if body.text is not None else None
+    if wanted is None:
+        return {"type": "text"}
+    if wanted.type != "json_schema":
+        return {"type": wanted.type}
+    return {"type": "json_schema", "name": wanted.name, "schema": wanted.schema_ or {}, "strict": wanted.strict}
+
+
+def _tool(name: str | None, description: str | None, parameters: Any, strict: bool | None) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": name,
+        "description": description,
+        "parameters": parameters,
+        "strict": strict is True,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

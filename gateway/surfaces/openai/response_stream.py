@@ -1,0 +1,184 @@
+"""Generation events to the typed events of a streamed response. Pure: no clock, no ids of its own, no I/O.
+
+    created, in_progress, then for each item of the output
+      output_item.added
+        content_part.added, output_text.delta*, output_text.done, content_part.done    of a message
+        function_call_arguments.delta*, function_call_arguments.done                   of a call
+      output_item.done
+    and completed, incomplete or failed
+
+One item is open at a time: the next one closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gateway.http.failures import Failure
+from gateway.http.one_line import encode_line
+from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.service import Waiting
+from gateway.surfaces.openai.logprobs import token_documents
+from gateway.surfaces.openai.response_render import (
+    FAILED,
+    IN_PROGRESS,
+    ResponseEnvelope,
+    call_item,
+    item_id,
+    message_item,
+    response_document,
+    status_of,
+    text_part,
+)
+from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
+
+
+class ResponseStream:
+    """The events of one response, in order. A renderer for StreamedReply."""
+
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, envelope: ResponseEnvelope) -> None:
+        self._envelope = envelope
+        self._numbers = 0
+        self._digest: str | None = None
+        self._is_created = False
+        self._done: list[dict[str, Any]] = []
+        self._open: _Message | _Call | None = None
+        self._calls: set[int] = set()
+
+    def keep_alive(self, waiting: Waiting | None) -> bytes:
+        return b": " + waiting_comment(waiting).encode() + b"\n\n"
+
+    def render(self, events: Sequence[AnswerEvent]) -> bytes:
+        return b"".join(part for event in events for part in self._render(event))
+
+    def render_failure(self, failure: Failure) -> bytes:
+        """What was said so far stays in the output, unfinished."""
+        return b"".join([*self._create(), self._state("failed", FAILED, self._output("incomplete"), failure=failure)])
+
+    def _render(self, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, Accepted):
+            self._digest = event.digest
+            yield from self._create()
+        elif isinstance(event, TextDelta):
+            if event.text or (event.logprobs and not event.tool_calls):
+                yield from self._say(event)
+            for piece in event.tool_calls:
+                yield from self._call(piece)
+        else:
+            yield from self._finish(event)
+
+    def _create(self) -> Iterator[bytes]:
+        if not self._is_created:
+            self._is_created = True
+            yield self._state("created", IN_PROGRESS)
+            yield self._state("in_progress", IN_PROGRESS)
+
+    def _say(self, delta: TextDelta) -> Iterator[bytes]:
+        if not isinstance(self._open, _Message):
+            yield from self._begin(_Message(item_id(self._envelope, "msg", len(self._done) + bool(self._open))))
+        message = self._open
+        assert isinstance(message, _Message)
+        message.texts.append(delta.text)
+        message.logprobs.extend(delta.logprobs)
+        logprobs = token_documents(delta.logprobs)
+        yield self._of_part("output_text.delta", delta=delta.text, logprobs=logprobs)
+
+    def _call(self, piece: ToolCallDelta) -> Iterator[bytes]:
+        call = self._open
+        if not isinstance(call, _Call) or call.index != piece.index:
+            if piece.index in self._calls:
+                return  # a call that is closed: no worker of ours goes back to one
+            self._calls.add(piece.index)
+            fresh = _Call(item_id(self._envelope, "fc", len(self._done) + bool(self._open)), piece)
+            yield from self._begin(fresh)
+            call = fresh
+        if piece.arguments:
+            call.arguments.append(piece.arguments)
+            yield self._of_item("function_call_arguments.delta", delta=piece.arguments)
+
+    def _begin(self, item: _Message | _Call) -> Iterator[bytes]:
+        yield from self._end("completed")
+        self._open = item
+        yield self._event("output_item.added", output_index=len(self._done), item=item.document(IN_PROGRESS))
+        if isinstance(item, _Message):
+            yield self._of_part("content_part.added", part=text_part(""))
+
+    def _end(self, status: str) -> Iterator[bytes]:
+        item = self._open
+        if item is None:
+            return
+        if isinstance(item, _Message):
+            text = "".join(item.texts)
+            yield self._of_part("output_text.done", text=text, logprobs=token_documents(item.logprobs))
+            yield self._of_part("content_part.done", part=text_part(text, item.logprobs))
+        else:
+            yield self._of_item("function_call_arguments.done", arguments="".join(item.arguments))
+        document = item.document(status)
+        yield self._event("output_item.done", output_index=len(self._done), item=document)
+        self._done.append(document)
+        self._open = None
+
+    def _finish(self, finished: Finished) -> Iterator[bytes]:
+        status = status_of(finished.reason)
+        if self._open is None and not self._done:
+            yield from self._begin(_Message(item_id(self._envelope, "msg", 0)))
+        yield from self._end(status)
+        yield self._state(status, status, self._done, finished)
+
+    def _output(self, status: str) -> list[dict[str, Any]]:
+        return [*self._done, *([] if self._open is None else [self._open.document(status)])]
+
+    def _state(
+        self,
+        name: str,
+        status: str,
+        output: Sequence[dict[str, Any]] = (),
+        finished: Finished | None = None,
+        failure: Failure | None = None,
+    ) -> bytes:
+        usage = None if finished is None else finished.usage
+        document = response_document(self._envelope, status, output, usage, self._digest, failure)
+        return self._event(name, response=document)
+
+    def _of_part(self, name: str, **fields: Any) -> bytes:
+        return self._of_item(name, content_index=0, **fields)
+
+    def _of_item(self, name: str, **fields: Any) -> bytes:
+        assert self._open is not None
+        return self._event(name, item_id=self._open.id, output_index=len(self._done), **fields)
+
+    def _event(self, name: str, **fields: Any) -> bytes:
+        kind = f"response.{name}"
+        data = encode_line({"type": kind, "sequence_number": self._numbers, **fields})
+        self._numbers += 1
+        return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
+class _Message:
+    """A message that is being said."""
+
+    def __init__(self, message_id: str) -> None:
+        self.id = message_id
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+
+    def document(self, status: str) -> dict[str, Any]:
+        content = [] if status == IN_PROGRESS else [text_part("".join(self.texts), self.logprobs)]
+        return message_item(self.id, status, content)
+
+
+class _Call:
+    """A call that is being made."""
+
+    def __init__(self, item_id: str, first: ToolCallDelta) -> None:
+        self.id = item_id
+        self.index = first.index
+        self.call_id = first.id or ""
+        self.name = first.name or ""
+        self.arguments: list[str] = []
+
+    def document(self, status: str) -> dict[str, Any]:
+        return call_item(self.id, status, ToolCall(self.call_id, self.name, "".join(self.arguments)))

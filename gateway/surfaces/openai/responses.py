@@ -1,0 +1,90 @@
+"""Bodies of /v1/responses, and their pure translation into one GenerateRequest. Knows nothing of HTTP.
+
+Nothing is stored: what would need an earlier response, or a later one, is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gateway.http.bodies import Body, validated
+from gateway.surfaces.openai.items import Item, messages_of
+from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
+from gateway.surfaces.openai.tools import Format, ToolChoice, Tools, format_field, tool_fields
+from p2pnet.errors import InvalidRequest
+from p2pnet.messages import MAX_MESSAGES, GenerateRequest
+
+WITH_LOGPROBS = "message.output_text.logprobs"
+
+_MAX_METADATA = 16
+
+
+class TextConfig(Body):
+    format: Format | None = None
+    verbosity: str | None = None
+
+
+class ResponseBody(GenerationBody):
+    """`user`, `service_tier`, `reasoning`, `text.verbosity`, `safety_identifier` and the keys of caches are hints,
+    which the API lets a server ignore; `max_tool_calls` counts tools that run at the server, of which there are none.
+    `stop`, `seed` and the like are not in OpenAI's responses, and work here as they do in chat."""
+
+    model: str
+    input: str | Annotated[list[Item], Field(fail_fast=True, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    top_logprobs: int | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
+    text: TextConfig | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=_MAX_METADATA)] | None = None
+    truncation: str | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    prompt: Any = None
+
+
+def parse_response(raw: bytes) -> ResponseBody:
+    """Raises InvalidRequest, which names the field."""
+    body = validated(ResponseBody, raw)
+    for name, needs in (("previous_response_id", "send the whole input"), ("store", "leave it out, or send false")):
+        if getattr(body, name):
+            raise InvalidRequest(f"{name}: responses are not stored here; {needs}", name)
+    refuse(
+        body,
+        ("conversation", bool(body.conversation)),
+        ("background", bool(body.background)),
+        ("prompt", body.prompt is not None),
+        ("truncation", body.truncation not in (None, "disabled")),
+    )
+    for i, tool in enumerate(body.tools or ()):
+        if tool.type == "function" and tool.name is None:
+            raise InvalidRequest(f"tools[{i}].name: required", f"tools[{i}].name")
+    return body
+
+
+def response_request(body: ResponseBody, request_id: str, make_seed: Callable[[], int]) -> GenerateRequest:
+    """Raises InvalidRequest, ModelNotFound."""
+    messages = messages_of(body.input)
+    if body.instructions:
+        messages.insert(0, {"role": "system", "content": body.instructions})
+    if not messages:
+        raise InvalidRequest("input: required", "input")
+    tools = tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls)
+    has_logprobs = body.top_logprobs is not None or WITH_LOGPROBS in (body.include or ())
+    fields = {
+        "request_id": request_id,
+        "model": body.model,
+        "prompt": {"type": "chat", "messages": messages, **tools},
+        "max_tokens": body.max_output_tokens,
+        "logprobs": (body.top_logprobs or 0) if has_logprobs else None,
+        "response_format": format_field(None if body.text is None else body.text.format, "text.format"),
+    }
+    return generate_request(body, fields, make_seed(), "max_output_tokens")

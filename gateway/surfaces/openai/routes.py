@@ -1,0 +1,148 @@
+"""OpenAI's HTTP API: thin routes between its schema, the service's `generate`, and its rendering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.http.collected import Embedded, Generated
+from gateway.http.edge import read_body
+from gateway.http.failures import Failure, failure
+from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
+from gateway.model_names.code_models import completion_model
+from gateway.model_names.naming import find_model
+from gateway.service import GatewayService, HttpLimits
+from gateway.surfaces.openai.chat import chat_request, parse_chat
+from gateway.surfaces.openai.completion import completion_requests, parse_completion
+from gateway.surfaces.openai.documents import render_error, render_model, render_models
+from gateway.surfaces.openai.embedding import embed_request, parse_embedding, render_embeddings
+from gateway.surfaces.openai.prompts import only_prompt, side_by_side
+from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, Envelope, SseRenderer, render_whole
+from gateway.surfaces.openai.response_render import ResponseEnvelope, render_response
+from gateway.surfaces.openai.response_stream import ResponseStream
+from gateway.surfaces.openai.responses import parse_response, response_request
+from gateway.surfaces.openai.schema import GenerationBody
+from p2pnet.errors import ModelNotFound, NoWorker
+
+JSON = "application/json"
+
+HI = [{"role": "user", "content": "What is p2pnet?"}]
+
+
+def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
+    """The routes under /v1. They raise P2PNetError; the application answers it with `failure_response`."""
+    routes = APIRouter(tags=["openai"])
+    _add_models(routes, service)
+    _add_chat(routes, service, limits)
+    _add_completions(routes, service, limits)
+    _add_embeddings(routes, service, limits)
+    _add_responses(routes, service, limits)
+    return routes
+
+
+def failure_response(failure: Failure) -> Response:
+    """An error in OpenAI's shape, with its status."""
+    response = Response(render_error(failure), failure.status, media_type=JSON)
+    if failure.retry_after_s is not None:
+        response.headers["retry-after"] = str(failure.retry_after_s)
+    return response
+
+
+def _add_models(routes: APIRouter, service: GatewayService) -> None:
+    @routes.get("/v1/models", summary="List the models that workers announce")
+    async def list_models() -> Response:
+        return Response(render_models(service.list_models()), media_type=JSON)
+
+    @routes.get("/v1/models/{model_id:path}", summary="One model, by its name or an alias")
+    async def retrieve_model(model_id: str) -> Response:
+        entry = find_model(model_id, service.list_models(), service.aliases)
+        if entry is not None:
+            return Response(render_model(entry), media_type=JSON)
+        raise ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")
+
+
+def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = _docs({"model": "tiny", "messages": HI, "stream": True})
+
+    @routes.post("/v1/chat/completions", summary="Answer a chat", openapi_extra=docs)
+    async def chat(request: Request) -> Response:
+        body = parse_chat(await read_body(request, limits))
+        generation = chat_request(body, request.state.request_id, service.make_seed)
+        envelope = Envelope("chatcmpl-" + service.make_id(), int(service.now()), body.model)
+        events = service.generate(generation, request.state.caller)
+        return _reply(events, body, CHAT, envelope, generation.n, limits)
+
+
+def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = _docs({"model": "tiny", "prompt": "A peer"})
+
+    @routes.post("/v1/completions", summary="Continue a text, or several", openapi_extra=docs)
+    async def complete(request: Request) -> Response:
+        body = parse_completion(await read_body(request, limits))
+        model = completion_model(service, body.model)
+        if model is None:
+            raise NoWorker("No model on the network generates text now.")
+        generations = completion_requests(body, model, request.state.request_id, service.make_seed)
+        envelope = Envelope("cmpl-" + service.make_id(), int(service.now()), model)
+        each = [service.generate(generation, request.state.caller) for generation in generations]
+        n = generations[0].n
+        events = each[0] if len(each) == 1 else side_by_side(each, n)
+        events = only_prompt(events) if body.is_only_prompt else events
+        return _reply(events, body, COMPLETION, envelope, n * len(each), limits)
+
+
+def _add_embeddings(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = _docs({"model": "tiny", "input": ["A peer", "A worker"], "encoding_format": "float"})
+
+    @routes.post("/v1/embeddings", summary="Turn texts into vectors", openapi_extra=docs)
+    async def embed(request: Request) -> Response:
+        body = parse_embedding(await read_body(request, limits))
+        embedding = embed_request(body, request.state.request_id)
+
+        def whole(embedded: Embedded) -> bytes:
+            return render_embeddings(embedded, body.model, body.is_base64)
+
+        return VectorsReply(service.embed(embedding, request.state.caller), whole, limits)
+
+
+def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = _docs({"model": "tiny", "input": "What is p2pnet?"})
+
+    @routes.post("/v1/responses", summary="Answer a chat, in OpenAI's newer shape", openapi_extra=docs)
+    async def respond(request: Request) -> Response:
+        body = parse_response(await read_body(request, limits))
+        generation = response_request(body, request.state.request_id, service.make_seed)
+        envelope = ResponseEnvelope(service.make_id(), int(service.now()), body)
+        events = service.generate(generation, request.state.caller)
+        if body.is_stream:
+            return StreamedReply(events, ResponseStream(envelope), limits)
+
+        def whole(generated: Generated) -> bytes:
+            return render_response(envelope, generated)
+
+        return WholeReply(events, whole, limits)
+
+    @routes.get("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
+    @routes.delete("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
+    async def stored(response_id: str) -> Response:
+        message = f"There is no response {response_id[:128]!r}: responses are not stored here."
+        return failure_response(failure("response_not_found", message, "response_id"))
+
+
+def _reply(
+    events: Events, body: GenerationBody, dialect: Dialect, envelope: Envelope, choices: int, limits: HttpLimits
+) -> Response:
+    """Of chat and completions."""
+    if body.is_stream:
+        return StreamedReply(events, SseRenderer(dialect, envelope, body.wants_usage, choices), limits)
+
+    def whole(generated: Generated) -> bytes:
+        return render_whole(dialect, envelope, generated)
+
+    return WholeReply(events, whole, limits)
+
+
+def _docs(example: dict[str, Any]) -> dict[str, Any]:
+    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

@@ -1,0 +1,134 @@
+"""What bodies of OpenAI's chat, completions and responses have in common: how is sampled, and when an answer ends.
+
+Types are checked strictly; the bounds of numbers live in `p2pnet.messages` and are checked against it. Unknown fields
+are ignored. Known fields that would change the answer and cannot be honoured are refused by name.
+Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import ConfigDict, Field
+
+from gateway.http.bodies import Body, out_of_bounds
+from p2pnet.errors import InvalidRequest
+from p2pnet.messages import GenerateRequest
+
+SEED_LIMIT = 1 << 63
+"""OpenAI's seeds may be negative or large; ours are 63 bits. Equal seeds stay equal."""
+
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
+UNSUPPORTED = (
+    "allowed_token_ids",
+    "bad_words",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "include_stop_str_in_output",
+    "prompt_logprobs",
+    "structured_outputs",
+    "truncate_prompt_tokens",
+    "use_beam_search",
+)
+"""Extensions of vLLM that change the answer and that we do not have."""
+
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class GenerationBody(Body):
+    """What chat, completions and responses have in common. `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`,
+    `ignore_eos` and `min_tokens` are vLLM's extensions."""
+
+    model_config = ConfigDict(extra="allow")
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    logit_bias: dict[str, Any] | None = None
+    user: str | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+def refuse(body: GenerationBody, *fields: tuple[str, bool]) -> None:
+    """Raises InvalidRequest that names the first of these fields that is used, or of those that nothing here has."""
+    if body.stream_options is not None and not body.is_stream:
+        raise InvalidRequest("stream_options: needs stream to be true", "stream_options")
+    extra = body.model_extra or {}
+    for name, is_used in (*fields, *((name, bool(extra.get(name))) for name in UNSUPPORTED)):
+        if is_used:
+            raise InvalidRequest(f"{name}: not supported here", name)
+
+
+def generate_request(
+    body: GenerationBody, fields: dict[str, Any], seed: int, limit_name: str = "max_tokens"
+) -> GenerateRequest:
+    """The request with what `fields` say and what the body says of sampling and the end. `seed` is taken where the body
+    has none; `limit_name` is what the body calls max_tokens. Raises InvalidRequest, ModelNotFound."""
+    fields = {
+        "sampling": _sampling(body, seed),
+        "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        "stop_token_ids": tuple(body.stop_token_ids or ()),
+        "ignore_eos": bool(body.ignore_eos),
+        "min_tokens": body.min_tokens or 0,
+        **fields,
+    }
+    try:
+        return msgspec.convert(fields, GenerateRequest)
+    except msgspec.ValidationError as error:
+        names = {"max_tokens": limit_name, "logit_bias": "logit_bias"}
+        raise out_of_bounds(error, fields["model"], names) from error
+
+
+def _sampling(body: GenerationBody, seed: int) -> dict[str, Any]:
+    given = ((name, getattr(body, name)) for name in _SAMPLING_FIELDS)
+    sampling: dict[str, Any] = {name: value for name, value in given if value is not None}
+    sampling["seed"] = seed if body.seed is None else body.seed % SEED_LIMIT
+    if sampling.get("top_k") == -1:  # vLLM's other way to say off
+        sampling["top_k"] = 0
+    if body.logit_bias:
+        sampling["logit_bias"] = {_token_id(key): value for key, value in body.logit_bias.items()}
+    return sampling
+
+
+def _token_id(key: str) -> int:
+    if not _TOKEN_ID.fullmatch(key):
+        raise InvalidRequest("logit_bias: its keys are token ids", "logit_bias")
+    return int(key)

@@ -1,0 +1,1 @@
+"""The gateway's own HTTP API: what it knows of workers, models and requests."""

@@ -1,0 +1,140 @@
+"""The JSON of the gateway's own API. Moments are RFC 3339 in UTC, everything else of time is seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.observability.failures import FailureSeen
+from gateway.observability.mesh import Mesh
+from gateway.observability.recent import Kept
+from gateway.observability.timeline import Series
+from gateway.observability.views import (
+    ChoiceView,
+    Itself,
+    ModelSeen,
+    ModelView,
+    Overview,
+    Place,
+    WorkerPage,
+    WorkerSeen,
+)
+
+
+def workers(page: WorkerPage) -> bytes:
+    return msgspec.json.encode(page)
+
+
+def models(views: Sequence[ModelView]) -> bytes:
+    return msgspec.json.encode({"models": views})
+
+
+def requests(page: Sequence[Kept], limit: int) -> bytes:
+    """`next_before` is what to ask for to go on; null at the end."""
+    next_before = page[-1].number if len(page) == limit else None
+    return msgspec.json.encode({"requests": [_request(kept) for kept in page], "next_before": next_before})
+
+
+def choices(views: Sequence[ChoiceView]) -> bytes:
+    return msgspec.json.encode({"choices": [_choice(view) for view in views]})
+
+
+def join(place: Place) -> bytes:
+    """What whoever wants to lend a machine runs."""
+    peers = " ".join(f"--initial-peers {address}" for address in place.initial_peers)
+    command = f"p2pnet serve --model tiny {peers}".rstrip()
+    return msgspec.json.encode({"initial_peers": place.initial_peers, "command": command})
+
+
+def overview(seen: Overview) -> bytes:
+    """All sections in one document."""
+    workers = {"workers": list(map(_worker, seen.workers)), "total": seen.total}
+    return msgspec.json.encode(
+        {name: msgspec.Raw(body) for name, body in sections(seen).items()} | {"workers": workers}
+    )
+
+
+def sections(seen: Overview) -> dict[str, bytes]:
+    """Every section but the workers, each as one document."""
+    parts = {
+        "gateway": _itself(seen.itself),
+        "models": list(map(_model, seen.models)),
+        "mesh": _mesh(seen.mesh),
+        "series": _series(seen.series),
+        "failures": {"failures": list(map(_failure, seen.failures))},
+    }
+    return {name: msgspec.json.encode(part) for name, part in parts.items()}
+
+
+def worker(seen: WorkerSeen) -> bytes:
+    """One worker of an overview."""
+    return msgspec.json.encode(_worker(seen))
+
+
+def worker_changes(changed: Sequence[bytes], gone: Sequence[str], total: int) -> bytes:
+    """Workers of an overview that are new or have changed, and those that are not shown any more."""
+    return msgspec.json.encode({"changed": list(map(msgspec.Raw, changed)), "gone": gone, "total": total})
+
+
+def _itself(itself: Itself) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(itself)
+    return {"started": _moment(fields.pop("started_unix_s")), **fields}
+
+
+def _model(seen: ModelSeen) -> dict[str, Any]:
+    return {**msgspec.to_builtins(seen.view), "tokens_per_s": seen.tokens_per_s}
+
+
+def _worker(seen: WorkerSeen) -> dict[str, Any]:
+    """Without ages, which change all the time."""
+    view = seen.view
+    return {
+        "id": view.id,
+        "name": seen.name,
+        "agent": view.agent,
+        "state": view.state,
+        "reason": view.reason,
+        "models": [
+            {"id": model.id, "task": model.task, "is_cold": model.is_cold, "in_flight": model.in_flight}
+            for model in view.models
+        ],
+        "places": view.places,
+        "in_flight": view.in_flight,
+        "pressure": view.pressure,
+        "round_trip_s": None if view.round_trip_s is None else round(view.round_trip_s, 3),
+        "measured": view.measured,
+        "reached": "relayed" if seen.is_relayed else "direct",
+        "relays": seen.relays,
+        "since": None if seen.since_unix_s is None else _moment(seen.since_unix_s),
+    }
+
+
+def _mesh(mesh: Mesh) -> dict[str, Any]:
+    links = [{"from": link.from_, "to": link.to, "kind": link.kind} for link in mesh.links]
+    return {"nodes": mesh.nodes, "links": links}
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {"step_s": series.step_s, "end": _moment(series.end_unix_s), "points": series.points}
+
+
+def _failure(failure: FailureSeen) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(failure)
+    return {"at": _moment(fields.pop("at_unix_s")), **fields}
+
+
+def _request(kept: Kept) -> dict[str, Any]:
+    report: dict[str, Any] = msgspec.to_builtins(kept.report)
+    return {"number": kept.number, "arrived": _moment(report.pop("arrived_unix_s")), **report}
+
+
+def _choice(view: ChoiceView) -> dict[str, Any]:
+    choice: dict[str, Any] = msgspec.to_builtins(view)
+    return {"at": _moment(choice.pop("at_unix_s")), **choice}
+
+
+def _moment(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)

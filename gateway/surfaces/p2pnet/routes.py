@@ -1,0 +1,98 @@
+"""The gateway's own HTTP API: what it knows of workers, models, requests and choices, all of it at a glance and live;
+and Prometheus's page.
+
+Thin routes over `Knowledge`. Read only, without prompts, answers or callers' names.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.observability.metrics import CONTENT_TYPE
+from gateway.observability.recent import RequestQuery
+from gateway.observability.views import Knowledge, WorkerQuery
+from gateway.service import HttpLimits
+from gateway.surfaces.p2pnet import render
+from gateway.surfaces.p2pnet.live import LiveReply
+from p2pnet.errors import InvalidRequest
+
+JSON = "application/json"
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+"""Of one page, about 1 MB. The gateway does nothing else while it makes one, which takes some 50 ms at worst."""
+
+MAX_NUMBER = 1 << 53
+
+
+def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter:
+    """The routes. They raise InvalidRequest, or Busy where too many watch; the application answers it."""
+    routes = APIRouter(tags=["p2pnet"])
+
+    @routes.get("/p2pnet/v1/workers", summary="The workers, how they are and how fast")
+    async def workers(request: Request) -> Response:
+        query = WorkerQuery(_limit(request), _word(request, "model"), _word(request, "worker"))
+        return _json(render.workers(knowledge.workers(query)))
+
+    @routes.get("/p2pnet/v1/models", summary="The models: workers, capacity, queue")
+    async def models() -> Response:
+        return _json(render.models(knowledge.models()))
+
+    @routes.get("/p2pnet/v1/requests", summary="The last requests, with their routes")
+    async def requests(request: Request) -> Response:
+        query = RequestQuery(
+            limit=_limit(request),
+            before=_number(request, "before", MAX_NUMBER),
+            model=_word(request, "model"),
+            worker=_word(request, "worker"),
+            outcome=_word(request, "outcome"),
+            request_id=_word(request, "request_id"),
+        )
+        return _json(render.requests(knowledge.requests(query), query.limit))
+
+    @routes.get("/p2pnet/v1/choices", summary="The last choices of a worker, with their reasons")
+    async def choices() -> Response:
+        return _json(render.choices(knowledge.choices()))
+
+    @routes.get("/p2pnet/v1/overview", summary="All of it at a glance")
+    async def overview() -> Response:
+        return _json(render.overview(knowledge.overview()))
+
+    @routes.get("/p2pnet/v1/live", summary="The same as server-sent events, as it changes")
+    async def live() -> Response:
+        return LiveReply(knowledge.overview, knowledge.live, limits or HttpLimits())
+
+    @routes.get("/p2pnet/v1/join", summary="What whoever wants to lend a machine runs")
+    async def join() -> Response:
+        return _json(render.join(knowledge.place))
+
+    @routes.get("/metrics", summary="For Prometheus")
+    async def metrics() -> Response:
+        return Response(await knowledge.scrape(), headers={"content-type": CONTENT_TYPE})
+
+    return routes
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
+
+
+def _limit(request: Request) -> int:
+    limit = _number(request, "limit", MAX_LIMIT)
+    return DEFAULT_LIMIT if limit is None else limit
+
+
+def _number(request: Request, name: str, highest: int) -> int | None:
+    """Raises InvalidRequest unless it is missing or a number from 1."""
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    is_number = given.isascii() and given.isdigit() and len(given) <= len(str(highest))
+    if not is_number or not 1 <= int(given) <= highest:
+        raise InvalidRequest(f"{name} must be a number from 1 to {highest}.", name)
+    return int(given)
+
+
+def _word(request: Request, name: str) -> str | None:
+    """Compared with what is known, and never repeated."""
+    return request.query_params.get(name)

@@ -1,0 +1,198 @@
+"""Starts p2pd with the flags we choose, and owns its process and its sockets' folder.
+
+Knows nothing of the DHT or of streams: `hivemind_network.py` attaches to the control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+from pathlib import Path
+
+from p2pnet.config import NetworkConfig
+from p2pnet.errors import DaemonFailed
+from p2pnet.network.hivemind.socket_folder import SocketFolder
+from p2pnet.network.multiaddrs import is_loopback
+
+logger = logging.getLogger(__name__)
+
+READY_LINE = b"Peer ID:"
+STOP_TIMEOUT_S = 3.0
+"""p2pd leaves within 0.1 s of SIGTERM; after this it is killed."""
+
+MAX_LINE_BYTES = 1 << 16
+
+
+class Daemon:
+    """One p2pd process. It ends with us: p2pd exits when its last client goes, also when we are killed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: SocketFolder) -> None:
+        self._process = process
+        self._folder = folder
+        self._log_task = asyncio.create_task(self._log_output())
+
+    @classmethod
+    async def start(cls, config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...]) -> Daemon:
+        """Start p2pd and wait until it serves its control socket. Raises DaemonFailed."""
+        folder = SocketFolder.make()
+        process: asyncio.subprocess.Process | None = None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                str(binary()),
+                *flags(config, listen, relays, folder.path),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.DEVNULL,
+                limit=MAX_LINE_BYTES,
+                start_new_session=True,  # Ctrl-C in the terminal must reach us first: records are withdrawn through it
+                env=environment(config),
+            )
+            async with asyncio.timeout(config.start_timeout_s):
+                await _wait_until_ready(process)
+        except BaseException as error:
+            if process is not None and process.returncode is None:
+                process.kill()
+                await process.wait()
+            folder.remove()
+            if isinstance(error, TimeoutError):
+                raise DaemonFailed(
+                    f"p2pd did not start within {config.start_timeout_s:.0f} seconds.",
+                    "Try again on a less busy machine.",
+                ) from error
+            if isinstance(error, OSError):
+                raise DaemonFailed(
+                    f"p2pd cannot be run: {error.strerror}.", "Reinstall hivemind: its wheel carries p2pd."
+                ) from error
+            raise
+        return cls(process, folder)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def folder(self) -> Path:
+        """For more sockets that must end with this process."""
+        return self._folder.path
+
+    @property
+    def control_socket(self) -> Path:
+        return self.folder / "control.sock"
+
+    async def wait(self) -> int:
+        """Wait for its end, wanted or not; returns the exit status."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End the process and remove its folder, also when it has died already."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        self._log_task.cancel()
+        self._folder.remove()
+
+    async def _log_output(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while line := await self._process.stdout.readline():
+                logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
+        except ValueError:  # a line beyond the limit: what p2pd says is never needed
+            logger.debug("p2pd: an overlong line; its output is not read any more")
+
+
+def binary() -> Path:
+    """The p2pd that hivemind's wheel carries, found without importing hivemind (which costs 1.3 s)."""
+    spec = importlib.util.find_spec("hivemind")
+    if spec is None or spec.origin is None:
+        raise DaemonFailed("hivemind is not installed.", "Install it: pip install hivemind.")
+    return Path(spec.origin).parent / "hivemind_cli" / "p2pd"
+
+
+def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...], folder: Path) -> list[str]:
+    """p2pd's command line for this kind of peer."""
+    chosen: dict[str, str | int] = {
+        "listen": f"/unix{folder}/control.sock",
+        "id": str(config.identity_file),
+        "hostAddrs": ",".join(listen),
+        "connManager": 1,
+        "natPortMap": int(_asks_router(config) and not all(map(is_loopback, listen))),
+        "idleTimeout": "60s",
+        # No -b: with it p2pd exits when none of its bootstrap peers answers. We dial the initial peers ourselves.
+        "b": 0,
+    }
+    if config.announce:
+        chosen["announceAddrs"] = ",".join(config.announce)
+    chosen |= _reachability_flags(config, relays)
+    return [f"-{name}={value}" for name, value in chosen.items()]
+
+
+def _asks_router(config: NetworkConfig) -> bool:
+    return not config.is_client if config.asks_router is None else config.asks_router
+
+
+def environment(config: NetworkConfig) -> dict[str, str]:
+    """p2pd's environment: quiet, and for a bootstrap with one thread.
+
+    p2pd starts two relay services, ours and one with libp2p's limits, and the later one stays. With one thread that
+    nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_limits` makes sure.
+    """
+    quiet = {"GOLOG_LOG_LEVEL": "error"}
+    one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if config.is_bootstrap else {}
+    return quiet | dict(os.environ) | one_thread
+
+
+def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[str, str | int]:
+    if config.is_bootstrap:
+        limits = config.relay
+        return {
+            "dhtServer": 1,
+            "autonat": 1,
+            "relay": 1,
+            "relayService": 1,
+            # Anything but "public" makes the relay cut circuits at 128 KiB and 120 s, whatever the limits say.
+            "forceReachabilityPublic": 1,
+            "relayDataLimit": limits.data_bytes,
+            "relayTimeLimit": f"{limits.duration_s}s",
+            "relayMaxCircuits": limits.max_circuits,
+            "relayMaxReservations": limits.max_reservations,
+        }
+    if config.is_behind_nat:
+        return {
+            "dhtClient": 1,
+            "autonat": 1,  # also turns on hole punching
+            "relay": 1,
+            "relayService": 0,
+            "forceReachabilityPrivate": 1,
+            "autoRelay": 1,
+            "relayDiscovery": 0,  # with discovery and fewer than four relays the first reservation takes 3 minutes
+            "trustedRelays": ",".join(relays),
+        }
+    if config.is_client:
+        return {"dhtClient": 1, "autonat": 1, "relay": 1, "relayService": 0}  # relay: it dials workers through relays
+    # With relay=1, p2pd would offer to relay for others whatever relayService says, and cut them at 128 KiB.
+    return {"dhtServer": 1, "autonat": 1, "relay": 0}
+
+
+async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    last_line = b""
+    while line := await process.stdout.readline():
+        if line.startswith(READY_LINE):
+            return
+        last_line = line.strip() or last_line
+    reason = last_line.decode(errors="replace")
+    if "address already in use" in reason or "failed to listen" in reason:
+        raise DaemonFailed(
+            "An address to listen on is in use, or is not this machine's.", "Name another one with --listen."
+        )
+    raise DaemonFailed(f"p2pd did not start: {reason or 'it gave no reason'}.", "See --log-level debug for its output.")

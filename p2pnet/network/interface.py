@@ -1,0 +1,122 @@
+"""The Network protocol: everything the rest of p2pnet may ask of libp2p and the DHT.
+
+`hivemind/` keeps it over real sockets, `memory.py` inside one process. Knows nothing of records:
+what may be stored is decided by the Validator that each network is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Stream(Protocol):
+    """A byte stream to one authenticated peer. It has no frames: see `wire`."""
+
+    @property
+    def peer_id(self) -> str:
+        """The peer at the other end, proven by its key."""
+
+    async def read(self) -> bytes:
+        """The bytes that have arrived, at least one; b"" once the stream has ended, cleanly or not."""
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`; waits while the other end is slow. Raises PeerLost when the stream is gone."""
+
+    def close(self) -> None:
+        """End the stream in both directions after what was written. Idempotent, never raises."""
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class StoredValue:
+    """One entry of the DHT as a storing or reading peer meets it: a validator's whole input.
+
+    `key_id` is the 20-byte SHA-1 of the key's name: validators never see the name itself.
+    """
+
+    key_id: bytes
+    subkey: str
+    value: bytes
+    expires_ms: int
+
+
+Validator = Callable[[StoredValue], bool]
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970, as in records. Passed in, so that tests and peers with wrong clocks can be told apart."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value to store under a key and the storing peer's own subkey. `expires_ms` must grow from one to the next."""
+
+    key: str
+    value: bytes
+    expires_ms: int
+
+
+Findings = Mapping[str, Sequence[StoredValue]]
+"""What the peers nearest to each key hold: every valid value, in no order, older versions among them."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How it went to meet a peer: how long it took to be connected and to be answered, and by how much its clock is
+    ahead of ours; None when it did not say."""
+
+    took_s: float
+    clock_ahead_s: float | None = None
+
+
+class Network(Protocol):
+    """One peer's view of libp2p and the DHT."""
+
+    @property
+    def peer_id(self) -> str: ...
+
+    @property
+    def neighbours(self) -> int:
+        """How many peers of the DHT this one knows at this moment."""
+
+    async def meet(self, address: str) -> Meeting:
+        """Connect to the peer at a full multiaddr, and ask it from now on. Raises PeerUnreachable."""
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams there are now, opened here or by others, those that are just parting included."""
+
+    async def addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
+
+    async def handle(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve inbound streams of `protocol`. A stream is closed when its handler returns or raises."""
+
+    async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        """Open a stream, dialling `addresses` when there is no connection yet. Raises PeerUnreachable."""
+
+    async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        """The same for one of libp2p's own protocols, which the peer's p2pd answers itself."""
+
+    async def hang_up(self, peer_id: str) -> None:
+        """Drop what connections to this peer there are, streams and all: the next stream dials anew.
+
+        For a peer that does not answer. Its machine may be gone without a goodbye, and may even be back, while a
+        connection to it passes for alive for another half a minute, and every new stream is opened into the void.
+        Never raises.
+        """
+
+    async def store(self, entries: Sequence[Entry]) -> int:
+        """Store entries on the peers nearest to their keys. Returns how many were accepted by at least one peer."""
+
+    async def fetch(self, keys: Sequence[str]) -> Findings:
+        """Ask the peers nearest to each key. Entries are checked one by one: a lying peer adds and hides nothing."""
+
+    async def wait_changed(self) -> None:
+        """Wait until this peer's addresses, or its place in the network, have changed: time to announce again."""
+
+    async def close(self) -> None:
+        """Leave the network and free its sockets, processes and files."""

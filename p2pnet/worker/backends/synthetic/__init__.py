@@ -1,0 +1,1 @@
+"""Backends without weights: their answers follow from rules or from a script."""

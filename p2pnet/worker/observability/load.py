@@ -1,0 +1,237 @@
+"""How busy this worker is, and how fast: counts places, model by model, and measures what streams show of its speed.
+
+Knows nothing of requests or of the network; its clocks are passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from p2pnet.errors import Busy
+from p2pnet.messages import Finished, Load, Measure
+from p2pnet.network.interface import Clock
+from p2pnet.worker.catalogue import Catalogue, newest
+from p2pnet.worker.observability.observer import Observer
+
+Monotonic = Callable[[], float]
+
+FIRST_TOKEN_SMOOTHING = 0.2
+"""Weight of the newest request in the moving average: about the last ten requests count."""
+
+SPEED_MEMORY_S = 30.0
+"""Of computing: what came this long ago weighs a third of what comes now."""
+
+MIN_SPEED_S = 0.1
+"""Of computing: less than that says nothing of a worker's speed."""
+
+
+class Place:
+    """One request's place, from the request's arrival to its end, and what its stream has shown so far."""
+
+    def __init__(self, meter: LoadMeter, key: tuple[str, str], has_own_speed: bool, arrived_s: float) -> None:
+        self._meter = meter
+        self._key = key
+        self._has_own_speed = has_own_speed
+        self._arrived_s = arrived_s
+        self._token_s: float | None = None
+        self._when_released: list[Callable[[], None]] = []
+        self._is_held = True
+        self.is_computing = False
+
+    def begin(self) -> None:
+        """It has waited and computes now. Idempotent."""
+        if not self.is_computing:
+            self.is_computing = True
+            self._meter._begin(self._has_own_speed)
+
+    def when_released(self, action: Callable[[], None]) -> None:
+        """What is to be done when the place is given back. Must bear to be called more than once."""
+        self._when_released.append(action)
+
+    def note_tokens(self, tokens: int) -> None:
+        """So many more tokens have come. The first ones say how long they took to come, further ones how fast they
+        follow one another."""
+        if not tokens:
+            return
+        if not self.is_computing:
+            self.begin()
+            self._meter._note_first_token(self._arrived_s)
+        elif not self._has_own_speed:
+            self._meter._note_tokens(tokens)
+        self._observe_tokens(tokens)
+
+    def finish(self, finished: Finished) -> None:
+        """The answer is complete. Call it before the last frame is sent: who has read that frame may ask again at
+        once."""
+        meter = self._meter
+        meter.requests_served += 1
+        meter.tokens_served += finished.usage.completion_tokens
+        meter.observer.finished(self._key[0], finished, meter._now_s() - self._arrived_s)
+        self.release()
+
+    def release(self) -> None:
+        """Give it back. Idempotent."""
+        if self.is_computing:
+            self.is_computing = False
+            self._meter._end(self._has_own_speed)
+        if self._is_held:
+            self._is_held = False
+            self._meter._free(self._key)
+        for action in self._when_released:
+            action()
+
+    def _observe_tokens(self, tokens: int) -> None:
+        model, now_s = self._key[0], self._meter._now_s()
+        if self._token_s is None:
+            self._meter.observer.first_token(model, tokens, now_s - self._arrived_s)
+        else:
+            self._meter.observer.more_tokens(model, tokens, now_s - self._token_s)
+        self._token_s = now_s
+
+
+class LoadMeter:
+    """The places of one worker, as many for each model, and its speed."""
+
+    def __init__(
+        self,
+        places_per_model: int,
+        catalogue: Catalogue,
+        now_ms: Clock,
+        now_s: Monotonic = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        self.places_per_model = places_per_model
+        self.observer = observer or Observer()
+        self._catalogue = catalogue
+        self._now_ms = now_ms
+        self._now_s = now_s
+        self._held: Counter[tuple[str, str]] = Counter()
+        self._open = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._speed = StreamSpeed(now_s)
+        self._decode = Measure()
+        self._first_token = Measure()
+        self.running = 0
+        """Requests whose tokens are coming."""
+        self.requests_served = 0
+        self.tokens_served = 0
+
+    @property
+    def load(self) -> Load:
+        """How busy the worker is now, over all its models. Where backends measure how fast they decode, what they say
+        stands; prefill is theirs alone to see."""
+        backends = self._catalogue.load
+        return Load(
+            running=self.running,
+            queued=self._held.total() - self.running,
+            slots=self.places_per_model * len(self._catalogue.cards()),
+            sampled_ms=self._now_ms(),
+            kv_free_tokens=backends.kv_free_tokens,
+            kv_total_tokens=backends.kv_total_tokens,
+            decode_tokens_per_s=newest((backends.decode_tokens_per_s, self._decode)),
+            prefill_tokens_per_s=backends.prefill_tokens_per_s,
+            first_token_s=self._first_token,
+        )
+
+    async def wait_idle(self) -> None:
+        await self._is_idle.wait()
+
+    @contextlib.contextmanager
+    def place(self, model: str, task: str = "generate", has_own_speed: bool = False) -> Iterator[Place]:
+        """Hold one of the places of a model that this worker runs. Raises Busy when all are taken: other models are
+        not touched by that. `has_own_speed` when its backend measures how fast it decodes."""
+        key = (model, task)
+        if self._held[key] >= self.places_per_model:
+            raise full(self.places_per_model)
+        self._held[key] += 1
+        self._open += 1
+        self._is_idle.clear()
+        place = Place(self, key, has_own_speed, self._now_s())
+        try:
+            yield place
+        finally:
+            place.release()
+            self._open -= 1
+            if not self._open:
+                self._is_idle.set()
+
+    def _begin(self, has_own_speed: bool) -> None:
+        self.running += 1
+        if not has_own_speed:
+            self._speed.begin()
+
+    def _end(self, has_own_speed: bool) -> None:
+        self.running -= 1
+        if not has_own_speed:
+            self._speed.end()
+
+    def _free(self, key: tuple[str, str]) -> None:
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]  # models come and go
+
+    def _note_first_token(self, arrived_s: float) -> None:
+        self._first_token = averaged(
+            self._first_token, self._now_s() - arrived_s, self._now_ms(), FIRST_TOKEN_SMOOTHING
+        )
+
+    def _note_tokens(self, tokens: int) -> None:
+        speed = self._speed.add(tokens)
+        if speed is not None:
+            self._decode = Measure(speed, self._now_ms())
+
+
+def full(places: int) -> Busy:
+    """What is said when nobody can have one more place of a model."""
+    return Busy(f"all {places} places for this model are taken")
+
+
+class StreamSpeed:
+    """Tokens per second over all streams together, in the time in which at least one of them computes.
+
+    Both sums fade with the time that is computed, so that what is recent counts most.
+    """
+
+    def __init__(self, now_s: Monotonic) -> None:
+        self._now_s = now_s
+        self._streams = 0
+        self._updated_s = 0.0
+        self._tokens = 0.0
+        self._computed_s = 0.0
+
+    def begin(self) -> None:
+        """One more stream computes."""
+        self._advance()
+        self._streams += 1
+
+    def end(self) -> None:
+        """One stream less computes."""
+        self._advance()
+        self._streams -= 1
+
+    def add(self, tokens: int) -> float | None:
+        """So many tokens have come since the last ones. Returns the speed, None as long as too little is known."""
+        self._advance()
+        self._tokens += tokens
+        return self._tokens / self._computed_s if self._computed_s >= MIN_SPEED_S else None
+
+    def _advance(self) -> None:
+        now_s = self._now_s()
+        if self._streams:
+            passed_s = now_s - self._updated_s
+            fading = math.exp(-passed_s / SPEED_MEMORY_S)
+            self._tokens *= fading
+            self._computed_s = self._computed_s * fading + passed_s
+        self._updated_s = now_s
+
+
+def averaged(average: Measure, value: float, now_ms: int, smoothing: float) -> Measure:
+    """The moving average with one more value, `smoothing` of which is the newest; the first one stands as it is."""
+    is_first = not average.sampled_ms
+    return Measure(value if is_first else average.value + smoothing * (value - average.value), now_ms)

@@ -1,0 +1,1 @@
+"""What answers an inbound stream, and what one gateway may take."""

@@ -1,0 +1,60 @@
+"""One inbound embed stream: what a StreamHandler does, with vectors for an answer.
+
+Vectors that wait while the stream is busy travel in one write. Knows nothing of the directory, nor of which models
+there are: it asks for each request.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pnet.flow.pump import Pump
+from p2pnet.messages import Embedding, EmbedRequest, Finished
+from p2pnet.network.interface import Stream
+from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, FrameDecoder, embed_request_decoder
+from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, Exchange
+from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
+from p2pnet.worker.observability.load import Place
+from p2pnet.worker.streams.stream_handler import StreamHandler
+
+READ_AHEAD_VECTORS = 64
+"""How far a backend may run ahead of a slow client before it has to wait: 4 MiB of the longest vectors."""
+
+
+class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
+    """Serves `/p2pnet/embed/1`.
+
+    A request takes one place of its model, however many inputs it has: the backend shares its time fairly.
+    """
+
+    protocol = EMBED_PROTOCOL
+    task = "embed"
+    max_event_frame_bytes = MAX_EMBED_EVENT_FRAME_BYTES
+
+    def _exchange(self) -> Exchange:
+        return Exchange(EMBED_TRANSITIONS)
+
+    def _decoder(self) -> FrameDecoder[EmbedRequest]:
+        return embed_request_decoder()
+
+    def _has_own_speed(self, backend: EmbedBackend) -> bool:
+        return True  # nothing is decoded here
+
+    def _unknown(self, model: str) -> str:
+        return f"this worker does not embed with {model}"
+
+    async def _answer(
+        self, stream: Stream, backend: EmbedBackend, request: EmbedRequest, exchange: Exchange, place: Place
+    ) -> None:
+        async with Pump(backend.embed(request), READ_AHEAD_VECTORS) as pump:
+            while not exchange.is_done:
+                events = await pump.take()
+                if any(isinstance(event, Embedding) for event in events):
+                    place.begin()
+                for event in events:
+                    if isinstance(event, Finished):
+                        place.finish(event)
+                await self._send(stream, exchange, map(self._with_load, events))
+
+    def _with_load(self, event: EmbedBackendEvent) -> EmbedBackendEvent:
+        return event if isinstance(event, Embedding) else msgspec.structs.replace(event, load=self._meter.load)

@@ -1,0 +1,85 @@
+"""One inbound generate stream: what a StreamHandler does, with deltas for an answer.
+
+Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory, nor of which models
+there are: it asks for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from p2pnet.flow.pump import Pump
+from p2pnet.messages import Finished, GenerateRequest, TextDelta
+from p2pnet.network.interface import Stream
+from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, FrameDecoder, request_decoder
+from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange
+from p2pnet.worker.backend import Backend, BackendEvent
+from p2pnet.worker.observability.load import Place
+from p2pnet.worker.streams.merging import merged
+from p2pnet.worker.streams.stream_handler import StreamHandler
+
+READ_AHEAD_EVENTS = 256
+"""How far a backend may run ahead of a slow client before it has to wait."""
+
+MAX_FRAMES_PER_S = 4000
+"""Frames of tokens that all streams together may send. A frame costs this worker, two p2pd and the gateway some 150 us
+of CPU whatever it holds, so tokens that come faster share one: with 64 streams five times as many tokens get through
+(`python -m bench.overhead`). One stream waits 0.25 ms, eight wait 2 ms: less than a model takes for a token."""
+
+MAX_PAUSE_S = 0.02
+"""However many streams there are, nobody sees a token come this much later."""
+
+
+class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
+    """Serves `/p2pnet/generate/1`.
+
+    A request takes one place, of those of its model, however many answers it asks for: a place is a stream, its buffers
+    and its reader, of which there is one. That a request of many answers waits for memory is for the engine to see to;
+    if each answer took a place, one for more answers than there are places would never find them free together.
+    """
+
+    protocol = GENERATE_PROTOCOL
+    task = "generate"
+    max_event_frame_bytes = MAX_EVENT_FRAME_BYTES
+
+    def _exchange(self) -> Exchange:
+        return Exchange()
+
+    def _decoder(self) -> FrameDecoder[GenerateRequest]:
+        return request_decoder()
+
+    def _has_own_speed(self, backend: Backend) -> bool:
+        return backend.load.decode_tokens_per_s.sampled_ms > 0
+
+    def _unknown(self, model: str) -> str:
+        return f"this worker does not run {model}"
+
+    async def _answer(
+        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, place: Place
+    ) -> None:
+        async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
+            while not exchange.is_done:
+                events = await pump.take()
+                place.note_tokens(tokens_in(events))
+                for event in events:
+                    if isinstance(event, Finished):
+                        place.finish(event)
+                await self._send(stream, exchange, map(self._with_load, merged(events)))
+                if place.is_computing:
+                    await asyncio.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """How long a stream that has just sent a frame lets further tokens wait, to send them together."""
+        return min(MAX_PAUSE_S, self._meter.running / MAX_FRAMES_PER_S)
+
+    def _with_load(self, event: BackendEvent) -> BackendEvent:
+        return event if isinstance(event, TextDelta) else msgspec.structs.replace(event, load=self._meter.load)
+
+
+def tokens_in(events: Iterable[BackendEvent]) -> int:
+    """Tokens of the answer, not of the prompt's echo. A delta that names no ids counts as one token: what is passed on
+    from a server elsewhere comes token by token, without them."""
+    return sum(max(1, len(event.token_ids)) for event in events if isinstance(event, TextDelta) and not event.is_prompt)

@@ -1,0 +1,127 @@
+"""What all inbound streams of a worker have in common: one request is read, then answered or refused with a code.
+
+Knows nothing of what is asked, nor of models and their places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Generic, TypeVar
+
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
+from p2pnet.messages import EmbedRequest, Failed, GenerateRequest, StatusRequest
+from p2pnet.network.interface import Stream
+from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
+from p2pnet.wire.exchange import AnyEvent, Exchange
+from p2pnet.worker.observability.observer import Observer
+from p2pnet.worker.streams.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+MAX_UNREAD_REQUESTS = 64
+"""Streams whose request is still arriving: each may hold 4 MiB before it can be told that the worker is busy."""
+
+MAX_FAILURE_CHARS = 500
+"""A message is a sentence or two; the frame that carries it must fit."""
+
+R = TypeVar("R", bound=GenerateRequest | EmbedRequest | StatusRequest)
+
+
+class InboundHandler(ABC, Generic[R]):
+    """Serves the streams of one protocol."""
+
+    protocol: ClassVar[str]
+    max_event_frame_bytes: ClassVar[int]
+    max_request_bytes: int | None = None
+    """Of a request's frame; None is what the protocol allows."""
+
+    def __init__(self, guard: Guard, timeouts: ExchangeTimeouts | None, observer: Observer) -> None:
+        self._guard = guard
+        self._timeouts = timeouts or ExchangeTimeouts()
+        self._observer = observer
+        self.unread = 0
+        """Streams whose request has not arrived yet."""
+
+    async def __call__(self, stream: Stream) -> None:
+        """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
+        exchange = self._exchange()
+        try:
+            self._check(stream.peer_id)
+            await self._answer_to(stream, await self._next_request(stream), exchange)
+        except PeerLost as error:
+            logger.debug("%s went away", stream.peer_id)
+            self._observer.refused(self.protocol, error.code)
+        except P2PNetError as error:
+            await self._fail(stream, exchange, error)
+        except Exception:  # the edge: whatever a backend's bug may be, the client gets an honest end
+            logger.exception("a request failed")
+            await self._fail(stream, exchange, WorkerFailed("the worker failed"))
+
+    @abstractmethod
+    def _exchange(self) -> Exchange:
+        """At its start."""
+
+    @abstractmethod
+    def _decoder(self) -> FrameDecoder[R]: ...
+
+    @abstractmethod
+    def _check(self, peer_id: str) -> None:
+        """Raises why this peer is not even listened to."""
+
+    @abstractmethod
+    async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
+        """Send events until the exchange is done, or raise why not."""
+
+    async def _next_request(self, stream: Stream) -> R:
+        with self._guard.reading(stream.peer_id, self.protocol, MAX_UNREAD_REQUESTS):
+            self.unread += 1
+            try:
+                return await self._read_request(stream)
+            finally:
+                self.unread -= 1
+
+    async def _read_request(self, stream: Stream) -> R:
+        decoder = self._decoder()
+        requests: list[R] = []
+        received_bytes = 0
+        try:
+            async with asyncio.timeout(self._timeouts.request_s):
+                while not requests:
+                    data = await stream.read()
+                    if not data:
+                        raise PeerLost("no whole request came")
+                    requests = decoder.feed(data)
+                    received_bytes += len(data)
+                    self._check_size(received_bytes)
+        except TimeoutError as error:
+            raise ProtocolViolation(f"no whole request within {self._timeouts.request_s:.0f} s") from error
+        if len(requests) > 1 or not decoder.is_empty:
+            raise ProtocolViolation("bytes after the request")
+        return requests[0]
+
+    def _check_size(self, received_bytes: int) -> None:
+        """What this worker's owner does not want is no fault of the request: others may take it."""
+        if self.max_request_bytes is not None and received_bytes > LENGTH_BYTES + self.max_request_bytes:
+            raise FeatureMissing(f"this worker takes no request of more than {self.max_request_bytes} bytes")
+
+    async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
+        self._observer.refused(self.protocol, error.code)
+        if not exchange.is_done:
+            with contextlib.suppress(PeerLost):
+                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS])])
+
+    async def _send(self, stream: Stream, exchange: Exchange, events: Iterable[AnyEvent]) -> None:
+        frames = []
+        for event in events:
+            exchange.advance(event)
+            frames.append(encode_frame(event, self.max_event_frame_bytes))
+        try:
+            async with asyncio.timeout(self._timeouts.stall_s):
+                await stream.write(b"".join(frames))
+        except TimeoutError as error:
+            raise PeerLost(f"the client read nothing for {self._timeouts.stall_s:.0f} s") from error

@@ -1,0 +1,47 @@
+"""One inbound status stream: a probe is answered at once, also by a worker that is full, paused or stopping.
+
+Takes no place and asks no backend to compute. Knows nothing of how the worker stands: it is given what says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.messages import Status, StatusRequest
+from p2pnet.network.interface import Stream
+from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, FrameDecoder, status_request_decoder
+from p2pnet.wire.exchange import STATUS_PROTOCOL, STATUS_TRANSITIONS, Exchange
+from p2pnet.worker.observability.observer import Observer
+from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.inbound import InboundHandler
+
+
+class StatusHandler(InboundHandler[StatusRequest]):
+    """Serves `/p2pnet/status/1`. `status` says how the worker is at this moment."""
+
+    protocol = STATUS_PROTOCOL
+    max_event_frame_bytes = MAX_STATUS_FRAME_BYTES
+
+    def __init__(
+        self,
+        status: Callable[[], Status],
+        guard: Guard | None = None,
+        timeouts: ExchangeTimeouts | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(guard or Guard(), timeouts, observer or Observer())
+        self._status = status
+
+    def _exchange(self) -> Exchange:
+        return Exchange(STATUS_TRANSITIONS)
+
+    def _decoder(self) -> FrameDecoder[StatusRequest]:
+        return status_request_decoder()
+
+    def _check(self, peer_id: str) -> None:
+        self._guard.check_probe(peer_id)
+
+    async def _answer_to(self, stream: Stream, request: StatusRequest, exchange: Exchange) -> None:
+        self._observer.probed()
+        await self._send(stream, exchange, [self._status()])

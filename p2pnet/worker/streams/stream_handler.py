@@ -1,0 +1,115 @@
+"""What the streams have in common that a backend serves: one place is held for the request, until its end.
+
+Knows nothing of what is asked, nor of the directory or of which models there are: it asks for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar
+
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
+from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.network.interface import Stream
+from p2pnet.wire.exchange import Exchange
+from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.observability.load import LoadMeter, Place
+from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.inbound import InboundHandler
+
+R = TypeVar("R", bound=GenerateRequest | EmbedRequest)
+B = TypeVar("B", bound=Backend | EmbedBackend)
+
+
+class StreamHandler(InboundHandler[R], Generic[R, B]):
+    """Serves the streams of one protocol. `find` says which backend serves a model at this moment, `refusal` why
+    nothing is served now, if so, and `guard` what one gateway may take."""
+
+    task: ClassVar[str]
+
+    def __init__(
+        self,
+        find: Callable[[str], B | None],
+        meter: LoadMeter,
+        timeouts: ExchangeTimeouts | None = None,
+        refusal: Callable[[], P2PNetError | None] = lambda: None,
+        guard: Guard | None = None,
+    ) -> None:
+        super().__init__(guard or Guard(), timeouts, meter.observer)
+        self._find = find
+        self._meter = meter
+        self._refusal = refusal
+        self.max_request_bytes = self._guard.max_request_bytes
+        self.is_draining = False
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new requests and wait for running ones, at most `limit_s` seconds."""
+        self.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._meter.wait_idle()
+
+    @abstractmethod
+    def _has_own_speed(self, backend: B) -> bool:
+        """Whether the backend measures how fast it decodes."""
+
+    @abstractmethod
+    def _unknown(self, model: str) -> str:
+        """What is said of a model that nobody here serves."""
+
+    @abstractmethod
+    async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
+        """Send the backend's events until the exchange is done."""
+
+    def _check(self, peer_id: str) -> None:
+        self._guard.check(peer_id)
+
+    async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
+        backend = self._backend_for(request)
+        key = (request.model, self.task)
+        with (
+            self._guard.share(stream.peer_id, key, self._meter.places_per_model) as share,
+            self._meter.place(*key, has_own_speed=self._has_own_speed(backend)) as place,
+        ):
+            place.when_released(share.release)
+            await self._serve(stream, backend, request, exchange, place)
+
+    def _backend_for(self, request: R) -> B:
+        """Raises why the request is not taken."""
+        if self.is_draining:
+            raise Draining("this worker is stopping")
+        if (error := self._refusal()) is not None:
+            raise error
+        backend = self._find(request.model)
+        if backend is None:
+            raise ModelNotFound(self._unknown(request.model))
+        return backend
+
+    async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
+        """Answer, until done, until the client goes, or until the request has had its time: the backend is cancelled
+        within one step."""
+        answer = asyncio.create_task(self._answer(stream, backend, request, exchange, place))
+        client_end = asyncio.create_task(_wait_for_end(stream))
+        tasks: set[asyncio.Future[Any]] = {answer, client_end}
+        limit_s = self._guard.max_request_s
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise Busy(f"this worker gives {limit_s:g} s to one request")
+            (answer if answer.done() else client_end).result()
+            if not exchange.is_done:
+                raise PeerLost("the client went away in mid-answer")
+        finally:
+            answer.cancel()
+            client_end.cancel()
+            await asyncio.wait(tasks)
+
+
+async def _wait_for_end(stream: Stream) -> None:
+    """Return when the client has closed the stream. It has nothing more to say before that."""
+    if await stream.read():
+        raise ProtocolViolation("bytes after the request")

@@ -1,0 +1,61 @@
+"""Which model continues code, as one table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.model_names.code_models import choose_code_model, completion_model, engine_model
+from gateway.service import ModelEntry
+from tests.gateway.fake_generate import FakeGenerate, service
+
+
+def entry(name: str, *features: str, tasks: tuple[str, ...] = ("generate",)) -> ModelEntry:
+    return ModelEntry(name, 0, 1, tasks=tasks, features=features)
+
+
+PLAIN = entry("llama", "chat", "text")
+CHATS = entry("chatty", "chat")
+FILLS = entry("filler", "text", "fim")
+CODES = entry("Qwen/Qwen2.5-Coder-7B", "text")
+EMBEDS = entry("nomic-embed-code", tasks=("embed",))
+
+CHOSEN: list[tuple[tuple[ModelEntry, ...], str | None]] = [
+    ((), None),
+    ((EMBEDS,), None),
+    ((CHATS,), "chatty"),
+    ((CHATS, PLAIN), "llama"),
+    ((CHATS, PLAIN, FILLS), "filler"),
+    ((CHATS, PLAIN, FILLS, CODES), CODES.id),
+    ((CODES, entry("starcoder2:3b", "text", "fim")), "starcoder2:3b"),
+    ((CODES, entry("deepseek-coder", "text")), CODES.id),
+    ((entry("encoder-decoder"), entry("decoded", "text"), PLAIN), "decoded"),
+]
+
+
+@pytest.mark.parametrize(("entries", "expected"), CHOSEN, ids=lambda value: str(value)[:30])
+def test_the_likeliest_is_chosen(entries: tuple[ModelEntry, ...], expected: str | None) -> None:
+    assert choose_code_model(entries) == expected
+
+
+NAMES = [
+    (None, "llama", "llama"),
+    ("codegen", "llama", "llama"),
+    ("fastertransformer|py-model", "llama", "llama"),
+    ("chatty", "chatty", "chatty"),
+    ("unheard-of", "unheard-of", "llama"),
+]
+
+
+@pytest.mark.parametrize(("name", "for_completions", "for_engines"), NAMES)
+@pytest.mark.parametrize("owners", [None, "llama"])
+def test_what_a_name_stands_for(name: str | None, for_completions: str, for_engines: str, owners: str | None) -> None:
+    gateway = replace(service(FakeGenerate()), list_models=lambda: [CHATS, PLAIN], code_model_name=owners)
+    assert completion_model(gateway, name) == for_completions
+    assert engine_model(gateway, name or "") == for_engines
+
+
+def test_the_owners_word_counts_more() -> None:
+    gateway = replace(service(FakeGenerate()), list_models=lambda: [CODES], code_model_name="mine")
+    assert (completion_model(gateway, "codegen"), engine_model(gateway, CODES.id)) == ("mine", CODES.id)

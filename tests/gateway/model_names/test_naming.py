@@ -1,0 +1,51 @@
+"""What a model's name stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.model_names.naming import Names, parse_aliases
+from gateway.routing.route_query import Ask
+from gateway.service import ModelEntry
+from p2pnet.errors import NoWorker, UsageError
+from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, TextPrompt, Tool
+
+MODELS = (
+    ModelEntry("qwen", 0, workers=2),
+    ModelEntry("big", 0, workers=5),
+    ModelEntry("cold", 0, workers=9, is_warm=False),
+    ModelEntry("encoder", 0, workers=7, tasks=("embed",)),
+)
+ABLE = {("qwen", "generate"), ("big", "generate"), ("cold", "generate"), ("encoder", "embed")}
+NAMES = Names(
+    {"gpt-4o-mini": "qwen", "any": "auto", "big": "qwen"},
+    lambda: MODELS,
+    lambda ask: ask.key in ABLE and not ("tools" in ask.features and ask.model == "big"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "stands_for"),
+    [("qwen", "qwen"), ("gpt-4o-mini", "qwen"), ("big", "big"), ("auto", "big"), ("any", "big"), ("nobody", "nobody")],
+)
+def test_a_name_stands_for_a_model(name: str, stands_for: str) -> None:
+    assert NAMES.resolved(GenerateRequest("r", name, TextPrompt("hi"))).model == stands_for
+
+
+def test_auto_is_a_model_that_can_do_what_is_asked() -> None:
+    prompt = ChatPrompt((Message("user", "hi"),), tools=(Tool("now"),))
+    assert NAMES.resolved(GenerateRequest("r", "auto", prompt)).model == "qwen"
+    assert NAMES.resolved(EmbedRequest("r", "auto", (TextPrompt("hi"),))).model == "encoder"
+
+
+def test_auto_where_nobody_can_is_no_worker() -> None:
+    nobody = Names({}, lambda: MODELS, lambda ask: isinstance(ask, Ask) and False)
+    with pytest.raises(NoWorker):
+        nobody.resolved(GenerateRequest("r", "auto", TextPrompt("hi")))
+
+
+def test_aliases_are_name_and_model() -> None:
+    assert parse_aliases(["a=b", "c=auto"]) == {"a": "b", "c": "auto"}
+    for wrong in (["a"], ["=b"], ["a="], ["a=b", "a=c"]):
+        with pytest.raises(UsageError):
+            parse_aliases(wrong)

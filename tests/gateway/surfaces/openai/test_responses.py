@@ -1,0 +1,377 @@
+"""OpenAI's responses: bodies to canonical requests, and generations to response objects and typed events, as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway.http.collected import Collecting
+from gateway.http.failures import failure
+from gateway.http.replies import AnswerEvent
+from gateway.service import Waiting
+from gateway.surfaces.openai.response_render import ResponseEnvelope, render_response
+from gateway.surfaces.openai.response_stream import ResponseStream
+from gateway.surfaces.openai.responses import ResponseBody, parse_response, response_request
+from p2pnet.errors import InvalidRequest, ModelNotFound
+from p2pnet.messages import (
+    Accepted,
+    ChatPrompt,
+    Finished,
+    GenerateRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    Message,
+    Sampling,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+DIGEST = "sha256:" + "ab" * 32
+HI = ChatPrompt((Message("user", "hi"),))
+SCHEMA = {"type": "object"}
+TOOL = {"type": "function", "name": "weather", "description": "Of a place", "parameters": SCHEMA, "strict": True}
+TOOLS = (Tool("weather", "Of a place", '{"type":"object"}'),)
+CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+
+
+def body_of(**fields: Any) -> ResponseBody:
+    return parse_response(json.dumps({"model": "tiny", "input": "hi", **fields}).encode())
+
+
+def request(**fields: Any) -> GenerateRequest:
+    return response_request(body_of(**fields), "request-1", lambda: 42)
+
+
+def expected(prompt: ChatPrompt = HI, sampling: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
+    return GenerateRequest("request-1", "tiny", prompt, Sampling(**{"seed": 42, **(sampling or {})}), **fields)
+
+
+ACCEPTED: list[tuple[dict[str, Any], GenerateRequest]] = [
+    ({}, expected()),
+    ({"temperature": 0.5, "top_p": 0.9, "seed": 7}, expected(sampling={"temperature": 0.5, "top_p": 0.9, "seed": 7})),
+    ({"max_output_tokens": 9, "stop": ["x"], "top_k": 4}, expected(max_tokens=9, stop=("x",), sampling={"top_k": 4})),
+    ({"instructions": "be brief"}, expected(ChatPrompt((Message("system", "be brief"), *HI.messages)))),
+    ({"instructions": "be brief", "input": []}, expected(ChatPrompt((Message("system", "be brief"),)))),
+    ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, expected()),
+    ({"text": {"format": {"type": "json_object"}}}, expected(response_format=JsonFormat())),
+    (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA, "strict": True}}},
+        expected(response_format=JsonSchemaFormat('{"type":"object"}')),
+    ),
+    ({"tools": [TOOL]}, expected(ChatPrompt(HI.messages, TOOLS))),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "name": "weather"}, "parallel_tool_calls": False},
+        expected(ChatPrompt(HI.messages, TOOLS, "required", "weather", False)),
+    ),
+    ({"tools": [TOOL], "tool_choice": "none"}, expected()),
+    ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, expected(logprobs=2)),
+    ({"include": ["message.output_text.logprobs", "reasoning.encrypted_content"]}, expected(logprobs=0)),
+    (
+        {
+            "user": "someone",
+            "metadata": {"a": "b"},
+            "store": False,
+            "background": False,
+            "truncation": "disabled",
+            "reasoning": {"effort": "low"},
+            "service_tier": "auto",
+            "max_tool_calls": 3,
+            "previous_response_id": None,
+            "no_such_field": 1,
+        },
+        expected(),
+    ),
+]
+
+INPUTS: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
+    ([{"role": "user", "content": "hi"}], HI.messages),
+    ([{"type": "message", "role": "developer", "content": "be brief"}], (Message("system", "be brief"),)),
+    (
+        [
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+            {
+                "type": "message",
+                "id": "msg_1",
+                "status": "completed",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "c", "annotations": [], "logprobs": []}],
+            },
+        ],
+        (Message("user", "ab"), Message("assistant", "c")),
+    ),
+    (
+        [{"role": "user", "content": "hi"}, {"type": "reasoning", "id": "rs_1", "summary": []}, CALL, RESULT],
+        (
+            *HI.messages,
+            Message("assistant", "", (ToolCall("call_1", "weather", "{}"),)),
+            Message("tool", "sunny", tool_call_id="call_1"),
+        ),
+    ),
+    (
+        [
+            {"role": "assistant", "content": "So"},
+            {**CALL, "id": "fc_1", "status": "completed"},
+            {**CALL, "call_id": "call_2"},
+            {**RESULT, "output": [{"type": "input_text", "text": "sunny"}]},
+        ],
+        (
+            Message("assistant", "So", (ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "weather", "{}"))),
+            Message("tool", "sunny", tool_call_id="call_1"),
+        ),
+    ),
+]
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    # What would need a store.
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"store": True}, "store"),
+    ({"background": True}, "background"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"conversation": {"id": "conv_1"}}, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"truncation": "auto"}, "truncation"),
+    # Tools that run at OpenAI.
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [TOOL, {"type": "mcp", "server_label": "x"}]}, "tools[1].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].name"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name"),
+    ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    # Types and bounds.
+    ({"input": None}, "input"),
+    ({"input": 5}, "input"),
+    ({"input": []}, "input"),
+    ({"input": ["hi"]}, "input"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 2}, "top_p"),
+    ({"top_logprobs": 21}, "logprobs"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
+    ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+    ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
+    ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
+    # Items.
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content"),
+    ({"input": [{**CALL, "call_id": None}]}, "input[0].call_id"),
+    ({"input": [{**CALL, "name": None}]}, "input[0].name"),
+    ({"input": [{**RESULT, "call_id": None}]}, "input[0].call_id"),
+    ({"input": [{**RESULT, "output": None}]}, "input[0].output"),
+]
+
+
+@pytest.mark.parametrize(("fields", "want"), ACCEPTED, ids=lambda value: str(value)[:60])
+def test_fields(fields: dict[str, Any], want: GenerateRequest) -> None:
+    assert request(**fields) == want
+
+
+@pytest.mark.parametrize(("items", "want"), INPUTS, ids=lambda value: str(value)[:60])
+def test_items(items: list[dict[str, Any]], want: tuple[Message, ...]) -> None:
+    assert request(input=items) == expected(ChatPrompt(want))
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=lambda value: str(value)[:60])
+def test_refusals_name_the_field(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        request(**fields)
+    assert refused.value.param == param
+    assert refused.value.message.startswith(param)
+
+
+def test_a_name_that_no_model_can_have_is_not_found() -> None:
+    with pytest.raises(ModelNotFound):
+        request(model="two words")
+
+
+# ---- what comes back
+
+ENVELOPE = ResponseEnvelope("0123", 1_700_000_000, body_of(tools=[TOOL], instructions="be brief"))
+LOGPROB = TokenLogprob(5, b"Hi", -0.5)
+CALLS = (ToolCallDelta(0, "call_1", "weather"), ToolCallDelta(0, arguments='{"a"'))
+MORE = (ToolCallDelta(0, arguments=": 1}"), ToolCallDelta(1, "call_2", "weather", "{}"))
+
+STREAMS: list[tuple[str, list[AnswerEvent], list[str], str]] = [
+    (
+        "a text",
+        [
+            Accepted(7, DIGEST),
+            TextDelta("Hi", (5,), logprobs=(LOGPROB,)),
+            TextDelta(" you"),
+            Finished("stop", Usage(7, 2)),
+        ],
+        ["+msg_0123_0", "part", "Hi", " you", "text Hi you", "part Hi you", "-msg_0123_0 completed"],
+        "completed",
+    ),
+    (
+        "a text that was cut",
+        [Accepted(7), TextDelta("Hi"), Finished("length", Usage(7, 1))],
+        ["+msg_0123_0", "part", "Hi", "text Hi", "part Hi", "-msg_0123_0 incomplete"],
+        "incomplete",
+    ),
+    (
+        "nothing",
+        [Accepted(7), TextDelta("", (1,)), Finished("stop", Usage(7, 0))],
+        ["+msg_0123_0", "part", "text ", "part ", "-msg_0123_0 completed"],
+        "completed",
+    ),
+    (
+        "a text and calls",
+        [
+            Accepted(7),
+            TextDelta("So "),
+            TextDelta(tool_calls=CALLS),
+            TextDelta(tool_calls=MORE),
+            Finished("tool_calls", Usage(7, 9)),
+        ],
+        [
+            *("+msg_0123_0", "part", "So ", "text So ", "part So ", "-msg_0123_0 completed"),
+            *("+fc_0123_1", '{"a"', ": 1}", 'arguments {"a": 1}', "-fc_0123_1 completed"),
+            *("+fc_0123_2", "{}", "arguments {}", "-fc_0123_2 completed"),
+        ],
+        "completed",
+    ),
+    (
+        "a call that was cut",
+        [Accepted(7), TextDelta(tool_calls=CALLS), Finished("length", Usage(7, 9))],
+        ["+fc_0123_0", '{"a"', 'arguments {"a"', "-fc_0123_0 incomplete"],
+        "incomplete",
+    ),
+]
+CASES = pytest.mark.parametrize(
+    ("events", "steps", "status"), [case[1:] for case in STREAMS], ids=[case[0] for case in STREAMS]
+)
+
+
+def events_in(rendered: bytes) -> list[dict[str, Any]]:
+    """The typed events, checked for what all of them have."""
+    found = []
+    for number, block in enumerate(rendered.decode().removesuffix("\n\n").split("\n\n")):
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        assert event["sequence_number"] == number
+        found.append(event)
+    return found
+
+
+def step(event: dict[str, Any]) -> str:
+    """An event in the middle of a stream, in a few characters."""
+    match event["type"].removeprefix("response."):
+        case "output_item.added":
+            assert event["item"]["status"] == "in_progress"
+            return f"+{event['item']['id']}"
+        case "output_item.done":
+            return f"-{event['item']['id']} {event['item']['status']}"
+        case "content_part.added":
+            return "part"
+        case "content_part.done":
+            return f"part {event['part']['text']}"
+        case "output_text.done":
+            return f"text {event['text']}"
+        case "function_call_arguments.done":
+            return f"arguments {event['arguments']}"
+    return str(event["delta"])
+
+
+@CASES
+def test_typed_events(events: Sequence[AnswerEvent], steps: list[str], status: str) -> None:
+    created, in_progress, *middle, last = events_in(ResponseStream(ENVELOPE).render(events))
+    assert (created["type"], in_progress["type"]) == ("response.created", "response.in_progress")
+    assert (created["response"]["status"], created["response"]["output"]) == ("in_progress", [])
+    assert [step(event) for event in middle] == steps
+    assert (last["type"], last["response"]["status"]) == (f"response.{status}", status)
+    done = [event["item"] for event in middle if event["type"] == "response.output_item.done"]
+    assert last["response"]["output"] == done
+    assert [e["output_index"] for e in middle if e["type"] == "response.output_item.done"] == list(range(len(done)))
+
+
+@CASES
+def test_a_whole_response_is_what_its_stream_ends_with(
+    events: Sequence[AnswerEvent], steps: list[str], status: str
+) -> None:
+    collecting = Collecting(0.0)
+    (whole,) = filter(None, [collecting.take(event, 1.0) for event in events])
+    last = events_in(ResponseStream(ENVELOPE).render(events))[-1]
+    assert json.loads(render_response(ENVELOPE, whole)) == last["response"]
+
+
+@CASES
+def test_events_one_at_a_time_are_the_same_bytes(events: Sequence[AnswerEvent], steps: list[str], status: str) -> None:
+    stream = ResponseStream(ENVELOPE)
+    assert b"".join(stream.render([event]) for event in events) == ResponseStream(ENVELOPE).render(events)
+
+
+def test_a_response_says_what_was_asked_for() -> None:
+    document = events_in(ResponseStream(ENVELOPE).render(STREAMS[0][1]))[-1]["response"]
+    assert {name: document[name] for name in ("id", "object", "created_at", "model", "store", "instructions")} == {
+        "id": "resp_0123",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "model": "tiny",
+        "store": False,
+        "instructions": "be brief",
+    }
+    assert document["tools"] == [TOOL]
+    assert document["system_fingerprint"] == DIGEST
+    assert document["output"][0]["content"][0]["logprobs"][0]["token"] == "Hi"
+    assert document["usage"] == {
+        "input_tokens": 7,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 2,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "output"),
+    [
+        ([], []),
+        ([Accepted(7)], []),
+        ([Accepted(7), TextDelta("Hi")], [("message", "incomplete")]),
+        (
+            [Accepted(7), TextDelta("Hi"), TextDelta(tool_calls=CALLS)],
+            [("message", "completed"), ("function_call", "incomplete")],
+        ),
+    ],
+    ids=["before it began", "before it said anything", "in a message", "in a call"],
+)
+def test_a_response_that_fails(before: list[AnswerEvent], output: list[tuple[str, str]]) -> None:
+    stream = ResponseStream(ENVELOPE)
+    rendered = stream.render(before) + stream.render_failure(failure("peer_lost", "the worker went away"))
+    events = events_in(rendered)
+    assert events[0]["type"] == "response.created"
+    assert events[-1]["type"] == "response.failed"
+    response = events[-1]["response"]
+    assert response["status"] == "failed"
+    assert response["error"] == {"code": "server_error", "message": "the worker went away (peer_lost)"}
+    assert [(item["type"], item["status"]) for item in response["output"]] == output
+
+
+def test_a_worker_that_goes_back_to_a_closed_call_is_not_believed() -> None:
+    late = TextDelta(tool_calls=(ToolCallDelta(0, arguments="late"),))
+    events: list[AnswerEvent] = [
+        Accepted(7),
+        TextDelta(tool_calls=(*CALLS, *MORE)),
+        late,
+        Finished("tool_calls", Usage(7, 9)),
+    ]
+    assert "late" not in ResponseStream(ENVELOPE).render(events).decode()
+
+
+def test_a_keep_alive_is_a_comment() -> None:
+    assert ResponseStream(ENVELOPE).keep_alive(Waiting(3)) == b": waiting for a worker: place 3\n\n"

@@ -1,0 +1,61 @@
+"""What is left out of a record that is too large: as little as must be, and in which order."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from p2pnet.records import MAX_ADDRESSES, MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
+from p2pnet.worker.announcing.fitting import fitted
+from tests.stories import capability, card, peer
+
+WORKER = peer("worker")
+
+
+def names(prefix: str, count: int, length: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{number:0>{length - len(prefix)}}" for number in range(count))
+
+
+def record(models: tuple[int, int], addresses: int, withdrawn: tuple[int, int]) -> CapabilityRecord:
+    """So many models, and withdrawn ones, with names so long."""
+    return msgspec.structs.replace(
+        capability(WORKER),
+        models=tuple(map(card, names("m", *models))),
+        addresses=tuple(f"/ip4/203.0.113.7/udp/{4000 + i}/quic-v1/p2p/{WORKER.peer_id}" for i in range(addresses)),
+        withdrawn=names("w", *withdrawn),
+    )
+
+
+CASES: dict[str, tuple[CapabilityRecord, str]] = {
+    "nothing": (record((1, 9), 2, (1, 9)), ""),
+    "nothing at the limits of the lists": (record((9, 9), MAX_ADDRESSES, (MAX_MODELS, 9)), ""),
+    "withdrawn names first": (record((9, 9), 4, (MAX_MODELS, 100)), "withdrawn"),
+    "then addresses": (record((19, 50), 10, (2, 9)), "withdrawn addresses"),
+    "then models": (record((30, 100), 2, (2, 9)), "withdrawn addresses models"),
+    "too many of each": (record((40, 9), 20, (40, 9)), "withdrawn addresses models"),
+}
+
+
+@pytest.mark.parametrize(("whole", "shortened"), CASES.values(), ids=CASES)
+def test_as_little_as_must_be_is_left_out(whole: CapabilityRecord, shortened: str) -> None:
+    part = fitted(whole)
+    for field in ("withdrawn", "addresses", "models"):
+        before, after = getattr(whole, field), getattr(part, field)
+        assert after == before[: len(after)]
+        assert (len(after) < len(before)) is (field in shortened), field
+    assert len(part.models) >= 1 and len(part.addresses) >= 1
+    seal(part, WORKER)
+
+
+def test_one_more_would_not_fit() -> None:
+    whole = record((30, 100), 2, (0, 9))
+    part = fitted(whole)
+    longer = msgspec.structs.replace(part, models=whole.models[: len(part.models) + 1])
+    assert sealed_size(part) <= MAX_RECORD_BYTES < sealed_size(longer)
+
+
+def test_a_withdrawal_of_as_many_long_names_as_there_can_be_nearly_fits() -> None:
+    withdrawal = msgspec.structs.replace(
+        capability(WORKER), models=(), addresses=(), withdrawn=names("w", MAX_MODELS, 128), is_online=False
+    )
+    assert len(fitted(withdrawal).withdrawn) >= 25
