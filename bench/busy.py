@@ -1,10 +1,10 @@
 """How soon a full worker says that it is busy, and how it is, through real daemons on this machine: a bootstrap, a
-worker whose places are all held, and a client that asks for one more again and again, and then probes it.
+worker whose slots are all held, and a client that asks for one more again and again, and then probes it.
 
     python -m bench.busy
-    python -m bench.busy --requests 1000 --places 64 --transport tcp
+    python -m bench.busy --requests 1000 --slots 64 --transport tcp
 
-Beside it, the same client asks a worker with a free place for one token of an echo, over the same connection: from the
+Beside it, the same client asks a worker with a free slot for one token of an echo, over the same connection: from the
 request to Accepted, and to Finished. All times are at the client, from before the stream is opened, which is a round
 trip of its own. Nothing else of weight may run meanwhile: the load on the machine is printed with the figures.
 """
@@ -37,7 +37,7 @@ MODEL = "slow"
 FREE = "quick"
 
 TOKEN_S = 3600.0
-"""What holds a place waits this long for its first token: it holds it to the end of the benchmark."""
+"""What holds a slot waits this long for its first token: it holds it to the end of the benchmark."""
 
 WARM_UP = 20
 """Requests before those that are measured: the connection is made, and both sides have run their code once."""
@@ -53,31 +53,31 @@ def main() -> None:
     options = _options()
     with swarm(options.transport) as processes:
         bootstrap = processes.bootstrap()
-        held = ("--model", MODEL, "--delay-ms", str(TOKEN_S * 1000), "--places", str(options.places))
+        held = ("--model", MODEL, "--delay-ms", str(TOKEN_S * 1000), "--slots", str(options.slots))
         full = processes.echo_worker(bootstrap, *held)
         free = processes.echo_worker(bootstrap, "--model", FREE)
-        times = asyncio.run(_measure(bootstrap, full, free, options.requests, options.places))
+        times = asyncio.run(_measure(bootstrap, full, free, options.requests, options.slots))
     _print(times, options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=400, help="how many of each kind are measured")
-    parser.add_argument("--places", type=int, default=8, help="places of the full worker")
+    parser.add_argument("--slots", type=int, default=8, help="slots of the full worker")
     parser.add_argument("--transport", choices=("both", "tcp", "quic"), default="both")
     return parser.parse_args()
 
 
 async def _measure(
-    bootstrap: Process, full: Process, free: Process, requests: int, places: int
+    bootstrap: Process, full: Process, free: Process, requests: int, slots: int
 ) -> dict[str, list[float]]:
     """Seconds, by what they were waited for."""
     times: dict[str, list[float]] = {"busy": [], "accepted": [], "finished": []}
     async with _client(bootstrap.address) as network, AsyncExitStack() as holding:
-        for _ in range(places):
+        for _ in range(slots):
             events = await holding.enter_async_context(aclosing(_ask(network, full, MODEL)))
             if not isinstance(await anext(events), Accepted):
-                raise SystemExit("The worker did not take a request into one of its places.")
+                raise SystemExit("The worker did not take a request into one of its slots.")
         for number in range(WARM_UP + requests):
             busy_s = await _until_busy(network, full)
             accepted_s, finished_s = await _until_done(network, free)
@@ -151,7 +151,7 @@ def _print(times: dict[str, list[float]], options: argparse.Namespace) -> None:
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     console.print(
-        f"{options.requests} requests of each kind, {PROBES} probes, {options.places} places held, "
+        f"{options.requests} requests of each kind, {PROBES} probes, {options.slots} slots held, "
         f"transport {options.transport}, {os.cpu_count()} cores, load {load}."
     )
 

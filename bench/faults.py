@@ -199,8 +199,8 @@ def _tiny(running: Swarm, scene: Scene, rng: random.Random) -> tuple[Outcome, Re
         for n in range(scene.streams)
     ]
     bootstrap = running.bootstrap()
-    places = ("--max-concurrency", str(scene.streams))
-    herd = Herd(lambda: running.worker(bootstrap, "--model", "tiny", *places), scene.workers, None)
+    slots = ("--max-concurrency", str(scene.streams))
+    herd = Herd(lambda: running.worker(bootstrap, "--model", "tiny", *slots), scene.workers, None)
     url = str(running.gateway(bootstrap).ready["http"])
     herd.wait_ready()
     texts: dict[ChatRequest, str] = {}

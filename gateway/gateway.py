@@ -20,9 +20,9 @@ from gateway.observability.http_counts import HttpCounts
 from gateway.observability.knowledge import Sources, model_views, worker_page
 from gateway.observability.live import Live
 from gateway.observability.metrics import GatewayMetrics
-from gateway.observability.overview import Lookout
+from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import RequestReport
-from gateway.observability.views import Knowledge, Place
+from gateway.observability.views import Knowledge, Location
 from gateway.routing.choose import is_served
 from gateway.service import GatewayService, HttpLimits
 from gateway.serving import Serving, ServingConfig
@@ -96,13 +96,13 @@ class Gateway:
                 history.note_models(table.known_models())
                 metrics.note(report)
                 access.note(report)
-                lookout.note(report)
+                overview.note(report)
 
             serving = Serving(network, table, config.serving, observe, choices.note)
-            names = Names(config.aliases, table.models, lambda ask: is_served(table.roster, ask))
+            names = Names(config.aliases, table.models, lambda query: is_served(table.roster, query))
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
-            place = Place(network.peer_id, config.initial_peers)
-            lookout = Lookout(sources, history, place, lambda: table.has_refreshed, serving.spans)
+            location = Location(network.peer_id, config.initial_peers)
+            overview = OverviewBuilder(sources, history, location, lambda: table.has_refreshed, serving.spans)
             live = Live()
             service = GatewayService(
                 generate=lambda request, caller: serving.dispatcher.run(names.resolved(request), caller),
@@ -114,8 +114,8 @@ class Gateway:
                     models=lambda: model_views(sources),
                     requests=history.recent,
                     choices=choices.views,
-                    overview=lookout.look,
-                    place=place,
+                    overview=overview.look,
+                    location=location,
                     live=live,
                     scrape=metrics.scrape,
                 ),

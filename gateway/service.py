@@ -28,9 +28,9 @@ class Caller:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The request waits for a worker: at which place of its model's queue, from 1, and for how long about."""
+    """The request waits for a worker: at which position of its model's queue, from 1, and for how long about."""
 
-    place: int
+    position: int
     estimate_s: float | None = None
 
 
@@ -63,7 +63,7 @@ KEEP_ALIVE_S = 10.0
 """Proxies and clients give up on silent connections after 30 to 60 s; three comments fit into the shortest."""
 
 WRITE_TIMEOUT_S = 60.0
-"""A client that reads nothing for this long is gone, and must not hold a worker's place any longer."""
+"""A client that reads nothing for this long is gone, and must not hold a worker's slot any longer."""
 
 READ_AHEAD_EVENTS = 64
 """How far a generation may run ahead of its client's socket: enough to fill one write, little enough to hold back the

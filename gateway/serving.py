@@ -16,11 +16,11 @@ from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
-from gateway.routing.choose import Choice, choose, is_served
-from gateway.routing.route_query import Ask
+from gateway.routing.choose import WorkerChoice, choose, is_served
+from gateway.routing.route_query import RouteQuery
 from p2pnet.network.interface import Network
 
-NoteChoice = Callable[[Ask, Choice], None]
+NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Serving:
         table: PeerTable,
         config: ServingConfig | None = None,
         observe: Observer = lambda report: None,
-        note_choice: NoteChoice = lambda ask, choice: None,
+        note_choice: NoteChoice = lambda query, choice: None,
         rng: random.Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,7 +48,7 @@ class Serving:
         self._now_s = now_s
         self._note_choice = note_choice
         self.table = table
-        self.admission = Admission(self._choose, lambda ask: is_served(table.roster, ask), now_s, config.queue)
+        self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
         self.dispatcher = Dispatcher(
@@ -72,15 +72,15 @@ class Serving:
         now_s, unix_s = self._now_s(), time.time()
         return [
             Span(unix_s - now_s + attempt.began_s + attempt.first_token_s, unix_s, attempt.tokens)
-            for attempt in self.watch.tries
+            for attempt in self.watch.attempts
             if attempt.first_token_s is not None
         ]
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
-    def _choose(self, ask: Ask, exclude: Collection[str]) -> Choice | None:
-        choice = choose(self.table.roster, ask, self._now_s(), self._rng, exclude)
+    def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
+        choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude)
         if choice is not None:
-            self._note_choice(ask, choice)
+            self._note_choice(query, choice)
         return choice

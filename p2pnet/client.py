@@ -24,7 +24,7 @@ from p2pnet.messages import (
     TextDelta,
 )
 from p2pnet.network.interface import Network, Stream
-from p2pnet.wire.answer_limits import Allowance
+from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import (
     MAX_REQUEST_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
@@ -69,7 +69,7 @@ async def generate(
     asked for, has broken the protocol.
     """
     frame = _request_frame(request)
-    allowance = Allowance(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
+    answer_limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
     stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
     events = _events(stream, event_decoder(), Exchange(), timeouts)
     try:
@@ -78,9 +78,9 @@ async def generate(
             if isinstance(event, Failed):
                 raise from_wire(event.code, event.message)
             if isinstance(event, TextDelta):
-                allowance.check_delta(event)
+                answer_limits.check_delta(event)
             elif isinstance(event, Finished):
-                allowance.check_finished(event)
+                answer_limits.check_finished(event)
             yield event
     finally:
         await events.aclose()

@@ -37,7 +37,7 @@ class NetworkConfig:
     is_bootstrap: bool = False
     """Public, serves as a relay."""
     is_behind_nat: bool = False
-    """Nobody can dial it: reserve places at relays, and store no one else's keys."""
+    """Nobody can dial it: take reservations at relays, and store no one else's keys."""
     is_client: bool = False
     """Takes part only to read: stores nothing for others (a gateway on a laptop, a CLI command)."""
     asks_router: bool | None = None
@@ -82,11 +82,11 @@ class ExchangeTimeouts:
     request_s: float = 30.0
     """Worker: from the opened stream to the whole request. A slow uplink sends 1 MiB in 10 s."""
     stall_s: float = 60.0
-    """Worker: how long a client may read nothing at all before its place is given to another."""
+    """Worker: how long a client may read nothing at all before its slot is given to another."""
     accept_s: float = 30.0
     """Client: from the sent request to Accepted or Failed. It covers tokenizing a long prompt, no waiting."""
     silence_s: float = 300.0
-    """Client: between two events. It covers the wait for a place and a long prompt's prefill on a laptop."""
+    """Client: between two events. It covers the wait for a slot and a long prompt's prefill on a laptop."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,17 @@ class GuardConfig:
     """Peer ids. With none, all are served that are not blocked."""
     blocked_gateways: frozenset[str] = frozenset()
     max_concurrency_per_gateway: int | None = None
-    """Requests at the same time, over all models. None: as many as there are places, since one gateway may well be the
+    """Requests at the same time, over all models. None: as many as there are slots, since one gateway may well be the
     only one there is; the quota sees to it when there are more."""
     max_requests_per_minute: int | None = None
-    """None: a place costs the same whether one long request has it or many short ones, and places are shared out."""
+    """None: a slot costs the same whether one long request has it or many short ones, and slots are shared out."""
     max_request_bytes: int | None = None
     """None is what the protocol allows."""
     max_request_s: float | None = 3600.0
     """After this the rest is left to another worker, or to another turn here. Nobody waits an hour for an answer; but a
-    client that reads a byte a minute would keep its place for ever."""
+    client that reads a byte a minute would keep its slot for ever."""
     has_quota: bool = True
-    """Whether several gateways get a fair share of the places each."""
+    """Whether several gateways get a fair share of the slots each."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class ProtocolViolation(PeerError):
 
 
 class Busy(PeerError):
-    """All of the worker's places are taken. `retry_after_s` is when asking again may help, where the gateway that says
+    """All of the worker's slots are taken. `retry_after_s` is when asking again may help, where the gateway that says
     so knows; it never travels on the wire."""
 
     code = "busy"

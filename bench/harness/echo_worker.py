@@ -23,7 +23,7 @@ from p2pnet.worker.backend import Backend
 from p2pnet.worker.observability.metrics import WorkerMetrics
 from p2pnet.worker.observability.metrics_server import MetricsServer
 
-PLACES = 1024
+SLOTS = 1024
 """More than a benchmark asks for that does not measure how requests are refused."""
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     models.add_argument("--model", help="serve this one alone, one token every --delay-ms")
     models.add_argument("--chain", help="the same, each token following from all before it: see chain_model")
     parser.add_argument("--delay-ms", type=float, default=0.0)
-    parser.add_argument("--places", type=int, default=PLACES, help="requests taken at the same time for each model")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="requests taken at the same time for each model")
     parser.add_argument("--listen", action="append", required=True)
     parser.add_argument("--initial-peers", action="append", required=True)
     parser.add_argument("--served-file", type=Path, help="write there which prompts --chain is answering")
@@ -63,7 +63,7 @@ def main() -> None:
                     peer.identity,
                     backends,
                     now_ms,
-                    WorkerConfig(options.places, drain_s=1),
+                    WorkerConfig(options.slots, drain_s=1),
                     observer=metrics,
                 )
                 closing.push_async_callback(worker.stop)

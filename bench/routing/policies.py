@@ -22,8 +22,8 @@ def ours(has_affinity: bool = True, sample: int = SAMPLE) -> Policy:
     """As the gateway does it."""
 
     def pick(gateway: Gateway, job: Job) -> Worker | None:
-        ask = job.ask if has_affinity else replace(job.ask, affinity=None)
-        choice = choose(gateway.roster, ask, gateway.world.now_s, gateway.rng, job.failed_at, sample)
+        query = job.query if has_affinity else replace(job.query, affinity=None)
+        choice = choose(gateway.roster, query, gateway.world.now_s, gateway.rng, job.failed_at, sample)
         return choice.worker if choice is not None else None
 
     return pick
@@ -56,7 +56,7 @@ def round_robin() -> Policy:
 
 
 def least_loaded_record() -> Policy:
-    """The one whose load record says that it has the fewest requests for each place; of equals any."""
+    """The one whose load record says that it has the fewest requests for each slot; of equals any."""
     orders: WeakKeyDictionary[Gateway, tuple[float, list[tuple[float, float, Worker]]]] = WeakKeyDictionary()
 
     def order(gateway: Gateway) -> list[tuple[float, float, Worker]]:
@@ -76,12 +76,12 @@ def least_loaded_record() -> Policy:
 
 
 def two_choices() -> Policy:
-    """Of two at random the one with the fewer requests of this gateway's own for each place."""
+    """Of two at random the one with the fewer requests of this gateway's own for each slot."""
 
     def pick(gateway: Gateway, job: Job) -> Worker | None:
         drawn = _drawn(gateway, job)
         pair = [worker for worker in (next(drawn, None), next(drawn, None)) if worker is not None]
-        return min(pair, key=lambda worker: worker.in_flight / worker.places, default=None)
+        return min(pair, key=lambda worker: worker.in_flight / worker.slots, default=None)
 
     return pick
 
@@ -93,7 +93,7 @@ def oracle() -> Policy:
         best: tuple[float, Worker | None] = (float("inf"), None)
         for worker in gateway.roster.of(KEY):
             machine = gateway.world.ever[worker.peer_id]
-            if machine.is_alive and len(machine.running) < machine.places and _is_ready(gateway, job, worker):
+            if machine.is_alive and len(machine.running) < machine.slots and _is_ready(gateway, job, worker):
                 count = max(len(machine.running), worker.in_flight)
                 cost = (job.prompt + job.answer) * machine.step_s(count + 1)
                 best = min(best, (cost, worker), key=lambda entry: entry[0])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from gateway.peers.worker import Worker
 from gateway.routing.choose import Roster, choose
-from gateway.routing.route_query import Ask
+from gateway.routing.route_query import RouteQuery
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard
 
@@ -48,10 +48,10 @@ def main() -> None:
     rng = random.Random(1)
     workers = [worker_of(number, rng) for number in range(WORKERS)]
     roster = Roster(workers)
-    asks = [Ask("m", features=frozenset({"text"}), affinity=rng.randbytes(16)) for _ in range(100)]
-    plain = Ask("m", features=frozenset({"text"}))
+    queries = [RouteQuery("m", features=frozenset({"text"}), affinity=rng.randbytes(16)) for _ in range(100)]
+    plain = RouteQuery("m", features=frozenset({"text"}))
     print(f"a choice: {1e6 * least_s(lambda: choose(roster, plain, NOW_S, rng), 200):.0f} us")
-    print(f"by its beginning: {1e6 * least_s(lambda: choose(roster, rng.choice(asks), NOW_S, rng), 200):.0f} us")
+    print(f"by its beginning: {1e6 * least_s(lambda: choose(roster, rng.choice(queries), NOW_S, rng), 200):.0f} us")
     print(f"a new roster: {1e3 * least_s(lambda: Roster(workers).able(plain), 1):.1f} ms")
     for worker in workers:
         worker.note_full(KEY, NOW_S)

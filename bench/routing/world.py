@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.peers.worker import Worker
 from gateway.routing.choose import Roster
-from gateway.routing.route_query import Ask
+from gateway.routing.route_query import RouteQuery
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard
 
@@ -27,7 +27,7 @@ MEDIAN_TOKEN_S = 0.04
 SPEED_SIGMA = 0.7
 MIN_TOKEN_S, MAX_TOKEN_S = 0.01, 0.16
 """Speeds are log-normal, cut where they are 16 times apart."""
-PLACES = (1, 2, 4, 8, 16)
+SLOTS = (1, 2, 4, 8, 16)
 PREFILL_SPEEDUP = 20
 """A token of the prompt costs a twentieth of one of the answer."""
 KNOWN_PART = 0.8
@@ -47,7 +47,7 @@ RETRY_S = 0.05
 class Scenario:
     """What is simulated. `age_s` is how old a load record is at most; it is half as old at least. `load` is the part of
     all workers' full throughput that is asked for. `lifetime_s` is a worker's mean; None is for ever. `quota` is the
-    part of a worker's places that one gateway may take. `cool_down_s` is how long requests go on coming after those
+    part of a worker's slots that one gateway may take. `cool_down_s` is how long requests go on coming after those
     that are measured; None is until all of these have ended. `chats` is how many conversations go on; 0 is none."""
 
     workers: int = 40
@@ -76,7 +76,7 @@ class Job:
     prompt: float
     answer: int
     affinity: bytes | None
-    ask: Ask
+    query: RouteQuery
     is_measured: bool
     idle_s: float
     """To the first token at an idle worker of median speed."""
@@ -96,7 +96,7 @@ class Machine:
     def __init__(self, name: str, world: World, rng: random.Random) -> None:
         self.name = name
         self.token_s = min(MAX_TOKEN_S, max(MIN_TOKEN_S, rng.lognormvariate(0.0, SPEED_SIGMA) * MEDIAN_TOKEN_S))
-        self.places = rng.choice(PLACES)
+        self.slots = rng.choice(SLOTS)
         self.round_trips_s = [rng.uniform(0.005, 0.15) for _ in world.gateways]
         self.running: dict[int, Job] = {}
         self.by_gateway = [0] * len(world.gateways)
@@ -111,24 +111,24 @@ class Machine:
         self._kept: OrderedDict[bytes, None] = OrderedDict()
         self._begun: dict[int, float] = {}
         card = ModelCard(MODEL, DIGEST, 1 << 20, features=("text",))
-        self.record = CapabilityRecord(name, 1, 1, 2, (card,), ("/ip4/203.0.113.1/tcp/1",), slots=self.places)
+        self.record = CapabilityRecord(name, 1, 1, 2, (card,), ("/ip4/203.0.113.1/tcp/1",), slots=self.slots)
 
     @property
     def throughput(self) -> float:
-        """Tokens a second with all places taken."""
-        return self.places / self.step_s(self.places)
+        """Tokens a second with all slots taken."""
+        return self.slots / self.step_s(self.slots)
 
     def step_s(self, count: int) -> float:
         return self.token_s * (1 + self._world.scenario.slower_per_companion * (count - 1))
 
     def load(self) -> Load:
-        return Load(running=len(self.running), slots=self.places)
+        return Load(running=len(self.running), slots=self.slots)
 
     def has_room(self, gateway: int) -> bool:
         quota = self._world.scenario.quota
-        if quota is not None and self.by_gateway[gateway] >= max(1, int(quota * self.places)):
+        if quota is not None and self.by_gateway[gateway] >= max(1, int(quota * self.slots)):
             return False
-        return len(self.running) < self.places
+        return len(self.running) < self.slots
 
     def take(self, job: Job) -> None:
         self._advance()
@@ -203,7 +203,7 @@ class Gateway:
         self.workers: dict[str, Worker] = {}
         self.roster = Roster([])
         self.recorded: dict[str, float] = {}
-        """Running requests for each place, as the last load record has it."""
+        """Running requests for each slot, as the last load record has it."""
         self.choose: Policy
         self._queue: deque[Job] = deque()
         self._retries = False
@@ -403,10 +403,10 @@ class World:
         prompt, answer = _work(self._rng)
         affinity = self._rng.randrange(scenario.chats).to_bytes(16, "little") if scenario.chats else None
         is_measured = scenario.warm_up_s <= self.now_s < self._end_s
-        ask = Ask(MODEL, affinity=affinity, features=frozenset(["text"]))
+        query = RouteQuery(MODEL, affinity=affinity, features=frozenset(["text"]))
         self._open += is_measured
         gateway.arrive(
-            Job(gateway, self.now_s, prompt, answer, affinity, ask, is_measured, (1 + prompt) * MEDIAN_TOKEN_S)
+            Job(gateway, self.now_s, prompt, answer, affinity, query, is_measured, (1 + prompt) * MEDIAN_TOKEN_S)
         )
         self.at(self._rng.expovariate(1 / self._gap_s), self._arrival)
 

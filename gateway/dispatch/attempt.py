@@ -1,6 +1,6 @@
 """One worker's part in a request: waits for its events, measures them, and can be cut short from outside.
 
-Owns the place that was reserved at the worker, until `end`. Knows nothing of what the events say beyond their kind.
+Owns the slot that was reserved at the worker, until `end`. Knows nothing of what the events say beyond their kind.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
-from gateway.observability.reports import Attempt
+from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import ModelTask, Worker
-from gateway.routing.choose import Choice
+from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard
@@ -24,11 +24,11 @@ PACE_TOKENS = 16
 """Over how many tokens a worker's pace is measured: of single ones, the slowest would stand for all."""
 
 
-class Try:
+class Attempt:
     """An attempt under way. Begins when it is made: the worker has been reserved then."""
 
     def __init__(
-        self, choice: Choice, key: ModelTask, began_s: float, now_s: Monotonic, is_hedge: bool = False
+        self, choice: WorkerChoice, key: ModelTask, began_s: float, now_s: Monotonic, is_hedge: bool = False
     ) -> None:
         """Raises ModelNotFound when it has stopped announcing the model between its choice and now: it is free then."""
         card = choice.worker.card(key)
@@ -91,12 +91,12 @@ class Try:
         if self._scope is not None:
             self._scope.reschedule(0.0)
 
-    def end(self, outcome: str) -> Attempt:
-        """Give the place back; what is to be told of it. Idempotent but for the outcome."""
+    def end(self, outcome: str) -> AttemptReport:
+        """Give the slot back; what is to be told of it. Idempotent but for the outcome."""
         if self._is_held:
             self._is_held = False
             self.worker.release(self.key)
-        return Attempt(
+        return AttemptReport(
             worker=self.worker.peer_id,
             why=self.why,
             began_s=self.began_s,

@@ -15,18 +15,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.dispatch.attempt import Try
-from gateway.dispatch.failure_policy import Setbacks
+from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.failure_policy import FailurePolicy
 from gateway.dispatch.hedging import Hedging
 from gateway.dispatch.progress import EmbedProgress, GenerateProgress, Progress, together
 from gateway.dispatch.refusals import Refusals
-from gateway.dispatch.request_trace import Journey
+from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.watch import Watch
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import CANCELLED, Observer
 from gateway.queueing.admission import Admission, Ticket
-from gateway.routing.choose import Choice, is_served, obstacle
-from gateway.routing.route_query import Ask, ask_of
+from gateway.routing.choose import WorkerChoice, is_served, obstacle
+from gateway.routing.route_query import RouteQuery, route_query_of
 from gateway.service import Caller, EmbeddingEvent, GenerationEvent, Waiting
 from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
@@ -52,7 +52,7 @@ WAIT_S = 30.0
 after one to ten minutes; whoever waits this long is better told to come back."""
 
 WAITING_NOTE_S = 8.0
-"""How often a waiting client is told its place: before the surfaces' own keep-alive, which would say less."""
+"""How often a waiting client is told its position: before the surfaces' own keep-alive, which would say less."""
 
 RECHECK_S = 0.5
 """An answer that no worker of its digest can go on with is looked at again this often: one may have come."""
@@ -64,7 +64,7 @@ class DispatchConfig:
     timeouts: ExchangeTimeouts = field(default_factory=ExchangeTimeouts)
 
 
-Choose = Callable[[Ask, Collection[str]], Choice | None]
+Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 """A worker for a request that none of the given ones can serve; None when there is none at this moment."""
 
 AnyRequest = GenerateRequest | EmbedRequest
@@ -78,14 +78,14 @@ class _Step:
     """What is asked for next."""
 
     request: AnyRequest
-    ask: Ask
+    query: RouteQuery
     is_by_text: bool = False
 
 
 class _Running:
     """An attempt and its stream of events."""
 
-    def __init__(self, attempt: Try, stream: AsyncGenerator[Any, None]) -> None:
+    def __init__(self, attempt: Attempt, stream: AsyncGenerator[Any, None]) -> None:
         self.attempt = attempt
         self.stream = stream
         self.is_over = False
@@ -128,51 +128,51 @@ class Dispatcher:
         """Waiting*, Routed, Accepted, TextDelta*, Finished. Raises RequestError (ModelNotFound, FeatureMissing when
         nobody can do what is asked), Busy, NoWorker, DeadlineExceeded, WorkerFailed when the request itself makes
         workers fail."""
-        journey = Journey(request, caller, self._now_s)
+        trace = RequestTrace(request, caller, self._now_s)
         self.hedging.note_request()
-        return self._reported(self._serve(GenerateProgress(request), caller, journey), journey)
+        return self._reported(self._serve(GenerateProgress(request), caller, trace), trace)
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
         """Waiting*, Routed, Accepted, Embedding for each input in any order, Finished. Raises as `run`."""
-        journey = Journey(request, caller, self._now_s)
-        return self._reported(self._serve(EmbedProgress(request), caller, journey), journey)
+        trace = RequestTrace(request, caller, self._now_s)
+        return self._reported(self._serve(EmbedProgress(request), caller, trace), trace)
 
-    async def _reported(self, events: AsyncGenerator[Any, None], journey: Journey) -> AsyncGenerator[Any, None]:
+    async def _reported(self, events: AsyncGenerator[Any, None], trace: RequestTrace) -> AsyncGenerator[Any, None]:
         """The same events; once they are over, whoever wants to know is told what happened."""
         error: BaseException | None = None
         try:
             async with aclosing(events):
                 async for event in events:
-                    journey.note_event(event)
+                    trace.note_event(event)
                     yield event
         except BaseException as caught:
             error = caught
             raise
         finally:
-            self._observe(journey.report(error))
+            self._observe(trace.report(error))
 
     async def _serve(
-        self, progress: AnyProgress, caller: Caller, journey: Journey, index: int | None = None
+        self, progress: AnyProgress, caller: Caller, trace: RequestTrace, index: int | None = None
     ) -> AsyncGenerator[Any, None]:
         """Try until the answer is complete. `index` is which of several answers this is, once they go on apart."""
         refusals = Refusals(self._now_s)
-        setbacks = Setbacks(journey.model)
+        policy = FailurePolicy(trace.model)
         wait_s = self._wait_s(caller)
         deadline_s = self._now_s() + wait_s
         is_sent_back = False
         while not progress.is_over:
-            step = await self._next_step(progress, caller, deadline_s, setbacks)
+            step = await self._next_step(progress, caller, deadline_s, policy)
             is_urgent = progress.has_begun or is_sent_back
-            ticket = Ticket(step.ask, caller, deadline_s, refusals, is_urgent, is_patient=wait_s > 0)
-            async with aclosing(self._wait(ticket, journey, setbacks)) as places:
-                async for place in places:
-                    if isinstance(place, Waiting):
-                        yield place
-            assert isinstance(place, Choice)
-            note = _Notes(refusals, journey, index)
+            ticket = Ticket(step.query, caller, deadline_s, refusals, is_urgent, is_patient=wait_s > 0)
+            async with aclosing(self._wait(ticket, trace, policy)) as waiting:
+                async for waited in waiting:
+                    if isinstance(waited, Waiting):
+                        yield waited
+            assert isinstance(waited, WorkerChoice)
+            note = _Notes(refusals, trace, index)
             has_moved = False
             try:
-                async with aclosing(self._try(step, place, progress, note)) as events:
+                async with aclosing(self._try(step, waited, progress, note)) as events:
                     async for event in events:
                         has_moved = has_moved or isinstance(event, TextDelta | Embedding)
                         yield event
@@ -180,68 +180,70 @@ class Dispatcher:
             except P2PNetError as error:
                 failed = error
             if has_moved:
-                setbacks = Setbacks(journey.model)
+                policy = FailurePolicy(trace.model)
                 deadline_s = self._now_s() + wait_s
             is_sent_back = isinstance(failed, Busy)
-            setbacks.note(failed, progress.has_begun)
+            policy.note(failed, progress.has_begun)
             if isinstance(progress, GenerateProgress) and progress.is_splittable:
-                async with aclosing(self._serve_apart(progress, caller, journey)) as events:
+                async with aclosing(self._serve_apart(progress, caller, trace)) as events:
                     async for event in events:
                         yield event
                 return
 
     async def _serve_apart(
-        self, progress: GenerateProgress, caller: Caller, journey: Journey
+        self, progress: GenerateProgress, caller: Caller, trace: RequestTrace
     ) -> AsyncGenerator[Any, None]:
         """Several answers that came from one worker go on, each by itself, wherever there is room."""
         parts = progress.split()
-        served = [self._serve(part, caller, journey, index) for index, part in enumerate(parts)]
+        served = [self._serve(part, caller, trace, index) for index, part in enumerate(parts)]
         async with aclosing(interleaved(served)) as events:
             async for event in events:
                 if not isinstance(event, Waiting):
                     yield event
         yield together(parts)
 
-    async def _next_step(self, progress: AnyProgress, caller: Caller, deadline_s: float, setbacks: Setbacks) -> _Step:
+    async def _next_step(
+        self, progress: AnyProgress, caller: Caller, deadline_s: float, policy: FailurePolicy
+    ) -> _Step:
         """The request for what is left, at a worker with the same digest, else from its text. Waits while neither kind
         of worker is there but may come. Raises why the request cannot be served at all."""
         while True:
             request = progress.continuation()
-            ask = ask_of(request)
+            query = route_query_of(request)
             roster = self._table.roster
             text = progress if isinstance(progress, GenerateProgress) else None
-            if (text is None or text.can_go_on_by_ids) and is_served(roster, ask):
-                return _Step(request, ask)
+            if (text is None or text.can_go_on_by_ids) and is_served(roster, query):
+                return _Step(request, query)
             by_text = None if text is None else text.continuation_by_text()
-            if by_text is not None and is_served(roster, text_ask := ask_of(by_text)):
-                return _Step(by_text, text_ask, is_by_text=True)
+            if by_text is not None and is_served(roster, text_query := route_query_of(by_text)):
+                return _Step(by_text, text_query, is_by_text=True)
             if not progress.has_begun:
-                await self._check_possible(ask, caller)
-                return _Step(request, ask)
+                await self._check_possible(query, caller)
+                return _Step(request, query)
             if self._now_s() >= deadline_s:
                 in_vain = DeadlineExceeded if self._wait_s(caller) > 0 else NoWorker
-                raise setbacks.verdict(in_vain(f"No worker came that can go on with this answer of {ask.model}."))
+                raise policy.verdict(in_vain(f"No worker came that can go on with this answer of {query.model}."))
             await asyncio.sleep(RECHECK_S)
 
     def _wait_s(self, caller: Caller) -> float:
         return self._config.wait_s if caller.wait_s is None else caller.wait_s
 
-    async def _check_possible(self, ask: Ask, caller: Caller) -> None:
+    async def _check_possible(self, query: RouteQuery, caller: Caller) -> None:
         """Raises why nobody will ever serve this; returns when somebody may come who does."""
-        if is_served(self._table.roster, ask):
+        if is_served(self._table.roster, query):
             return
-        await self._table.look_up(ask.model)
-        if is_served(self._table.roster, ask):
+        await self._table.look_up(query.model)
+        if is_served(self._table.roster, query):
             return
-        if (error := obstacle(self._table.workers, ask)) is not None:
+        if (error := obstacle(self._table.workers, query)) is not None:
             raise error
-        if not caller.wait_s and not self._table.has_known(ask.model):
-            raise ModelNotFound(f"The model {ask.model} does not exist on this network.", "model")
+        if not caller.wait_s and not self._table.has_known(query.model):
+            raise ModelNotFound(f"The model {query.model} does not exist on this network.", "model")
 
     async def _wait(
-        self, ticket: Ticket, journey: Journey, setbacks: Setbacks
-    ) -> AsyncGenerator[Waiting | Choice, None]:
-        """The choice of a worker, once; before it, now and then, the place in the queue."""
+        self, ticket: Ticket, trace: RequestTrace, policy: FailurePolicy
+    ) -> AsyncGenerator[Waiting | WorkerChoice, None]:
+        """The choice of a worker, once; before it, now and then, the position in the queue."""
         if (choice := self._admission.admit_now(ticket)) is not None:
             yield choice
             return
@@ -250,40 +252,42 @@ class Dispatcher:
         is_taken = False
         try:
             while not (await asyncio.wait({entering}, timeout=WAITING_NOTE_S))[0]:
-                place = self._admission.place(ticket)
-                if place is not None:
-                    yield Waiting(place, self._admission.estimate_s(ticket))
+                position = self._admission.position(ticket)
+                if position is not None:
+                    yield Waiting(position, self._admission.estimate_s(ticket))
             try:
                 choice = entering.result()
             except (Busy, NoWorker, DeadlineExceeded) as error:
-                raise setbacks.verdict(error) from None
-            journey.note_queued(self._now_s() - began_s)
+                raise policy.verdict(error) from None
+            trace.note_queued(self._now_s() - began_s)
             is_taken = True
             yield choice
         finally:
             if not is_taken:
                 await self._leave(entering, ticket)
 
-    async def _leave(self, entering: asyncio.Future[Choice], ticket: Ticket) -> None:
-        """The client has gone while it waited; a place that it was given in this moment is given back."""
+    async def _leave(self, entering: asyncio.Future[WorkerChoice], ticket: Ticket) -> None:
+        """The client has gone while it waited; a slot that it was given in this moment is given back."""
         entering.cancel()
         await asyncio.wait({entering})
         if not entering.cancelled() and entering.exception() is None:
             self._admission.give_back(ticket, entering.result())
 
-    async def _try(self, step: _Step, choice: Choice, progress: AnyProgress, note: _Notes) -> AsyncGenerator[Any, None]:
+    async def _try(
+        self, step: _Step, choice: WorkerChoice, progress: AnyProgress, note: _Notes
+    ) -> AsyncGenerator[Any, None]:
         """One attempt, or two beside one another until the first token. Raises what the worker failed with."""
         rivals = [self._start(step, choice)]
-        journey = note.journey
+        trace = note.trace
         try:
             running, opening = await self._first_token(step, rivals, note)
             progress.begin(running.attempt.card, step.is_by_text)
-            routed = journey.routed(running.attempt)
+            routed = trace.routed(running.attempt)
             try:
                 for event in opening:
                     for given in progress.take(event):
-                        if not journey.is_routed:
-                            journey.is_routed = True
+                        if not trace.is_routed:
+                            trace.is_routed = True
                             yield routed
                         yield given
                 while (following := await running.attempt.next(running.stream)) is not None:
@@ -291,7 +295,7 @@ class Dispatcher:
                         yield given
             except P2PNetError as error:
                 if not progress.is_over:
-                    journey.note_broken()
+                    trace.note_broken()
                 await self._end(running, note, error)
                 raise
         finally:
@@ -302,9 +306,9 @@ class Dispatcher:
         """The attempt that has the first part of the answer first, and its events until then. Whoever else was asked
         is told to stop. Raises the error of the last one when all fail."""
         first = rivals[0]
-        if isinstance(step.request, EmbedRequest) or len(self._table.roster.of(step.ask.key)) < 2:
+        if isinstance(step.request, EmbedRequest) or len(self._table.roster.of(step.query.key)) < 2:
             return first, await self._opening(first, note)  # there is no second one, and a task costs time
-        delay_s = self.hedging.delay_s(step.ask.key)
+        delay_s = self.hedging.delay_s(step.query.key)
         openings = {asyncio.ensure_future(self._opening(first, note)): first}
         try:
             done, _ = await asyncio.wait(openings, timeout=delay_s)
@@ -342,27 +346,27 @@ class Dispatcher:
         return events
 
     def _second(self, step: _Step, first: _Running, refusals: Refusals) -> _Running | None:
-        """Another worker for what the first one is late with, where that takes a free place from nobody."""
-        if self._admission.waiting(step.ask.model):
+        """Another worker for what the first one is late with, where that takes a free slot from nobody."""
+        if self._admission.waiting(step.query.model):
             return None
         exclude = {first.attempt.worker.peer_id, *refusals}
-        choice = self._choose(step.ask, exclude)
-        if choice is None or choice.worker.pressure() >= choice.worker.places or not self.hedging.spend():
+        choice = self._choose(step.query, exclude)
+        if choice is None or choice.worker.pressure() >= choice.worker.slots or not self.hedging.spend():
             return None
-        choice.worker.reserve(step.ask.key, self._now_s())
+        choice.worker.reserve(step.query.key, self._now_s())
         return self._start(step, choice, is_hedge=True)
 
-    def _note_first_token(self, attempt: Try) -> None:
+    def _note_first_token(self, attempt: Attempt) -> None:
         seconds = attempt.first_token_s
         self.hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s if seconds is None else seconds)
 
-    def _start(self, step: _Step, choice: Choice, is_hedge: bool = False) -> _Running:
+    def _start(self, step: _Step, choice: WorkerChoice, is_hedge: bool = False) -> _Running:
         """Ask a worker that has been reserved."""
-        attempt = Try(choice, step.ask.key, self._now_s(), self._now_s, is_hedge)
+        attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge)
         self._watch.add(attempt)
         return _Running(attempt, self._stream(attempt, step))
 
-    def _stream(self, attempt: Try, step: _Step) -> AsyncGenerator[Any, None]:
+    def _stream(self, attempt: Attempt, step: _Step) -> AsyncGenerator[Any, None]:
         worker, timeouts = attempt.worker, self._config.timeouts
         addresses = worker.record.addresses
         if isinstance(step.request, EmbedRequest):
@@ -371,7 +375,7 @@ class Dispatcher:
         return generate(self._network, worker.peer_id, step.request, addresses, timeouts, max_tokens=limit)
 
     async def _end(self, running: _Running, note: _Notes, error: P2PNetError | None = None) -> None:
-        """Close an attempt, give its place back, note how it went. Idempotent."""
+        """Close an attempt, give its slot back, note how it went. Idempotent."""
         if running.is_over:
             return
         running.is_over = True
@@ -379,15 +383,15 @@ class Dispatcher:
         self._watch.remove(attempt)
         await running.stream.aclose()
         outcome = attempt.finish_reason or (CANCELLED if error is None else error.code)
-        note.journey.note_attempt(attempt.end(outcome), note.index)
+        note.trace.note_attempt(attempt.end(outcome), note.index)
         self._note_health(attempt, None if attempt.finish_reason else error)
         if error is not None and not attempt.finish_reason:
-            logger.info("%s: %s: %s (%s)", note.journey.request_id, attempt.worker.peer_id, error, error.code)
+            logger.info("%s: %s: %s (%s)", note.trace.request_id, attempt.worker.peer_id, error, error.code)
             if not isinstance(error, Busy):
                 note.refusals.note(attempt.worker.peer_id, error)
         self._admission.wake(attempt.key[0])
 
-    def _note_health(self, attempt: Try, error: P2PNetError | None) -> None:
+    def _note_health(self, attempt: Attempt, error: P2PNetError | None) -> None:
         worker, now_s = attempt.worker, self._now_s()
         if attempt.finish_reason:
             worker.health.note_success()
@@ -407,5 +411,5 @@ class _Notes:
     """Where an attempt's end is noted. `index` is which of several answers it was for."""
 
     refusals: Refusals
-    journey: Journey
+    trace: RequestTrace
     index: int | None

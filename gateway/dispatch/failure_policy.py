@@ -20,7 +20,7 @@ MAX_WORKER_FAILURES = 3
 """Workers that may say that they failed at a request in a row: then it is the request that they fail at."""
 
 
-class Setbacks:
+class FailurePolicy:
     """One request's. A worker that is busy has not failed it."""
 
     def __init__(self, model: str) -> None:

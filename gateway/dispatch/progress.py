@@ -59,7 +59,7 @@ class Progress(Protocol[Q, E]):
 
 
 @dataclass
-class _Answer:
+class _PassedOn:
     """One choice's part of it that was passed on."""
 
     ids: list[int] = field(default_factory=list)
@@ -114,7 +114,7 @@ class GenerateProgress:
         """`choice` says which answer of a larger request this is: its deltas are passed on under that number."""
         self._request = request
         self._choice = choice
-        self._answers = [_Answer() for _ in range(request.n)]
+        self._answers = [_PassedOn() for _ in range(request.n)]
         self._echoes = [_Echo() for _ in range(request.n)]
         self._accepted: Accepted | None = None
         self._is_told = choice is not None
@@ -250,7 +250,7 @@ class GenerateProgress:
         answer.held = None
         return held + self._pass_on(answer, delta)
 
-    def _pass_on(self, answer: _Answer, delta: TextDelta) -> list[TextDelta]:
+    def _pass_on(self, answer: _PassedOn, delta: TextDelta) -> list[TextDelta]:
         says = bool(delta.text or delta.tool_calls)
         answer.ids.extend(delta.token_ids)
         if delta.text:

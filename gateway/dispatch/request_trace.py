@@ -6,8 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from gateway.dispatch.attempt import Try
-from gateway.observability.reports import CANCELLED, Attempt, RequestReport
+from gateway.dispatch.attempt import Attempt
+from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
 from gateway.service import Caller, Routed, Waiting
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
@@ -15,7 +15,7 @@ from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Generat
 ServedEvent = Waiting | Routed | Accepted | TextDelta | Embedding | Finished
 
 
-class Journey:
+class RequestTrace:
     """One request's, from its arrival to its end."""
 
     def __init__(
@@ -26,7 +26,7 @@ class Journey:
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.request_id = request.request_id
-        self.attempts: list[Attempt] = []
+        self.attempts: list[AttemptReport] = []
         self.queued_s = 0.0
         self.first_token_s: float | None = None
         self.gap_s: float | None = None
@@ -46,7 +46,7 @@ class Journey:
     def elapsed_s(self) -> float:
         return self._now_s() - self._began_s
 
-    def note_attempt(self, ended: Attempt, choice: int | None = None) -> None:
+    def note_attempt(self, ended: AttemptReport, choice: int | None = None) -> None:
         began_s = ended.began_s - self._began_s
         self.attempts.append(dataclasses.replace(ended, began_s=began_s, choice=choice))
 
@@ -69,7 +69,7 @@ class Journey:
         elif isinstance(event, Finished):
             self._finished = event
 
-    def routed(self, attempt: Try) -> Routed:
+    def routed(self, attempt: Attempt) -> Routed:
         return Routed(attempt.worker.peer_id, len(self.attempts) + 1, round(1000 * self.queued_s))
 
     def report(self, error: BaseException | None) -> RequestReport:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from gateway.dispatch.attempt import Try
+from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.silence import MIN_SUSPICION_S, give_up_s, suspicion_s
 from gateway.peers.worker import Worker
 
@@ -42,24 +42,24 @@ class Watch:
         self._note_lost = note_lost
         self._limit_s = limit_s
         self._now_s = now_s
-        self._tries: set[Try] = set()
+        self._attempts: set[Attempt] = set()
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._lagged_s = float("-inf")
 
     @property
     def watched(self) -> int:
-        return len(self._tries)
+        return len(self._attempts)
 
     @property
-    def tries(self) -> tuple[Try, ...]:
+    def attempts(self) -> tuple[Attempt, ...]:
         """The attempts under way, in no order."""
-        return tuple(self._tries)
+        return tuple(self._attempts)
 
-    def add(self, attempt: Try) -> None:
-        self._tries.add(attempt)
+    def add(self, attempt: Attempt) -> None:
+        self._attempts.add(attempt)
 
-    def remove(self, attempt: Try) -> None:
-        self._tries.discard(attempt)
+    def remove(self, attempt: Attempt) -> None:
+        self._attempts.discard(attempt)
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """For ever."""
@@ -79,14 +79,14 @@ class Watch:
         """Once, at all of them."""
         now_s = self._now_s()
         shortest_s = min(MIN_SUSPICION_S, self._limit_s)
-        for attempt in list(self._tries):
+        for attempt in list(self._attempts):
             if attempt.waits_since_s is None:
                 continue
             silent_s = now_s - max(attempt.waits_since_s, self._lagged_s)
             if silent_s > shortest_s:
                 self._look_at(attempt, silent_s)
 
-    def _look_at(self, attempt: Try, silent_s: float) -> None:
+    def _look_at(self, attempt: Attempt, silent_s: float) -> None:
         gaps_s = attempt.worker.pace(attempt.key).gaps_s
         if silent_s > give_up_s(gaps_s, attempt.has_token, self._limit_s):
             attempt.cut(f"the worker sent nothing for {silent_s:.1f} s")
@@ -108,6 +108,6 @@ class Watch:
             return
         logger.info("%s does not answer: its requests go on elsewhere", worker.peer_id)
         self._note_lost(worker)
-        for attempt in list(self._tries):
+        for attempt in list(self._attempts):
             if attempt.worker is worker:
                 attempt.cut("the worker stopped answering")

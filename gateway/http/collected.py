@@ -62,19 +62,19 @@ class Embedded:
 
 
 @dataclass
-class _Call:
+class _CollectedCall:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
 
 @dataclass
-class _Choice:
+class _CollectedChoice:
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    calls: dict[int, _Call] = field(default_factory=dict)
+    calls: dict[int, _CollectedCall] = field(default_factory=dict)
 
     def take(self, delta: TextDelta) -> None:
         (self.prompt_texts if delta.is_prompt else self.texts).append(delta.text)
@@ -83,7 +83,7 @@ class _Choice:
             self._take_call(piece)
 
     def _take_call(self, piece: ToolCallDelta) -> None:
-        call = self.calls.setdefault(piece.index, _Call())
+        call = self.calls.setdefault(piece.index, _CollectedCall())
         call.id = call.id or piece.id or ""
         call.name = call.name or piece.name or ""
         call.arguments.append(piece.arguments)
@@ -106,7 +106,7 @@ class Collecting:
 
     def __init__(self, began_s: float) -> None:
         self._began_s = began_s
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _CollectedChoice] = {}
         self._digest: str | None = None
         self._routed: Routed | None = None
         self._first_token_s: float | None = None
@@ -115,7 +115,7 @@ class Collecting:
         if isinstance(event, TextDelta):
             if self._first_token_s is None and not event.is_prompt:
                 self._first_token_s = now_s - self._began_s
-            self._choices.setdefault(event.choice, _Choice()).take(event)
+            self._choices.setdefault(event.choice, _CollectedChoice()).take(event)
         elif isinstance(event, Accepted):
             self._digest = event.digest
         elif isinstance(event, Routed):
@@ -126,7 +126,9 @@ class Collecting:
 
     def _whole(self, finished: Finished, now_s: float) -> Generated:
         reasons = (finished.reason, *finished.other_reasons)
-        choices = tuple(self._choices.get(index, _Choice()).whole(reason) for index, reason in enumerate(reasons))
+        choices = tuple(
+            self._choices.get(index, _CollectedChoice()).whole(reason) for index, reason in enumerate(reasons)
+        )
         return Generated(choices, finished, self._digest, self._routed, self._first_token_s, now_s - self._began_s)
 
 

@@ -21,7 +21,7 @@ from gateway.http.failures import Failure, describe
 from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
-from p2pnet.flow.stall_timer import Patience
+from p2pnet.flow.stall_timer import StallTimer
 from p2pnet.messages import Accepted, Finished, TextDelta
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class StreamRenderer(Protocol):
     def media_type(self) -> str: ...
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
-        """What is sent so that a silent connection is not taken for a dead one, and the place in the queue."""
+        """What is sent so that a silent connection is not taken for a dead one, and the position in the queue."""
         ...
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes: ...
@@ -62,7 +62,7 @@ def waiting_comment(waiting: Waiting | None) -> str:
     if waiting is None:
         return "keep-alive"
     estimate = "" if waiting.estimate_s is None else f", about {max(1, round(waiting.estimate_s))} s"
-    return f"waiting for a worker: place {waiting.place}{estimate}"
+    return f"waiting for a worker: position {waiting.position}{estimate}"
 
 
 class StreamedReply(Response):
@@ -106,7 +106,7 @@ class _Writer:
         (twice the chunks per second, measured), and it can be cut off when the client stops reading.
         """
         task = asyncio.get_running_loop().create_task(self._write_all(first))
-        self._stall = Patience(write_timeout_s, task.cancel)
+        self._stall = StallTimer(write_timeout_s, task.cancel)
         try:
             await task
         except asyncio.CancelledError:

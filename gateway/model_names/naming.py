@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.routing.route_query import Ask, ask_of
+from gateway.routing.route_query import RouteQuery, route_query_of
 from gateway.service import ModelEntry
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import EmbedRequest, GenerateRequest
@@ -28,7 +28,7 @@ class Names:
         self,
         aliases: Mapping[str, str],
         models: Callable[[], Sequence[ModelEntry]],
-        is_served: Callable[[Ask], bool],
+        is_served: Callable[[RouteQuery], bool],
     ) -> None:
         self._aliases = aliases
         self._models = models
@@ -48,7 +48,7 @@ class Names:
 
     def _any(self, request: R, entries: Sequence[ModelEntry]) -> str:
         """The one that most workers run, those in memory first: there an answer is soonest."""
-        able = [entry for entry in entries if self._is_served(_asked_of(request, entry.id))]
+        able = [entry for entry in entries if self._is_served(_query_for(request, entry.id))]
         if not able:
             raise NoWorker("No model on the network can do what this request needs at the moment.")
         return _readiest(able).id
@@ -83,5 +83,5 @@ def _readiest(entries: Sequence[ModelEntry]) -> ModelEntry:
     return max(entries, key=lambda entry: (entry.is_warm, entry.workers, entry.id))
 
 
-def _asked_of(request: GenerateRequest | EmbedRequest, model: str) -> Ask:
-    return ask_of(msgspec.structs.replace(request, model=model))
+def _query_for(request: GenerateRequest | EmbedRequest, model: str) -> RouteQuery:
+    return route_query_of(msgspec.structs.replace(request, model=model))

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.observability.views import ChoiceView, ConsideredView
-from gateway.routing.choose import Choice, Considered
-from gateway.routing.route_query import Ask
+from gateway.routing.choose import Considered, WorkerChoice
+from gateway.routing.route_query import RouteQuery
 
 MAX_CHOICES = 200
 
@@ -21,7 +21,7 @@ MAX_CONSIDERED = 16
 @dataclass(frozen=True)
 class _Noted:
     at_unix_s: float
-    ask: Ask
+    query: RouteQuery
     worker: str
     why: str
     considered: tuple[Considered, ...]
@@ -34,10 +34,10 @@ class ChoiceLog:
         self._noted: deque[_Noted] = deque(maxlen=max_choices)
         self._unix_s = unix_s
 
-    def note(self, ask: Ask, choice: Choice) -> None:
+    def note(self, query: RouteQuery, choice: WorkerChoice) -> None:
         """A request goes to this worker. That there was nobody is no choice: a queue finds that many times a second."""
         considered = choice.considered[:MAX_CONSIDERED]
-        self._noted.append(_Noted(self._unix_s(), ask, choice.worker.peer_id, choice.why, considered))
+        self._noted.append(_Noted(self._unix_s(), query, choice.worker.peer_id, choice.why, considered))
 
     def views(self) -> list[ChoiceView]:
         """Newest first."""
@@ -45,14 +45,14 @@ class ChoiceLog:
 
 
 def _view(noted: _Noted) -> ChoiceView:
-    ask = noted.ask
+    query = noted.query
     return ChoiceView(
         at_unix_s=noted.at_unix_s,
-        model=ask.model,
-        task=ask.task,
-        digest=ask.digest,
-        features=tuple(sorted(ask.features)),
-        tokens=ask.tokens,
+        model=query.model,
+        task=query.task,
+        digest=query.digest,
+        features=tuple(sorted(query.features)),
+        tokens=query.tokens,
         worker=noted.worker,
         why=noted.why,
         considered=tuple(map(_considered, noted.considered)),
@@ -65,7 +65,7 @@ def _considered(considered: Considered) -> ConsideredView:
         expected_s=considered.expected_s if math.isfinite(considered.expected_s) else None,
         in_flight=considered.in_flight,
         pressure=considered.pressure,
-        places=considered.places,
+        slots=considered.slots,
         state=considered.state.value,
         first_token_s=considered.first_token_s,
         token_s=considered.token_s,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.observability.outcomes import is_failure, is_success, is_unserved
-from gateway.observability.reports import Attempt, RequestReport
+from gateway.observability.reports import AttemptReport, RequestReport
 
 LATE = "late"
 """What a worker did that was overtaken by another one, asked beside it."""
@@ -56,7 +56,7 @@ def _failures(report: RequestReport) -> Iterator[FailureSeen]:
         yield FailureSeen(at_unix_s, report.request_id, report.model, None, report.outcome, "gave_up")
 
 
-def _failure(report: RequestReport, failed: Attempt) -> FailureSeen:
+def _failure(report: RequestReport, failed: AttemptReport) -> FailureSeen:
     successor = _successor(report, failed)
     done: Remedy = "gave_up" if successor is None else "resumed" if failed.tokens else "retried"
     return FailureSeen(
@@ -71,14 +71,14 @@ def _failure(report: RequestReport, failed: Attempt) -> FailureSeen:
     )
 
 
-def _overtaken(report: RequestReport, hedge: Attempt) -> Iterator[FailureSeen]:
+def _overtaken(report: RequestReport, hedge: AttemptReport) -> Iterator[FailureSeen]:
     late = [one for one in report.attempts if not one.is_hedge and one.began_s <= hedge.began_s < _end_s(one)]
     for one in late:
         at_unix_s = report.arrived_unix_s + hedge.began_s
         yield FailureSeen(at_unix_s, report.request_id, report.model, one.worker, LATE, "hedged", hedge.worker)
 
 
-def _successor(report: RequestReport, failed: Attempt) -> Attempt | None:
+def _successor(report: RequestReport, failed: AttemptReport) -> AttemptReport | None:
     """Who gave the next tokens of the same answer; where several answers have parted at the failure, of any of them."""
     later = [
         attempt
@@ -91,5 +91,5 @@ def _successor(report: RequestReport, failed: Attempt) -> Attempt | None:
     return min(later, key=lambda attempt: attempt.began_s, default=None)
 
 
-def _end_s(attempt: Attempt) -> float:
+def _end_s(attempt: AttemptReport) -> float:
     return attempt.began_s + attempt.duration_s

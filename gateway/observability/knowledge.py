@@ -75,7 +75,7 @@ def worker_view(
             )
             for card in record.models
         ),
-        places=worker.places,
+        slots=worker.slots,
         in_flight=worker.in_flight,
         pressure=worker.pressure(),
         round_trip_s=worker.round_trip_s.value,
@@ -107,7 +107,7 @@ class _Gathered:
     tasks: set[str] = field(default_factory=set)
     states: Counter[str] = field(default_factory=Counter)
     workers: int = 0
-    places: int = 0
+    slots: int = 0
     in_flight: int = 0
     digests: set[str] = field(default_factory=set)
     context_length: int | None = None
@@ -118,7 +118,7 @@ class _Gathered:
             tasks=tuple(sorted(self.tasks)),
             workers=self.workers,
             states=dict(self.states),
-            places=self.places,
+            slots=self.slots,
             in_flight=self.in_flight,
             waiting=waiting,
             digests=tuple(sorted(self.digests)),
@@ -127,7 +127,7 @@ class _Gathered:
 
 
 def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
-    """A worker that runs a model for two tasks is one worker, with places for each."""
+    """A worker that runs a model for two tasks is one worker, with slots for each."""
     for model in {card.id for card in worker.record.models}:
         of_model = gathered.setdefault(model, _Gathered())
         of_model.states[state] += 1
@@ -137,7 +137,7 @@ def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
     for card in worker.record.models:
         of_model = gathered[card.id]
         of_model.tasks.add(card.task)
-        of_model.places += worker.places
+        of_model.slots += worker.slots
         of_model.in_flight += worker.in_flight_of((card.id, card.task))
         of_model.digests.add(card.digest)
         of_model.context_length = max(of_model.context_length or 0, card.context_length)
@@ -154,7 +154,7 @@ def _load_view(load: Load, age_s: float) -> LoadView:
         age_s=age_s,
         running=load.running,
         queued=load.queued,
-        places=load.slots,
+        slots=load.slots,
         kv_free_tokens=load.kv_free_tokens,
         kv_total_tokens=load.kv_total_tokens,
         decode_tokens_per_s=load.decode_tokens_per_s.value,

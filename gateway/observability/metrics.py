@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.observability.outcomes import KNOWN, is_failure, is_success
-from gateway.observability.reports import CANCELLED, Attempt, RequestReport
+from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
 from gateway.observability.views import ModelView
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -233,14 +233,14 @@ class _WorkersNow(Collector):
 
     def collect(self) -> Iterator[Metric]:
         workers: Count[tuple[str, str]] = Count()
-        places: Count[str] = Count()
+        slots: Count[str] = Count()
         in_flight: Count[str] = Count()
         waiting: Count[str] = Count()
         for view in self._seen:
             model = self._label(view)
             for state, count in view.states.items():
                 workers[model, state] += count
-            places[model] += view.places
+            slots[model] += view.slots
             in_flight[model] += view.in_flight
             waiting[model] += view.waiting
         by_state = GaugeMetricFamily(
@@ -249,7 +249,7 @@ class _WorkersNow(Collector):
         for labels, count in workers.items():
             by_state.add_metric(labels, count)
         yield by_state
-        yield _by_model("p2pnet_gateway_places", "Places of workers in use.", places)
+        yield _by_model("p2pnet_gateway_slots", "Slots of workers in use.", slots)
         yield _by_model("p2pnet_gateway_requests_in_flight", "Requests that workers serve for this gateway.", in_flight)
         yield _by_model("p2pnet_gateway_queue_waiting", "Requests that wait for a worker.", waiting)
 
@@ -260,7 +260,7 @@ class _WorkersNow(Collector):
         return self._announced.of(view.id) if view.states else self._announced.known(view.id)
 
 
-def resumes_of(attempts: Sequence[Attempt]) -> int:
+def resumes_of(attempts: Sequence[AttemptReport]) -> int:
     """Attempts that gave a part of an answer which another worker had begun and could not finish."""
     return sum(
         _has_answered(attempt)
@@ -273,7 +273,7 @@ def resumes_of(attempts: Sequence[Attempt]) -> int:
     )
 
 
-def _has_answered(attempt: Attempt) -> bool:
+def _has_answered(attempt: AttemptReport) -> bool:
     return attempt.tokens > 0 or is_success(attempt.outcome)
 
 

@@ -16,10 +16,10 @@ from gateway.observability.reports import RequestReport
 from gateway.observability.timeline import STEP_S, Series, Span, Timeline
 from gateway.observability.views import (
     Itself,
+    Location,
     ModelSeen,
     ModelView,
     Overview,
-    Place,
     WorkerQuery,
     WorkerSeen,
     WorkerView,
@@ -40,20 +40,20 @@ LOOK_S = 1.0
 """How old what is shown may be."""
 
 
-class Lookout:
+class OverviewBuilder:
     """Makes overviews. `running` says what has come of answers that are under way."""
 
     def __init__(
         self,
         sources: Sources,
         history: History,
-        place: Place,
+        location: Location,
         is_ready: Callable[[], bool],
         running: Callable[[], Iterable[Span]] = tuple,
     ) -> None:
         self._sources = sources
         self._history = history
-        self._place = place
+        self._location = location
         self._is_ready = is_ready
         self._running = running
         self._timeline = Timeline()
@@ -85,7 +85,7 @@ class Lookout:
             workers=[_seen(view, known[view.id]) for view in page.workers],
             total=page.total,
             mesh=mesh_of(
-                self._place.peer_id, self._place.initial_peers, [known[view.id].record for view in page.workers]
+                self._location.peer_id, self._location.initial_peers, [known[view.id].record for view in page.workers]
             ),
             series=self._series(unix_s),
             failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
@@ -94,7 +94,7 @@ class Lookout:
     def _itself(self, models: Sequence[ModelView], unix_s: float) -> Itself:
         rates = self._timeline.rates(unix_s, self._running())
         return Itself(
-            id=self._place.peer_id,
+            id=self._location.peer_id,
             agent=AGENT,
             started_unix_s=self._started_unix_s,
             in_flight=sum(worker.in_flight for worker in self._sources.workers()),

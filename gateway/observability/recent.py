@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.observability.outcomes import is_failure, is_success
-from gateway.observability.reports import Attempt, RequestReport
+from gateway.observability.reports import AttemptReport, RequestReport
 
 MAX_REQUESTS = 10_000
 """Kept: some 10 MB of memory and as much of the file, and a page of any filter is found within some 10 ms."""
@@ -131,7 +131,7 @@ class _Sample(NamedTuple):
     later_s: float = 0.0
 
     @classmethod
-    def of(cls, report: RequestReport, attempt: Attempt) -> _Sample:
+    def of(cls, report: RequestReport, attempt: AttemptReport) -> _Sample:
         began_unix_s = report.arrived_unix_s + attempt.began_s
         if not is_success(attempt.outcome):
             return cls(began_unix_s, False if is_failure(attempt.outcome) else None)

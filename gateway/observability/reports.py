@@ -13,7 +13,7 @@ CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptReport:
     """One worker's part in a request. Seconds count from the attempt's own begin; `began_s` from the request's.
 
     `outcome` is a finish reason ("stop", "length", "tool_calls"), an error's code, or CANCELLED. `tokens` are those it
@@ -52,7 +52,7 @@ class RequestReport:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptReport, ...] = ()
 
 
 Observer = Callable[[RequestReport], None]

@@ -38,7 +38,7 @@ class LoadView:
     age_s: float
     running: int
     queued: int
-    places: int
+    slots: int
     kv_free_tokens: int
     kv_total_tokens: int
     decode_tokens_per_s: float
@@ -48,7 +48,7 @@ class LoadView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """One worker. `places` are of each of its models, `pressure` is how many requests of all gateways are there as far
+    """One worker. `slots` are of each of its models, `pressure` is how many requests of all gateways are there as far
     as one can know. `reason` and `cooldown_s` say why it is left alone, and for how much longer. `measured` is of the
     last day; what this gateway has not measured, or not heard, is None."""
 
@@ -58,7 +58,7 @@ class WorkerView:
     reason: str | None
     cooldown_s: float | None
     models: tuple[ServedModel, ...]
-    places: int
+    slots: int
     in_flight: int
     pressure: int
     round_trip_s: float | None
@@ -70,14 +70,14 @@ class WorkerView:
 
 @dataclass(frozen=True)
 class ModelView:
-    """One model over all its workers. `workers`, `places` and `in_flight` are of workers in use, `states` counts the
+    """One model over all its workers. `workers`, `slots` and `in_flight` are of workers in use, `states` counts the
     lost ones too. `waiting` are requests in this gateway's queue: a model that nobody runs may have some."""
 
     id: str
     tasks: tuple[str, ...]
     workers: int
     states: Mapping[str, int]
-    places: int
+    slots: int
     in_flight: int
     waiting: int
     digests: tuple[str, ...]
@@ -92,7 +92,7 @@ class ConsideredView:
     expected_s: float | None
     in_flight: int
     pressure: int
-    places: int
+    slots: int
     state: str
     first_token_s: float | None
     token_s: float | None
@@ -178,7 +178,7 @@ class Overview:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where this gateway stands in the network: who it is, and the addresses that it joined through."""
 
     peer_id: str
@@ -195,6 +195,6 @@ class Knowledge:
     requests: Callable[[RequestQuery], Sequence[Kept]]
     choices: Callable[[], Sequence[ChoiceView]]
     overview: Callable[[], Overview]
-    place: Place
+    location: Location
     live: Live
     scrape: Callable[[], Awaitable[bytes]]

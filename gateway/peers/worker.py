@@ -16,12 +16,12 @@ ModelTask = tuple[str, str]
 """A model's id and its task, "generate" or "embed"."""
 
 MAX_DISPATCHES = 512
-"""Requests remembered since a load was sampled: a worker of more places has newer samples long before."""
+"""Requests remembered since a load was sampled: a worker of more slots has newer samples long before."""
 
 FULL_S = 0.05
 MAX_FULL_S = 1.0
 """A worker that said it is busy is asked again after 0.05 s, and after twice as long each time it says so again. Its
-refusal costs a few milliseconds; one second is what a free place may stay unused at most."""
+refusal costs a few milliseconds; one second is what a free slot may stay unused at most."""
 
 
 class Pace:
@@ -74,13 +74,13 @@ class Worker:
         return None
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """How many requests of each of its models it takes at the same time: `slots` are over all of them."""
         return max(1, self.record.slots // max(1, len(self.record.models)))
 
     def has_room(self, key: ModelTask, now_s: float) -> bool:
         """Whether it may take one more, as far as is known here: others' requests are found out by asking."""
-        return self._in_flight[key] < self.places and self.full_until_s.get(key, now_s) <= now_s
+        return self._in_flight[key] < self.slots and self.full_until_s.get(key, now_s) <= now_s
 
     def pace(self, key: ModelTask) -> Pace:
         known = self._paces.get(key)
@@ -118,7 +118,7 @@ class Worker:
             self.load_sampled_s = sampled_s
 
     def note_full(self, key: ModelTask, now_s: float) -> None:
-        """It refused a request since all of its places are taken. Refusals of requests that were sent together count
+        """It refused a request since all of its slots are taken. Refusals of requests that were sent together count
         once."""
         if self.full_until_s.get(key, now_s) > now_s:
             return

@@ -1,6 +1,6 @@
 """Who may send its request to a worker now, and who waits: one bounded, fair queue for each model.
 
-A worker is chosen and its place reserved in one step, so no two requests are given the same place. Knows which workers
+A worker is chosen and its slot reserved in one step, so no two requests are given the same slot. Knows which workers
 there are only by asking `choose`; sends nothing.
 """
 
@@ -15,8 +15,8 @@ from itertools import islice
 
 from gateway.peers.worker import ModelTask
 from gateway.queueing.fair_queue import FairQueue, may_wait
-from gateway.routing.choose import Choice
-from gateway.routing.route_query import Ask
+from gateway.routing.choose import WorkerChoice
+from gateway.routing.route_query import RouteQuery
 from gateway.service import Caller
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 
@@ -52,7 +52,7 @@ MAX_RETRY_AFTER_S = 60.0
 
 TASKS = ("generate", "embed")
 
-Choose = Callable[[Ask, Collection[str]], Choice | None]
+Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 """`routing.choose` over the workers of this moment: for what is asked, without these peer ids."""
 
 
@@ -62,7 +62,7 @@ class Ticket:
     it. `is_urgent`: it goes on after a failure. One that is not `is_patient` does not want to wait: it is told what it
     finds, and not that a deadline has passed."""
 
-    ask: Ask
+    query: RouteQuery
     caller: Caller
     deadline_s: float
     exclude: Set[str] = frozenset()
@@ -108,12 +108,12 @@ class _NoRoom:
         self._refused: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
 
     def add(self, ticket: Ticket) -> None:
-        needs = frozenset(ticket.exclude), ticket.ask.max_tokens or 0
-        self._refused.setdefault((ticket.ask.digest, ticket.ask.features), []).append(needs)
+        needs = frozenset(ticket.exclude), ticket.query.max_tokens or 0
+        self._refused.setdefault((ticket.query.digest, ticket.query.features), []).append(needs)
 
     def cover(self, ticket: Ticket) -> bool:
-        tokens = ticket.ask.max_tokens or 0
-        refused = self._refused.get((ticket.ask.digest, ticket.ask.features), ())
+        tokens = ticket.query.max_tokens or 0
+        refused = self._refused.get((ticket.query.digest, ticket.query.features), ())
         return any(least <= tokens and (not exclude or exclude <= ticket.exclude) for exclude, least in refused)
 
 
@@ -133,7 +133,7 @@ class Admission:
     def __init__(
         self,
         choose: Choose,
-        is_served: Callable[[Ask], bool],
+        is_served: Callable[[RouteQuery], bool],
         now_s: Callable[[], float] = time.monotonic,
         limits: QueueLimits | None = None,
     ) -> None:
@@ -142,13 +142,13 @@ class Admission:
         self._now_s = now_s
         self._limits = limits or QueueLimits()
         self._queues: dict[ModelTask, _ModelQueue] = {}
-        self._grants: dict[Ticket, asyncio.Future[Choice]] = {}
+        self._grants: dict[Ticket, asyncio.Future[WorkerChoice]] = {}
         self._callers: Counter[str] = Counter()
         """How many requests each has waiting, of all models, the urgent ones not counted."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def admit(self, ticket: Ticket) -> Choice:
-        """A worker with a place reserved for this request, to be released once. Without a task switch when one is free.
+    async def admit(self, ticket: Ticket) -> WorkerChoice:
+        """A worker with a slot reserved for this request, to be released once. Without a task switch when one is free.
 
         Raises Busy when too many wait, and DeadlineExceeded when it has waited in vain. One that does not want to wait
         is told Busy where those that can serve it are busy, NoWorker where nobody is there. Cancelling it leaves the
@@ -157,15 +157,15 @@ class Admission:
         choice = self.admit_now(ticket)
         return await self._wait(ticket) if choice is None else choice
 
-    def admit_now(self, ticket: Ticket) -> Choice | None:
+    def admit_now(self, ticket: Ticket) -> WorkerChoice | None:
         """As `admit`, where nobody waits and a worker is free; None otherwise."""
-        return None if ticket.ask.key in self._queues else self._reserve(ticket)
+        return None if ticket.query.key in self._queues else self._reserve(ticket)
 
-    def give_back(self, ticket: Ticket, choice: Choice) -> None:
-        """The place is not used after all."""
-        choice.worker.release(ticket.ask.key)
+    def give_back(self, ticket: Ticket, choice: WorkerChoice) -> None:
+        """The slot is not used after all."""
+        choice.worker.release(ticket.query.key)
         choice.worker.health.note_release()
-        self.wake(ticket.ask.model)
+        self.wake(ticket.query.model)
 
     def wake(self, model: str | None = None) -> None:
         """A worker of this model may have room now, or may have come. None: of any model; where very many models have
@@ -177,14 +177,14 @@ class Admission:
         for queue in queues:
             self._serve_front(queue, _NoRoom())
 
-    def place(self, ticket: Ticket) -> int | None:
+    def position(self, ticket: Ticket) -> int | None:
         """How many of its model's queue are served before it, and itself; None when it does not wait."""
-        return self._queues[ticket.ask.key].tickets.place(ticket) if ticket in self._grants else None
+        return self._queues[ticket.query.key].tickets.position(ticket) if ticket in self._grants else None
 
     def estimate_s(self, ticket: Ticket) -> float | None:
         """How long it waits from now on, if all goes on as lately; None when that is not known."""
-        place = self.place(ticket)
-        return None if place is None else self._time_for_s(ticket.ask.key, place)
+        position = self.position(ticket)
+        return None if position is None else self._time_for_s(ticket.query.key, position)
 
     def waiting(self, model: str) -> int:
         return sum(len(self._queues[key].tickets) for task in TASKS if (key := (model, task)) in self._queues)
@@ -196,7 +196,7 @@ class Admission:
             waiting[model] += len(queue.tickets)
         return dict(waiting)
 
-    async def _wait(self, ticket: Ticket) -> Choice:
+    async def _wait(self, ticket: Ticket) -> WorkerChoice:
         grant = self._enter(ticket)
         try:
             self._serve_newcomer(ticket)
@@ -209,14 +209,14 @@ class Admission:
             if ticket in self._grants:
                 self._leave(ticket)
 
-    def _enter(self, ticket: Ticket) -> asyncio.Future[Choice]:
+    def _enter(self, ticket: Ticket) -> asyncio.Future[WorkerChoice]:
         assert ticket not in self._grants, "one request waits once"
         if not ticket.is_urgent:
             self._check_room(ticket)
-        key, now_s = ticket.ask.key, self._now_s()
+        key, now_s = ticket.query.key, self._now_s()
         if key not in self._queues:
             self._queues[key] = _ModelQueue(now_s)
-        self._queues[key].tickets.push(ticket, ticket.caller, ticket.ask.tokens, ticket.is_urgent)
+        self._queues[key].tickets.push(ticket, ticket.caller, ticket.query.tokens, ticket.is_urgent)
         if not ticket.is_urgent:
             self._callers[ticket.caller.name] += 1
         loop = asyncio.get_running_loop()
@@ -227,8 +227,8 @@ class Admission:
 
     def _check_room(self, ticket: Ticket) -> None:
         """Raises Busy."""
-        model, name, limits = ticket.ask.model, ticket.caller.name, self._limits
-        queue = self._queues.get(ticket.ask.key)
+        model, name, limits = ticket.query.model, ticket.caller.name, self._limits
+        queue = self._queues.get(ticket.query.key)
         waiting, own = (0, 0) if queue is None else (queue.tickets.in_turn, queue.tickets.waiting_of(name))
         total = self._callers.total()
         if not may_wait(own, waiting, limits.max_waiting):
@@ -239,18 +239,18 @@ class Admission:
             )
         else:
             return
-        raise Busy(f"The queue is full: {bound}. Try again in a moment.", self._drained_in_s(ticket.ask.key))
+        raise Busy(f"The queue is full: {bound}. Try again in a moment.", self._drained_in_s(ticket.query.key))
 
     def _leave(self, ticket: Ticket) -> None:
         """It does not wait any more, and was not served."""
-        self._queues[ticket.ask.key].tickets.remove(ticket)
+        self._queues[ticket.query.key].tickets.remove(ticket)
         self._forget(ticket)
 
     def _forget(self, ticket: Ticket) -> None:
         """Models' and callers' names are strangers' words: nothing is kept under them."""
         del self._grants[ticket]
-        if not self._queues[ticket.ask.key].tickets:
-            del self._queues[ticket.ask.key]
+        if not self._queues[ticket.query.key].tickets:
+            del self._queues[ticket.query.key]
         if not ticket.is_urgent:
             self._callers[ticket.caller.name] -= 1
             if not self._callers[ticket.caller.name]:
@@ -281,7 +281,7 @@ class Admission:
 
     def _serve_newcomer(self, ticket: Ticket) -> None:
         """Those before it may need what is not there, and it may not."""
-        queue = self._queues[ticket.ask.key]
+        queue = self._queues[ticket.query.key]
         if len(queue.tickets) > 1:
             self._serve_front(queue, _NoRoom())
 
@@ -301,7 +301,7 @@ class Admission:
     def _serve(
         self, queue: _ModelQueue, offers: Iterator[Ticket], no_room: _NoRoom, max_refused: int, max_passed: int
     ) -> bool:
-        """Give places to those offered, past so many that get none. Returns whether all were offered one."""
+        """Give slots to those offered, past so many that get none. Returns whether all were offered one."""
         refused = passed = 0
         for ticket in offers:
             grant = self._grants[ticket]
@@ -317,13 +317,13 @@ class Admission:
                 return False
         return True
 
-    def _reserve(self, ticket: Ticket) -> Choice | None:
-        choice = self._choose(ticket.ask, ticket.exclude)
+    def _reserve(self, ticket: Ticket) -> WorkerChoice | None:
+        choice = self._choose(ticket.query, ticket.exclude)
         if choice is not None:
-            choice.worker.reserve(ticket.ask.key, self._now_s())
+            choice.worker.reserve(ticket.query.key, self._now_s())
         return choice
 
-    def _admit_waiting(self, queue: _ModelQueue, ticket: Ticket, choice: Choice) -> None:
+    def _admit_waiting(self, queue: _ModelQueue, ticket: Ticket, choice: WorkerChoice) -> None:
         self._grants[ticket].set_result(choice)
         queue.rate.note(self._now_s())
         queue.tickets.take(ticket)
@@ -332,11 +332,11 @@ class Admission:
     def _give_up(self, ticket: Ticket) -> None:
         """Its deadline has passed."""
         grant = self._grants[ticket]
-        drained_in_s = self._drained_in_s(ticket.ask.key)
+        drained_in_s = self._drained_in_s(ticket.query.key)
         self._leave(ticket)
         if grant.done():
             return
-        grant.set_exception(_in_vain(ticket, self._is_served(ticket.ask), drained_in_s))
+        grant.set_exception(_in_vain(ticket, self._is_served(ticket.query), drained_in_s))
 
     def _drained_in_s(self, key: ModelTask) -> float | None:
         """When those that wait now will have been served."""
@@ -351,7 +351,7 @@ class Admission:
 
 def _in_vain(ticket: Ticket, is_served: bool, drained_in_s: float | None) -> P2PNetError:
     """What a request is told whose deadline has passed."""
-    model = ticket.ask.model
+    model = ticket.query.model
     if not ticket.is_patient:
         busy = Busy(f"All workers of the model {model} are busy. Try again in a moment.", drained_in_s)
         return busy if is_served else NoWorker(f"No worker can serve this request for the model {model} now.")

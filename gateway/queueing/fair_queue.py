@@ -45,7 +45,7 @@ def share_of(priority: int) -> int:
 def may_wait(own: int, waiting: int, bound: int) -> bool:
     """Whether a caller that has `own` of the `waiting` requests may have one more wait where `bound` may.
 
-    It may have as many as places are still free (Choudhury & Hahne 1998, dynamic thresholds): alone it fills half of
+    It may have as many as slots are still free (Choudhury & Hahne 1998, dynamic thresholds): alone it fills half of
     the queue, one of two busy callers a third, and there is always something left for whoever comes next.
     """
     return own < bound - waiting
@@ -119,7 +119,7 @@ class _Line(Generic[T]):
 
     def _account_after(self, cost: int, current_round: int) -> tuple[int, int]:
         """Since which round it has spent how much, once it has spent this too. What it could have spent earlier, had
-        there been a place for its requests, is lost: nobody saves up for a burst."""
+        there been a slot for its requests, is lost: nobody saves up for a burst."""
         if self._due(cost) < current_round:
             return current_round, 0
         return self._since_round, self._spent + cost
@@ -222,7 +222,7 @@ class FairQueue(Generic[T]):
             sweep = passed
             heapify(sweep)
 
-    def place(self, item: T) -> int:
+    def position(self, item: T) -> int:
         """How many are served before it when nobody comes or goes, and itself: 1 is next."""
         if item in self._urgent:
             return 1 + next(index for index, other in enumerate(self._urgent) if other == item)

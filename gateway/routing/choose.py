@@ -1,7 +1,7 @@
 """Which worker a request goes to: who may serve it, what waiting there is expected to cost, and the choice.
 
 Functions of data, `now_s` and a random generator: reads the workers it is given, changes nothing, asks nobody. A few
-workers are drawn in proportion to their places and the best is taken (after Mitzenmacher 2001, "The power of two
+workers are drawn in proportion to their slots and the best is taken (after Mitzenmacher 2001, "The power of two
 choices"): what a record says of a worker's load is seconds old, and everybody's picking the least loaded from it
 stampedes. The numbers here were chosen with `bench/routing/sim.py`; see docs/routing.md.
 """
@@ -20,9 +20,9 @@ from typing import NamedTuple
 from gateway.peers.health import State
 from gateway.peers.pace import PeakEwma
 from gateway.peers.worker import ModelTask, Pace, Worker
-from gateway.routing.route_query import USUAL_TOKENS, Ask
-from gateway.routing.route_query import ask_of as ask_of
-from gateway.routing.weighted_sampling import Group, weight_of
+from gateway.routing.route_query import USUAL_TOKENS, RouteQuery
+from gateway.routing.route_query import route_query_of as route_query_of
+from gateway.routing.weighted_sampling import WeightedGroup, weight_of
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
 from p2pnet.records import ModelCard
@@ -42,7 +42,7 @@ NEW_IN_FLIGHT = 2
 """Requests at a worker of which nothing is measured yet, while others have room: enough to measure it at once."""
 
 MAX_NEW_IN_FLIGHT = 16
-"""The same while nobody else has room: a stranger that claims a thousand places does not get the whole queue."""
+"""The same while nobody else has room: a stranger that claims a thousand slots does not get the whole queue."""
 
 USUAL_FIRST_TOKEN_S = 0.5
 USUAL_TOKEN_S = 0.05
@@ -87,7 +87,7 @@ class Considered(NamedTuple):
     expected_s: float
     in_flight: int
     pressure: int
-    places: int
+    slots: int
     state: State
     first_token_s: float | None
     token_s: float | None
@@ -95,7 +95,7 @@ class Considered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class WorkerChoice:
     """A worker for a request. `why` is a word or two for people."""
 
     worker: Worker
@@ -112,22 +112,27 @@ class Roster:
             for card in worker.record.models:
                 self._by_key.setdefault((card.id, card.task), []).append(worker)
         self._lengths: dict[ModelTask, list[int]] = {}
-        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], Group | None] = {}
+        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], WeightedGroup | None] = {}
 
     def of(self, key: ModelTask) -> Sequence[Worker]:
         """All that run the model."""
         return self._by_key.get(key, ())
 
-    def able(self, ask: Ask) -> Group | None:
+    def able(self, query: RouteQuery) -> WeightedGroup | None:
         """Those that can do what is asked, busy or not; None when there is nobody.
 
         Remembered, since it takes a look at all: for all lengths of answers between two lengths of contexts at once."""
-        variety = (ask.key, ask.digest, ask.features, bisect_left(self._context_lengths(ask.key), ask.max_tokens or 0))
+        variety = (
+            query.key,
+            query.digest,
+            query.features,
+            bisect_left(self._context_lengths(query.key), query.max_tokens or 0),
+        )
         if variety not in self._able:
             if len(self._able) >= MAX_VARIETIES:
                 self._able.clear()
-            workers = [worker for worker in self.of(ask.key) if _is_able(worker, ask)]
-            self._able[variety] = Group(workers) if workers else None
+            workers = [worker for worker in self.of(query.key) if _is_able(worker, query)]
+            self._able[variety] = WeightedGroup(workers) if workers else None
         return self._able[variety]
 
     def _context_lengths(self, key: ModelTask) -> list[int]:
@@ -141,21 +146,21 @@ class Roster:
 
 def choose(
     roster: Roster,
-    ask: Ask,
+    query: RouteQuery,
     now_s: float,
     rng: random.Random,
     exclude: Collection[str] = (),
     sample: int = SAMPLE,
-) -> Choice | None:
+) -> WorkerChoice | None:
     """A worker that can do what is asked, has room and may be asked now; None when there is none at this moment.
 
     `exclude` are peer ids that have failed this request. When health or freshness leave nobody, those are asked after
     all that are otherwise able: but not while a healthy one is merely full, for then waiting is better. `sample` is how
     many workers are compared."""
-    group = roster.able(ask)
+    group = roster.able(query)
     if group is None:
         return None
-    moment = _Moment(ask, now_s, exclude)
+    moment = _Moment(query, now_s, exclude)
     drawn = _draw(group, moment, rng, sample)
     if not drawn:
         return _look_at_all(group, moment, rng, sample)
@@ -165,33 +170,34 @@ def choose(
     workers = [known, *(worker for worker in drawn if worker is not known)]
     considered = moment.considered(workers)
     if considered[0].expected_s <= MAX_AFFINE_DELAY * min(each.expected_s for each in considered):
-        return Choice(known, "same beginning", tuple(considered))
+        return WorkerChoice(known, "same beginning", tuple(considered))
     return moment.best_of(workers, f"best of {len(workers)}")
 
 
-def is_served(roster: Roster, ask: Ask) -> bool:
+def is_served(roster: Roster, query: RouteQuery) -> bool:
     """Whether any worker can do what is asked, busy or not."""
-    return roster.able(ask) is not None
+    return roster.able(query) is not None
 
 
-def obstacle(workers: Iterable[Worker], ask: Ask) -> P2PNetError | None:
+def obstacle(workers: Iterable[Worker], query: RouteQuery) -> P2PNetError | None:
     """Why nobody is able although the model runs: FeatureMissing, which names what the request asks for and nobody
     does, or ContextOverflow. None when nobody runs it."""
     workers = list(workers)
-    cards = [card for worker in workers if (card := _card(worker, ask)) is not None]
+    cards = [card for worker in workers if (card := _card(worker, query)) is not None]
     if not cards:
-        return _other_task(workers, ask)
-    nearest = min(cards, key=lambda card: len(ask.features - set(card.features)))
+        return _other_task(workers, query)
+    nearest = min(cards, key=lambda card: len(query.features - set(card.features)))
     try:
-        check_needed(ask.model, ask.features, {feature for card in cards for feature in card.features})
-        check_needed(ask.model, ask.features, nearest.features)
+        check_needed(query.model, query.features, {feature for card in cards for feature in card.features})
+        check_needed(query.model, query.features, nearest.features)
     except P2PNetError as error:
         return error
-    longest = max(card.context_length for card in cards if ask.features.issubset(card.features))
-    if (ask.max_tokens or 0) <= longest:
+    longest = max(card.context_length for card in cards if query.features.issubset(card.features))
+    if (query.max_tokens or 0) <= longest:
         return None
     return ContextOverflow(
-        f"The model {ask.model} has a context of {longest} tokens, and {ask.max_tokens} were requested.", "max_tokens"
+        f"The model {query.model} has a context of {longest} tokens, and {query.max_tokens} were requested.",
+        "max_tokens",
     )
 
 
@@ -209,16 +215,16 @@ class _Standing(IntEnum):
     ON_TRIAL = 5
     """It has failed, and another request is finding out whether it is back."""
     CLOSED = 6
-    """It failed this request, or all of its places are taken and it would not be asked otherwise either."""
+    """It failed this request, or all of its slots are taken and it would not be asked otherwise either."""
 
 
 class _Moment:
     """What workers are to one request now."""
 
-    def __init__(self, ask: Ask, now_s: float, exclude: Collection[str]) -> None:
-        self.ask = ask
-        self._key = ask.key
-        self._answer = 0 if ask.task == "embed" else min(ask.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
+    def __init__(self, query: RouteQuery, now_s: float, exclude: Collection[str]) -> None:
+        self.query = query
+        self._key = query.key
+        self._answer = 0 if query.task == "embed" else min(query.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
         self._now_s = now_s
         self._exclude = exclude
 
@@ -253,11 +259,11 @@ class _Moment:
     def _is_measured(self, worker: Worker) -> bool:
         return worker.pace(self._key).first_token_s.value is not None
 
-    def best_of(self, workers: Sequence[Worker], why: str) -> Choice:
+    def best_of(self, workers: Sequence[Worker], why: str) -> WorkerChoice:
         """The first of those that take the least time."""
         considered = self.considered(workers)
         best = min(range(len(workers)), key=lambda index: considered[index].expected_s)
-        return Choice(workers[best], why, tuple(considered))
+        return WorkerChoice(workers[best], why, tuple(considered))
 
     def considered(self, workers: Sequence[Worker]) -> list[Considered]:
         """What the request is expected to take at each. Whatever is not measured of one is as with the others, and so
@@ -272,7 +278,7 @@ class _Moment:
             stands = self._part_that_stands(worker, pace)
             work_s = FIRST_TOKEN_PART * _faded(first_s, usual_first_s, stands)
             work_s += self._answer * _faded(token_s, _claimed_token_s(worker, usual_token_s), stands)
-            pressure, places = worker.pressure(), worker.places
+            pressure, slots = worker.pressure(), worker.slots
             expected_s = _faded(trip_s, usual_trip_s, self._part_left(worker.round_trip_s.noted_s))
             expected_s += work_s * (1 + pressure / weight_of(worker))
             if self._is_cold(worker, pace):
@@ -280,7 +286,7 @@ class _Moment:
             state = worker.health.state(self._now_s)
             considered.append(
                 Considered(
-                    worker.peer_id, expected_s, worker.in_flight, pressure, places, state, first_s, token_s, trip_s
+                    worker.peer_id, expected_s, worker.in_flight, pressure, slots, state, first_s, token_s, trip_s
                 )
             )
         return considered
@@ -306,7 +312,7 @@ class _Moment:
         return card is not None and card.is_cold and self._now_s - pace.first_token_s.noted_s > WARM_S
 
 
-def _draw(group: Group, moment: _Moment, rng: random.Random, sample: int) -> list[Worker]:
+def _draw(group: WeightedGroup, moment: _Moment, rng: random.Random, sample: int) -> list[Worker]:
     """Some different workers that are ready: of all if they are few, else those found soon enough, if any."""
     found: dict[str, Worker] = {}
     if len(group.workers) > DRAWS:
@@ -327,7 +333,7 @@ def _sampled(workers: Sequence[Worker], rng: random.Random, sample: int) -> list
     return order[:sample]
 
 
-def _look_at_all(group: Group, moment: _Moment, rng: random.Random, sample: int) -> Choice | None:
+def _look_at_all(group: WeightedGroup, moment: _Moment, rng: random.Random, sample: int) -> WorkerChoice | None:
     """The most willing of all workers, when none was found that is ready."""
     by_standing: dict[_Standing, list[Worker]] = {}
     for worker in group.workers:
@@ -344,15 +350,15 @@ def _look_at_all(group: Group, moment: _Moment, rng: random.Random, sample: int)
     return moment.best_of(chosen, f"nobody better: {standing.name.lower().replace('_', ' ')}")
 
 
-def _known_beginning(group: Group, moment: _Moment) -> Worker | None:
+def _known_beginning(group: WeightedGroup, moment: _Moment) -> Worker | None:
     """The worker that requests of this beginning go to, or the next one in its place: if it is ready, not busier than
     others and not much slower."""
-    if moment.ask.affinity is None:
+    if moment.query.affinity is None:
         return None
-    near = group.near(moment.ask.affinity)
-    mean = (1 + sum(worker.pressure() for worker in near)) / sum(worker.places for worker in near)
+    near = group.near(moment.query.affinity)
+    mean = (1 + sum(worker.pressure() for worker in near)) / sum(worker.slots for worker in near)
     for worker in near[:AFFINE_TRIES]:
-        if worker.pressure() < ceil(MAX_AFFINE_LOAD * mean * worker.places) and moment.is_ready(worker):
+        if worker.pressure() < ceil(MAX_AFFINE_LOAD * mean * worker.slots) and moment.is_ready(worker):
             return worker
     return None
 
@@ -368,27 +374,27 @@ def _claimed_token_s(worker: Worker, usual_s: float) -> float:
     return max(usual_s, 1 / tokens_per_s) if tokens_per_s > 0 else usual_s
 
 
-def _other_task(workers: Iterable[Worker], ask: Ask) -> FeatureMissing | None:
+def _other_task(workers: Iterable[Worker], query: RouteQuery) -> FeatureMissing | None:
     """Why a model that is there only for something else cannot serve this."""
-    other, cannot = ("generate", "embed") if ask.task == "embed" else ("embed", "generate text")
-    if not any(worker.card((ask.model, other)) for worker in workers):
+    other, cannot = ("generate", "embed") if query.task == "embed" else ("embed", "generate text")
+    if not any(worker.card((query.model, other)) for worker in workers):
         return None
-    return FeatureMissing(f"The model {ask.model} does not {cannot}.", "model")
+    return FeatureMissing(f"The model {query.model} does not {cannot}.", "model")
 
 
-def _card(worker: Worker, ask: Ask) -> ModelCard | None:
+def _card(worker: Worker, query: RouteQuery) -> ModelCard | None:
     """What the worker announces of the weights that are asked for."""
-    card = worker.card(ask.key)
-    return card if card is not None and ask.digest in (None, card.digest) else None
+    card = worker.card(query.key)
+    return card if card is not None and query.digest in (None, card.digest) else None
 
 
-def _is_able(worker: Worker, ask: Ask) -> bool:
+def _is_able(worker: Worker, query: RouteQuery) -> bool:
     """How long the prompt is only the worker knows: what can be ruled out is an answer longer than the context."""
-    record, card = worker.record, _card(worker, ask)
+    record, card = worker.record, _card(worker, query)
     return (
         card is not None
-        and ask.features.issubset(card.features)
-        and (ask.max_tokens or 0) <= card.context_length
+        and query.features.issubset(card.features)
+        and (query.max_tokens or 0) <= card.context_length
         and bool(record.addresses)
-        and (not record.protocols or PROTOCOLS[ask.task] in record.protocols)
+        and (not record.protocols or PROTOCOLS[query.task] in record.protocols)
     )

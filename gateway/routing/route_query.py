@@ -33,7 +33,7 @@ MAX_CHAT_CHARS = 1 << 14
 
 
 @dataclass(frozen=True)
-class Ask:
+class RouteQuery:
     """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
     requests against one another. `affinity` names those that begin in the same way; None is no preference."""
 
@@ -50,10 +50,10 @@ class Ask:
         return self.model, self.task
 
 
-def ask_of(request: GenerateRequest | EmbedRequest) -> Ask:
+def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
     """What routing needs to know of it."""
     if isinstance(request, EmbedRequest):
-        return Ask(
+        return RouteQuery(
             request.model,
             "embed",
             request.digest,
@@ -61,7 +61,7 @@ def ask_of(request: GenerateRequest | EmbedRequest) -> Ask:
             tokens=sum(_tokens_of(text) for text in request.inputs),
         )
     answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
-    return Ask(
+    return RouteQuery(
         request.model,
         "generate",
         request.digest,

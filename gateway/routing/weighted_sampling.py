@@ -1,4 +1,4 @@
-"""Drawing workers at random in proportion to their places, and finding the few that a key hashes to.
+"""Drawing workers at random in proportion to their slots, and finding the few that a key hashes to.
 
 Knows nothing of requests, load or health.
 """
@@ -16,8 +16,8 @@ from math import log
 from gateway.peers.worker import Worker
 
 MAX_WEIGHT = 64
-"""Places cost nothing to claim: beyond this many they bring a worker no more requests. Nor are its requests counted for
-less: one among a thousand places would weigh nothing, and of workers that are equally fast one would get them all."""
+"""Slots cost nothing to claim: beyond this many they bring a worker no more requests. Nor are its requests counted for
+less: one among a thousand slots would weigh nothing, and of workers that are equally fast one would get them all."""
 
 WINDOW = 8
 """Workers among which a key is hashed: enough to even out the ring, and rendezvous over thousands would cost more than
@@ -27,7 +27,7 @@ KEY_BYTES = 16
 """Of keys, and of positions on the ring."""
 
 
-class Group:
+class WeightedGroup:
     """Workers that are able to do the same; at least one."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -37,7 +37,7 @@ class Group:
         self._ring: list[tuple[bytes, int]] | None = None
 
     def draw(self, rng: random.Random) -> Worker:
-        """Any of them, in proportion to its places."""
+        """Any of them, in proportion to its slots."""
         return self.workers[bisect(self._drawn, rng.random() * self._drawn[-1])]
 
     def near(self, key: bytes) -> list[Worker]:
@@ -53,8 +53,8 @@ class Group:
 
 
 def weight_of(worker: Worker) -> int:
-    """Its places, as far as they are believed."""
-    return min(worker.places, MAX_WEIGHT)
+    """Its slots, as far as they are believed."""
+    return min(worker.slots, MAX_WEIGHT)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -164,7 +164,7 @@ function at(angle, ring, { width, height }, { radiusX, radiusY }) {
 }
 
 /**
- * A relayed link goes through its relay; that the worker has a place there is then drawn already.
+ * A relayed link goes through its relay; that the worker has a reservation there is then drawn already.
  * @param {MeshSection} mesh
  * @param {Map<string, Placed>} nodes
  * @param {Map<string, string>} relays

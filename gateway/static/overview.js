@@ -16,8 +16,8 @@ const TILES = [
   ["Models", ({ models }) => (models ? count(models.length) : "\u2013"), () => ""],
   ["Requests/s", ({ gateway }) => rate(gateway?.requests_per_s), () => "last 10 s"],
   ["Tokens/s", ({ gateway }) => rate(gateway?.tokens_per_s), () => "last 10 s"],
-  ["In flight", ({ gateway }) => (gateway ? count(gateway.in_flight) : "\u2013"), places],
-  ["Waiting", ({ gateway }) => (gateway ? count(gateway.waiting) : "\u2013"), () => "for a free place"],
+  ["In flight", ({ gateway }) => (gateway ? count(gateway.in_flight) : "\u2013"), slots],
+  ["Waiting", ({ gateway }) => (gateway ? count(gateway.waiting) : "\u2013"), () => "for a free slot"],
 ];
 
 /** @param {Sections} known */
@@ -28,10 +28,10 @@ function notHealthy({ workers }) {
 }
 
 /** @param {Sections} known */
-function places({ workers }) {
+function slots({ workers }) {
   if (!workers) return "";
-  const taken = workers.workers.reduce((sum, worker) => sum + worker.places, 0);
-  return taken ? `of ${plural(taken, "place")}` : "";
+  const taken = workers.workers.reduce((sum, worker) => sum + worker.slots, 0);
+  return taken ? `of ${plural(taken, "slot")}` : "";
 }
 
 /** @param {import("./live.js").Store} store */
@@ -92,7 +92,7 @@ function showModels(store) {
       { label: "Workers", kind: "number", make: words((/** @type {Model} */ model) => count(model.workers)) },
       {
         label: "Capacity used",
-        make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.places })),
+        make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.slots })),
       },
       { label: "Queue", kind: "number", make: words((/** @type {Model} */ model) => count(model.waiting)) },
       { label: "Tokens/s", kind: "number", make: words((/** @type {Model} */ model) => rate(model.tokens_per_s)) },

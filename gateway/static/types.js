@@ -3,7 +3,7 @@
 /** @typedef {{id: string, agent: string, started: string, in_flight: number, waiting: number, requests_per_s: number,
  *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
 
-/** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, places: number,
+/** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
  *   in_flight: number, waiting: number, digests: string[], context_length: number | null,
  *   tokens_per_s?: number | null}} Model */
 
@@ -11,7 +11,7 @@
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
  *   cooldown_s?: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
- *   places: number, in_flight: number, pressure: number, round_trip_s: number | null,
+ *   slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
  *   tokens_per_s: number | null}, reached?: "direct" | "relayed", relays?: string[], since: string | null}} Worker */
 

@@ -125,7 +125,7 @@ function knownFor({ since }) {
 
 /** @param {Worker} worker */
 function load(worker) {
-  return { taken: Math.max(worker.pressure, worker.in_flight), of: worker.places };
+  return { taken: Math.max(worker.pressure, worker.in_flight), of: worker.slots };
 }
 
 function who() {

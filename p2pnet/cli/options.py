@@ -135,7 +135,7 @@ MaxPerGateway = Annotated[
         "--max-per-gateway",
         envvar="P2PNET_MAX_PER_GATEWAY",
         min=1,
-        help="Requests that one gateway may have here at the same time, over all models. Default: all places; when "
+        help="Requests that one gateway may have here at the same time, over all models. Default: all slots; when "
         "several gateways want them, each gets its share.",
     ),
 ]
@@ -173,7 +173,7 @@ NoGatewayQuota = Annotated[
     typer.Option(
         "--no-gateway-quota",
         envvar="P2PNET_NO_GATEWAY_QUOTA",
-        help="First come, first served: one gateway may take all places while others want some.",
+        help="First come, first served: one gateway may take all slots while others want some.",
     ),
 ]
 MetricsPort = Annotated[

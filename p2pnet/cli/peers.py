@@ -41,7 +41,7 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
 
     from p2pnet.network.multiaddrs import are_all_relayed
 
-    columns = ("Name", "Models", "Reached", "Running", "Queued", "Places", "Tokens/s")
+    columns = ("Name", "Models", "Reached", "Running", "Queued", "Slots", "Tokens/s")
     table = Table(Column("Peer", overflow="fold"), *columns)
     for worker in workers:
         record = loads.get(worker.peer_id)

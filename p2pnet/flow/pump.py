@@ -11,7 +11,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from p2pnet.flow.stall_timer import Patience
+from p2pnet.flow.stall_timer import StallTimer
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Pump(Generic[T]):
     ) -> None:
         self._source = source
         self._capacity = capacity
-        self._silence = None if silence_s is None else Patience(silence_s, self._wake_reader)
+        self._silence = None if silence_s is None else StallTimer(silence_s, self._wake_reader)
         self._at_end = at_end
         self._loop = asyncio.get_running_loop()
         self._waiting: list[T] = []

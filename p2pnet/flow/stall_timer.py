@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Patience:
+class StallTimer:
     """Calls `on_exhausted` when one wait, from `begin` to `end`, lasts `limit_s`.
 
     A stream waits thousands of times a second, and almost never long: instead of a timer per wait, one timer looks

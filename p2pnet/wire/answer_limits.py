@@ -37,7 +37,7 @@ SPARE_DELTAS = 16
 """Deltas without ids beside those: text that was held back, an empty beginning, an empty end."""
 
 
-class Allowance:
+class AnswerLimits:
     """Follows one answer. Every check raises ProtocolViolation."""
 
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:

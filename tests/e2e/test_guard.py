@@ -120,7 +120,7 @@ async def test_a_probe_tells_of_the_worker_also_when_it_is_full(swarm: Swarm, tm
         assert idle.is_serving
         assert (idle.load.running, idle.load.slots) == (0, 4), "tiny generates and embeds"
         assert idle.record_sequence >= record.sequence
-        # When all of its places are taken, then it says so as readily.
+        # When all of its slots are taken, then it says so as readily.
         held = [await first.begin(swarm.open) for _ in range(2)]
         times_s = []
         for _ in range(20):
@@ -138,16 +138,16 @@ async def test_a_probe_tells_of_the_worker_also_when_it_is_full(swarm: Swarm, tm
 
 async def test_two_gateways_share_a_worker(swarm: Swarm, tmp_path: Path) -> None:
     async with joined(swarm, tmp_path, FIRST) as first, joined(swarm, tmp_path, SECOND) as second:
-        # Given a gateway that was alone, and has both places.
+        # Given a gateway that was alone, and has both slots.
         held = [await first.begin(swarm.open) for _ in range(2)]
         # When another one comes, then it is refused: what runs is not cut.
         assert isinstance(await second.refusal(swarm.open), Busy)
-        # But the place that becomes free is not the first one's any more.
+        # But the slot that becomes free is not the first one's any more.
         await held[0].aclose()
         deadline_s = time.monotonic() + 30
         while "share" not in str(refusal := await first.refusal(swarm.open)):
             assert isinstance(refusal, Busy)
-            assert time.monotonic() < deadline_s, "its place is free within a step"
+            assert time.monotonic() < deadline_s, "its slot is free within a step"
         theirs = await second.begin(swarm.open)
         assert isinstance(await first.refusal(swarm.open), Busy)
         for events in (held[1], theirs):

@@ -57,7 +57,7 @@ def test_a_panel_below_the_log(start: Start) -> None:
         terminal.wait_for("serving")
         assert re.search(r"worker +anna \(\.\..{8}\), up \d+ s", terminal.text)
         assert re.search(r"joined +1 peer, reached on this machine only", terminal.text)
-        assert re.search(r"models +tiny \(generate, embed\): 16 places", terminal.text)
+        assert re.search(r"models +tiny \(generate, embed\): 16 slots", terminal.text)
         wait_until(lambda: _ask(str(gateway)) == 200, "the gateway has found the worker")
         terminal.wait_for("1 answered")
         terminal.wait_for("7 given")

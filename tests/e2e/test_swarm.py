@@ -81,11 +81,11 @@ def swarm() -> Iterator[Swarm]:
 
 
 @pytest.fixture(scope="module")
-def one_place(swarm: Swarm) -> Process:
+def one_slot(swarm: Swarm) -> Process:
     """A worker that takes one request at a time."""
-    worker = swarm.worker("--model", "tiny", "--served-name", "one-place", "--max-concurrency", "1", name="one-place")
+    worker = swarm.worker("--model", "tiny", "--served-name", "one-slot", "--max-concurrency", "1", name="one-slot")
     worker.wait_ready()
-    wait_until(lambda: "one-place" in _models(swarm.url), "the gateway lists one-place")
+    wait_until(lambda: "one-slot" in _models(swarm.url), "the gateway lists one-slot")
     return worker
 
 
@@ -284,28 +284,28 @@ def test_chat_through_the_network_is_the_local_chat(swarm: Swarm, zoo: Zoo) -> N
 # ---- clients that go away
 
 
-def test_a_client_that_goes_away_frees_the_worker(swarm: Swarm, one_place: Process) -> None:
-    """Given a worker whose only place is taken by a long answer, when its reader goes, then the next one is served
+def test_a_client_that_goes_away_frees_the_worker(swarm: Swarm, one_slot: Process) -> None:
+    """Given a worker whose only slot is taken by a long answer, when its reader goes, then the next one is served
     long before the answer would have been complete."""
-    with _open_stream(swarm.url, "one-place", LONG) as stream:
+    with _open_stream(swarm.url, "one-slot", LONG) as stream:
         began_s = time.monotonic()
         stream.read_chunks(100)
         tokens_per_s = 100 / (time.monotonic() - began_s)
-        assert _status(swarm.url, "one-place") == 429
-    freed_s = wait_until(lambda: _status(swarm.url, "one-place") == 200, "the place is free again")
+        assert _status(swarm.url, "one-slot") == 429
+    freed_s = wait_until(lambda: _status(swarm.url, "one-slot") == 200, "the slot is free again")
     assert freed_s < (LONG - 100) / tokens_per_s / 4
 
 
-async def test_a_peer_that_goes_away_frees_the_worker(one_place: Process, client: Peer) -> None:
+async def test_a_peer_that_goes_away_frees_the_worker(one_slot: Process, client: Peer) -> None:
     """The same without a gateway: closing the generator closes the stream."""
-    for _ in range(3):  # each would find the place taken by the one before
+    for _ in range(3):  # each would find the slot taken by the one before
         async with aclosing(
-            generate(client.network, one_place.ready.peer_id, _request("one-place", "Hello", LONG, ignore_eos=True))
+            generate(client.network, one_slot.ready.peer_id, _request("one-slot", "Hello", LONG, ignore_eos=True))
         ) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     break
-        await _until_served(client, one_place, "one-place")
+        await _until_served(client, one_slot, "one-slot")
 
 
 # ---- workers that go away

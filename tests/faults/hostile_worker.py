@@ -38,7 +38,7 @@ from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
 from p2pnet.worker.streams.status_handler import StatusHandler
 
-PLACES = 1024
+SLOTS = 1024
 """As many as the honest ones announce: requests are spread in proportion."""
 TOKEN_S = 0.005
 WAYS_FILE = "ways.log"
@@ -152,7 +152,7 @@ async def _other_digest(victim: Victim) -> None:
 
 
 async def _busy(victim: Victim) -> None:
-    await victim.send(Failed("busy", "all places are taken"))
+    await victim.send(Failed("busy", "all slots are taken"))
 
 
 async def _failed(victim: Victim) -> None:
@@ -261,7 +261,7 @@ async def _start(options: argparse.Namespace, number: int, way: str, stack: Asyn
     hostile = HostileHandler(way, random.Random(options.seed + number), Path(WAYS_FILE))
     await peer.network.handle(GENERATE_PROTOCOL, hostile)
     catalogue = Catalogue([ChainBackend(options.model, TOKEN_S)])
-    meter = LoadMeter(PLACES, catalogue, now_ms)
+    meter = LoadMeter(SLOTS, catalogue, now_ms)
     probed = StatusHandler(lambda: Status(is_serving=True, load=meter.load))
 
     async def answer_probe(stream: Stream) -> None:

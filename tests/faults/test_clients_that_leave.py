@@ -1,4 +1,4 @@
-"""A thousand clients go away at any moment, through a real gateway: the worker stops within a step, and loses no place.
+"""A thousand clients go away at any moment, through a real gateway: the worker stops within a step, and loses no slot.
 
 The worker runs in the tests' own process, beside the clients, so that both ends are seen by one clock.
 """
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(300)
 
 CLIENTS = 1000
 AT_ONCE = 32
-PLACES = 40
+SLOTS = 40
 TOKENS = 50
 TOKEN_S = 0.02
 HASTY_PART = 0.2
@@ -52,7 +52,7 @@ async def worker(address: str, folder: Path, ends: Ends) -> AsyncIterator[ChainB
     peer = await Peer.join(NetworkConfig(folder / "worker.key", LOOPBACK_LISTEN, initial_peers=(address,)))
     try:
         backend = ChainBackend(MODEL, TOKEN_S, ends.note)
-        serving = await Worker.start(peer.network, peer.identity, [backend], now_ms, WorkerConfig(PLACES, drain_s=1))
+        serving = await Worker.start(peer.network, peer.identity, [backend], now_ms, WorkerConfig(SLOTS, drain_s=1))
         try:
             yield backend
         finally:
@@ -63,7 +63,7 @@ async def worker(address: str, folder: Path, ends: Ends) -> AsyncIterator[ChainB
 
 async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path) -> None:
     """Given a worker with as many places as there are clients at once, when a thousand clients leave, before the first
-    token, in mid-answer, near its end, then each generation ends as soon as it is told, and all places can be taken
+    token, in mid-answer, near its end, then each generation ends as soon as it is told, and all slots can be taken
     again.
 
     How long word takes to get there is told by the first tokens, which go both ways: the machine may be busy.
@@ -77,10 +77,10 @@ async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path
         url = str(running.gateway(bootstrap).ready["http"])
         async with worker(bootstrap.address, tmp_path, ends) as backend:
             await wait_for_workers(url, MODEL, 1)
-            places = asyncio.Semaphore(AT_ONCE)
+            slots = asyncio.Semaphore(AT_ONCE)
 
             async def come_and_go(number: int) -> None:
-                async with places:
+                async with slots:
                     stream = await TimedStream.open(url, request(number, TOKENS, "leaver"))
                     began_s = time.perf_counter()
                     if rng.random() < HASTY_PART:
@@ -96,7 +96,7 @@ async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path
 
             await asyncio.gather(*map(come_and_go, range(CLIENTS)))
             await until(is_idle, "all generations have ended")
-            answers = await ask_all(url, requests(PLACES, TOKENS, "afterwards"))
+            answers = await ask_all(url, requests(SLOTS, TOKENS, "afterwards"))
     begun = left_s.keys() & ends.ended_s.keys()
     cut = sorted(delay_s for each in begun if (delay_s := ends.ended_s[each] - left_s[each]) > 0)
     median_s, p99_s = statistics.median(cut), cut[int(0.99 * len(cut))]

@@ -112,10 +112,10 @@ def test_a_gateway_that_is_restarted_under_load_never_fakes_an_end() -> None:
 
 async def _steady(url: str, asked: list[ChatRequest]) -> list[Answered]:
     """Six at a time, so that who is quicker serves more."""
-    places = asyncio.Semaphore(6)
+    slots = asyncio.Semaphore(6)
 
     async def one(each: ChatRequest) -> Answered:
-        async with places:
+        async with slots:
             return await ask(url, each)
 
     return list(await asyncio.gather(*map(one, asked)))

@@ -57,7 +57,7 @@ def _frame(message: object) -> bytes:
 _NONSENSE = b"\xc1\xff\x00nonsense"
 _ON_THE_WIRE = {
     How.FAILED: _frame(Failed("worker_failed", "the worker failed")),
-    How.BUSY: _frame(Failed("busy", "all places are taken")),
+    How.BUSY: _frame(Failed("busy", "all slots are taken")),
     How.DRAINING: _frame(Failed("draining", "this worker is stopping")),
     How.TOO_LARGE: b"\xff\xff\xff\xff" + _NONSENSE,
     How.GARBAGE: len(_NONSENSE).to_bytes(4, "big") + _NONSENSE,

@@ -30,7 +30,7 @@ PAUSE_S = 9.0
 """Passes at each break: no worker is passed over for longer by the request that it has failed."""
 
 FOR_EVER_S = 1e9
-PLACES = 16
+SLOTS = 16
 CALLER = Caller("somebody")
 PATIENT = ExchangeTimeouts(accept_s=LIMIT_S, silence_s=LIMIT_S)
 
@@ -79,7 +79,7 @@ class Swarm:
     async def _start(self, name: str, backends: Sequence[Backend], embedders: Sequence[EmbedBackend]) -> None:
         identity = peer(name)
         network = BreakingNetwork(self.world, self.world.join(identity.peer_id))
-        config = WorkerConfig(max_concurrency=PLACES, drain_s=0)
+        config = WorkerConfig(max_concurrency=SLOTS, drain_s=0)
         worker = await Worker.start(network, identity, backends, self.clock, config, embedders=embedders)
         self._running.push_async_callback(network.close)
         self._running.push_async_callback(worker.stop)

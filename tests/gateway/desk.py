@@ -16,8 +16,8 @@ from gateway.observability.history import History
 from gateway.observability.knowledge import Sources, model_views, worker_page
 from gateway.observability.live import Live
 from gateway.observability.metrics import GatewayMetrics
-from gateway.observability.overview import Lookout
-from gateway.observability.views import Knowledge, Place
+from gateway.observability.overview import OverviewBuilder
+from gateway.observability.views import Knowledge, Location
 from gateway.peers.worker import Worker
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import Busy, InvalidRequest
@@ -53,16 +53,16 @@ class Desk:
             now_s=lambda: self.now_s,
             unix_s=lambda: NOON_S + self.now_s - NOW_S,
         )
-        place = Place(peer("gateway").peer_id, (BOOTSTRAP,))
-        self.lookout = Lookout(sources, history, place, lambda: True)
+        location = Location(peer("gateway").peer_id, (BOOTSTRAP,))
+        self.overview = OverviewBuilder(sources, history, location, lambda: True)
         self.live = Live(max_watchers=1)
         knowledge = Knowledge(
             workers=lambda query: worker_page(sources, history, query),
             models=lambda: model_views(sources),
             requests=history.recent,
             choices=self.choices.views,
-            overview=self.lookout.look,
-            place=place,
+            overview=self.overview.look,
+            location=location,
             live=self.live,
             scrape=self.metrics.scrape,
         )

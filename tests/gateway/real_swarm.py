@@ -22,7 +22,7 @@ WEATHER = [
 ]
 """What `weather_model.weather_script` says, as `p2pnet serve --script` has it."""
 
-PLACES = 8
+SLOTS = 8
 CONTEXT_LENGTH = 16384
 
 SCRIPT = [
@@ -42,7 +42,7 @@ def real_swarm() -> Iterator[str]:
         script = start.root / "script.json"
         script.write_text(json.dumps(SCRIPT))
         peer = start.bootstrap().ready.address
-        worker = start.worker("--script", str(script), "--max-concurrency", str(PLACES), peer=peer)
+        worker = start.worker("--script", str(script), "--max-concurrency", str(SLOTS), peer=peer)
         gateway = start.gateway("--alias", "gpt-4o-mini=scripted", peer=peer)
         worker.wait_ready()
         url = gateway.ready.http

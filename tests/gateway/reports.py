@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.observability.reports import Attempt, RequestReport
+from gateway.observability.reports import AttemptReport, RequestReport
 
 NOON_S = 1_700_000_000.0
 """Unix time of the first request."""
 
 
-def attempt(worker: str = "ann", outcome: str = "stop", **changes: Any) -> Attempt:
+def attempt(worker: str = "ann", outcome: str = "stop", **changes: Any) -> AttemptReport:
     fields: dict[str, Any] = {"began_s": 0.0, "duration_s": 1.0, "first_token_s": 0.2, "tokens": 9}
-    return Attempt(worker=worker, why="quicker", outcome=outcome, **{**fields, **changes})
+    return AttemptReport(worker=worker, why="quicker", outcome=outcome, **{**fields, **changes})
 
 
-def report(*attempts: Attempt, **changes: Any) -> RequestReport:
+def report(*attempts: AttemptReport, **changes: Any) -> RequestReport:
     fields: dict[str, Any] = {
         "request_id": "request",
         "model": "tiny",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.surfaces.openai.render import CHAT, COMPLETION, Envelope, SseRenderer
+from gateway.surfaces.openai.render import CHAT, COMPLETION, ResponseHead, SseRenderer
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta
 from p2pnet.worker.backend import BackendEvent
 from tests.worker.answers import Choice, joined
@@ -90,5 +90,5 @@ def rendered(events: Sequence[BackendEvent], choices: int) -> list[bytes]:
     first, last = events[0], events[-1]
     assert isinstance(first, Accepted) and isinstance(last, Finished)
     last = msgspec.structs.replace(last, usage=msgspec.structs.replace(last.usage, cached_tokens=0))
-    renderers = [SseRenderer(each, Envelope("id", 1, "m"), True, choices) for each in (CHAT, COMPLETION)]
+    renderers = [SseRenderer(each, ResponseHead("id", 1, "m"), True, choices) for each in (CHAT, COMPLETION)]
     return [renderer.render([first, *deltas, last]) for renderer in renderers]

@@ -22,10 +22,10 @@ from tests.stories import ManualClock, ask, peer
 
 GATEWAYS = 3
 CLIENTS = 8
-"""Of each gateway, all the time: twenty-four for twelve places."""
+"""Of each gateway, all the time: twenty-four for twelve slots."""
 
 WORKERS = 3
-PLACES = 4
+SLOTS = 4
 REQUESTS = 600
 
 
@@ -40,7 +40,7 @@ async def test_three_gateways_that_know_nothing_of_one_another_get_a_fair_share_
         for number in range(WORKERS):
             identity = peer(f"worker {number}")
             backend = EchoBackend(EchoOptions(says="numbers", delay_s=0.001))
-            config = WorkerConfig(max_concurrency=PLACES, drain_s=0)
+            config = WorkerConfig(max_concurrency=SLOTS, drain_s=0)
             worker = await Worker.start(world.join(identity.peer_id), identity, [backend], clock, config)
             running.push_async_callback(worker.stop)
         gateways = [await _gateway(world, clock, number, reports, running) for number in range(GATEWAYS)]

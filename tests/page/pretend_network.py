@@ -66,8 +66,8 @@ def _worker(
     rng: random.Random, number: int, relays: list[str], name: Callable[[int], str] | None, model: str | None
 ) -> Section:
     state = "healthy" if number < 3 else rng.choices(["healthy", "trial", "cooling", "lost"], [90, 3, 5, 2])[0]
-    places = rng.choice([2, 4, 8, 16])
-    in_flight = rng.randrange(places + 1) if state == "healthy" else 0
+    slots = rng.choice([2, 4, 8, 16])
+    in_flight = rng.randrange(slots + 1) if state == "healthy" else 0
     is_relayed = number % 3 == 2 and bool(relays)
     models = [model] if model else sorted(rng.sample(MODELS, rng.choice([1, 1, 2])))
     reasons = {"trial": "peer_lost", "cooling": "worker_failed", "lost": "peer_unreachable"}
@@ -85,7 +85,7 @@ def _worker(
              "in_flight": in_flight}
             for one in models
         ],
-        "places": places,
+        "slots": slots,
         "in_flight": in_flight,
         "pressure": in_flight,
         "round_trip_s": rng.uniform(0.005, 0.2),
@@ -108,11 +108,11 @@ def _models(workers: list[Section]) -> list[Section]:
         for served in worker["models"]:
             model = found.setdefault(
                 served["id"],
-                {"id": served["id"], "tasks": [served["task"]], "workers": 0, "states": {}, "places": 0, "in_flight": 0,
+                {"id": served["id"], "tasks": [served["task"]], "workers": 0, "states": {}, "slots": 0, "in_flight": 0,
                  "waiting": 0, "digests": [served["digest"]], "context_length": 8192, "tokens_per_s": 0.0},
             )  # fmt: skip
             model["workers"] += 1
-            model["places"] += worker["places"]
+            model["slots"] += worker["slots"]
             model["in_flight"] += worker["in_flight"]
             model["tokens_per_s"] = None if served["task"] == "embed" else worker["measured"]["tokens_per_s"]
     return [found[name] for name in sorted(found)]

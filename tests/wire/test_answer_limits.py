@@ -22,7 +22,7 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
-from p2pnet.wire.answer_limits import MAX_CHARS_PER_TOKEN, MAX_DELTAS_PER_TOKEN, SPARE_DELTAS, Allowance
+from p2pnet.wire.answer_limits import MAX_CHARS_PER_TOKEN, MAX_DELTAS_PER_TOKEN, SPARE_DELTAS, AnswerLimits
 from tests.stories import ask
 
 CHAT = ChatPrompt((Message("user", "Hi"),))
@@ -112,26 +112,26 @@ REFUSED: dict[str, tuple[GenerateRequest, list[TextDelta]]] = {
 
 @pytest.mark.parametrize(("request_", "deltas"), ALLOWED.values(), ids=ALLOWED)
 def test_what_was_asked_for_passes(request_: GenerateRequest, deltas: list[TextDelta]) -> None:
-    allowance = Allowance(request_, max_tokens=10)
+    answer_limits = AnswerLimits(request_, max_tokens=10)
     for delta in deltas:
-        allowance.check_delta(delta)
+        answer_limits.check_delta(delta)
 
 
 @pytest.mark.parametrize(("request_", "deltas"), REFUSED.values(), ids=REFUSED)
 def test_what_was_not_asked_for_does_not(request_: GenerateRequest, deltas: list[TextDelta]) -> None:
-    allowance = Allowance(request_, max_tokens=10)
+    answer_limits = AnswerLimits(request_, max_tokens=10)
     for delta in deltas[:-1]:
-        allowance.check_delta(delta)
+        answer_limits.check_delta(delta)
     with pytest.raises(ProtocolViolation):
-        allowance.check_delta(deltas[-1])
+        answer_limits.check_delta(deltas[-1])
 
 
 @pytest.mark.parametrize(("n", "others", "is_fine"), [(1, 0, True), (3, 2, True), (1, 1, False), (3, 0, False)])
 def test_an_end_has_a_reason_for_each_choice(n: int, others: int, is_fine: bool) -> None:
-    allowance = Allowance(ask(n=n), max_tokens=10)
+    answer_limits = AnswerLimits(ask(n=n), max_tokens=10)
     finished = Finished("stop", Usage(1, 1), other_reasons=("length",) * others)
     if is_fine:
-        allowance.check_finished(finished)
+        answer_limits.check_finished(finished)
     else:
         with pytest.raises(ProtocolViolation):
-            allowance.check_finished(finished)
+            answer_limits.check_finished(finished)

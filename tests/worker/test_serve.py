@@ -35,9 +35,9 @@ class Site:
         self._backends = backends
         self._embedders = embedders
 
-    async def start(self, places: int = 8) -> Worker:
+    async def start(self, slots: int = 8) -> Worker:
         network = self.world.join(WORKER.peer_id)
-        config = WorkerConfig(max_concurrency=places, drain_s=0)
+        config = WorkerConfig(max_concurrency=slots, drain_s=0)
         return await Worker.start(network, WORKER, self._backends, self.clock, config, embedders=self._embedders)
 
     async def ask(self, model: str) -> list[Accepted | TextDelta | Finished]:
@@ -83,7 +83,7 @@ async def test_each_task_is_announced_with_its_protocol(
     generates: tuple[ModelCard, ...], embeds: tuple[ModelCard, ...], protocols: tuple[str, ...]
 ) -> None:
     site = Site(Scripted(models=generates), embedders=(Embedder(Scripted(models=embeds)),))
-    worker = await site.start(places=3)
+    worker = await site.start(slots=3)
     (record,) = await site.reader.workers()
     assert record.models == (*generates, *embeds)
     assert record.protocols == (*protocols, STATUS_PROTOCOL)
@@ -93,10 +93,10 @@ async def test_each_task_is_announced_with_its_protocol(
     await worker.stop()
 
 
-async def test_places_are_counted_for_each_model_over_all_backends() -> None:
+async def test_slots_are_counted_for_each_model_over_all_backends() -> None:
     backends = [Scripted(Accepted(1), asyncio.Event(), models=(card(name),)) for name in ("a", "b")]
     site = Site(*backends)
-    worker = await site.start(places=1)
+    worker = await site.start(slots=1)
     held = [generate(site.client, WORKER.peer_id, ask(model)) for model in ("a", "b")]
     for events in held:
         assert isinstance(await anext(events), Accepted)

@@ -39,7 +39,7 @@ ERROR_TYPES = {
 
 
 @dataclass(frozen=True)
-class Envelope:
+class MessageHead:
     """What is known of a message before there is any of it."""
 
     id: str
@@ -52,8 +52,8 @@ class MessageRenderer:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, envelope: Envelope) -> None:
-        self._envelope = envelope
+    def __init__(self, head: MessageHead) -> None:
+        self._head = head
         self._index = -1
         """Of the last block that was opened."""
         self._call: int | None = None
@@ -73,11 +73,11 @@ class MessageRenderer:
 
     def _parts(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, Accepted):
-            message = _message(self._envelope, [], None, None, usage_document(Usage(event.prompt_tokens, 0)))
+            message = _message(self._head, [], None, None, usage_document(Usage(event.prompt_tokens, 0)))
             yield _event("message_start", {"message": message})
         elif isinstance(event, Finished):
             yield from self._close()
-            reason, sequence = stop_of(event, self._envelope)
+            reason, sequence = stop_of(event, self._head)
             delta = {"stop_reason": reason, "stop_sequence": sequence}
             yield _event("message_delta", {"delta": delta, "usage": usage_document(event.usage)})
             yield _event("message_stop", {})
@@ -115,7 +115,7 @@ class MessageRenderer:
             yield _event("content_block_stop", {"index": self._index})
 
 
-def render_message(envelope: Envelope, generated: Generated) -> bytes:
+def render_message(head: MessageHead, generated: Generated) -> bytes:
     """Raises WorkerFailed when the model's calls of tools are not what this API can say."""
     (choice,) = generated.choices
     content: list[dict[str, Any]] = [{"type": "text", "text": choice.text}] if choice.text else []
@@ -124,14 +124,14 @@ def render_message(envelope: Envelope, generated: Generated) -> bytes:
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call, is_cut)}
         for call in choice.tool_calls
     ]
-    reason, sequence = stop_of(generated.finished, envelope)
-    return encode_line(_message(envelope, content, reason, sequence, usage_document(generated.finished.usage)))
+    reason, sequence = stop_of(generated.finished, head)
+    return encode_line(_message(head, content, reason, sequence, usage_document(generated.finished.usage)))
 
 
-def stop_of(finished: Finished, envelope: Envelope) -> tuple[str, str | None]:
+def stop_of(finished: Finished, head: MessageHead) -> tuple[str, str | None]:
     """`stop_reason` and `stop_sequence`. A worker that does not tell a stop string from the model's own end is taken
     to mean the latter."""
-    if finished.reason == "stop" and finished.stop in envelope.stop_sequences:
+    if finished.reason == "stop" and finished.stop in head.stop_sequences:
         return "stop_sequence", finished.stop
     return STOP_REASONS[finished.reason], None
 
@@ -179,17 +179,17 @@ def render_error(failure: Failure) -> bytes:
 
 
 def _message(
-    envelope: Envelope,
+    head: MessageHead,
     content: list[dict[str, Any]],
     stop_reason: str | None,
     stop_sequence: str | None,
     usage: dict[str, int],
 ) -> dict[str, Any]:
     return {
-        "id": envelope.id,
+        "id": head.id,
         "type": "message",
         "role": "assistant",
-        "model": envelope.model,
+        "model": head.model,
         "content": content,
         "stop_reason": stop_reason,
         "stop_sequence": stop_sequence,

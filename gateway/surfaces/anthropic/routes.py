@@ -39,13 +39,13 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     async def create(request: Request) -> Response:
         body = schema.parse_message(await read_body(request, limits))
         generation = schema.message_request(body, request.state.request_id, service.make_seed)
-        envelope = render.Envelope("msg_" + service.make_id(), generation.model, generation.stop)
+        head = render.MessageHead("msg_" + service.make_id(), generation.model, generation.stop)
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
-            return StreamedReply(events, render.MessageRenderer(envelope), limits)
+            return StreamedReply(events, render.MessageRenderer(head), limits)
 
         def whole(generated: Generated) -> bytes:
-            return render.render_message(envelope, generated)
+            return render.render_message(head, generated)
 
         return WholeReply(events, whole, limits)
 

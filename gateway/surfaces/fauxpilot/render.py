@@ -25,7 +25,7 @@ TOKEN = {"token": "1", "expires_at": 2_600_000_000, "refresh_in": 900}
 
 
 @dataclass(frozen=True)
-class Envelope:
+class ResponseHead:
     """What every document and chunk of one response carries."""
 
     id: str
@@ -38,8 +38,8 @@ class ChunkRenderer:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, envelope: Envelope) -> None:
-        self._envelope = envelope
+    def __init__(self, head: ResponseHead) -> None:
+        self._head = head
         self._offsets: dict[int, int] = {}
         """How much of each choice's text is out, in characters."""
 
@@ -71,13 +71,13 @@ class ChunkRenderer:
         return logprobs_document(delta.logprobs, offset)
 
     def _chunk(self, choice: dict[str, Any], usage: dict[str, int] | None = None) -> bytes:
-        document = _document(self._envelope, [choice])
+        document = _document(self._head, [choice])
         return b"data: " + encode_line(document if usage is None else {**document, "usage": usage}) + b"\n\n"
 
 
-def render_whole(envelope: Envelope, generated: Generated) -> bytes:
+def render_whole(head: ResponseHead, generated: Generated) -> bytes:
     choices = [_whole_choice(index, choice) for index, choice in enumerate(generated.choices)]
-    return encode_line({**_document(envelope, choices), "usage": usage_document(generated.finished.usage)})
+    return encode_line({**_document(head, choices), "usage": usage_document(generated.finished.usage)})
 
 
 def logprobs_document(entries: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
@@ -134,12 +134,12 @@ def _choice(index: int, text: str, reason: str | None, logprobs: dict[str, Any] 
     return {"text": text, "index": index, "finish_reason": reason, "logprobs": logprobs}
 
 
-def _document(envelope: Envelope, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(head: ResponseHead, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "id": envelope.id,
-        "model": envelope.model,
+        "id": head.id,
+        "model": head.model,
         "object": "text_completion",
-        "created": envelope.created_s,
+        "created": head.created_s,
         "choices": choices,
     }
 

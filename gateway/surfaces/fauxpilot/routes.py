@@ -48,13 +48,13 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         if model is None:
             raise NoWorker("No model on the network generates text now.")
         generation = schema.completion_request(body, model, request.state.request_id, service.make_seed)
-        envelope = render.Envelope("cmpl-" + service.make_id(), int(service.now()), model)
+        head = render.ResponseHead("cmpl-" + service.make_id(), int(service.now()), model)
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
-            return StreamedReply(events, render.ChunkRenderer(envelope), limits)
+            return StreamedReply(events, render.ChunkRenderer(head), limits)
 
         def whole(generated: Generated) -> bytes:
-            return render.render_whole(envelope, generated)
+            return render.render_whole(head, generated)
 
         return WholeReply(events, whole, limits)
 

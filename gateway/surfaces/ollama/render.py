@@ -52,7 +52,7 @@ def _second(unix_s: int) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SharedFields:
     """What the lines of one response share. `model` is the name that the client used. `turns`, where it is not None,
     is the conversation up to the answer, which a context continues. `now` is Unix time in seconds, `clock` a monotonic
     one, which an answer reads first when its request has been understood."""
@@ -85,7 +85,7 @@ class NdjsonRenderer:
 
     media_type = NDJSON
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: SharedFields) -> None:
         self._answer = answer
         self._calls = WholeCalls()
         self._texts: list[str] = []
@@ -171,7 +171,7 @@ class Timing:
         }
 
 
-def render_whole(answer: Answer, generated: Generated) -> bytes:
+def render_whole(answer: SharedFields, generated: Generated) -> bytes:
     choice = generated.choices[0]
     documents, text = call_documents(list(enumerate(choice.tool_calls)))
     queued_s = generated.routed.queued_ms / 1000 if generated.routed else 0.0
@@ -188,7 +188,7 @@ def render_whole(answer: Answer, generated: Generated) -> bytes:
     )
 
 
-def render_order(answer: Answer, done_reason: str) -> bytes:
+def render_order(answer: SharedFields, done_reason: str) -> bytes:
     """The answer to an empty prompt, which says `load` or `unload`."""
     return msgspec.json.encode({**answer.head(), **answer.said(""), "done": True, "done_reason": done_reason})
 

@@ -110,7 +110,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         body = schema.parse(schema.ChatBody, await read_body(request, limits))
         entry = catalogue.find(body.name)
         schema.check_generation(body, entry)
-        answer = render.Answer(body.name, True, service.now)
+        answer = render.SharedFields(body.name, True, service.now)
         if body.order is not None:
             return ordered(answer, body.order)
         generation = schema.chat_request(body, entry, request.state.request_id, service.make_seed)
@@ -122,16 +122,18 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         entry = catalogue.find(body.name)
         schema.check_generation(body, entry)
         if body.order is not None:
-            return ordered(render.Answer(body.name, False, service.now), body.order)
+            return ordered(render.SharedFields(body.name, False, service.now), body.order)
         generation = schema.generate_request(body, entry, request.state.request_id, service.make_seed)
         turns = body.turns() if body.is_turn else None
-        return reply(request, generation, render.Answer(body.name, False, service.now, turns=turns), body.is_stream)
+        return reply(
+            request, generation, render.SharedFields(body.name, False, service.now, turns=turns), body.is_stream
+        )
 
-    def ordered(answer: render.Answer, order: str) -> Response:
+    def ordered(answer: render.SharedFields, order: str) -> Response:
         catalogue.get(answer.model)
         return Response(render.render_order(answer, order), media_type=JSON)
 
-    def reply(request: Request, generation: GenerateRequest, answer: render.Answer, is_stream: bool) -> Response:
+    def reply(request: Request, generation: GenerateRequest, answer: render.SharedFields, is_stream: bool) -> Response:
         events = _in_its_words(service.generate(generation, request.state.caller), answer.model)
         if is_stream:
             return StreamedReply(events, render.NdjsonRenderer(answer), limits)

@@ -19,7 +19,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default for /v1/completions; its chat has none."""
 
 MAX_PROMPTS = 32
-"""Each is a request of its own, with its own place at a worker: of more, one client would hold a small network."""
+"""Each is a request of its own, with its own slot at a worker: of more, one client would hold a small network."""
 
 SCORED_TOKENS = 1
 """What is generated, and thrown away, where nothing but the prompt is to come back: no worker gives an empty answer."""

@@ -23,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Envelope:
+class ResponseHead:
     """What every document and chunk of one response carries."""
 
     id: str
@@ -68,9 +68,9 @@ class SseRenderer:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, dialect: Dialect, envelope: Envelope, with_usage: bool, choices: int = 1) -> None:
+    def __init__(self, dialect: Dialect, head: ResponseHead, with_usage: bool, choices: int = 1) -> None:
         self._dialect = dialect
-        self._envelope = envelope
+        self._head = head
         self._choices = choices
         self._offsets = [TokenOffsets() for _ in range(choices)]
         self._after_choices = (b',"usage":null' if with_usage else b"") + b"}\n\n"
@@ -99,19 +99,19 @@ class SseRenderer:
         return b"data: " + render_error(failure) + b"\n\n"
 
     def _set_digest(self, digest: str | None) -> None:
-        head = {
-            "id": self._envelope.id,
+        document = {
+            "id": self._head.id,
             "object": self._dialect.chunk_object,
-            "created": self._envelope.created_s,
-            "model": self._envelope.model,
+            "created": self._head.created_s,
+            "model": self._head.model,
             "system_fingerprint": digest,
         }
-        self._head = b"data: " + encode_line(head)[:-1]
+        self._begin = b"data: " + encode_line(document)[:-1]
         self._texts_begin: dict[int, bytes] = {}
         self._after_text = self._dialect.after_text + _OPEN_CHOICE + self._after_choices
 
     def _choice(self, index: int) -> bytes:
-        return self._head + b',"choices":[{"index":%d,' % index
+        return self._begin + b',"choices":[{"index":%d,' % index
 
     def _before_text(self, index: int) -> bytes:
         known = self._texts_begin.get(index)
@@ -146,7 +146,7 @@ class SseRenderer:
         reasons = (finished.reason, *finished.other_reasons)
         last = b"".join(self._closing(index, reason) for index, reason in enumerate(reasons))
         if self._with_usage:
-            last += self._head + b',"choices":[],"usage":' + encode_line(usage_document(finished.usage)) + b"}\n\n"
+            last += self._begin + b',"choices":[],"usage":' + encode_line(usage_document(finished.usage)) + b"}\n\n"
         return last + DONE
 
     def _closing(self, index: int, reason: FinishReason) -> bytes:
@@ -154,14 +154,14 @@ class SseRenderer:
         return self._choice(index) + self._dialect.closing + rest + self._after_choices
 
 
-def render_whole(dialect: Dialect, envelope: Envelope, generated: Generated) -> bytes:
+def render_whole(dialect: Dialect, head: ResponseHead, generated: Generated) -> bytes:
     as_choice = _chat_choice if dialect is CHAT else _completion_choice
     return encode_line(
         {
-            "id": envelope.id,
+            "id": head.id,
             "object": dialect.object,
-            "created": envelope.created_s,
-            "model": envelope.model,
+            "created": head.created_s,
+            "model": head.model,
             "system_fingerprint": generated.digest,
             "choices": [as_choice(index, choice) for index, choice in enumerate(generated.choices)],
             "usage": usage_document(generated.finished.usage),

@@ -21,7 +21,7 @@ FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class ResponseEnvelope:
+class ObjectHead:
     """What every state of one response carries: its id without a prefix, when it began, and what was asked for."""
 
     id: str
@@ -30,7 +30,7 @@ class ResponseEnvelope:
 
 
 def response_document(
-    envelope: ResponseEnvelope,
+    head: ObjectHead,
     status: str,
     output: Sequence[dict[str, Any]] = (),
     usage: Usage | None = None,
@@ -38,11 +38,11 @@ def response_document(
     failure: Failure | None = None,
 ) -> dict[str, Any]:
     """A response in one of its states."""
-    body = envelope.body
+    body = head.body
     return {
-        "id": f"resp_{envelope.id}",
+        "id": f"resp_{head.id}",
         "object": "response",
-        "created_at": envelope.created_s,
+        "created_at": head.created_s,
         "status": status,
         "background": False,
         "error": None if failure is None else _error(failure),
@@ -92,23 +92,23 @@ def call_item(item_id: str, status: str, call: ToolCall) -> dict[str, Any]:
     }
 
 
-def item_id(envelope: ResponseEnvelope, kind: str, index: int) -> str:
-    """`kind` is msg or fc; `index` is the item's place in the output."""
-    return f"{kind}_{envelope.id}_{index}"
+def item_id(head: ObjectHead, kind: str, index: int) -> str:
+    """`kind` is msg or fc; `index` is the item's position in the output."""
+    return f"{kind}_{head.id}_{index}"
 
 
-def render_response(envelope: ResponseEnvelope, generated: Generated) -> bytes:
+def render_response(head: ObjectHead, generated: Generated) -> bytes:
     """A whole response. An answer that says nothing and calls nothing is an empty message."""
     choice = generated.choices[0]
     status = status_of(choice.reason)
     items: list[dict[str, Any]] = []
     if choice.text or not choice.tool_calls:
         part = text_part(choice.text, choice.logprobs)
-        items.append(message_item(item_id(envelope, "msg", 0), COMPLETED, [part]))
+        items.append(message_item(item_id(head, "msg", 0), COMPLETED, [part]))
     for call in choice.tool_calls:
-        items.append(call_item(item_id(envelope, "fc", len(items)), COMPLETED, call))
+        items.append(call_item(item_id(head, "fc", len(items)), COMPLETED, call))
     items[-1]["status"] = status  # only the last one can have been cut off
-    document = response_document(envelope, status, items, generated.finished.usage, generated.digest)
+    document = response_document(head, status, items, generated.finished.usage, generated.digest)
     return msgspec.json.encode(document)
 
 

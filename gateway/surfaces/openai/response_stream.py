@@ -23,7 +23,7 @@ from gateway.surfaces.openai.logprobs import token_documents
 from gateway.surfaces.openai.response_render import (
     FAILED,
     IN_PROGRESS,
-    ResponseEnvelope,
+    ObjectHead,
     call_item,
     item_id,
     message_item,
@@ -39,8 +39,8 @@ class ResponseStream:
 
     media_type = "text/event-stream; charset=utf-8"
 
-    def __init__(self, envelope: ResponseEnvelope) -> None:
-        self._envelope = envelope
+    def __init__(self, head: ObjectHead) -> None:
+        self._head = head
         self._numbers = 0
         self._digest: str | None = None
         self._is_created = False
@@ -78,7 +78,7 @@ class ResponseStream:
 
     def _say(self, delta: TextDelta) -> Iterator[bytes]:
         if not isinstance(self._open, _Message):
-            yield from self._begin(_Message(item_id(self._envelope, "msg", len(self._done) + bool(self._open))))
+            yield from self._begin(_Message(item_id(self._head, "msg", len(self._done) + bool(self._open))))
         message = self._open
         assert isinstance(message, _Message)
         message.texts.append(delta.text)
@@ -92,7 +92,7 @@ class ResponseStream:
             if piece.index in self._calls:
                 return  # a call that is closed: no worker of ours goes back to one
             self._calls.add(piece.index)
-            fresh = _Call(item_id(self._envelope, "fc", len(self._done) + bool(self._open)), piece)
+            fresh = _Call(item_id(self._head, "fc", len(self._done) + bool(self._open)), piece)
             yield from self._begin(fresh)
             call = fresh
         if piece.arguments:
@@ -124,7 +124,7 @@ class ResponseStream:
     def _finish(self, finished: Finished) -> Iterator[bytes]:
         status = status_of(finished.reason)
         if self._open is None and not self._done:
-            yield from self._begin(_Message(item_id(self._envelope, "msg", 0)))
+            yield from self._begin(_Message(item_id(self._head, "msg", 0)))
         yield from self._end(status)
         yield self._state(status, status, self._done, finished)
 
@@ -140,7 +140,7 @@ class ResponseStream:
         failure: Failure | None = None,
     ) -> bytes:
         usage = None if finished is None else finished.usage
-        document = response_document(self._envelope, status, output, usage, self._digest, failure)
+        document = response_document(self._head, status, output, usage, self._digest, failure)
         return self._event(name, response=document)
 
     def _of_part(self, name: str, **fields: Any) -> bytes:

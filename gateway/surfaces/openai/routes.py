@@ -18,8 +18,8 @@ from gateway.surfaces.openai.completion import completion_requests, parse_comple
 from gateway.surfaces.openai.documents import render_error, render_model, render_models
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding, render_embeddings
 from gateway.surfaces.openai.prompts import only_prompt, side_by_side
-from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, Envelope, SseRenderer, render_whole
-from gateway.surfaces.openai.response_render import ResponseEnvelope, render_response
+from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
+from gateway.surfaces.openai.response_render import ObjectHead, render_response
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
@@ -69,9 +69,9 @@ def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) ->
     async def chat(request: Request) -> Response:
         body = parse_chat(await read_body(request, limits))
         generation = chat_request(body, request.state.request_id, service.make_seed)
-        envelope = Envelope("chatcmpl-" + service.make_id(), int(service.now()), body.model)
+        head = ResponseHead("chatcmpl-" + service.make_id(), int(service.now()), body.model)
         events = service.generate(generation, request.state.caller)
-        return _reply(events, body, CHAT, envelope, generation.n, limits)
+        return _reply(events, body, CHAT, head, generation.n, limits)
 
 
 def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
@@ -84,12 +84,12 @@ def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLim
         if model is None:
             raise NoWorker("No model on the network generates text now.")
         generations = completion_requests(body, model, request.state.request_id, service.make_seed)
-        envelope = Envelope("cmpl-" + service.make_id(), int(service.now()), model)
+        head = ResponseHead("cmpl-" + service.make_id(), int(service.now()), model)
         each = [service.generate(generation, request.state.caller) for generation in generations]
         n = generations[0].n
         events = each[0] if len(each) == 1 else side_by_side(each, n)
         events = only_prompt(events) if body.is_only_prompt else events
-        return _reply(events, body, COMPLETION, envelope, n * len(each), limits)
+        return _reply(events, body, COMPLETION, head, n * len(each), limits)
 
 
 def _add_embeddings(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
@@ -113,13 +113,13 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
     async def respond(request: Request) -> Response:
         body = parse_response(await read_body(request, limits))
         generation = response_request(body, request.state.request_id, service.make_seed)
-        envelope = ResponseEnvelope(service.make_id(), int(service.now()), body)
+        head = ObjectHead(service.make_id(), int(service.now()), body)
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
-            return StreamedReply(events, ResponseStream(envelope), limits)
+            return StreamedReply(events, ResponseStream(head), limits)
 
         def whole(generated: Generated) -> bytes:
-            return render_response(envelope, generated)
+            return render_response(head, generated)
 
         return WholeReply(events, whole, limits)
 
@@ -131,14 +131,14 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
 
 
 def _reply(
-    events: Events, body: GenerationBody, dialect: Dialect, envelope: Envelope, choices: int, limits: HttpLimits
+    events: Events, body: GenerationBody, dialect: Dialect, head: ResponseHead, choices: int, limits: HttpLimits
 ) -> Response:
     """Of chat and completions."""
     if body.is_stream:
-        return StreamedReply(events, SseRenderer(dialect, envelope, body.wants_usage, choices), limits)
+        return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits)
 
     def whole(generated: Generated) -> bytes:
-        return render_whole(dialect, envelope, generated)
+        return render_whole(dialect, head, generated)
 
     return WholeReply(events, whole, limits)
 

@@ -15,10 +15,10 @@ from gateway.observability.timeline import Series
 from gateway.observability.views import (
     ChoiceView,
     Itself,
+    Location,
     ModelSeen,
     ModelView,
     Overview,
-    Place,
     WorkerPage,
     WorkerSeen,
 )
@@ -42,11 +42,11 @@ def choices(views: Sequence[ChoiceView]) -> bytes:
     return msgspec.json.encode({"choices": [_choice(view) for view in views]})
 
 
-def join(place: Place) -> bytes:
+def join(location: Location) -> bytes:
     """What whoever wants to lend a machine runs."""
-    peers = " ".join(f"--initial-peers {address}" for address in place.initial_peers)
+    peers = " ".join(f"--initial-peers {address}" for address in location.initial_peers)
     command = f"p2pnet serve --model tiny {peers}".rstrip()
-    return msgspec.json.encode({"initial_peers": place.initial_peers, "command": command})
+    return msgspec.json.encode({"initial_peers": location.initial_peers, "command": command})
 
 
 def overview(seen: Overview) -> bytes:
@@ -101,7 +101,7 @@ def _worker(seen: WorkerSeen) -> dict[str, Any]:
             {"id": model.id, "task": model.task, "is_cold": model.is_cold, "in_flight": model.in_flight}
             for model in view.models
         ],
-        "places": view.places,
+        "slots": view.slots,
         "in_flight": view.in_flight,
         "pressure": view.pressure,
         "round_trip_s": None if view.round_trip_s is None else round(view.round_trip_s, 3),

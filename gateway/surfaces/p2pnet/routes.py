@@ -64,7 +64,7 @@ def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter
 
     @routes.get("/p2pnet/v1/join", summary="What whoever wants to lend a machine runs")
     async def join() -> Response:
-        return _json(render.join(knowledge.place))
+        return _json(render.join(knowledge.location))
 
     @routes.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:

@@ -52,11 +52,11 @@ class EmbedJob:
 
     def take(self, width: int) -> Item | None:
         """The longest input that fits into a batch of this width, unless it is too short for it."""
-        place = bisect_right(self._lengths, width) - 1
-        if not self.is_ready or place < 0 or self._lengths[place] * MAX_PADDING < width:
+        position = bisect_right(self._lengths, width) - 1
+        if not self.is_ready or position < 0 or self._lengths[position] * MAX_PADDING < width:
             return None
-        del self._lengths[place]
-        index = self._indexes.pop(place)
+        del self._lengths[position]
+        index = self._indexes.pop(position)
         self._unread += 1
         return Item(self, index, self._inputs[index])
 

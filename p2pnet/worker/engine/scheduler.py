@@ -11,7 +11,7 @@ The rules:
   computed waits for that.
 - When memory runs out in mid-answer, kept prefixes go first, then the youngest sequence gives its memory up. It goes
   on later where it was, with the same tokens: they are computed again, not sampled again.
-- Whoever is held takes no place, and gives its memory up for those who wait for some.
+- Whoever is held takes no slot, and gives its memory up for those who wait for some.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class Scheduler:
         return [work for work in planned if work.job.kv is not None]  # one may have lost its memory to an older one
 
     def _admit(self) -> None:
-        places = self._limits.max_running - sum(not job.is_held for job in self._running)
+        slots = self._limits.max_running - sum(not job.is_held for job in self._running)
         for job in list(self._waiting):
-            if places <= 0:
+            if slots <= 0:
                 return
             if job.is_held or _is_waiting(job):
                 continue
@@ -154,7 +154,7 @@ class Scheduler:
                 continue
             if not self._start(job, source, common):
                 return
-            places -= 1
+            slots -= 1
             job.waits_for = None
             self._waiting.remove(job)
             self._running.append(job)

@@ -1,4 +1,4 @@
-"""How busy this worker is, and how fast: counts places, model by model, and measures what streams show of its speed.
+"""How busy this worker is, and how fast: counts slots, model by model, and measures what streams show of its speed.
 
 Knows nothing of requests or of the network; its clocks are passed in.
 """
@@ -30,8 +30,8 @@ MIN_SPEED_S = 0.1
 """Of computing: less than that says nothing of a worker's speed."""
 
 
-class Place:
-    """One request's place, from the request's arrival to its end, and what its stream has shown so far."""
+class Slot:
+    """One request's slot, from the request's arrival to its end, and what its stream has shown so far."""
 
     def __init__(self, meter: LoadMeter, key: tuple[str, str], has_own_speed: bool, arrived_s: float) -> None:
         self._meter = meter
@@ -50,7 +50,7 @@ class Place:
             self._meter._begin(self._has_own_speed)
 
     def when_released(self, action: Callable[[], None]) -> None:
-        """What is to be done when the place is given back. Must bear to be called more than once."""
+        """What is to be done when the slot is given back. Must bear to be called more than once."""
         self._when_released.append(action)
 
     def note_tokens(self, tokens: int) -> None:
@@ -95,17 +95,17 @@ class Place:
 
 
 class LoadMeter:
-    """The places of one worker, as many for each model, and its speed."""
+    """The slots of one worker, as many for each model, and its speed."""
 
     def __init__(
         self,
-        places_per_model: int,
+        slots_per_model: int,
         catalogue: Catalogue,
         now_ms: Clock,
         now_s: Monotonic = time.monotonic,
         observer: Observer | None = None,
     ) -> None:
-        self.places_per_model = places_per_model
+        self.slots_per_model = slots_per_model
         self.observer = observer or Observer()
         self._catalogue = catalogue
         self._now_ms = now_ms
@@ -130,7 +130,7 @@ class LoadMeter:
         return Load(
             running=self.running,
             queued=self._held.total() - self.running,
-            slots=self.places_per_model * len(self._catalogue.cards()),
+            slots=self.slots_per_model * len(self._catalogue.cards()),
             sampled_ms=self._now_ms(),
             kv_free_tokens=backends.kv_free_tokens,
             kv_total_tokens=backends.kv_total_tokens,
@@ -143,20 +143,20 @@ class LoadMeter:
         await self._is_idle.wait()
 
     @contextlib.contextmanager
-    def place(self, model: str, task: str = "generate", has_own_speed: bool = False) -> Iterator[Place]:
-        """Hold one of the places of a model that this worker runs. Raises Busy when all are taken: other models are
+    def slot(self, model: str, task: str = "generate", has_own_speed: bool = False) -> Iterator[Slot]:
+        """Hold one of the slots of a model that this worker runs. Raises Busy when all are taken: other models are
         not touched by that. `has_own_speed` when its backend measures how fast it decodes."""
         key = (model, task)
-        if self._held[key] >= self.places_per_model:
-            raise full(self.places_per_model)
+        if self._held[key] >= self.slots_per_model:
+            raise full(self.slots_per_model)
         self._held[key] += 1
         self._open += 1
         self._is_idle.clear()
-        place = Place(self, key, has_own_speed, self._now_s())
+        slot = Slot(self, key, has_own_speed, self._now_s())
         try:
-            yield place
+            yield slot
         finally:
-            place.release()
+            slot.release()
             self._open -= 1
             if not self._open:
                 self._is_idle.set()
@@ -187,9 +187,9 @@ class LoadMeter:
             self._decode = Measure(speed, self._now_ms())
 
 
-def full(places: int) -> Busy:
-    """What is said when nobody can have one more place of a model."""
-    return Busy(f"all {places} places for this model are taken")
+def full(slots: int) -> Busy:
+    """What is said when nobody can have one more slot of a model."""
+    return Busy(f"all {slots} slots for this model are taken")
 
 
 class StreamSpeed:

@@ -59,11 +59,11 @@ class WorkerMetrics(Observer):
             "e2e_request_latency_seconds", "From a request's arrival to its end, of finished ones.", DURATION_BUCKETS_S
         )
         self._running = self._gauge("num_requests_running", "Requests whose tokens are coming.")
-        self._waiting = self._gauge("num_requests_waiting", "Requests that hold a place and wait.")
-        self._places = self._gauge("places", "Requests taken at the same time, over all models.")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that hold a slot and wait.")
+        self._slots = self._gauge("slots", "Requests taken at the same time, over all models.")
         self._kv_usage = self._gauge("kv_cache_usage_perc", "Share of the key-value memory in use, 0 to 1.")
         self._is_serving = self._gauge("is_serving", "1 when requests are taken, 0 when paused or stopping.")
-        self._gateways = self._gauge("gateways", "Gateways that have asked for a place lately, or hold one.")
+        self._gateways = self._gauge("gateways", "Gateways that have asked for a slot lately, or hold one.")
         self._streams = Gauge("p2pnet_streams", "Streams to other peers, of every protocol.", registry=self._registry)
         self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
         ProcessCollector(registry=self._registry)
@@ -103,7 +103,7 @@ class WorkerMetrics(Observer):
         load = standing.status.load
         self._running.set(load.running)
         self._waiting.set(load.queued)
-        self._places.set(load.slots)
+        self._slots.set(load.slots)
         total = load.kv_total_tokens
         self._kv_usage.set(1 - load.kv_free_tokens / total if total else 0)
         self._is_serving.set(standing.status.is_serving)

@@ -114,7 +114,7 @@ def _state(standing: Standing) -> Line:
     return Line("state", f"serving{by}", Tone.GOOD)
 
 
-def _models(cards: Sequence[ModelCard], places: int) -> str:
+def _models(cards: Sequence[ModelCard], slots: int) -> str:
     """Each model once, with what it does where that is more than generating."""
     tasks: defaultdict[str, list[str]] = defaultdict(list)
     for card in cards:
@@ -122,7 +122,7 @@ def _models(cards: Sequence[ModelCard], places: int) -> str:
     if not tasks:
         return "none"
     names = (model if done == ["generate"] else f"{model} ({', '.join(done)})" for model, done in tasks.items())
-    return f"{', '.join(names)}: {_count(places, 'place')}"
+    return f"{', '.join(names)}: {_count(slots, 'slot')}"
 
 
 def _held(load: Load) -> int:

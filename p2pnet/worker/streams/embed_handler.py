@@ -14,7 +14,7 @@ from p2pnet.network.interface import Stream
 from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, FrameDecoder, embed_request_decoder
 from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, Exchange
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
-from p2pnet.worker.observability.load import Place
+from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.stream_handler import StreamHandler
 
 READ_AHEAD_VECTORS = 64
@@ -24,7 +24,7 @@ READ_AHEAD_VECTORS = 64
 class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
     """Serves `/p2pnet/embed/1`.
 
-    A request takes one place of its model, however many inputs it has: the backend shares its time fairly.
+    A request takes one slot of its model, however many inputs it has: the backend shares its time fairly.
     """
 
     protocol = EMBED_PROTOCOL
@@ -44,16 +44,16 @@ class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
         return f"this worker does not embed with {model}"
 
     async def _answer(
-        self, stream: Stream, backend: EmbedBackend, request: EmbedRequest, exchange: Exchange, place: Place
+        self, stream: Stream, backend: EmbedBackend, request: EmbedRequest, exchange: Exchange, slot: Slot
     ) -> None:
         async with Pump(backend.embed(request), READ_AHEAD_VECTORS) as pump:
             while not exchange.is_done:
                 events = await pump.take()
                 if any(isinstance(event, Embedding) for event in events):
-                    place.begin()
+                    slot.begin()
                 for event in events:
                     if isinstance(event, Finished):
-                        place.finish(event)
+                        slot.finish(event)
                 await self._send(stream, exchange, map(self._with_load, events))
 
     def _with_load(self, event: EmbedBackendEvent) -> EmbedBackendEvent:

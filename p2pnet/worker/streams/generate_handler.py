@@ -17,7 +17,7 @@ from p2pnet.network.interface import Stream
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, FrameDecoder, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange
 from p2pnet.worker.backend import Backend, BackendEvent
-from p2pnet.worker.observability.load import Place
+from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.merging import merged
 from p2pnet.worker.streams.stream_handler import StreamHandler
 
@@ -36,9 +36,9 @@ MAX_PAUSE_S = 0.02
 class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
     """Serves `/p2pnet/generate/1`.
 
-    A request takes one place, of those of its model, however many answers it asks for: a place is a stream, its buffers
+    A request takes one slot, of those of its model, however many answers it asks for: a slot is a stream, its buffers
     and its reader, of which there is one. That a request of many answers waits for memory is for the engine to see to;
-    if each answer took a place, one for more answers than there are places would never find them free together.
+    if each answer took a slot, one for more answers than there are slots would never find them free together.
     """
 
     protocol = GENERATE_PROTOCOL
@@ -58,17 +58,17 @@ class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
         return f"this worker does not run {model}"
 
     async def _answer(
-        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, place: Place
+        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, slot: Slot
     ) -> None:
         async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
             while not exchange.is_done:
                 events = await pump.take()
-                place.note_tokens(tokens_in(events))
+                slot.note_tokens(tokens_in(events))
                 for event in events:
                     if isinstance(event, Finished):
-                        place.finish(event)
+                        slot.finish(event)
                 await self._send(stream, exchange, map(self._with_load, merged(events)))
-                if place.is_computing:
+                if slot.is_computing:
                     await asyncio.sleep(self._pause_s())
 
     def _pause_s(self) -> float:

@@ -24,11 +24,11 @@ PROBES_PER_MINUTE = 240.0
 core."""
 
 MAX_QUOTAS = 64
-"""Models whose places are counted: twice what a worker announces, since models come and go."""
+"""Models whose slots are counted: twice what a worker announces, since models come and go."""
 
 
 class Share:
-    """One gateway's hold on one place of a model."""
+    """One gateway's hold on one slot of a model."""
 
     def __init__(self, give_back: Callable[[], None]) -> None:
         self._give_back = give_back
@@ -95,15 +95,15 @@ class Guard:
             quota.give_back(gateway, self._now_s())
 
     @contextlib.contextmanager
-    def share(self, gateway: str, key: ModelTask, places: int) -> Iterator[Share]:
-        """Hold one of the places of a model for a gateway. Raises Busy when all are taken, or when it has its part."""
+    def share(self, gateway: str, key: ModelTask, slots: int) -> Iterator[Share]:
+        """Hold one of the slots of a model for a gateway. Raises Busy when all are taken, or when it has its part."""
         now_s = self._now_s()
         quota = self._quota(key, now_s)
-        has_part = self._has_part(quota, gateway, places, now_s)
-        if quota.taken >= places:
-            raise full(places)
+        has_part = self._has_part(quota, gateway, slots, now_s)
+        if quota.taken >= slots:
+            raise full(slots)
         if has_part:
-            raise Busy("this gateway has its share of the places for this model; others want theirs")
+            raise Busy("this gateway has its share of the slots for this model; others want theirs")
         limit = self._config.max_concurrency_per_gateway
         if limit is not None and self._held[gateway] >= limit:
             raise Busy(f"one gateway may have {limit} requests here at the same time")
@@ -127,8 +127,8 @@ class Guard:
         if self._requests is not None and self._requests.is_spent(gateway, self._now_s()):
             raise Busy(f"one gateway may ask this worker {self._config.max_requests_per_minute} times a minute")
 
-    def _has_part(self, quota: Quota, gateway: str, places: int, now_s: float) -> bool:
-        return not quota.may_take(gateway, places, now_s) and self._config.has_quota
+    def _has_part(self, quota: Quota, gateway: str, slots: int, now_s: float) -> bool:
+        return not quota.may_take(gateway, slots, now_s) and self._config.has_quota
 
     def _quota(self, key: ModelTask, now_s: float) -> Quota:
         if key not in self._quotas and len(self._quotas) >= MAX_QUOTAS:

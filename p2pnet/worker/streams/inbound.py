@@ -1,6 +1,6 @@
 """What all inbound streams of a worker have in common: one request is read, then answered or refused with a code.
 
-Knows nothing of what is asked, nor of models and their places.
+Knows nothing of what is asked, nor of models and their slots.
 """
 
 from __future__ import annotations

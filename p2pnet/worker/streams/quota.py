@@ -1,4 +1,4 @@
-"""Who may have how many of a worker's places: a gateway alone all of them, several a fair share each.
+"""Who may have how many of a worker's slots: a gateway alone all of them, several a fair share each.
 
 A function of counts and of the time it is given. Knows nothing of requests, nor of who a gateway is.
 """
@@ -9,41 +9,41 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 MEMORY_S = 10.0
-"""How long a gateway that has asked for a place, or given one back, is counted among those that share. One that was
-refused comes again within 2 s, and one with a request every few seconds finds a place; nothing is kept longer for who
+"""How long a gateway that has asked for a slot, or given one back, is counted among those that share. One that was
+refused comes again within 2 s, and one with a request every few seconds finds a slot; nothing is kept longer for who
 does not come back."""
 
 MAX_REMEMBERED = 256
-"""Gateways that hold no place and are counted all the same. Identities cost nothing, and each remembered one costs a
+"""Gateways that hold no slot and are counted all the same. Identities cost nothing, and each remembered one costs a
 little of every decision."""
 
 
-def may_take(held: Mapping[str, int], gateway: str, places: int) -> bool:
-    """Whether a gateway may take one more of `places`. `held` has what each gateway holds that shares them now, this
+def may_take(held: Mapping[str, int], gateway: str, slots: int) -> bool:
+    """Whether a gateway may take one more of `slots`. `held` has what each gateway holds that shares them now, this
     one among them.
 
-    Up to its share, rounded down, it may always. Beyond it, it may as long as a free place is left for each other
-    gateway that is below its own: so what nobody else wants is used, and who comes finds a place. What runs is never
+    Up to its share, rounded down, it may always. Beyond it, it may as long as a free slot is left for each other
+    gateway that is below its own: so what nobody else wants is used, and who comes finds a slot. What runs is never
     cut, so shares become fair as running requests end.
     """
-    share = max(1, places // len(held))
+    share = max(1, slots // len(held))
     if held[gateway] < share:
         return True
     claims = sum(count < share for other, count in held.items() if other != gateway)
-    return places - sum(held.values()) > claims
+    return slots - sum(held.values()) > claims
 
 
 class Quota:
-    """The counts of one set of places. Times are seconds on one monotonic clock."""
+    """The counts of one set of slots. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
         self._seen_s: OrderedDict[str, float] = OrderedDict()
 
-    def may_take(self, gateway: str, places: int, now_s: float) -> bool:
+    def may_take(self, gateway: str, slots: int, now_s: float) -> bool:
         """Whether this gateway may have one more. To ask is to be counted."""
         self._note(gateway, now_s)
-        return may_take({seen: self._held[seen] for seen in {*self._held, *self._seen_s}}, gateway, places)
+        return may_take({seen: self._held[seen] for seen in {*self._held, *self._seen_s}}, gateway, slots)
 
     @property
     def taken(self) -> int:

@@ -1,6 +1,6 @@
 """One inbound status stream: a probe is answered at once, also by a worker that is full, paused or stopping.
 
-Takes no place and asks no backend to compute. Knows nothing of how the worker stands: it is given what says so.
+Takes no slot and asks no backend to compute. Knows nothing of how the worker stands: it is given what says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the streams have in common that a backend serves: one place is held for the request, until its end.
+"""What the streams have in common that a backend serves: one slot is held for the request, until its end.
 
 Knows nothing of what is asked, nor of the directory or of which models there are: it asks for each request.
 """
@@ -17,7 +17,7 @@ from p2pnet.messages import EmbedRequest, GenerateRequest
 from p2pnet.network.interface import Stream
 from p2pnet.wire.exchange import Exchange
 from p2pnet.worker.backend import Backend, EmbedBackend
-from p2pnet.worker.observability.load import LoadMeter, Place
+from p2pnet.worker.observability.load import LoadMeter, Slot
 from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.inbound import InboundHandler
 
@@ -62,7 +62,7 @@ class StreamHandler(InboundHandler[R], Generic[R, B]):
         """What is said of a model that nobody here serves."""
 
     @abstractmethod
-    async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
+    async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
         """Send the backend's events until the exchange is done."""
 
     def _check(self, peer_id: str) -> None:
@@ -72,11 +72,11 @@ class StreamHandler(InboundHandler[R], Generic[R, B]):
         backend = self._backend_for(request)
         key = (request.model, self.task)
         with (
-            self._guard.share(stream.peer_id, key, self._meter.places_per_model) as share,
-            self._meter.place(*key, has_own_speed=self._has_own_speed(backend)) as place,
+            self._guard.share(stream.peer_id, key, self._meter.slots_per_model) as share,
+            self._meter.slot(*key, has_own_speed=self._has_own_speed(backend)) as slot,
         ):
-            place.when_released(share.release)
-            await self._serve(stream, backend, request, exchange, place)
+            slot.when_released(share.release)
+            await self._serve(stream, backend, request, exchange, slot)
 
     def _backend_for(self, request: R) -> B:
         """Raises why the request is not taken."""
@@ -89,10 +89,10 @@ class StreamHandler(InboundHandler[R], Generic[R, B]):
             raise ModelNotFound(self._unknown(request.model))
         return backend
 
-    async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, place: Place) -> None:
+    async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
         """Answer, until done, until the client goes, or until the request has had its time: the backend is cancelled
         within one step."""
-        answer = asyncio.create_task(self._answer(stream, backend, request, exchange, place))
+        answer = asyncio.create_task(self._answer(stream, backend, request, exchange, slot))
         client_end = asyncio.create_task(_wait_for_end(stream))
         tasks: set[asyncio.Future[Any]] = {answer, client_end}
         limit_s = self._guard.max_request_s

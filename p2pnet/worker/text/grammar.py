@@ -65,7 +65,7 @@ all of it again at each token: 90 ms each for a constant of 60,000 characters, a
 
 _ONE_OF_REFUSED = "oneOf constraints are not supported"
 _NOTHING_FITS = "NoExtension"
-_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
+_SLOT = re.compile(r"^(?:at )?\d+\(\d+\): ")
 _SNIPPET = re.compile(r"\n +\d+ \| .*|<non-verbose/>", re.DOTALL)
 """Where in the grammar an error is: the client has not seen the grammar."""
 
@@ -235,6 +235,6 @@ def _message(error: str) -> str:
         return "The JSON schema has a oneOf whose options may hold at the same time. Use anyOf."
     if error.startswith(_NOTHING_FITS):
         return "Nothing that the model can say has the form that was asked for."
-    line = " ".join(_SNIPPET.sub("", _PLACE.sub("", error)).split())
+    line = " ".join(_SNIPPET.sub("", _SLOT.sub("", error)).split())
     cut = line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."
     return "The form of the answer cannot be had: " + "".join(char if char.isprintable() else " " for char in cut)

@@ -1,4 +1,4 @@
-"""One worker's part in a request: what is measured of it, how it is cut short, and that its place is given back."""
+"""One worker's part in a request: what is measured of it, how it is cut short, and that its slot is given back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from gateway.dispatch.attempt import PACE_TOKENS, Try
+from gateway.dispatch.attempt import PACE_TOKENS, Attempt
 from gateway.peers.health import COOLDOWN_S
 from gateway.peers.pace import Window
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Choice
+from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Finished, Load, TextDelta, Usage
 from tests.stories import DIGEST, capability, peer, settle
@@ -31,7 +31,7 @@ class Site:
         self.now_s = 100.0
         self.worker = Worker(capability(peer("a"), "tiny"))
         self.worker.reserve(KEY, self.now_s)
-        self.attempt = Try(Choice(self.worker, "best of 1"), KEY, self.now_s, lambda: self.now_s)
+        self.attempt = Attempt(WorkerChoice(self.worker, "best of 1"), KEY, self.now_s, lambda: self.now_s)
 
     async def take(self, *timed: tuple[float, float, AnyEvent]) -> None:
         """Events, each after the seconds that the client took for the one before it and those until it came."""
@@ -209,7 +209,7 @@ async def test_a_timeout_of_somebody_elses_is_no_cut() -> None:
         await site.attempt.next(times_out())
 
 
-async def test_a_place_is_given_back_once() -> None:
+async def test_a_slot_is_given_back_once() -> None:
     site = Site()
     site.worker.reserve(KEY, site.now_s)
     for _ in range(3):
@@ -224,6 +224,6 @@ async def test_a_worker_that_dropped_the_model_since_it_was_chosen_is_passed_ove
     worker.reserve(KEY, 100.0)
     worker.record = msgspec.structs.replace(worker.record, models=())
     with pytest.raises(ModelNotFound):
-        Try(Choice(worker, "best of 1"), KEY, 100.0, lambda: 100.0)
+        Attempt(WorkerChoice(worker, "best of 1"), KEY, 100.0, lambda: 100.0)
     assert worker.in_flight == 0
     assert worker.health.may_take(100.0)

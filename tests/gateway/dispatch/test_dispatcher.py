@@ -520,7 +520,7 @@ async def test_a_late_first_token_is_asked_for_elsewhere_and_the_first_one_to_an
         assert told == {late.peer_id: ("cancelled", False), quick.peer_id: ("stop", True)}
 
 
-async def test_a_second_request_takes_no_place_that_somebody_waits_for() -> None:
+async def test_a_second_request_takes_no_slot_that_somebody_waits_for() -> None:
     async with swarm() as given:
         given.serve(wait_s=5)
         late, full = await given.worker("late", slots=1, hold_at=0), await given.worker("full", slots=1, hold_at=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.failure_policy import MAX_FAILURES, MAX_WORKER_FAILURES, Setbacks
+from gateway.dispatch.failure_policy import MAX_FAILURES, MAX_WORKER_FAILURES, FailurePolicy
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -25,8 +25,8 @@ from p2pnet.errors import (
 FEATURE, MODEL = FeatureMissing("no tools", "tools"), ModelNotFound("not here", "model")
 
 
-def setbacks(*errors: P2PNetError, has_begun: bool = False) -> Setbacks:
-    noted = Setbacks("tiny")
+def policy(*errors: P2PNetError, has_begun: bool = False) -> FailurePolicy:
+    noted = FailurePolicy("tiny")
     for error in errors:
         noted.note(error, has_begun)
     return noted
@@ -35,8 +35,8 @@ def setbacks(*errors: P2PNetError, has_begun: bool = False) -> Setbacks:
 @pytest.mark.parametrize("error", [InvalidRequest("no such role"), ContextOverflow("too long")])
 def test_what_is_wrong_with_a_request_is_final_until_somebody_understood_it(error: P2PNetError) -> None:
     with pytest.raises(type(error)):
-        setbacks(error)
-    assert type(setbacks(error, has_begun=True).verdict()) is NoWorker
+        policy(error)
+    assert type(policy(error, has_begun=True).verdict()) is NoWorker
 
 
 @pytest.mark.parametrize(
@@ -44,21 +44,21 @@ def test_what_is_wrong_with_a_request_is_final_until_somebody_understood_it(erro
 )
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_so_many_may_fail_in_a_row_and_no_more(error: P2PNetError, has_begun: bool) -> None:
-    noted = setbacks(*[error] * (MAX_FAILURES - 1), has_begun=has_begun)
+    noted = policy(*[error] * (MAX_FAILURES - 1), has_begun=has_begun)
     with pytest.raises(P2PNetError):
         noted.note(error, has_begun)
 
 
 def test_a_busy_worker_has_not_failed() -> None:
-    assert type(setbacks(*[Busy()] * 100).verdict()) is Busy
+    assert type(policy(*[Busy()] * 100).verdict()) is Busy
 
 
 @pytest.mark.parametrize("between", [(), (Busy(),)])
 def test_a_request_that_workers_fail_at_is_at_fault_itself(between: tuple[P2PNetError, ...]) -> None:
     failures = (WorkerFailed("out of memory"), *between) * (MAX_WORKER_FAILURES - 1)
     with pytest.raises(WorkerFailed, match="out of memory"):
-        setbacks(*failures, WorkerFailed("out of memory"))
-    setbacks(*failures, PeerLost(), *failures)
+        policy(*failures, WorkerFailed("out of memory"))
+    policy(*failures, PeerLost(), *failures)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_request_that_workers_fail_at_is_at_fault_itself(between: tuple[P2PNet
 def test_what_the_client_is_told(
     errors: tuple[P2PNetError, ...], has_begun: bool, waited: P2PNetError | None, told: type[P2PNetError]
 ) -> None:
-    verdict = setbacks(*errors, has_begun=has_begun).verdict(waited)
+    verdict = policy(*errors, has_begun=has_begun).verdict(waited)
     assert type(verdict) is told
 
 
 def test_the_verdict_names_what_went_wrong() -> None:
-    message = setbacks(PeerLost("10.0.0.1"), Draining(), PeerLost()).verdict().message
+    message = policy(PeerLost("10.0.0.1"), Draining(), PeerLost()).verdict().message
     assert "(draining, peer_lost)" in message
     assert "10.0.0.1" not in message
-    in_vain = setbacks(PeerLost(), Draining()).verdict(DeadlineExceeded("nobody came", 3.0))
+    in_vain = policy(PeerLost(), Draining()).verdict(DeadlineExceeded("nobody came", 3.0))
     assert isinstance(in_vain, DeadlineExceeded) and in_vain.retry_after_s == 3.0
     assert "(draining, peer_lost)" in in_vain.message

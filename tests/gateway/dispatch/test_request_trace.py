@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from gateway.dispatch.attempt import Try
-from gateway.dispatch.request_trace import Journey
-from gateway.observability.reports import CANCELLED, Attempt
+from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.request_trace import RequestTrace
+from gateway.observability.reports import CANCELLED, AttemptReport
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Choice
+from gateway.routing.choose import WorkerChoice
 from gateway.service import Caller, Routed, Waiting
 from p2pnet.errors import PeerLost
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextDelta, TextPrompt, Usage
@@ -23,26 +23,26 @@ class Trip:
     def __init__(self, is_embed: bool = False) -> None:
         self.now_s = 100.0
         request = EmbedRequest("r", "tiny", (TextPrompt("a"),)) if is_embed else ask("tiny")
-        self.journey = Journey(request, Caller("somebody"), lambda: self.now_s, lambda: 5e8)
+        self.trace = RequestTrace(request, Caller("somebody"), lambda: self.now_s, lambda: 5e8)
 
-    def after(self, seconds: float) -> Journey:
+    def after(self, seconds: float) -> RequestTrace:
         self.now_s += seconds
-        return self.journey
+        return self.trace
 
 
-def attempt(tokens: int, began_s: float = 100.0) -> Attempt:
-    return Attempt("worker", "best of 2", began_s, "peer_lost", 1.0, tokens=tokens)
+def attempt(tokens: int, began_s: float = 100.0) -> AttemptReport:
+    return AttemptReport("worker", "best of 2", began_s, "peer_lost", 1.0, tokens=tokens)
 
 
 def test_an_undisturbed_request() -> None:
     trip = Trip()
-    trip.journey.note_event(Waiting(1))
+    trip.trace.note_event(Waiting(1))
     trip.after(2).note_queued(2)
     trip.after(1).note_event(Accepted(5))
-    trip.journey.note_event(TextDelta("a", (0,)))
+    trip.trace.note_event(TextDelta("a", (0,)))
     trip.after(1).note_event(TextDelta("b", (1,)))
-    trip.journey.note_attempt(attempt(2, began_s=102.0), choice=1)
-    trip.journey.note_event(Finished("stop", Usage(6, 3, 4)))
+    trip.trace.note_attempt(attempt(2, began_s=102.0), choice=1)
+    trip.trace.note_event(Finished("stop", Usage(6, 3, 4)))
     report = trip.after(1).report(None)
     assert (report.request_id, report.model, report.task, report.caller) == (
         "request-1",
@@ -58,18 +58,18 @@ def test_an_undisturbed_request() -> None:
 
 def test_the_gap_is_the_longest_silence_that_the_client_saw_because_of_a_change() -> None:
     trip = Trip()
-    trip.journey.note_broken()  # before the first token there is no gap
+    trip.trace.note_broken()  # before the first token there is no gap
     trip.after(9).note_event(TextDelta("a"))
-    assert trip.journey.gap_s is None
+    assert trip.trace.gap_s is None
     trip.after(3).note_event(TextDelta("slow, and nobody changed"))
     for silence_s, wait_s, gap_s in ((1, 1, 2), (0, 0.5, 2), (2, 1, 3)):
         trip.after(silence_s).note_broken()
-        trip.journey.note_broken()
-        trip.journey.note_queued(wait_s)
+        trip.trace.note_broken()
+        trip.trace.note_queued(wait_s)
         trip.after(wait_s).note_event(TextDelta("b"))
-        assert trip.journey.gap_s == gap_s
-    assert trip.journey.queued_s == 0
-    assert trip.journey.report(None).first_token_s == 9
+        assert trip.trace.gap_s == gap_s
+    assert trip.trace.queued_s == 0
+    assert trip.trace.report(None).first_token_s == 9
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_the_gap_is_the_longest_silence_that_the_client_saw_because_of_a_change(
     ],
 )
 def test_how_it_ended(finished: bool, error: BaseException | None, outcome: str) -> None:
-    journey = Trip().journey
-    journey.note_event(Accepted(5))
-    journey.note_attempt(attempt(2))
-    journey.note_attempt(attempt(3))
+    trace = Trip().trace
+    trace.note_event(Accepted(5))
+    trace.note_attempt(attempt(2))
+    trace.note_attempt(attempt(3))
     if finished:
-        journey.note_event(Finished("stop", Usage(5, 4)))
-    report = journey.report(error)
+        trace.note_event(Finished("stop", Usage(5, 4)))
+    report = trace.report(error)
     assert report.outcome == outcome
     assert (report.prompt_tokens, report.completion_tokens) == (5, 4 if finished else 5)
 
@@ -99,14 +99,14 @@ def test_how_it_ended(finished: bool, error: BaseException | None, outcome: str)
 def test_vectors_are_a_task_of_their_own() -> None:
     trip = Trip(is_embed=True)
     trip.after(1).note_event(Embedding(0, b"1234"))
-    report = trip.journey.report(None)
+    report = trip.trace.report(None)
     assert (report.task, report.first_token_s) == ("embed", 1)
 
 
 def test_the_client_is_told_who_answers_and_what_it_took() -> None:
     trip = Trip()
     worker = Worker(capability(peer("a"), "tiny"))
-    trip.journey.note_queued(1.2346)
-    trip.journey.note_attempt(attempt(0))
-    running = Try(Choice(worker, "best of 1"), ("tiny", "generate"), 100.0, lambda: 100.0)
-    assert trip.journey.routed(running) == Routed(worker.peer_id, 2, 1235)
+    trip.trace.note_queued(1.2346)
+    trip.trace.note_attempt(attempt(0))
+    running = Attempt(WorkerChoice(worker, "best of 1"), ("tiny", "generate"), 100.0, lambda: 100.0)
+    assert trip.trace.routed(running) == Routed(worker.peer_id, 2, 1235)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.dispatch.attempt import Try
+from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.silence import (
     FIRST_SUSPICION_S,
     MIN_GIVE_UP_S,
@@ -19,7 +19,7 @@ from gateway.dispatch.silence import (
 )
 from gateway.dispatch.watch import MAX_LAG_S, TICK_S, Watch
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Choice
+from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import PeerLost
 from p2pnet.messages import Accepted, Finished, TextDelta
 from tests.stories import capability, peer, settle
@@ -63,7 +63,7 @@ class Site:
     async def answer(self, worker: Worker, has_token: bool = True) -> asyncio.Task[AnyEvent | None]:
         """An answer under way whose next event does not come."""
         worker.reserve(KEY, self.now_s)
-        attempt = Try(Choice(worker, "best of 1"), KEY, self.now_s, lambda: self.now_s)
+        attempt = Attempt(WorkerChoice(worker, "best of 1"), KEY, self.now_s, lambda: self.now_s)
         attempt.first_token_s = 0.1 if has_token else None
         self.watch.add(attempt)
         self.running.append(asyncio.create_task(attempt.next(never())))
@@ -232,7 +232,7 @@ async def test_a_worker_that_says_something_while_it_is_asked_is_there() -> None
 async def test_who_waits_for_its_client_is_not_silent() -> None:
     async with site() as given:
         worker = given.worker()
-        attempt = Try(Choice(worker, "best of 1"), KEY, 0.0, lambda: given.now_s)
+        attempt = Attempt(WorkerChoice(worker, "best of 1"), KEY, 0.0, lambda: given.now_s)
         given.watch.add(attempt)
         await given.after(2 * LIMIT_S)
         assert given.checks == []
@@ -241,7 +241,7 @@ async def test_who_waits_for_its_client_is_not_silent() -> None:
 async def test_who_is_watched_no_more_is_not_cut() -> None:
     async with site() as given:
         worker = given.worker()
-        attempt = Try(Choice(worker, "best of 1"), KEY, 0.0, lambda: given.now_s)
+        attempt = Attempt(WorkerChoice(worker, "best of 1"), KEY, 0.0, lambda: given.now_s)
         given.watch.add(attempt)
         given.watch.add(attempt)
         assert given.watch.watched == 1

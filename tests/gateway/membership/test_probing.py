@@ -30,7 +30,7 @@ from gateway.membership.table import REFRESH_INTERVAL_S, PeerTable
 from gateway.peers.health import COOLDOWN_S
 from gateway.peers.worker import Worker
 from gateway.routing.choose import choose
-from gateway.routing.route_query import Ask
+from gateway.routing.route_query import RouteQuery
 from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import DaemonFailed, P2PNetError, PeerUnreachable
 from p2pnet.identity import Identity
@@ -507,7 +507,7 @@ class Life:
     def request(self) -> None:
         """One, wherever routing sends it; it fails at who is dead."""
         now_s = self.site.passing.now_s()
-        choice = choose(self.site.table.roster, Ask("tiny"), now_s, self._rng)
+        choice = choose(self.site.table.roster, RouteQuery("tiny"), now_s, self._rng)
         assert choice is not None
         choice.worker.reserve(KEY, now_s)
         choice.worker.release(KEY)

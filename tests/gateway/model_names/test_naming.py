@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.model_names.naming import Names, parse_aliases
-from gateway.routing.route_query import Ask
+from gateway.routing.route_query import RouteQuery
 from gateway.service import ModelEntry
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, TextPrompt, Tool
@@ -20,7 +20,7 @@ ABLE = {("qwen", "generate"), ("big", "generate"), ("cold", "generate"), ("encod
 NAMES = Names(
     {"gpt-4o-mini": "qwen", "any": "auto", "big": "qwen"},
     lambda: MODELS,
-    lambda ask: ask.key in ABLE and not ("tools" in ask.features and ask.model == "big"),
+    lambda query: query.key in ABLE and not ("tools" in query.features and query.model == "big"),
 )
 
 
@@ -39,7 +39,7 @@ def test_auto_is_a_model_that_can_do_what_is_asked() -> None:
 
 
 def test_auto_where_nobody_can_is_no_worker() -> None:
-    nobody = Names({}, lambda: MODELS, lambda ask: isinstance(ask, Ask) and False)
+    nobody = Names({}, lambda: MODELS, lambda query: isinstance(query, RouteQuery) and False)
     with pytest.raises(NoWorker):
         nobody.resolved(GenerateRequest("r", "auto", TextPrompt("hi")))
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from gateway.observability.failures import failures_of
-from gateway.observability.reports import CANCELLED, Attempt
+from gateway.observability.reports import CANCELLED, AttemptReport
 from tests.gateway.reports import NOON_S, attempt, report
 
 
-def lost(worker: str = "ann", tokens: int = 4, **changes: Any) -> Attempt:
+def lost(worker: str = "ann", tokens: int = 4, **changes: Any) -> AttemptReport:
     return attempt(worker, "peer_lost", tokens=tokens, **changes)
 
 
-def later(worker: str = "bob", **changes: Any) -> Attempt:
+def later(worker: str = "bob", **changes: Any) -> AttemptReport:
     return attempt(worker, **{"began_s": 1.0, "duration_s": 2.0, **changes})
 
 
@@ -59,7 +59,7 @@ def later(worker: str = "bob", **changes: Any) -> Attempt:
         ),
     ],
 )
-def test_what_was_done(attempts: list[Attempt], outcome: str, expected: list[tuple[Any, ...]]) -> None:
+def test_what_was_done(attempts: list[AttemptReport], outcome: str, expected: list[tuple[Any, ...]]) -> None:
     found = failures_of([report(*attempts, outcome=outcome)], 10)
     assert [(one.worker, one.outcome, one.done, one.by) for one in found] == expected
 

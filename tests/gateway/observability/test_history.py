@@ -18,7 +18,7 @@ from gateway.observability.history import History
 from gateway.observability.history_file import APPLICATION_ID, SCHEMA_VERSION
 from gateway.observability.outcomes import is_failure, is_success
 from gateway.observability.recent import MAX_ATTEMPTS, MAX_REQUESTS, Recent, RequestQuery, WorkerStatistics
-from gateway.observability.reports import CANCELLED, Attempt
+from gateway.observability.reports import CANCELLED, AttemptReport
 from tests.gateway.reports import NOON_S, attempt, report
 
 Open = Callable[..., Awaitable[History]]
@@ -127,7 +127,7 @@ def test_what_counts_for_and_against_a_worker(outcome: str, success: bool, failu
     assert (is_success(outcome), is_failure(outcome)) == (success, failure)
 
 
-STATISTICS: list[tuple[str, list[Attempt], WorkerStatistics]] = [
+STATISTICS: list[tuple[str, list[AttemptReport], WorkerStatistics]] = [
     ("one", [attempt()], WorkerStatistics(1, 1.0, 1.0, 1.0, 0.2, 0.2, 10.0)),
     ("nothing told", [attempt(outcome="busy"), attempt(outcome=CANCELLED)], WorkerStatistics(2)),
     ("a failure", [attempt(outcome="peer_lost")], WorkerStatistics(1, 0.0)),
@@ -152,7 +152,7 @@ STATISTICS: list[tuple[str, list[Attempt], WorkerStatistics]] = [
 
 
 @pytest.mark.parametrize(("attempts", "expected"), [row[1:] for row in STATISTICS], ids=[row[0] for row in STATISTICS])
-def test_what_requests_say_of_a_worker(attempts: list[Attempt], expected: WorkerStatistics) -> None:
+def test_what_requests_say_of_a_worker(attempts: list[AttemptReport], expected: WorkerStatistics) -> None:
     recent = Recent()
     for one in attempts:
         recent.note(report(one))

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.observability.http_counts import HttpCounts
 from gateway.observability.metrics import SCRAPE_AGE_S, GatewayMetrics, ModelLabels, resumes_of
 from gateway.observability.outcomes import KNOWN
-from gateway.observability.reports import CANCELLED, Attempt
+from gateway.observability.reports import CANCELLED, AttemptReport
 from gateway.observability.views import ModelView
 from tests.gateway.reports import attempt, report
 
@@ -54,7 +54,7 @@ def model(name: str = "tiny", **changes: object) -> ModelView:
         "tasks": ("generate",),
         "workers": 3,
         "states": {"healthy": 2, "cooling": 1, "lost": 1},
-        "places": 12,
+        "slots": 12,
         "in_flight": 5,
         "waiting": 0,
         "digests": (),
@@ -111,7 +111,7 @@ async def test_embeddings_are_an_operation_of_their_own_without_tokens_in_time()
     assert await value(metrics, "gen_ai_server_time_to_first_token_seconds_count") is None
 
 
-RESUMES: list[tuple[str, list[Attempt], int]] = [
+RESUMES: list[tuple[str, list[AttemptReport], int]] = [
     ("undisturbed", [attempt()], 0),
     ("failed before its first token", [attempt(outcome="peer_lost", tokens=0), attempt()], 0),
     ("went on", [attempt(outcome="peer_lost", tokens=3), attempt()], 1),
@@ -130,7 +130,7 @@ RESUMES: list[tuple[str, list[Attempt], int]] = [
 
 
 @pytest.mark.parametrize(("attempts", "count"), [row[1:] for row in RESUMES], ids=[row[0] for row in RESUMES])
-async def test_what_is_a_resume(attempts: list[Attempt], count: int) -> None:
+async def test_what_is_a_resume(attempts: list[AttemptReport], count: int) -> None:
     assert resumes_of(attempts) == count
     metrics = counting()
     metrics.note(report(*attempts, gap_s=0.2))
@@ -152,7 +152,7 @@ async def test_workers_are_shown_as_they_are_at_the_scrape() -> None:
     metrics = counting(lambda: views)
     assert await value(metrics, "p2pnet_gateway_workers", model="tiny", state="healthy") == 2
     assert await value(metrics, "p2pnet_gateway_workers", model="tiny", state="lost") == 1
-    assert await value(metrics, "p2pnet_gateway_places", model="tiny") == 12
+    assert await value(metrics, "p2pnet_gateway_slots", model="tiny") == 12
     assert await value(metrics, "p2pnet_gateway_requests_in_flight", model="tiny") == 5
     views[:] = [model(states={"healthy": 1}, waiting=9)]
     assert await value(metrics, "p2pnet_gateway_workers", model="tiny", state="healthy") == 1

@@ -74,7 +74,7 @@ async def test_a_worker_as_it_is_seen(desk: Desk) -> None:
         "state": "healthy",
         "reason": None,
         "models": [{"id": "tiny", "task": "generate", "is_cold": False, "in_flight": 1}],
-        "places": 8,
+        "slots": 8,
         "in_flight": 1,
         "pressure": 1,
         "round_trip_s": 0.021,
@@ -138,7 +138,7 @@ async def test_what_a_volunteer_runs(desk: Desk) -> None:
 def test_the_first_look_shows_everything_and_the_next_what_has_changed(desk: Desk) -> None:
     def look() -> list[tuple[str, Any]]:
         desk.now_s += 1
-        return read(changes.since(desk.lookout.look()))
+        return read(changes.since(desk.overview.look()))
 
     changes = Changes()
     desk.workers = [worker(ANN)]
@@ -159,7 +159,7 @@ def test_the_first_look_shows_everything_and_the_next_what_has_changed(desk: Des
 
 
 def call(desk: Desk, limits: HttpLimits | None = None) -> AsgiCall:
-    reply = LiveReply(desk.lookout.look, desk.live, limits or HttpLimits(), LOOK_S)
+    reply = LiveReply(desk.overview.look, desk.live, limits or HttpLimits(), LOOK_S)
     return AsgiCall(reply, "/p2pnet/v1/live", {}, "GET")
 
 
@@ -209,7 +209,7 @@ async def test_one_too_many_is_told_so(desk: Desk) -> None:
 
 def test_an_overview_of_many_workers_is_bounded(desk: Desk) -> None:
     desk.workers = [worker(peer(f"worker {number}").peer_id) for number in range(230)]
-    seen = desk.lookout.look()
+    seen = desk.overview.look()
     assert (len(seen.workers), seen.total) == (200, 230)
     assert len(Changes().since(seen)) < 300_000
     assert msgspec.json.encode(seen.mesh)

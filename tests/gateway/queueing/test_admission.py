@@ -1,4 +1,4 @@
-"""Admission as stories: who gets which place, who waits, who is sent away, and that nothing is left behind."""
+"""Admission as stories: who gets which slot, who waits, who is sent away, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gateway.queueing.admission import (
     QueueLimits,
     Ticket,
 )
-from gateway.routing.choose import Choice
-from gateway.routing.route_query import Ask
+from gateway.routing.choose import WorkerChoice
+from gateway.routing.route_query import RouteQuery
 from gateway.service import Caller
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 from tests.stories import capability, card, peer, settle
@@ -58,31 +58,31 @@ class Fleet:
     def limit(self, limits: QueueLimits) -> None:
         self.admission = Admission(self.choose, self.is_served, self.clock, limits)
 
-    def add(self, name: str, *models: str, places: int = 1, **changes: Any) -> Worker:
+    def add(self, name: str, *models: str, slots: int = 1, **changes: Any) -> Worker:
         cards = tuple(card(model, **changes) for model in models or ("tiny",))
-        worker = Worker(capability(peer(name), slots=places * len(cards)))
-        worker.record = capability(peer(name), slots=places * len(cards), models=cards)
+        worker = Worker(capability(peer(name), slots=slots * len(cards)))
+        worker.record = capability(peer(name), slots=slots * len(cards), models=cards)
         self.workers.append(worker)
         return worker
 
-    def choose(self, ask: Ask, exclude: Collection[str]) -> Choice | None:
+    def choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
         self.calls += 1
         now_s = self.clock()
         for worker in self.workers:
-            if self.can(worker, ask) and worker.peer_id not in exclude and worker.has_room(ask.key, now_s):
-                return Choice(worker, "first")
+            if self.can(worker, query) and worker.peer_id not in exclude and worker.has_room(query.key, now_s):
+                return WorkerChoice(worker, "first")
         return None
 
-    def is_served(self, ask: Ask) -> bool:
-        return any(self.can(worker, ask) for worker in self.workers)
+    def is_served(self, query: RouteQuery) -> bool:
+        return any(self.can(worker, query) for worker in self.workers)
 
-    def can(self, worker: Worker, ask: Ask) -> bool:
-        card = worker.card(ask.key)
+    def can(self, worker: Worker, query: RouteQuery) -> bool:
+        card = worker.card(query.key)
         return (
             card is not None
-            and ask.digest in (None, card.digest)
-            and ask.features <= set(card.features)
-            and (ask.max_tokens or 0) <= card.context_length
+            and query.digest in (None, card.digest)
+            and query.features <= set(card.features)
+            and (query.max_tokens or 0) <= card.context_length
         )
 
     def ticket(
@@ -92,15 +92,15 @@ class Fleet:
         priority: int = 0,
         urgent: bool = False,
         patient: bool = True,
-        **ask: Any,
+        **query: Any,
     ) -> Ticket:
         deadline_s = self.clock() + (DEADLINE_S if patient else 0)
-        return Ticket(Ask(model, **ask), Caller(caller, priority), deadline_s, set(), urgent, patient)
+        return Ticket(RouteQuery(model, **query), Caller(caller, priority), deadline_s, set(), urgent, patient)
 
-    def finish(self, choice: Choice, ticket: Ticket) -> None:
-        """The request is over: its place is free, and admission is told."""
-        choice.worker.release(ticket.ask.key)
-        self.admission.wake(ticket.ask.model)
+    def finish(self, choice: WorkerChoice, ticket: Ticket) -> None:
+        """The request is over: its slot is free, and admission is told."""
+        choice.worker.release(ticket.query.key)
+        self.admission.wake(ticket.query.model)
 
     @property
     def in_flight(self) -> int:
@@ -112,17 +112,17 @@ class LeavesMeanwhile(Fleet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leaving: asyncio.Task[Choice] | None = None
+        self.leaving: asyncio.Task[WorkerChoice] | None = None
         self.asks_left = 0
 
-    def is_served(self, ask: Ask) -> bool:
+    def is_served(self, query: RouteQuery) -> bool:
         self.asks_left -= 1
         if self.leaving is not None and not self.asks_left:
             self.leaving.cancel()
-        return super().is_served(ask)
+        return super().is_served(query)
 
 
-Enter = Callable[..., asyncio.Task[Choice]]
+Enter = Callable[..., asyncio.Task[WorkerChoice]]
 
 
 @pytest.fixture
@@ -133,9 +133,9 @@ def fleet() -> Fleet:
 @pytest.fixture
 async def enter(fleet: Fleet) -> AsyncIterator[Enter]:
     """`enter(ticket)` asks for admission in a task, which is cancelled in the end."""
-    running: set[asyncio.Task[Choice]] = set()
+    running: set[asyncio.Task[WorkerChoice]] = set()
 
-    def start(ticket: Ticket) -> asyncio.Task[Choice]:
+    def start(ticket: Ticket) -> asyncio.Task[WorkerChoice]:
         task = asyncio.create_task(fleet.admission.admit(ticket))
         running.add(task)
         task.add_done_callback(running.discard)
@@ -147,16 +147,16 @@ async def enter(fleet: Fleet) -> AsyncIterator[Enter]:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def waits(fleet: Fleet, enter: Enter, *tickets: Ticket) -> list[asyncio.Task[Choice]]:
+async def waits(fleet: Fleet, enter: Enter, *tickets: Ticket) -> list[asyncio.Task[WorkerChoice]]:
     """Enter all, one after another, and see that all wait."""
     tasks = []
     for ticket in tickets:
         tasks.append(enter(ticket))
-        await settle(lambda ticket=ticket: fleet.admission.place(ticket) is not None)  # type: ignore[misc]
+        await settle(lambda ticket=ticket: fleet.admission.position(ticket) is not None)  # type: ignore[misc]
     return tasks
 
 
-async def soon(result: Awaitable[Choice]) -> Choice:
+async def soon(result: Awaitable[WorkerChoice]) -> WorkerChoice:
     return await asyncio.wait_for(result, WAIT_S)
 
 
@@ -174,8 +174,8 @@ def step(coroutine: Any) -> Any:
     return stopped.value.value
 
 
-def test_a_free_place_is_given_without_a_task_switch(fleet: Fleet) -> None:
-    worker = fleet.add("a", places=2)
+def test_a_free_slot_is_given_without_a_task_switch(fleet: Fleet) -> None:
+    worker = fleet.add("a", slots=2)
     choices = [step(fleet.admission.admit(fleet.ticket())) for _ in range(2)]
     assert [choice.worker for choice in choices] == [worker, worker]
     assert (worker.in_flight_of(("tiny", "generate")), fleet.calls) == (2, 2)
@@ -183,23 +183,23 @@ def test_a_free_place_is_given_without_a_task_switch(fleet: Fleet) -> None:
     assert worker.in_flight == 2
 
 
-async def test_who_finds_no_place_waits_for_one(fleet: Fleet, enter: Enter) -> None:
+async def test_who_finds_no_slot_waits_for_one(fleet: Fleet, enter: Enter) -> None:
     fleet.add("a")
     first = fleet.ticket()
     choice = await fleet.admission.admit(first)
     second, third = fleet.ticket(), fleet.ticket()
     tasks = await waits(fleet, enter, second, third)
-    assert [fleet.admission.place(ticket) for ticket in (first, second, third)] == [None, 1, 2]
+    assert [fleet.admission.position(ticket) for ticket in (first, second, third)] == [None, 1, 2]
     assert fleet.admission.waiting("tiny") == 2
     fleet.finish(choice, first)
     assert (await soon(tasks[0])).worker is choice.worker
     assert not tasks[1].done()
-    assert [fleet.admission.place(ticket) for ticket in (second, third)] == [None, 1]
+    assert [fleet.admission.position(ticket) for ticket in (second, third)] == [None, 1]
     assert fleet.in_flight == 1
 
 
 async def test_nobody_passes_those_that_wait(fleet: Fleet, enter: Enter) -> None:
-    """A place that is free but not yet announced belongs to who waits."""
+    """A slot that is free but not yet announced belongs to who waits."""
     worker = fleet.add("a")
     choice = await fleet.admission.admit(fleet.ticket())
     tasks = await waits(fleet, enter, fleet.ticket(caller="patient"))
@@ -210,12 +210,12 @@ async def test_nobody_passes_those_that_wait(fleet: Fleet, enter: Enter) -> None
     assert not newcomer.done()
 
 
-async def test_each_place_is_given_once(fleet: Fleet, enter: Enter) -> None:
-    """A hundred wait, seven places come at once, and everybody tells of it."""
+async def test_each_slot_is_given_once(fleet: Fleet, enter: Enter) -> None:
+    """A hundred wait, seven slots come at once, and everybody tells of it."""
     tickets = [fleet.ticket(caller=f"caller {number % 10}") for number in range(100)]
     tasks = await waits(fleet, enter, *tickets)
     for name in "abc":
-        fleet.add(name, places=2)
+        fleet.add(name, slots=2)
     fleet.add("d")
     for _ in range(20):
         fleet.admission.wake("tiny")
@@ -229,14 +229,14 @@ async def test_each_place_is_given_once(fleet: Fleet, enter: Enter) -> None:
 
 async def test_all_are_served_in_the_end(fleet: Fleet, enter: Enter) -> None:
     """Three times as many as the front of a queue, for two workers, one after another."""
-    fleet.add("a", places=3)
+    fleet.add("a", slots=3)
     fleet.add("b")
     tickets = [fleet.ticket(caller=f"caller {number % 7}") for number in range(3 * MAX_FRONT)]
 
     async def use(ticket: Ticket) -> str:
         choice = await enter(ticket)
         await asyncio.sleep(0)
-        assert choice.worker.in_flight <= choice.worker.places
+        assert choice.worker.in_flight <= choice.worker.slots
         fleet.finish(choice, ticket)
         return choice.worker.peer_id
 
@@ -294,7 +294,7 @@ async def test_one_model_has_a_queue_for_each_of_its_tasks(fleet: Fleet, enter: 
     assert step(fleet.admission.admit(fleet.ticket("both", task="embed"))).worker is fleet.workers[1]
     (embeds,) = await waits(fleet, enter, fleet.ticket("both", task="embed"))
     assert (fleet.admission.waiting("both"), fleet.admission.waiting_by_model()) == (2, {"both": 2})
-    fleet.finish(Choice(fleet.workers[1], ""), fleet.ticket("both", task="embed"))
+    fleet.finish(WorkerChoice(fleet.workers[1], ""), fleet.ticket("both", task="embed"))
     await soon(embeds)
     assert not task.done()
 
@@ -362,7 +362,7 @@ async def test_the_urgent_go_first(fleet: Fleet, enter: Enter) -> None:
     others = await waits(fleet, enter, *(fleet.ticket(caller=str(number), priority=3) for number in range(8)))
     urgent = [fleet.ticket(urgent=True, tokens=10**6) for _ in range(12)]
     tasks = await waits(fleet, enter, *urgent)
-    assert [fleet.admission.place(ticket) for ticket in urgent] == list(range(1, 13))
+    assert [fleet.admission.position(ticket) for ticket in urgent] == list(range(1, 13))
     for number, task in enumerate([*tasks, *others]):
         fleet.finish(choice, first)
         choice = await soon(task)
@@ -503,13 +503,13 @@ async def test_who_goes_away_leaves_the_queue(fleet: Fleet, enter: Enter) -> Non
     tickets = [fleet.ticket(), fleet.ticket()]
     tasks = await waits(fleet, enter, *tickets)
     tasks[0].cancel()
-    await settle(lambda: fleet.admission.place(tickets[1]) == 1)
+    await settle(lambda: fleet.admission.position(tickets[1]) == 1)
     fleet.finish(choice, tickets[0])
     assert (await soon(tasks[1])).worker is choice.worker
 
 
-async def test_who_goes_away_as_its_turn_comes_gives_the_place_back(fleet: Fleet, enter: Enter) -> None:
-    """The place goes to the next at once, and a worker on trial is not thought to be in the middle of it."""
+async def test_who_goes_away_as_its_turn_comes_gives_the_slot_back(fleet: Fleet, enter: Enter) -> None:
+    """The slot goes to the next at once, and a worker on trial is not thought to be in the middle of it."""
     worker = fleet.add("a")
     choice = await fleet.admission.admit(fleet.ticket())
     worker.health.note_failure(fleet.clock(), "peer_lost")
@@ -582,7 +582,7 @@ async def test_a_thousand_that_go_away_leave_nothing(fleet: Fleet, enter: Enter)
     """In any order, some as they are served, of many callers and models."""
     rng = random.Random(4)
     fleet.limit(QueueLimits(max_waiting=2000, max_waiting_total=4000))
-    fleet.add("a", "model 0", "model 1", places=10)
+    fleet.add("a", "model 0", "model 1", slots=10)
     tickets = [
         fleet.ticket(f"model {rng.randrange(5)}", caller=f"caller {rng.randrange(50)}", urgent=rng.random() < 0.1)
         for _ in range(1000)
@@ -598,7 +598,7 @@ async def test_a_thousand_that_go_away_leave_nothing(fleet: Fleet, enter: Enter)
     await asyncio.wait(tasks)  # gather would keep the cancelled ones' frames
     for task, ticket in zip(tasks, tickets, strict=True):
         assert task.cancelled() or task.result()
-        assert fleet.admission.place(ticket) is None
+        assert fleet.admission.position(ticket) is None
     assert (fleet.in_flight, fleet.admission.waiting_by_model()) == (0, {})
     del task, tasks, tickets
     assert nothing_is_left(fleet)

@@ -157,12 +157,12 @@ def test_everybody_is_served_once_and_in_the_order_of_its_caller(
 ) -> None:
     queue: FairQueue[Request] = FairQueue()
     fill(queue, requests, priority)
-    places = {item: queue.place(item) for item in queue.offers()}
+    positions = {item: queue.position(item) for item in queue.offers()}
     served = drain(queue)
     assert Counter((name, cost) for name, _, cost in served) == Counter(requests)
     for name in "abcdef":
         assert [number for other, number, _ in served if other == name] == list(range(queue_length(requests, name)))
-    assert [places[item] for item in served] == list(range(1, len(requests) + 1))
+    assert [positions[item] for item in served] == list(range(1, len(requests) + 1))
     assert len(queue) == 0
 
 
@@ -197,7 +197,7 @@ def test_who_comes_late_waits_for_one_round() -> None:
     fill(queue, [(name, Q) for name in "abcd" for _ in range(50)])
     drain(queue, 81)
     queue.push(("e", 0, Q), caller("e"), Q)
-    assert queue.place(("e", 0, Q)) <= 8
+    assert queue.position(("e", 0, Q)) <= 8
     assert names(drain(queue, 8)) == "bcdabcde"
 
 
@@ -224,7 +224,7 @@ def test_who_comes_with_a_high_priority_is_first_in_the_next_round() -> None:
     fill(queue, [(name, Q) for name in "abcdefgh" for _ in range(10)])
     drain(queue, 3)
     queue.push(("z", 0, Q), caller("z", 1), Q)
-    assert queue.place(("z", 0, Q)) == 6
+    assert queue.position(("z", 0, Q)) == 6
 
 
 def test_the_urgent_come_first_and_in_order() -> None:
@@ -232,7 +232,7 @@ def test_the_urgent_come_first_and_in_order() -> None:
     fill(queue, [("a", Q), ("b", 1)], {"b": 3})
     for number in range(3):
         queue.push(("u", number, 100 * Q), caller("u", -3), 100 * Q, is_urgent=True)
-    assert [queue.place(item) for item in queue.offers()] == [1, 2, 3, 4, 5]
+    assert [queue.position(item) for item in queue.offers()] == [1, 2, 3, 4, 5]
     assert (len(queue), queue.in_turn, queue.waiting_of("u"), queue.waiting_of("a")) == (5, 2, 0, 1)
     assert drain(queue, 4) == [*(("u", number, 100 * Q) for number in range(3)), ("b", 0, 1)]
 
@@ -256,7 +256,7 @@ def test_many_that_cannot_be_placed_hide_nobody() -> None:
 
 
 def test_what_was_passed_over_saves_up_no_burst() -> None:
-    """ "a" has one request for which there is no place, while "b" is served for a hundred rounds."""
+    """ "a" has one request for which there is no slot, while "b" is served for a hundred rounds."""
     queue: FairQueue[Request] = FairQueue()
     fill(queue, [("a", Q)] + [("b", Q)] * 200)
     for item in islice(list(queue.offers()), 1, 101):
@@ -272,7 +272,7 @@ def test_what_was_passed_over_is_served_as_soon_as_it_can_be() -> None:
     fill(queue, [("a", Q), *[("a", Q)] * 10, *[("b", Q)] * 50])
     for item in [item for item in queue.offers() if item[:2] != ("a", 0)][:40]:
         queue.take(item)
-    assert queue.place(("a", 0, Q)) == 1
+    assert queue.position(("a", 0, Q)) == 1
 
 
 def test_who_comes_after_an_old_one_was_served_is_no_older_for_it() -> None:
@@ -328,5 +328,5 @@ def test_whatever_happens_each_is_there_once(steps: list[tuple[str, str, int]], 
         offered = list(queue.offers())
         assert sorted(offered) == sorted(there)
         assert len(queue) == len(there)
-    places = {item: queue.place(item) for item in there}
-    assert [places[item] for item in drain(queue)] == list(range(1, len(there) + 1))
+    positions = {item: queue.position(item) for item in there}
+    assert [positions[item] for item in drain(queue)] == list(range(1, len(there) + 1))

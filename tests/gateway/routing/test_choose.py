@@ -25,7 +25,7 @@ from gateway.routing.choose import (
     is_served,
     obstacle,
 )
-from gateway.routing.route_query import Ask, ask_of
+from gateway.routing.route_query import RouteQuery, route_query_of
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError, RequestError
 from p2pnet.messages import JsonFormat, Load, Measure
 from p2pnet.records import ModelCard
@@ -131,46 +131,50 @@ NO_ADDRESS = worker("no address", addresses=())
 EMBED_PROTOCOL_ONLY = worker("embed only", protocols=PROTOCOLS[1:])
 SAYS_NO_PROTOCOLS = worker("old", protocols=())
 
-TINY = ask_of(ask("tiny"))
-EMBED = Ask("tiny", "embed")
+TINY = route_query_of(ask("tiny"))
+EMBED = RouteQuery("tiny", "embed")
 
-CHOSEN: dict[str, tuple[Ask, list[Worker], list[Worker]]] = {
+CHOSEN: dict[str, tuple[RouteQuery, list[Worker], list[Worker]]] = {
     "nobody": (TINY, [], []),
     "all that run it": (TINY, [A, B, C], [A, B, C]),
     "not those that run something else": (TINY, [A, LARGE, BOTH, NOTHING], [A, BOTH]),
-    "nobody runs it": (ask_of(ask("unheard-of")), [A, LARGE, BOTH], []),
-    "names are exact": (ask_of(ask("Tiny")), [A], []),
+    "nobody runs it": (route_query_of(ask("unheard-of")), [A, LARGE, BOTH], []),
+    "names are exact": (route_query_of(ask("Tiny")), [A], []),
     "any digest": (TINY, [A, OTHER_WEIGHTS], [A, OTHER_WEIGHTS]),
-    "this digest": (ask_of(ask("tiny", digest=DIGEST)), [A, OTHER_WEIGHTS], [A]),
-    "the other digest": (ask_of(ask("tiny", digest=OTHER_DIGEST)), [A, OTHER_WEIGHTS], [OTHER_WEIGHTS]),
-    "a digest that nobody has": (ask_of(ask("tiny", digest="sha256:" + "0" * 64)), [A, OTHER_WEIGHTS], []),
-    "the digest of another model": (ask_of(ask("large", digest=OTHER_DIGEST)), [BOTH, OTHER_WEIGHTS], []),
+    "this digest": (route_query_of(ask("tiny", digest=DIGEST)), [A, OTHER_WEIGHTS], [A]),
+    "the other digest": (route_query_of(ask("tiny", digest=OTHER_DIGEST)), [A, OTHER_WEIGHTS], [OTHER_WEIGHTS]),
+    "a digest that nobody has": (route_query_of(ask("tiny", digest="sha256:" + "0" * 64)), [A, OTHER_WEIGHTS], []),
+    "the digest of another model": (route_query_of(ask("large", digest=OTHER_DIGEST)), [BOTH, OTHER_WEIGHTS], []),
     "an embedding model generates nothing": (TINY, [EMBEDS, A], [A]),
     "only embeddings under this name": (TINY, [EMBEDS_TOO], []),
     "one that generates embeds nothing": (EMBED, [A, EMBEDS, EMBEDS_TOO], [EMBEDS, EMBEDS_TOO]),
-    "those that can do it": (ask_of(ask("tiny", logprobs=3)), [A, RICH, COUNTS], [RICH, COUNTS]),
+    "those that can do it": (route_query_of(ask("tiny", logprobs=3)), [A, RICH, COUNTS], [RICH, COUNTS]),
     "those that can do all of it": (
-        ask_of(ask("tiny", logprobs=3, response_format=JsonFormat())),
+        route_query_of(ask("tiny", logprobs=3, response_format=JsonFormat())),
         [A, COUNTS, JSON_ONLY, RICH],
         [RICH],
     ),
-    "nobody can do it": (ask_of(ask("tiny", n=2)), [A, RICH, COUNTS], []),
+    "nobody can do it": (route_query_of(ask("tiny", n=2)), [A, RICH, COUNTS], []),
     "plain text needs text": (TINY, [BARE, A], [A]),
     "a feature of another model does not count": (
-        ask_of(ask("tiny", logprobs=3)),
+        route_query_of(ask("tiny", logprobs=3)),
         [worker("two", card("tiny"), card("large", features=("text", "logprobs")))],
         [],
     ),
-    "as long as the context": (ask_of(ask("tiny", max_tokens=512)), [A, LONG], [A, LONG]),
-    "not those whose context is shorter than the answer": (ask_of(ask("tiny", max_tokens=513)), [A, LONG], [LONG]),
-    "longer than any context": (ask_of(ask("tiny", max_tokens=4097)), [A, LONG], []),
+    "as long as the context": (route_query_of(ask("tiny", max_tokens=512)), [A, LONG], [A, LONG]),
+    "not those whose context is shorter than the answer": (
+        route_query_of(ask("tiny", max_tokens=513)),
+        [A, LONG],
+        [LONG],
+    ),
+    "longer than any context": (route_query_of(ask("tiny", max_tokens=4097)), [A, LONG], []),
     "nobody without an address": (TINY, [NO_ADDRESS], []),
     "nobody who does not speak it": (TINY, [EMBED_PROTOCOL_ONLY], []),
     "who does not say what it speaks": (TINY, [SAYS_NO_PROTOCOLS], [SAYS_NO_PROTOCOLS]),
     "nobody who is full": (TINY, [FULL], []),
     "nobody who said so": (TINY, [SAID_FULL], []),
-    "who has a place left": (TINY, [FULL, SAID_FULL, HALF_FULL], [HALF_FULL]),
-    "places are for each model": (TINY, [BUSY_WITH_OTHERS], [BUSY_WITH_OTHERS]),
+    "who has a slot left": (TINY, [FULL, SAID_FULL, HALF_FULL], [HALF_FULL]),
+    "slots are for each model": (TINY, [BUSY_WITH_OTHERS], [BUSY_WITH_OTHERS]),
     "not those that cool": (TINY, [A, COOLING], [A]),
     "those that have cooled": (TINY, [A, COOLED], [A, COOLED]),
     "not those on trial": (TINY, [A, ON_TRIAL], [A]),
@@ -180,7 +184,7 @@ CHOSEN: dict[str, tuple[Ask, list[Worker], list[Worker]]] = {
     "one on trial, when nobody else is there": (TINY, [ON_TRIAL, LARGE], [ON_TRIAL]),
     "a healthy one of another model does not count": (TINY, [COOLING, LARGE, EMBEDS], [COOLING]),
     "those that cool, when no healthy one can do it": (
-        ask_of(ask("tiny", logprobs=3)),
+        route_query_of(ask("tiny", logprobs=3)),
         [A, worker("rich, cooling", RICH.record.models[0], story=cooling)],
         [worker("rich, cooling")],
     ),
@@ -195,7 +199,7 @@ CHOSEN: dict[str, tuple[Ask, list[Worker], list[Worker]]] = {
 }
 
 
-def chosen(workers: Sequence[Worker], asked: Ask = TINY, times: int = 40, **more: Any) -> set[str]:
+def chosen(workers: Sequence[Worker], asked: RouteQuery = TINY, times: int = 40, **more: Any) -> set[str]:
     """Who is chosen, in many draws."""
     roster = Roster(workers)
     choices = [choose(roster, asked, NOW_S, random.Random(seed), **more) for seed in range(times)]
@@ -207,12 +211,12 @@ def ids(workers: Sequence[Worker]) -> set[str]:
 
 
 @pytest.mark.parametrize(("asked", "workers", "expected"), CHOSEN.values(), ids=CHOSEN)
-def test_who_is_chosen(asked: Ask, workers: list[Worker], expected: list[Worker]) -> None:
+def test_who_is_chosen(asked: RouteQuery, workers: list[Worker], expected: list[Worker]) -> None:
     assert chosen(workers, asked) == chosen(workers[::-1], asked) == ids(expected)
 
 
 @pytest.mark.parametrize(("asked", "workers"), [case[:2] for case in CHOSEN.values()], ids=CHOSEN)
-def test_who_failed_this_request_is_not_asked_again(asked: Ask, workers: list[Worker]) -> None:
+def test_who_failed_this_request_is_not_asked_again(asked: RouteQuery, workers: list[Worker]) -> None:
     for excluded in workers:
         assert excluded.peer_id not in chosen(workers, asked, times=10, exclude=(excluded.peer_id,))
     assert chosen(workers, asked, times=1, exclude=ids(workers)) == set()
@@ -222,41 +226,46 @@ def test_one_that_cools_is_asked_when_the_healthy_one_failed_this_request() -> N
     assert chosen([A, COOLING], exclude=(A.peer_id,)) == ids([COOLING])
 
 
-OBSTACLES: dict[str, tuple[Ask, list[Worker], type[P2PNetError] | None, str | None]] = {
+OBSTACLES: dict[str, tuple[RouteQuery, list[Worker], type[P2PNetError] | None, str | None]] = {
     "nobody": (TINY, [], None, None),
-    "nobody runs it": (ask_of(ask("unheard-of", n=2)), [A, LARGE], None, None),
-    "nobody has this digest": (ask_of(ask("tiny", digest=OTHER_DIGEST, n=2)), [A], None, None),
-    "nobody can do it": (ask_of(ask("tiny", n=2)), [A, RICH], FeatureMissing, "n"),
+    "nobody runs it": (route_query_of(ask("unheard-of", n=2)), [A, LARGE], None, None),
+    "nobody has this digest": (route_query_of(ask("tiny", digest=OTHER_DIGEST, n=2)), [A], None, None),
+    "nobody can do it": (route_query_of(ask("tiny", n=2)), [A, RICH], FeatureMissing, "n"),
     "nobody reads text": (TINY, [BARE], FeatureMissing, "prompt"),
-    "nobody can do one of two": (ask_of(ask("tiny", logprobs=1, n=2)), [RICH, A], FeatureMissing, "n"),
+    "nobody can do one of two": (route_query_of(ask("tiny", logprobs=1, n=2)), [RICH, A], FeatureMissing, "n"),
     "each can do one of two": (
-        ask_of(ask("tiny", logprobs=1, response_format=JsonFormat())),
+        route_query_of(ask("tiny", logprobs=1, response_format=JsonFormat())),
         [COUNTS, JSON_ONLY],
         FeatureMissing,
         "response_format",
     ),
-    "no context is that long": (ask_of(ask("tiny", max_tokens=4097)), [A, LONG], ContextOverflow, "max_tokens"),
+    "no context is that long": (
+        route_query_of(ask("tiny", max_tokens=4097)),
+        [A, LONG],
+        ContextOverflow,
+        "max_tokens",
+    ),
     "who has the context cannot do it": (
-        ask_of(ask("tiny", max_tokens=4096, response_format=JsonFormat())),
+        route_query_of(ask("tiny", max_tokens=4096, response_format=JsonFormat())),
         [COUNTS, JSON_ONLY],
         ContextOverflow,
         "max_tokens",
     ),
     "nobody cuts vectors": (
-        Ask("tiny", "embed", features=frozenset({"dimensions", "text"})),
+        RouteQuery("tiny", "embed", features=frozenset({"dimensions", "text"})),
         [EMBEDS, A],
         FeatureMissing,
         "dimensions",
     ),
-    "it makes vectors": (Ask("tiny"), [EMBEDS], FeatureMissing, "model"),
-    "it makes none": (Ask("tiny", "embed"), [A], FeatureMissing, "model"),
+    "it makes vectors": (RouteQuery("tiny"), [EMBEDS], FeatureMissing, "model"),
+    "it makes none": (RouteQuery("tiny", "embed"), [A], FeatureMissing, "model"),
     "it is not for what was asked that they cannot": (TINY, [NO_ADDRESS], None, None),
 }
 
 
 @pytest.mark.parametrize(("asked", "workers", "kind", "param"), OBSTACLES.values(), ids=OBSTACLES)
 def test_why_nobody_is_able(
-    asked: Ask, workers: list[Worker], kind: type[P2PNetError] | None, param: str | None
+    asked: RouteQuery, workers: list[Worker], kind: type[P2PNetError] | None, param: str | None
 ) -> None:
     assert not is_served(Roster(workers), asked)
     error = obstacle(workers, asked)
@@ -270,7 +279,7 @@ def test_why_nobody_is_able(
 @pytest.mark.parametrize("busy", [FULL, SAID_FULL, COOLING, ON_TRIAL, STALE, NEW_AND_FLOODED])
 def test_who_is_busy_or_failing_serves_the_model_all_the_same(busy: Worker) -> None:
     assert is_served(Roster([busy]), TINY)
-    assert not is_served(Roster([busy]), ask_of(ask("unheard-of")))
+    assert not is_served(Roster([busy]), route_query_of(ask("unheard-of")))
 
 
 def known(first_token_s: float = 0.2, token_s: float = 0.01, in_flight: int = 0) -> Story:
@@ -333,7 +342,7 @@ PAIRS: dict[str, tuple[Worker, Worker]] = {
         worker("a", slots=4, story=known(in_flight=2)),
         worker("b", slots=4, story=known(in_flight=3)),
     ),
-    "more places before fewer": (
+    "more slots before fewer": (
         worker("a", slots=8, story=known(in_flight=2)),
         worker("b", slots=4, story=known(in_flight=2)),
     ),
@@ -364,7 +373,7 @@ PAIRS: dict[str, tuple[Worker, Worker]] = {
         worker("a", slots=8, story=known(token_s=0.01)),
         worker("b", slots=8, story=measured_ago(2 * FADE_S, token_s=0.05)),
     ),
-    "a thousand places do not make requests count for nothing": (
+    "a thousand slots do not make requests count for nothing": (
         worker("a", slots=1024, story=known(token_s=0.011)),
         worker("b", slots=1024, story=known(token_s=0.01, in_flight=16)),
     ),
@@ -397,7 +406,7 @@ def test_of_equals_each_has_its_share(one: Worker, other: Worker) -> None:
     assert all(150 < counts[each.peer_id] < 250 for each in (one, other))
 
 
-def draws(workers: Sequence[Worker], times: int = 2000, asked: Ask = TINY) -> Counter[str]:
+def draws(workers: Sequence[Worker], times: int = 2000, asked: RouteQuery = TINY) -> Counter[str]:
     rng, roster = random.Random(1), Roster(workers)
     choices = [choose(roster, asked, NOW_S, rng) for _ in range(times)]
     return Counter(choice.worker.peer_id for choice in choices if choice is not None)
@@ -411,7 +420,7 @@ def test_a_choice_is_explained() -> None:
     by_id = {considered.worker: considered for considered in choice.considered}
     assert by_id.keys() == ids([A, busy])
     about = by_id[busy.peer_id]
-    assert (about.in_flight, about.pressure, about.places, about.state) == (1, 1, 2, State.HEALTHY)
+    assert (about.in_flight, about.pressure, about.slots, about.state) == (1, 1, 2, State.HEALTHY)
     assert (about.first_token_s, about.token_s, about.round_trip_s) == (0.4, 0.02, None)
     assert about.expected_s > by_id[A.peer_id].expected_s > 0
 
@@ -439,7 +448,7 @@ def test_the_same_draw_gives_the_same_choice() -> None:
     assert len({choice.worker.peer_id for choice in seeded[0] if choice is not None}) > 10
 
 
-def test_workers_are_sampled_in_proportion_to_their_places() -> None:
+def test_workers_are_sampled_in_proportion_to_their_slots() -> None:
     large, small = (
         [worker(f"large {n}", slots=12) for n in range(20)],
         [worker(f"small {n}", slots=4) for n in range(60)],
@@ -449,7 +458,7 @@ def test_workers_are_sampled_in_proportion_to_their_places() -> None:
     assert len(counts) == 80
 
 
-def test_to_claim_more_places_than_anyone_has_brings_nothing() -> None:
+def test_to_claim_more_slots_than_anyone_has_brings_nothing() -> None:
     liar = worker("liar", slots=1 << 52)
     counts = draws([liar, *(worker(str(n), slots=64) for n in range(39))], times=4000)
     assert counts[liar.peer_id] == pytest.approx(100, abs=40)
@@ -467,7 +476,7 @@ def test_gateways_with_the_same_stale_view_do_not_stampede() -> None:
     assert sum(counts[each.peer_id] for each in idle) < 2000 * 0.2
 
 
-def sends(roster: Roster, asked: Ask, count: int, seed: int = 1) -> Counter[str]:
+def sends(roster: Roster, asked: RouteQuery, count: int, seed: int = 1) -> Counter[str]:
     """That many requests at once, of which none has ended."""
     rng = random.Random(seed)
     taken: Counter[str] = Counter()
@@ -503,20 +512,20 @@ def test_a_new_worker_gets_requests_at_once_but_no_flood() -> None:
     assert taken[new.peer_id] == NEW_IN_FLIGHT
 
 
-KNOWN_BEGINNING = Ask("tiny", affinity=BEGINNING)
+KNOWN_BEGINNING = RouteQuery("tiny", affinity=BEGINNING)
 
 
 def test_the_same_beginning_goes_to_the_same_worker() -> None:
     workers = [worker(str(n), slots=4, story=known()) for n in range(200)]
     for seed in range(20):
         beginning = random.Random(seed).randbytes(16)
-        assert len(draws(workers, 20, Ask("tiny", affinity=beginning))) == 1
+        assert len(draws(workers, 20, RouteQuery("tiny", affinity=beginning))) == 1
     assert len(draws(workers, 200)) > 50
 
 
 def homes(workers: Sequence[Worker], beginnings: Sequence[bytes]) -> dict[bytes, str]:
     roster, rng = Roster(workers), random.Random(1)
-    found = {b: choose(roster, Ask("tiny", affinity=b), NOW_S, rng) for b in beginnings}
+    found = {b: choose(roster, RouteQuery("tiny", affinity=b), NOW_S, rng) for b in beginnings}
     return {beginning: choice.worker.peer_id for beginning, choice in found.items() if choice is not None}
 
 
@@ -542,7 +551,7 @@ def slowed_down(worker: Worker) -> None:
 
 
 def filled(worker: Worker) -> None:
-    with_in_flight(worker.places)(worker)
+    with_in_flight(worker.slots)(worker)
 
 
 GIVES_WAY: dict[str, tuple[Story, bool]] = {
@@ -573,11 +582,11 @@ def test_the_next_in_turn_takes_over_a_beginning() -> None:
 def test_varied_requests_leave_no_traces() -> None:
     roster, rng = Roster([A, LONG]), random.Random(1)
     for length in range(1, 5000):
-        choose(roster, Ask("tiny", max_tokens=length), NOW_S, rng)
+        choose(roster, RouteQuery("tiny", max_tokens=length), NOW_S, rng)
     assert len(roster._able) <= 3
     for number in range(1000):
-        assert choose(roster, Ask("tiny", digest=f"sha256:{number:064}"), NOW_S, rng) is None
-        assert choose(roster, Ask(f"model-{number}"), NOW_S, rng) is None
+        assert choose(roster, RouteQuery("tiny", digest=f"sha256:{number:064}"), NOW_S, rng) is None
+        assert choose(roster, RouteQuery(f"model-{number}"), NOW_S, rng) is None
     assert len(roster._able) <= MAX_VARIETIES
 
 
@@ -613,7 +622,7 @@ def test_nobody_is_chosen_who_cannot(data: st.DataObject) -> None:
         )
         for number in range(data.draw(st.integers(0, 40)))
     ]
-    asked = Ask(
+    asked = RouteQuery(
         "tiny",
         features=frozenset(data.draw(st.sets(st.sampled_from(["text", "n"])))),
         max_tokens=data.draw(st.sampled_from([None, 64, 65])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.routing.route_query import Ask, ask_of, beginning_of
+from gateway.routing.route_query import RouteQuery, beginning_of, route_query_of
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, Prompt, TextPrompt, TokenPrompt
 from tests.stories import DIGEST, ask
 
@@ -21,35 +21,35 @@ def embed(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) -> E
     return EmbedRequest("request-1", "tiny", inputs, dimensions, DIGEST)
 
 
-ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, Ask]] = {
-    "short text": (ask("tiny", "12345678"), Ask("tiny", features=frozenset({"text"}), tokens=3 + 256)),
+ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
+    "short text": (ask("tiny", "12345678"), RouteQuery("tiny", features=frozenset({"text"}), tokens=3 + 256)),
     "a limit": (
         ask("tiny", "12345678", max_tokens=10, digest=DIGEST),
-        Ask("tiny", "generate", DIGEST, frozenset({"text"}), 10, 13),
+        RouteQuery("tiny", "generate", DIGEST, frozenset({"text"}), 10, 13),
     ),
     "several answers": (
         ask("tiny", "", max_tokens=10, n=3),
-        Ask("tiny", features=frozenset({"text", "n"}), max_tokens=10, tokens=31),
+        RouteQuery("tiny", features=frozenset({"text", "n"}), max_tokens=10, tokens=31),
     ),
     "a chat": (
         GenerateRequest("r", "tiny", chat("s:1234", "u:12345678"), max_tokens=1),
-        Ask("tiny", features=frozenset({"chat"}), max_tokens=1, tokens=6),
+        RouteQuery("tiny", features=frozenset({"chat"}), max_tokens=1, tokens=6),
     ),
     "token ids": (
         GenerateRequest("r", "tiny", TokenPrompt((1, 2, 3)), max_tokens=1),
-        Ask("tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4),
+        RouteQuery("tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4),
     ),
-    "an embedding": (embed(TextPrompt("12345678")), Ask("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3)),
+    "an embedding": (embed(TextPrompt("12345678")), RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3)),
     "embeddings of all kinds": (
         embed(TextPrompt(LONG), TokenPrompt((1, 2)), dimensions=8),
-        Ask("tiny", "embed", DIGEST, frozenset({"text", "tokens", "dimensions"}), tokens=len(LONG) // 4 + 3),
+        RouteQuery("tiny", "embed", DIGEST, frozenset({"text", "tokens", "dimensions"}), tokens=len(LONG) // 4 + 3),
     ),
 }
 
 
 @pytest.mark.parametrize(("request_", "expected"), ASKS.values(), ids=ASKS)
-def test_what_is_asked(request_: GenerateRequest | EmbedRequest, expected: Ask) -> None:
-    assert ask_of(request_) == expected
+def test_what_is_asked(request_: GenerateRequest | EmbedRequest, expected: RouteQuery) -> None:
+    assert route_query_of(request_) == expected
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ async def test_it_announces_again_at_a_third_of_each_lifetime() -> None:
 
 async def test_its_load_follows_the_meter() -> None:
     site = Site()
-    with site.meter.place("tiny"), site.meter.place("tiny") as place:
+    with site.meter.slot("tiny"), site.meter.slot("tiny") as place:
         site.clock.advance(2)
         place.note_tokens(1)
         await site.announcer.start()

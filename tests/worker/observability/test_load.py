@@ -1,4 +1,4 @@
-"""The meter: places are held and given back whatever happens, model by model, and speed is what the streams show."""
+"""The meter: slots are held and given back whatever happens, model by model, and speed is what the streams show."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def done(tokens: int) -> Finished:
 class Site:
     """A meter whose clocks a test moves."""
 
-    def __init__(self, places: int, *models: str) -> None:
+    def __init__(self, slots: int, *models: str) -> None:
         self.clock = ManualClock()
         self.backend = Scripted(models=tuple(map(card, models or ("tiny",))))
-        self.meter = LoadMeter(places, Catalogue([self.backend]), self.clock, lambda: self.clock.now_ms / 1000)
+        self.meter = LoadMeter(slots, Catalogue([self.backend]), self.clock, lambda: self.clock.now_ms / 1000)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -42,37 +42,37 @@ def test_an_idle_meter() -> None:
     assert (site.meter.requests_served, site.meter.tokens_served) == (0, 0)
 
 
-# ---- places
+# ---- slots
 
 
-def test_places_are_held_one_by_one_and_then_it_is_busy() -> None:
+def test_slots_are_held_one_by_one_and_then_it_is_busy() -> None:
     site = Site(3)
     with ExitStack() as held:
         for number in range(1, 4):
-            held.enter_context(site.meter.place("tiny"))
+            held.enter_context(site.meter.slot("tiny"))
             assert site.counts == (0, number, 3)
         for _ in range(2):
-            with pytest.raises(Busy, match="all 3 places"), site.meter.place("tiny"):
-                raise AssertionError("there was no place")
+            with pytest.raises(Busy, match="all 3 slots"), site.meter.slot("tiny"):
+                raise AssertionError("there was no slot")
         assert site.counts == (0, 3, 3)
     assert site.counts == (0, 0, 3)
-    with site.meter.place("tiny"):
+    with site.meter.slot("tiny"):
         assert site.counts == (0, 1, 3)
 
 
 def test_a_full_model_takes_nothing_from_the_others() -> None:
     site = Site(1, "tiny", "large")
-    with site.meter.place("tiny"):
-        with pytest.raises(Busy), site.meter.place("tiny"):
+    with site.meter.slot("tiny"):
+        with pytest.raises(Busy), site.meter.slot("tiny"):
             pass
-        with site.meter.place("large"), site.meter.place("tiny", "embed"):
+        with site.meter.slot("large"), site.meter.slot("tiny", "embed"):
             assert site.counts == (0, 3, 2)
     assert site.counts == (0, 0, 2)
 
 
-def test_slots_follow_the_models_and_places_outlive_them() -> None:
+def test_slots_follow_the_models_and_slots_outlive_them() -> None:
     site = Site(2, "tiny", "large")
-    with site.meter.place("large"):
+    with site.meter.slot("large"):
         site.backend.models = (card("tiny"),)
         assert site.counts == (0, 1, 2)
         site.backend.models = ()
@@ -82,7 +82,7 @@ def test_slots_follow_the_models_and_places_outlive_them() -> None:
 
 def test_who_computes_is_running_and_not_queued() -> None:
     site = Site(2)
-    with site.meter.place("tiny") as first, site.meter.place("tiny") as second:
+    with site.meter.slot("tiny") as first, site.meter.slot("tiny") as second:
         for _ in range(2):
             first.begin()
             assert site.counts == (1, 1, 2)
@@ -94,36 +94,36 @@ def test_who_computes_is_running_and_not_queued() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, Busy])
-def test_an_error_gives_the_place_back(error: type[BaseException]) -> None:
+def test_an_error_gives_the_slot_back(error: type[BaseException]) -> None:
     site = Site(1)
-    with pytest.raises(error), site.meter.place("tiny") as place:
-        place.begin()
+    with pytest.raises(error), site.meter.slot("tiny") as slot:
+        slot.begin()
         raise error
     assert site.counts == (0, 0, 1)
 
 
-def test_a_place_that_is_given_back_early_is_free_at_once() -> None:
+def test_a_slot_that_is_given_back_early_is_free_at_once() -> None:
     site = Site(1)
-    with site.meter.place("tiny") as place:
-        place.finish(done(5))
+    with site.meter.slot("tiny") as slot:
+        slot.finish(done(5))
         assert site.counts == (0, 0, 1)
-        with site.meter.place("tiny"):
+        with site.meter.slot("tiny"):
             pass
     assert (site.meter.requests_served, site.meter.tokens_served) == (1, 5)
 
 
-def test_a_meter_without_places_is_always_busy() -> None:
-    with pytest.raises(Busy), Site(0).meter.place("tiny"):
+def test_a_meter_without_slots_is_always_busy() -> None:
+    with pytest.raises(Busy), Site(0).meter.slot("tiny"):
         pass
 
 
-async def test_waiting_for_idle_ends_with_the_last_place() -> None:
+async def test_waiting_for_idle_ends_with_the_last_slot() -> None:
     meter = Site(2).meter
     await meter.wait_idle()
     with ExitStack() as held:
         first = held.enter_context(ExitStack())
-        first.enter_context(meter.place("tiny"))
-        held.enter_context(meter.place("tiny")).finish(done(1))
+        first.enter_context(meter.slot("tiny"))
+        held.enter_context(meter.slot("tiny")).finish(done(1))
         waiting = asyncio.create_task(meter.wait_idle())
         first.close()
         for _ in range(5):
@@ -132,11 +132,11 @@ async def test_waiting_for_idle_ends_with_the_last_place() -> None:
     await settle(waiting.done, max_turns=3)
 
 
-async def test_idle_is_over_when_a_place_is_taken_again() -> None:
+async def test_idle_is_over_when_a_slot_is_taken_again() -> None:
     meter = Site(1).meter
-    with meter.place("tiny"):
+    with meter.slot("tiny"):
         pass
-    with meter.place("tiny"):
+    with meter.slot("tiny"):
         waiting = asyncio.create_task(meter.wait_idle())
         for _ in range(5):
             await asyncio.sleep(0)
@@ -148,12 +148,12 @@ async def test_idle_is_over_when_a_place_is_taken_again() -> None:
 
 
 def serve(site: Site, wait_s: float, tokens: int = 1) -> None:
-    with site.meter.place("tiny") as place:
+    with site.meter.slot("tiny") as slot:
         site.clock.advance(wait_s)
-        place.note_tokens(0)
-        place.note_tokens(tokens)
+        slot.note_tokens(0)
+        slot.note_tokens(tokens)
         site.clock.advance(1)
-        place.finish(done(tokens))
+        slot.finish(done(tokens))
 
 
 FIRST_TOKENS: list[tuple[str, list[float], float]] = [
@@ -186,7 +186,7 @@ def test_a_request_without_a_token_has_none() -> None:
 def test_decode_is_over_all_streams_in_the_time_in_which_one_computes() -> None:
     # Given two streams, of which each gets a token every 100 ms.
     site = Site(2)
-    with site.meter.place("tiny") as first, site.meter.place("tiny") as second:
+    with site.meter.slot("tiny") as first, site.meter.slot("tiny") as second:
         first.note_tokens(1)
         second.note_tokens(1)
         for _ in range(20):
@@ -208,22 +208,22 @@ def test_decode_is_over_all_streams_in_the_time_in_which_one_computes() -> None:
 
 def test_the_first_tokens_of_a_stream_are_prefill_s() -> None:
     site = Site(1)
-    with site.meter.place("tiny") as place:
+    with site.meter.slot("tiny") as slot:
         site.clock.advance(60)
-        place.note_tokens(1000)
+        slot.note_tokens(1000)
         for _ in range(10):
             site.clock.advance(0.1)
-            place.note_tokens(1)
+            slot.note_tokens(1)
     assert site.meter.load.decode_tokens_per_s.value == pytest.approx(10, rel=0.03)
 
 
 def test_little_time_says_nothing_and_adds_up() -> None:
     site = Site(1)
     for number in range(20):
-        with site.meter.place("tiny") as place:
-            place.note_tokens(1)
+        with site.meter.slot("tiny") as slot:
+            slot.note_tokens(1)
             site.clock.advance(0.01)
-            place.note_tokens(1)
+            slot.note_tokens(1)
         is_known = 0.01 * (number + 1) >= MIN_SPEED_S + 0.01
         assert is_known <= bool(site.meter.load.decode_tokens_per_s.sampled_ms)
     assert site.meter.load.decode_tokens_per_s.value == pytest.approx(100, rel=0.01)
@@ -231,10 +231,10 @@ def test_little_time_says_nothing_and_adds_up() -> None:
 
 def test_a_stream_that_stays_silent_makes_the_worker_slower() -> None:
     site = Site(1)
-    with site.meter.place("tiny") as place:
-        place.note_tokens(1)
+    with site.meter.slot("tiny") as slot:
+        slot.note_tokens(1)
         site.clock.advance(10)
-        place.note_tokens(1)
+        slot.note_tokens(1)
     assert site.meter.load.decode_tokens_per_s.value == pytest.approx(0.1, rel=0.2)
 
 
@@ -252,10 +252,10 @@ def test_what_is_long_ago_fades() -> None:
 def test_a_backend_that_measures_itself_is_believed_and_not_measured() -> None:
     site = Site(1)
     site.backend.load = BackendLoad(30, 100, Measure(50.0, 5), Measure(900.0, 6))
-    with site.meter.place("tiny", has_own_speed=True) as place:
+    with site.meter.slot("tiny", has_own_speed=True) as slot:
         for _ in range(100):
             site.clock.advance(0.1)
-            place.note_tokens(1)
+            slot.note_tokens(1)
         load = site.meter.load
         assert (load.running, load.kv_free_tokens, load.kv_total_tokens) == (1, 30, 100)
         assert (load.decode_tokens_per_s, load.prefill_tokens_per_s) == (Measure(50.0, 5), Measure(900.0, 6))
@@ -266,10 +266,10 @@ def test_a_backend_that_measures_itself_is_believed_and_not_measured() -> None:
 def test_of_two_measures_the_newest_stands() -> None:
     site = Site(1)
     site.backend.load = BackendLoad(decode_tokens_per_s=Measure(50.0, site.clock.now_ms))
-    with site.meter.place("tiny") as place:
-        place.note_tokens(1)
+    with site.meter.slot("tiny") as slot:
+        slot.note_tokens(1)
         site.clock.advance(1)
-        place.note_tokens(7)
+        slot.note_tokens(7)
     assert site.meter.load.decode_tokens_per_s.value == pytest.approx(7, rel=0.05)
     site.backend.load = BackendLoad(decode_tokens_per_s=Measure(60.0, site.clock.now_ms + 1))
     assert site.meter.load.decode_tokens_per_s.value == 60.0

@@ -116,7 +116,7 @@ async def test_how_busy_it_is() -> None:
         await settle(lambda: site.samples()["p2pnet_worker_num_requests_running",] == 1.0)
         found = site.samples()
         assert found["p2pnet_worker_num_requests_waiting",] == 0.0
-        assert found["p2pnet_worker_places",] == 4.0
+        assert found["p2pnet_worker_slots",] == 4.0
         assert found["p2pnet_worker_is_serving",] == 1.0
         assert found["p2pnet_worker_gateways",] == 1.0
         assert found["p2pnet_worker_kv_cache_usage_perc",] == 0.75

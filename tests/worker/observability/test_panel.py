@@ -63,10 +63,10 @@ PAUSED = Standing(Status(False, Load(slots=8)), 0, (card("tiny"),), "paused unti
         (view(), Line("joined", "3 peers, reached directly")),
         (view(neighbours=1), Line("joined", "1 peer, reached directly")),
         (view(neighbours=0), Line("joined", "no other peer is left: trying to join again", Tone.WARNING)),
-        (view(), Line("models", "tiny (generate, embed): 16 places")),
+        (view(), Line("models", "tiny (generate, embed): 16 slots")),
         (
             view(Standing(Status(True, Load(slots=1)), models=(card("a"), card("b", is_cold=True)))),
-            Line("models", "a, b (generate, not loaded): 1 place"),
+            Line("models", "a, b (generate, not loaded): 1 slot"),
         ),
         (view(), Line("state", "serving, asked by 1 gateway", Tone.GOOD)),
         (view(Standing(Status(True), models=(card("a"),))), Line("state", "serving", Tone.GOOD)),

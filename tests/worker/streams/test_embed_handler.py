@@ -213,13 +213,13 @@ async def test_a_worker_without_vectors_does_not_speak_the_protocol() -> None:
         _ = [event async for event in client.embed(world.join(CLIENT), WORKER, REQUEST)]
 
 
-async def test_all_places_taken_is_busy_at_once_and_leaves_other_tasks_alone() -> None:
+async def test_all_slots_taken_is_busy_at_once_and_leaves_other_tasks_alone() -> None:
     gate = asyncio.Event()
     site = Site(ACCEPTED, gate, slots=1)
     await site.open(REQUEST)
     await settle(lambda: site.meter.load.queued == 1)
     assert only_failure(await site.ask(REQUEST)).code == "busy"
-    with site.meter.place("vectors", "generate"):
+    with site.meter.slot("vectors", "generate"):
         gate.set()
 
 

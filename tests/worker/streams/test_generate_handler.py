@@ -45,7 +45,7 @@ from tests.worker.scripted import Scripted, Step
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id
 
 ONE_STEP = 12
-"""Turns of the event loop from a client's going to its place being free: no compute fits between them."""
+"""Turns of the event loop from a client's going to its slot being free: no compute fits between them."""
 
 PART = TextDelta("a" * (WINDOW_BYTES // READ_AHEAD_EVENTS + 100))
 """As many of these as are read ahead fill a stream."""
@@ -244,7 +244,7 @@ async def test_a_full_worker_is_busy_at_once() -> None:
         assert text_of(await site.ask(ask())) == "one two three"
 
 
-async def test_a_full_model_leaves_the_others_their_places() -> None:
+async def test_a_full_model_leaves_the_others_their_slots() -> None:
     gate = asyncio.Event()
     backend = Scripted(Accepted(1), gate, TextDelta("a", (1,)), DONE, models=(card("echo"), card("other")))
     site = Site(backend, slots=1)
@@ -260,7 +260,7 @@ async def test_a_full_model_leaves_the_others_their_places() -> None:
         assert isinstance((await events_of(stream))[-1], Finished)
 
 
-async def test_a_request_of_many_answers_takes_one_place() -> None:
+async def test_a_request_of_many_answers_takes_one_slot() -> None:
     gate = asyncio.Event()
     site = Site(Scripted(Accepted(1), gate, DONE), slots=2)
     held = await site.open(ask(n=16))
@@ -333,7 +333,7 @@ async def test_an_idle_worker_has_drained_at_once() -> None:
 
 
 @pytest.mark.parametrize("hold_at", [0, 1, 2])
-async def test_a_client_that_goes_frees_its_place_within_one_step(hold_at: int) -> None:
+async def test_a_client_that_goes_frees_its_slot_within_one_step(hold_at: int) -> None:
     async with gated_echo(hold_at) as (backend, _, begun):
         site = Site(backend, slots=1)
         stream = await site.open(ask())
@@ -348,7 +348,7 @@ async def test_a_client_that_goes_frees_its_place_within_one_step(hold_at: int) 
         backend_again.close()
 
 
-async def test_a_client_that_goes_while_the_backend_never_waits_frees_its_place() -> None:
+async def test_a_client_that_goes_while_the_backend_never_waits_frees_its_slot() -> None:
     # Given a backend that has always more to say: nothing but the stream's end can stop it.
     site = Site(EchoBackend(EchoOptions(says="numbers", context_length=1 << 24)))
     stream = await site.open(ask(max_tokens=1 << 20))
@@ -368,13 +368,13 @@ async def test_a_client_that_goes_before_its_request_leaves_nothing(sent: bytes)
     assert site.is_free()
 
 
-async def test_a_client_that_reads_nothing_loses_its_place() -> None:
+async def test_a_client_that_reads_nothing_loses_its_slot() -> None:
     # Given a client that never reads, and more to say than a stream and the reading ahead hold.
     backend = Scripted(Accepted(1), *[PART] * 1000, Finished("stop", Usage(1, 1)))
     site = Site(backend, slots=1, stall_s=0.03)
     stream = await site.open(ask())
     await settle(lambda: backend.running == 1)
-    # When it has read nothing for `stall_s`, then its place is free, and its stream ended without Finished.
+    # When it has read nothing for `stall_s`, then its slot is free, and its stream ended without Finished.
     await asyncio.wait_for(site.meter.wait_idle(), 10)
     assert backend.running == 0
     assert not any(isinstance(event, Finished | Failed) for event in await events_of(stream))
@@ -428,7 +428,7 @@ async def test_bytes_while_an_answer_is_under_way_stop_it() -> None:
         assert site.is_free()
 
 
-async def test_a_slow_request_is_given_up_and_holds_no_place_meanwhile() -> None:
+async def test_a_slow_request_is_given_up_and_holds_no_slot_meanwhile() -> None:
     site = Site(EchoBackend(), slots=1, request_s=0.05)
     slow = await site.open(framed(ask())[:10])
     assert text_of(await site.ask(ask())) == "one two three"

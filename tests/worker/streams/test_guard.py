@@ -40,39 +40,39 @@ MAY_TAKE: dict[str, tuple[Mapping[str, int], str, int, bool]] = {
     "alone, the last": ({A: 7}, A, 8, True),
     "alone, one too many": ({A: 8}, A, 8, False),
     "two, up to the share": ({A: 3, B: 0}, A, 8, True),
-    "two, beyond the share of an idle one, which has a place left": ({A: 6, B: 0}, A, 8, True),
-    "two, the other one's last free place": ({A: 7, B: 0}, A, 8, False),
-    "two, that place is the other one's": ({A: 7, B: 0}, B, 8, True),
+    "two, beyond the share of an idle one, which has a slot left": ({A: 6, B: 0}, A, 8, True),
+    "two, the other one's last free slot": ({A: 7, B: 0}, A, 8, False),
+    "two, that slot is the other one's": ({A: 7, B: 0}, B, 8, True),
     "two, which share what is there": ({A: 4, B: 3}, A, 8, False),
-    "two, and an odd place left": ({A: 4, B: 4}, B, 9, True),
+    "two, and an odd slot left": ({A: 4, B: 4}, B, 9, True),
     "two, beyond the share while the other one wants its own": ({A: 5, B: 3}, A, 9, False),
     "two, nothing left": ({A: 4, B: 4}, A, 8, False),
-    "three, the last free place of one that wants nothing": ({A: 5, B: 2, C: 0}, A, 8, False),
-    "three, beyond the share, with a place left for whom there is": ({A: 4, B: 2, C: 0}, A, 8, True),
-    "three, with a place for each": ({A: 4, B: 1, C: 0}, A, 8, True),
+    "three, the last free slot of one that wants nothing": ({A: 5, B: 2, C: 0}, A, 8, False),
+    "three, beyond the share, with a slot left for whom there is": ({A: 4, B: 2, C: 0}, A, 8, True),
+    "three, with a slot for each": ({A: 4, B: 1, C: 0}, A, 8, True),
     "three, two of which would leave the third one nothing": ({A: 1, B: 2, C: 0}, A, 4, False),
-    "more gateways than places": ({A: 0, B: 1, C: 0}, A, 2, True),
-    "more gateways than places, the second one": ({A: 1, B: 0, C: 0}, A, 2, False),
-    "one place, two gateways": ({A: 0, B: 0}, A, 1, True),
+    "more gateways than slots": ({A: 0, B: 1, C: 0}, A, 2, True),
+    "more gateways than slots, the second one": ({A: 1, B: 0, C: 0}, A, 2, False),
+    "one slot, two gateways": ({A: 0, B: 0}, A, 1, True),
 }
 
 
-@pytest.mark.parametrize(("held", "gateway", "places", "is_allowed"), MAY_TAKE.values(), ids=MAY_TAKE)
-def test_may_take(held: Mapping[str, int], gateway: str, places: int, is_allowed: bool) -> None:
-    assert may_take(held, gateway, places) is is_allowed
+@pytest.mark.parametrize(("held", "gateway", "slots", "is_allowed"), MAY_TAKE.values(), ids=MAY_TAKE)
+def test_may_take(held: Mapping[str, int], gateway: str, slots: int, is_allowed: bool) -> None:
+    assert may_take(held, gateway, slots) is is_allowed
 
 
-class Places:
-    """The places of one model, and gateways that ask for them."""
+class Slots:
+    """The slots of one model, and gateways that ask for them."""
 
-    def __init__(self, places: int = 8) -> None:
-        self.places = places
+    def __init__(self, slots: int = 8) -> None:
+        self.slots = slots
         self.quota = Quota()
         self.now_s = 0.0
         self.held: Counter[str] = Counter()
 
     def ask(self, gateway: str) -> bool:
-        is_given = self.quota.may_take(gateway, self.places, self.now_s) and self.quota.taken < self.places
+        is_given = self.quota.may_take(gateway, self.slots, self.now_s) and self.quota.taken < self.slots
         if is_given:
             self.quota.take(gateway)
             self.held[gateway] += 1
@@ -87,14 +87,14 @@ class Places:
             pass
 
 
-def test_a_gateway_alone_has_all_places_and_gives_way_to_the_next() -> None:
-    # Given a gateway that has taken all places.
-    given = Places()
+def test_a_gateway_alone_has_all_slots_and_gives_way_to_the_next() -> None:
+    # Given a gateway that has taken all slots.
+    given = Slots()
     given.fill(A)
     assert given.held == {A: 8}
     # When another one comes, it is refused: what runs is not cut.
     assert not given.ask(B)
-    # Then each place that becomes free is the other one's, until both have as many.
+    # Then each slot that becomes free is the other one's, until both have as many.
     for count in range(1, 5):
         given.end(A)
         assert not given.ask(A)
@@ -106,29 +106,29 @@ def test_a_gateway_alone_has_all_places_and_gives_way_to_the_next() -> None:
 
 
 def test_what_nobody_else_wants_any_more_is_given_again() -> None:
-    given = Places()
+    given = Slots()
     assert given.ask(B)
     given.end(B)
     given.fill(A)
-    assert given.held[A] == 7, "a place is kept for who has just been here"
+    assert given.held[A] == 7, "a slot is kept for who has just been here"
     given.now_s = MEMORY_S
     given.fill(A)
     assert given.held[A] == 8
 
 
-def test_who_holds_a_place_is_counted_however_long_it_runs() -> None:
-    given = Places(4)
+def test_who_holds_a_slot_is_counted_however_long_it_runs() -> None:
+    given = Slots(4)
     assert given.ask(B)
     given.now_s = 100 * MEMORY_S
     given.fill(A)
     assert given.held == {A: 2, B: 1}, "one is kept for the other, which has one of its two"
 
 
-@pytest.mark.parametrize(("gateways", "places"), [(2, 8), (3, 8), (3, 9), (5, 8), (9, 8)])
-def test_gateways_that_all_want_everything_have_as_much(gateways: int, places: int) -> None:
+@pytest.mark.parametrize(("gateways", "slots"), [(2, 8), (3, 8), (3, 9), (5, 8), (9, 8)])
+def test_gateways_that_all_want_everything_have_as_much(gateways: int, slots: int) -> None:
     """Requests end at random, and all ask again at once, in any order: over a long time nobody is ahead by a tenth."""
     rng = random.Random(7)
-    given, names, served = Places(places), [f"gateway {number}" for number in range(gateways)], Counter[str]()
+    given, names, served = Slots(slots), [f"gateway {number}" for number in range(gateways)], Counter[str]()
     for turn in range(12_000):
         given.now_s = turn * 0.01
         for name in rng.sample(names, gateways):
@@ -136,17 +136,17 @@ def test_gateways_that_all_want_everything_have_as_much(gateways: int, places: i
                 served[name] += 1
         given.end(rng.choice([name for name, count in given.held.items() for _ in range(count)]))
     assert min(served.values()) > 0.9 * max(served.values())
-    assert served.total() > 11_900, "and no place stood empty"
+    assert served.total() > 11_900, "and no slot stood empty"
 
 
 def test_invented_gateways_fill_no_memory() -> None:
-    given = Places(4)
+    given = Slots(4)
     assert given.ask(A)
     for number in range(5000):
         if given.ask(name := f"invented {number}"):
             given.end(name)
     assert len(given.quota.sharing(given.now_s)) <= quota.MAX_REMEMBERED + 1
-    assert A in given.quota.sharing(given.now_s), "who holds a place is never forgotten"
+    assert A in given.quota.sharing(given.now_s), "who holds a slot is never forgotten"
     given.end(A)
     assert given.quota.sharing(given.now_s + MEMORY_S) == frozenset()
 
@@ -203,11 +203,11 @@ class Guarded:
         self.guard = Guard(GuardConfig(**limits), lambda: self.now_s)  # type: ignore[arg-type]
         self.running = ExitStack()
 
-    def begin(self, gateway: str, key: tuple[str, str] = TINY, places: int = 8) -> str | None:
+    def begin(self, gateway: str, key: tuple[str, str] = TINY, slots: int = 8) -> str | None:
         """One request that goes on; what it is told, if it is refused."""
         try:
             self.guard.check(gateway)
-            self.running.enter_context(self.guard.share(gateway, key, places))
+            self.running.enter_context(self.guard.share(gateway, key, slots))
         except P2PNetError as error:
             return str(error)
         return None
@@ -233,10 +233,10 @@ def test_lists(lists: dict[str, frozenset[str]], served: set[str]) -> None:
                     check(gateway)
 
 
-def test_by_default_one_gateway_is_hindered_by_nothing_but_the_places() -> None:
+def test_by_default_one_gateway_is_hindered_by_nothing_but_the_slots() -> None:
     guarded = Guarded()
     assert [guarded.begin(A) for _ in range(8)] == [None] * 8
-    assert guarded.begin(A) == "all 8 places for this model are taken"
+    assert guarded.begin(A) == "all 8 slots for this model are taken"
     assert guarded.begin(A, ("other", "generate")) is None
     for _ in range(5000):
         guarded.guard.check(A)
@@ -246,7 +246,7 @@ def test_the_quota_is_of_each_model() -> None:
     guarded = Guarded()
     for _ in range(8):
         assert guarded.begin(A) is None
-    assert "all 8 places" in (guarded.begin(B) or "")
+    assert "all 8 slots" in (guarded.begin(B) or "")
     guarded.running.close()
     for _ in range(7):
         assert guarded.begin(A) is None
@@ -275,11 +275,11 @@ def test_requests_at_the_same_time_are_over_all_models() -> None:
 def test_requests_in_a_minute_are_those_that_were_served() -> None:
     guarded = Guarded(max_requests_per_minute=60)
     for _ in range(100):
-        assert guarded.begin(A, places=0) == "all 0 places for this model are taken"
-    assert [guarded.begin(A, places=99) for _ in range(10)] == [None] * 10
-    assert guarded.begin(A, places=99) == "one gateway may ask this worker 60 times a minute"
+        assert guarded.begin(A, slots=0) == "all 0 slots for this model are taken"
+    assert [guarded.begin(A, slots=99) for _ in range(10)] == [None] * 10
+    assert guarded.begin(A, slots=99) == "one gateway may ask this worker 60 times a minute"
     guarded.now_s = 1.0
-    assert guarded.begin(A, places=99) is None
+    assert guarded.begin(A, slots=99) is None
 
 
 def test_probes_have_a_rate_of_their_own() -> None:
@@ -307,7 +307,7 @@ def test_models_that_have_gone_are_forgotten() -> None:
 
 
 class Site:
-    """A worker of two places, and gateways that speak to it."""
+    """A worker of two slots, and gateways that speak to it."""
 
     def __init__(self, *steps: Step, **limits: object) -> None:
         self.backend = Scripted(*steps, models=(card("tiny"),))
@@ -383,7 +383,7 @@ async def test_a_request_that_has_had_its_time_is_busy_in_mid_answer() -> None:
     assert site.meter.load.running == 0
 
 
-async def test_the_share_is_given_back_with_the_place() -> None:
+async def test_the_share_is_given_back_with_the_slot() -> None:
     """Who has read the last frame may ask again at once, while its stream is still open."""
     site = Site(*ANSWER)
     for _ in range(3):
@@ -394,7 +394,7 @@ async def test_the_share_is_given_back_with_the_place() -> None:
     assert site.handler._guard.gateways == 2
 
 
-async def test_two_gateways_have_a_place_each() -> None:
+async def test_two_gateways_have_a_slot_each() -> None:
     gate = asyncio.Event()
     site = Site(Accepted(1), gate, *ANSWER[1:])
     first, second = [await site.open(A, REQUEST) for _ in range(2)]
@@ -404,7 +404,7 @@ async def test_two_gateways_have_a_place_each() -> None:
     await settle(lambda: site.meter.load.queued == 1)
     refused = await site.ask(A, REQUEST)
     assert isinstance(failed := refused[-1], Failed)
-    assert failed.message == "this gateway has its share of the places for this model; others want theirs"
+    assert failed.message == "this gateway has its share of the slots for this model; others want theirs"
     third = await site.open(B, REQUEST)
     await settle(lambda: site.backend.running == 2)
     gate.set()

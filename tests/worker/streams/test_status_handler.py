@@ -171,7 +171,7 @@ async def test_a_status_names_the_record_that_the_directory_has() -> None:
     await worker.stop()
 
 
-async def test_a_full_worker_answers_as_an_idle_one_and_gives_no_place_for_it() -> None:
+async def test_a_full_worker_answers_as_an_idle_one_and_gives_no_slot_for_it() -> None:
     gate = asyncio.Event()
     swarm = Swarm(Accepted(1), gate, TextDelta("a", (1,)), Finished("stop", Usage(1, 1)))
     worker = await swarm.start()

@@ -116,7 +116,7 @@ class ScriptedBackend:
         check_resume(request)
         prompt_tokens = _count_tokens(request.prompt)
         limit = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
-        answers = [_Answer(request, choice, self._said(request, choice), limit) for choice in range(request.n)]
+        answers = [_ScriptedAnswer(request, choice, self._said(request, choice), limit) for choice in range(request.n)]
         self.requests.append(request)
         yield Accepted(prompt_tokens, self._card.digest)
         for choice in range(request.n if request.echo else 0):
@@ -146,7 +146,7 @@ class ScriptedBackend:
         return said if is_parallel else Said(said.text, said.calls[:1])
 
 
-class _Answer:
+class _ScriptedAnswer:
     """One choice of a request. `count` and `reason` are known once `deltas` has ended."""
 
     def __init__(self, request: GenerateRequest, choice: int, said: Said, limit: int) -> None:

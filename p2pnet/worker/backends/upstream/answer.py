@@ -11,7 +11,7 @@ from itertools import takewhile, zip_longest
 
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
-from p2pnet.wire.answer_limits import Allowance
+from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, Piece, space_after
 from p2pnet.worker.text.stopping import StopStrings
 
@@ -21,7 +21,7 @@ MAX_DELTA_CHARS = 4096
 MAX_DELTA_LOGPROB_BYTES = 16 << 10
 
 
-class Answer:
+class UpstreamAnswer:
     """Feed it pieces with `take` until `is_complete`, then ask for the `rest` and for `finished`.
 
     Reasoning is part of the text, except where the text has to be JSON. `completion_tokens`, where the server does not
@@ -30,10 +30,10 @@ class Answer:
 
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
         shows_reasoning = request.response_format is None
-        self._choices = [_Choice(index, request.stop, shows_reasoning) for index in range(request.n)]
+        self._choices = [_ChoiceState(index, request.stop, shows_reasoning) for index in range(request.n)]
         if request.resume_text:
             self._choices[0].go_on(space_after(request))
-        self._allowance = Allowance(request, max_tokens)
+        self._limits = AnswerLimits(request, max_tokens)
         self.counted_tokens = 0
 
     @property
@@ -70,13 +70,13 @@ class Answer:
         """What a gateway would blame on this worker is not passed on."""
         for delta in deltas:
             try:
-                self._allowance.check_delta(delta)
+                self._limits.check_delta(delta)
             except ProtocolViolation as error:
                 raise WorkerFailed("the upstream server sent more than it was asked for") from error
             yield delta
 
 
-class _Choice:
+class _ChoiceState:
     """One of the answers to a request."""
 
     def __init__(self, index: int, stops: Sequence[str], shows_reasoning: bool) -> None:

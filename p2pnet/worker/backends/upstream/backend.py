@@ -18,7 +18,7 @@ from p2pnet.messages import Accepted, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
-from p2pnet.worker.backends.upstream.answer import Answer
+from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
@@ -116,7 +116,7 @@ class UpstreamBackend:
                 await self._opened(opening, offer, request)
             yield Accepted(prompt_tokens, offer.card.digest)
             stream = await self._opened(opening, offer, request)
-            answer = Answer(request, request.max_tokens or offer.card.context_length)
+            answer = UpstreamAnswer(request, request.max_tokens or offer.card.context_length)
             reader = self._dialect.reader(request)
             async with aclosing(self._deltas(stream, reader, answer)) as deltas:
                 async for delta in deltas:
@@ -164,7 +164,9 @@ class UpstreamBackend:
             self._models.ask_soon()
             raise
 
-    async def _deltas(self, stream: UpstreamStream, reader: Reader, answer: Answer) -> AsyncGenerator[TextDelta, None]:
+    async def _deltas(
+        self, stream: UpstreamStream, reader: Reader, answer: UpstreamAnswer
+    ) -> AsyncGenerator[TextDelta, None]:
         """All of an answer's deltas, up to its end."""
         is_decoding = False
         try:

@@ -60,7 +60,7 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _ChunkChoice(msgspec.Struct):
     index: int = 0
     delta: _Delta | None = None
     text: str | None = None
@@ -83,7 +83,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
+    choices: list[_ChunkChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -125,7 +125,7 @@ class OpenAIReader:
             self.usage = _usage(chunk.usage)
         return [self._piece(choice) for choice in chunk.choices or ()]
 
-    def _piece(self, choice: _Choice) -> Piece:
+    def _piece(self, choice: _ChunkChoice) -> Piece:
         if not 0 <= choice.index < self._choices:
             raise WorkerFailed("the upstream server sent an answer that nobody asked for")
         delta = choice.delta or _Delta(content=choice.text)
@@ -139,7 +139,7 @@ class OpenAIReader:
             stop=self._stop(choice),
         )
 
-    def _stop(self, choice: _Choice) -> str | None:
+    def _stop(self, choice: _ChunkChoice) -> str | None:
         """Only what was asked for."""
         return next((stop for stop in (choice.stop_reason, choice.matched_stop) if stop in self._stops), None)
 

@@ -28,7 +28,7 @@ CONNECT_S = 5.0
 """The server is on this machine or beside it."""
 
 SILENCE_S = 600.0
-"""Between two bytes of a stream: twice what a gateway waits, so that a server that hangs holds no place for ever."""
+"""Between two bytes of a stream: twice what a gateway waits, so that a server that hangs holds no slot for ever."""
 
 KEEP_ALIVE_S = 4.0
 """uvicorn closes idle connections after 5 s: a request must not go out on one that is just being closed."""
@@ -61,7 +61,7 @@ class UpstreamSession:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(
-                limit=0,  # the worker's own places bound it
+                limit=0,  # the worker's own slots bound it
                 keepalive_timeout=KEEP_ALIVE_S,
                 socket_factory=no_delay_socket,
             ),

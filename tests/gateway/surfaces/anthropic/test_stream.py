@@ -15,7 +15,7 @@ from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
 from gateway.service import ModelEntry, Waiting
 from gateway.surfaces.anthropic.render import (
-    Envelope,
+    MessageHead,
     MessageRenderer,
     render_count,
     render_error,
@@ -26,7 +26,7 @@ from gateway.surfaces.anthropic.routes import page_of
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Accepted, Finished, TextDelta, ToolCallDelta, Usage
 
-ENVELOPE = Envelope("msg_1", "org/tiny", ("END", "\n"))
+MESSAGE = MessageHead("msg_1", "org/tiny", ("END", "\n"))
 USAGE = Usage(7, 2, 4)
 
 HEAD = (
@@ -161,7 +161,7 @@ STREAMS: list[tuple[str, Sequence[AnswerEvent], list[Event]]] = [
 @pytest.mark.parametrize("is_batch", [False, True], ids=["one by one", "at once"])
 @pytest.mark.parametrize(("events", "expected"), [case[1:] for case in STREAMS], ids=[case[0] for case in STREAMS])
 def test_streams(events: Sequence[AnswerEvent], expected: list[Event], is_batch: bool) -> None:
-    renderer = MessageRenderer(ENVELOPE)
+    renderer = MessageRenderer(MESSAGE)
     sent = renderer.render(events) if is_batch else b"".join(renderer.render([event]) for event in events)
     assert parsed(sent) == expected
 
@@ -177,22 +177,22 @@ def parsed(stream: bytes) -> list[Event]:
 
 
 def test_a_worker_that_mixes_calls_up_is_not_made_sense_of() -> None:
-    renderer = MessageRenderer(ENVELOPE)
+    renderer = MessageRenderer(MESSAGE)
     renderer.render(CALLS[:-1])
     with pytest.raises(ProtocolViolation):
         renderer.render([TextDelta(tool_calls=(ToolCallDelta(0, arguments="more"),))])
 
 
 def test_silence_is_filled_with_pings() -> None:
-    renderer = MessageRenderer(ENVELOPE)
+    renderer = MessageRenderer(MESSAGE)
     assert renderer.keep_alive(None) == b'event: ping\ndata: {"type":"ping"}\n\n'
     assert renderer.keep_alive(Waiting(2, 5.0)) == (
-        b': waiting for a worker: place 2, about 5 s\nevent: ping\ndata: {"type":"ping"}\n\n'
+        b': waiting for a worker: position 2, about 5 s\nevent: ping\ndata: {"type":"ping"}\n\n'
     )
 
 
 def test_an_error_in_mid_stream() -> None:
-    sent = MessageRenderer(ENVELOPE).render_failure(failure("peer_lost", "gone"))
+    sent = MessageRenderer(MESSAGE).render_failure(failure("peer_lost", "gone"))
     assert parsed(sent) == [("error", {"error": {"type": "overloaded_error", "message": "gone"}})]
 
 
@@ -222,7 +222,7 @@ def whole(*events: AnswerEvent) -> Generated:
 
 
 def test_a_whole_message_has_its_blocks_in_order() -> None:
-    document = json.loads(render_message(ENVELOPE, whole(*CALLS)))
+    document = json.loads(render_message(MESSAGE, whole(*CALLS)))
     assert document["content"] == [
         {"type": "text", "text": "Let me see."},
         {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Köln"}},
@@ -241,11 +241,11 @@ def call(given: str, reason: Any = "tool_calls") -> Generated:
 @pytest.mark.parametrize("given", ["{", "[]", "1", "{}}", "[" * 1000, '{"a": Infinit'])
 def test_arguments_that_are_no_object_are_the_workers_fault(given: str) -> None:
     with pytest.raises(WorkerFailed):
-        render_message(ENVELOPE, call(given))
+        render_message(MESSAGE, call(given))
 
 
 def test_of_arguments_that_were_cut_off_there_is_as_much_as_came() -> None:
-    document = json.loads(render_message(ENVELOPE, call('{"city": "Köln", "days": [1, 2', "length")))
+    document = json.loads(render_message(MESSAGE, call('{"city": "Köln", "days": [1, 2', "length")))
     assert document["content"][0]["input"] == {"city": "Köln", "days": [1, 2]}
     assert document["stop_reason"] == "max_tokens"
 
@@ -297,7 +297,7 @@ def test_a_page_of_models() -> None:
 
 
 def test_the_official_client_reads_the_stream_wherever_it_is_cut() -> None:
-    renderer = MessageRenderer(ENVELOPE)
+    renderer = MessageRenderer(MESSAGE)
     sent = renderer.keep_alive(Waiting(1)) + b"".join(
         renderer.render([event]) for event in CALLS if event is not CALLS[-2]
     )

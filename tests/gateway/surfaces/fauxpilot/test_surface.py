@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.app import create_app
 from gateway.service import Routed
-from gateway.surfaces.fauxpilot.render import ChunkRenderer, Envelope
+from gateway.surfaces.fauxpilot.render import ChunkRenderer, ResponseHead
 from gateway.surfaces.fauxpilot.schema import completion_request, parse_completion
 from p2pnet.errors import Busy, FeatureMissing, InvalidRequest, P2PNetError, PeerLost
 from p2pnet.features import FIM
@@ -252,7 +252,7 @@ async def test_log_probabilities_where_they_are_asked_for(connect: Connect) -> N
 
 
 def test_choices_end_one_by_one() -> None:
-    renderer = ChunkRenderer(Envelope("cmpl-1", 1, "tiny"))
+    renderer = ChunkRenderer(ResponseHead("cmpl-1", 1, "tiny"))
     finished = Finished("stop", Usage(1, 2), other_reasons=("length",))
     sent = renderer.render([Accepted(1), TextDelta("b", choice=1), TextDelta("a"), finished]).decode()
     chunks = [json.loads(chunk.removeprefix("data: ")) for chunk in sent.split("\n\n")[:-2]]

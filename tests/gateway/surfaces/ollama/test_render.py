@@ -26,8 +26,8 @@ from gateway.surfaces.ollama.models import (
     render_tags,
 )
 from gateway.surfaces.ollama.render import (
-    Answer,
     NdjsonRenderer,
+    SharedFields,
     render_embedding,
     render_embeddings,
     render_error,
@@ -68,8 +68,8 @@ class Ticks:
         return self.now_s
 
 
-def answer(is_chat: bool = True, turns: tuple[Turn, ...] | None = None) -> Answer:
-    return Answer("tiny:latest", is_chat, lambda: NOW_S, Ticks(), turns)
+def answer(is_chat: bool = True, turns: tuple[Turn, ...] | None = None) -> SharedFields:
+    return SharedFields("tiny:latest", is_chat, lambda: NOW_S, Ticks(), turns)
 
 
 def said(text: str) -> str:
@@ -188,7 +188,7 @@ def test_raw_mode_has_no_context() -> None:
 
 
 def test_durations_are_never_zero() -> None:
-    renderer = NdjsonRenderer(Answer("tiny", True, lambda: NOW_S, lambda: 5.0))
+    renderer = NdjsonRenderer(SharedFields("tiny", True, lambda: NOW_S, lambda: 5.0))
     end = json.loads(renderer.render([Accepted(7), TextDelta("Hi"), ENDED]).splitlines()[-1])
     assert [value for name, value in end.items() if name.endswith("_duration")] == [1, 1, 1, 1]
 
@@ -197,7 +197,7 @@ def test_a_silence_is_a_line_without_text() -> None:
     renderer = NdjsonRenderer(answer())
     assert renderer.keep_alive(None) == b""
     assert renderer.keep_alive(Waiting(2, 3.2)).decode() == (
-        CHAT_OPEN + '""},"done":false,"status":"waiting for a worker: place 2, about 3 s"}\n'
+        CHAT_OPEN + '""},"done":false,"status":"waiting for a worker: position 2, about 3 s"}\n'
     )
     while not (line := renderer.keep_alive(None)):
         pass

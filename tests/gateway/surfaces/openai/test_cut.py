@@ -11,8 +11,8 @@ import pytest
 
 from gateway.http.replies import AnswerEvent, StreamRenderer
 from gateway.service import Waiting
-from gateway.surfaces.openai.render import CHAT, COMPLETION, Envelope, SseRenderer
-from gateway.surfaces.openai.response_render import ResponseEnvelope
+from gateway.surfaces.openai.render import CHAT, COMPLETION, ResponseHead, SseRenderer
+from gateway.surfaces.openai.response_render import ObjectHead
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import parse_response
 from p2pnet.messages import Accepted, Finished, TextDelta, ToolCallDelta, Usage
@@ -62,15 +62,15 @@ def read_response(client: openai.OpenAI) -> tuple[str, str]:
     return response.output_text, call.arguments
 
 
-ENVELOPE = Envelope("id-1", 1, "tiny")
-RESPONSE_ENVELOPE = ResponseEnvelope("1", 1, parse_response(b'{"model": "tiny", "input": "hi"}'))
+HEAD = ResponseHead("id-1", 1, "tiny")
+RESPONSE_ENVELOPE = ObjectHead("1", 1, parse_response(b'{"model": "tiny", "input": "hi"}'))
 
 
 @pytest.mark.parametrize(
     ("renderer", "read"),
     [
-        (SseRenderer(CHAT, ENVELOPE, False), read_chat),
-        (SseRenderer(COMPLETION, ENVELOPE, False), read_completion),
+        (SseRenderer(CHAT, HEAD, False), read_chat),
+        (SseRenderer(COMPLETION, HEAD, False), read_completion),
         (ResponseStream(RESPONSE_ENVELOPE), read_response),
     ],
     ids=["chat", "completions", "responses"],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.surfaces.openai.chat import chat_request, parse_chat
 from gateway.surfaces.openai.completion import completion_requests, parse_completion
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding
-from gateway.surfaces.openai.response_render import ResponseEnvelope
+from gateway.surfaces.openai.response_render import ObjectHead
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import parse_response, response_request
 from p2pnet.errors import P2PNetError
@@ -132,7 +132,7 @@ def _embeddings(raw: bytes) -> tuple[Any, ...]:
 def _response(raw: bytes) -> tuple[Any, ...]:
     body = parse_response(raw)
     request = response_request(body, "request-1", lambda: 42)
-    ResponseStream(ResponseEnvelope("1", 1, body)).render([Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))])
+    ResponseStream(ObjectHead("1", 1, body)).render([Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))])
     return (request,)
 
 

@@ -12,7 +12,7 @@ from gateway.http.collected import Collecting
 from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
 from gateway.service import Waiting
-from gateway.surfaces.openai.response_render import ResponseEnvelope, render_response
+from gateway.surfaces.openai.response_render import ObjectHead, render_response
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import ResponseBody, parse_response, response_request
 from p2pnet.errors import InvalidRequest, ModelNotFound
@@ -199,7 +199,7 @@ def test_a_name_that_no_model_can_have_is_not_found() -> None:
 
 # ---- what comes back
 
-ENVELOPE = ResponseEnvelope("0123", 1_700_000_000, body_of(tools=[TOOL], instructions="be brief"))
+HEAD = ObjectHead("0123", 1_700_000_000, body_of(tools=[TOOL], instructions="be brief"))
 LOGPROB = TokenLogprob(5, b"Hi", -0.5)
 CALLS = (ToolCallDelta(0, "call_1", "weather"), ToolCallDelta(0, arguments='{"a"'))
 MORE = (ToolCallDelta(0, arguments=": 1}"), ToolCallDelta(1, "call_2", "weather", "{}"))
@@ -289,7 +289,7 @@ def step(event: dict[str, Any]) -> str:
 
 @CASES
 def test_typed_events(events: Sequence[AnswerEvent], steps: list[str], status: str) -> None:
-    created, in_progress, *middle, last = events_in(ResponseStream(ENVELOPE).render(events))
+    created, in_progress, *middle, last = events_in(ResponseStream(HEAD).render(events))
     assert (created["type"], in_progress["type"]) == ("response.created", "response.in_progress")
     assert (created["response"]["status"], created["response"]["output"]) == ("in_progress", [])
     assert [step(event) for event in middle] == steps
@@ -305,18 +305,18 @@ def test_a_whole_response_is_what_its_stream_ends_with(
 ) -> None:
     collecting = Collecting(0.0)
     (whole,) = filter(None, [collecting.take(event, 1.0) for event in events])
-    last = events_in(ResponseStream(ENVELOPE).render(events))[-1]
-    assert json.loads(render_response(ENVELOPE, whole)) == last["response"]
+    last = events_in(ResponseStream(HEAD).render(events))[-1]
+    assert json.loads(render_response(HEAD, whole)) == last["response"]
 
 
 @CASES
 def test_events_one_at_a_time_are_the_same_bytes(events: Sequence[AnswerEvent], steps: list[str], status: str) -> None:
-    stream = ResponseStream(ENVELOPE)
-    assert b"".join(stream.render([event]) for event in events) == ResponseStream(ENVELOPE).render(events)
+    stream = ResponseStream(HEAD)
+    assert b"".join(stream.render([event]) for event in events) == ResponseStream(HEAD).render(events)
 
 
 def test_a_response_says_what_was_asked_for() -> None:
-    document = events_in(ResponseStream(ENVELOPE).render(STREAMS[0][1]))[-1]["response"]
+    document = events_in(ResponseStream(HEAD).render(STREAMS[0][1]))[-1]["response"]
     assert {name: document[name] for name in ("id", "object", "created_at", "model", "store", "instructions")} == {
         "id": "resp_0123",
         "object": "response",
@@ -351,7 +351,7 @@ def test_a_response_says_what_was_asked_for() -> None:
     ids=["before it began", "before it said anything", "in a message", "in a call"],
 )
 def test_a_response_that_fails(before: list[AnswerEvent], output: list[tuple[str, str]]) -> None:
-    stream = ResponseStream(ENVELOPE)
+    stream = ResponseStream(HEAD)
     rendered = stream.render(before) + stream.render_failure(failure("peer_lost", "the worker went away"))
     events = events_in(rendered)
     assert events[0]["type"] == "response.created"
@@ -370,8 +370,8 @@ def test_a_worker_that_goes_back_to_a_closed_call_is_not_believed() -> None:
         late,
         Finished("tool_calls", Usage(7, 9)),
     ]
-    assert "late" not in ResponseStream(ENVELOPE).render(events).decode()
+    assert "late" not in ResponseStream(HEAD).render(events).decode()
 
 
 def test_a_keep_alive_is_a_comment() -> None:
-    assert ResponseStream(ENVELOPE).keep_alive(Waiting(3)) == b": waiting for a worker: place 3\n\n"
+    assert ResponseStream(HEAD).keep_alive(Waiting(3)) == b": waiting for a worker: position 3\n\n"

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses import ResponseInputParam
 from pydantic import BaseModel
 
-from tests.gateway.real_swarm import PLACES
+from tests.gateway.real_swarm import SLOTS
 from tests.gateway.weather_model import CALLS, FORECAST, TEXT, WEATHER_JSON
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "How is the weather in Bern?"}]
@@ -200,7 +200,7 @@ async def test_the_client_repeats_a_request_that_found_all_places_taken(client: 
     soon = {**at_once, "extra_headers": {"x-p2pnet-wait-s": "0.1"}}
     statuses: list[int] = []
     async with AsyncExitStack() as taken:
-        for _ in range(PLACES):
+        for _ in range(SLOTS):
             await taken.enter_async_context(await client.chat.completions.create(**asked, stream=True))
         with pytest.raises(openai.RateLimitError) as busy:
             await client.chat.completions.create(**at_once)

@@ -12,7 +12,7 @@ from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
 from gateway.service import ModelEntry, Waiting
 from gateway.surfaces.openai.documents import render_error, render_model, render_models
-from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, Envelope, SseRenderer, render_whole
+from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
 from p2pnet.messages import (
     Accepted,
     Finished,
@@ -24,7 +24,7 @@ from p2pnet.messages import (
     Usage,
 )
 
-ENVELOPE = Envelope("id-1", 1_700_000_000, "org/tiny")
+HEAD = ResponseHead("id-1", 1_700_000_000, "org/tiny")
 DIGEST = "sha256:" + "ab" * 32
 USAGE = Usage(7, 2, cached_tokens=4)
 
@@ -254,7 +254,7 @@ def sse(chunks: Sequence[str]) -> bytes:
 def test_events_one_at_a_time(
     dialect: Dialect, with_usage: bool, events: Sequence[AnswerEvent], chunks: list[str]
 ) -> None:
-    renderer = SseRenderer(dialect, ENVELOPE, with_usage, choices_of(events))
+    renderer = SseRenderer(dialect, HEAD, with_usage, choices_of(events))
     assert b"".join(renderer.render([event]) for event in events) == sse(chunks)
 
 
@@ -262,7 +262,7 @@ def test_events_one_at_a_time(
 def test_events_in_one_batch_are_the_same_bytes(
     dialect: Dialect, with_usage: bool, events: Sequence[AnswerEvent], chunks: list[str]
 ) -> None:
-    assert SseRenderer(dialect, ENVELOPE, with_usage, choices_of(events)).render(events) == sse(chunks)
+    assert SseRenderer(dialect, HEAD, with_usage, choices_of(events)).render(events) == sse(chunks)
 
 
 @CASES
@@ -275,7 +275,7 @@ def test_every_chunk_is_json(
 
 
 def test_a_failure_in_the_stream_is_an_error_event_and_no_end() -> None:
-    rendered = SseRenderer(CHAT, ENVELOPE, False).render_failure(failure("peer_lost", "the worker went away"))
+    rendered = SseRenderer(CHAT, HEAD, False).render_failure(failure("peer_lost", "the worker went away"))
     assert rendered == (
         b'data: {"error":{"message":"the worker went away","type":"server_error","param":null,"code":"peer_lost"}}\n\n'
     )
@@ -285,18 +285,18 @@ def test_a_failure_in_the_stream_is_an_error_event_and_no_end() -> None:
     ("waiting", "comment"),
     [
         (None, b": keep-alive\n\n"),
-        (Waiting(3), b": waiting for a worker: place 3\n\n"),
-        (Waiting(1, 0.2), b": waiting for a worker: place 1, about 1 s\n\n"),
-        (Waiting(12, 41.7), b": waiting for a worker: place 12, about 42 s\n\n"),
+        (Waiting(3), b": waiting for a worker: position 3\n\n"),
+        (Waiting(1, 0.2), b": waiting for a worker: position 1, about 1 s\n\n"),
+        (Waiting(12, 41.7), b": waiting for a worker: position 12, about 42 s\n\n"),
     ],
 )
 def test_a_keep_alive_is_a_comment_that_says_what_is_waited_for(waiting: Waiting | None, comment: bytes) -> None:
-    assert SseRenderer(CHAT, ENVELOPE, False).keep_alive(waiting) == comment
+    assert SseRenderer(CHAT, HEAD, False).keep_alive(waiting) == comment
 
 
 def test_a_whole_chat() -> None:
     generated = Generated((GeneratedChoice("Hi", "stop"),), Finished("stop", USAGE), DIGEST)
-    assert json.loads(render_whole(CHAT, ENVELOPE, generated)) == {
+    assert json.loads(render_whole(CHAT, HEAD, generated)) == {
         "id": "id-1",
         "object": "chat.completion",
         "created": 1_700_000_000,
@@ -321,7 +321,7 @@ def test_a_whole_chat() -> None:
 
 def test_a_whole_completion() -> None:
     generated = Generated((GeneratedChoice("Hi", "length"),), Finished("length", USAGE))
-    document = json.loads(render_whole(COMPLETION, ENVELOPE, generated))
+    document = json.loads(render_whole(COMPLETION, HEAD, generated))
     assert document["object"] == "text_completion"
     assert document["system_fingerprint"] is None
     assert document["choices"] == [{"index": 0, "text": "Hi", "logprobs": None, "finish_reason": "length"}]
@@ -332,7 +332,7 @@ def test_whole_calls_of_tools() -> None:
     call = ToolCall("call_1", "weather", "{}")
     choices = (GeneratedChoice("", "tool_calls", (call,)), GeneratedChoice("So", "tool_calls", (call,)))
     generated = Generated(choices, Finished("tool_calls", USAGE, other_reasons=("tool_calls",)))
-    document = json.loads(render_whole(CHAT, ENVELOPE, generated))
+    document = json.loads(render_whole(CHAT, HEAD, generated))
     as_sent = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     assert [choice["index"] for choice in document["choices"]] == [0, 1]
     assert [choice["message"]["content"] for choice in document["choices"]] == [None, "So"]
@@ -344,7 +344,7 @@ def test_whole_logprobs() -> None:
     first = TokenLogprob(5, b"Hi", None)
     choice = GeneratedChoice("\u20ac", "stop", (), EURO_LOGPROBS, "Hi", (first,))
     generated = Generated((choice,), Finished("stop", USAGE))
-    (whole,) = json.loads(render_whole(COMPLETION, ENVELOPE, generated))["choices"]
+    (whole,) = json.loads(render_whole(COMPLETION, HEAD, generated))["choices"]
     assert whole["text"] == "Hi\u20ac"
     assert whole["logprobs"] == {
         "tokens": ["Hi", "bytes:\\xe2\\x82", "bytes:\\xac"],

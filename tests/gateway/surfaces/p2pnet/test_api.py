@@ -10,8 +10,8 @@ import pytest
 
 from gateway.observability.history import History
 from gateway.peers.health import State
-from gateway.routing.choose import Choice, Considered
-from gateway.routing.route_query import Ask
+from gateway.routing.choose import Considered, WorkerChoice
+from gateway.routing.route_query import RouteQuery
 from p2pnet.messages import Load, Measure
 from tests.gateway.desk import ANN, BOB, NOW_S, Desk, worker
 from tests.gateway.reports import NOON_S, attempt, report
@@ -51,7 +51,7 @@ async def test_a_new_worker_shows_what_it_announces(desk: Desk) -> None:
                         "in_flight": 0,
                     }
                 ],
-                "places": 8,
+                "slots": 8,
                 "in_flight": 0,
                 "pressure": 0,
                 "round_trip_s": None,
@@ -96,7 +96,7 @@ async def test_a_used_worker_shows_what_was_measured(desk: Desk) -> None:
         "age_s": 4.0,
         "running": 3,
         "queued": 1,
-        "places": 8,
+        "slots": 8,
         "kv_free_tokens": 100,
         "kv_total_tokens": 400,
         "decode_tokens_per_s": 50.0,
@@ -160,7 +160,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "tasks": ["embed", "generate"],
             "workers": 2,
             "states": {"healthy": 1, "cooling": 1, "lost": 1},
-            "places": 16,
+            "slots": 16,
             "in_flight": 1,
             "waiting": 3,
             "digests": [DIGEST, other],
@@ -171,7 +171,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "tasks": [],
             "workers": 0,
             "states": {},
-            "places": 0,
+            "slots": 0,
             "in_flight": 0,
             "waiting": 1,
             "digests": [],
@@ -252,9 +252,9 @@ async def test_choices_are_shown_with_what_they_were_made_on(desk: Desk) -> None
     chosen = worker()
     considered = Considered(ANN, 0.4, 1, 2, 8, State.HEALTHY, 0.3, None, 0.02)
     unknown = Considered(BOB, float("inf"), 0, 0, 1, State.TRIAL, None, None, None)
-    ask = Ask("tiny", digest=DIGEST, features=frozenset({"text", "chat"}), tokens=99, affinity=b"secret")
-    desk.choices.note(Ask("tiny"), Choice(chosen, "only one"))
-    desk.choices.note(ask, Choice(chosen, "quicker of two", (considered, unknown)))
+    ask = RouteQuery("tiny", digest=DIGEST, features=frozenset({"text", "chat"}), tokens=99, affinity=b"secret")
+    desk.choices.note(RouteQuery("tiny"), WorkerChoice(chosen, "only one"))
+    desk.choices.note(ask, WorkerChoice(chosen, "quicker of two", (considered, unknown)))
     newest, oldest = (await desk.get("choices"))["choices"]
     assert newest == {
         "at": "2023-11-14T22:13:21.500000Z",
@@ -271,7 +271,7 @@ async def test_choices_are_shown_with_what_they_were_made_on(desk: Desk) -> None
                 "expected_s": 0.4,
                 "in_flight": 1,
                 "pressure": 2,
-                "places": 8,
+                "slots": 8,
                 "state": "healthy",
                 "first_token_s": 0.3,
                 "token_s": None,
@@ -282,7 +282,7 @@ async def test_choices_are_shown_with_what_they_were_made_on(desk: Desk) -> None
                 "expected_s": None,
                 "in_flight": 0,
                 "pressure": 0,
-                "places": 1,
+                "slots": 1,
                 "state": "trial",
                 "first_token_s": None,
                 "token_s": None,
@@ -295,7 +295,7 @@ async def test_choices_are_shown_with_what_they_were_made_on(desk: Desk) -> None
 
 async def test_only_the_last_choices_are_kept(desk: Desk) -> None:
     for number in range(300):
-        desk.choices.note(Ask(f"model-{number}"), Choice(worker(), "only one"))
+        desk.choices.note(RouteQuery(f"model-{number}"), WorkerChoice(worker(), "only one"))
     shown = [one["model"] for one in (await desk.get("choices"))["choices"]]
     assert shown == [f"model-{number}" for number in range(299, 99, -1)]
 

@@ -31,7 +31,7 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
-from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, Answer
+from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Reader
 from p2pnet.worker.backends.upstream.lines import LineSplitter
 from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
@@ -49,7 +49,7 @@ def request(**fields: Any) -> GenerateRequest:
 
 def read(reader: Reader, asked: GenerateRequest, body: bytes, step: int = 1 << 20) -> list[TextDelta | Finished]:
     """All of an answer whose body comes in pieces of `step` bytes."""
-    splitter, answer = LineSplitter(), Answer(asked, asked.max_tokens or 64)
+    splitter, answer = LineSplitter(), UpstreamAnswer(asked, asked.max_tokens or 64)
     deltas: list[TextDelta | Finished] = []
     pieces = [body[begin : begin + step] for begin in range(0, len(body), step)]
     lines = [line for piece in pieces for line in splitter.feed(piece)] + splitter.flush()
