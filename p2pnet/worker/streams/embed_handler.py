@@ -1,4 +1,4 @@
-"""One inbound embed stream: what a StreamHandler does, with vectors for an answer.
+"""One inbound embed stream: what a BackendStreamHandler does, with vectors for an answer.
 
 Vectors that wait while the stream is busy travel in one write. Knows nothing of the directory, nor of which models
 there are: it asks for each request.
@@ -15,13 +15,13 @@ from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, FrameDecoder, embed_r
 from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, Exchange
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
 from p2pnet.worker.observability.load import Slot
-from p2pnet.worker.streams.stream_handler import StreamHandler
+from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
 
 READ_AHEAD_VECTORS = 64
 """How far a backend may run ahead of a slow client before it has to wait: 4 MiB of the longest vectors."""
 
 
-class EmbedHandler(StreamHandler[EmbedRequest, EmbedBackend]):
+class EmbedHandler(BackendStreamHandler[EmbedRequest, EmbedBackend]):
     """Serves `/p2pnet/embed/1`.
 
     A request takes one slot of its model, however many inputs it has: the backend shares its time fairly.

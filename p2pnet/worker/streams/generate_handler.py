@@ -1,4 +1,4 @@
-"""One inbound generate stream: what a StreamHandler does, with deltas for an answer.
+"""One inbound generate stream: what a BackendStreamHandler does, with deltas for an answer.
 
 Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory, nor of which models
 there are: it asks for each request.
@@ -18,8 +18,8 @@ from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, FrameDecoder, request_decod
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.observability.load import Slot
+from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
 from p2pnet.worker.streams.merging import merged
-from p2pnet.worker.streams.stream_handler import StreamHandler
 
 READ_AHEAD_EVENTS = 256
 """How far a backend may run ahead of a slow client before it has to wait."""
@@ -33,7 +33,7 @@ MAX_PAUSE_S = 0.02
 """However many streams there are, nobody sees a token come this much later."""
 
 
-class GenerateHandler(StreamHandler[GenerateRequest, Backend]):
+class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
     """Serves `/p2pnet/generate/1`.
 
     A request takes one slot, of those of its model, however many answers it asks for: a slot is a stream, its buffers

@@ -25,7 +25,7 @@ R = TypeVar("R", bound=GenerateRequest | EmbedRequest)
 B = TypeVar("B", bound=Backend | EmbedBackend)
 
 
-class StreamHandler(InboundHandler[R], Generic[R, B]):
+class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
     """Serves the streams of one protocol. `find` says which backend serves a model at this moment, `refusal` why
     nothing is served now, if so, and `guard` what one gateway may take."""
 
