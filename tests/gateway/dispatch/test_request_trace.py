@@ -18,7 +18,7 @@ from tests.stories import ask, capability, peer
 
 
 class Trip:
-    """A journey in a time that passes when a test says so."""
+    """A trace in a time that passes when a test says so."""
 
     def __init__(self, is_embed: bool = False) -> None:
         self.now_s = 100.0
