@@ -1,4 +1,4 @@
-"""The limits of an answer: every answer that was asked for passes, and nothing more, in whatever way a worker goes beyond it."""
+"""The limits of an answer: all that was asked for passes, and nothing more, in whatever way a worker goes beyond it."""
 
 from __future__ import annotations
 

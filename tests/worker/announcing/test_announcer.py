@@ -11,7 +11,7 @@ from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import PeerUnreachable
 from p2pnet.messages import Load, Measure
-from p2pnet.network.interface import Entry, Findings, Stream
+from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import MODELS_INTERVAL_S, Announcer
