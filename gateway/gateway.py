@@ -23,7 +23,7 @@ from gateway.observability.metrics import GatewayMetrics
 from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import RequestReport
 from gateway.observability.views import Knowledge, Location
-from gateway.routing.choose import is_served
+from gateway.routing.roster import is_served
 from gateway.service import GatewayService, HttpLimits
 from gateway.serving import Serving, ServingConfig
 from p2pnet.directory import Directory

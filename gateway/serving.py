@@ -16,7 +16,8 @@ from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
-from gateway.routing.choose import WorkerChoice, choose, is_served
+from gateway.routing.choose import WorkerChoice, choose
+from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
 from p2pnet.network.interface import Network
 

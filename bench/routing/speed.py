@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Roster, choose
+from gateway.routing.choose import choose
+from gateway.routing.roster import Roster
 from gateway.routing.route_query import RouteQuery
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard

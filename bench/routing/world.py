@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Roster
+from gateway.routing.roster import Roster
 from gateway.routing.route_query import RouteQuery
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard

@@ -25,7 +25,8 @@ from gateway.dispatch.watch import Watch
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import CANCELLED, Observer
 from gateway.queueing.admission import Admission, Ticket
-from gateway.routing.choose import WorkerChoice, is_served, obstacle
+from gateway.routing.choose import WorkerChoice
+from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
 from gateway.service import Caller, EmbeddingEvent, GenerationEvent, Waiting
 from p2pnet.client import embed, generate

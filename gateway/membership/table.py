@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from gateway.peers.worker import Worker
-from gateway.routing.choose import Roster
+from gateway.routing.roster import Roster
 from gateway.service import ModelEntry
 from p2pnet.directory import Directory
 from p2pnet.records import CapabilityRecord, LoadRecord

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.observability.views import ChoiceView, ConsideredView
-from gateway.routing.choose import Considered, WorkerChoice
+from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
+from gateway.routing.scoring import Considered
 
 MAX_CHOICES = 200
 

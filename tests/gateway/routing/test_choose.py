@@ -14,18 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
-from gateway.routing.choose import (
-    FADE_S,
-    MAX_NEW_IN_FLIGHT,
-    MAX_VARIETIES,
-    NEW_IN_FLIGHT,
-    STALE_S,
-    Roster,
-    choose,
-    is_served,
-    obstacle,
-)
+from gateway.routing.choose import choose
+from gateway.routing.roster import MAX_VARIETIES, Roster, is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
+from gateway.routing.scoring import FADE_S, MAX_NEW_IN_FLIGHT, NEW_IN_FLIGHT, STALE_S
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError, RequestError
 from p2pnet.messages import JsonFormat, Load, Measure
 from p2pnet.records import ModelCard

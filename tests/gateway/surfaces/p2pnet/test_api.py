@@ -10,8 +10,9 @@ import pytest
 
 from gateway.observability.history import History
 from gateway.peers.health import State
-from gateway.routing.choose import Considered, WorkerChoice
+from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
+from gateway.routing.scoring import Considered
 from p2pnet.messages import Load, Measure
 from tests.gateway.desk import ANN, BOB, NOW_S, Desk, worker
 from tests.gateway.reports import NOON_S, attempt, report

@@ -1,0 +1,116 @@
+"""The Roster: which workers can do what a request asks for, whether they are busy or not.
+
+Knows nothing of how busy, how fast or how well they are: see `scoring`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from gateway.peers.worker import ModelTask, Worker
+from gateway.routing.route_query import RouteQuery
+from gateway.routing.weighted_sampling import WeightedGroup
+from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
+from p2pnet.features import check_needed
+from p2pnet.records import ModelCard
+from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
+
+MAX_VARIETIES = 64
+"""Kinds of requests whose able workers are remembered: which digests and features are asked for is up to clients."""
+
+PROTOCOLS = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
+
+
+class Roster:
+    """The workers in use at one moment, by what they run. Made anew when one comes, goes or announces other models."""
+
+    def __init__(self, workers: Iterable[Worker]) -> None:
+        self._by_key: dict[ModelTask, list[Worker]] = {}
+        for worker in workers:
+            for card in worker.record.models:
+                self._by_key.setdefault((card.id, card.task), []).append(worker)
+        self._lengths: dict[ModelTask, list[int]] = {}
+        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], WeightedGroup | None] = {}
+
+    def of(self, key: ModelTask) -> Sequence[Worker]:
+        """All that run the model."""
+        return self._by_key.get(key, ())
+
+    def able(self, query: RouteQuery) -> WeightedGroup | None:
+        """Those that can do what is asked, busy or not; None when there is nobody.
+
+        Remembered, since it takes a look at all: for all lengths of answers between two lengths of contexts at once."""
+        variety = (
+            query.key,
+            query.digest,
+            query.features,
+            bisect_left(self._context_lengths(query.key), query.max_tokens or 0),
+        )
+        if variety not in self._able:
+            if len(self._able) >= MAX_VARIETIES:
+                self._able.clear()
+            workers = [worker for worker in self.of(query.key) if _is_able(worker, query)]
+            self._able[variety] = WeightedGroup(workers) if workers else None
+        return self._able[variety]
+
+    def _context_lengths(self, key: ModelTask) -> list[int]:
+        if key not in self._by_key:
+            return []
+        if key not in self._lengths:
+            cards = (worker.card(key) for worker in self._by_key[key])
+            self._lengths[key] = sorted({card.context_length for card in cards if card is not None})
+        return self._lengths[key]
+
+
+def is_served(roster: Roster, query: RouteQuery) -> bool:
+    """Whether any worker can do what is asked, busy or not."""
+    return roster.able(query) is not None
+
+
+def obstacle(workers: Iterable[Worker], query: RouteQuery) -> P2PNetError | None:
+    """Why nobody is able although the model runs: FeatureMissing, which names what the request asks for and nobody
+    does, or ContextOverflow. None when nobody runs it."""
+    workers = list(workers)
+    cards = [card for worker in workers if (card := _card(worker, query)) is not None]
+    if not cards:
+        return _other_task(workers, query)
+    nearest = min(cards, key=lambda card: len(query.features - set(card.features)))
+    try:
+        check_needed(query.model, query.features, {feature for card in cards for feature in card.features})
+        check_needed(query.model, query.features, nearest.features)
+    except P2PNetError as error:
+        return error
+    longest = max(card.context_length for card in cards if query.features.issubset(card.features))
+    if (query.max_tokens or 0) <= longest:
+        return None
+    return ContextOverflow(
+        f"The model {query.model} has a context of {longest} tokens, and {query.max_tokens} were requested.",
+        "max_tokens",
+    )
+
+
+def _other_task(workers: Iterable[Worker], query: RouteQuery) -> FeatureMissing | None:
+    """Why a model that is there only for something else cannot serve this."""
+    other, cannot = ("generate", "embed") if query.task == "embed" else ("embed", "generate text")
+    if not any(worker.card((query.model, other)) for worker in workers):
+        return None
+    return FeatureMissing(f"The model {query.model} does not {cannot}.", "model")
+
+
+def _card(worker: Worker, query: RouteQuery) -> ModelCard | None:
+    """What the worker announces of the weights that are asked for."""
+    card = worker.card(query.key)
+    return card if card is not None and query.digest in (None, card.digest) else None
+
+
+def _is_able(worker: Worker, query: RouteQuery) -> bool:
+    """How long the prompt is only the worker knows: what can be ruled out is an answer longer than the context."""
+    record, card = worker.record, _card(worker, query)
+    return (
+        card is not None
+        and query.features.issubset(card.features)
+        and (query.max_tokens or 0) <= card.context_length
+        and bool(record.addresses)
+        and (not record.protocols or PROTOCOLS[query.task] in record.protocols)
+    )
