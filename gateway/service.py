@@ -8,50 +8,18 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.interface import Caller as Caller
+from gateway.interface import Embed as Embed
+from gateway.interface import EmbeddingEvent as EmbeddingEvent
+from gateway.interface import Generate as Generate
+from gateway.interface import GenerationEvent as GenerationEvent
+from gateway.interface import ModelEntry as ModelEntry
+from gateway.interface import Routed as Routed
+from gateway.interface import Waiting as Waiting
 from gateway.observability.views import Knowledge
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
-
-
-@dataclass(frozen=True)
-class Caller:
-    """On whose behalf a request comes: `name` is who shares a queue's turns with whom. The higher the priority the
-    sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a model
-    that nobody has heard of, too."""
-
-    name: str
-    priority: int = 0
-    wait_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """The request waits for a worker: at which position of its model's queue, from 1, and for how long about."""
-
-    position: int
-    estimate_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Routed:
-    """A worker has begun to answer: which, after how many attempts, this one included, and how long in the queue."""
-
-    worker: str
-    attempts: int
-    queued_ms: int
-
-
-GenerationEvent = Waiting | Routed | Accepted | TextDelta | Finished
-EmbeddingEvent = Waiting | Routed | Accepted | Embedding | Finished
-
-Generate = Callable[[GenerateRequest, Caller], AsyncGenerator[GenerationEvent, None]]
-"""Yields Waiting*, Routed, Accepted, TextDelta*, then Finished; raises a P2PNetError when it cannot. Closing it, or
-cancelling the task that waits for it, cancels the work on the network."""
-
-Embed = Callable[[EmbedRequest, Caller], AsyncGenerator[EmbeddingEvent, None]]
-"""As Generate, with one Embedding for each input, in any order."""
 
 MAX_BODY_BYTES = 4 << 20
 """A prompt of a million tokens is about 4 MiB of text; only text is accepted. Parsing this much takes some 20 ms."""
@@ -68,24 +36,6 @@ WRITE_TIMEOUT_S = 60.0
 READ_AHEAD_EVENTS = 64
 """How far a generation may run ahead of its client's socket: enough to fill one write, little enough to hold back the
 worker of a client that reads slowly."""
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One model as this gateway sees it. `created_s` is the Unix time at which it first saw the model."""
-
-    id: str
-    created_s: int
-    workers: int
-    context_length: int | None = None
-    digests: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ("generate",)
-    features: tuple[str, ...] = ()
-    """What one worker or another can do with it, in the words of `p2pnet.features`."""
-    quantizations: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ()
-    is_warm: bool = True
-    """Whether any worker has its weights in memory."""
 
 
 def _new_id() -> str:

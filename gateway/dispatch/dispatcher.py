@@ -22,13 +22,13 @@ from gateway.dispatch.progress import EmbedProgress, GenerateProgress, Progress,
 from gateway.dispatch.refusals import Refusals
 from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.watch import Watch
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import CANCELLED, Observer
 from gateway.queueing.admission import Admission, Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
-from gateway.service import Caller, EmbeddingEvent, GenerationEvent, Waiting
 from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import (

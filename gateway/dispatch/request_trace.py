@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from gateway.dispatch.attempt import Attempt
+from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
-from gateway.service import Caller, Routed, Waiting
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 

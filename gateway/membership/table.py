@@ -12,9 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+from gateway.interface import ModelEntry
 from gateway.peers.worker import Worker
 from gateway.routing.roster import Roster
-from gateway.service import ModelEntry
 from p2pnet.directory import Directory
 from p2pnet.records import CapabilityRecord, LoadRecord
 

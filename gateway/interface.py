@@ -1,0 +1,68 @@
+"""What the layers of a gateway say to one another: who asks, what is asked for, and the events that come back.
+
+The bottom of the gateway: every layer may import it, and it imports none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+
+
+@dataclass(frozen=True)
+class Caller:
+    """On whose behalf a request comes: `name` is who shares a queue's turns with whom. The higher the priority the
+    sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a model
+    that nobody has heard of, too."""
+
+    name: str
+    priority: int = 0
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The request waits for a worker: at which position of its model's queue, from 1, and for how long about."""
+
+    position: int
+    estimate_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A worker has begun to answer: which, after how many attempts, this one included, and how long in the queue."""
+
+    worker: str
+    attempts: int
+    queued_ms: int
+
+
+GenerationEvent = Waiting | Routed | Accepted | TextDelta | Finished
+EmbeddingEvent = Waiting | Routed | Accepted | Embedding | Finished
+
+Generate = Callable[[GenerateRequest, Caller], AsyncGenerator[GenerationEvent, None]]
+"""Yields Waiting*, Routed, Accepted, TextDelta*, then Finished; raises a P2PNetError when it cannot. Closing it, or
+cancelling the task that waits for it, cancels the work on the network."""
+
+Embed = Callable[[EmbedRequest, Caller], AsyncGenerator[EmbeddingEvent, None]]
+"""As Generate, with one Embedding for each input, in any order."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model as this gateway sees it. `created_s` is the Unix time at which it first saw the model."""
+
+    id: str
+    created_s: int
+    workers: int
+    context_length: int | None = None
+    digests: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("generate",)
+    features: tuple[str, ...] = ()
+    """What one worker or another can do with it, in the words of `p2pnet.features`."""
+    quantizations: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    is_warm: bool = True
+    """Whether any worker has its weights in memory."""
