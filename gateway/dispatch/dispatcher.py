@@ -18,7 +18,7 @@ from typing import Any
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.failure_policy import FailurePolicy
 from gateway.dispatch.hedging import Hedging
-from gateway.dispatch.progress import EmbedProgress, GenerateProgress, Progress, together
+from gateway.dispatch.generate_progress import EmbedProgress, GenerateProgress, Progress, together
 from gateway.dispatch.refusals import Refusals
 from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.watch import Watch

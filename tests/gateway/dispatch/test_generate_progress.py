@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.progress import (
+from gateway.dispatch.generate_progress import (
     MAX_TEMPLATE_TOKENS,
     MAX_UNSENT_TOKENS,
     EmbedProgress,
