@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
 
+from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import ModelTask, Worker
 from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard
-
-T = TypeVar("T", Accepted | TextDelta | Finished, Accepted | Embedding | Finished)
 
 Monotonic = Callable[[], float]
 
@@ -62,7 +60,7 @@ class Attempt:
     def has_token(self) -> bool:
         return self.first_token_s is not None
 
-    async def next(self, events: AsyncGenerator[T, None]) -> T | None:
+    async def next(self, events: AsyncGenerator[E, None]) -> E | None:
         """The next event; None at the end. Raises what the worker's failing raises, PeerLost when it was cut."""
         if self._cut is not None:
             raise PeerLost(self._cut)

@@ -1,4 +1,4 @@
-"""How far an answer has come, and the request for what is left of it. Pure: the heart of going on at another worker.
+"""How far a generated answer has come, and the request for what is left of it. Pure: the heart of going on elsewhere.
 
 What was passed on to the client cannot be taken back. So an answer goes on from the ids of the tokens that were passed
 on, at a worker with the same digest, which gives the same tokens (see `p2pnet.messages.GenerateRequest.resume_tokens`);
@@ -7,18 +7,16 @@ or, where there are no ids, from its text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import msgspec
 
-from p2pnet.errors import ProtocolViolation
+from gateway.dispatch.progress import Continuation
 from p2pnet.features import RESUME
 from p2pnet.messages import (
     MAX_RESUME_CHARS,
     Accepted,
-    Embedding,
-    EmbedRequest,
     Finished,
     FinishReason,
     GenerateRequest,
@@ -34,33 +32,10 @@ MAX_UNSENT_TOKENS = 1024
 MAX_TEMPLATE_TOKENS = 1 << 14
 """What a chat template may add to a prompt, beside a token for each of its bytes."""
 
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, covariant=True)
-E = TypeVar("E", Accepted | TextDelta | Finished, Accepted | Embedding | Finished)
-
-
-class Progress(Protocol[Q, E]):
-    """One request's, over all its attempts."""
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the client has been given a part of the answer: another try must not begin anew."""
-
-    @property
-    def is_over(self) -> bool: ...
-
-    def continuation(self) -> Q:
-        """The request for what is left."""
-
-    def begin(self, card: ModelCard, by_text: bool = False) -> None:
-        """An attempt begins, at a worker that announces this. `by_text`: it goes on from a text."""
-
-    def take(self, event: E) -> list[E]:
-        """The next event of the attempt. Returns what the client is to be given."""
-
 
 @dataclass
 class _PassedOn:
-    """One choice's part of it that was passed on."""
+    """The part of one choice that was passed on to the client."""
 
     ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -87,7 +62,7 @@ class _Echo:
         self.chars_again, self.ids_again, self.entries_again = self.chars, self.ids, self.entries
 
     def take(self, delta: TextDelta) -> TextDelta | None:
-        """What of it the client does not have yet."""
+        """The part of the delta that the client does not have yet."""
         known = min(len(delta.text), self.chars_again)
         ids = min(len(delta.token_ids), self.ids_again)
         entries = min(len(delta.logprobs), self.entries_again)
@@ -104,7 +79,7 @@ class _Echo:
 
 
 class GenerateProgress:
-    """A generation's.
+    """How far one generation has come. See `Progress`.
 
     Accepted is passed on with the first part of the answer, so that until then any worker may take over, of whatever
     digest. From then on the digest is that which the client was told.
@@ -123,6 +98,8 @@ class GenerateProgress:
         self._is_by_text = False
         self._max_tokens = 0
         self._tokens_before = 0
+        self._parts: list[GenerateProgress] = []
+        self.parts_given = 0
         self.finished: Finished | None = None
 
     @property
@@ -135,7 +112,7 @@ class GenerateProgress:
 
     @property
     def _digest(self) -> str | None:
-        """That of the weights with which the answer began."""
+        """The digest of the weights with which the answer began."""
         return self._request.digest or self._card_digest
 
     @property
@@ -144,12 +121,10 @@ class GenerateProgress:
 
     @property
     def is_splittable(self) -> bool:
-        """Whether what is left is several answers, of which each goes on by itself."""
         return self._request.n > 1 and self._has_answer
 
     def split(self) -> list[GenerateProgress]:
         """Each answer's own progress: asked for alone it is the same, with its own seed."""
-        parts = []
         for index, answer in enumerate(self._answers):
             sampling = msgspec.structs.replace(
                 self._request.sampling, seed=choice_seed(self._request.sampling.seed, index)
@@ -161,10 +136,22 @@ class GenerateProgress:
             answer.held = None
             part._answers = [answer]
             part._echoes = [self._echoes[index]]
-            parts.append(part)
-        return parts
+            self._parts.append(part)
+        return self._parts
+
+    def end_of_parts(self) -> list[Accepted | TextDelta | Finished]:
+        return [together(self._parts)]
+
+    def continuations(self) -> Sequence[Continuation[GenerateRequest]]:
+        """From the ids of the tokens that were passed on where they are known, else from the text."""
+        if not self._is_told:
+            return [Continuation(self._request)]
+        by_ids = [Continuation(self.continuation())] if self.can_go_on_by_ids else []
+        text = self.continuation_by_text()
+        return by_ids if text is None else [*by_ids, Continuation(text, is_by_text=True)]
 
     def continuation(self) -> GenerateRequest:
+        """The request for what is left, from the ids of the tokens that were passed on."""
         if not self._is_told:
             return self._request
         request = msgspec.structs.replace(self._request, digest=self._digest)
@@ -226,6 +213,7 @@ class GenerateProgress:
     def _told(self, given: list[TextDelta]) -> list[Accepted | TextDelta | Finished]:
         if not given:
             return []
+        self.parts_given += len(given)
         numbered = [self._numbered(delta) for delta in given]
         return [*self._opening(), *numbered]
 
@@ -303,68 +291,3 @@ def together(parts: list[GenerateProgress]) -> Finished:
         min(end.usage.cached_tokens for end in ends),
     )
     return Finished(reasons[0], usage, ends[-1].load, reasons[1:])
-
-
-class EmbedProgress:
-    """That of a request for vectors: another worker is asked for those that are missing."""
-
-    def __init__(self, request: EmbedRequest) -> None:
-        self._request = request
-        self._missing = list(range(len(request.inputs)))
-        self._asked: list[int] = []
-        self._vector_bytes: int | None = None
-        self._digest = request.digest
-        self._accepted: Accepted | None = None
-        self._is_told = False
-        self._is_over = False
-
-    @property
-    def has_begun(self) -> bool:
-        return self._is_told
-
-    @property
-    def is_over(self) -> bool:
-        return self._is_over
-
-    def continuation(self) -> EmbedRequest:
-        if not self._is_told:
-            return self._request
-        inputs = tuple(self._request.inputs[index] for index in self._wanted())
-        return msgspec.structs.replace(self._request, inputs=inputs, digest=self._digest)
-
-    def begin(self, card: ModelCard, by_text: bool = False) -> None:
-        if not self._is_told:
-            self._digest = card.digest
-        self._asked = self._wanted()
-
-    def take(self, event: Accepted | Embedding | Finished) -> list[Accepted | Embedding | Finished]:
-        if isinstance(event, Accepted):
-            if not self._is_told:
-                self._accepted = msgspec.structs.replace(event, digest=self._digest)
-            return []
-        opening: list[Accepted | Embedding | Finished] = []
-        if not self._is_told:
-            self._is_told = True
-            opening = [self._accepted] if self._accepted is not None else []
-        if isinstance(event, Embedding):
-            return [*opening, *self._placed(event)]
-        self._is_over = True
-        accepted_tokens = 0 if self._accepted is None else self._accepted.prompt_tokens
-        usage = msgspec.structs.replace(event.usage, prompt_tokens=max(event.usage.prompt_tokens, accepted_tokens))
-        return [*opening, msgspec.structs.replace(event, usage=usage)]
-
-    def _wanted(self) -> list[int]:
-        """Those that are missing. When only the end is, one of them once more: that brings an end with it."""
-        return list(self._missing) or [0]
-
-    def _placed(self, event: Embedding) -> list[Accepted | Embedding | Finished]:
-        """Raises ProtocolViolation when it is not as long as those that the client has."""
-        index = self._asked[event.index]
-        size = len(event.vector)
-        if self._vector_bytes not in (None, size):
-            raise ProtocolViolation(f"a vector of {size} bytes, {self._vector_bytes} expected")
-        self._vector_bytes = size
-        if index not in self._missing:
-            return []
-        self._missing.remove(index)
-        return [Embedding(index, event.vector)]

@@ -1,0 +1,115 @@
+"""Starts attempts, and ends them: what an end means for the slot, the worker's health, the queue and the trace.
+
+Knows nothing of what comes between the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Generic
+
+from gateway.dispatch.attempt import Attempt, Monotonic
+from gateway.dispatch.hedging import Hedging
+from gateway.dispatch.progress import E, Q
+from gateway.dispatch.refusals import Refusals
+from gateway.dispatch.request_trace import RequestTrace
+from gateway.dispatch.watch import Watch
+from gateway.observability.reports import CANCELLED
+from gateway.peers.worker import Worker
+from gateway.queueing.admission import Admission
+from gateway.routing.choose import WorkerChoice
+from gateway.routing.route_query import RouteQuery
+from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, RequestError, WorkerFailed
+from p2pnet.records import ModelCard
+
+logger = logging.getLogger(__name__)
+
+Ask = Callable[[Q, Worker, ModelCard], AsyncGenerator[E, None]]
+"""Asks a worker that announces this card. The events are those of `p2pnet.client`."""
+
+
+@dataclass(frozen=True)
+class Step(Generic[Q, E]):
+    """What is asked of a worker next, and how."""
+
+    request: Q
+    query: RouteQuery
+    ask: Ask[Q, E]
+    is_by_text: bool = False
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where the ends of one answer's attempts are noted. `index` says which of several answers it is."""
+
+    refusals: Refusals
+    trace: RequestTrace
+    index: int | None = None
+
+
+class Running(Generic[E]):
+    """An attempt and its stream of events."""
+
+    def __init__(self, attempt: Attempt, stream: AsyncGenerator[E, None], account: Account) -> None:
+        self.attempt = attempt
+        self.stream = stream
+        self.account = account
+        self.is_over = False
+
+    async def next(self) -> E | None:
+        """The next event; None at the end. Raises what the worker failed with."""
+        return await self.attempt.next(self.stream)
+
+
+class Attempts:
+    """All attempts of one gateway."""
+
+    def __init__(self, watch: Watch, admission: Admission, hedging: Hedging, now_s: Monotonic) -> None:
+        self._watch = watch
+        self._admission = admission
+        self._hedging = hedging
+        self._now_s = now_s
+
+    def start(self, step: Step[Q, E], choice: WorkerChoice, account: Account, is_hedge: bool = False) -> Running[E]:
+        """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
+        attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge)
+        self._watch.add(attempt)
+        return Running(attempt, step.ask(step.request, attempt.worker, attempt.card), account)
+
+    def note_first_token(self, attempt: Attempt) -> None:
+        """It has come, or is not waited for any longer: then it would have taken at least as long."""
+        seconds = attempt.first_token_s
+        self._hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s if seconds is None else seconds)
+
+    async def end(self, running: Running[E], error: P2PNetError | None = None) -> None:
+        """Close an attempt, give its slot back, and note how it went. Idempotent."""
+        if running.is_over:
+            return
+        running.is_over = True
+        attempt, account = running.attempt, running.account
+        self._watch.remove(attempt)
+        await running.stream.aclose()
+        outcome = attempt.finish_reason or (CANCELLED if error is None else error.code)
+        account.trace.note_attempt(attempt.end(outcome), account.index)
+        self._note_health(attempt, None if attempt.finish_reason else error)
+        if error is not None and not attempt.finish_reason:
+            logger.info("%s: %s: %s (%s)", account.trace.request_id, attempt.worker.peer_id, error, error.code)
+            if not isinstance(error, Busy):
+                account.refusals.note(attempt.worker.peer_id, error)
+        self._admission.wake(attempt.key[0])
+
+    def _note_health(self, attempt: Attempt, error: P2PNetError | None) -> None:
+        worker, now_s = attempt.worker, self._now_s()
+        if attempt.finish_reason:
+            worker.health.note_success()
+            worker.note_taken(attempt.key)
+            worker.pace(attempt.key).durations_s.note(now_s - attempt.began_s)
+        elif isinstance(error, Busy):
+            worker.note_full(attempt.key, now_s)
+            worker.health.note_release()
+        elif error is None or isinstance(error, RequestError | Draining | NotAllowed):
+            worker.health.note_release()
+        else:
+            worker.health.note_failure(now_s, error.code, is_gone=not isinstance(error, WorkerFailed))
