@@ -21,7 +21,7 @@ from gateway.observability.knowledge import Sources, model_views, worker_page
 from gateway.observability.live import Live
 from gateway.observability.metrics import GatewayMetrics
 from gateway.observability.overview import OverviewBuilder
-from gateway.observability.reports import RequestReport
+from gateway.observability.reports import ReportObservers
 from gateway.observability.views import Knowledge, Location
 from gateway.routing.roster import is_served
 from gateway.service import GatewayService, HttpLimits
@@ -88,37 +88,31 @@ class Gateway:
             history = await History.open(config.history_file)
             opened.push_async_callback(history.close)
             table = PeerTable(directory, known_models=history.known_models)
-            choices = ChoiceLog()
-            metrics = GatewayMetrics(lambda: model_views(sources), streams=lambda: network.open_streams)
-
-            def observe(report: RequestReport) -> None:
-                history.note(report)
-                history.note_models(table.known_models())
-                metrics.note(report)
-                access.note(report)
-                overview.note(report)
-
-            serving = Serving(network, table, config.serving, observe, choices.note)
-            names = Names(config.aliases, table.models, lambda query: is_served(table.roster, query))
+            choices, reports, live = ChoiceLog(), ReportObservers(), Live()
+            serving = Serving(network, table, config.serving, reports, choices.note)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
+            metrics = GatewayMetrics(lambda: model_views(sources), streams=lambda: network.open_streams)
             location = Location(network.peer_id, config.initial_peers)
             overview = OverviewBuilder(sources, history, location, lambda: table.has_refreshed, serving.spans)
-            live = Live()
+            reports.add(history.note, lambda _: history.note_models(table.known_models()))
+            reports.add(metrics.note, access.note, overview.note)
+            knowledge = Knowledge(
+                workers=lambda query: worker_page(sources, history, query),
+                models=lambda: model_views(sources),
+                requests=history.recent,
+                choices=choices.views,
+                overview=overview.look,
+                location=location,
+                live=live,
+                scrape=metrics.scrape,
+            )
+            names = Names(config.aliases, table.models, lambda query: is_served(table.roster, query))
             service = GatewayService(
                 generate=lambda request, caller: serving.dispatcher.run(names.resolved(request), caller),
                 embed=lambda request, caller: serving.dispatcher.embed(names.resolved(request), caller),
                 list_models=table.models,
                 is_ready=lambda: table.has_refreshed,
-                knowledge=Knowledge(
-                    workers=lambda query: worker_page(sources, history, query),
-                    models=lambda: model_views(sources),
-                    requests=history.recent,
-                    choices=choices.views,
-                    overview=overview.look,
-                    location=location,
-                    live=live,
-                    scrape=metrics.scrape,
-                ),
+                knowledge=knowledge,
                 code_model_name=config.code_model,
                 aliases=config.aliases,
             )

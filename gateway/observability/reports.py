@@ -57,3 +57,17 @@ class RequestReport:
 
 Observer = Callable[[RequestReport], None]
 """Told of every request that is over. Must return at once, and never raise."""
+
+
+class ReportObservers:
+    """Several observers as one, told in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
+
+    def add(self, *observers: Observer) -> None:
+        self._observers += observers
+
+    def __call__(self, report: RequestReport) -> None:
+        for observe in self._observers:
+            observe(report)

@@ -18,13 +18,13 @@ class _Over:
     error: Exception | None = None
 
 
-async def interleaved(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """All items of all sources, each source's in order. The first error ends it; closing it closes all sources."""
-    if len(sources) == 1:
-        async with aclosing(sources[0]) as items:
-            async for item in items:
-                yield item
-        return
+def interleaved(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """All items of all sources, each source's in order. The first error ends it; closing it closes all sources. Of one
+    source it is that source: nothing is passed on that need not be."""
+    return sources[0] if len(sources) == 1 else _interleaved(sources)
+
+
+async def _interleaved(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     waiting: asyncio.Queue[T | _Over] = asyncio.Queue(maxsize=len(sources))
 
     async def pass_on(source: AsyncGenerator[T, None]) -> None:
