@@ -35,7 +35,7 @@ from p2pnet.network.hivemind.dht_values import unpack_subkey, unpack_value, valu
 from p2pnet.network.hivemind.p2pd_stream import P2pdStream, RawStream
 from p2pnet.network.interface import Clock, Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator
 from p2pnet.network.libp2p.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
-from p2pnet.network.lookup import BEAM, Answer, Lookup
+from p2pnet.network.lookup import BEAM, Lookup, PeerReply
 from p2pnet.network.multiaddrs import is_relayed, parts_of, peer_id_of, without_peer_id, worth_announcing
 
 logger = logging.getLogger(__name__)
@@ -413,7 +413,7 @@ class HivemindNetwork:
             if (stored := unpack_value(id_.to_bytes(), subkey, packed, expires_s)) is not None
         ]
 
-    async def _ask(self, peer: PeerID, keys: Sequence[int]) -> Answer[PeerID, StoredValue] | None:
+    async def _ask(self, peer: PeerID, keys: Sequence[int]) -> PeerReply[PeerID, StoredValue] | None:
         """Ask one peer for keys. hivemind's own reading is not used: it lets one bad entry hide a whole dictionary,
         one reply with a far-future expiry end the search, and invented peers push out the real ones."""
         node, protocol = self._node, self._node.protocol
@@ -424,7 +424,7 @@ class HivemindNetwork:
                 await self._connections.connect(peer.to_base58())
             # A key a question: each may fill a reply.
             results = dict(await asyncio.gather(*(self._find(peer, DHTID(key)) for key in keys)))
-            answer: Answer[PeerID, StoredValue] = Answer(
+            reply: PeerReply[PeerID, StoredValue] = PeerReply(
                 values={id_: self._values_in(id_, result) for id_, result in results.items()},
                 nearest={id_: _nearest(result) for id_, result in results.items()},
             )
@@ -435,7 +435,7 @@ class HivemindNetwork:
             await protocol.update_routing_table(protocol.routing_table.get(peer_id=peer), peer, responded=False)
             return None
         node.blacklist.register_success(peer)
-        return answer
+        return reply
 
     async def _find(self, peer: PeerID, id_: DHTID) -> tuple[DHTID, dht_pb2.FindResult]:
         protocol = self._node.protocol
