@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pnet.config import NetworkConfig
-from p2pnet.directory import key_id, model_key, validator
+from p2pnet.directory import model_key, validator
 from p2pnet.network.hivemind.network import (
     MAX_VALUES_PER_KEY,
     HivemindNetwork,
@@ -28,7 +28,7 @@ from p2pnet.network.hivemind.network import (
     _HivemindValidator,
     _NoCache,
 )
-from p2pnet.network.interface import StoredValue
+from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.records import MAX_RECORD_BYTES, seal
 from tests.stories import NOW_MS, capability, peer
 
