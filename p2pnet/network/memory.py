@@ -56,7 +56,7 @@ class MemoryWorld:
 
 
 class MemoryNetwork:
-    """One peer of a MemoryWorld. See `network.Network`."""
+    """One peer of a MemoryWorld. See `interface.Network`."""
 
     def __init__(self, world: MemoryWorld, peer_id: str) -> None:
         self._world = world
