@@ -45,8 +45,8 @@ class RecordValidator(RecordValidatorBase):  # type: ignore[misc]
 
 
 class StrictRoutingTable(RoutingTable):  # type: ignore[misc]
-    """Takes a node under the id that follows from its peer id, and no other: nobody can sit in another's place, nor
-    choose a place near a key without looking for a key pair that leads there."""
+    """Takes a node under the id that follows from its peer id, and no other: nobody can sit at another's position,
+    nor choose one near a key without looking for a key pair that leads there."""
 
     def add_or_update_node(self, node_id: DHTID, peer_id: PeerID) -> tuple[DHTID, PeerID] | None:
         if node_id != node_id_of(peer_id):

@@ -64,7 +64,7 @@ class Joiner:
             raise join_error(initial, problems)
 
     async def wait_for_relay(self) -> None:
-        """A peer behind NAT can be reached once a relay has given it a place: not before that is it ready."""
+        """A peer behind NAT can be reached once a relay has granted it a reservation: not before that is it ready."""
         if not self._config.is_behind_nat:
             return
         deadline_s = asyncio.get_running_loop().time() + RELAY_WAIT_S

@@ -1,6 +1,6 @@
 """Opens this peer's streams, over an old connection or a new one, serves inbound ones, and knows all that are open.
 
-Knows neither p2pd nor the DHT: it is handed what opens a stream's socket.
+Knows nothing of the DHT, nor of how p2pd is asked: it is handed what opens a stream's socket.
 """
 
 from __future__ import annotations
