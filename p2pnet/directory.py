@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 from p2pnet.errors import RecordRefused
-from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator
+from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, Record, open_record
 
 SHARDS = 16
@@ -39,11 +39,6 @@ def load_key(shard: int) -> str:
 
 def shard_of(peer_id: str) -> int:
     return hashlib.sha1(peer_id.encode()).digest()[0] % SHARDS
-
-
-def key_id(key: str) -> bytes:
-    """The 20 bytes under which the DHT files a key."""
-    return hashlib.sha1(key.encode()).digest()
 
 
 def keys_of(record: Record) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Writes what every folder and module is for, from the first sentence of its docstring: the tree in README, and docs/modules.md.
 
-    python scripts/tree.py            write both anew
-    python scripts/tree.py --check    fail when one of them is not what it would be
+python scripts/tree.py            write both anew
+python scripts/tree.py --check    fail when one of them is not what it would be
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from p2pnet.directory import key_id
 from p2pnet.identity import Identity
 from p2pnet.messages import GenerateRequest, Load, TextPrompt
-from p2pnet.network.interface import StoredValue
+from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.records import SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record
 
 NOW_MS = 1_800_000_000_000

@@ -11,6 +11,7 @@ import pytest
 
 from p2pnet.client import generate
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.directory import validator
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -48,7 +49,7 @@ def framed(*events: Event) -> bytes:
 
 async def network_with(handler: StreamHandler) -> MemoryNetwork:
     """A client's network, in a world with one worker that answers as `handler` does."""
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     await world.join(WORKER).handle(GENERATE_PROTOCOL, handler)
     return world.join(CLIENT)
 
@@ -290,7 +291,7 @@ async def test_a_request_that_fits_no_frame_is_the_client_s_fault_and_no_worker_
 
 
 async def test_a_peer_without_the_protocol_is_unreachable() -> None:
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     world.join(WORKER)
     with pytest.raises(PeerUnreachable):
         await anext(generate(world.join(CLIENT), WORKER, ask()))

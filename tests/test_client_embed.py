@@ -11,6 +11,7 @@ import pytest
 
 from p2pnet.client import embed
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.directory import validator
 from p2pnet.errors import (
     Busy,
     InvalidRequest,
@@ -74,7 +75,7 @@ def says(*chunks: bytes, then: Callable[[], Awaitable[object]] | None = None) ->
 
 
 async def network_with(handler: StreamHandler) -> MemoryNetwork:
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     await world.join(WORKER).handle(EMBED_PROTOCOL, handler)
     return world.join(CLIENT)
 
@@ -197,7 +198,7 @@ async def test_a_request_that_fits_no_frame_is_the_clients_fault() -> None:
 
 
 async def test_a_worker_that_is_not_there_is_unreachable() -> None:
-    network = MemoryWorld(ManualClock()).join(CLIENT)
+    network = MemoryWorld(validator(ManualClock())).join(CLIENT)
     with pytest.raises(PeerUnreachable):
         _ = [event async for event in embed(network, WORKER, ask())]
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from p2pnet.client import status
+from p2pnet.directory import validator
 from p2pnet.errors import (
     Busy,
     NotAllowed,
@@ -48,7 +49,7 @@ def says(*chunks: bytes, then: Callable[[], Awaitable[object]] | None = None) ->
 
 
 async def network_with(handler: StreamHandler) -> MemoryNetwork:
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     await world.join(WORKER).handle(STATUS_PROTOCOL, handler)
     return world.join(GATEWAY)
 
@@ -95,7 +96,7 @@ async def test_what_is_no_status(data: bytes, error: type[P2PNetError]) -> None:
 
 
 async def test_a_peer_that_speaks_no_such_protocol() -> None:
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     world.join(WORKER)
     with pytest.raises(PeerUnreachable):
         await status(world.join(GATEWAY), WORKER, (), 10)
@@ -121,4 +122,4 @@ async def test_a_dialling_that_hangs_is_lost_in_time() -> None:
             raise AssertionError
 
     with pytest.raises(PeerLost):
-        await status(Hanging(MemoryWorld(ManualClock()), GATEWAY), WORKER, (), 0.03)
+        await status(Hanging(MemoryWorld(validator(ManualClock())), GATEWAY), WORKER, (), 0.03)

@@ -14,7 +14,6 @@ from p2pnet.directory import (
     SHARDS,
     Directory,
     entries_for,
-    key_id,
     keys_of,
     load_key,
     model_key,
@@ -23,7 +22,7 @@ from p2pnet.directory import (
     worker_key,
 )
 from p2pnet.identity import Identity
-from p2pnet.network.interface import StoredValue
+from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import CapabilityRecord, Record, seal
 from tests.stories import (
@@ -156,7 +155,7 @@ class Story:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self.reader = Directory(self.world.join(peer("gateway").peer_id), self.clock)
         self._networks: dict[str, MemoryNetwork] = {}
 

@@ -21,7 +21,7 @@ from p2pnet import (
     messages,
     records,
 )
-from p2pnet.directory import key_id, keys_of, model_key, shard_of
+from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
@@ -49,8 +49,8 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.network import lookup
-from p2pnet.network.hivemind import network as hivemind_network
-from p2pnet.network.hivemind import p2pd_stream
+from p2pnet.network.hivemind import dht_node, joining, p2pd_stream
+from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
@@ -235,7 +235,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     guard,
     records,
     directory,
-    hivemind_network,
+    dht_node,
+    joining,
     lookup,
     p2pd_stream,
 )

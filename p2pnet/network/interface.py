@@ -6,6 +6,7 @@ what may be stored is decided by the Validator that each network is given.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,13 +36,18 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 class StoredValue:
     """One entry of the DHT as a storing or reading peer meets it: a validator's whole input.
 
-    `key_id` is the 20-byte SHA-1 of the key's name: validators never see the name itself.
+    Validators never see a key's name, only its `key_id`.
     """
 
     key_id: bytes
     subkey: str
     value: bytes
     expires_ms: int
+
+
+def key_id(key: str) -> bytes:
+    """The 20 bytes under which the DHT files a key: the SHA-1 of its name."""
+    return hashlib.sha1(key.encode()).digest()
 
 
 Validator = Callable[[StoredValue], bool]

@@ -33,14 +33,14 @@ ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
-class Answer(Generic[PeerT, ValueT]):
+class PeerReply(Generic[PeerT, ValueT]):
     """What one peer says of some keys: the values it holds, and the peers it knows near each key, by node id."""
 
     values: Mapping[int, Sequence[ValueT]] = field(default_factory=dict)
     nearest: Mapping[int, Mapping[int, PeerT]] = field(default_factory=dict)
 
 
-Ask = Callable[[PeerT, Sequence[int]], Awaitable[Answer[PeerT, ValueT] | None]]
+Ask = Callable[[PeerT, Sequence[int]], Awaitable[PeerReply[PeerT, ValueT] | None]]
 """Ask one peer for some keys. None when it does not answer."""
 
 
@@ -78,12 +78,12 @@ class Lookup(Generic[PeerT, ValueT]):
         return waiting[:room]
 
     async def _visit(self, node: int, ask: Ask[PeerT, ValueT]) -> None:
-        answer = await ask(self._peers[node], self._keys)
-        if answer is None:
+        reply = await ask(self._peers[node], self._keys)
+        if reply is None:
             self._silent.add(node)
             return
         for key in self._keys:
-            self.values[key].extend(answer.values.get(key, ()))
-            for near, peer in list(answer.nearest.get(key, {}).items())[:MAX_NEAREST]:
+            self.values[key].extend(reply.values.get(key, ()))
+            for near, peer in list(reply.nearest.get(key, {}).items())[:MAX_NEAREST]:
                 if near != self._own_id:
                     self._peers.setdefault(near, peer)

@@ -1,7 +1,7 @@
 """The Network inside one process: for tests, benchmarks and simulations, and public for that reason.
 
 A `MemoryWorld` is what libp2p and the DHT are to real peers. Its peers can be killed and cut off from one another,
-their streams delayed and limited. Values go through each peer's validator on store and on read, as in the DHT.
+their streams delayed and limited. Values go through the world's validator on store and on read, as in the DHT.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from p2pnet.directory import key_id, validator
 from p2pnet.errors import PeerLost, PeerUnreachable
-from p2pnet.network.interface import Clock, Entry, Findings, Meeting, StoredValue, Stream, StreamHandler
+from p2pnet.network.interface import Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator, key_id
 from p2pnet.network.multiaddrs import peer_id_of
 
 WINDOW_BYTES = 1 << 18
@@ -33,8 +32,8 @@ class Faults:
 class MemoryWorld:
     """The peers that can meet, and the values they have stored."""
 
-    def __init__(self, now_ms: Clock) -> None:
-        self.now_ms = now_ms
+    def __init__(self, is_acceptable: Validator) -> None:
+        self.is_acceptable = is_acceptable
         self.faults = Faults()
         self.peers: dict[str, MemoryNetwork] = {}
         self.values: defaultdict[str, dict[str, StoredValue]] = defaultdict(dict)
@@ -50,14 +49,14 @@ class MemoryWorld:
             return False
         known = self.values[key].get(stored.subkey)
         is_newer = known is None or stored.expires_ms > known.expires_ms
-        if not (is_newer and validator(self.now_ms)(stored)):
+        if not (is_newer and self.is_acceptable(stored)):
             return False
         self.values[key][stored.subkey] = stored
         return True
 
 
 class MemoryNetwork:
-    """One peer of a MemoryWorld. See `network.Network`."""
+    """One peer of a MemoryWorld. See `interface.Network`."""
 
     def __init__(self, world: MemoryWorld, peer_id: str) -> None:
         self._world = world
@@ -111,8 +110,8 @@ class MemoryNetwork:
         return sum(self._world.put(key, stored) for key, stored in values)
 
     async def fetch(self, keys: Sequence[str]) -> Findings:
-        is_acceptable = validator(self._world.now_ms)
-        return {key: [value for value in self._world.values[key].values() if is_acceptable(value)] for key in keys}
+        world = self._world
+        return {key: [value for value in world.values[key].values() if world.is_acceptable(value)] for key in keys}
 
     async def wait_changed(self) -> None:
         await self._changed.wait()

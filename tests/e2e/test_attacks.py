@@ -25,7 +25,8 @@ from p2pnet.errors import JoinError
 from p2pnet.identity import Identity
 from p2pnet.messages import Load
 from p2pnet.network.hivemind.daemon import Daemon
-from p2pnet.network.hivemind.network import HivemindNetwork, _attach
+from p2pnet.network.hivemind.network import HivemindNetwork
+from p2pnet.network.hivemind.p2pd import attach
 from p2pnet.network.multiaddrs import without_peer_id
 from p2pnet.peer import Peer, now_ms
 from p2pnet.records import MAX_LIFETIME_MS, SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record, seal
@@ -83,7 +84,7 @@ class Attacker:
         config = NetworkConfig(folder / "attacker.key", LOOPBACK_LISTEN)
         daemon = await Daemon.start(config, LOOPBACK_LISTEN, ())
         stack.push_async_callback(daemon.stop)
-        p2p = await _attach(daemon)
+        p2p = await attach(daemon)
         stack.push_async_callback(p2p.shutdown)
         protocol = await HostileProtocol.create(
             p2p, node_id or DHTID.generate(), bucket_size=20, depth_modulo=5, num_replicas=5, wait_timeout=3.0
@@ -119,7 +120,7 @@ def _id(peer: Peer) -> PeerID:
 def _dht(peer: Peer) -> DHTProtocol:
     """The inside of an honest peer."""
     assert isinstance(peer.network, HivemindNetwork)
-    return peer.network._node.protocol
+    return peer.network._dht.node.protocol
 
 
 # ---- the honest

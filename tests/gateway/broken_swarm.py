@@ -14,7 +14,7 @@ from gateway.membership.table import PeerTable
 from gateway.service import Caller, Routed, Waiting
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import EmbedRequest, GenerateRequest
 from p2pnet.network.memory import MemoryWorld
@@ -40,7 +40,7 @@ class Swarm:
 
     def __init__(self, seed: int = 1, wait_s: float = FOR_EVER_S) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self._paused_s = 0.0
         self.schedule = Schedule(self._pause)
         network = self.world.join(peer("gateway").peer_id)

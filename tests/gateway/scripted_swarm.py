@@ -12,7 +12,7 @@ from gateway.membership.table import PeerTable
 from gateway.service import GatewayService
 from gateway.serving import Serving
 from p2pnet.config import WorkerConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import Backend
 from p2pnet.worker.serve import Worker
@@ -23,7 +23,7 @@ from tests.stories import ManualClock, peer
 async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
     """The gateway's URL. Each worker serves its backends."""
     clock = ManualClock()
-    world = MemoryWorld(clock)
+    world = MemoryWorld(validator(clock))
     async with AsyncExitStack() as running:
         for number, backends in enumerate(workers):
             identity = peer(f"worker {number}")

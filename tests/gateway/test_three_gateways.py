@@ -13,7 +13,7 @@ from gateway.observability.reports import RequestReport
 from gateway.service import Caller
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import WorkerConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.messages import Finished
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
@@ -33,7 +33,7 @@ async def test_three_gateways_that_know_nothing_of_one_another_get_a_fair_share_
     """Given three workers that are always full, when three gateways keep eight requests each under way, then of the
     requests served each gateway has its third, none fails, and no worker is left out."""
     clock = ManualClock()
-    world = MemoryWorld(clock)
+    world = MemoryWorld(validator(clock))
     reports: list[RequestReport] = []
     served: Counter[int] = Counter()
     async with AsyncExitStack() as running:

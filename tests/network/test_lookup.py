@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from p2pnet.network.lookup import BEAM, MAX_ASKED_PER_KEY, Answer, Lookup
+from p2pnet.network.lookup import BEAM, MAX_ASKED_PER_KEY, Lookup, PeerReply
 
 BITS = 160
 REPLICAS = 5
@@ -29,12 +29,12 @@ class Swarm:
         for node in sorted(self.nodes, key=key.__xor__)[:REPLICAS]:
             self.held[node].setdefault(key, []).append(value)
 
-    async def ask(self, peer: int, keys: Sequence[int]) -> Answer[int, str] | None:
+    async def ask(self, peer: int, keys: Sequence[int]) -> PeerReply[int, str] | None:
         self.asked.append(peer)
         if peer not in self.known:
             return None
         nearest = {key: {n: n for n in sorted(self.known[peer], key=key.__xor__)[:20]} for key in keys}
-        return Answer({key: self.held[peer].get(key, []) for key in keys}, nearest)
+        return PeerReply({key: self.held[peer].get(key, []) for key in keys}, nearest)
 
     def _neighbours(self, node: int) -> list[int]:
         """As in Kademlia's buckets: all that are near, and a few of each share of what is far."""
@@ -92,7 +92,7 @@ async def test_those_we_know_are_asked_although_a_liar_names_many_that_answer() 
 
 
 async def test_peers_that_never_answer_end_with_the_deadline() -> None:
-    async def silence(peer: int, keys: Sequence[int]) -> Answer[int, str] | None:
+    async def silence(peer: int, keys: Sequence[int]) -> PeerReply[int, str] | None:
         await asyncio.Event().wait()
         return None
 

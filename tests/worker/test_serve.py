@@ -8,7 +8,7 @@ import pytest
 
 from p2pnet.client import generate
 from p2pnet.config import WorkerConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.errors import Busy, ModelNotFound, UsageError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.memory import MemoryWorld
@@ -29,7 +29,7 @@ class Site:
 
     def __init__(self, *backends: Scripted, embedders: tuple[Embedder, ...] = ()) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self.client = self.world.join(CLIENT.peer_id)
         self.reader = Directory(self.client, self.clock)
         self._backends = backends

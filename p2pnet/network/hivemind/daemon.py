@@ -1,6 +1,6 @@
 """Starts p2pd with the flags we choose, and owns its process and its sockets' folder.
 
-Knows nothing of the DHT or of streams: `hivemind_network.py` attaches to the control socket.
+Knows nothing of the DHT or of streams: `p2pd` attaches to the control socket.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def environment(config: NetworkConfig) -> dict[str, str]:
     """p2pd's environment: quiet, and for a bootstrap with one thread.
 
     p2pd starts two relay services, ours and one with libp2p's limits, and the later one stays. With one thread that
-    nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_limits` makes sure.
+    nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_start` makes sure.
     """
     quiet = {"GOLOG_LOG_LEVEL": "error"}
     one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if config.is_bootstrap else {}

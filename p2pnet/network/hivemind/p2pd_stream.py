@@ -24,7 +24,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from p2pnet.errors import PeerLost
 
@@ -39,24 +40,38 @@ LETTING_GO_S = 3.0
 """How long an acceptor waits for the last mark: some round trips over a bad line. Older openers do not send it, and all
 else has been read."""
 
+InBackground = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+"""Run something whose end nobody here waits for."""
+
 
 class RawStream:
-    """Bytes as they are: for libp2p's own protocols. Among `streams` until its socket is closed."""
+    """Bytes as they are: for libp2p's own protocols. `on_close` is told each time that it is closed."""
 
     def __init__(
-        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: set[RawStream]
+        self,
+        peer_id: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_close: Callable[[RawStream], None],
     ) -> None:
         self._peer_id = peer_id
         self._reader = reader
         self._writer = writer
-        self._streams = streams
-        self.is_in_use = True
-        """Until our end has said all that it had to say: it may be parting for a while after that."""
-        streams.add(self)
+        self._on_close = on_close
+        self._is_in_use = True
 
     @property
     def peer_id(self) -> str:
         return self._peer_id
+
+    @property
+    def is_in_use(self) -> bool:
+        """Until our end has said all that it had to say: it may be parting for a while after that."""
+        return self._is_in_use
+
+    def end_use(self) -> None:
+        """Our end has said all."""
+        self._is_in_use = False
 
     async def read(self) -> bytes:
         try:
@@ -72,7 +87,7 @@ class RawStream:
             raise PeerLost(f"the stream to {self._peer_id} is gone") from error
 
     def close(self) -> None:
-        self._streams.discard(self)
+        self._on_close(self)
         self._writer.close()
 
     def stop_reading(self) -> None:
@@ -95,12 +110,12 @@ class RawStream:
 
 
 class P2pdStream:
-    """One end of a stream of ours. See `network.Stream`."""
+    """One end of a stream of ours. See `interface.Stream`. `in_background` runs its parting to the end."""
 
-    def __init__(self, raw: RawStream, is_opener: bool, parting: set[asyncio.Task[None]]) -> None:
+    def __init__(self, raw: RawStream, is_opener: bool, in_background: InBackground) -> None:
         self._raw = raw
         self._is_opener = is_opener
-        self._parting = parting
+        self._in_background = in_background
         self._task: asyncio.Task[None] | None = None
         self._header = b""
         self._chunk_left = 0
@@ -126,10 +141,8 @@ class P2pdStream:
     def close(self) -> None:
         """Part from the other end, in the background: the network waits for that before it ends."""
         if self._task is None:
-            self._raw.is_in_use = False
-            self._task = asyncio.get_running_loop().create_task(self._part())
-            self._parting.add(self._task)
-            self._task.add_done_callback(self._parting.discard)
+            self._raw.end_use()
+            self._task = self._in_background(self._part())
 
     def drop(self) -> None:
         """Close the socket at once."""

@@ -15,13 +15,13 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pnet.network.interface import Stream
-from p2pnet.network.libp2p.protobuf import delimited, field, fields_of, first_message
+from p2pnet.network.libp2p.delimited import read_message
+from p2pnet.network.libp2p.protobuf import delimited, field, fields_of
 from p2pnet.network.multiaddrs import is_relayed, parts_of, without_peer_id
 
 IDENTIFY_PROTOCOL = "/ipfs/id/1.0.0"
 AUTONAT_PROTOCOL = "/libp2p/autonat/1.0.0"
 
-MAX_REPLY_BYTES = 1 << 16
 TRANSPORTS = {"tcp": "TCP", "udp": "QUIC"}
 """What runs over each, as a person calls it."""
 
@@ -47,7 +47,7 @@ _OUTCOMES = {0: DialBack.REACHED, 100: DialBack.NOT_REACHED}
 async def observed_address(stream: Stream) -> str | None:
     """Where the other end sees us, as a multiaddr. None when its answer makes no sense. `stream` is of
     IDENTIFY_PROTOCOL."""
-    message = await _reply(stream)
+    message = await read_message(stream) or b""
     try:
         observed = fields_of(message).get(_IDENTIFY_OBSERVED, b"")
         return str(Multiaddr(observed)) if isinstance(observed, bytes) and observed else None
@@ -59,7 +59,7 @@ async def dial_back(stream: Stream, peer_id: str, addresses: Sequence[str]) -> D
     """Have the other end dial us at these addresses, of which it tries those with the IP address that it sees us at.
     Takes up to 15 s when packets are dropped on the way. `stream` is of AUTONAT_PROTOCOL."""
     await stream.write(delimited(dial_request(peer_id, addresses)))
-    message = await _reply(stream)
+    message = await read_message(stream) or b""
     try:
         response = fields_of(message).get(_DIAL_RESPONSE, b"")
         status = fields_of(response).get(_STATUS, 0) if isinstance(response, bytes) and response else None
@@ -86,16 +86,3 @@ def dial_request(peer_id: str, addresses: Sequence[str]) -> bytes:
     peer = field(1, base58.b58decode(peer_id))
     peer += b"".join(field(2, Multiaddr(address).to_bytes()) for address in addresses)
     return field(1, 0) + field(_DIAL, field(1, peer))
-
-
-async def _reply(stream: Stream) -> bytes:
-    """The first message that comes, without its length; nothing when none does."""
-    data = b""
-    try:
-        while len(data) < MAX_REPLY_BYTES and (more := await stream.read()):
-            data += more
-            if (message := first_message(data)) is not None:
-                return message
-    except ValueError:
-        pass
-    return b""

@@ -54,12 +54,3 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return result, position
     raise ValueError("a varint of more than 64 bits")
-
-
-def first_message(data: bytes) -> bytes | None:
-    """The first message in `data`, without its length; None when more must come. Raises ValueError when none can."""
-    try:
-        length, start = read_varint(data, 0)
-    except IndexError:
-        return None
-    return data[start : start + length] if len(data) >= start + length else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pnet.network.interface import Stream
-from p2pnet.network.libp2p.protobuf import fields_of, read_varint
+from p2pnet.network.libp2p.delimited import read_message
+from p2pnet.network.libp2p.protobuf import fields_of
 
 HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 
@@ -20,8 +21,6 @@ _HOP_STATUS = 5
 _STATUS_OK = 100
 _LIMIT_DURATION_S = 1
 _LIMIT_DATA_BYTES = 2
-
-MAX_REPLY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,8 @@ async def granted_limits(stream: Stream) -> GrantedLimits | None:
     """Ask for a reservation over `stream`, which was opened for HOP_PROTOCOL. None when it is refused, or the answer
     makes no sense."""
     await stream.write(_RESERVE)
-    reply = b""
-    while len(reply) < MAX_REPLY_BYTES and (data := await stream.read()):
-        reply += data
-        try:
-            length, start = read_varint(reply, 0)
-            if len(reply) >= start + length:
-                return _limits_in(reply[start : start + length])
-        except IndexError:  # the length is cut off: more is to come
-            continue
-        except ValueError:
-            return None
-    return None
+    message = await read_message(stream)
+    return None if message is None else _limits_in(message)
 
 
 def _limits_in(message: bytes) -> GrantedLimits | None:

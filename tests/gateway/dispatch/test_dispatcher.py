@@ -19,7 +19,7 @@ from gateway.peers.worker import Worker as Known
 from gateway.service import Caller, Routed, Waiting
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
-from p2pnet.directory import Directory, entries_for
+from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -92,7 +92,7 @@ class Swarm:
 
     def __init__(self, seed: int = 1) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self.now_s = 0.0
         self.network = self.world.join(peer("gateway").peer_id)
         self.peers = PeerTable(Directory(self.network, self.clock), now_s=lambda: self.now_s)

@@ -31,7 +31,7 @@ from gateway.peers.health import COOLDOWN_S
 from gateway.peers.worker import Worker
 from gateway.routing.choose import choose
 from gateway.routing.route_query import RouteQuery
-from p2pnet.directory import Directory, entries_for
+from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import DaemonFailed, P2PNetError, PeerUnreachable
 from p2pnet.identity import Identity
 from p2pnet.messages import Failed, Load, Status, StatusEvent
@@ -157,7 +157,7 @@ class Site:
 
     def __init__(self) -> None:
         self.passing = ManualTime()
-        self.world = MemoryWorld(self.passing.clock)
+        self.world = MemoryWorld(validator(self.passing.clock))
         self.network = GatewayNetwork(self.world, self.passing)
         directory = Directory(self.network, self.passing.clock)
         self.table = PeerTable(directory, self.passing.now_s, self.passing.unix_s)

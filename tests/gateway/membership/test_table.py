@@ -12,7 +12,7 @@ import pytest
 from gateway.membership.table import LOOK_UP_AGAIN_S, MAX_GONE, MAX_KNOWN_MODELS, MAX_LOOK_UPS, MAX_LOOKED_UP, PeerTable
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
-from p2pnet.directory import Directory, entries_for
+from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.identity import Identity
 from p2pnet.messages import Load
 from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
@@ -89,7 +89,7 @@ class Site:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self.network = CountedNetwork(self.world)
         self.changes = 0
         self.table = PeerTable(

@@ -42,8 +42,15 @@ class End:
         p2pd.setblocking(False)
         streams: set[RawStream] = set()
         parting: set[asyncio.Task[None]] = set()
-        raw = RawStream("peer", *await asyncio.open_connection(sock=ours), streams)
-        return cls(P2pdStream(raw, is_opener, parting), p2pd, streams, parting)
+
+        def in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            task = asyncio.create_task(work)
+            parting.add(task)
+            return task
+
+        raw = RawStream("peer", *await asyncio.open_connection(sock=ours), on_close=streams.discard)
+        streams.add(raw)
+        return cls(P2pdStream(raw, is_opener, in_background), p2pd, streams, parting)
 
     async def receive(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.p2pd, data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,16 +18,10 @@ from hivemind.utils.serializer import MSGPackSerializer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pnet.config import NetworkConfig
-from p2pnet.directory import key_id, model_key, validator
-from p2pnet.network.hivemind.network import (
-    MAX_VALUES_PER_KEY,
-    HivemindNetwork,
-    _BoundedStorage,
-    _HivemindValidator,
-    _NoCache,
-)
-from p2pnet.network.interface import StoredValue
+from p2pnet.directory import model_key, validator
+from p2pnet.network.hivemind.dht_node import MAX_VALUES_PER_KEY, BoundedStorage, NoCache, RecordValidator
+from p2pnet.network.hivemind.dht_reader import acceptable_values
+from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.records import MAX_RECORD_BYTES, seal
 from tests.stories import NOW_MS, capability, peer
 
@@ -44,7 +37,7 @@ EXPIRES_S = EXPIRES_MS / 1000
 SUBKEY = MSGPackSerializer.dumps(WORKER.peer_id)
 VALUE = MSGPackSerializer.dumps(SEALED)
 
-CHECK = _HivemindValidator(validator(lambda: NOW_MS))
+CHECK = RecordValidator(validator(lambda: NOW_MS))
 
 
 def everything(_: StoredValue) -> bool:
@@ -70,7 +63,7 @@ def test_the_value_reaches_the_validator_as_it_was_stored() -> None:
         seen.append(value)
         return True
 
-    assert _HivemindValidator(remember).validate(DHTRecord(KEY_ID, SUBKEY, VALUE, EXPIRES_S))
+    assert RecordValidator(remember).validate(DHTRecord(KEY_ID, SUBKEY, VALUE, EXPIRES_S))
     assert seen == [StoredValue(KEY_ID, WORKER.peer_id, SEALED, EXPIRES_MS)]
 
 
@@ -130,25 +123,25 @@ BAD_EXPIRIES = {
 
 @pytest.mark.parametrize("subkey", BAD_SUBKEYS.values(), ids=BAD_SUBKEYS)
 def test_a_bad_subkey_is_refused(subkey: bytes) -> None:
-    for check in (CHECK, _HivemindValidator(everything)):
+    for check in (CHECK, RecordValidator(everything)):
         assert check.validate(DHTRecord(KEY_ID, subkey, VALUE, EXPIRES_S)) is False
 
 
 @pytest.mark.parametrize("value", BAD_VALUES.values(), ids=BAD_VALUES)
 def test_a_bad_value_is_refused(value: bytes) -> None:
-    for check in (CHECK, _HivemindValidator(everything)):
+    for check in (CHECK, RecordValidator(everything)):
         assert check.validate(DHTRecord(KEY_ID, SUBKEY, value, EXPIRES_S)) is False
 
 
 @pytest.mark.parametrize("expires_s", BAD_EXPIRIES.values(), ids=BAD_EXPIRIES)
 def test_a_bad_expiry_is_refused(expires_s: float) -> None:
-    for check in (CHECK, _HivemindValidator(everything)):
+    for check in (CHECK, RecordValidator(everything)):
         assert check.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, expires_s)) is False
 
 
 def test_every_millisecond_of_our_time_survives_the_way_through_seconds() -> None:
     rng = random.Random(2)
-    check = _HivemindValidator(lambda value: value.expires_ms == expected_ms)
+    check = RecordValidator(lambda value: value.expires_ms == expected_ms)
     for expected_ms in rng.sample(range(1_000_000_000_000, 4_000_000_000_000), 2000):
         assert check.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, expected_ms / 1000))
 
@@ -175,8 +168,8 @@ HONEST_ITEMS = [[value.subkey, MSGPackSerializer.dumps(value.value), EXPIRES_S] 
 
 def values_in(packed: bytes, kind: int = dht_pb2.FOUND_DICTIONARY) -> list[StoredValue]:
     """What we make of one peer's answer to one key."""
-    network = HivemindNetwork(NetworkConfig(Path("unused")), WORKER, validator(lambda: NOW_MS), lambda: NOW_MS)
-    return network._values_in(DHTID.generate(KEY.encode()), dht_pb2.FindResult(type=kind, value=packed))
+    result = dht_pb2.FindResult(type=kind, value=packed)
+    return acceptable_values(DHTID.generate(KEY.encode()), result, validator(lambda: NOW_MS))
 
 
 def dictionary(items: Any, head: tuple[Any, Any] = (1000, EXPIRES_S), code: int = 0x50) -> bytes:
@@ -293,7 +286,7 @@ async def test_any_bytes_are_an_empty_dictionary(junk: bytes, is_wrapped: bool) 
 
 
 def test_a_full_dictionary_takes_no_newcomer_until_one_has_expired() -> None:
-    storage = _BoundedStorage()
+    storage = BoundedStorage()
     id_ = DHTID.generate(KEY.encode())
     soon_s, later_s = time.time() + 1000, time.time() + 2000
     for number in range(MAX_VALUES_PER_KEY):
@@ -311,7 +304,7 @@ def test_the_largest_values_of_a_full_dictionary_fit_into_one_reply() -> None:
 
 
 def test_nothing_can_be_put_into_the_cache() -> None:
-    cache = _NoCache()
+    cache = NoCache()
     id_ = DHTID.generate(KEY.encode())
     assert not cache.store_subkey(id_, WORKER.peer_id, VALUE, time.time() + 1000)
     assert not cache.store(id_, VALUE, time.time() + 1000)

@@ -7,7 +7,8 @@ from collections import deque
 
 import pytest
 
-from p2pnet.network.libp2p.relay_limits import MAX_REPLY_BYTES, GrantedLimits, granted_limits
+from p2pnet.network.libp2p.delimited import MAX_REPLY_BYTES
+from p2pnet.network.libp2p.relay_limits import GrantedLimits, granted_limits
 
 
 class Relay:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from p2pnet.config import AGENT, DirectoryConfig
-from p2pnet.directory import Directory, entries_for
+from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import PeerUnreachable
 from p2pnet.messages import Load, Measure
-from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
+from p2pnet.network.interface import Clock, Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import MODELS_INTERVAL_S, Announcer
@@ -32,7 +32,7 @@ AT_ONCE = DirectoryConfig(capability_lifetime_s=0.003, load_lifetime_s=0.003)
 class FlakyNetwork:
     """A peer of a MemoryWorld whose stores can fail, and are counted. Addresses are what a test sets."""
 
-    def __init__(self, world: MemoryWorld) -> None:
+    def __init__(self, world: MemoryWorld, now_ms: Clock) -> None:
         self._inner = world.join(WORKER.peer_id)
         self.failing: BaseException | None = None
         self.refusing = False
@@ -40,7 +40,7 @@ class FlakyNetwork:
         self.sequences: list[int] = []
         self.visible: tuple[str, ...] = (f"/memory/0/p2p/{WORKER.peer_id}",)
         self.change = self._inner.change
-        self._now_ms = world.now_ms
+        self._now_ms = now_ms
         self._attempted = asyncio.Event()
 
     @property
@@ -106,8 +106,8 @@ class Site:
 
     def __init__(self, config: DirectoryConfig = NEVER) -> None:
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
-        self.network = FlakyNetwork(self.world)
+        self.world = MemoryWorld(validator(self.clock))
+        self.network = FlakyNetwork(self.world, self.clock)
         self.reader = Directory(self.world.join(peer("gateway").peer_id), self.clock)
         self.backend = Scripted(models=(card("tiny"),))
         self.catalogue = Catalogue([self.backend])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from p2pnet import client
+from p2pnet.directory import validator
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, P2PNetError, WorkerFailed
 from p2pnet.messages import (
     Accepted,
@@ -214,7 +215,7 @@ async def test_the_card_says_what_is_served(tmp_path: Path) -> None:
 
 async def test_a_client_is_served_over_the_network(encoder: Encoder) -> None:
     clock = ManualClock()
-    world = MemoryWorld(clock)
+    world = MemoryWorld(validator(clock))
     worker, asking = (world.join(peer(name).peer_id) for name in ("worker", "client"))
     async with serving(encoder) as backend:
         meter = LoadMeter(8, Catalogue([backend]), clock)  # type: ignore[list-item]

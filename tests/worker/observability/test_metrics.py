@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from p2pnet.client import embed, generate, status
 from p2pnet.config import GuardConfig, WorkerConfig
+from p2pnet.directory import validator
 from p2pnet.errors import Busy, ModelNotFound, UsageError
 from p2pnet.messages import (
     Accepted,
@@ -50,7 +51,7 @@ class Site:
         self.clock = ManualClock()
         self.backend = Scripted(*steps, models=(card("tiny"),))
         self.metrics = WorkerMetrics()
-        world = MemoryWorld(self.clock)
+        world = MemoryWorld(validator(self.clock))
         self.network = world.join(WORKER.peer_id)
         self.gateway = world.join(GATEWAY)
 

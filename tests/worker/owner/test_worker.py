@@ -12,7 +12,7 @@ import pytest
 
 from p2pnet.client import generate
 from p2pnet.config import DirectoryConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.errors import Draining
 from p2pnet.messages import Accepted, Finished, TextDelta
 from p2pnet.network.interface import Entry
@@ -82,7 +82,7 @@ class Site:
     def __init__(self, owner: Owner | None = None, config: DirectoryConfig = NEVER) -> None:
         self.owner = owner or Owner()
         self.clock = ManualClock()
-        self.world = MemoryWorld(self.clock)
+        self.world = MemoryWorld(validator(self.clock))
         self.network = HeldNetwork(self.world)
         self.client = self.world.join(peer("client").peer_id)
         self.may_go_on = asyncio.Event()

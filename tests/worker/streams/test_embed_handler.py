@@ -10,6 +10,7 @@ import pytest
 
 from p2pnet import client
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.directory import validator
 from p2pnet.errors import (
     ContextOverflow,
     Draining,
@@ -109,7 +110,7 @@ class Site:
             refusal,
         )
         self.generating = GenerateHandler(catalogue.find, self.meter)
-        world = MemoryWorld(clock)
+        world = MemoryWorld(validator(clock))
         self._worker = world.join(WORKER)
         self.client: MemoryNetwork = world.join(CLIENT)
 
@@ -207,7 +208,7 @@ async def test_a_model_that_is_not_there_is_not_found() -> None:
 
 
 async def test_a_worker_without_vectors_does_not_speak_the_protocol() -> None:
-    world = MemoryWorld(ManualClock())
+    world = MemoryWorld(validator(ManualClock()))
     world.join(WORKER)
     with pytest.raises(PeerUnreachable):
         _ = [event async for event in client.embed(world.join(CLIENT), WORKER, REQUEST)]

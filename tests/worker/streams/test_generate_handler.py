@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.directory import validator
 from p2pnet.errors import ContextOverflow, InvalidRequest, WorkerFailed
 from p2pnet.messages import (
     Accepted,
@@ -59,7 +60,7 @@ class Site:
         self.catalogue = Catalogue([backend])
         self.meter = LoadMeter(slots, self.catalogue, self.clock, lambda: self.clock.now_ms / 1000)
         self.handler = GenerateHandler(self.catalogue.find, self.meter, ExchangeTimeouts(**timeouts))
-        world = MemoryWorld(self.clock)
+        world = MemoryWorld(validator(self.clock))
         self._worker = world.join(WORKER)
         self._client: MemoryNetwork = world.join(CLIENT)
 

@@ -12,6 +12,7 @@ import pytest
 
 from p2pnet import rate_limit
 from p2pnet.config import GuardConfig
+from p2pnet.directory import validator
 from p2pnet.errors import Busy, NotAllowed, P2PNetError
 from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Stream
@@ -318,7 +319,7 @@ class Site:
         self.handler = GenerateHandler(
             catalogue.find, self.meter, guard=Guard(config, lambda: self.clock.now_ms / 1000)
         )
-        world = MemoryWorld(self.clock)
+        world = MemoryWorld(validator(self.clock))
         self._worker = world.join(WORKER)
         self.gateways: dict[str, MemoryNetwork] = {name: world.join(name) for name in (A, B)}
 

@@ -10,7 +10,7 @@ import pytest
 
 from p2pnet.client import generate, status
 from p2pnet.config import DirectoryConfig, ExchangeTimeouts, GuardConfig, WorkerConfig
-from p2pnet.directory import Directory
+from p2pnet.directory import Directory, validator
 from p2pnet.errors import Busy, NotAllowed
 from p2pnet.messages import Accepted, Failed, Finished, Load, Status, StatusEvent, StatusRequest, TextDelta, Usage
 from p2pnet.network.interface import Stream
@@ -41,7 +41,7 @@ class Site:
         self.handler = StatusHandler(
             lambda: said, Guard(guard, lambda: self.clock.now_ms / 1000), ExchangeTimeouts(**timeouts)
         )
-        world = MemoryWorld(self.clock)
+        world = MemoryWorld(validator(self.clock))
         self._worker = world.join(WORKER.peer_id)
         self._gateway = world.join(GATEWAY)
 
@@ -138,7 +138,7 @@ class Swarm:
         self.clock = ManualClock()
         self.backend = Scripted(*steps, models=(card("tiny"),))
         self.owner = Owner()
-        world = MemoryWorld(self.clock)
+        world = MemoryWorld(validator(self.clock))
         self.network = world.join(WORKER.peer_id)
         self.gateway = world.join(GATEWAY)
         self.reader = Directory(self.gateway, self.clock)

@@ -1,0 +1,153 @@
+"""Brings this peer into the network: meets initial peers, compares clocks, and says why when none of them lets it in.
+
+Finds the way back too, when peers are lost. Knows nothing of streams or of keys, nor when it is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import PeerID
+from hivemind.proto import dht_pb2
+
+from p2pnet.config import NetworkConfig
+from p2pnet.errors import JoinError, PeerUnreachable
+from p2pnet.network.connections import Connections
+from p2pnet.network.hivemind.dht import Dht
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, full_addresses, reason
+from p2pnet.network.interface import Clock, Meeting
+from p2pnet.network.multiaddrs import is_relayed, peer_id_of
+
+logger = logging.getLogger(__name__)
+
+JOIN_RETRIES = 3
+JOIN_RETRY_PAUSE_S = 2.0
+"""When no initial peer answers at the start, they are asked again: one that is just starting needs some seconds. libp2p
+dials an address that failed again after 5 s, and not before."""
+
+MAX_CLOCK_SKEW_S = 3.0
+"""hivemind's own limit: beyond it peers disagree on what has expired."""
+
+RELAY_POLL_S = 0.1
+RELAY_WAIT_S = 15.0
+"""How long a peer behind NAT waits for its first reservation before it goes on without; it usually takes 0.4 s."""
+
+MAX_REMEMBERED = 8
+"""Peers of old that are asked when nobody else is left."""
+
+
+class Joiner:
+    """The way into the network, and the way back."""
+
+    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: Dht, connections: Connections, now_ms: Clock) -> None:
+        self._config = config
+        self._p2pd = p2pd
+        self._dht = dht
+        self._connections = connections
+        self._now_ms = now_ms
+
+    async def join(self) -> None:
+        """Join through the initial peers, if there are any. Raises JoinError when none of them lets us in."""
+        initial = self._config.initial_peers
+        if not initial:
+            return
+        problems = await self._meet_all(initial)
+        for _ in range(JOIN_RETRIES):  # whoever is started together with us may need a moment
+            if self._dht.neighbours or len(problems) < len(initial):
+                break
+            await asyncio.sleep(JOIN_RETRY_PAUSE_S)
+            problems = await self._meet_all(initial)
+        if self._dht.neighbours == 0 and len(problems) == len(initial):
+            raise join_error(initial, problems)
+
+    async def wait_for_relay(self) -> None:
+        """A peer behind NAT can be reached once a relay has granted it a reservation: not before that is it ready."""
+        if not self._config.is_behind_nat:
+            return
+        deadline_s = asyncio.get_running_loop().time() + RELAY_WAIT_S
+        while not any(map(is_relayed, await self._p2pd.visible())):
+            if asyncio.get_running_loop().time() > deadline_s:
+                logger.warning("none of the initial peers relays for us: nobody can reach this peer yet")
+                return
+            await asyncio.sleep(RELAY_POLL_S)
+
+    async def rejoin(self) -> bool:
+        """Meet initial peers that we lost sight of; when nobody is left, any peer we have known. Returns whether we
+        knew nobody before, and now do."""
+        seen = self._dht.neighbour_ids()
+        missing = [address for address in self._config.initial_peers if peer_id_of(address) not in seen]
+        if not seen:
+            missing += self._connections.newest_addresses(MAX_REMEMBERED)
+        if missing:
+            await self._meet_all(list(dict.fromkeys(missing)))
+        return not seen and self._dht.neighbours > 0
+
+    async def remember_neighbours(self) -> None:
+        """Keep the addresses of DHT peers that we are connected to: the way back when p2pd dies and no initial peer is
+        left."""
+        neighbours = self._dht.node.protocol.routing_table.peer_id_to_uid
+        for peer in await self._p2pd.p2p.list_peers():
+            peer_id = peer.peer_id.to_base58()
+            if peer.peer_id in neighbours and not self._connections.knows(peer_id):
+                self._connections.learn(full_addresses(peer.addrs, peer_id))
+
+    async def meet(self, address: str) -> Meeting:
+        """Connect to a peer, compare clocks, and enter each other's routing tables where they agree."""
+        peer_id = peer_id_of(address)
+        assert peer_id is not None, "checked by the command line"
+        self._connections.learn([address])
+        protocol = self._dht.node.protocol
+        peer = PeerID.from_base58(peer_id)
+        began_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._config.join_timeout_s):
+                await self._connections.connect(peer_id)
+                asked_s = self._now_ms() / 1000
+                ping = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
+                pong = await protocol.get_stub(peer).rpc_ping(ping, timeout=self._config.join_timeout_s)
+        except P2PD_ERRORS as error:
+            raise PeerUnreachable(reason(error)) from error
+        took_s = asyncio.get_running_loop().time() - began_s
+        ahead_s = clock_ahead_s(pong.dht_time, asked_s, self._now_ms() / 1000) if pong.dht_time else None
+        if pong.peer.node_id and abs(ahead_s or 0.0) <= MAX_CLOCK_SKEW_S:
+            await protocol.update_routing_table(DHTID.from_bytes(pong.peer.node_id), peer, responded=True)
+        return Meeting(took_s, ahead_s)
+
+    async def _meet_all(self, addresses: Sequence[str]) -> list[Exception]:
+        """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""
+        results = await asyncio.gather(*(self._join_through(address) for address in addresses), return_exceptions=True)
+        if self._dht.neighbours:
+            await self._dht.node.find_nearest_nodes([self._dht.node_id])
+        return [result for result in results if isinstance(result, Exception)]
+
+    async def _join_through(self, address: str) -> None:
+        """Meet a peer whose clock agrees with ours."""
+        peer_id = peer_id_of(address)
+        if peer_id == self._p2pd.peer_id:
+            return
+        ahead_s = (await self.meet(address)).clock_ahead_s
+        if ahead_s is not None and abs(ahead_s) > MAX_CLOCK_SKEW_S:
+            raise JoinError(
+                f"This machine's clock differs by {abs(ahead_s):.0f} seconds from that of {peer_id}.",
+                "Set the clock (for instance: timedatectl set-ntp true), or join through another peer.",
+            )
+
+
+def clock_ahead_s(theirs_s: float, asked_s: float, answered_s: float) -> float:
+    """By how much a peer's clock is ahead of ours, negative when it is behind. What its answer's way may have taken is
+    no difference: it read its clock at some time between our question and its answer."""
+    return max(0.0, theirs_s - answered_s) - max(0.0, asked_s - theirs_s)
+
+
+def join_error(initial: Sequence[str], problems: Sequence[Exception]) -> JoinError:
+    """Why no initial peer lets us in: a clock that is off, or else what was tried and what came of it."""
+    skewed = next((problem for problem in problems if isinstance(problem, JoinError)), None)
+    tried = "; ".join(f"{address} ({problem})" for address, problem in zip(initial, problems, strict=True))
+    return skewed or JoinError(
+        f"No peer could be reached. Tried {tried}.",
+        "Check the address and the network, name another peer with --initial-peers, "
+        "or start a network of your own with `p2pnet bootstrap`.",
+    )

@@ -1,0 +1,169 @@
+"""Runs this peer's p2pd, one process after another, and asks it through its control socket.
+
+Owns what each new process is given again: the ports once chosen, and the protocols that are served. Knows nothing of
+the DHT, of who is connected, or of what streams carry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
+from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
+from multiaddr import Multiaddr
+
+from p2pnet.config import NetworkConfig
+from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
+from p2pnet.network.multiaddrs import without_peer_id, worth_announcing
+
+logger = logging.getLogger(__name__)
+
+P2PD_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
+"""What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
+
+StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+"""The unix socket through which p2pd passes the bytes of one stream."""
+
+Accept = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serve one inbound stream: the peer at its other end, and the stream's socket."""
+
+
+class P2pd:
+    """One p2pd at a time. When it has died, `start` puts another in its place, which is the same peer to others."""
+
+    def __init__(self, config: NetworkConfig, peer_id: str) -> None:
+        self._config = config
+        self._peer_id = peer_id
+        self._listen = config.listen
+        self._served: dict[str, Accept] = {}
+        self._addresses: tuple[str, ...] = ()
+        self._daemon: Daemon
+        self._p2p: P2P
+
+    @property
+    def peer_id(self) -> str:
+        return self._peer_id
+
+    @property
+    def p2p(self) -> P2P:
+        """hivemind's interface to the p2pd that runs now."""
+        return self._p2p
+
+    @property
+    def last_addresses(self) -> tuple[str, ...]:
+        """What `addresses` said last."""
+        return self._addresses
+
+    async def start(self) -> None:
+        """Start a process and attach to it. Raises DaemonFailed."""
+        self._daemon = await Daemon.start(self._config, self._listen, relays=self._config.initial_peers)
+        try:
+            self._p2p = await attach(self._daemon)
+        except BaseException:
+            await self._daemon.stop()
+            raise
+
+    async def wait(self) -> int:
+        """Wait for the end of the process, wanted or not; returns the exit status."""
+        return await self._daemon.wait()
+
+    async def stop(self) -> None:
+        """End the process, also when it has died already."""
+        await self._p2p.shutdown()
+        await self._daemon.stop()
+
+    async def keep_ports(self) -> None:
+        """Let every later process have the ports that this one has. Raises DaemonFailed when one could not be bound."""
+        bound = await self.visible()
+        if not self._config.announce:
+            check_bound(self._listen, bound)
+        self._listen = with_chosen_ports(self._listen, bound)
+
+    async def visible(self) -> list[str]:
+        """Full multiaddrs at which p2pd believes that it can be reached."""
+        _, visible = await self._p2p._client.identify()
+        return full_addresses(visible, self._peer_id)
+
+    async def addresses(self) -> tuple[str, ...]:
+        """Those of them that are worth telling others."""
+        with contextlib.suppress(*P2PD_ERRORS):  # while p2pd is being started again, the last ones stand
+            self._addresses = worth_announcing(await self.visible())
+        return self._addresses
+
+    async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
+        """Connect to a peer at these full multiaddrs. Raises one of P2PD_ERRORS."""
+        plain = [Multiaddr(without_peer_id(address)) for address in addresses]
+        await self._p2p._client.connect(PeerID.from_base58(peer_id), plain)
+
+    async def hang_up(self, peer_id: str) -> None:
+        """Close all connections to a peer. Never raises."""
+        try:
+            async with asyncio.timeout(self._config.rpc_timeout_s):
+                await self._p2p._client.disconnect(PeerID.from_base58(peer_id))
+        except P2PD_ERRORS as error:
+            logger.debug("%s could not be hung up on: %s", peer_id, reason(error))
+
+    async def open_socket(self, peer_id: str, protocol: str) -> StreamSocket:
+        """Open a stream to a peer that is connected. Raises one of P2PD_ERRORS."""
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.STREAM_OPEN,
+            streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
+        )
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        try:
+            response = p2pd_pb2.Response()
+            await write_pbmsg(writer, request)
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
+
+    async def serve(self, protocol: str, accept: Accept) -> None:
+        """Have inbound streams of a protocol accepted, by this process and by each later one."""
+        self._served[protocol] = accept
+        await self._register(protocol, accept)
+
+    async def serve_again(self) -> None:
+        """Tell a process that has just been started which protocols are served."""
+        for protocol, accept in self._served.items():
+            await self._register(protocol, accept)
+
+    async def _register(self, protocol: str, accept: Accept) -> None:
+        async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(info.peer_id.to_base58(), reader, writer)
+
+        await self._p2p.add_binary_stream_handler(protocol, serve)
+
+
+async def attach(daemon: Daemon) -> P2P:
+    """hivemind's P2P on our own p2pd, with its listening socket in our own folder, which nobody else may enter."""
+
+    class OurP2P(P2P):  # type: ignore[misc]
+        _UNIX_SOCKET_PREFIX = f"/unix{Path(daemon.folder)}/"
+
+    return await OurP2P.replicate(HivemindMultiaddr(f"/unix{daemon.control_socket}"))
+
+
+def full_addresses(addresses: Iterable[HivemindMultiaddr], peer_id: str) -> list[str]:
+    """hivemind's multiaddrs as text that ends in the peer's id. Its vendored Multiaddr garbles Ed25519 /p2p parts when
+    it prints them; PyPI's does not."""
+    return [f"{Multiaddr(address.to_bytes())}/p2p/{peer_id}" for address in addresses]
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in asking p2pd, in one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    text = " ".join(str(error).split())  # p2pd lists what it dialled, a line for each address
+    return text.removeprefix("Connect failed. msg=") or type(error).__name__

@@ -1,0 +1,105 @@
+"""Opens this peer's streams, over an old connection or a new one, serves inbound ones, and knows all that are open.
+
+Knows nothing of the DHT, nor of how p2pd is asked: it is handed what opens a stream's socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from p2pnet.errors import PeerUnreachable
+from p2pnet.network.connections import Connections
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, Accept, StreamSocket, reason
+from p2pnet.network.hivemind.p2pd_stream import P2pdStream, RawStream
+from p2pnet.network.interface import Stream, StreamHandler
+
+LEAVING_S = 5.0
+"""How long a network that closes waits for its streams to part: their last bytes may still be on their way."""
+
+OpenSocket = Callable[[str, str], Awaitable[StreamSocket]]
+"""Open a stream of a protocol to a peer that is connected. Raises one of P2PD_ERRORS."""
+
+
+class Streams:
+    """All open streams, those that are just parting included."""
+
+    def __init__(self, open_socket: OpenSocket, connections: Connections, open_timeout_s: float) -> None:
+        self._open_socket = open_socket
+        self._connections = connections
+        self._open_timeout_s = open_timeout_s
+        self._streams: set[RawStream] = set()
+        self._parting: set[asyncio.Task[None]] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self._streams)
+
+    async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        """Open a stream of one of our own protocols. Raises PeerUnreachable."""
+        raw = await self.open_raw(peer_id, protocol, addresses)
+        return P2pdStream(raw, is_opener=True, in_background=self._in_background)
+
+    async def open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
+        """Open a stream of one of libp2p's own protocols. Raises PeerUnreachable."""
+        has_moved = self._connections.has_moved(peer_id, addresses) and not self._is_in_use(peer_id)
+        self._connections.learn(addresses)
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                if has_moved:
+                    await self._connections.hang_up(peer_id)
+                if peer_id in self._connections:
+                    # The usual case costs one round trip; a connection that has gone is noticed and dialled again.
+                    with contextlib.suppress(*P2PD_ERRORS):
+                        return await self._open_connected(peer_id, protocol)
+                await self._connections.connect(peer_id)
+                return await self._open_connected(peer_id, protocol)
+        except P2PD_ERRORS as error:
+            self._connections.forget(peer_id)
+            raise PeerUnreachable(f"no {protocol} stream to {peer_id}: {reason(error)}") from error
+
+    def serving(self, handler: StreamHandler) -> Accept:
+        """What accepts inbound streams and lets `handler` serve them."""
+
+        async def accept(peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            raw = self._track(peer_id, reader, writer)
+            stream = P2pdStream(raw, is_opener=False, in_background=self._in_background)
+            try:
+                await handler(stream)
+            except BaseException:
+                stream.drop()
+                raise
+            stream.close()
+
+        return accept
+
+    async def wait_parted(self) -> None:
+        """Wait until those that were closed have parted from their other ends, for a while."""
+        if self._parting:
+            await asyncio.wait(self._parting, timeout=LEAVING_S)
+
+    async def _open_connected(self, peer_id: str, protocol: str) -> RawStream:
+        try:
+            reader, writer = await self._open_socket(peer_id, protocol)
+        except BaseException:
+            self._connections.forget(peer_id)
+            raise
+        return self._track(peer_id, reader, writer)
+
+    def _is_in_use(self, peer_id: str) -> bool:
+        """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
+        when nothing comes."""
+        return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
+
+    def _track(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> RawStream:
+        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard)
+        self._streams.add(stream)
+        return stream
+
+    def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(parting)
+        self._parting.add(task)
+        task.add_done_callback(self._parting.discard)
+        return task

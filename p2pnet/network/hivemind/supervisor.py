@@ -1,0 +1,63 @@
+"""Starts p2pd and the DHT node on it, ends them, and starts both again when p2pd dies.
+
+Knows nothing of joining: who has it started again finds a peer that knows nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p2pnet.config import NetworkConfig
+from p2pnet.errors import P2PNetError
+from p2pnet.network.connections import Connections
+from p2pnet.network.hivemind.dht import Dht
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.relay_start import start_relay
+
+logger = logging.getLogger(__name__)
+
+RESTART_PAUSE_S = (0.1, 0.5, 2.0, 10.0)
+"""Before each try to start a p2pd that has died; the last one repeats."""
+
+
+class Supervisor:
+    """p2pd and the DHT node, which live and die together."""
+
+    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: Dht, connections: Connections) -> None:
+        self._config = config
+        self._p2pd = p2pd
+        self._dht = dht
+        self._connections = connections
+
+    async def start(self) -> None:
+        """Start both, or none. Raises DaemonFailed."""
+        await (start_relay(self._p2pd, self._config.relay) if self._config.is_bootstrap else self._p2pd.start())
+        try:
+            await self._p2pd.serve_again()
+            await self._dht.start(self._p2pd.p2p)
+        except BaseException:
+            await self._p2pd.stop()
+            raise
+
+    async def stop(self) -> None:
+        self._dht.stop()
+        await self._p2pd.stop()
+
+    async def revive(self) -> None:
+        """Wait until p2pd dies, and start it again, however often that takes."""
+        status = await self._p2pd.wait()
+        logger.warning("p2pd has died (exit status %s); starting it again", status)
+        await self.stop()
+        self._connections.forget_all()
+        await self._restart()
+
+    async def _restart(self) -> None:
+        attempt = 0
+        while True:
+            await asyncio.sleep(RESTART_PAUSE_S[min(attempt, len(RESTART_PAUSE_S) - 1)])
+            attempt += 1
+            try:
+                return await self.start()
+            except (P2PNetError, *P2PD_ERRORS) as error:
+                logger.error("p2pd does not start: %s", error)
