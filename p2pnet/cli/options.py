@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
+
 
 def known_models(incomplete: str) -> list[str]:
     """For the shell's completion: what is there without a download."""
@@ -26,12 +28,6 @@ class Device(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
-
-
-class Quantization(StrEnum):
-    none = "none"
-    eight_bit = "8bit"
-    four_bit = "4bit"
 
 
 class Dtype(StrEnum):
@@ -205,7 +201,7 @@ DtypeOption = Annotated[
     ),
 ]
 QuantizationOption = Annotated[
-    Quantization,
+    WantedQuantization,
     typer.Option(
         "--quantization",
         envvar="P2PNET_QUANTIZATION",

@@ -14,6 +14,7 @@ import typer
 
 from p2pnet.cli import options
 from p2pnet.worker.backends.upstream.address import Kind
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
 
 
 def serve(
@@ -118,7 +119,7 @@ def serve(
     ] = None,
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
-    quantization: options.QuantizationOption = options.Quantization.none,
+    quantization: options.QuantizationOption = WantedQuantization.none,
     kv_memory: options.KvMemory = None,
     idle_unload_seconds: Annotated[
         int | None,
@@ -159,8 +160,8 @@ def serve(
     from p2pnet.cli.lifecycle import Ready, run_service
     from p2pnet.cli.metrics import worker_metrics
     from p2pnet.cli.panel import Panel
-    from p2pnet.cli.settings import IdentityFile, check_name, initial_peers_required, parse_bytes
-    from p2pnet.cli.upstreams import check_urls, key_from, open_upstreams
+    from p2pnet.cli.settings import IdentityFile, check_name, initial_peers_required, key_from, parse_bytes
+    from p2pnet.cli.upstreams import check_urls, open_upstreams
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
     from p2pnet.network.multiaddrs import check_listen_address
@@ -194,7 +195,7 @@ def serve(
         name_of(each, served_name)
     check_urls(upstream)
     scripts = [scripted for path in script for scripted in read_scripts(path)]
-    upstream_key = key_from(upstream_key_env)
+    upstream_key = key_from(upstream_key_env, "--upstream-key-env", "server")
     limits = GuardConfig(
         max_concurrency_per_gateway=max_per_gateway,
         max_requests_per_minute=max_requests_per_minute,

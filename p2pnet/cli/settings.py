@@ -38,6 +38,20 @@ def parse_bytes(size: str) -> int:
         raise UsageError(f"{size!r} is not a size of memory.", "Write it as 500MB or 2GiB.") from error
 
 
+def key_from(variable: str | None, flag: str, server: str) -> str | None:
+    """The API key for a server that an environment variable holds, which `flag` names. Raises UsageError when it holds
+    none."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(
+            f"The environment variable {variable} holds no key.",
+            f"Set it (export {variable}=...), or leave out {flag} if the {server} needs no key.",
+        )
+    return key
+
+
 def check_name(name: str) -> None:
     """Raises UsageError unless this is what a worker may be called in its record."""
     from p2pnet.records import Label
