@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pnet.cli import bootstrap, gateway, serve
+from p2pnet.cli import bootstrap, gateway
+from p2pnet.cli.serve.command import serve
 from p2pnet.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pnet.cli.systemd_unit import Service
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "worker": serve.serve,
+    "worker": serve,
     "gateway": gateway.gateway,
     "bootstrap": bootstrap.bootstrap,
 }

@@ -156,12 +156,12 @@ def serve(
 ) -> None:
     """Lend this machine: run models for others. SIGUSR1 pauses the worker, and resumes it."""
     from p2pnet.cli import logs
-    from p2pnet.cli.guarding import guard_config
+    from p2pnet.cli.serve.guarding import guard_config
     from p2pnet.cli.lifecycle import Ready, run_service
-    from p2pnet.cli.metrics import worker_metrics
-    from p2pnet.cli.panel import Panel
+    from p2pnet.cli.serve.metrics import worker_metrics
+    from p2pnet.cli.serve.panel import Panel
     from p2pnet.cli.settings import IdentityFile, check_name, initial_peers_required, key_from, parse_bytes
-    from p2pnet.cli.upstreams import check_urls, open_upstreams
+    from p2pnet.cli.serve.upstreams import check_urls, open_upstreams
     from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
     from p2pnet.errors import UsageError
     from p2pnet.network.multiaddrs import check_listen_address
