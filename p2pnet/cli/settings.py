@@ -11,8 +11,9 @@ from typing import IO
 import msgspec
 import platformdirs
 
+from p2pnet.config import DEFAULT_LISTEN
 from p2pnet.errors import UsageError
-from p2pnet.network.multiaddrs import check_peer_address
+from p2pnet.network.multiaddrs import check_listen_address, check_peer_address
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
@@ -115,6 +116,11 @@ class IdentityFile:
             lock.close()
             return None
         return cls(path, lock)
+
+
+def listen_addresses(named: Sequence[str]) -> tuple[str, ...]:
+    """Where to listen for other peers: where the user says, or else on all interfaces. Raises UsageError."""
+    return tuple(map(check_listen_address, named)) or DEFAULT_LISTEN
 
 
 def initial_peers(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:

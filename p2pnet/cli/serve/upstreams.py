@@ -5,16 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 
 logger = logging.getLogger(__name__)
-
-
-def check_urls(urls: Sequence[str]) -> None:
-    """Raises UsageError for what is no URL, before anything else is done."""
-    for url in urls:
-        parse_address(url)
 
 
 async def open_upstreams(urls: Sequence[str], kind: Kind | None, key: str | None) -> list[UpstreamBackend]:
