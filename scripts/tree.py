@@ -1,4 +1,4 @@
-"""Writes what every folder and module is for, from the first sentence of its docstring: the tree in README, and docs/modules.md.
+"""Writes the tree in README and docs/modules.md, from the first sentences of docstrings.
 
 python scripts/tree.py            write both anew
 python scripts/tree.py --check    fail when one of them is not what it would be

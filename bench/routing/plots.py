@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bench.routing.sim import Row
+from bench.routing.rows import Row
 
 MEASURES = {
     "wait_p95": "95th percentile of the wait for the first token, s",

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
-from bench.routing.world import KEY, Gateway, Job, Policy
+from bench.routing.machine import Job
+from bench.routing.scenario import KEY
+from bench.routing.simulated_gateway import Gateway, Policy
 from gateway.peers.worker import Worker
 from gateway.routing.choose import SAMPLE, choose
 
@@ -23,7 +25,7 @@ def ours(has_affinity: bool = True, sample: int = SAMPLE) -> Policy:
 
     def pick(gateway: Gateway, job: Job) -> Worker | None:
         query = job.query if has_affinity else replace(job.query, affinity=None)
-        choice = choose(gateway.roster, query, gateway.world.now_s, gateway.rng, job.failed_at, sample)
+        choice = choose(gateway.roster, query, gateway.now_s, gateway.rng, job.failed_at, sample)
         return choice.worker if choice is not None else None
 
     return pick
@@ -61,7 +63,7 @@ def least_loaded_record() -> Policy:
 
     def order(gateway: Gateway) -> list[tuple[float, float, Worker]]:
         sorted_s, known = orders.get(gateway, (-1.0, []))
-        now_s = gateway.world.now_s
+        now_s = gateway.now_s
         if now_s - sorted_s > RESORT_S:
             recorded = gateway.recorded
             known = [(recorded.get(w.peer_id, 0.0), gateway.rng.random(), w) for w in gateway.roster.of(KEY)]
@@ -92,7 +94,7 @@ def oracle() -> Policy:
     def pick(gateway: Gateway, job: Job) -> Worker | None:
         best: tuple[float, Worker | None] = (float("inf"), None)
         for worker in gateway.roster.of(KEY):
-            machine = gateway.world.ever[worker.peer_id]
+            machine = gateway.fleet.ever[worker.peer_id]
             if machine.is_alive and len(machine.running) < machine.slots and _is_ready(gateway, job, worker):
                 count = max(len(machine.running), worker.in_flight)
                 cost = (job.prompt + job.answer) * machine.step_s(count + 1)
@@ -122,7 +124,7 @@ NEEDS_RECORDS = frozenset({"least loaded record", "ours"})
 
 
 def _is_ready(gateway: Gateway, job: Job, worker: Worker) -> bool:
-    now_s = gateway.world.now_s
+    now_s = gateway.now_s
     return worker.has_room(KEY, now_s) and worker.health.may_take(now_s) and worker.peer_id not in job.failed_at
 
 

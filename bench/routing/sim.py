@@ -16,15 +16,18 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.routing.machine import Job
 from bench.routing.plots import plot_grid
 from bench.routing.policies import NEEDS_RECORDS, POLICIES, VARIANTS
-from bench.routing.world import Job, Scenario, World
+from bench.routing.rows import Row, row_of
+from bench.routing.scenario import Scenario
+from bench.routing.world import World
 
 AGES_S = (2.0, 10.0, 30.0, 60.0)
 LOADS = (0.7, 0.9)
@@ -32,33 +35,6 @@ GATEWAYS = (3, 10)
 LARGE_POLICIES = ("random", "round robin", "two choices", "ours")
 """The others look at all workers for each request, and would take too long."""
 QUOTA = 0.5
-
-
-@dataclass(frozen=True)
-class Row:
-    """What came of one scenario, in seconds. `wait` is for the first token, beyond what it takes on an idle worker of
-    median speed; `whole` is from arrival to the last token. `busy` (refusals) and `hits` are per request."""
-
-    policy: str
-    scenario: Scenario
-    requests: int
-    wait_p50: float
-    wait_p95: float
-    wait_p99: float
-    whole_p50: float
-    whole_p95: float
-    whole_p99: float
-    busy: float
-    hits: float
-    took_s: float
-
-
-def quantile(values: Sequence[float], q: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(q * len(values)))] if values else float("nan")
-
-
-def waits_of(jobs: Sequence[Job]) -> list[float]:
-    return [max(0.0, job.first_s - job.arrived_s - job.idle_s) for job in jobs if job.first_s is not None]
 
 
 def simulate(policy: str, scenario: Scenario) -> tuple[Row, list[Job]]:
@@ -69,20 +45,6 @@ def simulate(policy: str, scenario: Scenario) -> tuple[Row, list[Job]]:
         f"{policy}: 95 % wait {row.wait_p95:.2f} s, whole {row.whole_p95:.2f} s ({row.took_s:.0f} s)", file=sys.stderr
     )
     return row, jobs
-
-
-def row_of(policy: str, scenario: Scenario, jobs: Sequence[Job], took_s: float) -> Row:
-    waits, wholes = waits_of(jobs), [job.finished_s - job.arrived_s for job in jobs]
-    return Row(
-        policy,
-        scenario,
-        len(jobs),
-        *(quantile(waits, q) for q in (0.5, 0.95, 0.99)),
-        *(quantile(wholes, q) for q in (0.5, 0.95, 0.99)),
-        sum(job.busy for job in jobs) / len(jobs),
-        sum(job.is_hit for job in jobs) / len(jobs),
-        took_s,
-    )
 
 
 def grid(base: Scenario, policies: Sequence[str]) -> Iterator[Row]:

@@ -5,12 +5,14 @@ A key is 256 random bits, so a plain SHA-256 of it cannot be reversed by guessin
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +89,34 @@ def parse_keys(text: str, where: str = "the key file") -> dict[str, ApiKey]:
     return keys
 
 
+def add_key(path: Path, key: ApiKey) -> None:
+    """Add it to the file, which is made when missing. Raises UsageError."""
+    with _locked(path):
+        known = read_keys(path) if path.exists() else {}
+        write_keys(path, with_new(known, key).values())
+
+
+def revoke_key(path: Path, name: str) -> None:
+    """Take the key of this name out of the file. Raises UsageError."""
+    read_keys(path)  # a path where no keys are is said to be so, and gets no lock file
+    with _locked(path):
+        write_keys(path, without(read_keys(path), name).values())
+
+
 def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
-    """Replace the file at once, readable by its owner only. Raises UsageError."""
+    """Replace the file at once, readable by its owner only. Raises UsageError, and the file is as it was then."""
     text = HEADER + "".join(_line(key) + "\n" for key in keys)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")  # mode 0600
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")  # mode 0600
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UsageError(
             f"The key file {path} cannot be written: {error.strerror}.", "Choose another --api-key-file."
@@ -119,6 +140,27 @@ def without(keys: Mapping[str, ApiKey], name: str) -> dict[str, ApiKey]:
     if len(left) == len(keys):
         raise UsageError(f"There is no key named {name}.", "`p2pnet keys list` shows the names.")
     return left
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other commands from changing the file meanwhile: of two that read it together, one would undo the other.
+
+    What is locked is an empty file beside it, since each change puts another file in the key file's place. A lock ends
+    with its process, so a lock file that is there says nothing; it is never deleted, as another may be waiting for it.
+    """
+    beside = path.parent / f".{path.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = beside.open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UsageError(
+            f"The key file {path} cannot be changed: {error.strerror} for {beside}.",
+            "Choose another --api-key-file, or make that file one that you can write.",
+        ) from error
+    with lock:
+        yield
 
 
 def _parse_line(words: list[str]) -> ApiKey:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pnet.cli import options
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def bench(
     ] = 64,
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
-    quantization: options.QuantizationOption = options.Quantization.none,
+    quantization: options.QuantizationOption = WantedQuantization.none,
     kv_memory: options.KvMemory = None,
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,

@@ -34,13 +34,10 @@ def doctor(
     from rich.console import Console
 
     from p2pnet.cli import logs
-    from p2pnet.cli.settings import data_dir, initial_peers_required
-    from p2pnet.config import DEFAULT_LISTEN
+    from p2pnet.cli.settings import data_dir, initial_peers_required, key_from, listen_addresses
     from p2pnet.doctor.doctor import Wishes, examine
     from p2pnet.doctor.verdict import exit_status
     from p2pnet.errors import UsageError
-    from p2pnet.network.multiaddrs import check_listen_address
-    from p2pnet.top.reading import key_from
 
     logs.configure(log_level, is_json=False)
     addresses: tuple[str, ...] = ()
@@ -49,8 +46,8 @@ def doctor(
         addresses = initial_peers_required(initial_peers)
     except UsageError as error:
         no_network = error
-    listening = tuple(map(check_listen_address, listen)) or DEFAULT_LISTEN
-    wishes = Wishes(data_dir(), listening, addresses, no_network, gateway, key_from(api_key_env))
+    key = key_from(api_key_env, "--api-key-env", "gateway")
+    wishes = Wishes(data_dir(), listen_addresses(listen), addresses, no_network, gateway, key)
     console = Console(highlight=False)
 
     async def run() -> list[Verdict]:

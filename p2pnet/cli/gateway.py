@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from p2pnet.cli import options
+from p2pnet.cli.signature import takes
+
+if TYPE_CHECKING:
+    from gateway.gateway import GatewayConfig
+    from p2pnet.cli.lifecycle import Ready
+    from p2pnet.config import NetworkConfig
+
+HINTS = (
+    "See the network and try it in a browser: {http}",
+    "Point any OpenAI client at {http}/v1, or ask from a terminal: p2pnet chat --gateway {http}",
+)
 
 
-def gateway(
-    host: Annotated[
-        str, typer.Option("--host", envvar="P2PNET_HOST", help="Serve HTTP on this address.")
-    ] = "127.0.0.1",
+@dataclass(frozen=True)
+class GatewayFlags:
+    """What one gateway is asked to be."""
+
+    host: Annotated[str, typer.Option("--host", envvar="P2PNET_HOST", help="Serve HTTP on this address.")] = "127.0.0.1"
     port: Annotated[
         int, typer.Option("--port", envvar="P2PNET_PORT", min=0, max=65535, help="Serve HTTP here; 0: any free port.")
-    ] = 8000,
+    ] = 8000
     wait_seconds: Annotated[
         float,
         typer.Option(
@@ -28,7 +42,7 @@ def gateway(
             max=600,
             help="How long a request waits for a worker, at its beginning and when one fails in mid-answer.",
         ),
-    ] = 30.0,
+    ] = 30.0
     max_waiting: Annotated[
         int,
         typer.Option(
@@ -37,7 +51,7 @@ def gateway(
             min=0,
             help="Requests that may wait for one model; one more is told to come back later (429).",
         ),
-    ] = 512,
+    ] = 512
     api_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +60,7 @@ def gateway(
             metavar="FILE",
             help="Serve only who has a key of this file (see `p2pnet keys`). Without it --host is a loopback address.",
         ),
-    ] = None,
+    ] = None
     alias: Annotated[
         list[str],
         typer.Option(
@@ -55,7 +69,7 @@ def gateway(
             metavar="NAME=MODEL",
             help="Let clients ask for MODEL under another name, such as gpt-4o-mini. MODEL may be auto. Repeatable.",
         ),
-    ] = [],
+    ] = field(default_factory=list)
     code_model: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +79,7 @@ def gateway(
             help="What editors get that name no model of the network. Default: the first one that is made for code, "
             "else any.",
         ),
-    ] = None,
+    ] = None
     trusted_proxy: Annotated[
         list[str],
         typer.Option(
@@ -75,67 +89,70 @@ def gateway(
             help="Believe the X-Forwarded-For of this proxy, or of all in a network such as 10.0.0.0/8: without keys, "
             "callers share the queues by their addresses. Repeatable. Default: nobody is believed.",
         ),
-    ] = [],
-    initial_peers: options.InitialPeers = [],
-    listen: options.Listen = [],
-    identity: options.IdentityOption = None,
-    ready_file: options.ReadyFile = None,
-    drain_seconds: options.DrainSeconds = 10.0,
-    log_level: options.LogLevelOption = options.LogLevel.info,
-    log_json: options.LogJson = False,
-) -> None:
+    ] = field(default_factory=list)
+    initial_peers: options.InitialPeers = field(default_factory=list)
+    listen: options.Listen = field(default_factory=list)
+    identity: options.IdentityOption = None
+    ready_file: options.ReadyFile = None
+    drain_seconds: options.DrainSeconds = 10.0
+    log_level: options.LogLevelOption = options.LogLevel.info
+    log_json: options.LogJson = False
+
+
+@takes(GatewayFlags)
+def gateway(flags: GatewayFlags) -> None:
     """Start a gateway: clients of OpenAI, Ollama, Anthropic or FauxPilot use the network through it."""
+    from gateway.gateway import check_host
+    from p2pnet.cli import logs
+    from p2pnet.cli.lifecycle import run_service
+    from p2pnet.cli.settings import IdentityFile, initial_peers_required, listen_addresses
+    from p2pnet.config import NetworkConfig
+
+    logs.configure(flags.log_level, flags.log_json)
+    check_host(flags.host, flags.api_key_file is not None)
+    with IdentityFile.claim(flags.identity, "gateway") as identity_file:
+        network = NetworkConfig(
+            identity_file=identity_file,
+            listen=listen_addresses(flags.listen),
+            initial_peers=initial_peers_required(flags.initial_peers),
+            is_client=True,
+        )
+        config = _config_of(flags, network)
+        run_service(partial(_serving, flags, network, config), flags.ready_file, "The gateway is ready.", HINTS)
+
+
+def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
+    """Raises UsageError."""
     from gateway.dispatch.dispatcher import DispatchConfig
-    from gateway.gateway import Gateway, GatewayConfig, check_host
+    from gateway.gateway import GatewayConfig
     from gateway.http.proxies import parse_proxies
     from gateway.model_names.naming import parse_aliases
     from gateway.queueing.admission import QueueLimits
     from gateway.serving import ServingConfig
-    from p2pnet.cli import logs
-    from p2pnet.cli.lifecycle import Ready, run_service
-    from p2pnet.cli.settings import IdentityFile, initial_peers_required
-    from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
-    from p2pnet.network.multiaddrs import check_listen_address
+
+    return GatewayConfig(
+        serving=ServingConfig(QueueLimits(flags.max_waiting), DispatchConfig(flags.wait_seconds)),
+        history_file=network.identity_file.with_suffix(".sqlite3"),
+        key_file=flags.api_key_file,
+        aliases=parse_aliases(flags.alias),
+        code_model=flags.code_model,
+        initial_peers=network.initial_peers,
+        proxies=parse_proxies(flags.trusted_proxy),
+    )
+
+
+@asynccontextmanager
+async def _serving(flags: GatewayFlags, network: NetworkConfig, config: GatewayConfig) -> AsyncIterator[Ready]:
+    from gateway.gateway import Gateway
+    from p2pnet.cli.lifecycle import Ready
     from p2pnet.peer import Peer
 
-    logs.configure(log_level, log_json)
-    check_host(host, api_key_file is not None)
-    with IdentityFile.claim(identity, "gateway") as identity_file:
-        config = NetworkConfig(
-            identity_file=identity_file,
-            listen=tuple(map(check_listen_address, listen)) or DEFAULT_LISTEN,
-            initial_peers=initial_peers_required(initial_peers),
-            is_client=True,
-        )
-
-        settings = GatewayConfig(
-            serving=ServingConfig(QueueLimits(max_waiting), DispatchConfig(wait_seconds)),
-            history_file=identity_file.with_suffix(".sqlite3"),
-            key_file=api_key_file,
-            aliases=parse_aliases(alias),
-            code_model=code_model,
-            initial_peers=config.initial_peers,
-            proxies=parse_proxies(trusted_proxy),
-        )
-
-        @asynccontextmanager
-        async def service() -> AsyncIterator[Ready]:
-            peer = await Peer.join(config)
-            try:
-                running = await Gateway.start(peer.network, peer.directory, host, port, settings)
-                try:
-                    yield Ready(peer.identity.peer_id, await peer.join_addresses(), running.url)
-                finally:
-                    await running.stop(drain_seconds)
-            finally:
-                await peer.close()
-
-        run_service(
-            service,
-            ready_file,
-            "The gateway is ready.",
-            hints=[
-                "See the network and try it in a browser: {http}",
-                "Point any OpenAI client at {http}/v1, or ask from a terminal: p2pnet chat --gateway {http}",
-            ],
-        )
+    peer = await Peer.join(network)
+    try:
+        running = await Gateway.start(peer.network, peer.directory, flags.host, flags.port, config)
+        try:
+            yield Ready(peer.identity.peer_id, await peer.join_addresses(), running.url)
+        finally:
+            await running.stop(flags.drain_seconds)
+    finally:
+        await peer.close()

@@ -35,12 +35,11 @@ def add(
     ] = None,
 ) -> None:
     """Make a key and print it. It is printed once: the file has only its hash."""
-    from gateway.http.keys import ApiKey, hash_key, new_key, read_keys, with_new, write_keys
+    from gateway.http.keys import ApiKey, add_key, hash_key, new_key
 
     secret = new_key()
     key = ApiKey(name, hash_key(secret), priority, requests_per_minute, tokens_per_minute, concurrent)
-    known = read_keys(api_key_file) if api_key_file.exists() else {}
-    write_keys(api_key_file, with_new(known, key).values())
+    add_key(api_key_file, key)
     typer.echo(secret)
     typer.echo(
         f"This is {name}'s key. It is not stored anywhere: keep it. A running gateway knows it at once.", err=True
@@ -68,7 +67,7 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Whose key.", metavar="NAME")], api_key_file: KeyFileOption
 ) -> None:
     """Take a key back. A running gateway refuses it within a second."""
-    from gateway.http.keys import read_keys, without, write_keys
+    from gateway.http.keys import revoke_key
 
-    write_keys(api_key_file, without(read_keys(api_key_file), name).values())
+    revoke_key(api_key_file, name)
     typer.echo(f"{name}'s key is revoked.")

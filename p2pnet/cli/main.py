@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, serve, service, top
+from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, top
+from p2pnet.cli.serve.command import serve
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(bootstrap.bootstrap, serve.serve, gateway.gateway),
+    *(bootstrap.bootstrap, serve, gateway.gateway),
     *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench),
 ):
     app.command()(command)

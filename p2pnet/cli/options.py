@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
+
 
 def known_models(incomplete: str) -> list[str]:
     """For the shell's completion: what is there without a download."""
@@ -26,12 +28,6 @@ class Device(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
-
-
-class Quantization(StrEnum):
-    none = "none"
-    eight_bit = "8bit"
-    four_bit = "4bit"
 
 
 class Dtype(StrEnum):
@@ -58,15 +54,6 @@ Listen = Annotated[
         envvar="P2PNET_LISTEN",
         metavar="MADDR",
         help="Listen here for other peers. Repeatable. Default: all interfaces, any free port, TCP and QUIC.",
-    ),
-]
-Name = Annotated[
-    str,
-    typer.Option(
-        "--name",
-        envvar="P2PNET_NAME",
-        help="What you call this machine, for people who look at the network: anna-laptop. Everybody can read it. "
-        "Default: none.",
     ),
 ]
 Announce = Annotated[
@@ -110,91 +97,6 @@ DrainSeconds = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="P2PNET_JSON", help="Print JSON instead of a table.")]
-AllowGateway = Annotated[
-    list[str],
-    typer.Option(
-        "--allow-gateway",
-        envvar="P2PNET_ALLOW_GATEWAY",
-        metavar="PEER_ID",
-        help="Serve this gateway, and no other that is not named so. Repeatable. Default: all are served.",
-    ),
-]
-BlockGateway = Annotated[
-    list[str],
-    typer.Option(
-        "--block-gateway",
-        envvar="P2PNET_BLOCK_GATEWAY",
-        metavar="PEER_ID",
-        help="Never serve this gateway. A new peer id costs nothing, so this keeps out a careless gateway; against a "
-        "determined one there is --allow-gateway. Repeatable.",
-    ),
-]
-MaxPerGateway = Annotated[
-    int | None,
-    typer.Option(
-        "--max-per-gateway",
-        envvar="P2PNET_MAX_PER_GATEWAY",
-        min=1,
-        help="Requests that one gateway may have here at the same time, over all models. Default: all slots; when "
-        "several gateways want them, each gets its share.",
-    ),
-]
-MaxRequestsPerMinute = Annotated[
-    int | None,
-    typer.Option(
-        "--max-requests-per-minute",
-        envvar="P2PNET_MAX_REQUESTS_PER_MINUTE",
-        min=1,
-        help="Requests served to one gateway in a minute, of which those of ten seconds may come at once. Default: no "
-        "such limit.",
-    ),
-]
-MaxRequestBytes = Annotated[
-    str | None,
-    typer.Option(
-        "--max-request-bytes",
-        envvar="P2PNET_MAX_REQUEST_BYTES",
-        metavar="SIZE",
-        help="Take no larger request, as 500kB or 1MiB. Default: the protocol's limit, 4MiB.",
-    ),
-]
-MaxRequestSeconds = Annotated[
-    float,
-    typer.Option(
-        "--max-request-seconds",
-        envvar="P2PNET_MAX_REQUEST_SECONDS",
-        min=1,
-        help="Give one request no more time than this; the gateway has the rest of the answer made elsewhere, or asks "
-        "here again.",
-    ),
-]
-NoGatewayQuota = Annotated[
-    bool,
-    typer.Option(
-        "--no-gateway-quota",
-        envvar="P2PNET_NO_GATEWAY_QUOTA",
-        help="First come, first served: one gateway may take all slots while others want some.",
-    ),
-]
-MetricsPort = Annotated[
-    int | None,
-    typer.Option(
-        "--metrics-port",
-        envvar="P2PNET_METRICS_PORT",
-        min=0,
-        max=65535,
-        help="Serve metrics for Prometheus at /metrics on this port; 0 is any free one. Default: none are served.",
-    ),
-]
-MetricsHost = Annotated[
-    str,
-    typer.Option(
-        "--metrics-host",
-        envvar="P2PNET_METRICS_HOST",
-        metavar="ADDRESS",
-        help="Where the metrics are served. They tell how busy this worker is to whoever can read them.",
-    ),
-]
 DeviceOption = Annotated[Device, typer.Option("--device", envvar="P2PNET_DEVICE", help="Where to compute.")]
 DtypeOption = Annotated[
     Dtype,
@@ -205,7 +107,7 @@ DtypeOption = Annotated[
     ),
 ]
 QuantizationOption = Annotated[
-    Quantization,
+    WantedQuantization,
     typer.Option(
         "--quantization",
         envvar="P2PNET_QUANTIZATION",

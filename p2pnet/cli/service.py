@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pnet.cli import bootstrap, gateway
+from p2pnet.cli.serve.command import serve
 from p2pnet.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pnet.cli.systemd_unit import Service
 
-COMMANDS = {"worker": "serve", "gateway": "gateway", "bootstrap": "bootstrap"}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "worker": serve,
+    "gateway": gateway.gateway,
+    "bootstrap": bootstrap.bootstrap,
+}
 """What each role runs."""
 
 service = typer.Typer(name="service", help="Run p2pnet as a systemd service of your own user.", no_args_is_help=True)
@@ -83,16 +89,17 @@ def uninstall(role: Role = "worker", force: Force = False) -> None:
 
 def parsed(flags: Sequence[str]) -> Service:
     """The role and its flags, taken by the role's own parser. Raises UsageError, or leaves as that command would."""
-    from p2pnet.cli.main import app
     from p2pnet.cli.systemd_unit import Service
 
     role, arguments = (flags[0], list(flags[1:])) if flags and flags[0] in COMMANDS else ("worker", list(flags))
     if arguments and not arguments[0].startswith("-"):
         check_role(arguments[0])
-    name = COMMANDS[role]
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    context = command.make_context(f"p2pnet {name}", list(arguments))
-    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+    name = COMMANDS[role].__name__
+    alone = typer.Typer(add_completion=False)
+    alone.command()(COMMANDS[role])
+    context = typer.main.get_command(alone).make_context(f"p2pnet {name}", list(arguments))
+    sources = {flag: context.get_parameter_source(flag) for flag in context.params}
+    given = {flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if role == "worker" and not given & {"model", "upstream"}:  # this shell's variables are not the service's
         raise UsageError(
             "There is nothing to serve.", "Name a model, as in `p2pnet service install worker -- --model tiny`."

@@ -11,8 +11,9 @@ from typing import IO
 import msgspec
 import platformdirs
 
+from p2pnet.config import DEFAULT_LISTEN
 from p2pnet.errors import UsageError
-from p2pnet.network.multiaddrs import check_peer_address
+from p2pnet.network.multiaddrs import check_listen_address, check_peer_address
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
@@ -36,6 +37,20 @@ def parse_bytes(size: str) -> int:
         return int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError as error:
         raise UsageError(f"{size!r} is not a size of memory.", "Write it as 500MB or 2GiB.") from error
+
+
+def key_from(variable: str | None, flag: str, server: str) -> str | None:
+    """The API key for a server that an environment variable holds, which `flag` names. Raises UsageError when it holds
+    none."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(
+            f"The environment variable {variable} holds no key.",
+            f"Set it (export {variable}=...), or leave out {flag} if the {server} needs no key.",
+        )
+    return key
 
 
 def check_name(name: str) -> None:
@@ -101,6 +116,11 @@ class IdentityFile:
             lock.close()
             return None
         return cls(path, lock)
+
+
+def listen_addresses(named: Sequence[str]) -> tuple[str, ...]:
+    """Where to listen for other peers: where the user says, or else on all interfaces. Raises UsageError."""
+    return tuple(map(check_listen_address, named)) or DEFAULT_LISTEN
 
 
 def initial_peers(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:

@@ -23,11 +23,12 @@ def top(
 
     from rich.console import Console
 
+    from p2pnet.cli.settings import key_from
     from p2pnet.errors import UsageError
-    from p2pnet.top.reading import GatewayAway, Source, key_from
+    from p2pnet.top.reading import GatewayAway, Source
     from p2pnet.top.screen import show, show_once
 
-    key = key_from(api_key_env)
+    key = key_from(api_key_env, "--api-key-env", "gateway")
     console = Console(highlight=False)
 
     async def watch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,19 +19,6 @@ MAX_BODY_BYTES = 16 << 20
 
 class GatewayAway(P2PNetError):
     """It does not answer, or not as it should, at the moment: asking again may help."""
-
-
-def key_from(variable: str | None) -> str | None:
-    """The gateway's key that an environment variable holds. Raises UsageError when it holds none."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UsageError(
-            f"The environment variable {variable} holds no key.",
-            f"Set it (export {variable}=...), or leave out --api-key-env if the gateway needs no key.",
-        )
-    return key
 
 
 class Source:

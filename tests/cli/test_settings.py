@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from p2pnet.cli.settings import IdentityFile, bootstrap_addresses, check_name, initial_peers, initial_peers_required
+from p2pnet.cli.settings import (
+    IdentityFile,
+    bootstrap_addresses,
+    check_name,
+    initial_peers,
+    initial_peers_required,
+    key_from,
+    listen_addresses,
+)
+from p2pnet.config import DEFAULT_LISTEN
 from p2pnet.errors import UsageError
 
 PEER = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
@@ -79,3 +89,18 @@ def test_no_address_at_all_says_how_to_start_a_network(tmp_path: Path) -> None:
 def test_a_bootstrap_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         initial_peers([], tmp_path / "missing.txt")
+
+
+def test_where_to_listen() -> None:
+    assert listen_addresses([]) == DEFAULT_LISTEN
+    assert listen_addresses(["/ip4/127.0.0.1/tcp/4001"]) == ("/ip4/127.0.0.1/tcp/4001",)
+    with pytest.raises(UsageError, match="is not a multiaddr"):
+        listen_addresses(["127.0.0.1:4001"])
+
+
+def test_a_key_out_of_the_environment() -> None:
+    assert key_from(None, "--key-env", "server") is None
+    assert key_from("PATH", "--key-env", "server") == os.environ["PATH"].strip()
+    with pytest.raises(UsageError, match="P2PNET_NO_SUCH_KEY holds no key") as caught:
+        key_from("P2PNET_NO_SUCH_KEY", "--key-env", "server")
+    assert "leave out --key-env if the server needs no key" in caught.value.fix

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any
 
 from p2pnet.errors import UsageError
 
 NONE = "none"
-QUANTIZATIONS = (NONE, "8bit", "4bit")
-"""What --quantization takes."""
+
+
+class WantedQuantization(StrEnum):
+    """What --quantization takes."""
+
+    none = NONE
+    eight_bit = "8bit"
+    four_bit = "4bit"
+
 
 _EXTRA = ("accelerate", "bitsandbytes")
 """The packages of the extra `quantization`."""
@@ -54,10 +62,12 @@ class Quantization:
         return self.label.startswith("bnb-")
 
 
-_WANTED = {
-    NONE: Quantization(),
-    "8bit": Quantization("bnb-int8", {"load_in_8bit": True, **_DETERMINISTIC}, bytes_per_weight=1.0),
-    "4bit": Quantization(
+_WANTED: Mapping[str, Quantization] = {
+    WantedQuantization.none: Quantization(),
+    WantedQuantization.eight_bit: Quantization(
+        "bnb-int8", {"load_in_8bit": True, **_DETERMINISTIC}, bytes_per_weight=1.0
+    ),
+    WantedQuantization.four_bit: Quantization(
         "bnb-nf4", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, bytes_per_weight=0.5 + 4 / 64
     ),
 }
@@ -91,8 +101,8 @@ def choose_quantization(
 
     Raises UsageError, naming the package or device that is missing.
     """
-    if wanted not in QUANTIZATIONS:
-        raise UsageError(f"There is no quantization {wanted!r}.", f"Use one of: {', '.join(QUANTIZATIONS)}.")
+    if wanted not in _WANTED:
+        raise UsageError(f"There is no quantization {wanted!r}.", f"Use one of: {', '.join(_WANTED)}.")
     if own is None:
         if wanted != NONE:
             _require(f"--quantization {wanted}", _FORMATS["bitsandbytes"], device, is_installed)

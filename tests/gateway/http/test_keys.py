@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -10,7 +14,18 @@ import pytest
 from gateway.app import create_app
 from gateway.gateway import check_host
 from gateway.http.access import Access, KeyRing, RateLimited, Unauthorized
-from gateway.http.keys import ApiKey, hash_key, new_key, parse_keys, read_keys, with_new, without, write_keys
+from gateway.http.keys import (
+    ApiKey,
+    add_key,
+    hash_key,
+    new_key,
+    parse_keys,
+    read_keys,
+    revoke_key,
+    with_new,
+    without,
+    write_keys,
+)
 from gateway.observability.reports import RequestReport
 from gateway.service import Caller
 from p2pnet.errors import UsageError
@@ -88,6 +103,119 @@ def test_adding_and_revoking_by_name() -> None:
             with_new(keys, ApiKey(name, hash_key("other")))
     with pytest.raises(UsageError, match="no key named carl"):
         without(keys, "carl")
+
+
+def test_a_file_is_made_by_the_first_key_and_kept_after_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "keys.txt"
+    add_key(path, ANNA)
+    add_key(path, BOB)
+    assert set(read_keys(path)) == {ANNA.hashed, BOB.hashed}
+    revoke_key(path, "anna")
+    revoke_key(path, "bob")
+    assert read_keys(path) == {}
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_change_that_is_refused_changes_nothing(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="named anna already"):
+        add_key(path, ANNA)
+    with pytest.raises(UsageError, match="no key named carl"):
+        revoke_key(path, "carl")
+    assert path.read_bytes() == before
+
+
+def test_nothing_is_made_where_there_is_nothing_to_revoke(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        revoke_key(tmp_path / "none" / "keys.txt", "anna")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").mkdir()
+    with pytest.raises(UsageError, match=r"keys\.txt cannot be written: Is a directory"):
+        write_keys(tmp_path / "keys.txt", (ANNA,))
+    assert [found.name for found in tmp_path.iterdir()] == ["keys.txt"]
+
+
+def test_a_full_disk_leaves_the_file_as_it_was_and_nothing_beside_it(path: Path) -> None:
+    """A process that may write no more than so many bytes to a file is told so as one on a full disk is."""
+    before = path.read_bytes()
+    script = "import sys; from pathlib import Path; from gateway.http.keys import *; add_key(Path(sys.argv[1]), ApiKey"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}('carl', hash_key('carl')))", str(path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), len(before))),
+        capture_output=True,
+        text=True,
+    )
+    assert "UsageError" in done.stderr and "cannot be written" in done.stderr
+    assert path.read_bytes() == before
+    assert {found.name for found in path.parent.iterdir()} == {"keys.txt", ".keys.txt.lock"}
+
+
+def test_a_lock_file_that_somebody_left_is_no_obstacle(path: Path) -> None:
+    path.with_name(".keys.txt.lock").write_text("left by a process that was killed")
+    add_key(path, CARL)
+    assert CARL.hashed in read_keys(path)
+
+
+def test_a_lock_file_that_cannot_be_written_is_named(path: Path) -> None:
+    path.with_name(".keys.txt.lock").mkdir()
+    with pytest.raises(UsageError, match=r"\.keys\.txt\.lock"):
+        add_key(path, CARL)
+
+
+CHANGES = """
+import sys
+from pathlib import Path
+from gateway.http.keys import ApiKey, add_key, hash_key, revoke_key
+
+path, *changes = Path(sys.argv[1]), *sys.argv[2:]
+print("ready", flush=True)
+sys.stdin.readline()
+for change in changes:
+    verb, name = change.split()
+    add_key(path, ApiKey(name, hash_key(name))) if verb == "add" else revoke_key(path, name)
+"""
+
+
+def change_together(path: Path, *changes: Iterable[str]) -> None:
+    """A process for each of the lists of changes, let go at the same moment."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHANGES, str(path), *own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for own in changes
+    ]
+    for process in started:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        process.communicate()
+    assert [process.returncode for process in started] == [0] * len(started)
+
+
+def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    names = [[f"user-{process}-{number}" for number in range(25)] for process in range(4)]
+    change_together(tmp_path / "keys.txt", *([f"add {name}" for name in own] for own in names))
+    assert {key.name for key in read_keys(tmp_path / "keys.txt").values()} == {name for own in names for name in own}
+    assert {found.name for found in tmp_path.iterdir()} == {"keys.txt", ".keys.txt.lock"}
+
+
+def test_adding_and_revoking_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    old, new = [f"old-{number}" for number in range(40)], [f"new-{number}" for number in range(40)]
+    write_keys(path, [ApiKey(name, hash_key(name)) for name in old])
+    change_together(
+        path,
+        [f"revoke {name}" for name in old[::2]],
+        [f"revoke {name}" for name in old[1::2]],
+        [f"add {name}" for name in new],
+    )
+    assert [key.name for key in read_keys(path).values()] == new
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 
-from p2pnet.errors import UsageError
-from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 
 logger = logging.getLogger(__name__)
-
-
-def check_urls(urls: Sequence[str]) -> None:
-    """Raises UsageError for what is no URL, before anything else is done."""
-    for url in urls:
-        parse_address(url)
-
-
-def key_from(variable: str | None) -> str | None:
-    """The key that an environment variable holds. Raises UsageError when it holds none."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UsageError(
-            f"The environment variable {variable} holds no key.",
-            "Set it, or leave out --upstream-key-env if the server needs no key.",
-        )
-    return key
 
 
 async def open_upstreams(urls: Sequence[str], kind: Kind | None, key: str | None) -> list[UpstreamBackend]:

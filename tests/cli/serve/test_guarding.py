@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pnet.cli.guarding import guard_config
+from p2pnet.cli.serve.guarding import guard_config
 from p2pnet.config import GuardConfig
 from p2pnet.errors import UsageError
 from tests.stories import peer

@@ -1,0 +1,1 @@
+"""How fast the engine computes, beside what transformers itself offers."""

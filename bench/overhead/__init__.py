@@ -1,0 +1,1 @@
+"""What the network costs: an echo through it beside the same echo behind plain HTTP."""

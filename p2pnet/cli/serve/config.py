@@ -1,0 +1,133 @@
+"""What the flags of `p2pnet serve` come to. They are checked here, before a network is joined or a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pnet.cli.serve.flags import ServeFlags
+from p2pnet.cli.serve.guarding import guard_config
+from p2pnet.cli.settings import check_name, initial_peers_required, key_from, listen_addresses, parse_bytes
+from p2pnet.config import GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
+from p2pnet.errors import UsageError
+from p2pnet.network.multiaddrs import check_listen_address
+from p2pnet.worker.backends.synthetic.script_file import ScriptedModel, read_scripts
+from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.checkpoints.names import local_folder, name_of
+from p2pnet.worker.owner.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What one process serves, to whom and when."""
+
+    served: str
+    """What that is, in its owner's words."""
+    models: tuple[str, ...]
+    model: ModelConfig
+    upstreams: tuple[str, ...]
+    upstream_kind: Kind | None
+    upstream_key: str | None
+    scripts: tuple[ScriptedModel, ...]
+    worker: WorkerConfig
+    schedule: Schedule | None
+    pause_when_busy_percent: float | None
+    identity: Path | None
+    """None is the first free one of the data folder."""
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    initial_peers: tuple[str, ...]
+    is_behind_nat: bool
+    metrics_host: str
+    metrics_port: int | None
+    ready_file: Path | None
+    has_panel: bool
+
+    def network(self, identity_file: Path) -> NetworkConfig:
+        return NetworkConfig(
+            identity_file=identity_file,
+            listen=self.listen,
+            announce=self.announce,
+            initial_peers=self.initial_peers,
+            is_behind_nat=self.is_behind_nat,
+        )
+
+
+def config_of(flags: ServeFlags) -> ServeConfig:
+    """Opens nothing but the scripts and the bootstrap file. Raises UsageError."""
+    _check_combination(flags)
+    _check_names(flags)
+    return ServeConfig(
+        served=", ".join([*flags.model, *flags.upstream, *map(str, flags.script)]),
+        models=tuple(flags.model),
+        model=_model_config(flags),
+        upstreams=tuple(flags.upstream),
+        upstream_kind=flags.upstream_kind,
+        upstream_key=key_from(flags.upstream_key_env, "--upstream-key-env", "server"),
+        scripts=tuple(scripted for path in flags.script for scripted in read_scripts(path)),
+        worker=WorkerConfig(flags.max_concurrency, flags.drain_seconds, _guard_config(flags), flags.name),
+        schedule=None if flags.schedule is None else Schedule.parse(flags.schedule),
+        pause_when_busy_percent=flags.pause_when_busy,
+        identity=flags.identity,
+        listen=listen_addresses(flags.listen),
+        announce=tuple(map(check_listen_address, flags.announce)),
+        initial_peers=initial_peers_required(flags.initial_peers),
+        is_behind_nat=flags.behind_nat,
+        metrics_host=flags.metrics_host,
+        metrics_port=flags.metrics_port,
+        ready_file=flags.ready_file,
+        has_panel=not (flags.no_panel or flags.log_json),
+    )
+
+
+def _check_combination(flags: ServeFlags) -> None:
+    """Raises UsageError for flags that make no sense together, or without others."""
+    if not flags.model and not flags.upstream and not flags.script:
+        raise UsageError(
+            "There is nothing to serve.", "Name a model with --model (tiny is bundled), or a server with --upstream."
+        )
+    if flags.served_name is not None and len(flags.model) != 1:
+        raise UsageError("--served-name is the name of one --model.", "Leave it out, or run a worker for each model.")
+    if flags.idle_unload_seconds is not None and not flags.model:
+        raise UsageError(
+            "--idle-unload-seconds is for models that this worker loads itself.",
+            "Leave it out; the --upstream server has a setting of its own.",
+        )
+    if not flags.upstream and (flags.upstream_kind or flags.upstream_key_env):
+        raise UsageError("No upstream server was named.", "Name it with --upstream.")
+    if flags.upstream and flags.pause_when_busy is not None:
+        raise UsageError(
+            "--pause-when-busy cannot tell what an --upstream server computes for this worker from the owner's work.",
+            "Leave it out; --schedule and SIGUSR1 pause such a worker.",
+        )
+
+
+def _check_names(flags: ServeFlags) -> None:
+    """Raises UsageError for what cannot be the name of a worker, a model or a server."""
+    check_name(flags.name)
+    for model in flags.model:
+        local_folder(model)
+        name_of(model, flags.served_name)
+    for url in flags.upstream:
+        parse_address(url)
+
+
+def _model_config(flags: ServeFlags) -> ModelConfig:
+    return ModelConfig(
+        flags.served_name,
+        flags.device,
+        flags.dtype,
+        flags.quantization,
+        kv_bytes=None if flags.kv_memory is None else parse_bytes(flags.kv_memory),
+        idle_unload_s=flags.idle_unload_seconds,
+    )
+
+
+def _guard_config(flags: ServeFlags) -> GuardConfig:
+    limits = GuardConfig(
+        max_concurrency_per_gateway=flags.max_per_gateway,
+        max_requests_per_minute=flags.max_requests_per_minute,
+        max_request_s=flags.max_request_seconds,
+        has_quota=not flags.no_gateway_quota,
+    )
+    return guard_config(flags.allow_gateway, flags.block_gateway, flags.max_request_bytes, limits)

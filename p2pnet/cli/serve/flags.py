@@ -1,0 +1,238 @@
+"""The flags of `p2pnet serve`, each with its environment variable, in the order of the help. Checks nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2pnet.cli import options
+from p2pnet.worker.backends.upstream.address import Kind
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
+
+
+@dataclass(frozen=True)
+class ServeFlags:
+    """What one worker is asked to be."""
+
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            envvar="P2PNET_MODEL",
+            metavar="MODEL",
+            help="What to run: tiny (bundled), a folder in Hugging Face format, or a hub id. Repeatable.",
+            autocompletion=options.known_models,
+        ),
+    ] = field(default_factory=list)
+    served_name: Annotated[
+        str | None,
+        typer.Option(
+            "--served-name",
+            envvar="P2PNET_SERVED_NAME",
+            help="What the model is called on the network. Default: the folder's name or the hub id.",
+        ),
+    ] = None
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            envvar="P2PNET_NAME",
+            help="What you call this machine, for people who look at the network: anna-laptop. Everybody can read it. "
+            "Default: none.",
+        ),
+    ] = ""
+    upstream: Annotated[
+        list[str],
+        typer.Option(
+            "--upstream",
+            envvar="P2PNET_UPSTREAM",
+            metavar="URL",
+            help="Serve what this server already runs: Ollama, vLLM, llama.cpp, LM Studio, SGLang or any other with "
+            "OpenAI's API. Its models are announced as they come and go. Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    upstream_kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--upstream-kind",
+            envvar="P2PNET_UPSTREAM_KIND",
+            help="How the upstream servers are spoken to. Default: found out.",
+        ),
+    ] = None
+    upstream_key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-key-env",
+            envvar="P2PNET_UPSTREAM_KEY_ENV",
+            metavar="VARIABLE",
+            help="The environment variable that holds the upstream servers' API key.",
+        ),
+    ] = None
+    script: Annotated[
+        list[Path],
+        typer.Option(
+            "--script",
+            envvar="P2PNET_SCRIPT",
+            metavar="FILE",
+            help="Serve models that answer as this file says, without weights: for testing clients (see "
+            "docs/clients.md). Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    initial_peers: options.InitialPeers = field(default_factory=list)
+    listen: options.Listen = field(default_factory=list)
+    announce: options.Announce = field(default_factory=list)
+    behind_nat: Annotated[
+        bool,
+        typer.Option(
+            "--behind-nat",
+            envvar="P2PNET_BEHIND_NAT",
+            help="Nobody can dial this machine: serve through the relays among the initial peers.",
+        ),
+    ] = False
+    max_concurrency: Annotated[
+        int,
+        typer.Option(
+            "--max-concurrency",
+            envvar="P2PNET_MAX_CONCURRENCY",
+            min=1,
+            help="Requests taken at the same time for each model; further ones are told that this worker is busy.",
+        ),
+    ] = 8
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            envvar="P2PNET_SCHEDULE",
+            metavar="HOURS",
+            help="When this machine is lent, in local time: 22:00-07:00, or mon-fri 19:00-08:00, sat-sun 00:00-24:00. "
+            "Hours over midnight belong to the day on which they begin. Outside of its hours the worker is paused. "
+            "Default: always.",
+        ),
+    ] = None
+    pause_when_busy: Annotated[
+        float | None,
+        typer.Option(
+            "--pause-when-busy",
+            envvar="P2PNET_PAUSE_WHEN_BUSY",
+            metavar="PERCENT",
+            min=1,
+            max=100,
+            help="Pause while other programs use more than this of all CPU cores, or of the NVIDIA GPU that is lent. "
+            "Not with --upstream.",
+        ),
+    ] = None
+    device: options.DeviceOption = options.Device.auto
+    dtype: options.DtypeOption = options.Dtype.auto
+    quantization: options.QuantizationOption = WantedQuantization.none
+    kv_memory: options.KvMemory = None
+    idle_unload_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--idle-unload-seconds",
+            envvar="P2PNET_IDLE_UNLOAD_SECONDS",
+            min=1,
+            help="Unload a model that generates when nobody has asked for it in this time; the next request waits "
+            "until it is loaded again. Models that embed stay. Default: never.",
+        ),
+    ] = None
+    allow_gateway: Annotated[
+        list[str],
+        typer.Option(
+            "--allow-gateway",
+            envvar="P2PNET_ALLOW_GATEWAY",
+            metavar="PEER_ID",
+            help="Serve this gateway, and no other that is not named so. Repeatable. Default: all are served.",
+        ),
+    ] = field(default_factory=list)
+    block_gateway: Annotated[
+        list[str],
+        typer.Option(
+            "--block-gateway",
+            envvar="P2PNET_BLOCK_GATEWAY",
+            metavar="PEER_ID",
+            help="Never serve this gateway. A new peer id costs nothing, so this keeps out a careless gateway; against "
+            "a determined one there is --allow-gateway. Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    max_per_gateway: Annotated[
+        int | None,
+        typer.Option(
+            "--max-per-gateway",
+            envvar="P2PNET_MAX_PER_GATEWAY",
+            min=1,
+            help="Requests that one gateway may have here at the same time, over all models. Default: all slots; when "
+            "several gateways want them, each gets its share.",
+        ),
+    ] = None
+    max_requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            "--max-requests-per-minute",
+            envvar="P2PNET_MAX_REQUESTS_PER_MINUTE",
+            min=1,
+            help="Requests served to one gateway in a minute, of which those of ten seconds may come at once. Default: "
+            "no such limit.",
+        ),
+    ] = None
+    max_request_bytes: Annotated[
+        str | None,
+        typer.Option(
+            "--max-request-bytes",
+            envvar="P2PNET_MAX_REQUEST_BYTES",
+            metavar="SIZE",
+            help="Take no larger request, as 500kB or 1MiB. Default: the protocol's limit, 4MiB.",
+        ),
+    ] = None
+    max_request_seconds: Annotated[
+        float,
+        typer.Option(
+            "--max-request-seconds",
+            envvar="P2PNET_MAX_REQUEST_SECONDS",
+            min=1,
+            help="Give one request no more time than this; the gateway has the rest of the answer made elsewhere, or "
+            "asks here again.",
+        ),
+    ] = 3600.0
+    no_gateway_quota: Annotated[
+        bool,
+        typer.Option(
+            "--no-gateway-quota",
+            envvar="P2PNET_NO_GATEWAY_QUOTA",
+            help="First come, first served: one gateway may take all slots while others want some.",
+        ),
+    ] = False
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            envvar="P2PNET_METRICS_PORT",
+            min=0,
+            max=65535,
+            help="Serve metrics for Prometheus at /metrics on this port; 0 is any free one. Default: none are served.",
+        ),
+    ] = None
+    metrics_host: Annotated[
+        str,
+        typer.Option(
+            "--metrics-host",
+            envvar="P2PNET_METRICS_HOST",
+            metavar="ADDRESS",
+            help="Where the metrics are served. They tell how busy this worker is to whoever can read them.",
+        ),
+    ] = "127.0.0.1"
+    identity: options.IdentityOption = None
+    ready_file: options.ReadyFile = None
+    drain_seconds: options.DrainSeconds = 30.0
+    log_level: options.LogLevelOption = options.LogLevel.info
+    log_json: options.LogJson = False
+    no_panel: Annotated[
+        bool,
+        typer.Option(
+            "--no-panel",
+            envvar="P2PNET_NO_PANEL",
+            help="Log lines only, on a terminal too. Elsewhere, and with --log-json, there is no panel anyway.",
+        ),
+    ] = False

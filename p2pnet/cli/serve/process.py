@@ -1,0 +1,96 @@
+"""The process of one worker: joins the network, opens what is served, and ends all of it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib import import_module
+
+from p2pnet.cli.lifecycle import Ready, run_service
+from p2pnet.cli.serve.config import ServeConfig
+from p2pnet.cli.serve.metrics import worker_metrics
+from p2pnet.cli.serve.panel import Panel
+from p2pnet.cli.serve.upstreams import open_upstreams
+from p2pnet.cli.settings import IdentityFile
+from p2pnet.config import NetworkConfig
+from p2pnet.peer import Peer, now_ms
+from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backends.synthetic.script_file import open_scripts
+from p2pnet.worker.observability.observer import Observer, Observers
+from p2pnet.worker.owner.owner import Owner
+from p2pnet.worker.serve import Worker
+
+
+def run_worker(config: ServeConfig) -> None:
+    """Serve until SIGINT or SIGTERM. Raises UsageError."""
+    panel = Panel.on_terminal(config.has_panel)
+    owner = Owner(config.schedule, config.pause_when_busy_percent)
+
+    def title() -> str:
+        if owner.is_paused:
+            return f"The worker is ready to serve {config.served}. It is {owner.state}."
+        return f"The worker is ready: it serves {config.served}."
+
+    with IdentityFile.claim(config.identity, "worker") as identity_file:
+        run_service(
+            partial(_serving, config, config.network(identity_file), owner, panel),
+            config.ready_file,
+            title,
+            on_signals={signal.SIGUSR1: owner.toggle},
+            console=panel.console,
+        )
+
+
+@asynccontextmanager
+async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, panel: Panel) -> AsyncIterator[Ready]:
+    async with AsyncExitStack() as closing:
+        peer = await Peer.join(network)  # first: a wrong address is known at once, not after the model is loaded
+        closing.push_async_callback(peer.close)
+        measuring = await closing.enter_async_context(worker_metrics(config.metrics_host, config.metrics_port))
+        metrics = measuring.metrics
+        observer = Observers([panel.tally] if metrics is None else [panel.tally, metrics])
+        worker = await _start_worker(config, peer, owner, observer)
+        await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
+        closing.push_async_callback(worker.stop)
+        if metrics is not None:
+            metrics.watch(worker.standing)
+        yield Ready(peer.identity.peer_id, await peer.join_addresses(), metrics=measuring.url)
+
+
+async def _start_worker(config: ServeConfig, peer: Peer, owner: Owner, observer: Observer) -> Worker:
+    backends: list[Backend] = []
+    embedders: list[EmbedBackend] = []
+    try:
+        await _open_backends(config, backends, embedders)
+        return await Worker.start(
+            peer.network,
+            peer.identity,
+            backends,
+            now_ms,
+            config.worker,
+            owner=owner,
+            embedders=embedders,
+            observer=observer,
+        )
+    except BaseException:
+        opened: list[Backend | EmbedBackend] = [*backends, *embedders]
+        await asyncio.gather(*(backend.close() for backend in opened))
+        raise
+
+
+async def _open_backends(config: ServeConfig, backends: list[Backend], embedders: list[EmbedBackend]) -> None:
+    """Add one after the other to the lists, which hold what is open when this fails. Raises UsageError."""
+    scripted = open_scripts(config.scripts)
+    backends += scripted.backends
+    embedders += scripted.embedders
+    backends += await open_upstreams(config.upstreams, config.upstream_kind, config.upstream_key)
+    if config.models:
+        await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
+        from p2pnet.cli.loading import load_models
+
+        loaded = await load_models(config.models, config.model, config.worker.max_concurrency)
+        backends += loaded.backends
+        embedders += loaded.embedders

@@ -1,0 +1,40 @@
+"""Lets a command of many flags take them as one dataclass: gives it the signature that typer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from functools import wraps
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+F = TypeVar("F", bound="DataclassInstance")
+
+
+def takes(flags: type[F]) -> Callable[[Callable[[F], None]], Callable[..., None]]:
+    """Decorates a command. typer sees a parameter for each field of `flags`; the command gets them as one."""
+
+    def decorated(command: Callable[[F], None]) -> Callable[..., None]:
+        @wraps(command)
+        def taking_each(**given: object) -> None:
+            command(flags(**given))
+
+        types = get_type_hints(flags, include_extras=True)
+        parameters = [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name])
+            for field in fields(flags)
+        ]
+        taking_each.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        taking_each.__annotations__ = types
+        return taking_each
+
+    return decorated
+
+
+def _default(field: Field[Any]) -> object:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return Parameter.empty if field.default is MISSING else field.default
