@@ -16,6 +16,7 @@ from gateway.http.edge import Edge, http_failure
 from gateway.http.failures import Failure, describe
 from gateway.http.page import page, read_files
 from gateway.http.proxies import Proxies
+from gateway.observability.http_counts import surface_of
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.anthropic import routes as anthropic
 from gateway.surfaces.fauxpilot import routes as fauxpilot
@@ -24,11 +25,11 @@ from gateway.surfaces.openai import routes as openai
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import P2PNetError
 
-DIALECTS: tuple[tuple[str, Callable[[Failure], Response]], ...] = (
-    ("/api/", ollama.failure_response),
-    ("/v1/messages", anthropic.failure_response),
-)
-"""How errors look, by how a path begins; the first that fits. All other paths get OpenAI's."""
+FAILURE_RESPONSES: dict[str, Callable[[Failure], Response]] = {
+    "anthropic": anthropic.failure_response,
+    "ollama": ollama.failure_response,
+}
+"""How errors look, by surface. All others get OpenAI's."""
 
 
 def create_app(
@@ -62,8 +63,7 @@ def create_app(
 
 def failure_response(failure: Failure, path: str) -> Response:
     """An error in the dialect of the surface that the path belongs to."""
-    render = next((render for begin, render in DIALECTS if path.startswith(begin)), openai.failure_response)
-    return render(failure)
+    return FAILURE_RESPONSES.get(surface_of(path), openai.failure_response)(failure)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
