@@ -216,7 +216,7 @@ def _request_id(scope: Scope) -> str:
 @asynccontextmanager
 async def _watched(pump: EventPump, receive: Receive) -> AsyncIterator[None]:
     """Abandon the generation in the moment in which its client goes away, whatever is being waited for."""
-    watcher = asyncio.get_running_loop().create_task(_until_disconnect(receive))
+    watcher = asyncio.get_running_loop().create_task(until_disconnect(receive))
     watcher.add_done_callback(lambda _: pump.abandon())
     try:
         yield
@@ -224,6 +224,7 @@ async def _watched(pump: EventPump, receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def _until_disconnect(receive: Receive) -> None:
+async def until_disconnect(receive: Receive) -> None:
+    """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.http.replies import until_disconnect
 from gateway.observability.live import Live
 from gateway.observability.views import Overview
 from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet import render
 
 LOOK_S = 1.0
-Ends = set[asyncio.Future[Literal[True]]]
+Ends = set[asyncio.Future[Any]]
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -71,7 +72,7 @@ class LiveReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._live.watching() as closing:
-            ends: Ends = {asyncio.ensure_future(closing.wait()), asyncio.ensure_future(_until_disconnect(receive))}
+            ends: Ends = {asyncio.ensure_future(closing.wait()), asyncio.ensure_future(until_disconnect(receive))}
             try:
                 await self._show(send, ends)
             except TimeoutError:
@@ -98,9 +99,3 @@ class LiveReply(Response):
     async def _send(self, send: Send, body: bytes, has_more: bool = True) -> None:
         async with asyncio.timeout(self._limits.write_timeout_s):
             await send({"type": "http.response.body", "body": body, "more_body": has_more})
-
-
-async def _until_disconnect(receive: Receive) -> Literal[True]:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    return True
