@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
+from gateway.http.json_response import EncodedJson
 from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
@@ -174,7 +175,7 @@ class _CompleteReply(Response, Generic[W]):
         except Abandoned:
             return
         headers = route_headers(complete.routed)
-        await Response(self._render(complete), headers=headers, media_type="application/json")(scope, receive, send)
+        await EncodedJson(self._render(complete), headers=headers)(scope, receive, send)
 
     async def _collect(self, pump: Pump[Any]) -> W:
         while True:
