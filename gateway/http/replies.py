@@ -66,14 +66,21 @@ def waiting_comment(waiting: Waiting | None) -> str:
     return f"waiting for a worker: position {waiting.position}{estimate}"
 
 
-class StreamedReply(Response):
+class UnbufferedResponse(Response):
+    """A response that comes in parts, each of which is to reach the client at once."""
+
+    def __init__(self, media_type: str, cache_control: str) -> None:
+        # Proxies such as nginx collect a response unless told otherwise.
+        super().__init__(headers={"cache-control": cache_control, "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.headers["content-type"] = media_type
+
+
+class StreamedReply(UnbufferedResponse):
     """Streams a generation. The status is decided by its first event, or by `keep_alive_s` without one."""
 
     def __init__(self, events: Events, renderer: StreamRenderer, limits: HttpLimits) -> None:
-        # Proxies such as nginx collect a response unless told otherwise.
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self.headers["content-type"] = renderer.media_type
+        super().__init__(renderer.media_type, cache_control="no-cache")
         self._events = events
         self._renderer = renderer
         self._limits = limits
