@@ -93,12 +93,12 @@ class StreamedReply(UnbufferedResponse):
                 first = await pump.take()  # what it raises becomes a real status: nothing was sent
                 self.headers.update(route_headers(_routed(first)))
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await _Writer(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
+                await _StreamWriter(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
         except Abandoned:
             log.debug("request %s: the client went away", _request_id(scope))
 
 
-class _Writer:
+class _StreamWriter:
     """Writes what a pump holds until the generation ends, well or badly."""
 
     def __init__(self, pump: EventPump, renderer: StreamRenderer, send: Send, request_id: str) -> None:

@@ -18,7 +18,7 @@ from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.replies import StreamedReply, VectorsReply, WholeReply
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.ollama import models, render, schema
-from gateway.surfaces.ollama.models import Catalogue
+from gateway.surfaces.ollama.models import ModelList
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.messages import EmbedRequest, GenerateRequest
 
@@ -50,10 +50,10 @@ T = TypeVar("T")
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /api, and the root. They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["ollama"])
-    catalogue = Catalogue(service.list_models, service.now, service.aliases)
-    _add_listings(routes, service, limits, catalogue)
-    _add_generation(routes, service, limits, catalogue)
-    _add_embedding(routes, service, limits, catalogue)
+    model_list = ModelList(service.list_models, service.now, service.aliases)
+    _add_listings(routes, service, limits, model_list)
+    _add_generation(routes, service, limits, model_list)
+    _add_embedding(routes, service, limits, model_list)
     for method, path in REFUSED:
         routes.add_api_route(path, refuse, methods=[method], include_in_schema=False)
     return routes
@@ -64,7 +64,7 @@ async def refuse(request: Request) -> Response:
     raise InvalidRequest(f"{what} is not possible here: this gateway holds no models, its workers bring their own")
 
 
-def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
     async def root() -> Response:
         return Response("Ollama is running", media_type="text/plain")
 
@@ -89,16 +89,16 @@ def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits
     @routes.post("/api/show", summary="One model", openapi_extra=body_docs({"model": "tiny"}))
     async def show(request: Request) -> Response:
         body = schema.parse(schema.ShowBody, await read_body(request, limits))
-        return EncodedJson(models.render_shown(catalogue.get(body.name)))
+        return EncodedJson(models.render_shown(model_list.get(body.name)))
 
 
-def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
     chat_docs = body_docs({"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]})
 
     @routes.post("/api/chat", summary="Answer a chat", openapi_extra=chat_docs)
     async def chat(request: Request) -> Response:
         body = schema.parse(schema.ChatBody, await read_body(request, limits))
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         schema.check_generation(body, entry)
         answer = render.SharedFields(body.name, True, service.now)
         if body.order is not None:
@@ -111,7 +111,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
     )
     async def generate(request: Request) -> Response:
         body = schema.parse(schema.GenerateBody, await read_body(request, limits))
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         schema.check_generation(body, entry)
         if body.order is not None:
             return ordered(render.SharedFields(body.name, False, service.now), body.order)
@@ -122,7 +122,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         )
 
     def ordered(answer: render.SharedFields, order: str) -> Response:
-        catalogue.get(answer.model)
+        model_list.get(answer.model)
         return EncodedJson(render.render_order(answer, order))
 
     def reply(request: Request, generation: GenerateRequest, answer: render.SharedFields, is_stream: bool) -> Response:
@@ -132,7 +132,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         return WholeReply(events, partial(render.render_whole, answer), limits)
 
 
-def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
     embed_docs = body_docs({"model": "tiny", "input": ["A peer", "A worker"]})
 
     @routes.post("/api/embed", summary="Turn texts into vectors", openapi_extra=embed_docs)
@@ -141,7 +141,7 @@ def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimit
         texts = body.texts()
         if not texts:
             return empty(body.name, {"model": body.name, "embeddings": []})
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         asked = schema.embed_request(body.name, entry, texts, body.dimensions, request.state.request_id)
         return VectorsReply(vectors(request, asked, body.name), partial(render.render_embeddings, body.name), limits)
 
@@ -154,13 +154,13 @@ def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimit
         body = schema.parse(schema.EmbeddingsBody, await read_body(request, limits))
         if not body.prompt:
             return empty(body.name, {"embedding": []})
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         asked = schema.embed_request(body.name, entry, [body.prompt], None, request.state.request_id)
         return VectorsReply(vectors(request, asked, body.name), render.render_embedding, limits)
 
     def empty(name: str, document: dict[str, Any]) -> Response:
         """Without a text the model would only be loaded."""
-        catalogue.get(name)
+        model_list.get(name)
         return EncodedJson(msgspec.json.encode(document))
 
     def vectors(request: Request, asked: EmbedRequest, name: str) -> AsyncGenerator[Any, None]:
