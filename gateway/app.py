@@ -14,21 +14,23 @@ from starlette.exceptions import HTTPException
 from gateway.http.access import Access
 from gateway.http.edge import Edge, http_failure
 from gateway.http.failures import Failure, describe
+from gateway.http.json_response import error_response
 from gateway.http.page import page, read_files
 from gateway.http.proxies import Proxies
+from gateway.observability.http_counts import surface_of
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.anthropic import routes as anthropic
+from gateway.surfaces.anthropic.render import render_error as anthropic_error
 from gateway.surfaces.fauxpilot import routes as fauxpilot
 from gateway.surfaces.ollama import routes as ollama
+from gateway.surfaces.ollama.render import render_error as ollama_error
 from gateway.surfaces.openai import routes as openai
+from gateway.surfaces.openai.documents import render_error as openai_error
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import P2PNetError
 
-DIALECTS: tuple[tuple[str, Callable[[Failure], Response]], ...] = (
-    ("/api/", ollama.failure_response),
-    ("/v1/messages", anthropic.failure_response),
-)
-"""How errors look, by how a path begins; the first that fits. All other paths get OpenAI's."""
+RENDER_ERROR: dict[str, Callable[[Failure], bytes]] = {"anthropic": anthropic_error, "ollama": ollama_error}
+"""How errors look, by surface. All others get OpenAI's."""
 
 
 def create_app(
@@ -62,8 +64,8 @@ def create_app(
 
 def failure_response(failure: Failure, path: str) -> Response:
     """An error in the dialect of the surface that the path belongs to."""
-    render = next((render for begin, render in DIALECTS if path.startswith(begin)), openai.failure_response)
-    return render(failure)
+    render_error = RENDER_ERROR.get(surface_of(path), openai_error)
+    return error_response(failure, render_error(failure))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -57,11 +57,13 @@ def out_of_bounds(
 
 
 def json_text(value: Any, where: str) -> str:
-    """A value out of a body as JSON again. Raises InvalidRequest for what is none: infinity, too deep."""
+    """A value out of a body as JSON again, on one line. Raises InvalidRequest for what is none: infinity, too deep."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{where}: not JSON", where) from error
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: a number that JSON does not have", where) from error
+    except RecursionError as error:
+        raise InvalidRequest(f"{where}: nested too deep", where) from error
 
 
 def lowered(sentence: str) -> str:

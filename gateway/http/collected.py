@@ -5,6 +5,7 @@ Knows nothing of any dialect.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 
 from gateway.service import EmbeddingEvent, GenerationEvent, Routed
@@ -61,11 +62,26 @@ class Embedded:
     duration_s: float = 0.0
 
 
+def numbers_of(vector: bytes) -> tuple[float, ...]:
+    """The numbers of one of the vectors."""
+    return struct.unpack(f"<{len(vector) // 4}f", vector)
+
+
 @dataclass
-class _CollectedCall:
+class CollectedCall:
+    """A call of a tool, whose pieces come one after the other. Only the first has its id and name."""
+
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+
+    def take(self, piece: ToolCallDelta) -> None:
+        self.id = self.id or piece.id or ""
+        self.name = self.name or piece.name or ""
+        self.arguments.append(piece.arguments)
+
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id, self.name, "".join(self.arguments))
 
 
 @dataclass
@@ -74,27 +90,19 @@ class _CollectedChoice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    calls: dict[int, _CollectedCall] = field(default_factory=dict)
+    calls: dict[int, CollectedCall] = field(default_factory=dict)
 
     def take(self, delta: TextDelta) -> None:
         (self.prompt_texts if delta.is_prompt else self.texts).append(delta.text)
         (self.prompt_logprobs if delta.is_prompt else self.logprobs).extend(delta.logprobs)
         for piece in delta.tool_calls:
-            self._take_call(piece)
-
-    def _take_call(self, piece: ToolCallDelta) -> None:
-        call = self.calls.setdefault(piece.index, _CollectedCall())
-        call.id = call.id or piece.id or ""
-        call.name = call.name or piece.name or ""
-        call.arguments.append(piece.arguments)
+            self.calls.setdefault(piece.index, CollectedCall()).take(piece)
 
     def whole(self, reason: FinishReason) -> GeneratedChoice:
         return GeneratedChoice(
             text="".join(self.texts),
             reason=reason,
-            tool_calls=tuple(
-                ToolCall(call.id, call.name, "".join(call.arguments)) for _, call in sorted(self.calls.items())
-            ),
+            tool_calls=tuple(self.calls[index].whole() for index in sorted(self.calls)),
             logprobs=tuple(self.logprobs),
             prompt_text="".join(self.prompt_texts),
             prompt_logprobs=tuple(self.prompt_logprobs),

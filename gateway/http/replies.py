@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
+from gateway.http.json_response import EncodedJson
 from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
@@ -65,14 +66,21 @@ def waiting_comment(waiting: Waiting | None) -> str:
     return f"waiting for a worker: position {waiting.position}{estimate}"
 
 
-class StreamedReply(Response):
+class UnbufferedResponse(Response):
+    """A response that comes in parts, each of which is to reach the client at once."""
+
+    def __init__(self, media_type: str, cache_control: str) -> None:
+        # Proxies such as nginx collect a response unless told otherwise.
+        super().__init__(headers={"cache-control": cache_control, "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.headers["content-type"] = media_type
+
+
+class StreamedReply(UnbufferedResponse):
     """Streams a generation. The status is decided by its first event, or by `keep_alive_s` without one."""
 
     def __init__(self, events: Events, renderer: StreamRenderer, limits: HttpLimits) -> None:
-        # Proxies such as nginx collect a response unless told otherwise.
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self.headers["content-type"] = renderer.media_type
+        super().__init__(renderer.media_type, cache_control="no-cache")
         self._events = events
         self._renderer = renderer
         self._limits = limits
@@ -85,12 +93,12 @@ class StreamedReply(Response):
                 first = await pump.take()  # what it raises becomes a real status: nothing was sent
                 self.headers.update(route_headers(_routed(first)))
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await _Writer(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
+                await _StreamWriter(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
         except Abandoned:
             log.debug("request %s: the client went away", _request_id(scope))
 
 
-class _Writer:
+class _StreamWriter:
     """Writes what a pump holds until the generation ends, well or badly."""
 
     def __init__(self, pump: EventPump, renderer: StreamRenderer, send: Send, request_id: str) -> None:
@@ -174,7 +182,7 @@ class _CompleteReply(Response, Generic[W]):
         except Abandoned:
             return
         headers = route_headers(complete.routed)
-        await Response(self._render(complete), headers=headers, media_type="application/json")(scope, receive, send)
+        await EncodedJson(self._render(complete), headers=headers)(scope, receive, send)
 
     async def _collect(self, pump: Pump[Any]) -> W:
         while True:
@@ -216,7 +224,7 @@ def _request_id(scope: Scope) -> str:
 @asynccontextmanager
 async def _watched(pump: EventPump, receive: Receive) -> AsyncIterator[None]:
     """Abandon the generation in the moment in which its client goes away, whatever is being waited for."""
-    watcher = asyncio.get_running_loop().create_task(_until_disconnect(receive))
+    watcher = asyncio.get_running_loop().create_task(until_disconnect(receive))
     watcher.add_done_callback(lambda _: pump.abandon())
     try:
         yield
@@ -224,6 +232,7 @@ async def _watched(pump: EventPump, receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def _until_disconnect(receive: Receive) -> None:
+async def until_disconnect(receive: Receive) -> None:
+    """Returns when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -36,7 +36,7 @@ CALLER_LABEL_BYTES = 4
 class History:
     """Make one with `open`; `note` is an Observer."""
 
-    def __init__(self, file: _Writer | None, contents: Contents, max_requests: int) -> None:
+    def __init__(self, file: _FileWriter | None, contents: Contents, max_requests: int) -> None:
         self._file = file
         self._recent = Recent(contents.requests, max_requests)
         self._models = contents.models
@@ -64,7 +64,7 @@ class History:
             thread.shutdown()
             logger.warning("the history %s cannot be opened (%s): it is kept in memory only", path, error)
             return cls(None, nothing, max_requests)
-        return cls(_Writer(file, thread, contents.models, write_interval_s, max_requests), contents, max_requests)
+        return cls(_FileWriter(file, thread, contents.models, write_interval_s, max_requests), contents, max_requests)
 
     @property
     def known_models(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class History:
         return digest.hexdigest()
 
 
-class _Writer:
+class _FileWriter:
     """What is to be written, and the one thread that uses the file."""
 
     def __init__(

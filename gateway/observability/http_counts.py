@@ -1,4 +1,7 @@
-"""Counts answered HTTP requests by surface and status. Pure ASGI; what is done with the counts is handed in."""
+"""Counts answered HTTP requests by surface and status; holds the table of which paths belong to which surface.
+
+Pure ASGI; what is done with the counts is handed in.
+"""
 
 from __future__ import annotations
 
@@ -45,4 +48,5 @@ class HttpCounts:
 
 
 def surface_of(path: str) -> str:
+    """One of the words of SURFACES, or OTHER."""
     return next((surface for begin, surface in SURFACES.items() if path.startswith(begin)), OTHER)

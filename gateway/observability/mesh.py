@@ -14,8 +14,8 @@ from typing import Literal
 from p2pnet.network.multiaddrs import are_all_relayed, peer_id_of, relay_of
 from p2pnet.records import CapabilityRecord
 
-Kind = Literal["gateway", "bootstrap", "worker"]
-Way = Literal["joined", "direct", "relayed", "reserved"]
+NodeKind = Literal["gateway", "bootstrap", "worker"]
+LinkKind = Literal["joined", "direct", "relayed", "reserved"]
 """`joined`: the gateway joined through it; `direct`, `relayed`: how the gateway reaches a worker; `reserved`: the
 worker is reached through this relay."""
 
@@ -23,7 +23,7 @@ worker is reached through this relay."""
 @dataclass(frozen=True)
 class Node:
     id: str
-    kind: Kind
+    kind: NodeKind
     name: str = ""
 
 
@@ -31,7 +31,7 @@ class Node:
 class Link:
     from_: str
     to: str
-    kind: Way
+    kind: LinkKind
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gateway.observability.recent import MAX_REQUESTS, RequestQuery, WorkerStati
 from gateway.observability.reports import RequestReport
 from gateway.observability.timeline import STEP_S, Series, Span, Timeline
 from gateway.observability.views import (
-    Itself,
+    GatewayView,
     Location,
     ModelSeen,
     ModelView,
@@ -80,7 +80,7 @@ class OverviewBuilder:
         models = model_views(self._sources)
         unix_s = self._sources.unix_s()
         return Overview(
-            itself=self._itself(models, unix_s),
+            gateway=self._gateway(models, unix_s),
             models=[ModelSeen(view, _speed(view.id, page.workers)) for view in models],
             workers=[_seen(view, known[view.id]) for view in page.workers],
             total=page.total,
@@ -91,9 +91,9 @@ class OverviewBuilder:
             failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
         )
 
-    def _itself(self, models: Sequence[ModelView], unix_s: float) -> Itself:
+    def _gateway(self, models: Sequence[ModelView], unix_s: float) -> GatewayView:
         rates = self._timeline.rates(unix_s, self._running())
-        return Itself(
+        return GatewayView(
             id=self._location.peer_id,
             agent=AGENT,
             started_unix_s=self._started_unix_s,

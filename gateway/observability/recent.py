@@ -6,7 +6,6 @@ Knows nothing of files or clocks, and holds no more than it is told to.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from gateway.observability.outcomes import is_failure, is_success
 from gateway.observability.reports import AttemptReport, RequestReport
+from gateway.peers.pace import mean, quantile
 
 MAX_REQUESTS = 10_000
 """Kept: some 10 MB of memory and as much of the file, and a page of any filter is found within some 10 ms."""
@@ -150,19 +150,10 @@ def _statistics(samples: Sequence[_Sample]) -> WorkerStatistics:
     later_s = sum(sample.later_s for sample in samples)
     return WorkerStatistics(
         requests=len(samples),
-        success_rate=_mean(told),
-        duration_mean_s=_mean(durations_s),
-        duration_p95_s=_p95(durations_s),
-        first_token_mean_s=_mean(first_tokens_s),
-        first_token_p95_s=_p95(first_tokens_s),
+        success_rate=mean(told),
+        duration_mean_s=mean(durations_s),
+        duration_p95_s=quantile(durations_s, 0.95),
+        first_token_mean_s=mean(first_tokens_s),
+        first_token_p95_s=quantile(first_tokens_s, 0.95),
         tokens_per_s=later_tokens / later_s if later_tokens and later_s else None,
     )
-
-
-def _mean(samples: Sequence[float]) -> float | None:
-    return sum(samples) / len(samples) if samples else None
-
-
-def _p95(ranked: Sequence[float]) -> float | None:
-    """By nearest rank: one of the samples."""
-    return ranked[math.ceil(0.95 * len(ranked)) - 1] if ranked else None

@@ -5,13 +5,13 @@ Knows nothing of where reports come from, keeps no clock, and holds no more than
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.observability.outcomes import is_success, is_unserved
 from gateway.observability.reports import RequestReport
+from gateway.peers.pace import quantile
 
 STEP_S = 10
 """Short enough to see a worker go, long enough that an hour is 360 points."""
@@ -78,9 +78,7 @@ class _Step:
 
     def point(self) -> Point:
         ranked = sorted(self.first_tokens_s)
-        return Point(
-            self.requests, self.failures, round(self.tokens, 1), _quantile(ranked, 0.5), _quantile(ranked, 0.95)
-        )
+        return Point(self.requests, self.failures, round(self.tokens, 1), quantile(ranked, 0.5), quantile(ranked, 0.95))
 
 
 class Timeline:
@@ -163,8 +161,3 @@ def _with_tokens(point: Point, more: float) -> Point:
         point.first_token_p50_s,
         point.first_token_p95_s,
     )
-
-
-def _quantile(ranked: Sequence[float], share: float) -> float | None:
-    """By nearest rank: one of the samples."""
-    return ranked[max(1, math.ceil(share * len(ranked))) - 1] if ranked else None

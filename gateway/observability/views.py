@@ -132,7 +132,7 @@ class WorkerPage:
 
 
 @dataclass(frozen=True)
-class Itself:
+class GatewayView:
     """This gateway, and what it does now."""
 
     id: str
@@ -168,7 +168,7 @@ class WorkerSeen:
 class Overview:
     """All of it at one moment. `total` counts the workers that are not shown, too."""
 
-    itself: Itself
+    gateway: GatewayView
     models: Sequence[ModelSeen]
     workers: Sequence[WorkerSeen]
     total: int

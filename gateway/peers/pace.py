@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection, Sequence
 
 MEMORY_S = 10.0
 """A slow sample is forgotten with this time constant: after half a minute of quick ones little of it is left."""
@@ -54,11 +55,18 @@ class Window:
         self._samples.append(sample)
 
     def quantile(self, q: float) -> float | None:
-        """The sample that a share `q` of all do not exceed (nearest rank); None before the first."""
-        if not self._samples:
-            return None
-        ranked = sorted(self._samples)
-        return ranked[max(0, math.ceil(q * len(ranked)) - 1)]
+        return quantile(sorted(self._samples), q)
 
     def mean(self) -> float | None:
-        return sum(self._samples) / len(self._samples) if self._samples else None
+        return mean(self._samples)
+
+
+def quantile(ranked: Sequence[float], q: float) -> float | None:
+    """The sample that a share `q` of all do not exceed, by nearest rank: one of the samples. They come sorted; None
+    where there is none."""
+    return ranked[max(0, math.ceil(q * len(ranked)) - 1)] if ranked else None
+
+
+def mean(samples: Collection[float]) -> float | None:
+    """None where there is no sample."""
+    return sum(samples) / len(samples) if samples else None

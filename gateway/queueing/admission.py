@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Set
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 
 from gateway.peers.worker import ModelTask
-from gateway.queueing.fair_queue import FairQueue, may_wait
+from gateway.queueing.fair_queue import may_wait
+from gateway.queueing.model_queue import ModelQueue
+from gateway.queueing.ticket import Ticket as Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from gateway.service import Caller
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 
 MAX_WAITING = 512
@@ -31,21 +32,8 @@ WAKE_INTERVAL_S = 0.05
 """How often the queues are tried without anybody having said that something changed: workers that refused a request
 are asked again 0.1 s later at the earliest."""
 
-MAX_FRONT = 64
-MAX_FRONT_REFUSED = 8
-"""How far into a queue a wake looks: past so many requests, of so many kinds, that no worker has room for. The next
-tick looks further."""
-
-MAX_SWEEP_REFUSED = 32
-"""Kinds of requests without room that one tick meets on its way through a whole queue before it leaves the rest to the
-next: requests for weights that nobody has cost their sender nothing, and a look at all workers each."""
-
 MAX_QUEUES = 256
 """Queues looked at in one go, some 6 microseconds each at least; those not looked at come first the next time."""
-
-RATE_ADMISSIONS = 64
-RATE_WINDOW_S = 30.0
-"""Estimates are made from the last admissions from the queue, none of them older than this."""
 
 MAX_RETRY_AFTER_S = 60.0
 """Nobody is told to stay away for longer on the ground of an estimate."""
@@ -56,20 +44,6 @@ Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 """`routing.choose` over the workers of this moment: for what is asked, without these peer ids."""
 
 
-@dataclass(eq=False)
-class Ticket:
-    """A request that needs a worker before `deadline_s` (monotonic). `exclude` are the peer ids of those that failed
-    it. `is_urgent`: it goes on after a failure. One that is not `is_patient` does not want to wait: it is told what it
-    finds, and not that a deadline has passed."""
-
-    query: RouteQuery
-    caller: Caller
-    deadline_s: float
-    exclude: Set[str] = frozenset()
-    is_urgent: bool = False
-    is_patient: bool = True
-
-
 @dataclass(frozen=True)
 class QueueLimits:
     """How many requests may wait, the urgent ones not counted. Of each bound one caller may have as much as is still
@@ -77,54 +51,6 @@ class QueueLimits:
 
     max_waiting: int = MAX_WAITING
     max_waiting_total: int = MAX_WAITING_TOTAL
-
-
-class _AdmissionRate:
-    """How fast a queue has moved on lately."""
-
-    def __init__(self, now_s: float) -> None:
-        self._since_s = now_s
-        self._admitted_s: deque[float] = deque()
-
-    def note(self, now_s: float) -> None:
-        self._admitted_s.append(now_s)
-        if len(self._admitted_s) > RATE_ADMISSIONS:
-            self._since_s = self._admitted_s.popleft()
-
-    def per_s(self, now_s: float) -> float | None:
-        """None when nobody was admitted lately."""
-        while self._admitted_s and self._admitted_s[0] < now_s - RATE_WINDOW_S:
-            self._admitted_s.popleft()
-        self._since_s = max(self._since_s, now_s - RATE_WINDOW_S)
-        if not self._admitted_s or now_s <= self._since_s:
-            return None
-        return len(self._admitted_s) / (now_s - self._since_s)
-
-
-class _NoRoom:
-    """What no worker had room for, at one moment: whoever needs as much or more need not be tried."""
-
-    def __init__(self) -> None:
-        self._refused: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
-
-    def add(self, ticket: Ticket) -> None:
-        needs = frozenset(ticket.exclude), ticket.query.max_tokens or 0
-        self._refused.setdefault((ticket.query.digest, ticket.query.features), []).append(needs)
-
-    def cover(self, ticket: Ticket) -> bool:
-        tokens = ticket.query.max_tokens or 0
-        refused = self._refused.get((ticket.query.digest, ticket.query.features), ())
-        return any(least <= tokens and (not exclude or exclude <= ticket.exclude) for exclude, least in refused)
-
-
-class _ModelQueue:
-    """Those that wait for one model."""
-
-    def __init__(self, now_s: float) -> None:
-        self.tickets: FairQueue[Ticket] = FairQueue()
-        self.rate = _AdmissionRate(now_s)
-        self.sweep: Iterator[Ticket] | None = None
-        """Where the last tick left off on its way through."""
 
 
 class Admission:
@@ -141,7 +67,7 @@ class Admission:
         self._is_served = is_served
         self._now_s = now_s
         self._limits = limits or QueueLimits()
-        self._queues: dict[ModelTask, _ModelQueue] = {}
+        self._queues: dict[ModelTask, ModelQueue] = {}
         self._grants: dict[Ticket, asyncio.Future[WorkerChoice]] = {}
         self._callers: Counter[str] = Counter()
         """How many requests each has waiting, of all models, the urgent ones not counted."""
@@ -175,7 +101,7 @@ class Admission:
         else:
             queues = [queue for task in TASKS if (queue := self._queues.get((model, task))) is not None]
         for queue in queues:
-            self._serve_front(queue, _NoRoom())
+            queue.serve_front()
 
     def position(self, ticket: Ticket) -> int | None:
         """How many of its model's queue are served before it, and itself; None when it does not wait."""
@@ -184,7 +110,7 @@ class Admission:
     def estimate_s(self, ticket: Ticket) -> float | None:
         """How long it waits from now on, if all goes on as lately; None when that is not known."""
         position = self.position(ticket)
-        return None if position is None else self._time_for_s(ticket.query.key, position)
+        return None if position is None else self._queues[ticket.query.key].time_for_s(position, self._now_s())
 
     def waiting(self, model: str) -> int:
         return sum(len(self._queues[key].tickets) for task in TASKS if (key := (model, task)) in self._queues)
@@ -213,9 +139,9 @@ class Admission:
         assert ticket not in self._grants, "one request waits once"
         if not ticket.is_urgent:
             self._check_room(ticket)
-        key, now_s = ticket.query.key, self._now_s()
+        key = ticket.query.key
         if key not in self._queues:
-            self._queues[key] = _ModelQueue(now_s)
+            self._queues[key] = ModelQueue(self._serve, self._is_gone, self._now_s())
         self._queues[key].tickets.push(ticket, ticket.caller, ticket.query.tokens, ticket.is_urgent)
         if not ticket.is_urgent:
             self._callers[ticket.caller.name] += 1
@@ -263,7 +189,7 @@ class Admission:
         self._timer = None
         try:
             for queue in self._next_queues():
-                self._serve_whole(queue)
+                queue.serve_whole(self._limits.max_waiting)
             now_s = self._now_s()
             for ticket in [ticket for ticket in self._grants if ticket.deadline_s <= now_s]:
                 self._give_up(ticket)
@@ -271,7 +197,7 @@ class Admission:
             if self._grants:
                 self._timer = asyncio.get_running_loop().call_later(WAKE_INTERVAL_S, self._tick)
 
-    def _next_queues(self) -> list[_ModelQueue]:
+    def _next_queues(self) -> list[ModelQueue]:
         """All in turn, so many at a time."""
         queues = dict(islice(self._queues.items(), MAX_QUEUES))
         if len(queues) < len(self._queues):
@@ -283,51 +209,26 @@ class Admission:
         """Those before it may need what is not there, and it may not."""
         queue = self._queues[ticket.query.key]
         if len(queue.tickets) > 1:
-            self._serve_front(queue, _NoRoom())
+            queue.serve_front()
 
-    def _serve_front(self, queue: _ModelQueue, no_room: _NoRoom) -> bool:
-        return self._serve(queue, queue.tickets.offers(), no_room, MAX_FRONT_REFUSED, MAX_FRONT)
-
-    def _serve_whole(self, queue: _ModelQueue) -> None:
-        """Its front first, as the order wants it; then on through the rest."""
-        no_room = _NoRoom()
-        if self._serve_front(queue, no_room):
-            queue.sweep = None
-            return
-        queue.sweep = queue.sweep or queue.tickets.offers()
-        if self._serve(queue, queue.sweep, no_room, MAX_SWEEP_REFUSED, self._limits.max_waiting):
-            queue.sweep = None
-
-    def _serve(
-        self, queue: _ModelQueue, offers: Iterator[Ticket], no_room: _NoRoom, max_refused: int, max_passed: int
-    ) -> bool:
-        """Give slots to those offered, past so many that get none. Returns whether all were offered one."""
-        refused = passed = 0
-        for ticket in offers:
-            grant = self._grants[ticket]
-            if not grant.done() and not no_room.cover(ticket):
-                choice = self._reserve(ticket)
-                if choice is not None:
-                    self._admit_waiting(queue, ticket, choice)
-                    continue
-                no_room.add(ticket)
-                refused += 1
-            passed += 1
-            if refused >= max_refused or passed >= max_passed:
-                return False
+    def _serve(self, ticket: Ticket) -> bool:
+        """Give it a slot, if there is one for it. Returns whether there was."""
+        choice = self._reserve(ticket)
+        if choice is None:
+            return False
+        self._grants[ticket].set_result(choice)
+        self._queues[ticket.query.key].take(ticket, self._now_s())
+        self._forget(ticket)
         return True
+
+    def _is_gone(self, ticket: Ticket) -> bool:
+        return self._grants[ticket].done()
 
     def _reserve(self, ticket: Ticket) -> WorkerChoice | None:
         choice = self._choose(ticket.query, ticket.exclude)
         if choice is not None:
             choice.worker.reserve(ticket.query.key, self._now_s())
         return choice
-
-    def _admit_waiting(self, queue: _ModelQueue, ticket: Ticket, choice: WorkerChoice) -> None:
-        self._grants[ticket].set_result(choice)
-        queue.rate.note(self._now_s())
-        queue.tickets.take(ticket)
-        self._forget(ticket)
 
     def _give_up(self, ticket: Ticket) -> None:
         """Its deadline has passed."""
@@ -341,12 +242,8 @@ class Admission:
     def _drained_in_s(self, key: ModelTask) -> float | None:
         """When those that wait now will have been served."""
         queue = self._queues.get(key)
-        time_s = None if queue is None else self._time_for_s(key, len(queue.tickets))
+        time_s = None if queue is None else queue.time_for_s(len(queue.tickets), self._now_s())
         return None if time_s is None else min(time_s, MAX_RETRY_AFTER_S)
-
-    def _time_for_s(self, key: ModelTask, count: int) -> float | None:
-        rate = self._queues[key].rate.per_s(self._now_s())
-        return None if rate is None else count / rate
 
 
 def _in_vain(ticket: Ticket, is_served: bool, drained_in_s: float | None) -> P2PNetError:

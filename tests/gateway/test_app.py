@@ -12,13 +12,12 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.app import create_app
+from gateway.app import create_app, failure_response
 from gateway.http.access import Access
 from gateway.http.edge import Edge
 from gateway.http.failures import OUTCOMES
 from gateway.http.proxies import Proxies
 from gateway.service import HttpLimits
-from gateway.surfaces.openai.routes import failure_response
 from p2pnet.errors import (
     Busy,
     ContextOverflow,

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from gateway.http import sse
 from gateway.http.collected import Generated
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
@@ -20,9 +21,7 @@ from gateway.service import ModelEntry, Waiting
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
 
-SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
-
-PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+PING = sse.event("ping", b'{"type":"ping"}')
 
 STOP_REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -50,7 +49,7 @@ class MessageHead:
 class MessageRenderer:
     """The events of one streamed message, in order."""
 
-    media_type = SSE_MEDIA_TYPE
+    media_type = sse.MEDIA_TYPE
 
     def __init__(self, head: MessageHead) -> None:
         self._head = head
@@ -69,7 +68,7 @@ class MessageRenderer:
         return b"".join(part for event in events for part in self._parts(event))
 
     def render_failure(self, failure: Failure) -> bytes:
-        return b"event: error\ndata: " + render_error(failure) + b"\n\n"
+        return sse.event("error", render_error(failure))
 
     def _parts(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, Accepted):
@@ -198,7 +197,7 @@ def _message(
 
 
 def _event(kind: str, fields: dict[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + encode_line({"type": kind, **fields}) + b"\n\n"
+    return sse.event(kind, encode_line({"type": kind, **fields}))
 
 
 def _begin_of_text_delta(index: int) -> bytes:

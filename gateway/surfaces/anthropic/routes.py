@@ -7,35 +7,38 @@ which all of Anthropic's clients send.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
-from gateway.http.collected import Generated
 from gateway.http.edge import read_body
-from gateway.http.failures import Failure, describe
+from gateway.http.failures import describe
+from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.replies import StreamedReply, WholeReply
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService, HttpLimits, ModelEntry
 from gateway.surfaces.anthropic import render, schema
 from p2pnet.errors import ModelNotFound
 
-JSON = "application/json"
 VERSION_HEADER = b"anthropic-version"
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]}
 
 MAX_PAGE = 1000
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /v1/messages, and those of /v1/models for Anthropic's clients: it must come before OpenAI's.
-    They raise P2PNetError; the application answers it with `failure_response`."""
+    They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["anthropic"])
     models = APIRouter(route_class=_VersionedRoute)
 
-    @routes.post("/v1/messages", summary="Answer a chat", openapi_extra=_docs({"max_tokens": 256, "stream": True}))
+    @routes.post(
+        "/v1/messages", summary="Answer a chat", openapi_extra=body_docs({**CHAT, "max_tokens": 256, "stream": True})
+    )
     async def create(request: Request) -> Response:
         body = schema.parse_message(await read_body(request, limits))
         generation = schema.message_request(body, request.state.request_id, service.make_seed)
@@ -43,13 +46,9 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
             return StreamedReply(events, render.MessageRenderer(head), limits)
+        return WholeReply(events, partial(render.render_message, head), limits)
 
-        def whole(generated: Generated) -> bytes:
-            return render.render_message(head, generated)
-
-        return WholeReply(events, whole, limits)
-
-    @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=_docs({}))
+    @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=body_docs(CHAT))
     async def count(request: Request) -> Response:
         """By a worker, which knows the model's tokenizer: it generates one token."""
         body = schema.parse_count(await read_body(request, limits))
@@ -61,25 +60,18 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         limit: str | None = None, after_id: str | None = None, before_id: str | None = None
     ) -> Response:
         page, has_more = page_of(service.list_models(), _limit(limit), after_id, before_id)
-        return Response(render.render_models(page, has_more), media_type=JSON)
+        return EncodedJson(render.render_models(page, has_more))
 
     @models.get("/v1/models/{model_id:path}", include_in_schema=False)
     async def retrieve_model(model_id: str) -> Response:
         entry = find_model(model_id, service.list_models(), service.aliases)
         if entry is not None:
-            return Response(render.render_model(entry), media_type=JSON)
-        return failure_response(describe(ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")))
+            return EncodedJson(render.render_model(entry))
+        missing = describe(ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model"))
+        return error_response(missing, render.render_error(missing))
 
     routes.include_router(models)
     return routes
-
-
-def failure_response(failure: Failure) -> Response:
-    """An error in Anthropic's shape, with its status."""
-    response = Response(render.render_error(failure), failure.status, media_type=JSON)
-    if failure.retry_after_s is not None:
-        response.headers["retry-after"] = str(failure.retry_after_s)
-    return response
 
 
 def page_of(
@@ -108,9 +100,3 @@ class _VersionedRoute(APIRoute):
         if scope["type"] != "http" or all(name != VERSION_HEADER for name, _ in scope["headers"]):
             return Match.NONE, {}
         return super().matches(scope)
-
-
-def _docs(more: dict[str, Any]) -> dict[str, Any]:
-    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
-    example = {"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}], **more}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

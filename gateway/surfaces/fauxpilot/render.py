@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from gateway.http import sse
 from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
 from gateway.service import ModelEntry, Waiting
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, Usage
-
-SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
-DONE = b"data: [DONE]\n\n"
 
 TOKEN = {"token": "1", "expires_at": 2_600_000_000, "refresh_in": 900}
 """What Copilot's plugin needs before it asks anything: it opens nothing here."""
@@ -36,7 +34,7 @@ class ResponseHead:
 class ChunkRenderer:
     """The chunks of one streamed response, in order."""
 
-    media_type = SSE_MEDIA_TYPE
+    media_type = sse.MEDIA_TYPE
 
     def __init__(self, head: ResponseHead) -> None:
         self._head = head
@@ -44,13 +42,13 @@ class ChunkRenderer:
         """How much of each choice's text is out, in characters."""
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
-        return b": " + waiting_comment(waiting).encode() + b"\n\n"
+        return sse.comment(waiting_comment(waiting))
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
         return b"".join(part for event in events for part in self._parts(event))
 
     def render_failure(self, failure: Failure) -> bytes:
-        return b"data: " + render_error(failure) + b"\n\n"
+        return sse.nameless(render_error(failure))
 
     def _parts(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, TextDelta):
@@ -61,7 +59,7 @@ class ChunkRenderer:
             for index, reason in enumerate(reasons):
                 usage = usage_document(event.usage) if index == len(reasons) - 1 else None
                 yield self._chunk(_choice(index, "", reason, None), usage)
-            yield DONE
+            yield sse.DONE
         else:
             assert isinstance(event, Accepted)
 
@@ -72,7 +70,7 @@ class ChunkRenderer:
 
     def _chunk(self, choice: dict[str, Any], usage: dict[str, int] | None = None) -> bytes:
         document = _document(self._head, [choice])
-        return b"data: " + encode_line(document if usage is None else {**document, "usage": usage}) + b"\n\n"
+        return sse.nameless(encode_line(document if usage is None else {**document, "usage": usage}))
 
 
 def render_whole(head: ResponseHead, generated: Generated) -> bytes:

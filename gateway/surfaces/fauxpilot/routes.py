@@ -5,10 +5,12 @@ Any engine will do: what is no model here stands for the code model. Errors have
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.collected import Generated
 from gateway.http.edge import read_body
+from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.replies import StreamedReply, WholeReply
 from gateway.model_names.code_models import engine_model
 from gateway.model_names.naming import find_model
@@ -16,32 +18,30 @@ from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.fauxpilot import render, schema
 from p2pnet.errors import ModelNotFound, NoWorker
 
-JSON = "application/json"
-
 _EXAMPLE = {"prompt": "def add(a, b):\n    return", "max_tokens": 16, "stop": ["\n"]}
-_DOCS = {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": _EXAMPLE}}}}
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /v1/engines, and the one that Copilot's plugin takes its token from. They raise P2PNetError."""
     routes = APIRouter(tags=["fauxpilot"])
+    docs = body_docs(_EXAMPLE)
 
     @routes.get("/copilot_internal/v2/token", summary="A token that opens nothing, for Copilot's plugin")
     async def token() -> Response:
-        return Response(render.render_token(), media_type=JSON)
+        return EncodedJson(render.render_token())
 
     @routes.get("/v1/engines", summary="List the models, as engines")
     async def list_engines() -> Response:
-        return Response(render.render_engines(service.list_models()), media_type=JSON)
+        return EncodedJson(render.render_engines(service.list_models()))
 
     @routes.get("/v1/engines/{engine:path}", summary="One model, as an engine")
     async def retrieve_engine(engine: str) -> Response:
         entry = find_model(engine, service.list_models(), service.aliases)
         if entry is not None:
-            return Response(render.render_engine(entry), media_type=JSON)
+            return EncodedJson(render.render_engine(entry))
         raise ModelNotFound(f"The engine {engine[:128]!r} does not exist.", "engine")
 
-    @routes.post("/v1/engines/{engine:path}/completions", summary="Continue code, with any engine", openapi_extra=_DOCS)
+    @routes.post("/v1/engines/{engine:path}/completions", summary="Continue code, with any engine", openapi_extra=docs)
     async def complete(engine: str, request: Request) -> Response:
         body = schema.parse_completion(await read_body(request, limits))
         model = engine_model(service, engine)
@@ -52,10 +52,6 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
             return StreamedReply(events, render.ChunkRenderer(head), limits)
-
-        def whole(generated: Generated) -> bytes:
-            return render.render_whole(head, generated)
-
-        return WholeReply(events, whole, limits)
+        return WholeReply(events, partial(render.render_whole, head), limits)
 
     return routes

@@ -6,41 +6,29 @@ Ours come in pieces of text, and a model need not write JSON.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from gateway.http.collected import CollectedCall
 from p2pnet.messages import TextDelta, ToolCall
-
-
-@dataclass
-class _OpenCall:
-    index: int
-    id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
-
-    def whole(self) -> ToolCall:
-        return ToolCall(self.id, self.name, "".join(self.arguments))
 
 
 class WholeCalls:
     """Collects the pieces of a stream's calls, which come one call after the other."""
 
     def __init__(self) -> None:
-        self._open: _OpenCall | None = None
+        self._index = 0
+        self._open: CollectedCall | None = None
 
     def take(self, delta: TextDelta) -> list[tuple[int, ToolCall]]:
         """The calls, with their indexes, that are complete now that this follows."""
         done = self.flush() if delta.text else []
         for piece in delta.tool_calls:
-            if self._open is None or self._open.index != piece.index:
+            if self._open is None or self._index != piece.index:
                 done += self.flush()
-                self._open = _OpenCall(piece.index)
-            self._open.id = self._open.id or piece.id or ""
-            self._open.name = self._open.name or piece.name or ""
-            self._open.arguments.append(piece.arguments)
+                self._index, self._open = piece.index, CollectedCall()
+            self._open.take(piece)
         return done
 
     def flush(self) -> list[tuple[int, ToolCall]]:
@@ -48,7 +36,7 @@ class WholeCalls:
         if self._open is None:
             return []
         done, self._open = self._open, None
-        return [(done.index, done.whole())]
+        return [(self._index, done.whole())]
 
 
 def call_documents(calls: Sequence[tuple[int, ToolCall]]) -> tuple[list[dict[str, Any]], str]:

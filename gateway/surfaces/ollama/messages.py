@@ -6,31 +6,27 @@ client drops, and which is therefore made up again here where it is missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from p2pnet.errors import FeatureMissing, InvalidRequest
+from gateway.http.bodies import Body, json_text
+from p2pnet.errors import FeatureMissing
 from p2pnet.messages import MAX_TOOLS
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class CallFunction(_Part):
+class CallFunction(Body):
     name: str
     arguments: dict[str, Any] | None = None
 
 
-class CallBody(_Part):
+class CallBody(Body):
     id: str | None = None
     function: CallFunction
 
 
-class ChatMessage(_Part):
+class ChatMessage(Body):
     """`thinking` is not read: templates leave out what a model thought in earlier turns."""
 
     role: str
@@ -41,13 +37,13 @@ class ChatMessage(_Part):
     tool_call_id: str | None = None
 
 
-class ToolFunction(_Part):
+class ToolFunction(Body):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class ToolBody(_Part):
+class ToolBody(Body):
     function: ToolFunction
 
 
@@ -112,11 +108,3 @@ class _Conversation:
             if value:
                 return next((call for call in self._waiting if call[key] == value), None)
         return self._waiting[0] if self._waiting else None
-
-
-def json_text(value: Any, where: str) -> str:
-    """JSON again, as text on one line. Raises InvalidRequest where a number is none."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: a number that JSON does not have", where) from error

@@ -41,7 +41,7 @@ _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 _DTYPE_LEVELS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-class Catalogue:
+class ModelList:
     """Finds a model by the name that an Ollama client has for it. Keeps the list for a second of `now`."""
 
     def __init__(

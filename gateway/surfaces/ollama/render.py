@@ -6,7 +6,6 @@ NDJSON knows no comments: while nothing comes, a line that says nothing keeps th
 from __future__ import annotations
 
 import math
-import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.http.collected import Embedded, Generated
+from gateway.http.collected import Embedded, Generated, numbers_of
 from gateway.http.failures import Failure
 from gateway.http.one_line import one_line
 from gateway.http.replies import AnswerEvent, waiting_comment
@@ -35,8 +34,6 @@ LEAST_LOGPROB = -9999.0
 _NS = 1_000_000_000
 
 _DONE_REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
-
-"""Characters, in UTF-8, that JSON allows in a string and at which Python's clients end a line (httpx: splitlines)."""
 
 
 def timestamp(unix_s: float) -> str:
@@ -198,7 +195,7 @@ def render_embeddings(model: str, embedded: Embedded) -> bytes:
     return msgspec.json.encode(
         {
             "model": model,
-            "embeddings": [numbers(vector) for vector in embedded.vectors],
+            "embeddings": [numbers_of(vector) for vector in embedded.vectors],
             "total_duration": _nanoseconds(embedded.duration_s),
             "load_duration": _nanoseconds(queued_s),
             "prompt_eval_count": embedded.finished.usage.prompt_tokens,
@@ -208,15 +205,11 @@ def render_embeddings(model: str, embedded: Embedded) -> bytes:
 
 def render_embedding(embedded: Embedded) -> bytes:
     """Of the older /api/embeddings, which takes one text."""
-    return msgspec.json.encode({"embedding": numbers(embedded.vectors[0])})
+    return msgspec.json.encode({"embedding": numbers_of(embedded.vectors[0])})
 
 
 def render_error(failure: Failure) -> bytes:
     return one_line(msgspec.json.encode({"error": failure.message}))
-
-
-def numbers(vector: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(vector) // 4}f", vector)
 
 
 def logprobs_field(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.collected import Embedded, Generated
 from gateway.http.edge import read_body
-from gateway.http.failures import Failure
+from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.replies import StreamedReply, VectorsReply, WholeReply
 from gateway.service import GatewayService, HttpLimits
 from gateway.surfaces.ollama import models, render, schema
-from gateway.surfaces.ollama.models import Catalogue
+from gateway.surfaces.ollama.models import ModelList
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.messages import EmbedRequest, GenerateRequest
-
-JSON = "application/json"
 
 API_VERSION = "0.13.5"
 """The version of Ollama whose API this is. Clients ask for it to know what they may send."""
@@ -50,23 +48,15 @@ T = TypeVar("T")
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
-    """The routes under /api, and the root. They raise P2PNetError, which is answered with `failure_response`."""
+    """The routes under /api, and the root. They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["ollama"])
-    catalogue = Catalogue(service.list_models, service.now, service.aliases)
-    _add_listings(routes, service, limits, catalogue)
-    _add_generation(routes, service, limits, catalogue)
-    _add_embedding(routes, service, limits, catalogue)
+    model_list = ModelList(service.list_models, service.now, service.aliases)
+    _add_listings(routes, service, limits, model_list)
+    _add_generation(routes, service, limits, model_list)
+    _add_embedding(routes, service, limits, model_list)
     for method, path in REFUSED:
         routes.add_api_route(path, refuse, methods=[method], include_in_schema=False)
     return routes
-
-
-def failure_response(failure: Failure) -> Response:
-    """An error in Ollama's shape, with its status."""
-    response = Response(render.render_error(failure), failure.status, media_type=JSON)
-    if failure.retry_after_s is not None:
-        response.headers["retry-after"] = str(failure.retry_after_s)
-    return response
 
 
 async def refuse(request: Request) -> Response:
@@ -74,15 +64,15 @@ async def refuse(request: Request) -> Response:
     raise InvalidRequest(f"{what} is not possible here: this gateway holds no models, its workers bring their own")
 
 
-def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
+def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
     async def root() -> Response:
         return Response("Ollama is running", media_type="text/plain")
 
     async def version() -> Response:
-        return Response(msgspec.json.encode({"version": API_VERSION}), media_type=JSON)
+        return EncodedJson(msgspec.json.encode({"version": API_VERSION}))
 
     async def tags() -> Response:
-        return Response(models.render_tags(service.list_models()), media_type=JSON)
+        return EncodedJson(models.render_tags(service.list_models()))
 
     for path, get, summary in (
         ("/", root, "That it runs"),
@@ -94,21 +84,21 @@ def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits
 
     @routes.get("/api/ps", summary="List the models that a worker has in memory")
     async def running() -> Response:
-        return Response(models.render_running(service.list_models(), service.now()), media_type=JSON)
+        return EncodedJson(models.render_running(service.list_models(), service.now()))
 
-    @routes.post("/api/show", summary="One model", openapi_extra=_docs({"model": "tiny"}))
+    @routes.post("/api/show", summary="One model", openapi_extra=body_docs({"model": "tiny"}))
     async def show(request: Request) -> Response:
         body = schema.parse(schema.ShowBody, await read_body(request, limits))
-        return Response(models.render_shown(catalogue.get(body.name)), media_type=JSON)
+        return EncodedJson(models.render_shown(model_list.get(body.name)))
 
 
-def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
-    chat_docs = _docs({"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]})
+def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
+    chat_docs = body_docs({"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]})
 
     @routes.post("/api/chat", summary="Answer a chat", openapi_extra=chat_docs)
     async def chat(request: Request) -> Response:
         body = schema.parse(schema.ChatBody, await read_body(request, limits))
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         schema.check_generation(body, entry)
         answer = render.SharedFields(body.name, True, service.now)
         if body.order is not None:
@@ -116,10 +106,12 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         generation = schema.chat_request(body, entry, request.state.request_id, service.make_seed)
         return reply(request, generation, answer, body.is_stream)
 
-    @routes.post("/api/generate", summary="Answer a prompt", openapi_extra=_docs({"model": "tiny", "prompt": "A peer"}))
+    @routes.post(
+        "/api/generate", summary="Answer a prompt", openapi_extra=body_docs({"model": "tiny", "prompt": "A peer"})
+    )
     async def generate(request: Request) -> Response:
         body = schema.parse(schema.GenerateBody, await read_body(request, limits))
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         schema.check_generation(body, entry)
         if body.order is not None:
             return ordered(render.SharedFields(body.name, False, service.now), body.order)
@@ -130,22 +122,18 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         )
 
     def ordered(answer: render.SharedFields, order: str) -> Response:
-        catalogue.get(answer.model)
-        return Response(render.render_order(answer, order), media_type=JSON)
+        model_list.get(answer.model)
+        return EncodedJson(render.render_order(answer, order))
 
     def reply(request: Request, generation: GenerateRequest, answer: render.SharedFields, is_stream: bool) -> Response:
         events = _in_its_words(service.generate(generation, request.state.caller), answer.model)
         if is_stream:
             return StreamedReply(events, render.NdjsonRenderer(answer), limits)
-
-        def whole(generated: Generated) -> bytes:
-            return render.render_whole(answer, generated)
-
-        return WholeReply(events, whole, limits)
+        return WholeReply(events, partial(render.render_whole, answer), limits)
 
 
-def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, catalogue: Catalogue) -> None:
-    embed_docs = _docs({"model": "tiny", "input": ["A peer", "A worker"]})
+def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:
+    embed_docs = body_docs({"model": "tiny", "input": ["A peer", "A worker"]})
 
     @routes.post("/api/embed", summary="Turn texts into vectors", openapi_extra=embed_docs)
     async def embed(request: Request) -> Response:
@@ -153,29 +141,27 @@ def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimit
         texts = body.texts()
         if not texts:
             return empty(body.name, {"model": body.name, "embeddings": []})
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         asked = schema.embed_request(body.name, entry, texts, body.dimensions, request.state.request_id)
-
-        def whole(embedded: Embedded) -> bytes:
-            return render.render_embeddings(body.name, embedded)
-
-        return VectorsReply(vectors(request, asked, body.name), whole, limits)
+        return VectorsReply(vectors(request, asked, body.name), partial(render.render_embeddings, body.name), limits)
 
     @routes.post(
-        "/api/embeddings", summary="Turn one text into a vector", openapi_extra=_docs({"model": "tiny", "prompt": "Hi"})
+        "/api/embeddings",
+        summary="Turn one text into a vector",
+        openapi_extra=body_docs({"model": "tiny", "prompt": "Hi"}),
     )
     async def embeddings(request: Request) -> Response:
         body = schema.parse(schema.EmbeddingsBody, await read_body(request, limits))
         if not body.prompt:
             return empty(body.name, {"embedding": []})
-        entry = catalogue.find(body.name)
+        entry = model_list.find(body.name)
         asked = schema.embed_request(body.name, entry, [body.prompt], None, request.state.request_id)
         return VectorsReply(vectors(request, asked, body.name), render.render_embedding, limits)
 
     def empty(name: str, document: dict[str, Any]) -> Response:
         """Without a text the model would only be loaded."""
-        catalogue.get(name)
-        return Response(msgspec.json.encode(document), media_type=JSON)
+        model_list.get(name)
+        return EncodedJson(msgspec.json.encode(document))
 
     def vectors(request: Request, asked: EmbedRequest, name: str) -> AsyncGenerator[Any, None]:
         return _in_its_words(service.embed(asked, request.state.caller), name)
@@ -193,8 +179,3 @@ async def _in_its_words(events: AsyncGenerator[T, None], name: str) -> AsyncGene
             if error.param not in FEATURE_WORDS:
                 raise
             raise FeatureMissing(f"{name} does not support {FEATURE_WORDS[error.param]}", error.param) from error
-
-
-def _docs(example: dict[str, Any]) -> dict[str, Any]:
-    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from gateway.http.bodies import Body, json_text, out_of_bounds, validated
 from gateway.service import ModelEntry
 from gateway.surfaces.ollama.context import Turn, decode_context
-from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools, json_text
+from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
 from gateway.surfaces.ollama.models import not_found, untagged
 from gateway.surfaces.ollama.options import OUR_NAMES, read_options
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
@@ -32,12 +33,13 @@ _DURATION = re.compile(rf"[-+]?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|µs|μs|ms|s|m|
 MAX_NAME_CHARS = 256
 MAX_DURATION_CHARS = 64
 
-_OLLAMA_NAMES = {ours: name for name, ours in OUR_NAMES.items()} | {"max_tokens": "num_predict", "schema": "format"}
+_OLLAMA_NAMES = {ours: name for name, ours in OUR_NAMES.items()} | {
+    "max_tokens": "num_predict",
+    "response_format": "format",
+}
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
-
+class _Body(Body):
     model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     keep_alive: Any = None
     options: dict[str, Any] | None = None
@@ -129,20 +131,14 @@ class ShowBody(_Body):
         return self.model or self.old_name or ""
 
 
-Body = TypeVar("Body", bound=_Body)
+B = TypeVar("B", bound=_Body)
 
 
-def parse(kind: type[Body], raw: bytes) -> Body:
+def parse(kind: type[B], raw: bytes) -> B:
     """Raises InvalidRequest, which names the field."""
     if not raw.strip():
         raise InvalidRequest("missing request body")
-    try:
-        body = kind.model_validate_json(raw)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = _path(found["loc"])
-        reason = found["msg"][:1].lower() + found["msg"][1:]
-        raise InvalidRequest(f"{path}: {reason}" if path else reason, path or None) from error
+    body = validated(kind, raw)
     if not body.name:
         raise InvalidRequest("model is required", "model")
     _check_keep_alive(body.keep_alive)
@@ -284,19 +280,6 @@ def _order(keep_alive: Any) -> str:
 
 
 def _out_of_bounds(error: msgspec.ValidationError, name: str) -> InvalidRequest | ModelNotFound:
-    """msgspec says `Expected ... - at `$.sampling.repetition_penalty``; the client calls it `repeat_penalty`."""
-    reason, _, path = str(error).partition(" - at ")
-    path = path.strip("`").removeprefix("$.").removeprefix("prompt.")
-    if path == "model":
-        return not_found(name)
-    field = path.rpartition(".")[2]
-    where = _OLLAMA_NAMES.get(field, field if path.startswith("sampling.") else path)
-    return InvalidRequest(f"{where}: {reason[:1].lower()}{reason[1:]}", where)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """`messages[0].content`, from pydantic's location without the names of union branches."""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")
+    """As every surface says it, but for Ollama's words where there is no such model."""
+    refused = out_of_bounds(error, name, _OLLAMA_NAMES)
+    return not_found(name) if isinstance(refused, ModelNotFound) else refused

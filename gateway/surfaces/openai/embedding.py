@@ -5,14 +5,13 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
-import struct
 from base64 import b64encode
 from typing import Any
 
 import msgspec
 
 from gateway.http.bodies import Body, out_of_bounds, validated
-from gateway.http.collected import Embedded
+from gateway.http.collected import Embedded, numbers_of
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_EMBED_INPUTS, EmbedRequest, TextPrompt, TokenPrompt
 
@@ -53,7 +52,7 @@ def embed_request(body: EmbeddingBody, request_id: str) -> EmbedRequest:
 
 def render_embeddings(embedded: Embedded, model: str, is_base64: bool) -> bytes:
     """Vectors as lists of numbers, or as base64 of float32, little-endian, which is what OpenAI's clients ask for."""
-    as_json = _base64 if is_base64 else _numbers
+    as_json = _base64 if is_base64 else numbers_of
     data = [
         {"object": "embedding", "index": index, "embedding": as_json(vector)}
         for index, vector in enumerate(embedded.vectors)
@@ -65,10 +64,6 @@ def render_embeddings(embedded: Embedded, model: str, is_base64: bool) -> bytes:
 
 def _base64(vector: bytes) -> str:
     return b64encode(vector).decode()
-
-
-def _numbers(vector: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(vector) // 4}f", vector)
 
 
 def _inputs(given: str | list[Any]) -> list[TextPrompt | TokenPrompt]:

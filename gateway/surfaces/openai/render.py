@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.http import sse
 from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
@@ -17,9 +18,6 @@ from gateway.service import Waiting
 from gateway.surfaces.openai.documents import render_error, usage_document
 from gateway.surfaces.openai.logprobs import TokenOffsets, chat_logprobs, completion_logprobs
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta
-
-SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ _OPEN_CHOICE = b',"logprobs":null,"finish_reason":null}]'
 class SseRenderer:
     """The chunks of one streamed response, in order. `choices` is how many answers it has."""
 
-    media_type = SSE_MEDIA_TYPE
+    media_type = sse.MEDIA_TYPE
 
     def __init__(self, dialect: Dialect, head: ResponseHead, with_usage: bool, choices: int = 1) -> None:
         self._dialect = dialect
@@ -79,7 +77,7 @@ class SseRenderer:
         self._set_digest(None)
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
-        return b": " + waiting_comment(waiting).encode() + b"\n\n"
+        return sse.comment(waiting_comment(waiting))
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
         parts: list[bytes] = []
@@ -96,7 +94,7 @@ class SseRenderer:
         return b"".join(parts)
 
     def render_failure(self, failure: Failure) -> bytes:
-        return b"data: " + render_error(failure) + b"\n\n"
+        return sse.nameless(render_error(failure))
 
     def _set_digest(self, digest: str | None) -> None:
         document = {
@@ -147,7 +145,7 @@ class SseRenderer:
         last = b"".join(self._closing(index, reason) for index, reason in enumerate(reasons))
         if self._with_usage:
             last += self._begin + b',"choices":[],"usage":' + encode_line(usage_document(finished.usage)) + b"}\n\n"
-        return last + DONE
+        return last + sse.DONE
 
     def _closing(self, index: int, reason: FinishReason) -> bytes:
         rest = b',"logprobs":null,"finish_reason":' + encode_line(reason) + b"}]"

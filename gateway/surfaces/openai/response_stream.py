@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gateway.http import sse
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
@@ -37,7 +38,7 @@ from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCal
 class ResponseStream:
     """The events of one response, in order. A renderer for StreamedReply."""
 
-    media_type = "text/event-stream; charset=utf-8"
+    media_type = sse.MEDIA_TYPE
 
     def __init__(self, head: ObjectHead) -> None:
         self._head = head
@@ -49,7 +50,7 @@ class ResponseStream:
         self._calls: set[int] = set()
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
-        return b": " + waiting_comment(waiting).encode() + b"\n\n"
+        return sse.comment(waiting_comment(waiting))
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
         return b"".join(part for event in events for part in self._render(event))
@@ -154,7 +155,7 @@ class ResponseStream:
         kind = f"response.{name}"
         data = encode_line({"type": kind, "sequence_number": self._numbers, **fields})
         self._numbers += 1
-        return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+        return sse.event(kind, data)
 
 
 class _Message:

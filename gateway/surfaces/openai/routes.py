@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.collected import Embedded, Generated
 from gateway.http.edge import read_body
-from gateway.http.failures import Failure, failure
+from gateway.http.failures import failure
+from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
 from gateway.model_names.code_models import completion_model
 from gateway.model_names.naming import find_model
@@ -25,13 +25,11 @@ from gateway.surfaces.openai.responses import parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
 from p2pnet.errors import ModelNotFound, NoWorker
 
-JSON = "application/json"
-
 HI = [{"role": "user", "content": "What is p2pnet?"}]
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
-    """The routes under /v1. They raise P2PNetError; the application answers it with `failure_response`."""
+    """The routes under /v1. They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["openai"])
     _add_models(routes, service)
     _add_chat(routes, service, limits)
@@ -41,29 +39,21 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     return routes
 
 
-def failure_response(failure: Failure) -> Response:
-    """An error in OpenAI's shape, with its status."""
-    response = Response(render_error(failure), failure.status, media_type=JSON)
-    if failure.retry_after_s is not None:
-        response.headers["retry-after"] = str(failure.retry_after_s)
-    return response
-
-
 def _add_models(routes: APIRouter, service: GatewayService) -> None:
     @routes.get("/v1/models", summary="List the models that workers announce")
     async def list_models() -> Response:
-        return Response(render_models(service.list_models()), media_type=JSON)
+        return EncodedJson(render_models(service.list_models()))
 
     @routes.get("/v1/models/{model_id:path}", summary="One model, by its name or an alias")
     async def retrieve_model(model_id: str) -> Response:
         entry = find_model(model_id, service.list_models(), service.aliases)
         if entry is not None:
-            return Response(render_model(entry), media_type=JSON)
+            return EncodedJson(render_model(entry))
         raise ModelNotFound(f"The model {model_id[:128]!r} does not exist.", "model")
 
 
 def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
-    docs = _docs({"model": "tiny", "messages": HI, "stream": True})
+    docs = body_docs({"model": "tiny", "messages": HI, "stream": True})
 
     @routes.post("/v1/chat/completions", summary="Answer a chat", openapi_extra=docs)
     async def chat(request: Request) -> Response:
@@ -75,7 +65,7 @@ def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) ->
 
 
 def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
-    docs = _docs({"model": "tiny", "prompt": "A peer"})
+    docs = body_docs({"model": "tiny", "prompt": "A peer"})
 
     @routes.post("/v1/completions", summary="Continue a text, or several", openapi_extra=docs)
     async def complete(request: Request) -> Response:
@@ -93,21 +83,18 @@ def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLim
 
 
 def _add_embeddings(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
-    docs = _docs({"model": "tiny", "input": ["A peer", "A worker"], "encoding_format": "float"})
+    docs = body_docs({"model": "tiny", "input": ["A peer", "A worker"], "encoding_format": "float"})
 
     @routes.post("/v1/embeddings", summary="Turn texts into vectors", openapi_extra=docs)
     async def embed(request: Request) -> Response:
         body = parse_embedding(await read_body(request, limits))
         embedding = embed_request(body, request.state.request_id)
-
-        def whole(embedded: Embedded) -> bytes:
-            return render_embeddings(embedded, body.model, body.is_base64)
-
-        return VectorsReply(service.embed(embedding, request.state.caller), whole, limits)
+        render = partial(render_embeddings, model=body.model, is_base64=body.is_base64)
+        return VectorsReply(service.embed(embedding, request.state.caller), render, limits)
 
 
 def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
-    docs = _docs({"model": "tiny", "input": "What is p2pnet?"})
+    docs = body_docs({"model": "tiny", "input": "What is p2pnet?"})
 
     @routes.post("/v1/responses", summary="Answer a chat, in OpenAI's newer shape", openapi_extra=docs)
     async def respond(request: Request) -> Response:
@@ -117,17 +104,14 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
             return StreamedReply(events, ResponseStream(head), limits)
-
-        def whole(generated: Generated) -> bytes:
-            return render_response(head, generated)
-
-        return WholeReply(events, whole, limits)
+        return WholeReply(events, partial(render_response, head), limits)
 
     @routes.get("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
     @routes.delete("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
     async def stored(response_id: str) -> Response:
         message = f"There is no response {response_id[:128]!r}: responses are not stored here."
-        return failure_response(failure("response_not_found", message, "response_id"))
+        missing = failure("response_not_found", message, "response_id")
+        return error_response(missing, render_error(missing))
 
 
 def _reply(
@@ -136,13 +120,4 @@ def _reply(
     """Of chat and completions."""
     if body.is_stream:
         return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits)
-
-    def whole(generated: Generated) -> bytes:
-        return render_whole(dialect, head, generated)
-
-    return WholeReply(events, whole, limits)
-
-
-def _docs(example: dict[str, Any]) -> dict[str, Any]:
-    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}
+    return WholeReply(events, partial(render_whole, dialect, head), limits)

@@ -41,7 +41,7 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class ToolBody(Body):
     """Chat has the function inside, responses have its fields here."""
 
     type: str = "function"
@@ -52,7 +52,7 @@ class Tool(Body):
     strict: bool | None = None
 
 
-Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
+Tools = Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = str | dict[str, Any]
 
 
@@ -69,7 +69,9 @@ class Format(Schema):
     json_schema: Schema | None = None
 
 
-def tool_fields(tools: Sequence[Tool] | None, choice: ToolChoice | None, is_parallel: bool | None) -> dict[str, Any]:
+def tool_fields(
+    tools: Sequence[ToolBody] | None, choice: ToolChoice | None, is_parallel: bool | None
+) -> dict[str, Any]:
     """The fields of a ChatPrompt that say which tools there are. Raises InvalidRequest.
 
     Tools that must not be called are left out: a model without tools can then serve the request.
@@ -119,7 +121,7 @@ def _part(part: ContentPart, where: str, index: int) -> str:
     return text
 
 
-def _function(tool: Tool, where: str) -> dict[str, Any]:
+def _function(tool: ToolBody, where: str) -> dict[str, Any]:
     if tool.type != "function":
         reason = f"{tool.type[:64]!r} is not supported here, only functions are"
         raise InvalidRequest(f"{where}.type: {reason}", f"{where}.type")

@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.http import sse
+from gateway.http.replies import UnbufferedResponse, until_disconnect
 from gateway.observability.live import Live
 from gateway.observability.views import Overview
 from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet import render
 
 LOOK_S = 1.0
-Ends = set[asyncio.Future[Literal[True]]]
-KEEP_ALIVE = b": keep-alive\n\n"
+Ends = set[asyncio.Future[Any]]
+KEEP_ALIVE = sse.comment("keep-alive")
 
 
 class Changes:
@@ -37,7 +38,7 @@ class Changes:
         sections = render.sections(seen)
         changed = [(name, body) for name, body in sections.items() if self._sections.get(name) != body]
         self._sections = sections
-        return b"".join(_event(name, body) for name, body in (*changed, *self._worker_events(seen)))
+        return b"".join(sse.event(name, body) for name, body in (*changed, *self._worker_events(seen)))
 
     def _worker_events(self, seen: Overview) -> Iterator[tuple[str, bytes]]:
         workers = {worker.view.id: render.worker(worker) for worker in seen.workers}
@@ -49,21 +50,14 @@ class Changes:
         self._workers, self._total = workers, seen.total
 
 
-def _event(name: str, body: bytes) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), body)
-
-
-class LiveReply(Response):
+class LiveReply(UnbufferedResponse):
     """Shows overviews until the client goes away, reads nothing any more, or the gateway stops. Raises Busy, before
     anything is sent, where too many watch."""
 
     def __init__(
         self, overview: Callable[[], Overview], live: Live, limits: HttpLimits, look_s: float = LOOK_S
     ) -> None:
-        # Proxies such as nginx collect a response unless told otherwise.
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self.headers["content-type"] = "text/event-stream"
+        super().__init__("text/event-stream", cache_control="no-store")
         self._overview = overview
         self._live = live
         self._limits = limits
@@ -71,7 +65,7 @@ class LiveReply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._live.watching() as closing:
-            ends: Ends = {asyncio.ensure_future(closing.wait()), asyncio.ensure_future(_until_disconnect(receive))}
+            ends: Ends = {asyncio.ensure_future(closing.wait()), asyncio.ensure_future(until_disconnect(receive))}
             try:
                 await self._show(send, ends)
             except TimeoutError:
@@ -98,9 +92,3 @@ class LiveReply(Response):
     async def _send(self, send: Send, body: bytes, has_more: bool = True) -> None:
         async with asyncio.timeout(self._limits.write_timeout_s):
             await send({"type": "http.response.body", "body": body, "more_body": has_more})
-
-
-async def _until_disconnect(receive: Receive) -> Literal[True]:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    return True

@@ -14,7 +14,7 @@ from gateway.observability.recent import Kept
 from gateway.observability.timeline import Series
 from gateway.observability.views import (
     ChoiceView,
-    Itself,
+    GatewayView,
     Location,
     ModelSeen,
     ModelView,
@@ -60,7 +60,7 @@ def overview(seen: Overview) -> bytes:
 def sections(seen: Overview) -> dict[str, bytes]:
     """Every section but the workers, each as one document."""
     parts = {
-        "gateway": _itself(seen.itself),
+        "gateway": _gateway(seen.gateway),
         "models": list(map(_model, seen.models)),
         "mesh": _mesh(seen.mesh),
         "series": _series(seen.series),
@@ -79,8 +79,8 @@ def worker_changes(changed: Sequence[bytes], gone: Sequence[str], total: int) ->
     return msgspec.json.encode({"changed": list(map(msgspec.Raw, changed)), "gone": gone, "total": total})
 
 
-def _itself(itself: Itself) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(itself)
+def _gateway(view: GatewayView) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(view)
     return {"started": _moment(fields.pop("started_unix_s")), **fields}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.http.json_response import EncodedJson
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.observability.recent import RequestQuery
 from gateway.observability.views import Knowledge, WorkerQuery
@@ -15,8 +16,6 @@ from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
 from p2pnet.errors import InvalidRequest
-
-JSON = "application/json"
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -74,7 +73,7 @@ def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter
 
 
 def _json(body: bytes) -> Response:
-    return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
+    return EncodedJson(body, headers={"cache-control": "no-store"})
 
 
 def _limit(request: Request) -> int:

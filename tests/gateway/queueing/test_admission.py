@@ -14,16 +14,9 @@ import pytest
 
 from gateway.peers.health import State
 from gateway.peers.worker import Worker
-from gateway.queueing.admission import (
-    MAX_FRONT,
-    MAX_FRONT_REFUSED,
-    MAX_QUEUES,
-    MAX_SWEEP_REFUSED,
-    RATE_WINDOW_S,
-    Admission,
-    QueueLimits,
-    Ticket,
-)
+from gateway.queueing.admission import MAX_QUEUES, Admission, QueueLimits
+from gateway.queueing.model_queue import MAX_FRONT, MAX_FRONT_REFUSED, MAX_SWEEP_REFUSED, RATE_WINDOW_S
+from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
 from gateway.service import Caller

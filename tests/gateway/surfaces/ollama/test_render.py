@@ -20,7 +20,7 @@ from gateway.service import ModelEntry, Routed, Waiting
 from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.models import (
     UNKNOWN_SIZE_BYTES,
-    Catalogue,
+    ModelList,
     render_running,
     render_shown,
     render_tags,
@@ -440,22 +440,22 @@ FOUND: list[tuple[str, str | None]] = [
 
 @pytest.mark.parametrize(("name", "model"), FOUND)
 def test_names_with_and_without_latest(name: str, model: str | None) -> None:
-    catalogue = Catalogue(lambda: [ModelEntry(id, 0, 1) for id in ("a", "b:latest", "c:8b")], lambda: 0.0)
-    found = catalogue.find(name)
+    model_list = ModelList(lambda: [ModelEntry(id, 0, 1) for id in ("a", "b:latest", "c:8b")], lambda: 0.0)
+    found = model_list.find(name)
     assert (found.id if found else None) == model
     if found is None:
         with pytest.raises(ModelNotFound, match=rf"^model '{name}' not found$"):
-            catalogue.get(name)
+            model_list.get(name)
 
 
-def test_the_catalogue_is_a_second_old_at_most() -> None:
+def test_the_model_list_is_a_second_old_at_most() -> None:
     now_s = [0.0]
     entries = [ModelEntry("a", 0, 1)]
-    catalogue = Catalogue(lambda: entries, lambda: now_s[0])
-    assert catalogue.find("a") is entries[0]
+    model_list = ModelList(lambda: entries, lambda: now_s[0])
+    assert model_list.find("a") is entries[0]
     entries = [ModelEntry("a", 0, 2), ModelEntry("b", 0, 1)]
-    assert catalogue.find("a") != entries[0]
+    assert model_list.find("a") != entries[0]
     now_s[0] = 1.0
-    assert catalogue.find("a") == entries[0]
+    assert model_list.find("a") == entries[0]
     entries = [ModelEntry("c", 0, 1)]
-    assert catalogue.find("c") == entries[0], "a name that is not known is looked for at once"
+    assert model_list.find("c") == entries[0], "a name that is not known is looked for at once"

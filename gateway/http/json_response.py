@@ -1,0 +1,30 @@
+"""JSON responses: documents, errors with their status, and how bodies are documented. Knows nothing of any dialect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.http.failures import Failure
+
+JSON = "application/json"
+
+
+class EncodedJson(Response):
+    """A document that its surface has encoded."""
+
+    media_type = JSON
+
+
+def error_response(failure: Failure, body: bytes) -> Response:
+    """An error, as its surface has rendered it."""
+    response = EncodedJson(body, failure.status)
+    if failure.retry_after_s is not None:
+        response.headers["retry-after"] = str(failure.retry_after_s)
+    return response
+
+
+def body_docs(example: dict[str, Any]) -> dict[str, Any]:
+    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

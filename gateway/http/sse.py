@@ -1,0 +1,26 @@
+"""Server-sent events as bytes: events, nameless data and comments. Pure; what is in them is encoded already.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+MEDIA_TYPE = "text/event-stream; charset=utf-8"
+
+DONE = b"data: [DONE]\n\n"
+"""The last one of a stream of OpenAI's."""
+
+
+def event(name: str, data: bytes) -> bytes:
+    """`data` is one line."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def nameless(data: bytes) -> bytes:
+    """An event without a name, of one line."""
+    return b"data: " + data + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """What clients pass over."""
+    return b": " + text.encode() + b"\n\n"

@@ -1,0 +1,23 @@
+"""A request that needs a worker: what it asks for, on whose behalf, and for how long it may wait. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from gateway.routing.route_query import RouteQuery
+from gateway.service import Caller
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request that needs a worker before `deadline_s` (monotonic). `exclude` are the peer ids of those that failed
+    it. `is_urgent`: it goes on after a failure. One that is not `is_patient` does not want to wait: it is told what it
+    finds, and not that a deadline has passed."""
+
+    query: RouteQuery
+    caller: Caller
+    deadline_s: float
+    exclude: Set[str] = frozenset()
+    is_urgent: bool = False
+    is_patient: bool = True
