@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, WorkerFailed
+from p2pnet.errors import ContextOverflow, InvalidRequest, WorkerFailed
 from p2pnet.features import EMBEDDING
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Measure, TextPrompt, TokenPrompt, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
+from p2pnet.worker.backends.served import check_model
 from p2pnet.worker.checkpoints.digest import HashCache, Progress
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder
@@ -141,10 +142,7 @@ class EmbeddingsBackend:
         await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
 
     def _check(self, request: EmbedRequest) -> None:
-        if request.model != self._card.id:
-            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
-        if request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+        check_model(request, self._card)
         if request.dimensions is not None and request.dimensions > self._encoder.dimensions:
             raise InvalidRequest(f"The model's vectors have only {self._encoder.dimensions} dimensions.", "dimensions")
 

@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
-from p2pnet.features import check_features
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
@@ -26,7 +26,6 @@ from p2pnet.worker.backends.upstream.ollama import OllamaDialect
 from p2pnet.worker.backends.upstream.openai import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
 from p2pnet.worker.backends.upstream.speed import DecodeSpeed
-from p2pnet.worker.text.resuming import check_resume
 
 ACCEPT_S = 10.0
 """Ollama and llama.cpp say 200 with the first token, which may take minutes while a model is loaded or a prompt is
@@ -133,11 +132,8 @@ class UpstreamBackend:
     def _offer(self, request: GenerateRequest) -> Offer:
         offer = self._models.offers.get(request.model)
         if offer is None:
-            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
-        if request.digest not in (None, offer.card.digest):
-            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
-        check_features(request, offer.card.features)
-        check_resume(request)
+            raise not_served(request)
+        check_generate(request, offer.card)
         if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
             raise ContextOverflow(
                 f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
