@@ -25,11 +25,17 @@ from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.ollama import OllamaDialect
 from p2pnet.worker.backends.upstream.openai import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
-from p2pnet.worker.backends.upstream.speed import DecodeSpeed
+from p2pnet.worker.speed import StreamSpeed
 
 ACCEPT_S = 10.0
 """Ollama and llama.cpp say 200 with the first token, which may take minutes while a model is loaded or a prompt is
 long. A request that has not been refused by now has been taken; a client waits 30 s to hear it."""
+
+SPEED_MEMORY_S = 5.0
+"""Of decoding: a server that others use too is soon faster or slower than it was."""
+
+MIN_SPEED_S = 1.0
+"""Of decoding: what is shorter is noise."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class UpstreamBackend:
         self._dialect = dialect
         self._models = models
         self._accept_s = accept_s
-        self._speed = DecodeSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000)
+        self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
     @classmethod
     async def open(
@@ -171,10 +177,11 @@ class UpstreamBackend:
                     before = answer.counted_tokens
                     deltas = list(answer.take(reader.feed(line)))
                     if tokens := answer.counted_tokens - before:
-                        if not is_decoding:
+                        if is_decoding:
+                            self._speed.note(tokens)
+                        else:
                             self._speed.begin()
-                        self._speed.count(tokens if is_decoding else 0)
-                        is_decoding = True
+                            is_decoding = True
                     for delta in deltas:
                         yield delta
                     if reader.is_ended or answer.is_cut:
