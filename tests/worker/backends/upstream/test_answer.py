@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -36,7 +37,7 @@ from p2pnet.worker.backends.upstream.dialect import Reader
 from p2pnet.worker.backends.upstream.lines import LineSplitter
 from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
 from p2pnet.worker.backends.upstream.openai_reader import OpenAIReader
-from p2pnet.worker.backends.upstream.refusals import MAX_MESSAGE_CHARS, refusal
+from p2pnet.worker.backends.upstream.refusals import refusal
 from tests.scripted_server import ndjson, sse
 
 WITH_TOOLS = ChatPrompt((Message("user", "hi"),), tools=(Tool("look"),))
