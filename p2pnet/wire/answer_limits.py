@@ -13,6 +13,7 @@ import msgspec
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import (
     MAX_TOOLS,
+    Accepted,
     ChatPrompt,
     Finished,
     GenerateRequest,
@@ -48,6 +49,14 @@ class AnswerLimits:
         self._answers = [_Budget(left, (left + 1) * MAX_CHARS_PER_TOKEN) for _ in range(request.n)]
         self._prompts = [_prompt_budget(request.prompt) if request.echo else None for _ in range(request.n)]
         self._has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
+
+    def check(self, event: Accepted | TextDelta | Finished) -> None:
+        """The next event, whichever it is."""
+        match event:
+            case TextDelta():
+                self.check_delta(event)
+            case Finished():
+                self.check_finished(event)
 
     def check_delta(self, delta: TextDelta) -> None:
         """One more delta of the answer."""
