@@ -28,8 +28,11 @@ MAX_CHARS_PER_TOKEN = 1024
 """The longest tokens in use are runs of a few hundred spaces or dashes."""
 
 MAX_TEMPLATE_TOKENS = 1 << 14
+"""What a chat template may add to a prompt, besides a token for each of its bytes: a system prompt and the markup of
+the turns."""
+
 MAX_TEMPLATE_CHARS = 1 << 16
-"""What a chat template may add to a prompt that is echoed: a system prompt and the markup of the turns."""
+"""What it may add to a prompt that is echoed."""
 
 MAX_DELTAS_PER_TOKEN = 4
 """Deltas without ids, which servers elsewhere may cut as they like."""

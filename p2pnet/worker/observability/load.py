@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from p2pnet.errors import Busy
 from p2pnet.messages import Finished, Load, Measure
 from p2pnet.network.interface import Clock
+from p2pnet.records import ModelTask
 from p2pnet.worker.catalogue import Catalogue, newest
 from p2pnet.worker.observability.observer import Observer
 from p2pnet.worker.speed import StreamSpeed, averaged
@@ -33,7 +34,7 @@ MIN_SPEED_S = 0.1
 class Slot:
     """One request's slot, from the request's arrival to its end, and what its stream has shown so far."""
 
-    def __init__(self, meter: LoadMeter, key: tuple[str, str], has_own_speed: bool, arrived_s: float) -> None:
+    def __init__(self, meter: LoadMeter, key: ModelTask, has_own_speed: bool, arrived_s: float) -> None:
         self._meter = meter
         self._key = key
         self._has_own_speed = has_own_speed
@@ -110,7 +111,7 @@ class LoadMeter:
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._now_s = now_s
-        self._held: Counter[tuple[str, str]] = Counter()
+        self._held: Counter[ModelTask] = Counter()
         self._open = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -170,7 +171,7 @@ class LoadMeter:
         if not has_own_speed:
             self._decode.end()
 
-    def _free(self, key: tuple[str, str]) -> None:
+    def _free(self, key: ModelTask) -> None:
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]  # models come and go
