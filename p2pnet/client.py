@@ -23,28 +23,14 @@ from p2pnet.messages import (
 )
 from p2pnet.network.interface import Network, Stream
 from p2pnet.wire.answer_limits import AnswerLimits
-from p2pnet.wire.codec import (
-    MAX_REQUEST_FRAME_BYTES,
-    MAX_STATUS_FRAME_BYTES,
-    FrameDecoder,
-    embed_event_decoder,
-    encode_frame,
-    event_decoder,
-    status_event_decoder,
-)
-from p2pnet.wire.exchange import (
-    EMBED_PROTOCOL,
-    EMBED_TRANSITIONS,
-    GENERATE_PROTOCOL,
-    STATUS_PROTOCOL,
-    STATUS_TRANSITIONS,
-    Exchange,
-    State,
-)
+from p2pnet.wire.codec import FrameDecoder, encode_frame
+from p2pnet.wire.exchange import Exchange, State
+from p2pnet.wire.protocols import EMBED, GENERATE, STATUS, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Accepted | TextDelta | Embedding | Finished | Status)
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
+E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
 
@@ -67,16 +53,7 @@ def generate(
     asked for, has broken the protocol.
     """
     limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
-    call = _Call[Accepted | TextDelta | Finished](
-        GENERATE_PROTOCOL,
-        request,
-        MAX_REQUEST_FRAME_BYTES,
-        event_decoder(),
-        Exchange(),
-        limits.check,
-        timeouts.accept_s,
-        timeouts.silence_s,
-    )
+    call = _Call(GENERATE, request, limits.check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call)
 
 
@@ -91,16 +68,7 @@ def embed(
 
     All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
     """
-    call = _Call[Accepted | Embedding | Finished](
-        EMBED_PROTOCOL,
-        request,
-        MAX_REQUEST_FRAME_BYTES,
-        embed_event_decoder(),
-        Exchange(EMBED_TRANSITIONS),
-        VectorCheck(request).check,
-        timeouts.accept_s,
-        timeouts.silence_s,
-    )
+    call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call)
 
 
@@ -110,14 +78,7 @@ async def status(network: Network, peer_id: str, addresses: Sequence[str], timeo
     Raises PeerUnreachable, PeerLost or ProtocolViolation, or what a Failed frame stands for: NotAllowed, or Busy when
     this peer has asked too often. Who answers so is alive.
     """
-    call = _Call[Status](
-        STATUS_PROTOCOL,
-        StatusRequest(),
-        MAX_STATUS_FRAME_BYTES,
-        status_event_decoder(),
-        Exchange(STATUS_TRANSITIONS),
-        lambda _: None,
-    )
+    call = _Call(STATUS, StatusRequest(), lambda _: None)
     try:
         async with asyncio.timeout(timeout_s):
             (answer,) = [event async for event in _drive(network, peer_id, addresses, call)]
@@ -127,32 +88,32 @@ async def status(network: Network, peer_id: str, addresses: Sequence[str], timeo
 
 
 @dataclass(frozen=True)
-class _Call(Generic[E]):
-    """One exchange: what is sent, how what comes back is read and checked, and how long a worker may be silent before
-    its first event, and between two."""
+class _Call(Generic[Q, E]):
+    """One exchange: what is asked, what every event is checked by, and how long a worker may be silent before the first
+    event, and between two. None is as long as it likes."""
 
-    protocol: str
-    request: GenerateRequest | EmbedRequest | StatusRequest
-    max_request_bytes: int
-    decoder: FrameDecoder[E | Failed]
-    exchange: Exchange
+    protocol: WireProtocol[Q, E]
+    request: Q
     check: Callable[[E], None]
     accept_s: float | None = None
     silence_s: float | None = None
 
 
-async def _drive(network: Network, peer_id: str, addresses: Sequence[str], call: _Call[E]) -> AsyncGenerator[E, None]:
+async def _drive(
+    network: Network, peer_id: str, addresses: Sequence[str], call: _Call[Q, E]
+) -> AsyncGenerator[E, None]:
     """What the worker sends, checked against the exchange's table, up to its last event.
 
     What arrived together is checked together: nobody is told of a Finished that the worker goes on behind.
     """
     frame = _request_frame(call)
-    stream = await network.open_stream(peer_id, call.protocol, addresses)
+    decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
+    stream = await network.open_stream(peer_id, call.protocol.name, addresses)
     try:
         await _within(call.accept_s, stream.write(frame))
-        while not call.exchange.is_done:
-            limit_s = call.accept_s if call.exchange.state is State.WAITING else call.silence_s
-            for event in await _within(limit_s, _next_events(stream, call)):
+        while not exchange.is_done:
+            limit_s = call.accept_s if exchange.state is State.WAITING else call.silence_s
+            for event in await _within(limit_s, _next_events(stream, decoder, exchange)):
                 match event:
                     case Failed(code, message):
                         raise from_wire(code, message)
@@ -163,34 +124,30 @@ async def _drive(network: Network, peer_id: str, addresses: Sequence[str], call:
         stream.close()
 
 
-async def _next_events(stream: Stream, call: _Call[E]) -> list[E | Failed]:
+async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchange: Exchange) -> Sequence[E | Failed]:
     """One event at least, in however small pieces it comes."""
-    while not (events := call.decoder.feed(await _next_bytes(stream, call.exchange))):
-        pass
+    events: Sequence[E | Failed] = ()
+    while not events:
+        data = await stream.read()
+        if not data:
+            exchange.end_of_stream()
+        events = decoder.feed(data)
     for event in events:
-        call.exchange.advance(event)
-    if call.exchange.is_done and not call.decoder.is_empty:
+        exchange.advance(event)
+    if exchange.is_done and not decoder.is_empty:
         raise ProtocolViolation("bytes after the last event")
     return events
 
 
-async def _next_bytes(stream: Stream, exchange: Exchange) -> bytes:
-    data = await stream.read()
-    if not data:
-        exchange.end_of_stream()
-    return data
-
-
-def _request_frame(call: _Call[E]) -> bytes:
+def _request_frame(call: _Call[Q, E]) -> bytes:
     """What cannot be sent is the client's fault: no worker must be blamed for it."""
     try:
-        return encode_frame(call.request, call.max_request_bytes)
+        return encode_frame(call.request, call.protocol.max_request_frame_bytes)
     except (ProtocolViolation, UnicodeEncodeError) as error:
         raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
 
 
 async def _within(limit_s: float | None, work: Awaitable[T]) -> T:
-    """None is no limit."""
     try:
         async with asyncio.timeout(limit_s):
             return await work

@@ -42,7 +42,6 @@ Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
 PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
-
 ModelTask = tuple[str, str]
 """A model's id and its task, "generate" or "embed": what can be asked of a worker."""
 
