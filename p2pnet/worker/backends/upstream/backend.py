@@ -22,8 +22,8 @@ from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
-from p2pnet.worker.backends.upstream.ollama import OllamaDialect
-from p2pnet.worker.backends.upstream.openai import OpenAIDialect
+from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
+from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
 from p2pnet.worker.speed import StreamSpeed
 

@@ -35,8 +35,8 @@ from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
 from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Reader
 from p2pnet.worker.backends.upstream.lines import LineSplitter
-from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
-from p2pnet.worker.backends.upstream.openai_reader import OpenAIReader
+from p2pnet.worker.backends.upstream.ollama.reader import OllamaReader
+from p2pnet.worker.backends.upstream.openai.reader import OpenAIReader
 from p2pnet.worker.backends.upstream.refusals import refusal
 from tests.scripted_server import ndjson, sse
 
