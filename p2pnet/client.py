@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
@@ -12,46 +13,29 @@ from p2pnet.messages import (
     MAX_TOKENS_LIMIT,
     Accepted,
     Embedding,
-    EmbedEvent,
     EmbedRequest,
-    Event,
     Failed,
     Finished,
     GenerateRequest,
     Status,
-    StatusEvent,
     StatusRequest,
     TextDelta,
 )
 from p2pnet.network.interface import Network, Stream
 from p2pnet.wire.answer_limits import AnswerLimits
-from p2pnet.wire.codec import (
-    MAX_REQUEST_FRAME_BYTES,
-    MAX_STATUS_FRAME_BYTES,
-    FrameDecoder,
-    embed_event_decoder,
-    encode_frame,
-    event_decoder,
-    status_event_decoder,
-)
-from p2pnet.wire.exchange import (
-    EMBED_PROTOCOL,
-    EMBED_TRANSITIONS,
-    GENERATE_PROTOCOL,
-    STATUS_PROTOCOL,
-    STATUS_TRANSITIONS,
-    Exchange,
-    State,
-)
+from p2pnet.wire.codec import FrameDecoder, encode_frame
+from p2pnet.wire.exchange import Exchange, State
+from p2pnet.wire.protocols import EMBED, GENERATE, STATUS, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-E = TypeVar("E", Event, EmbedEvent, StatusEvent)
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
+E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
 
 
-async def generate(
+def generate(
     network: Network,
     peer_id: str,
     request: GenerateRequest,
@@ -68,26 +52,12 @@ async def generate(
     A worker that sends more than `max_tokens` for a choice (by default what the request asks for), or what was not
     asked for, has broken the protocol.
     """
-    frame = _request_frame(request)
-    answer_limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
-    stream = await network.open_stream(peer_id, GENERATE_PROTOCOL, addresses)
-    events = _events(stream, event_decoder(), Exchange(), timeouts)
-    try:
-        await _within(timeouts.accept_s, stream.write(frame))
-        async for event in events:
-            if isinstance(event, Failed):
-                raise from_wire(event.code, event.message)
-            if isinstance(event, TextDelta):
-                answer_limits.check_delta(event)
-            elif isinstance(event, Finished):
-                answer_limits.check_finished(event)
-            yield event
-    finally:
-        await events.aclose()
-        stream.close()
+    limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
+    call = _Call(GENERATE, request, limits.check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call)
 
 
-async def embed(
+def embed(
     network: Network,
     peer_id: str,
     request: EmbedRequest,
@@ -98,23 +68,8 @@ async def embed(
 
     All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
     """
-    frame = _request_frame(request)
-    vectors = VectorCheck(request)
-    stream = await network.open_stream(peer_id, EMBED_PROTOCOL, addresses)
-    events = _events(stream, embed_event_decoder(), Exchange(EMBED_TRANSITIONS), timeouts)
-    try:
-        await _within(timeouts.accept_s, stream.write(frame))
-        async for event in events:
-            if isinstance(event, Failed):
-                raise from_wire(event.code, event.message)
-            if isinstance(event, Embedding):
-                vectors.check_embedding(event)
-            elif isinstance(event, Finished):
-                vectors.check_finished()
-            yield event
-    finally:
-        await events.aclose()
-        stream.close()
+    call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call)
 
 
 async def status(network: Network, peer_id: str, addresses: Sequence[str], timeout_s: float) -> Status:
@@ -123,68 +78,76 @@ async def status(network: Network, peer_id: str, addresses: Sequence[str], timeo
     Raises PeerUnreachable, PeerLost or ProtocolViolation, or what a Failed frame stands for: NotAllowed, or Busy when
     this peer has asked too often. Who answers so is alive.
     """
+    call = _Call(STATUS, StatusRequest(), lambda _: None)
     try:
         async with asyncio.timeout(timeout_s):
-            stream = await network.open_stream(peer_id, STATUS_PROTOCOL, addresses)
-            try:
-                await stream.write(encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES))
-                answer = await _only_event(stream)
-            finally:
-                stream.close()
+            (answer,) = [event async for event in _drive(network, peer_id, addresses, call)]
     except TimeoutError as error:
         raise PeerLost(f"the worker did not say how it is within {timeout_s:g} s") from error
-    if isinstance(answer, Failed):
-        raise from_wire(answer.code, answer.message)
     return answer
 
 
-def _request_frame(request: GenerateRequest | EmbedRequest) -> bytes:
-    """What cannot be sent is the client's fault: no worker must be blamed for it."""
-    try:
-        return encode_frame(request, MAX_REQUEST_FRAME_BYTES)
-    except (ProtocolViolation, UnicodeEncodeError) as error:
-        raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
+@dataclass(frozen=True)
+class _Call(Generic[Q, E]):
+    """One exchange: what is asked, what every event is checked by, and how long a worker may be silent before the first
+    event, and between two. None is as long as it likes."""
+
+    protocol: WireProtocol[Q, E]
+    request: Q
+    check: Callable[[E], None]
+    accept_s: float | None = None
+    silence_s: float | None = None
 
 
-async def _events(
-    stream: Stream, decoder: FrameDecoder[E], exchange: Exchange, timeouts: ExchangeTimeouts
+async def _drive(
+    network: Network, peer_id: str, addresses: Sequence[str], call: _Call[Q, E]
 ) -> AsyncGenerator[E, None]:
     """What the worker sends, checked against the exchange's table, up to its last event.
 
     What arrived together is checked together: nobody is told of a Finished that the worker goes on behind.
     """
-    while not exchange.is_done:
-        limit_s = timeouts.accept_s if exchange.state is State.WAITING else timeouts.silence_s
-        events = await _within(limit_s, _next_events(stream, decoder, exchange))
-        for event in events:
-            exchange.advance(event)
-        if exchange.is_done and not decoder.is_empty:
-            raise ProtocolViolation("bytes after the last event")
-        for event in events:
-            yield event
+    frame = _request_frame(call)
+    decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
+    stream = await network.open_stream(peer_id, call.protocol.name, addresses)
+    try:
+        await _within(call.accept_s, stream.write(frame))
+        while not exchange.is_done:
+            limit_s = call.accept_s if exchange.state is State.WAITING else call.silence_s
+            for event in await _within(limit_s, _next_events(stream, decoder, exchange)):
+                match event:
+                    case Failed(code, message):
+                        raise from_wire(code, message)
+                    case _:
+                        call.check(event)
+                        yield event
+    finally:
+        stream.close()
 
 
-async def _next_events(stream: Stream, decoder: FrameDecoder[E], exchange: Exchange) -> list[E]:
+async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchange: Exchange) -> Sequence[E | Failed]:
     """One event at least, in however small pieces it comes."""
-    while True:
+    events: Sequence[E | Failed] = ()
+    while not events:
         data = await stream.read()
         if not data:
             exchange.end_of_stream()
-        if events := decoder.feed(data):
-            return events
-
-
-async def _only_event(stream: Stream) -> StatusEvent:
-    decoder, exchange = status_event_decoder(), Exchange(STATUS_TRANSITIONS)
-    events = await _next_events(stream, decoder, exchange)
+        events = decoder.feed(data)
     for event in events:
         exchange.advance(event)
-    if not decoder.is_empty:
-        raise ProtocolViolation("bytes after the status")
-    return events[0]
+    if exchange.is_done and not decoder.is_empty:
+        raise ProtocolViolation("bytes after the last event")
+    return events
 
 
-async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+def _request_frame(call: _Call[Q, E]) -> bytes:
+    """What cannot be sent is the client's fault: no worker must be blamed for it."""
+    try:
+        return encode_frame(call.request, call.protocol.max_request_frame_bytes)
+    except (ProtocolViolation, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
+
+
+async def _within(limit_s: float | None, work: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(limit_s):
             return await work

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from p2pnet.display.printable import printable
+
 
 class P2PNetError(Exception):
     """Base of every error this project raises on purpose.
@@ -199,5 +201,4 @@ def from_wire(code: str, message: str) -> P2PNetError:
 
     The message is a stranger's, and goes into logs and terminals: what is not printable becomes a space.
     """
-    printable = "".join(char if char.isprintable() else " " for char in message)
-    return WIRE_ERRORS.get(code, WorkerFailed)(printable)
+    return WIRE_ERRORS.get(code, WorkerFailed)(printable(message))

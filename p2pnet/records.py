@@ -42,6 +42,9 @@ Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
 PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
+ModelTask = tuple[str, str]
+"""A model's id and its task, "generate" or "embed": what can be asked of a worker."""
+
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model a worker runs. `features` are what this worker's backend can do with it, in the words of `features`.
@@ -55,6 +58,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     dtype: Label = "float32"
     features: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
     is_cold: bool = False
+
+    @property
+    def key(self) -> ModelTask:
+        return self.id, self.task
 
 
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):
@@ -152,7 +159,7 @@ def _open_signed(sealed: bytes) -> Record:
 
 
 def _check_capability(record: CapabilityRecord) -> None:
-    if len({(card.id, card.task) for card in record.models}) != len(record.models):
+    if len({card.key for card in record.models}) != len(record.models):
         raise RecordRefused("the same model twice for one task")
     for address in record.addresses:
         try:

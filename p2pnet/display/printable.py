@@ -1,14 +1,23 @@
-"""Text of strangers made fit for a terminal: nothing in it moves the cursor, colours or hides anything.
+"""Makes text of strangers fit for a terminal and a log: nothing in it moves the cursor, colours or hides anything.
 
 Knows nothing of terminals.
 """
 
 from __future__ import annotations
 
+MAX_MESSAGE_CHARS = 300
+"""What is quoted of a stranger's message: a sentence or two."""
+
 
 def printable(text: str) -> str:
     """The text with a space for each character that is not printable, line breaks and escape codes among them."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def printable_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """The text as one printable line with single spaces. The end of a longer one gives way to three dots."""
+    line = " ".join(printable(text[: 4 * max_chars]).split())
+    return line if len(line) <= max_chars else line[: max_chars - 3] + "..."
 
 
 def short_id(peer_id: str) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import (
     MAX_TOOLS,
+    Accepted,
     ChatPrompt,
     Finished,
     GenerateRequest,
@@ -27,8 +28,11 @@ MAX_CHARS_PER_TOKEN = 1024
 """The longest tokens in use are runs of a few hundred spaces or dashes."""
 
 MAX_TEMPLATE_TOKENS = 1 << 14
+"""What a chat template may add to a prompt, besides a token for each of its bytes: a system prompt and the markup of
+the turns."""
+
 MAX_TEMPLATE_CHARS = 1 << 16
-"""What a chat template may add to a prompt that is echoed: a system prompt and the markup of the turns."""
+"""What it may add to a prompt that is echoed."""
 
 MAX_DELTAS_PER_TOKEN = 4
 """Deltas without ids, which servers elsewhere may cut as they like."""
@@ -48,6 +52,14 @@ class AnswerLimits:
         self._answers = [_Budget(left, (left + 1) * MAX_CHARS_PER_TOKEN) for _ in range(request.n)]
         self._prompts = [_prompt_budget(request.prompt) if request.echo else None for _ in range(request.n)]
         self._has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
+
+    def check(self, event: Accepted | TextDelta | Finished) -> None:
+        """The next event, whichever it is."""
+        match event:
+            case TextDelta():
+                self.check_delta(event)
+            case Finished():
+                self.check_finished(event)
 
     def check_delta(self, delta: TextDelta) -> None:
         """One more delta of the answer."""

@@ -34,7 +34,7 @@ MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
 MAX_STATUS_FRAME_BYTES = 4 << 10
 """A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 
 _encode = msgspec.msgpack.Encoder().encode
 

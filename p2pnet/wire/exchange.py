@@ -22,6 +22,9 @@ GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"
 STATUS_PROTOCOL = "/p2pnet/status/1"
 
+PROTOCOLS: Mapping[str, str] = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
+"""Which protocol serves a model, by its task."""
+
 
 class State(Enum):
     WAITING = auto()

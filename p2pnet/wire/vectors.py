@@ -9,7 +9,7 @@ import math
 import struct
 
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished
 
 NUMBER_BYTES = 4
 
@@ -20,6 +20,14 @@ class VectorCheck:
     def __init__(self, request: EmbedRequest) -> None:
         self._missing = set(range(len(request.inputs)))
         self._vector_bytes = None if request.dimensions is None else NUMBER_BYTES * request.dimensions
+
+    def check(self, event: Accepted | Embedding | Finished) -> None:
+        """The next event, whichever it is."""
+        match event:
+            case Embedding():
+                self.check_embedding(event)
+            case Finished():
+                self.check_finished()
 
     def check_embedding(self, embedding: Embedding) -> None:
         """One more vector."""

@@ -30,7 +30,7 @@ class Catalogue:
         """What can be asked of this worker now, as it is announced: each model once per task."""
         offered = [card for backend in self._all for card in backend.models]
         self._warn_of(duplicates(offered))
-        return tuple({(card.id, card.task): card for card in reversed(offered)}.values())[::-1]
+        return tuple({card.key: card for card in reversed(offered)}.values())[::-1]
 
     def find(self, model: str) -> Backend | None:
         """Who generates with this model now. None when nobody does."""
@@ -71,7 +71,7 @@ class Catalogue:
 
 def duplicates(cards: Iterable[ModelCard]) -> frozenset[str]:
     """The models that stand among `cards` more than once for the same task."""
-    times = Counter((card.id, card.task) for card in cards)
+    times = Counter(card.key for card in cards)
     return frozenset(model for (model, _), count in times.items() if count > 1)
 
 

@@ -109,7 +109,7 @@ class Worker:
     async def _serve(self) -> None:
         probed = StatusHandler(lambda: self.status, self._guard, observer=self._meter.observer)
         for handler in (self._generate, self._embed, probed):
-            await self._network.handle(handler.protocol, handler)
+            await self._network.handle(handler.protocol.name, handler)
 
     async def _announce(self) -> None:
         try:

@@ -17,14 +17,11 @@ from p2pnet.directory import entries_for
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.records import MAX_LIFETIME_MS, CapabilityRecord, LoadRecord, ModelCard, Record, seal
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, STATUS_PROTOCOL
+from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL
 from p2pnet.worker.announcing.fitting import fitted
 from p2pnet.worker.observability.load import LoadMeter
 
 logger = logging.getLogger(__name__)
-
-PROTOCOLS = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
-"""Which protocol serves a model, by its task."""
 
 MODELS_INTERVAL_S = 1.0
 """How often the models are compared with those announced: as often as gateways look is soon enough."""

@@ -17,18 +17,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, WorkerFailed
+from p2pnet.errors import ContextOverflow, InvalidRequest, WorkerFailed
 from p2pnet.features import EMBEDDING
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Measure, TextPrompt, TokenPrompt, Usage
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextPrompt, TokenPrompt, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
+from p2pnet.worker.backends.served import check_model
 from p2pnet.worker.checkpoints.digest import HashCache, Progress
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder
 from p2pnet.worker.embedding.pooling import shorten
 from p2pnet.worker.embedding.queue import EmbedJob, EmbedQueue, Item
 from p2pnet.worker.engine.turns import Turns, in_own_thread
+from p2pnet.worker.speed import StepSpeed
 
 CPU_BATCH_TOKENS = 512
 """Padding included. A CPU is as fast with these as with more, and gives its turn to other models sooner."""
@@ -55,7 +57,6 @@ class EmbeddingsBackend:
         on_cpu = encoder.model.device.type == "cpu"
         self._encoder = encoder
         self._turns = turns
-        self._now_ms = now_ms
         self._max_batch_tokens = max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS)
         self._card = ModelCard(
             id=name,
@@ -69,7 +70,7 @@ class EmbeddingsBackend:
         self._queue = EmbedQueue()
         self._inboxes: dict[EmbedJob, asyncio.Queue[Embedding | WorkerFailed]] = {}
         self._computing: asyncio.Task[None] | None = None
-        self._speed = Measure()
+        self._speed = StepSpeed(now_ms, 0.0, SPEED_SMOOTHING)
         self._tokenize = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     @classmethod
@@ -106,7 +107,7 @@ class EmbeddingsBackend:
 
     @property
     def load(self) -> BackendLoad:
-        return BackendLoad(prefill_tokens_per_s=self._speed)
+        return BackendLoad(prefill_tokens_per_s=self._speed.measure)
 
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
         """Accepted, Embedding in the order in which they are computed, Finished; see EmbedBackend.
@@ -141,10 +142,7 @@ class EmbeddingsBackend:
         await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
 
     def _check(self, request: EmbedRequest) -> None:
-        if request.model != self._card.id:
-            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
-        if request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+        check_model(request, self._card)
         if request.dimensions is not None and request.dimensions > self._encoder.dimensions:
             raise InvalidRequest(f"The model's vectors have only {self._encoder.dimensions} dimensions.", "dimensions")
 
@@ -211,7 +209,7 @@ class EmbeddingsBackend:
                 logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
                 return [self._compute_alone(item) for item in batch]
             return [(batch[0], _failure(error))]
-        self._note_speed(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
+        self._speed.note(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
         return [(item, _result(item, vector)) for item, vector in zip(batch, vectors, strict=True)]
 
     def _compute_alone(self, item: Item) -> tuple[Item, Embedding | WorkerFailed]:
@@ -219,12 +217,6 @@ class EmbeddingsBackend:
             return item, _result(item, self._encoder.embed([item.token_ids])[0])
         except Exception as error:  # as above
             return item, _failure(error)
-
-    def _note_speed(self, tokens: int, duration_s: float) -> None:
-        if duration_s > 0:
-            now, before = tokens / duration_s, self._speed
-            speed = before.value + SPEED_SMOOTHING * (now - before.value) if before.sampled_ms else now
-            self._speed = Measure(speed, self._now_ms())
 
 
 def _result(item: Item, vector: Tensor) -> Embedding | WorkerFailed:

@@ -19,13 +19,13 @@ from pathlib import Path
 import msgspec
 import torch
 
-from p2pnet.errors import ModelNotFound, UsageError, WorkerFailed
-from p2pnet.features import check_features
+from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backends.served import check_generate
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.checkpoints.names import name_of
@@ -193,7 +193,8 @@ class TransformersBackend:
         The deltas' ids are all sampled tokens but an end token and those of a stop string: a worker that goes on after
         any delta samples these again and ends as this one would. `completion_tokens` counts them.
         """
-        self._check(request)
+        check_generate(request, self._card)
+        self._intake.check(request)
         loop = asyncio.get_running_loop()
         sequences, echoed = await loop.run_in_executor(
             self._tokenize, self._intake.sequences, request, self._card.context_length
@@ -210,15 +211,6 @@ class TransformersBackend:
         """End both threads and free the model's memory. Waits for a model that is just being loaded."""
         await self._residence.close()
         await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
-
-    def _check(self, request: GenerateRequest) -> None:
-        """What can be said without tokenizing."""
-        if request.model != self._card.id:
-            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
-        if request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
-        check_features(request, self._card.features)
-        self._intake.check(request)
 
     async def _answer(self, sequences: list[Sequence]) -> AsyncGenerator[TextDelta, None]:
         """A generator of its own: nothing refers to the engine once it is over."""

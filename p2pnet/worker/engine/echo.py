@@ -5,16 +5,18 @@ Knows nothing of how the logits come about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import msgspec
 import torch
 
 from p2pnet.messages import TextDelta, TokenLogprob
+from p2pnet.wire.packing import groups, joined
 from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
 from p2pnet.worker.text.emission import Emitter
 
 MAX_TOKENS_PER_DELTA = 32
-"""With twenty likely tokens for each, about half of what a frame may hold. One more character may go beyond it."""
+"""With twenty likely tokens for each, about half of what a frame may hold."""
 
 
 class PromptEcho:
@@ -63,28 +65,9 @@ class PromptEcho:
             found.extend([delta] if delta else [])
         if self._sent == len(self._prompt_ids) and entries:
             found.extend(self._emitter.flush())
-        return tuple(_joined(run, self._choice) for run in _runs(found))
+        together = map(joined, groups(found, _token_count, MAX_TOKENS_PER_DELTA))
+        return tuple(msgspec.structs.replace(delta, choice=self._choice, is_prompt=True) for delta in together)
 
 
-def _runs(deltas: Sequence[TextDelta]) -> Iterator[list[TextDelta]]:
-    """Neighbours that go into one delta."""
-    run: list[TextDelta] = []
-    tokens = 0
-    for delta in deltas:
-        run.append(delta)
-        tokens += len(delta.token_ids)
-        if tokens >= MAX_TOKENS_PER_DELTA:
-            yield run
-            run, tokens = [], 0
-    if run:
-        yield run
-
-
-def _joined(deltas: Sequence[TextDelta], choice: int) -> TextDelta:
-    return TextDelta(
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
-        choice=choice,
-        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
-        is_prompt=True,
-    )
+def _token_count(delta: TextDelta) -> int:
+    return len(delta.token_ids)

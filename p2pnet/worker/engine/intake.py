@@ -22,7 +22,7 @@ from p2pnet.worker.text.emission import Emitter
 from p2pnet.worker.text.fim import find_fim
 from p2pnet.worker.text.forms import Forms
 from p2pnet.worker.text.prompting import encode_prompt
-from p2pnet.worker.text.resuming import check_resume, encodings
+from p2pnet.worker.text.resuming import encodings
 
 
 class Intake:
@@ -47,8 +47,7 @@ class Intake:
         return (*(feature for feature in ENGINE if feature not in missing), *chat, *tools, *fim)
 
     def check(self, request: GenerateRequest) -> None:
-        """What can be said without tokenizing. Raises InvalidRequest."""
-        check_resume(request)
+        """What of this model can be said without tokenizing. Raises InvalidRequest."""
         if request.echo and isinstance(request.prompt, TextPrompt) and request.prompt.suffix:
             raise InvalidRequest("The echo of a prompt with a suffix would have to come in two parts.", "echo")
         for param, ids in (

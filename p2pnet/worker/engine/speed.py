@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from p2pnet.messages import Measure
+from p2pnet.worker.speed import NowMs, StepSpeed
 
 WINDOW_S = 0.5
 """Single steps vary too much to say anything."""
@@ -16,9 +15,9 @@ SMOOTHING = 0.3
 class Speedometer:
     """Told of every step; `now_ms` is Unix time in milliseconds."""
 
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        self._decode = _Rate(now_ms)
-        self._prefill = _Rate(now_ms)
+    def __init__(self, now_ms: NowMs) -> None:
+        self._decode = StepSpeed(now_ms, WINDOW_S, SMOOTHING)
+        self._prefill = StepSpeed(now_ms, WINDOW_S, SMOOTHING)
 
     @property
     def decode_tokens_per_s(self) -> Measure:
@@ -33,21 +32,3 @@ class Speedometer:
         """One step: so many tokens of answers, and of prompts, came out of it. It counts for both in full."""
         self._decode.note(decoded, duration_s)
         self._prefill.note(prefilled, duration_s)
-
-
-class _Rate:
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        self._now_ms = now_ms
-        self._tokens = 0
-        self._duration_s = 0.0
-        self.measure = Measure()
-
-    def note(self, tokens: int, duration_s: float) -> None:
-        if not tokens:
-            return
-        self._tokens += tokens
-        self._duration_s += duration_s
-        if self._duration_s >= WINDOW_S or (not self.measure.value and self._duration_s > 0):
-            rate, before = self._tokens / self._duration_s, self.measure.value
-            self.measure = Measure(before + SMOOTHING * (rate - before) if before else rate, self._now_ms())
-            self._tokens, self._duration_s = 0, 0.0

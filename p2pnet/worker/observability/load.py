@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,8 +14,10 @@ from collections.abc import Callable, Iterator
 from p2pnet.errors import Busy
 from p2pnet.messages import Finished, Load, Measure
 from p2pnet.network.interface import Clock
+from p2pnet.records import ModelTask
 from p2pnet.worker.catalogue import Catalogue, newest
 from p2pnet.worker.observability.observer import Observer
+from p2pnet.worker.speed import StreamSpeed, averaged
 
 Monotonic = Callable[[], float]
 
@@ -33,7 +34,7 @@ MIN_SPEED_S = 0.1
 class Slot:
     """One request's slot, from the request's arrival to its end, and what its stream has shown so far."""
 
-    def __init__(self, meter: LoadMeter, key: tuple[str, str], has_own_speed: bool, arrived_s: float) -> None:
+    def __init__(self, meter: LoadMeter, key: ModelTask, has_own_speed: bool, arrived_s: float) -> None:
         self._meter = meter
         self._key = key
         self._has_own_speed = has_own_speed
@@ -62,7 +63,7 @@ class Slot:
             self.begin()
             self._meter._note_first_token(self._arrived_s)
         elif not self._has_own_speed:
-            self._meter._note_tokens(tokens)
+            self._meter._decode.note(tokens)
         self._observe_tokens(tokens)
 
     def finish(self, finished: Finished) -> None:
@@ -110,12 +111,11 @@ class LoadMeter:
         self._catalogue = catalogue
         self._now_ms = now_ms
         self._now_s = now_s
-        self._held: Counter[tuple[str, str]] = Counter()
+        self._held: Counter[ModelTask] = Counter()
         self._open = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._speed = StreamSpeed(now_s)
-        self._decode = Measure()
+        self._decode = StreamSpeed(now_s, now_ms, SPEED_MEMORY_S, MIN_SPEED_S)
         self._first_token = Measure()
         self.running = 0
         """Requests whose tokens are coming."""
@@ -134,7 +134,7 @@ class LoadMeter:
             sampled_ms=self._now_ms(),
             kv_free_tokens=backends.kv_free_tokens,
             kv_total_tokens=backends.kv_total_tokens,
-            decode_tokens_per_s=newest((backends.decode_tokens_per_s, self._decode)),
+            decode_tokens_per_s=newest((backends.decode_tokens_per_s, self._decode.measure)),
             prefill_tokens_per_s=backends.prefill_tokens_per_s,
             first_token_s=self._first_token,
         )
@@ -164,14 +164,14 @@ class LoadMeter:
     def _begin(self, has_own_speed: bool) -> None:
         self.running += 1
         if not has_own_speed:
-            self._speed.begin()
+            self._decode.begin()
 
     def _end(self, has_own_speed: bool) -> None:
         self.running -= 1
         if not has_own_speed:
-            self._speed.end()
+            self._decode.end()
 
-    def _free(self, key: tuple[str, str]) -> None:
+    def _free(self, key: ModelTask) -> None:
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]  # models come and go
@@ -181,57 +181,7 @@ class LoadMeter:
             self._first_token, self._now_s() - arrived_s, self._now_ms(), FIRST_TOKEN_SMOOTHING
         )
 
-    def _note_tokens(self, tokens: int) -> None:
-        speed = self._speed.add(tokens)
-        if speed is not None:
-            self._decode = Measure(speed, self._now_ms())
-
 
 def full(slots: int) -> Busy:
     """What is said when nobody can have one more slot of a model."""
     return Busy(f"all {slots} slots for this model are taken")
-
-
-class StreamSpeed:
-    """Tokens per second over all streams together, in the time in which at least one of them computes.
-
-    Both sums fade with the time that is computed, so that what is recent counts most.
-    """
-
-    def __init__(self, now_s: Monotonic) -> None:
-        self._now_s = now_s
-        self._streams = 0
-        self._updated_s = 0.0
-        self._tokens = 0.0
-        self._computed_s = 0.0
-
-    def begin(self) -> None:
-        """One more stream computes."""
-        self._advance()
-        self._streams += 1
-
-    def end(self) -> None:
-        """One stream less computes."""
-        self._advance()
-        self._streams -= 1
-
-    def add(self, tokens: int) -> float | None:
-        """So many tokens have come since the last ones. Returns the speed, None as long as too little is known."""
-        self._advance()
-        self._tokens += tokens
-        return self._tokens / self._computed_s if self._computed_s >= MIN_SPEED_S else None
-
-    def _advance(self) -> None:
-        now_s = self._now_s()
-        if self._streams:
-            passed_s = now_s - self._updated_s
-            fading = math.exp(-passed_s / SPEED_MEMORY_S)
-            self._tokens *= fading
-            self._computed_s = self._computed_s * fading + passed_s
-        self._updated_s = now_s
-
-
-def averaged(average: Measure, value: float, now_ms: int, smoothing: float) -> Measure:
-    """The moving average with one more value, `smoothing` of which is the newest; the first one stands as it is."""
-    is_first = not average.sampled_ms
-    return Measure(value if is_first else average.value + smoothing * (value - average.value), now_ms)

@@ -21,7 +21,7 @@ from p2pnet.worker.observability.load import LoadMeter, Slot
 from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.inbound import InboundHandler
 
-R = TypeVar("R", bound=GenerateRequest | EmbedRequest)
+R = TypeVar("R", GenerateRequest, EmbedRequest)
 B = TypeVar("B", bound=Backend | EmbedBackend)
 
 

@@ -11,8 +11,8 @@ import msgspec
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Embedding, EmbedRequest, Finished
 from p2pnet.network.interface import Stream
-from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, FrameDecoder, embed_request_decoder
-from p2pnet.wire.exchange import EMBED_PROTOCOL, EMBED_TRANSITIONS, Exchange
+from p2pnet.wire.exchange import Exchange
+from p2pnet.wire.protocols import EMBED
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
 from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
@@ -27,15 +27,8 @@ class EmbedHandler(BackendStreamHandler[EmbedRequest, EmbedBackend]):
     A request takes one slot of its model, however many inputs it has: the backend shares its time fairly.
     """
 
-    protocol = EMBED_PROTOCOL
+    protocol = EMBED
     task = "embed"
-    max_event_frame_bytes = MAX_EMBED_EVENT_FRAME_BYTES
-
-    def _exchange(self) -> Exchange:
-        return Exchange(EMBED_TRANSITIONS)
-
-    def _decoder(self) -> FrameDecoder[EmbedRequest]:
-        return embed_request_decoder()
 
     def _has_own_speed(self, backend: EmbedBackend) -> bool:
         return True  # nothing is decoded here

@@ -14,8 +14,8 @@ import msgspec
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Stream
-from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, FrameDecoder, request_decoder
-from p2pnet.wire.exchange import GENERATE_PROTOCOL, Exchange
+from p2pnet.wire.exchange import Exchange
+from p2pnet.wire.protocols import GENERATE
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
@@ -41,15 +41,8 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
     if each answer took a slot, one for more answers than there are slots would never find them free together.
     """
 
-    protocol = GENERATE_PROTOCOL
+    protocol = GENERATE
     task = "generate"
-    max_event_frame_bytes = MAX_EVENT_FRAME_BYTES
-
-    def _exchange(self) -> Exchange:
-        return Exchange()
-
-    def _decoder(self) -> FrameDecoder[GenerateRequest]:
-        return request_decoder()
 
     def _has_own_speed(self, backend: Backend) -> bool:
         return backend.load.decode_tokens_per_s.sampled_ms > 0

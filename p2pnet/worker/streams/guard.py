@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from p2pnet.config import GuardConfig
 from p2pnet.errors import Busy, NotAllowed
 from p2pnet.rate_limit import RateLimit
+from p2pnet.records import ModelTask
 from p2pnet.worker.observability.load import full
 from p2pnet.worker.streams.quota import Quota
-
-ModelTask = tuple[str, str]
-"""A model's id and its task, "generate" or "embed"."""
 
 PROBES_PER_MINUTE = 240.0
 """Status probes of one gateway. It needs one every few seconds; a hundred gateways at this rate cost a tenth of a

@@ -10,14 +10,15 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
 from p2pnet.messages import EmbedRequest, Failed, GenerateRequest, StatusRequest
 from p2pnet.network.interface import Stream
-from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
+from p2pnet.wire.codec import LENGTH_BYTES, encode_frame
 from p2pnet.wire.exchange import AnyEvent, Exchange
+from p2pnet.wire.protocols import AnyAnswer, WireProtocol
 from p2pnet.worker.observability.observer import Observer
 from p2pnet.worker.streams.guard import Guard
 
@@ -29,14 +30,13 @@ MAX_UNREAD_REQUESTS = 64
 MAX_FAILURE_CHARS = 500
 """A message is a sentence or two; the frame that carries it must fit."""
 
-R = TypeVar("R", bound=GenerateRequest | EmbedRequest | StatusRequest)
+R = TypeVar("R", GenerateRequest, EmbedRequest, StatusRequest)
 
 
 class InboundHandler(ABC, Generic[R]):
     """Serves the streams of one protocol."""
 
-    protocol: ClassVar[str]
-    max_event_frame_bytes: ClassVar[int]
+    protocol: WireProtocol[R, AnyAnswer]
     max_request_bytes: int | None = None
     """Of a request's frame; None is what the protocol allows."""
 
@@ -49,25 +49,18 @@ class InboundHandler(ABC, Generic[R]):
 
     async def __call__(self, stream: Stream) -> None:
         """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
-        exchange = self._exchange()
+        exchange = Exchange(self.protocol.transitions)
         try:
             self._check(stream.peer_id)
             await self._answer_to(stream, await self._next_request(stream), exchange)
         except PeerLost as error:
             logger.debug("%s went away", stream.peer_id)
-            self._observer.refused(self.protocol, error.code)
+            self._observer.refused(self.protocol.name, error.code)
         except P2PNetError as error:
             await self._fail(stream, exchange, error)
         except Exception:  # the edge: whatever a backend's bug may be, the client gets an honest end
             logger.exception("a request failed")
             await self._fail(stream, exchange, WorkerFailed("the worker failed"))
-
-    @abstractmethod
-    def _exchange(self) -> Exchange:
-        """At its start."""
-
-    @abstractmethod
-    def _decoder(self) -> FrameDecoder[R]: ...
 
     @abstractmethod
     def _check(self, peer_id: str) -> None:
@@ -78,7 +71,7 @@ class InboundHandler(ABC, Generic[R]):
         """Send events until the exchange is done, or raise why not."""
 
     async def _next_request(self, stream: Stream) -> R:
-        with self._guard.reading(stream.peer_id, self.protocol, MAX_UNREAD_REQUESTS):
+        with self._guard.reading(stream.peer_id, self.protocol.name, MAX_UNREAD_REQUESTS):
             self.unread += 1
             try:
                 return await self._read_request(stream)
@@ -86,7 +79,7 @@ class InboundHandler(ABC, Generic[R]):
                 self.unread -= 1
 
     async def _read_request(self, stream: Stream) -> R:
-        decoder = self._decoder()
+        decoder = self.protocol.request_decoder()
         requests: list[R] = []
         received_bytes = 0
         try:
@@ -110,7 +103,7 @@ class InboundHandler(ABC, Generic[R]):
             raise FeatureMissing(f"this worker takes no request of more than {self.max_request_bytes} bytes")
 
     async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
-        self._observer.refused(self.protocol, error.code)
+        self._observer.refused(self.protocol.name, error.code)
         if not exchange.is_done:
             with contextlib.suppress(PeerLost):
                 await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS])])
@@ -119,7 +112,7 @@ class InboundHandler(ABC, Generic[R]):
         frames = []
         for event in events:
             exchange.advance(event)
-            frames.append(encode_frame(event, self.max_event_frame_bytes))
+            frames.append(encode_frame(event, self.protocol.max_event_frame_bytes))
         try:
             async with asyncio.timeout(self._timeouts.stall_s):
                 await stream.write(b"".join(frames))

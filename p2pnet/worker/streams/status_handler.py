@@ -10,8 +10,8 @@ from collections.abc import Callable
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.messages import Status, StatusRequest
 from p2pnet.network.interface import Stream
-from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, FrameDecoder, status_request_decoder
-from p2pnet.wire.exchange import STATUS_PROTOCOL, STATUS_TRANSITIONS, Exchange
+from p2pnet.wire.exchange import Exchange
+from p2pnet.wire.protocols import STATUS
 from p2pnet.worker.observability.observer import Observer
 from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.inbound import InboundHandler
@@ -20,8 +20,7 @@ from p2pnet.worker.streams.inbound import InboundHandler
 class StatusHandler(InboundHandler[StatusRequest]):
     """Serves `/p2pnet/status/1`. `status` says how the worker is at this moment."""
 
-    protocol = STATUS_PROTOCOL
-    max_event_frame_bytes = MAX_STATUS_FRAME_BYTES
+    protocol = STATUS
 
     def __init__(
         self,
@@ -32,12 +31,6 @@ class StatusHandler(InboundHandler[StatusRequest]):
     ) -> None:
         super().__init__(guard or Guard(), timeouts, observer or Observer())
         self._status = status
-
-    def _exchange(self) -> Exchange:
-        return Exchange(STATUS_TRANSITIONS)
-
-    def _decoder(self) -> FrameDecoder[StatusRequest]:
-        return status_request_decoder()
 
     def _check(self, peer_id: str) -> None:
         self._guard.check_probe(peer_id)

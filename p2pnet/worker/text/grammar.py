@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from p2pnet.display.printable import printable_line
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
 from p2pnet.worker.text.constraint import Constraint
 from p2pnet.worker.text.schema import parse_schema
@@ -34,9 +35,6 @@ one factory for several requests, what one says would fail the others. Compiling
 
 PROBED_TOKENS = 4
 """How far a new grammar is followed, so that one that is too complex from the start on is refused, and not begun."""
-
-MAX_MESSAGE_CHARS = 300
-"""Of what a refusal says. The compiler quotes whole patterns."""
 
 _LIMITS = LLParserLimits(
     max_grammar_size=50_000,  # symbols: 400 properties need a tenth; above, allOf of anyOf multiplies for seconds
@@ -235,6 +233,4 @@ def _message(error: str) -> str:
         return "The JSON schema has a oneOf whose options may hold at the same time. Use anyOf."
     if error.startswith(_NOTHING_FITS):
         return "Nothing that the model can say has the form that was asked for."
-    line = " ".join(_SNIPPET.sub("", _SLOT.sub("", error)).split())
-    cut = line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."
-    return "The form of the answer cannot be had: " + "".join(char if char.isprintable() else " " for char in cut)
+    return "The form of the answer cannot be had: " + printable_line(_SNIPPET.sub("", _SLOT.sub("", error)))

@@ -11,7 +11,7 @@ from p2pnet.errors import Busy
 from p2pnet.messages import Finished, Load, Measure, Usage
 from p2pnet.worker.backend import BackendLoad
 from p2pnet.worker.catalogue import Catalogue
-from p2pnet.worker.observability.load import FIRST_TOKEN_SMOOTHING, MIN_SPEED_S, SPEED_MEMORY_S, LoadMeter, StreamSpeed
+from p2pnet.worker.observability.load import FIRST_TOKEN_SMOOTHING, MIN_SPEED_S, LoadMeter
 from tests.stories import ManualClock, card, settle
 from tests.worker.scripted import Scripted
 
@@ -236,17 +236,6 @@ def test_a_stream_that_stays_silent_makes_the_worker_slower() -> None:
         site.clock.advance(10)
         slot.note_tokens(1)
     assert site.meter.load.decode_tokens_per_s.value == pytest.approx(0.1, rel=0.2)
-
-
-def test_what_is_long_ago_fades() -> None:
-    now_s = 0.0
-    speed = StreamSpeed(lambda: now_s)
-    speed.begin()
-    for pause_s, times in ((1.0, 1000), (0.5, round(2 * 5 * SPEED_MEMORY_S))):
-        for _ in range(times):
-            now_s += pause_s
-            value = speed.add(1)
-        assert value == pytest.approx(1 / pause_s, rel=0.02)
 
 
 def test_a_backend_that_measures_itself_is_believed_and_not_measured() -> None:

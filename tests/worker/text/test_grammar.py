@@ -13,10 +13,11 @@ import jsonschema
 import pytest
 import torch
 
+from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
 from p2pnet.messages import MAX_SCHEMA_CHARS
 from p2pnet.worker.text.constraint import Constraint
-from p2pnet.worker.text.grammar import MAX_MESSAGE_CHARS, GrammarCompiler, json_rule
+from p2pnet.worker.text.grammar import GrammarCompiler, json_rule
 from p2pnet.worker.text.schema import MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES
 from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.worker.text.test_vocabulary import TOKENIZERS, VOCABULARIES, word_piece_tokenizer

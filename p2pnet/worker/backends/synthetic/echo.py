@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
-from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound, WorkerFailed
-from p2pnet.features import CHAT, IGNORE_EOS, RESUME, RESUME_TEXT, TEXT, TOKENS, check_features
+from p2pnet.errors import FeatureMissing, WorkerFailed
+from p2pnet.features import CHAT, IGNORE_EOS, RESUME, RESUME_TEXT, TEXT, TOKENS
 from p2pnet.messages import Accepted, ChatPrompt, Finished, FinishReason, GenerateRequest, Prompt, TextPrompt, Usage
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backend import BackendEvent
+from p2pnet.worker.backends.served import check_generate
+from p2pnet.worker.backends.synthetic.numbered_tokens import NumberedTokens, check_first_tokens
+from p2pnet.worker.backends.synthetic.one_model import OneModel
 from p2pnet.worker.engine.limits import tokens_to_generate
-from p2pnet.worker.text.detokenizer import Piece
 from p2pnet.worker.text.emission import Emitter
-from p2pnet.worker.text.resuming import check_resume
 
 ECHO_DIGEST = "sha256:" + sha256(b"p2pnet/echo/1").hexdigest()
 
@@ -48,7 +49,7 @@ class EchoOptions:
     fails_after_tokens: int | None = None
 
 
-class EchoBackend:
+class EchoBackend(OneModel):
     """Every word is a token, and its id is its index in what is said.
 
     An answer goes on after ids if they are those of its first words, and after a text if it begins with that: of a word
@@ -62,27 +63,16 @@ class EchoBackend:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         gate: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
+        super().__init__(ModelCard(options.name, ECHO_DIGEST, options.context_length, features=FEATURES))
         self._options = options
         self._sleep = sleep
         self._gate = gate
-        self._card = ModelCard(options.name, ECHO_DIGEST, options.context_length, features=FEATURES)
         self.running = 0
         """How many generations are under way; a test sees here that a cancelled one has ended."""
 
-    @property
-    def models(self) -> tuple[ModelCard, ...]:
-        return (self._card,)
-
-    @property
-    def load(self) -> BackendLoad:
-        return BackendLoad()
-
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Accepted, TextDelta*, Finished; see Backend."""
-        if request.model != self._card.id or request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
-        check_features(request, self._card.features)
-        check_resume(request)
+        check_generate(request, self._card)
         part = self._part(request)
         yield Accepted(part.prompt_tokens, self._card.digest)
         self.running += 1
@@ -93,9 +83,6 @@ class EchoBackend:
         finally:
             self.running -= 1
 
-    async def close(self) -> None:
-        """Nothing to free."""
-
     def _part(self, request: GenerateRequest) -> _Part:
         """What of its answer the request asks for. Raises RequestError."""
         context_length = self._card.context_length
@@ -104,8 +91,7 @@ class EchoBackend:
             resumed = len(request.resume_tokens)
             limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length)
             words = self._words(request.prompt, limit)
-            if request.resume_tokens != tuple(range(resumed)) or resumed > min(limit, len(words)):
-                raise InvalidRequest("These are not the first tokens of what is said here.", "resume_tokens")
+            check_first_tokens(request.resume_tokens, min(limit, len(words)))
             return _Part(words, resumed, limit, prompt_tokens, 0)
         words, resumed = _after(request.resume_text, self._words(request.prompt, context_length))
         limit = tokens_to_generate(prompt_tokens + resumed, request.max_tokens, context_length)
@@ -113,7 +99,7 @@ class EchoBackend:
 
     async def _say(self, request: GenerateRequest, part: _Part) -> AsyncGenerator[BackendEvent, None]:
         reason: FinishReason = "length" if len(part.words) >= part.limit else "stop"
-        emitter = Emitter(_Words(part.words), request.stop)
+        emitter = Emitter(NumberedTokens(part.words), request.stop)
         emitter.replay(range(part.resumed))
         count = part.resumed
         while count < min(len(part.words), part.limit) and not emitter.is_stopped:
@@ -156,19 +142,6 @@ class _Part:
     limit: int
     prompt_tokens: int
     uncounted: int
-
-
-class _Words:
-    """The decoder of an echo: the id of a word is its index."""
-
-    def __init__(self, words: list[str]) -> None:
-        self._words = words
-
-    def feed(self, token_id: int) -> Piece:
-        return Piece((token_id,), self._words[token_id])
-
-    def flush(self) -> None:
-        return None
 
 
 def _after(text: str, words: list[str]) -> tuple[list[str], int]:

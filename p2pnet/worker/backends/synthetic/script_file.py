@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from p2pnet.errors import InvalidRequest, ModelNotFound, UsageError, WorkerFailed
+from p2pnet.errors import InvalidRequest, UsageError, WorkerFailed
 from p2pnet.features import EMBEDDING
 from p2pnet.messages import (
     MAX_DIMENSIONS,
@@ -33,8 +33,10 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
+from p2pnet.worker.backend import EmbedBackendEvent
+from p2pnet.worker.backends.served import check_model
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
+from p2pnet.worker.backends.synthetic.one_model import OneModel
 from p2pnet.worker.backends.synthetic.scripted import Call, Said, Script, ScriptedBackend
 
 SEED_MARK = "$seed"
@@ -108,25 +110,16 @@ def open_scripts(models: Sequence[ScriptedModel], sleep: Sleep = asyncio.sleep) 
     )
 
 
-class ScriptedEmbedder:
+class ScriptedEmbedder(OneModel):
     """Turns texts into vectors by their hash: the same text, the same vector, of length 1."""
 
     def __init__(self, model: ScriptedModel, dimensions: int) -> None:
-        self._card = ModelCard(model.model, model.digest, model.context_length, "embed", features=EMBEDDING)
+        super().__init__(ModelCard(model.model, model.digest, model.context_length, "embed", features=EMBEDDING))
         self._dimensions = dimensions
-
-    @property
-    def models(self) -> tuple[ModelCard, ...]:
-        return (self._card,)
-
-    @property
-    def load(self) -> BackendLoad:
-        return BackendLoad()
 
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
         """Accepted, Embedding in order, Finished; see EmbedBackend."""
-        if request.model != self._card.id or request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
+        check_model(request, self._card)
         dimensions = request.dimensions or self._dimensions
         if dimensions > self._dimensions:
             raise InvalidRequest(f"The model's vectors have only {self._dimensions} dimensions.", "dimensions")
@@ -135,9 +128,6 @@ class ScriptedEmbedder:
         for index, text in enumerate(request.inputs):
             yield Embedding(index, vector_of(text, dimensions))
         yield Finished("stop", Usage(tokens, 0))
-
-    async def close(self) -> None:
-        """Nothing to free."""
 
 
 def vector_of(text: TextPrompt | TokenPrompt, dimensions: int) -> bytes:

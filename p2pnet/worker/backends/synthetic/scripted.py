@@ -12,8 +12,7 @@ from hashlib import sha256
 
 import msgspec
 
-from p2pnet.errors import InvalidRequest, ModelNotFound
-from p2pnet.features import CHAT, ENGINE, RESUME_TEXT, TOOLS, check_features
+from p2pnet.features import CHAT, ENGINE, RESUME_TEXT, TOOLS
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -30,11 +29,12 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backend import BackendEvent
+from p2pnet.worker.backends.served import check_generate
+from p2pnet.worker.backends.synthetic.numbered_tokens import NumberedTokens, check_first_tokens
+from p2pnet.worker.backends.synthetic.one_model import OneModel
 from p2pnet.worker.engine.limits import tokens_to_generate
-from p2pnet.worker.text.detokenizer import Piece
 from p2pnet.worker.text.emission import Emitter
-from p2pnet.worker.text.resuming import check_resume
 from p2pnet.worker.text.tool_calls.parser import call_id
 
 SCRIPTED_DIGEST = "sha256:" + sha256(b"p2pnet/scripted/1").hexdigest()
@@ -80,7 +80,7 @@ def in_turns(*answers: Said) -> Script:
     return script
 
 
-class ScriptedBackend:
+class ScriptedBackend(OneModel):
     """Plays `script`. A token's id is its index in the answer, calls included.
 
     `gate`, when given, is awaited with a token's index before it: a test holds a generation there, or lets it fail.
@@ -94,26 +94,15 @@ class ScriptedBackend:
         gate: Callable[[int], Awaitable[None]] | None = None,
         digest: str = SCRIPTED_DIGEST,
     ) -> None:
+        super().__init__(ModelCard(name, digest, context_length, features=FEATURES))
         self._script = script
         self._gate = gate
-        self._card = ModelCard(name, digest, context_length, features=FEATURES)
         self.requests: list[GenerateRequest] = []
         """All that were accepted."""
 
-    @property
-    def models(self) -> tuple[ModelCard, ...]:
-        return (self._card,)
-
-    @property
-    def load(self) -> BackendLoad:
-        return BackendLoad()
-
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Accepted, TextDelta*, Finished; see Backend. Choices take turns, token by token."""
-        if request.model != self._card.id or request.digest not in (None, self._card.digest):
-            raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
-        check_features(request, self._card.features)
-        check_resume(request)
+        check_generate(request, self._card)
         prompt_tokens = _count_tokens(request.prompt)
         limit = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
         answers = [_ScriptedAnswer(request, choice, self._said(request, choice), limit) for choice in range(request.n)]
@@ -135,9 +124,6 @@ class ScriptedBackend:
         usage = Usage(prompt_tokens, sum(answer.count for answer in answers))
         yield Finished(reasons[0], usage, other_reasons=tuple(reasons[1:]))
 
-    async def close(self) -> None:
-        """Nothing to free."""
-
     def _said(self, request: GenerateRequest, choice: int) -> Said:
         """What the script says, of which a chat without parallel calls gets one call."""
         sampling = msgspec.structs.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
@@ -157,8 +143,7 @@ class _ScriptedAnswer:
         self._limit = limit
         self._resumed = len(request.resume_tokens)
         tokens = len(self._texts) + len(self._calls)
-        if request.resume_tokens != tuple(range(self._resumed)) or self._resumed > min(limit, tokens):
-            raise InvalidRequest("These are not the first tokens of what is said here.", "resume_tokens")
+        check_first_tokens(request.resume_tokens, min(limit, tokens))
         self.count = self._resumed
         self.reason: FinishReason = "length" if tokens >= limit else "tool_calls" if said.calls else "stop"
 
@@ -179,7 +164,7 @@ class _ScriptedAnswer:
 
     def _say_text(self) -> Generator[int | TextDelta, None, bool]:
         """Returns whether a stop string or a stop token has ended the answer."""
-        emitter = Emitter(_Texts(self._texts), self._request.stop, choice=self._choice)
+        emitter = Emitter(NumberedTokens(self._texts), self._request.stop, choice=self._choice)
         end = min(self._limit, len(self._texts))
         emitter.replay(range(min(self.count, end)))
         while self.count < end and not emitter.is_stopped:
@@ -199,19 +184,6 @@ class _ScriptedAnswer:
     def _logprobs(self, token_id: int, text: str) -> tuple[TokenLogprob, ...]:
         count = self._request.logprobs
         return () if count is None else (_logprob(token_id, text, count),)
-
-
-class _Texts:
-    """The decoder of an answer: the id of a token is its index."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self._texts = texts
-
-    def feed(self, token_id: int) -> Piece:
-        return Piece((token_id,), self._texts[token_id])
-
-    def flush(self) -> None:
-        return None
 
 
 def _call_tokens(request: GenerateRequest, choice: int, said: Said) -> Iterator[ToolCallDelta]:

@@ -12,6 +12,7 @@ from itertools import takewhile, zip_longest
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.wire.answer_limits import AnswerLimits
+from p2pnet.wire.packing import cut, groups, logprob_bytes
 from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, Piece, space_after
 from p2pnet.worker.text.stopping import StopStrings
 
@@ -142,28 +143,14 @@ class _ChoiceState:
 
     def _deltas(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[TextDelta]:
         """The text and the log-probabilities together, in as many deltas as frames need: one, as a rule."""
-        texts = (text[begin : begin + MAX_DELTA_CHARS] for begin in range(0, len(text), MAX_DELTA_CHARS))
-        for part, pack in zip_longest(texts, _packs(logprobs), fillvalue=None):
-            yield TextDelta(part or "", choice=self._index, logprobs=pack or ())
+        packs = groups(logprobs, logprob_bytes, MAX_DELTA_LOGPROB_BYTES)
+        for part, pack in zip_longest(cut(text, MAX_DELTA_CHARS), packs, fillvalue=None):
+            yield TextDelta(part or "", choice=self._index, logprobs=tuple(pack or ()))
 
 
 def _parts(call: ToolCallDelta) -> Iterator[ToolCallDelta]:
     """A call in pieces that fit a frame: the first has the id and the name."""
-    yield ToolCallDelta(call.index, call.id, call.name, call.arguments[:MAX_DELTA_CHARS])
-    for begin in range(MAX_DELTA_CHARS, len(call.arguments), MAX_DELTA_CHARS):
-        yield ToolCallDelta(call.index, arguments=call.arguments[begin : begin + MAX_DELTA_CHARS])
-
-
-def _packs(entries: Sequence[TokenLogprob]) -> Iterator[tuple[TokenLogprob, ...]]:
-    """The same entries in groups that fit a frame."""
-    pack: list[TokenLogprob] = []
-    size = 0
-    for entry in entries:
-        weight = len(entry.token) + sum(len(other.token) for other in entry.top) + 32 * (1 + len(entry.top))
-        if pack and size + weight > MAX_DELTA_LOGPROB_BYTES:
-            yield tuple(pack)
-            pack, size = [], 0
-        pack.append(entry)
-        size += weight
-    if pack:
-        yield tuple(pack)
+    first, *others = cut(call.arguments, MAX_DELTA_CHARS) if call.arguments else ("",)
+    yield ToolCallDelta(call.index, call.id, call.name, first)
+    for arguments in others:
+        yield ToolCallDelta(call.index, arguments=arguments)

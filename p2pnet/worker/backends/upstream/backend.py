@@ -13,24 +13,29 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
-from p2pnet.features import check_features
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
-from p2pnet.worker.backends.upstream.ollama import OllamaDialect
-from p2pnet.worker.backends.upstream.openai import OpenAIDialect
+from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
+from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
-from p2pnet.worker.backends.upstream.speed import DecodeSpeed
-from p2pnet.worker.text.resuming import check_resume
+from p2pnet.worker.speed import StreamSpeed
 
 ACCEPT_S = 10.0
 """Ollama and llama.cpp say 200 with the first token, which may take minutes while a model is loaded or a prompt is
 long. A request that has not been refused by now has been taken; a client waits 30 s to hear it."""
+
+SPEED_MEMORY_S = 5.0
+"""Of decoding: a server that others use too is soon faster or slower than it was."""
+
+MIN_SPEED_S = 1.0
+"""Of decoding: what is shorter is noise."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class UpstreamBackend:
         self._dialect = dialect
         self._models = models
         self._accept_s = accept_s
-        self._speed = DecodeSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000)
+        self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
     @classmethod
     async def open(
@@ -133,11 +138,8 @@ class UpstreamBackend:
     def _offer(self, request: GenerateRequest) -> Offer:
         offer = self._models.offers.get(request.model)
         if offer is None:
-            raise ModelNotFound(f"The model {request.model!r} is not served here.", "model")
-        if request.digest not in (None, offer.card.digest):
-            raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
-        check_features(request, offer.card.features)
-        check_resume(request)
+            raise not_served(request)
+        check_generate(request, offer.card)
         if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
             raise ContextOverflow(
                 f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
@@ -175,10 +177,11 @@ class UpstreamBackend:
                     before = answer.counted_tokens
                     deltas = list(answer.take(reader.feed(line)))
                     if tokens := answer.counted_tokens - before:
-                        if not is_decoding:
+                        if is_decoding:
+                            self._speed.note(tokens)
+                        else:
                             self._speed.begin()
-                        self._speed.count(tokens if is_decoding else 0)
-                        is_decoding = True
+                            is_decoding = True
                     for delta in deltas:
                         yield delta
                     if reader.is_ended or answer.is_cut:

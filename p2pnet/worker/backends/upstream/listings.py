@@ -8,9 +8,10 @@ import msgspec
 
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.records import MAX_MODELS
-from p2pnet.worker.backends.upstream import ollama, openai
 from p2pnet.worker.backends.upstream.address import Address, Kind
 from p2pnet.worker.backends.upstream.dialect import Offer
+from p2pnet.worker.backends.upstream.ollama import dialect as ollama
+from p2pnet.worker.backends.upstream.openai import dialect as openai
 from p2pnet.worker.backends.upstream.session import UpstreamSession
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from p2pnet.display.printable import printable_line
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -20,9 +21,6 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 from p2pnet.worker.backends.upstream.dialect import UNREADABLE
-
-MAX_MESSAGE_CHARS = 300
-"""A sentence or two."""
 
 _OVERFLOWS = (
     "context length",  # vLLM, SGLang, Ollama, LM Studio
@@ -67,8 +65,7 @@ def sanitised(message: str, key: str | None = None) -> str:
     """A stranger's message as it may be shown: printable, short, without our key."""
     if key:
         message = message.replace(key, "***")
-    printable = "".join(char if char.isprintable() else " " for char in message[: 4 * MAX_MESSAGE_CHARS])
-    return " ".join(printable.split())[:MAX_MESSAGE_CHARS]
+    return printable_line(message)
 
 
 def _told(body: bytes) -> list[str]:

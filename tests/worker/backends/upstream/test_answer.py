@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -34,10 +35,9 @@ from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
 from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import Reader
 from p2pnet.worker.backends.upstream.lines import LineSplitter
-from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
-from p2pnet.worker.backends.upstream.openai_reader import OpenAIReader
-from p2pnet.worker.backends.upstream.refusals import MAX_MESSAGE_CHARS, refusal
-from p2pnet.worker.backends.upstream.speed import DecodeSpeed
+from p2pnet.worker.backends.upstream.ollama.reader import OllamaReader
+from p2pnet.worker.backends.upstream.openai.reader import OpenAIReader
+from p2pnet.worker.backends.upstream.refusals import refusal
 from tests.scripted_server import ndjson, sse
 
 WITH_TOOLS = ChatPrompt((Message("user", "hi"),), tools=(Tool("look"),))
@@ -485,22 +485,3 @@ def test_a_refusals_words_are_short_printable_and_without_our_key() -> None:
     message = refusal(400, body, key="s3cret").message
     assert message.startswith("bad [31m key *** xxx")
     assert len(message) == MAX_MESSAGE_CHARS and message.isprintable()
-
-
-def test_speed_is_over_all_answers_together_while_they_arrive() -> None:
-    now = [100.0]
-    speed = DecodeSpeed(lambda: now[0], lambda: int(now[0] * 1000))
-    for _ in range(2):
-        speed.begin()
-    for _ in range(80):
-        now[0] += 0.125
-        speed.count(1)
-        speed.count(1)
-    assert speed.measure.value == pytest.approx(16, rel=0.06)
-    speed.end()
-    speed.end()
-    before = speed.measure
-    now[0] += 1000
-    speed.begin()
-    speed.count(0)
-    assert speed.measure == before, "idle time does not count"

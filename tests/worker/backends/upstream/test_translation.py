@@ -22,10 +22,11 @@ from p2pnet.messages import (
     Tool,
     ToolCall,
 )
-from p2pnet.worker.backends.upstream import ollama, openai
 from p2pnet.worker.backends.upstream.address import Address, parse_address
 from p2pnet.worker.backends.upstream.dialect import Offer, estimated_prompt_tokens, upstream_digest
-from p2pnet.worker.backends.upstream.flavours import FLAVOURS
+from p2pnet.worker.backends.upstream.ollama import dialect as ollama
+from p2pnet.worker.backends.upstream.openai import dialect as openai
+from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS
 
 HELLO = ChatPrompt((Message("user", "hello"),))
 SCHEMA = '{"type":"object","required":["a"]}'

@@ -40,8 +40,8 @@ from p2pnet.worker.backends.upstream.dialect import (
     unreadable,
     upstream_digest,
 )
-from p2pnet.worker.backends.upstream.flavours import FLAVOURS, LLAMA_CPP, VLLM, Flavour, flavour_of
-from p2pnet.worker.backends.upstream.openai_reader import OpenAIReader
+from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS, LLAMA_CPP, VLLM, Flavour, flavour_of
+from p2pnet.worker.backends.upstream.openai.reader import OpenAIReader
 
 KIND = "openai"
 MODELS_PATH = "/v1/models"

@@ -30,7 +30,7 @@ from p2pnet.worker.backends.upstream.dialect import (
     unreadable,
     upstream_digest,
 )
-from p2pnet.worker.backends.upstream.ollama_reader import OllamaReader
+from p2pnet.worker.backends.upstream.ollama.reader import OllamaReader
 
 KIND = "ollama"
 VERSION_PATH = "/api/version"

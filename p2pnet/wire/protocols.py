@@ -1,0 +1,83 @@
+"""The three protocols that peers speak: what is asked, what comes back, in which order, and how large frames may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from p2pnet.messages import (
+    Accepted,
+    Embedding,
+    EmbedRequest,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Status,
+    StatusRequest,
+    TextDelta,
+)
+from p2pnet.wire.codec import (
+    MAX_EMBED_EVENT_FRAME_BYTES,
+    MAX_EVENT_FRAME_BYTES,
+    MAX_REQUEST_FRAME_BYTES,
+    MAX_STATUS_FRAME_BYTES,
+    FrameDecoder,
+    embed_event_decoder,
+    embed_request_decoder,
+    event_decoder,
+    request_decoder,
+    status_event_decoder,
+    status_request_decoder,
+)
+from p2pnet.wire.exchange import (
+    EMBED_PROTOCOL,
+    EMBED_TRANSITIONS,
+    GENERATE_PROTOCOL,
+    STATUS_PROTOCOL,
+    STATUS_TRANSITIONS,
+    TRANSITIONS,
+    Transitions,
+)
+
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
+AnyAnswer = Accepted | TextDelta | Embedding | Finished | Status
+E = TypeVar("E", bound=AnyAnswer, covariant=True)
+
+
+@dataclass(frozen=True)
+class WireProtocol(Generic[Q, E]):
+    """One request, answered by events of type E, at any point by Failed instead."""
+
+    name: str
+    request_decoder: Callable[[], FrameDecoder[Q]]
+    event_decoder: Callable[[], FrameDecoder[E | Failed]]
+    transitions: Transitions
+    max_request_frame_bytes: int
+    max_event_frame_bytes: int
+
+
+GENERATE = WireProtocol[GenerateRequest, Accepted | TextDelta | Finished](
+    GENERATE_PROTOCOL,
+    request_decoder,
+    event_decoder,
+    TRANSITIONS,
+    MAX_REQUEST_FRAME_BYTES,
+    MAX_EVENT_FRAME_BYTES,
+)
+EMBED = WireProtocol[EmbedRequest, Accepted | Embedding | Finished](
+    EMBED_PROTOCOL,
+    embed_request_decoder,
+    embed_event_decoder,
+    EMBED_TRANSITIONS,
+    MAX_REQUEST_FRAME_BYTES,
+    MAX_EMBED_EVENT_FRAME_BYTES,
+)
+STATUS = WireProtocol[StatusRequest, Status](
+    STATUS_PROTOCOL,
+    status_request_decoder,
+    status_event_decoder,
+    STATUS_TRANSITIONS,
+    MAX_STATUS_FRAME_BYTES,
+    MAX_STATUS_FRAME_BYTES,
+)

@@ -1,0 +1,32 @@
+"""Refuses a request that a backend cannot serve by its card: another model, another digest, a feature it lacks.
+
+Knows nothing of what runs the model.
+"""
+
+from __future__ import annotations
+
+from p2pnet.errors import ModelNotFound
+from p2pnet.features import check_features
+from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.records import ModelCard
+from p2pnet.worker.text.resuming import check_resume
+
+
+def check_generate(request: GenerateRequest, card: ModelCard) -> None:
+    """All that can be said without tokenizing. Raises RequestError."""
+    check_model(request, card)
+    check_features(request, card.features)
+    check_resume(request)
+
+
+def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> None:
+    """Raises ModelNotFound unless the request is for the model on this card."""
+    if request.model != card.id:
+        raise not_served(request)
+    if request.digest not in (None, card.digest):
+        raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+
+
+def not_served(request: GenerateRequest | EmbedRequest) -> ModelNotFound:
+    """What a backend says that does not run the request's model at all."""
+    return ModelNotFound(f"The model {request.model!r} is not served here.", "model")

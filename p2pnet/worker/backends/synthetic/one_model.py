@@ -1,0 +1,24 @@
+"""What the made-up backends of one model have in common: its card, no load to speak of, and nothing to free."""
+
+from __future__ import annotations
+
+from p2pnet.records import ModelCard
+from p2pnet.worker.backend import BackendLoad
+
+
+class OneModel:
+    """A backend of one model, but for its `generate` or `embed`."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._card = card
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        return (self._card,)
+
+    @property
+    def load(self) -> BackendLoad:
+        return BackendLoad()
+
+    async def close(self) -> None:
+        """Nothing to free."""
