@@ -29,7 +29,8 @@ from gateway.app import create_app
 from gateway.http.access import Access, KeyRing
 from gateway.http.keys import ApiKey, hash_key, new_key, write_keys
 from gateway.http.server import serve_http
-from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent, ModelEntry
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, ModelEntry
+from gateway.service import GatewayService
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
 
 WARM_UP = 100

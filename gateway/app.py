@@ -15,10 +15,11 @@ from gateway.http.access import Access
 from gateway.http.edge import Edge, http_failure
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import error_response
+from gateway.http.limits import HttpLimits
 from gateway.http.page import page, read_files
 from gateway.http.proxies import Proxies
 from gateway.observability.http_counts import surface_of
-from gateway.service import GatewayService, HttpLimits
+from gateway.service import GatewayService
 from gateway.surfaces.anthropic import routes as anthropic
 from gateway.surfaces.anthropic.render import render_error as anthropic_error
 from gateway.surfaces.fauxpilot import routes as fauxpilot

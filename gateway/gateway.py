@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gateway.app import create_app
 from gateway.http.access import Access, KeyRing
+from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
 from gateway.http.server import HttpServer, serve_http
 from gateway.membership.table import PeerTable
@@ -24,7 +25,7 @@ from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import ReportObservers
 from gateway.observability.views import Knowledge, Location
 from gateway.routing.roster import is_served
-from gateway.service import GatewayService, HttpLimits
+from gateway.service import GatewayService
 from gateway.serving import Serving, ServingConfig
 from p2pnet.directory import Directory
 from p2pnet.errors import UsageError

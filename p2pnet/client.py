@@ -148,6 +148,8 @@ def _request_frame(call: _Call[Q, E]) -> bytes:
 
 
 async def _within(limit_s: float | None, work: Awaitable[T]) -> T:
+    if limit_s is None:
+        return await work
     try:
         async with asyncio.timeout(limit_s):
             return await work

@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.harness import echo_models
 from gateway.app import create_app
 from gateway.http.server import serve_http
-from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent
+from gateway.service import GatewayService
 from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.errors import ModelNotFound

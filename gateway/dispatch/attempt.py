@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Callable
 
 from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
-from gateway.peers.worker import ModelTask, Worker
+from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
-from p2pnet.records import ModelCard
+from p2pnet.records import ModelCard, ModelTask
 
 Monotonic = Callable[[], float]
 

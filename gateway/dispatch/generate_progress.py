@@ -25,12 +25,10 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.records import ModelCard
+from p2pnet.wire.answer_limits import MAX_TEMPLATE_TOKENS
 
 MAX_UNSENT_TOKENS = 1024
 """Tokens that count and are in no delta: an end token, and those of a stop string of at most 1024 characters."""
-
-MAX_TEMPLATE_TOKENS = 1 << 14
-"""What a chat template may add to a prompt, beside a token for each of its bytes."""
 
 
 @dataclass

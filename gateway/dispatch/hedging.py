@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from gateway.peers.pace import Window
-from gateway.peers.worker import ModelTask
+from p2pnet.records import ModelTask
 
 USUAL = 0.95
 """The quantile of times to the first token beyond which one is late."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.http.keys import ApiKey, hash_key, read_keys
+from gateway.interface import Caller
 from gateway.observability.reports import RequestReport
-from gateway.service import Caller
 from p2pnet.errors import P2PNetError, UsageError
 from p2pnet.rate_limit import RateLimit
 

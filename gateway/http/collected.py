@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from gateway.service import EmbeddingEvent, GenerationEvent, Routed
+from gateway.interface import EmbeddingEvent, GenerationEvent, Routed
 from p2pnet.messages import (
     Accepted,
     Embedding,

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.access import Access, RateLimited, Unauthorized
 from gateway.http.failures import Failure, describe, failure
+from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
-from gateway.service import Caller, HttpLimits
+from gateway.interface import Caller
 
 log = logging.getLogger(__name__)
 

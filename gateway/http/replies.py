@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
-from gateway.service import EmbeddingEvent, GenerationEvent, HttpLimits, Routed, Waiting
+from gateway.http.limits import HttpLimits
+from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
 from p2pnet.flow.stall_timer import StallTimer

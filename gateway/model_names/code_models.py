@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from gateway.interface import ModelEntry
 from gateway.model_names.naming import is_other_name
-from gateway.service import GatewayService, ModelEntry
+from gateway.service import GatewayService
 from p2pnet.features import FIM, TEXT
 
 LEGACY_NAMES = frozenset(

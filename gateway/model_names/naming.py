@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from gateway.interface import ModelEntry
 from gateway.routing.route_query import RouteQuery, route_query_of
-from gateway.service import ModelEntry
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import EmbedRequest, GenerateRequest
 

@@ -10,10 +10,7 @@ from collections import Counter, deque
 from gateway.peers.health import Health
 from gateway.peers.pace import PeakEwma, Window
 from p2pnet.messages import Load
-from p2pnet.records import CapabilityRecord, ModelCard
-
-ModelTask = tuple[str, str]
-"""A model's id and its task, "generate" or "embed"."""
+from p2pnet.records import CapabilityRecord, ModelCard, ModelTask
 
 MAX_DISPATCHES = 512
 """Requests remembered since a load was sampled: a worker of more slots has newer samples long before."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 
-from gateway.peers.worker import ModelTask
 from gateway.queueing.fair_queue import may_wait
 from gateway.queueing.model_queue import ModelQueue
 from gateway.queueing.ticket import Ticket as Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
+from p2pnet.records import ModelTask
 
 MAX_WAITING = 512
 """For one model. A queue that is served within a minute moves on by nine requests a second when it is as long as this;

@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
-from gateway.service import Caller
+from gateway.interface import Caller
 
 QUANTUM = 1024
 """Tokens a caller of priority 0 may spend in each round: about one short chat. Less would only bring the same order

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
+from gateway.interface import Caller
 from gateway.routing.route_query import RouteQuery
-from gateway.service import Caller
 
 
 @dataclass(eq=False)

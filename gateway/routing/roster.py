@@ -8,18 +8,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from gateway.peers.worker import ModelTask, Worker
+from gateway.peers.worker import Worker
 from gateway.routing.route_query import RouteQuery
 from gateway.routing.weighted_sampling import WeightedGroup
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
-from p2pnet.records import ModelCard
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
+from p2pnet.records import ModelCard, ModelTask
+from p2pnet.wire.exchange import PROTOCOLS
 
 MAX_VARIETIES = 64
 """Kinds of requests whose able workers are remembered: which digests and features are asked for is up to clients."""
-
-PROTOCOLS = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
 
 
 class Roster:

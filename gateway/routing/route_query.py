@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from gateway.peers.worker import ModelTask
 from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TextPrompt, TokenPrompt
+from p2pnet.records import ModelTask
 
 USUAL_TOKENS = 256
 """What an answer has where its request names no limit."""

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from gateway.dispatch.dispatcher import DispatchConfig
+from gateway.interface import Caller, Routed, Waiting
 from gateway.membership.table import PeerTable
-from gateway.service import Caller, Routed, Waiting
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory, validator

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.app import create_app
+from gateway.http.limits import HttpLimits
 from gateway.http.server import HttpServer, serve_http
-from gateway.service import HttpLimits
 from tests.gateway.fake_generate import FakeGenerate, Serve, service
 from tests.gateway.real_swarm import real_swarm
 

@@ -7,7 +7,8 @@ import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from gateway.http.server import HttpServer
-from gateway.service import Caller, EmbeddingEvent, GatewayService, GenerationEvent, ModelEntry
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, ModelEntry
+from gateway.service import GatewayService
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
 
 DIGEST = "sha256:" + "ab" * 32

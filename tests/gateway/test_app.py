@@ -16,8 +16,8 @@ from gateway.app import create_app, failure_response
 from gateway.http.access import Access
 from gateway.http.edge import Edge
 from gateway.http.failures import OUTCOMES
+from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
-from gateway.service import HttpLimits
 from p2pnet.errors import (
     Busy,
     ContextOverflow,

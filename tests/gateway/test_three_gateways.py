@@ -8,9 +8,9 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 from gateway.dispatch.dispatcher import DispatchConfig
+from gateway.interface import Caller
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import RequestReport
-from gateway.service import Caller
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory, validator

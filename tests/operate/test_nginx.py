@@ -16,9 +16,9 @@ import pytest
 
 from gateway.app import create_app
 from gateway.http.edge import MAX_WAIT_S
+from gateway.http.limits import MAX_BODY_BYTES
 from gateway.http.proxies import parse_proxies
 from gateway.http.server import KEEP_ALIVE_CONNECTION_S, HttpServer, serve_http
-from gateway.service import MAX_BODY_BYTES
 from p2pnet.config import GuardConfig
 from p2pnet.messages import Accepted, TextDelta
 from tests.gateway.fake_generate import FakeGenerate, answer, service

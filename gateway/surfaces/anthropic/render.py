@@ -17,7 +17,7 @@ from gateway.http.collected import Generated
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
-from gateway.service import ModelEntry, Waiting
+from gateway.interface import ModelEntry, Waiting
 from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
 

@@ -17,9 +17,11 @@ from starlette.types import Scope
 from gateway.http.edge import read_body
 from gateway.http.failures import describe
 from gateway.http.json_response import EncodedJson, body_docs, error_response
+from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, WholeReply
+from gateway.interface import ModelEntry
 from gateway.model_names.naming import find_model
-from gateway.service import GatewayService, HttpLimits, ModelEntry
+from gateway.service import GatewayService
 from gateway.surfaces.anthropic import render, schema
 from p2pnet.errors import ModelNotFound
 

@@ -15,7 +15,7 @@ from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
-from gateway.service import ModelEntry, Waiting
+from gateway.interface import ModelEntry, Waiting
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, Usage
 
 TOKEN = {"token": "1", "expires_at": 2_600_000_000, "refresh_in": 900}

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.http.edge import read_body
 from gateway.http.json_response import EncodedJson, body_docs
+from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, WholeReply
 from gateway.model_names.code_models import engine_model
 from gateway.model_names.naming import find_model
-from gateway.service import GatewayService, HttpLimits
+from gateway.service import GatewayService
 from gateway.surfaces.fauxpilot import render, schema
 from p2pnet.errors import ModelNotFound, NoWorker
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.interface import ModelEntry
 from gateway.model_names.naming import find_model
-from gateway.service import ModelEntry
 from gateway.surfaces.ollama.render import timestamp
 from p2pnet.errors import ModelNotFound
 from p2pnet.features import FIM, TOOLS

@@ -18,7 +18,7 @@ from gateway.http.collected import Embedded, Generated, numbers_of
 from gateway.http.failures import Failure
 from gateway.http.one_line import one_line
 from gateway.http.replies import AnswerEvent, waiting_comment
-from gateway.service import Waiting
+from gateway.interface import Waiting
 from gateway.surfaces.ollama.calls import WholeCalls, call_documents
 from gateway.surfaces.ollama.context import Turn, encode_context
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, TokenLogprob, ToolCall, Usage

@@ -15,8 +15,9 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.http.edge import read_body
 from gateway.http.json_response import EncodedJson, body_docs
+from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, VectorsReply, WholeReply
-from gateway.service import GatewayService, HttpLimits
+from gateway.service import GatewayService
 from gateway.surfaces.ollama import models, render, schema
 from gateway.surfaces.ollama.models import ModelList
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound

@@ -15,7 +15,7 @@ import msgspec
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text, out_of_bounds, validated
-from gateway.service import ModelEntry
+from gateway.interface import ModelEntry
 from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
 from gateway.surfaces.ollama.models import not_found, untagged

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
-from gateway.service import ModelEntry
+from gateway.interface import ModelEntry
 from p2pnet.messages import Usage
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.service import GenerationEvent, Routed, Waiting
+from gateway.interface import GenerationEvent, Routed, Waiting
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 

@@ -14,7 +14,7 @@ from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
-from gateway.service import Waiting
+from gateway.interface import Waiting
 from gateway.surfaces.openai.documents import render_error, usage_document
 from gateway.surfaces.openai.logprobs import TokenOffsets, chat_logprobs, completion_logprobs
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta

@@ -19,7 +19,7 @@ from gateway.http import sse
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
-from gateway.service import Waiting
+from gateway.interface import Waiting
 from gateway.surfaces.openai.logprobs import token_documents
 from gateway.surfaces.openai.response_render import (
     FAILED,

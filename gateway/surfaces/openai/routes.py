@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request, Response
 from gateway.http.edge import read_body
 from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
+from gateway.http.limits import HttpLimits
 from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
 from gateway.model_names.code_models import completion_model
 from gateway.model_names.naming import find_model
-from gateway.service import GatewayService, HttpLimits
+from gateway.service import GatewayService
 from gateway.surfaces.openai.chat import chat_request, parse_chat
 from gateway.surfaces.openai.completion import completion_requests, parse_completion
 from gateway.surfaces.openai.documents import render_error, render_model, render_models

@@ -14,10 +14,10 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import sse
+from gateway.http.limits import HttpLimits
 from gateway.http.replies import UnbufferedResponse, until_disconnect
 from gateway.observability.live import Live
 from gateway.observability.views import Overview
-from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet import render
 
 LOOK_S = 1.0

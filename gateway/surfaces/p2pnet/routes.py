@@ -9,10 +9,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from gateway.http.json_response import EncodedJson
+from gateway.http.limits import HttpLimits
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.observability.recent import RequestQuery
 from gateway.observability.views import Knowledge, WorkerQuery
-from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
 from p2pnet.errors import InvalidRequest

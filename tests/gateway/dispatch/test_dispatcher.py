@@ -12,11 +12,11 @@ import pytest
 from gateway.dispatch.dispatcher import DispatchConfig
 from gateway.dispatch.failure_policy import MAX_FAILURES
 from gateway.dispatch.hedging import MIN_SAMPLES
+from gateway.interface import Caller, Routed, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import RequestReport
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker as Known
-from gateway.service import Caller, Routed, Waiting
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory, entries_for, validator

@@ -13,12 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.generate_progress import (
-    MAX_TEMPLATE_TOKENS,
-    MAX_UNSENT_TOKENS,
-    GenerateProgress,
-    together,
-)
+from gateway.dispatch.generate_progress import MAX_UNSENT_TOKENS, GenerateProgress, together
 from p2pnet.features import RESUME
 from p2pnet.messages import (
     MAX_RESUME_CHARS,
@@ -34,6 +29,7 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.records import ModelCard
+from p2pnet.wire.answer_limits import MAX_TEMPLATE_TOKENS
 from tests.stories import DIGEST, ask, card
 
 OTHER_DIGEST = "sha256:" + "cd" * 32

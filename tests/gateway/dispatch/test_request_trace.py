@@ -8,10 +8,10 @@ import pytest
 
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.request_trace import RequestTrace
+from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
-from gateway.service import Caller, Routed, Waiting
 from p2pnet.errors import PeerLost
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextDelta, TextPrompt, Usage
 from tests.stories import ask, capability, peer

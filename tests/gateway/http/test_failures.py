@@ -14,7 +14,7 @@ from gateway.app import create_app
 from gateway.http.access import Access, KeyRing, RateLimited, Unauthorized
 from gateway.http.failures import OUTCOMES, describe
 from gateway.http.keys import ApiKey, hash_key, write_keys
-from gateway.service import HttpLimits
+from gateway.http.limits import HttpLimits
 from p2pnet.errors import (
     Busy,
     ContextOverflow,

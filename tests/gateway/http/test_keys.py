@@ -26,8 +26,8 @@ from gateway.http.keys import (
     without,
     write_keys,
 )
+from gateway.interface import Caller
 from gateway.observability.reports import RequestReport
-from gateway.service import Caller
 from p2pnet.errors import UsageError
 from tests.gateway.fake_generate import FakeGenerate, answer, service
 

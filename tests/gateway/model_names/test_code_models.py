@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.interface import ModelEntry
 from gateway.model_names.code_models import choose_code_model, completion_model, engine_model
-from gateway.service import ModelEntry
 from tests.gateway.fake_generate import FakeGenerate, service
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.interface import ModelEntry
 from gateway.model_names.naming import Names, parse_aliases
 from gateway.routing.route_query import RouteQuery
-from gateway.service import ModelEntry
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, TextPrompt, Tool
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.http.limits import HttpLimits
 from gateway.observability.history import History
-from gateway.service import HttpLimits
 from gateway.surfaces.p2pnet.live import Changes, LiveReply
 from tests.gateway.asgi_call import AsgiCall
 from tests.gateway.desk import ANN, BOB, BOOTSTRAP, GATEWAY, NOW_S, Desk, worker

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.interface import Caller
 from gateway.peers.health import State
 from gateway.peers.worker import Worker
 from gateway.queueing.admission import MAX_QUEUES, Admission, QueueLimits
@@ -19,7 +20,6 @@ from gateway.queueing.model_queue import MAX_FRONT, MAX_FRONT_REFUSED, MAX_SWEEP
 from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from gateway.service import Caller
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 from tests.stories import capability, card, peer, settle
 

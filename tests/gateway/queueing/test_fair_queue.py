@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.interface import Caller
 from gateway.queueing.fair_queue import QUANTUM, FairQueue, may_wait, share_of
-from gateway.service import Caller
 
 Q = QUANTUM
 

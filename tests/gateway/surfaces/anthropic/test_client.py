@@ -13,7 +13,8 @@ import pytest
 from anthropic.types import MessageParam, ToolParam
 from pydantic import BaseModel
 
-from gateway.service import HttpLimits, Routed
+from gateway.http.limits import HttpLimits
+from gateway.interface import Routed
 from p2pnet.errors import Busy, FeatureMissing, ModelNotFound, NoWorker, PeerLost, WorkerFailed
 from p2pnet.messages import (
     Accepted,

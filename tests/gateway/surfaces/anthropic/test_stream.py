@@ -13,7 +13,7 @@ import pytest
 from gateway.http.collected import Collecting, Generated
 from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
-from gateway.service import ModelEntry, Waiting
+from gateway.interface import ModelEntry, Waiting
 from gateway.surfaces.anthropic.render import (
     MessageHead,
     MessageRenderer,

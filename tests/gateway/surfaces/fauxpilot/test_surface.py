@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.app import create_app
-from gateway.service import Routed
+from gateway.interface import Routed
 from gateway.surfaces.fauxpilot.render import ChunkRenderer, ResponseHead
 from gateway.surfaces.fauxpilot.schema import completion_request, parse_completion
 from p2pnet.errors import Busy, FeatureMissing, InvalidRequest, P2PNetError, PeerLost

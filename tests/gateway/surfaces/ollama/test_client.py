@@ -13,7 +13,8 @@ import ollama
 import pytest
 from pydantic import BaseModel
 
-from gateway.service import HttpLimits, Routed, Waiting
+from gateway.http.limits import HttpLimits
+from gateway.interface import Routed, Waiting
 from gateway.surfaces.ollama.routes import API_VERSION, REFUSED
 from p2pnet.errors import (
     Busy,

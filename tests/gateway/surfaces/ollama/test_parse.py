@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.service import ModelEntry
+from gateway.interface import ModelEntry
 from gateway.surfaces.ollama import schema
 from gateway.surfaces.ollama.context import MAX_CONTEXT_BYTES, Turn, decode_context, encode_context
 from gateway.surfaces.ollama.options import OUR_NAMES

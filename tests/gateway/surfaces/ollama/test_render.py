@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway.http.collected import Embedded, Generated, GeneratedChoice
 from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
-from gateway.service import ModelEntry, Routed, Waiting
+from gateway.interface import ModelEntry, Routed, Waiting
 from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.models import (
     UNKNOWN_SIZE_BYTES,

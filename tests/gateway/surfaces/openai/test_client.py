@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from gateway.service import Routed
+from gateway.interface import Routed
 from p2pnet.errors import Busy, ModelNotFound, PeerLost
 from p2pnet.messages import Accepted, ChatPrompt, GenerateRequest, TextDelta, TextPrompt
 from tests.gateway.fake_generate import DIGEST, FakeGenerate, Serve, Step, answer

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from gateway.http.replies import AnswerEvent, StreamRenderer
-from gateway.service import Waiting
+from gateway.interface import Waiting
 from gateway.surfaces.openai.render import CHAT, COMPLETION, ResponseHead, SseRenderer
 from gateway.surfaces.openai.response_render import ObjectHead
 from gateway.surfaces.openai.response_stream import ResponseStream

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from gateway.service import GenerationEvent, Routed, Waiting
+from gateway.interface import GenerationEvent, Routed, Waiting
 from gateway.surfaces.openai.prompts import side_by_side
 from p2pnet.errors import Busy
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage

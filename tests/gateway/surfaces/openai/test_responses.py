@@ -11,7 +11,7 @@ import pytest
 from gateway.http.collected import Collecting
 from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
-from gateway.service import Waiting
+from gateway.interface import Waiting
 from gateway.surfaces.openai.response_render import ObjectHead, render_response
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import ResponseBody, parse_response, response_request

@@ -10,7 +10,7 @@ import pytest
 from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
-from gateway.service import ModelEntry, Waiting
+from gateway.interface import ModelEntry, Waiting
 from gateway.surfaces.openai.documents import render_error, render_model, render_models
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
 from p2pnet.messages import (
