@@ -39,6 +39,7 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.records import ModelCard
+from tests.depth import examples
 from tests.stories import DIGEST, ask, card
 
 OTHER_DIGEST = "sha256:" + "cd" * 32
@@ -210,7 +211,7 @@ def serve_apart(progress: GenerateProgress, wholes: Sequence[Whole], rng: random
     return [*events, together(parts)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(WHOLE, min_size=1, max_size=3), RNG, st.booleans(), st.sampled_from([None, 0]))
 def test_wherever_an_answer_is_cut_the_client_has_the_whole_of_it_once(
     wholes: list[Whole], rng: random.Random, echo: bool, logprobs: int | None
@@ -292,7 +293,7 @@ def step(progress: GenerateProgress, teller: Teller) -> tuple[GenerateRequest, b
     return None if text is None else (text, True)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(TEXT_WHOLE, RNG)
 def test_an_answer_goes_on_by_text_at_whatever_worker(whole: Whole, rng: random.Random) -> None:
     progress, events = GenerateProgress(ask(sampling=Sampling(seed=SEED))), list[GivenEvent]()
@@ -448,7 +449,7 @@ def vector(number: int) -> bytes:
     return bytes([number]) * 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(RNG)
 def test_wherever_vectors_are_cut_each_comes_once(rng: random.Random) -> None:
     progress, events = EmbedProgress(VECTORS), list[VectorEvent]()
