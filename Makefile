@@ -1,11 +1,14 @@
 # Thin calls into scripts/: what they do is written there.
-.PHONY: demo test check docs clean
+.PHONY: demo test test-deep check docs clean
 
 demo:  ## start a network on this machine and stream an answer; ONCE=1 asks one question and leaves
 	@scripts/demo.sh
 
-test:  ## install what the tests need and run the whole suite; ARGS="-k name" passes arguments to pytest
+test:  ## install what the tests need and run the suite; ARGS="-k name" passes arguments to pytest
 	@scripts/test.sh $(ARGS)
+
+test-deep:  ## the same with many more examples, and the storms and long stories at full length: before a release
+	@scripts/test_deep.sh $(ARGS)
 
 check:  ## formatting, lint and types, without the tests
 	@scripts/check.sh

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity, public_key_of, verify
+from tests.depth import examples
 
 # The key pair of https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md#test-vectors. The peer id was made
 # with hivemind's crypto_pb2 and base58: b58encode(00 24 + PublicKey(Ed25519, key).SerializeToString()).
@@ -222,7 +223,7 @@ def test_a_malformed_peer_id_has_no_key_and_has_signed_nothing(peer_id: str) -> 
     assert verify(peer_id, "domain", b"payload", SIGNATURE) is False
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=examples(200))
 @given(
     st.text(min_size=45, max_size=56)
     | st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", min_size=52)
@@ -232,7 +233,7 @@ def test_text_has_a_key_only_in_its_one_canonical_form(text: str) -> None:
     assert key is None or _encoded("002408011220", key) == text
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, deadline=None, max_examples=examples(50))
 @given(st.binary(min_size=32, max_size=32))
 def test_any_seed_makes_a_peer_id_that_holds_its_key(seed: bytes) -> None:
     identity = Identity.from_seed(seed)

@@ -25,6 +25,7 @@ from p2pnet.records import (
     seal,
     sealed_size,
 )
+from tests.depth import examples
 from tests.stories import (
     DIGEST,
     LIFETIME_MS,
@@ -385,7 +386,7 @@ def test_a_record_with_any_bit_flipped_is_refused() -> None:
         assert is_refused((number ^ 1 << bit).to_bytes(len(SEALED), "big")), f"bit {bit} from the end"
 
 
-FUZZ = settings(derandomize=True, deadline=None, max_examples=150)
+FUZZ = settings(derandomize=True, deadline=None, max_examples=examples(150))
 
 SCALARS = (
     st.none()

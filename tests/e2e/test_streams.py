@@ -17,10 +17,11 @@ import pytest
 from p2pnet.config import NetworkConfig
 from p2pnet.network.interface import Stream
 from p2pnet.peer import Peer
+from tests.depth import scaled
 
 PROTOCOL = "/p2pnet/test/1"
 ANSWER = b"x" * 3000
-STREAMS = 1200
+STREAMS = scaled(ci=600, deep=1200)
 """More than the few hundred after which streams ran out."""
 AT_ONCE = 30
 

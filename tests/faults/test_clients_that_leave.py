@@ -1,4 +1,4 @@
-"""A thousand clients go away at any moment, through a real gateway: the worker stops within a step, and loses no slot.
+"""Very many clients go away at any moment, through a real gateway: the worker stops within a step, and loses no slot.
 
 The worker runs in the tests' own process, beside the clients, so that both ends are seen by one clock.
 """
@@ -23,11 +23,12 @@ from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig, WorkerConfig
 from p2pnet.messages import GenerateRequest
 from p2pnet.peer import Peer, now_ms
 from p2pnet.worker.serve import Worker
+from tests.depth import scaled
 from tests.faults.swarms import MODEL, SEED, ask_all, faults_of, logged_swarm, request, requests
 
 pytestmark = pytest.mark.timeout(300)
 
-CLIENTS = 1000
+CLIENTS = scaled(ci=150, deep=1000)
 AT_ONCE = 32
 SLOTS = 40
 TOKENS = 50
@@ -62,7 +63,7 @@ async def worker(address: str, folder: Path, ends: Ends) -> AsyncIterator[ChainB
 
 
 async def test_clients_that_go_away_free_the_worker_within_a_step(tmp_path: Path) -> None:
-    """Given a worker with as many places as there are clients at once, when a thousand clients leave, before the first
+    """Given a worker with as many slots as there are clients at once, when very many leave, before the first
     token, in mid-answer, near its end, then each generation ends as soon as it is told, and all slots can be taken
     again.
 

@@ -52,6 +52,7 @@ def test_lies_in_good_form_harm_only_those_who_hear_them(given: ChainSwarm) -> N
         assert answer.usage["completion_tokens"] == TOKENS
 
 
+@pytest.mark.deep  # being busy is one of the hostile ways above
 def test_a_storm_of_refusals_costs_no_request(given: ChainSwarm) -> None:
     """Given four workers that are always busy beside two honest ones, then every request is served all the same."""
     hostile = _hostile(given, ["busy"] * 4)

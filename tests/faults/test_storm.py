@@ -13,12 +13,13 @@ import pytest
 
 from bench.harness.storm import Fault, Herd, Kind, enough_tokens, schedule, storm, wait_for_workers
 from bench.harness.timed_client import Answered, ChatRequest
+from tests.depth import scaled
 from tests.faults.swarms import SEED, ChainSwarm, ask_all, chain_swarm, faults_of, logged_swarm, requests
 
 pytestmark = pytest.mark.timeout(300)
 
 WORKERS = 3
-STREAMS = 60
+STREAMS = scaled(ci=24, deep=60)
 DELAY_MS = 60
 SPACING_S = 4.0
 """In which a worker that was killed is back, mostly."""
@@ -37,7 +38,7 @@ def given() -> Iterator[ChainSwarm]:
 
 
 def test_no_stream_notices_that_every_worker_dies(given: ChainSwarm) -> None:
-    """Given sixty streams over three workers, when each worker is killed in turn and comes back, then all answers are
+    """Given streams over three workers, when each worker is killed in turn and comes back, then all answers are
     whole and what they have to be."""
     faults = schedule(random.Random(SEED), WORKERS, (Kind.KILL,), SPACING_S)
     asked = requests(STREAMS, enough_tokens(faults, DELAY_MS / 1000, spare_s=2), "kill")
@@ -61,6 +62,7 @@ def test_no_stream_notices_silent_workers_nor_lost_daemons(given: ChainSwarm) ->
         print(f"added gaps, {kind}", sorted(outcome.added_gaps(kind)))
 
 
+@pytest.mark.deep  # tests/e2e/test_moved.py is the same for one peer
 def test_a_machine_that_went_without_a_goodbye_is_used_again_once_it_is_back(given: ChainSwarm) -> None:
     """Its old connection passes for alive for half a minute. Given a worker that was killed with its p2pd, and has come
     back at another port, when all others are killed, then requests are served by it within seconds."""
@@ -81,6 +83,7 @@ def test_a_machine_that_went_without_a_goodbye_is_used_again_once_it_is_back(giv
     assert max(answer.ended_s - answer.began_s for answer in answers) < tokens * DELAY_MS / 1000 + BACK_WITHIN_S
 
 
+@pytest.mark.deep  # tests/e2e/test_worker.py is the same for one answer
 def test_the_bundled_model_goes_on_with_the_same_tokens() -> None:
     """Given answers of the tiny model, greedy and sampled, when one of its two workers is killed, then the
     answers are those of workers that nobody disturbed."""

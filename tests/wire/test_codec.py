@@ -39,6 +39,7 @@ from p2pnet.wire.codec import (
     event_decoder,
     request_decoder,
 )
+from tests.depth import examples
 
 DIGEST = "sha256:" + "ab" * 32
 PACKED_DIGEST = b"\xd9\x47" + DIGEST.encode()
@@ -327,7 +328,7 @@ def test_a_bad_request_is_a_violation(changes: dict[str, Any]) -> None:
 
 # ---- any bytes, any message
 
-FUZZ = settings(derandomize=True, deadline=None, max_examples=200)
+FUZZ = settings(derandomize=True, deadline=None, max_examples=examples(200))
 
 IDS = st.lists(st.integers(0, (1 << 31) - 1), max_size=6).map(tuple)
 COUNTS = st.integers(0, (1 << 53) - 1)

@@ -19,6 +19,7 @@ from p2pnet.messages import (
     TextPrompt,
     Usage,
 )
+from tests.depth import examples
 from tests.stories import DIGEST, card
 
 SAME = card("echo", features=("text", RESUME))
@@ -33,7 +34,7 @@ def vector(number: int) -> bytes:
     return bytes([number]) * 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(RNG)
 def test_wherever_vectors_are_cut_each_comes_once(rng: random.Random) -> None:
     progress, events = EmbedProgress(VECTORS), list[VectorEvent]()

@@ -30,6 +30,7 @@ from p2pnet.messages import (
 )
 from p2pnet.records import ModelCard
 from p2pnet.wire.answer_limits import MAX_TEMPLATE_TOKENS
+from tests.depth import examples
 from tests.stories import DIGEST, ask, card
 
 OTHER_DIGEST = "sha256:" + "cd" * 32
@@ -200,7 +201,7 @@ def serve_apart(progress: GenerateProgress, wholes: Sequence[Whole], rng: random
     return [*events, together(parts)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(WHOLE, min_size=1, max_size=3), RNG, st.booleans(), st.sampled_from([None, 0]))
 def test_wherever_an_answer_is_cut_the_client_has_the_whole_of_it_once(
     wholes: list[Whole], rng: random.Random, echo: bool, logprobs: int | None
@@ -282,7 +283,7 @@ def step(progress: GenerateProgress, teller: Teller) -> tuple[GenerateRequest, b
     return None if text is None else (text, True)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(TEXT_WHOLE, RNG)
 def test_an_answer_goes_on_by_text_at_whatever_worker(whole: Whole, rng: random.Random) -> None:
     progress, events = GenerateProgress(ask(sampling=Sampling(seed=SEED))), list[GivenEvent]()

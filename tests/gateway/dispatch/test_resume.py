@@ -45,6 +45,7 @@ from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.embedding.encoder import load_encoder
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from p2pnet.worker.engine.turns import Turns
+from tests.depth import scaled
 from tests.encoders import build_encoder
 from tests.gateway.breaking import AT_THE_END, Break, How, WithoutIds
 from tests.gateway.broken_swarm import CALLER, Swarm, swarm
@@ -54,7 +55,7 @@ from tests.stories import settle
 from tests.worker.answers import Models, answer, joined, serve
 
 NAMES = ("tiny", "llama", "qwen2")
-ROUNDS = 2
+ROUNDS = scaled(ci=1, deep=2)
 BROKEN = 16
 """Broken answers in each of them."""
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.interface import Caller
 from gateway.queueing.fair_queue import QUANTUM, FairQueue, may_wait, share_of
+from tests.depth import examples
 
 Q = QUANTUM
 
@@ -310,7 +311,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(steps=STEPS, chance=st.randoms(use_true_random=False))
 def test_whatever_happens_each_is_there_once(steps: list[tuple[str, str, int]], chance: object) -> None:
     """Served out of order, gone, or come back: what is there is offered once, and its place is when it is served."""

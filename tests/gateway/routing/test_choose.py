@@ -21,6 +21,7 @@ from gateway.routing.scoring import FADE_S, MAX_NEW_IN_FLIGHT, NEW_IN_FLIGHT, ST
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError, RequestError
 from p2pnet.messages import JsonFormat, Load, Measure
 from p2pnet.records import ModelCard
+from tests.depth import examples
 from tests.stories import DIGEST, ask, capability, card, peer
 
 NOW_S = 1000.0
@@ -601,7 +602,7 @@ CARDS = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_nobody_is_chosen_who_cannot(data: st.DataObject) -> None:
     workers = [

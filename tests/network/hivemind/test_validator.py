@@ -23,6 +23,7 @@ from p2pnet.network.hivemind.dht_node import MAX_VALUES_PER_KEY, BoundedStorage,
 from p2pnet.network.hivemind.dht_reader import acceptable_values
 from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.records import MAX_RECORD_BYTES, seal
+from tests.depth import examples
 from tests.stories import NOW_MS, capability, peer
 
 WORKER = peer("worker")
@@ -146,7 +147,7 @@ def test_every_millisecond_of_our_time_survives_the_way_through_seconds() -> Non
         assert check.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, expected_ms / 1000))
 
 
-FUZZ = settings(derandomize=True, deadline=None, max_examples=200)
+FUZZ = settings(derandomize=True, deadline=None, max_examples=examples(200))
 
 
 @FUZZ

@@ -30,10 +30,14 @@ from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.scheduler import SchedulerLimits
+from tests.depth import scaled
 from tests.worker.answers import Answer, Choice, Models, answer, joined, serve
 
-NAMES = ("llama", "qwen3", "gemma3", "gpt2", "mixtral")
-ROUNDS = 2
+NAMES = (
+    *("llama", "gemma3", "mixtral"),
+    *(pytest.param(name, marks=pytest.mark.deep) for name in ("qwen3", "gpt2")),
+)
+ROUNDS = scaled(ci=1, deep=2)
 MAX_PLACES = 12
 LOGPROB_TOLERANCE = 1e-3
 SCARCE_TOKENS = 320

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from p2pnet.worker.engine.memory import BLOCK_TOKENS, Room, whole_blocks
 from p2pnet.worker.engine.prefixes import REUSE_TOKENS
 from p2pnet.worker.engine.scheduler import HEADROOM_TOKENS, Job, Scheduler, SchedulerLimits, Work, shared_chunk
+from tests.depth import examples
 
 CHUNK_ALONE, CHUNK_BESIDE = 96, 32
 LIMITS = SchedulerLimits(max_running=4, chunk_alone=CHUNK_ALONE, chunk_beside=CHUNK_BESIDE)
@@ -200,7 +201,7 @@ arrivals = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(arrivals, min_size=1, max_size=14),
     st.sampled_from([320, 384, 640, 4096]),

@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from p2pnet.worker.text.detokenizer import Detokenizer, Piece, invisible_ids
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer
+from tests.depth import examples
 
 BYTE_LEVEL = byte_level_tokenizer()
 LLAMA = byte_fallback_tokenizer()
@@ -68,7 +69,7 @@ def test_texts(tokenizer: Any, text: str) -> None:
     assert text_of(pieces_of(tokenizer, ids)) == decoded(tokenizer, ids)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.text())
 @pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, LLAMA, GEMMA], ids=["byte level", "llama", "gemma"])
 def test_any_text(tokenizer: Any, text: str) -> None:
@@ -86,14 +87,14 @@ def is_byte(tokenizer: Any, token_id: int) -> bool:
     return str(tokenizer.convert_ids_to_tokens(token_id)).startswith("<0x")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(ids_below(len(BYTE_LEVEL) + 3))
 def test_any_ids_of_bytes(ids: list[int]) -> None:
     """Broken UTF-8, special tokens and ids that the tokenizer does not know included."""
     assert text_of(pieces_of(BYTE_LEVEL, ids)) == decoded(BYTE_LEVEL, ids)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.lists(st.sampled_from(b"a\xff\xe4\xbd\xa0\xf0\x9f\x98\x80"), max_size=20))
 def test_any_bytes(broken: list[int]) -> None:
     alphabet = bytes_to_unicode()
@@ -103,13 +104,13 @@ def test_any_bytes(broken: list[int]) -> None:
     assert all(len(piece.token_ids) <= 6 for piece in pieces)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(ids_below(len(METASPACE)))
 def test_any_ids_of_a_metaspace_tokenizer(ids: list[int]) -> None:
     assert text_of(pieces_of(METASPACE, ids)) == decoded(METASPACE, ids)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(ids_below(len(LLAMA) + 3))
 def test_any_ids_of_characters(ids: list[int]) -> None:
     """Byte tokens aside: see the next test for those that are no text."""
@@ -118,7 +119,7 @@ def test_any_ids_of_characters(ids: list[int]) -> None:
         assert text_of(pieces_of(tokenizer, words)) == decoded(tokenizer, words)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.sampled_from([b"\xff", b"\xe4", b"\xbd", b"\xa0", b"a"]), max_size=20))
 def test_broken_bytes_never_split_a_character_nor_are_they_lost(broken: list[bytes]) -> None:
     """A byte-fallback decoder would replace the whole run, valid characters included: here those stay."""

@@ -32,6 +32,7 @@ from p2pnet.worker.text.tool_calls.formats import (
 from p2pnet.worker.text.tool_calls.parameter_calls import as_json, is_text
 from p2pnet.worker.text.tool_calls.parser import ToolCallParser, call_id
 from p2pnet.worker.text.tool_calls.reader import Said
+from tests.depth import examples
 
 WEATHER = Tool(
     "get_weather",
@@ -280,7 +281,7 @@ FRAGMENTS = sorted(
 ANSWERS = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(st.sampled_from(FORMATS), ANSWERS, st.lists(st.integers(0, 400), max_size=8), st.booleans())
 def test_no_answer_depends_on_its_pieces(known: ToolFormat, text: str, cuts: list[int], parallel: bool) -> None:
     prompt = msgspec.structs.replace(PROMPT, parallel_tool_calls=parallel)
@@ -295,7 +296,7 @@ def is_within(part: str, whole: str) -> bool:
     return all(char in rest for char in part)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(st.sampled_from(FORMATS), ANSWERS)
 def test_no_text_is_lost_or_made_up(known: ToolFormat, text: str) -> None:
     out = parsed(known, text)
@@ -306,7 +307,7 @@ def test_no_text_is_lost_or_made_up(known: ToolFormat, text: str) -> None:
         assert all(piece[1] == "{}" or piece[1] in text for piece in out if isinstance(piece, tuple))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(FORMATS), ANSWERS.map(lambda text: text[:200]))
 def test_what_is_held_is_what_may_still_be_said(known: ToolFormat, text: str) -> None:
     for size in range(len(text) + 1):
@@ -320,7 +321,7 @@ def test_what_is_held_is_what_may_still_be_said(known: ToolFormat, text: str) ->
         assert parser.held == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(FORMATS), ANSWERS)
 def test_text_comes_right_before_what_is_held(known: ToolFormat, text: str) -> None:
     parser = ToolCallParser(known, PROMPT, SEED)
@@ -329,7 +330,7 @@ def test_text_comes_right_before_what_is_held(known: ToolFormat, text: str) -> N
         assert all(text[: position - parser.held].endswith(piece) for piece in texts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(FORMATS), ANSWERS)
 def test_what_is_said_fits_the_wire(known: ToolFormat, text: str) -> None:
     calls = tuple(piece for piece in said_of(known, [text]) if isinstance(piece, ToolCallDelta))
@@ -337,7 +338,7 @@ def test_what_is_said_fits_the_wire(known: ToolFormat, text: str) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(delta), type=TextDelta) == delta
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(), st.integers(-(2**60), 2**60), st.sampled_from([QWEN_CODER, HERMES, MISTRAL_NAMED, DEEPSEEK_FENCED]))
 def test_any_arguments_come_back(city: str, days: int, known: ToolFormat) -> None:
     if known is QWEN_CODER:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer
+from tests.depth import examples
 
 TINY_FOLDER = Path(__file__).parents[3] / "p2pnet" / "assets" / "tiny"
 PADDING = 8
@@ -74,7 +75,7 @@ def test_joined_bytes_are_the_text(name: str, text: str) -> None:
     assert said(name, text) == text.encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.text())
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_any_text(name: str, text: str) -> None:

@@ -21,6 +21,7 @@ from p2pnet.messages import (
     Tool,
     ToolCall,
 )
+from tests.depth import examples
 
 USER = {"role": "user", "content": "hi"}
 BODY: dict[str, Any] = {"model": "tiny", "max_tokens": 8, "messages": [USER]}
@@ -319,7 +320,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(BODIES)
 def test_any_body_is_served_or_refused(body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode()
@@ -331,7 +332,7 @@ def test_any_body_is_served_or_refused(body: dict[str, Any]) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=GenerateRequest) == found
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(st.binary(max_size=64) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_refused_or_served(raw: bytes) -> None:
     for parser in (parse_message, parse_count):

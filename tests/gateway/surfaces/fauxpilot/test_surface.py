@@ -32,6 +32,7 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.worker.backends.synthetic.echo import EchoBackend
+from tests.depth import examples
 from tests.gateway.fake_generate import FakeGenerate, Serve, answer, service
 from tests.gateway.scripted_swarm import scripted_swarm
 
@@ -265,7 +266,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 NAMES = ("prompt", "suffix", "max_tokens", "temperature", "n", "best_of", "stop", "logprobs", "echo", "stream", "top_p")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, VALUES)) | VALUES)
 def test_any_body_is_served_or_refused(body: Any) -> None:
     try:

@@ -18,6 +18,7 @@ from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import parse_response, response_request
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
+from tests.depth import examples
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 ANY = st.recursive(
@@ -137,13 +138,13 @@ def _response(raw: bytes) -> tuple[Any, ...]:
 
 
 @given(spoilt())
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 def test_any_body(raw: bytes) -> None:
     take(raw)
 
 
 @given(st.binary(max_size=60) | ANY.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 def test_any_bytes(raw: bytes) -> None:
     take(raw)
 
