@@ -1,7 +1,4 @@
-"""Who may import whom: the arrows of docs/architecture.md, held against every import in the source.
-
-A new module gets its place here first; a new arrow is a decision, not an accident.
-"""
+"""Who may import whom: the arrows between the rooms of tests/rooms.py, held against every import in the source."""
 
 from __future__ import annotations
 
@@ -14,25 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.rooms import ROOMS, may_import, room_of
 
-LAYERS: tuple[frozenset[str], ...] = tuple(
-    frozenset(names.split())
-    for names in (
-        "errors config patience printable durations protobuf",
-        "messages identity multiaddrs pump interleaving rate_limit lookup socket_folder systemd_unit",
-        "records daemon features allowance vectors",
-        "wire",
-        "network",
-        "directory dht_values relay_limits autonat p2pd_stream connections",
-        "memory_network hivemind_network client",
-        "peer",
-        "worker doctor top",
-        "cli",
-        "__main__",
-    )
-)
-"""Modules and packages of p2pnet, lowest first: each imports from below, and packages also from inside themselves."""
+ROOT = Path(__file__).parent.parent
 
 NETWORK_STACK = ("asyncio", "hivemind", "torch", "transformers", "fastapi", "starlette", "uvicorn", "socket")
 
@@ -79,15 +60,15 @@ PURE = {
     "p2pnet/worker/backends/upstream/address.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/answer.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/dialect.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/flavours.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/backends/upstream/openai/flavours.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/lines.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/logprobs.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/ollama.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/ollama_reader.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/openai.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/openai_reader.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/backends/upstream/ollama/dialect.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/backends/upstream/ollama/reader.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/backends/upstream/openai/dialect.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/backends/upstream/openai/reader.py": (*NETWORK_STACK, "aiohttp"),
     "p2pnet/worker/backends/upstream/refusals.py": (*NETWORK_STACK, "aiohttp"),
-    "p2pnet/worker/backends/upstream/speed.py": (*NETWORK_STACK, "aiohttp"),
+    "p2pnet/worker/speed.py": NETWORK_STACK,
     "gateway/routing/choose.py": NETWORK_STACK,
     "gateway/routing/route_query.py": NETWORK_STACK,
     "gateway/http/proxies.py": NETWORK_STACK,
@@ -110,7 +91,14 @@ PURE = {
     "gateway/dispatch/refusals.py": NETWORK_STACK,
     "gateway/dispatch/silence.py": NETWORK_STACK,
     "gateway/dispatch/hedging.py": NETWORK_STACK,
+    "p2pnet/wire/packing.py": NETWORK_STACK,
+    "p2pnet/wire/protocols.py": NETWORK_STACK,
+    "gateway/interface.py": NETWORK_STACK,
+    "gateway/routing/roster.py": NETWORK_STACK,
+    "gateway/routing/scoring.py": NETWORK_STACK,
     "gateway/dispatch/progress.py": NETWORK_STACK,
+    "gateway/dispatch/generate_progress.py": NETWORK_STACK,
+    "gateway/dispatch/embed_progress.py": NETWORK_STACK,
 }
 """What is a function of data alone, and what it therefore never imports."""
 
@@ -155,15 +143,6 @@ SOURCES = [path for package in ("p2pnet", "gateway") for path in sorted((ROOT / 
 IMPORTS = [found for path in SOURCES for found in imports_of(path)]
 
 
-def part_of(module_or_file: str) -> str:
-    """The module or package of p2pnet that something belongs to: `p2pnet.wire.codec` and its file to `wire`."""
-    return module_or_file.removesuffix(".py").replace("/", ".").split(".")[1]
-
-
-def layer_of(part: str) -> int:
-    return next(index for index, names in enumerate(LAYERS) if part in names)
-
-
 def files_that_import(*packages: str) -> set[str]:
     return {found.file for found in IMPORTS if any(found.of(package) for package in packages)}
 
@@ -178,20 +157,36 @@ def test_imports_are_found() -> None:
     assert len(IMPORTS) > 200
 
 
-def test_every_module_has_its_layer() -> None:
-    parts = {part_of(path.relative_to(ROOT).as_posix()) for path in (ROOT / "p2pnet").rglob("*.py")} - {"__init__"}
-    assert parts == set().union(*LAYERS), "a new module needs its place in LAYERS, a removed one none"
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def test_imports_lead_downwards() -> None:
+def test_every_module_is_in_a_room() -> None:
+    """And every room has modules."""
+    modules = {module_of(path.relative_to(ROOT).as_posix()) for path in SOURCES} - {"p2pnet", "gateway"}
+    homeless = {module for module in modules if room_of(module) is None} - {"p2pnet.worker", "gateway.surfaces"}
+    assert homeless == set(), "a new module needs a room in tests/rooms.py"
+    assert {room_of(module) for module in modules} - {None} == set(ROOMS)
+
+
+def test_rooms_import_from_rooms_below_them() -> None:
+    order = list(ROOMS)
     upwards = [
-        f"{found.file} imports {found.module}"
-        for found in IMPORTS
-        if found.file.startswith("p2pnet/") and found.module.startswith("p2pnet.")
-        if part_of(found.file) != part_of(found.module)
-        if layer_of(part_of(found.file)) <= layer_of(part_of(found.module))
+        f"{room} stands above {other}"
+        for room in ROOMS
+        for other in may_import(room)
+        if order.index(other) >= order.index(room)
     ]
     assert upwards == []
+
+
+def test_imports_follow_the_arrows_and_every_arrow_is_used() -> None:
+    arrows: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for found in IMPORTS:
+        room, other = room_of(module_of(found.file)), room_of(found.module)
+        if room is not None and other is not None and room != other:
+            arrows[room].add(other)
+    assert arrows == {room: set(may_import(room)) for room in ROOMS}
 
 
 def test_only_the_command_line_of_p2pnet_knows_the_gateway() -> None:
@@ -212,12 +207,22 @@ def test_the_gateway_is_handed_its_network(package: str) -> None:
     assert in_folder(files_that_import(package), "gateway/") == set()
 
 
-def test_hivemind_has_one_importer() -> None:
-    assert files_that_import("hivemind") == {"p2pnet/network/hivemind/network.py"}
+def test_hivemind_is_imported_in_one_room() -> None:
+    importers = files_that_import("hivemind")
+    assert importers and importers == in_folder(importers, "p2pnet/network/hivemind/")
+
+
+@pytest.mark.parametrize("module", ["daemon", "socket_folder", "listening", "p2pd_stream", "dht_values"])
+def test_what_needs_no_hivemind_does_without(module: str) -> None:
+    assert f"p2pnet/network/hivemind/{module}.py" not in files_that_import("hivemind")
 
 
 def test_the_hivemind_network_is_imported_late_and_by_one() -> None:
-    importers = [found for found in IMPORTS if found.of("p2pnet.network.hivemind.network")]
+    importers = [
+        found
+        for found in IMPORTS
+        if found.of("p2pnet.network.hivemind") and not found.file.startswith("p2pnet/network/hivemind/")
+    ]
     assert [(found.file, found.is_lazy) for found in importers] == [("p2pnet/peer.py", True)]
 
 
@@ -270,8 +275,8 @@ def test_surfaces_know_neither_dispatch_nor_routing_nor_one_another() -> None:
 
 
 def dialect_of(module_or_file: str) -> str:
-    """`openai` for gateway/surfaces/openai/routes.py, and for openai_schema and openai_render beside it."""
-    return module_or_file.removesuffix(".py").replace("/", ".").split(".")[2].split("_")[0]
+    """`openai` for gateway/surfaces/openai/routes.py."""
+    return module_or_file.replace("/", ".").split(".")[2]
 
 
 def loaded_by(module: str) -> set[str]:
@@ -293,7 +298,7 @@ def loaded_by(module: str) -> set[str]:
         ),
         ("gateway.gateway", ["torch", "hivemind", "transformers", "p2pnet.worker", "p2pnet.cli"]),
         (
-            "p2pnet.cli.upstreams, p2pnet.worker.backends.upstream.backend",
+            "p2pnet.cli.serve.upstreams, p2pnet.worker.backends.upstream.backend",
             ["torch", "hivemind", "transformers", "tokenizers", "numpy", "fastapi", "gateway"],
         ),
         (

@@ -1,0 +1,102 @@
+"""The rooms of the source, lowest first, and which rooms each may import from: data for the tests of layers and docs.
+
+A new room gets its place here first; a new arrow is a decision, not an accident. A room is a folder or a single module,
+and its modules may import one another. Rooms of p2pnet are named without it on the right-hand side.
+"""
+
+from __future__ import annotations
+
+ROOMS: dict[str, str] = {
+    "p2pnet.display": "",
+    "p2pnet.errors": "display",
+    "p2pnet.config": "",
+    "p2pnet.messages": "",
+    "p2pnet.identity": "errors",
+    "p2pnet.rate_limit": "",
+    "p2pnet.flow": "",
+    "p2pnet.network": "errors",
+    "p2pnet.network.libp2p": "network",
+    "p2pnet.network.hivemind": "errors config identity network network.libp2p",
+    "p2pnet.records": "errors messages identity network",
+    "p2pnet.features": "errors messages",
+    "p2pnet.wire": "errors messages",
+    "p2pnet.directory": "errors network records",
+    "p2pnet.client": "errors config messages network wire",
+    "p2pnet.peer": "config identity network network.hivemind directory",
+    "p2pnet.worker.backend": "messages records",
+    "p2pnet.worker.catalogue": "messages records worker.backend",
+    "p2pnet.worker.speed": "messages",
+    "p2pnet.worker.checkpoints": "errors messages",
+    "p2pnet.worker.text": "display errors messages worker.checkpoints",
+    "p2pnet.worker.embedding": "errors messages worker.checkpoints",
+    "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.backends": (
+        "display errors config messages flow network records features wire worker.backend worker.speed "
+        "worker.checkpoints worker.text worker.embedding worker.engine"
+    ),
+    "p2pnet.worker.observability": "display errors messages network records worker.catalogue worker.speed",
+    "p2pnet.worker.announcing": "config identity network records wire directory worker.observability",
+    "p2pnet.worker.streams": (
+        "errors config messages rate_limit flow network records wire worker.backend worker.observability"
+    ),
+    "p2pnet.worker.owner": "errors",
+    "p2pnet.worker.serve": (
+        "errors config messages identity network worker.backend worker.catalogue worker.observability "
+        "worker.announcing worker.streams worker.owner"
+    ),
+    "p2pnet.worker.benchmark": "errors messages worker.backend",
+    "p2pnet.doctor": "display errors config messages network network.libp2p directory client peer",
+    "p2pnet.top": "display errors",
+    "gateway.interface": "messages",
+    "gateway.peers": "messages records",
+    "gateway.routing": "errors messages records features wire gateway.peers",
+    "gateway.membership": (
+        "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
+    ),
+    "gateway.queueing": "errors records gateway.interface gateway.routing",
+    "gateway.observability": "errors config messages network records gateway.peers gateway.routing",
+    "gateway.dispatch": (
+        "errors config messages flow network records features wire client gateway.interface gateway.peers "
+        "gateway.routing gateway.membership gateway.queueing gateway.observability"
+    ),
+    "gateway.serving": (
+        "network gateway.routing gateway.membership gateway.queueing gateway.observability gateway.dispatch"
+    ),
+    "gateway.service": "gateway.interface gateway.observability",
+    "gateway.model_names": "errors messages features gateway.interface gateway.routing gateway.service",
+    "gateway.http": "errors messages rate_limit flow gateway.interface gateway.observability",
+    "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
+    "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
+    "gateway.surfaces.ollama": (
+        "errors messages features gateway.interface gateway.service gateway.model_names gateway.http"
+    ),
+    "gateway.surfaces.openai": (
+        "errors messages flow gateway.interface gateway.service gateway.model_names gateway.http"
+    ),
+    "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
+    "gateway.app": (
+        "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
+        "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
+    ),
+    "gateway.gateway": (
+        "errors network directory gateway.routing gateway.membership gateway.observability gateway.serving "
+        "gateway.service gateway.model_names gateway.http gateway.app"
+    ),
+    "p2pnet.cli": (
+        "errors config identity network records peer worker.backend worker.checkpoints worker.embedding "
+        "worker.engine worker.backends worker.observability worker.owner worker.serve worker.benchmark doctor top "
+        "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+    ),
+    "p2pnet.__main__": "cli",
+}
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module belongs to: `p2pnet.wire` for `p2pnet.wire.codec`. None for a package as a whole."""
+    fitting = [room for room in ROOMS if module == room or module.startswith(room + ".")]
+    return max(fitting, key=len, default=None)
+
+
+def may_import(room: str) -> frozenset[str]:
+    """The rooms, by their full names."""
+    return frozenset(name if name in ROOMS else f"p2pnet.{name}" for name in ROOMS[room].split())
