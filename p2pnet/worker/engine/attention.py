@@ -43,6 +43,19 @@ class Span:
     """By sliding window: they are the same in every layer."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Scoring:
+    """How a model weighs its keys. `softcap` is Gemma 2's, `sinks` are the attention sinks of gpt-oss."""
+
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.softcap is None and self.sinks is None
+
+
 class _Step(threading.local):
     spans: Sequence[Span] = ()
 
@@ -76,7 +89,7 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Of query (1, heads, tokens, dimension), and key and value with their own heads: (1, tokens, heads, dimension).
 
-    `softcap` is Gemma 2's, `s_aux` are the attention sinks of gpt-oss. Raises UnsupportedAttention.
+    `s_aux` are the attention sinks. Raises UnsupportedAttention.
 
     Outside of `packed` it is plain attention: the same weights may serve embeddings in another thread.
     """
@@ -87,12 +100,13 @@ def attend(
     if attention_mask is not None or others.get("position_bias") is not None:
         raise UnsupportedAttention("this model masks its attention in a way of its own")
     layer = module.layer_idx
+    scoring = _Scoring(scaling, softcap, s_aux)
     found = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
     for span in _step.spans:
         rows = slice(span.first, span.last)
         keys, values = span.kv.write(layer, span.start, key[0, :, rows], value[0, :, rows])
         queries = query[0, :, rows]
-        if span.last - span.first == 1 and softcap is None and s_aux is None:
+        if span.last - span.first == 1 and scoring.is_plain:
             if sliding_window is not None:
                 keys, values = keys[:, -sliding_window:], values[:, -sliding_window:]
             found[0, rows] = scaled_dot_product_attention(
@@ -100,7 +114,7 @@ def attend(
             )[0].transpose(0, 1)
         else:
             mask = _mask(span, sliding_window, query.device)
-            found[0, rows] = _masked(queries, keys, values, mask, scaling, softcap, s_aux).transpose(0, 1)
+            found[0, rows] = _masked(queries, keys, values, mask, scoring).transpose(0, 1)
     return found, None
 
 
@@ -127,16 +141,10 @@ def _mask(span: Span, window: int | None, device: torch.device) -> torch.Tensor:
 
 
 def _masked(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scoring: _Scoring
 ) -> torch.Tensor:
     """(heads, queries, dimension), computed for as many queries at a time as the mask's limit allows."""
-    if softcap is None and sinks is None:
+    if scoring.is_plain:
         rows = max(1, MAX_MASK_ELEMENTS // keys.shape[1])
         parts = [
             scaled_dot_product_attention(
@@ -144,7 +152,7 @@ def _masked(
                 keys[None],
                 values[None],
                 attn_mask=mask[at : at + rows],
-                scale=scaling,
+                scale=scoring.scaling,
                 enable_gqa=True,
             )[0]
             for at in range(0, queries.shape[1], rows)
@@ -152,30 +160,24 @@ def _masked(
     else:
         rows = max(1, MAX_MASK_ELEMENTS // (keys.shape[1] * queries.shape[0]))  # each head has scores of its own
         parts = [
-            _plain(queries[:, at : at + rows], keys, values, mask[at : at + rows], scaling, softcap, sinks)
+            _unfused(queries[:, at : at + rows], keys, values, mask[at : at + rows], scoring)
             for at in range(0, queries.shape[1], rows)
         ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _plain(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+def _unfused(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scoring: _Scoring
 ) -> torch.Tensor:
     """What the fused kernels do not do: scores squeezed by tanh, and a sink per head that takes part of the weight."""
     heads, tokens, dimension = queries.shape
     groups = heads // keys.shape[0]
     grouped = queries.reshape(keys.shape[0], groups * tokens, dimension)
-    scores = (grouped @ keys.transpose(1, 2)).view(heads, tokens, -1) * (scaling or dimension**-0.5)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = (grouped @ keys.transpose(1, 2)).view(heads, tokens, -1) * (scoring.scaling or dimension**-0.5)
+    if scoring.softcap is not None:
+        scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
     scores = scores.masked_fill(~mask, float("-inf"))
-    if sinks is not None:
-        scores = torch.cat([scores, sinks.view(heads, 1, 1).expand(heads, tokens, 1)], dim=-1)
+    if scoring.sinks is not None:
+        scores = torch.cat([scores, scoring.sinks.view(heads, 1, 1).expand(heads, tokens, 1)], dim=-1)
     weights = torch.softmax(scores.float(), dim=-1).to(values.dtype)[..., : keys.shape[1]]
     return (weights.reshape(keys.shape[0], groups * tokens, -1) @ values).view(heads, tokens, -1)

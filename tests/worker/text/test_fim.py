@@ -16,7 +16,8 @@ from p2pnet.records import ModelCard
 from p2pnet.worker.backends.synthetic.echo import EchoBackend
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.backends.upstream.dialect import Offer
-from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect, Shown, Tag, offer_of
+from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
+from p2pnet.worker.backends.upstream.ollama.models import Shown, Tag, offer_of
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.fim import find_fim
 from tests.checkpoints import byte_fallback_tokenizer, byte_level_tokenizer

@@ -13,7 +13,7 @@ from p2pnet.errors import ProtocolViolation, WorkerFailed
 from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.packing import cut, groups, logprob_bytes
-from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, Piece, space_after
+from p2pnet.worker.backends.upstream.dialect import REASONING_BEGIN, REASONING_END, AnswerPiece, space_after
 from p2pnet.worker.text.stopping import StopStrings
 
 MAX_DELTA_CHARS = 4096
@@ -47,7 +47,7 @@ class UpstreamAnswer:
         """Whether we have ended every choice ourselves: the server need not go on."""
         return all(choice.is_cut for choice in self._choices)
 
-    def take(self, pieces: Iterable[Piece]) -> Iterator[TextDelta]:
+    def take(self, pieces: Iterable[AnswerPiece]) -> Iterator[TextDelta]:
         """The deltas of some more pieces. Raises WorkerFailed when the server sends more than anybody asked for."""
         for piece in pieces:
             said = bool(piece.text or piece.reasoning or piece.tool_calls)
@@ -97,7 +97,7 @@ class _ChoiceState:
         """It goes on with a text of which this may be repeated."""
         self._is_resumed, self._repeated = True, repeated
 
-    def take(self, piece: Piece) -> Iterator[TextDelta]:
+    def take(self, piece: AnswerPiece) -> Iterator[TextDelta]:
         """Raises WorkerFailed for what cannot come in the middle of an answer."""
         if self.reason is not None:
             return

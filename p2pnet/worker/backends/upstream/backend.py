@@ -19,9 +19,10 @@ from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
-from p2pnet.worker.backends.upstream.dialect import Dialect, Offer, Reader, continued, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
+from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
@@ -167,7 +168,7 @@ class UpstreamBackend:
             raise
 
     async def _deltas(
-        self, stream: UpstreamStream, reader: Reader, answer: UpstreamAnswer
+        self, stream: UpstreamStream, reader: AnswerReader, answer: UpstreamAnswer
     ) -> AsyncGenerator[TextDelta, None]:
         """All of an answer's deltas, up to its end."""
         is_decoding = False

@@ -1,4 +1,4 @@
-"""What two dialects have in common: an offer (a model that a server has), a call (a request in its words), a reader.
+"""What two dialects have in common: a call (a request in a server's words), and a reader of what comes back.
 
 Pure: knows nothing of HTTP sessions or of the network.
 """
@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Protocol
 
 import msgspec
 
-from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
+from p2pnet.errors import FeatureMissing, InvalidRequest
 from p2pnet.features import check_features
 from p2pnet.messages import (
-    MAX_TOOLS,
     ChatPrompt,
     FinishReason,
     GenerateRequest,
     Message,
-    ModelId,
     Prompt,
     TextPrompt,
     TokenLogprob,
@@ -28,30 +25,10 @@ from p2pnet.messages import (
     ToolCallDelta,
     Usage,
 )
-from p2pnet.records import Label, ModelCard
-
-DIGEST_DOMAIN = "p2pnet/upstream/1"
-
-DEFAULT_CONTEXT_LENGTH = 4096
-"""Of a server that does not say: what llama.cpp and Ollama give a model when nobody asks for more."""
-
-_UNQUANTIZED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-UNKNOWN = "unknown"
-"""The label of a quantization or dtype that the server does not tell."""
+from p2pnet.worker.backends.upstream.offer import Offer
 
 MAX_SEED = 1 << 31
 """llama.cpp keeps 32 bits of a seed, and takes the largest for "any"; some servers fail beyond."""
-
-MAX_CONTEXT_LENGTH = 1 << 24
-"""What a record may hold."""
-
-MAX_COUNT = 1 << 31
-MAX_NAME_CHARS = 128
-"""Of a tool, or a call of one."""
-
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding a stranger's JSON may raise."""
 
 BYTES_PER_TOKEN = 4
 """Of English text in today's vocabularies; only for the estimate."""
@@ -61,23 +38,7 @@ TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A model that an upstream server has, and what can be asked of it on each of its two endpoints."""
-
-    card: ModelCard
-    chat: frozenset[str] = frozenset()
-    text: frozenset[str] = frozenset()
-    stop: tuple[str, ...] = ()
-    """Stop strings of the model itself, which those of a request would replace there."""
-    thinks: bool = False
-    flavour: str = ""
-
-    def features_for(self, prompt: Prompt) -> frozenset[str]:
-        return self.chat if isinstance(prompt, ChatPrompt) else self.text
-
-
-@dataclass(frozen=True)
-class Call:
+class UpstreamCall:
     """What is posted to the server."""
 
     path: str
@@ -85,7 +46,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPiece:
     """What one line of a server's stream adds to one choice."""
 
     choice: int = 0
@@ -98,7 +59,7 @@ class Piece:
     """The stop string that ended it, from servers that tell."""
 
 
-class Reader(Protocol):
+class AnswerReader(Protocol):
     """Reads one answer, line by line."""
 
     usage: Usage | None
@@ -106,49 +67,17 @@ class Reader(Protocol):
     is_ended: bool
     """Whether the server has said that nothing follows."""
 
-    def feed(self, line: bytes) -> Sequence[Piece]:
+    def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """Raises WorkerFailed on what cannot be read, and on an error that the server reports."""
 
 
 class Dialect(Protocol):
     """How one kind of server is spoken to."""
 
-    def call(self, request: GenerateRequest, offer: Offer) -> Call:
+    def call(self, request: GenerateRequest, offer: Offer) -> UpstreamCall:
         """Raises FeatureMissing or InvalidRequest for what cannot be said in its words."""
 
-    def reader(self, request: GenerateRequest) -> Reader: ...
-
-
-def upstream_digest(kind: str, name: str, root: str = "", declared: str = "") -> str:
-    """The digest of a model whose weights we never see.
-
-    It promises less than our own: two workers have the same one when their servers are of the same kind and *say* the
-    same of the model: its name, what it was made from (`root`), and the server's own digest or sizes (`declared`).
-    Ollama's digest covers weights, template and parameters, so there it means the same files as long as the server is
-    honest; with OpenAI's API it means the same name. It never equals the digest of a model that we load ourselves.
-    """
-    parts = msgspec.json.encode([DIGEST_DOMAIN, kind, name, root, declared])
-    return "sha256:" + sha256(parts).hexdigest()
-
-
-def is_model_id(name: str) -> bool:
-    """Whether a model can be announced under the name that its server has for it."""
-    return _fits(name, ModelId)
-
-
-def precision(level: str | None) -> tuple[str, str]:
-    """Quantization and dtype, in our words, out of a file type of GGUF."""
-    if level in _UNQUANTIZED:
-        return "none", _UNQUANTIZED[level]
-    return (level if level and _fits(level, Label) else UNKNOWN), UNKNOWN
-
-
-def _fits(value: str, annotated: Any) -> bool:
-    try:
-        msgspec.convert(value, annotated)
-    except msgspec.ValidationError:
-        return False
-    return True
+    def reader(self, request: GenerateRequest) -> AnswerReader: ...
 
 
 def check_offer(request: GenerateRequest, offer: Offer) -> None:
@@ -216,21 +145,6 @@ def _text_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Usage | None:
-    """What a server counted; None for what it does not tell, or cannot be."""
-    if prompt_tokens is None or completion_tokens is None:
-        return None
-    if not all(0 <= count < MAX_COUNT for count in (prompt_tokens, completion_tokens, cached_tokens)):
-        return None
-    return Usage(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
-
-
-def check_tool_call(index: int, call_id: str | None, name: str | None) -> None:
-    """Raises WorkerFailed for a tool call that fits no event of ours."""
-    if not 0 <= index < MAX_TOOLS or len(call_id or "") > MAX_NAME_CHARS or len(name or "") > MAX_NAME_CHARS:
-        raise WorkerFailed("the upstream server sent a tool call that cannot be passed on")
-
-
 def json_object(text: str, what: str, param: str) -> dict[str, Any]:
     """JSON text that must be an object. Raises InvalidRequest."""
     try:
@@ -256,9 +170,3 @@ def offered_tools(prompt: ChatPrompt) -> list[dict[str, Any]]:
     if prompt.tool_choice == "none":
         return []
     return [tool_definition(tool) for tool in prompt.tools if prompt.required_tool in (None, tool.name)]
-
-
-def unreadable(error: Exception) -> WorkerFailed:
-    failed = WorkerFailed("the upstream server sent what cannot be read")
-    failed.__cause__ = error
-    return failed

@@ -9,9 +9,10 @@ import msgspec
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.records import MAX_MODELS
 from p2pnet.worker.backends.upstream.address import Address, Kind
-from p2pnet.worker.backends.upstream.dialect import Offer
-from p2pnet.worker.backends.upstream.ollama import dialect as ollama
-from p2pnet.worker.backends.upstream.openai import dialect as openai
+from p2pnet.worker.backends.upstream.offer import Offer
+from p2pnet.worker.backends.upstream.ollama import models as ollama
+from p2pnet.worker.backends.upstream.openai import models as openai
+from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
 from p2pnet.worker.backends.upstream.session import UpstreamSession
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class OpenAIListing:
     async def _find_abilities(self) -> openai.Abilities:
         status, props = await self._session.fetch(openai.PROPS_PATH)
         return openai.Abilities(
-            has_chat=await self._has(openai.CHAT_PATH),
-            has_text=await self._has(openai.TEXT_PATH),
+            has_chat=await self._has(CHAT_PATH),
+            has_text=await self._has(TEXT_PATH),
             template_has_tools=status == 200 and openai.parse_template_has_tools(props),
             continues_chats=status == 200 and openai.parse_continues_chats(props),
         )

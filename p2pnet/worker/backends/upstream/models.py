@@ -15,7 +15,7 @@ import msgspec
 from p2pnet import features
 from p2pnet.errors import WorkerFailed
 from p2pnet.records import MAX_MODELS
-from p2pnet.worker.backends.upstream.dialect import Offer, is_model_id
+from p2pnet.worker.backends.upstream.offer import Offer, is_model_id
 
 logger = logging.getLogger(__name__)
 

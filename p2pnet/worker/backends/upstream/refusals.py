@@ -20,7 +20,7 @@ from p2pnet.errors import (
     P2PNetError,
     WorkerFailed,
 )
-from p2pnet.worker.backends.upstream.dialect import UNREADABLE
+from p2pnet.worker.backends.upstream.reading import UNREADABLE
 
 _OVERFLOWS = (
     "context length",  # vLLM, SGLang, Ollama, LM Studio

@@ -18,7 +18,7 @@ import msgspec
 from p2pnet.config import AGENT
 from p2pnet.errors import WorkerFailed
 from p2pnet.worker.backends.upstream.address import Address
-from p2pnet.worker.backends.upstream.dialect import Call
+from p2pnet.worker.backends.upstream.dialect import UpstreamCall
 from p2pnet.worker.backends.upstream.lines import LineSplitter
 from p2pnet.worker.backends.upstream.refusals import refusal
 
@@ -82,7 +82,7 @@ class UpstreamSession:
         except NO_ANSWER as error:
             raise _unreachable(error) from error
 
-    async def open(self, call: Call) -> UpstreamStream:
+    async def open(self, call: UpstreamCall) -> UpstreamStream:
         """Post a request, and return its answer as soon as the server has said 200.
 
         Raises what its refusal stands for (see `refusals`), or WorkerFailed.

@@ -33,7 +33,7 @@ from p2pnet.messages import (
 )
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
 from p2pnet.worker.backends.upstream.answer import MAX_DELTA_CHARS, UpstreamAnswer
-from p2pnet.worker.backends.upstream.dialect import Reader
+from p2pnet.worker.backends.upstream.dialect import AnswerReader
 from p2pnet.worker.backends.upstream.lines import LineSplitter
 from p2pnet.worker.backends.upstream.ollama.reader import OllamaReader
 from p2pnet.worker.backends.upstream.openai.reader import OpenAIReader
@@ -47,7 +47,7 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest("r1", "m", fields.pop("prompt", ChatPrompt((Message("user", "hi"),))), **fields)
 
 
-def read(reader: Reader, asked: GenerateRequest, body: bytes, step: int = 1 << 20) -> list[TextDelta | Finished]:
+def read(reader: AnswerReader, asked: GenerateRequest, body: bytes, step: int = 1 << 20) -> list[TextDelta | Finished]:
     """All of an answer whose body comes in pieces of `step` bytes."""
     splitter, answer = LineSplitter(), UpstreamAnswer(asked, asked.max_tokens or 64)
     deltas: list[TextDelta | Finished] = []

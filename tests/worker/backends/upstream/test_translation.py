@@ -23,9 +23,12 @@ from p2pnet.messages import (
     ToolCall,
 )
 from p2pnet.worker.backends.upstream.address import Address, parse_address
-from p2pnet.worker.backends.upstream.dialect import Offer, estimated_prompt_tokens, upstream_digest
-from p2pnet.worker.backends.upstream.ollama import dialect as ollama
-from p2pnet.worker.backends.upstream.openai import dialect as openai
+from p2pnet.worker.backends.upstream.dialect import estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.offer import Offer, upstream_digest
+from p2pnet.worker.backends.upstream.ollama import models as ollama
+from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
+from p2pnet.worker.backends.upstream.openai import models as openai
+from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS
 
 HELLO = ChatPrompt((Message("user", "hello"),))
@@ -57,7 +60,7 @@ def openai_offer(owned_by: str, **fields: Any) -> Offer:
 
 
 def openai_call(owned_by: str, asked: GenerateRequest) -> tuple[str, dict[str, Any]]:
-    call = openai.OpenAIDialect().call(asked, openai_offer(owned_by))
+    call = OpenAIDialect().call(asked, openai_offer(owned_by))
     return call.path, call.body
 
 
@@ -71,7 +74,7 @@ def ollama_offer(version: tuple[int, ...] = (0, 13, 0), running: int | None = No
 def ollama_call(asked: GenerateRequest, **shown: Any) -> tuple[str, dict[str, Any]]:
     offer = ollama_offer(**shown)
     assert offer is not None
-    call = ollama.OllamaDialect().call(asked, offer)
+    call = OllamaDialect().call(asked, offer)
     return call.path, call.body
 
 

@@ -9,8 +9,9 @@ import msgspec
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import FinishReason, GenerateRequest, ToolCallDelta, Usage
-from p2pnet.worker.backends.upstream.dialect import UNREADABLE, Piece, check_tool_call, unreadable, usage_of
+from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Token, token_logprobs
+from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "": "stop"}
 """Old versions give none. `load` and `unload` answer what is no generation."""
@@ -58,16 +59,13 @@ class OllamaReader:
         self.usage: Usage | None = None
         self.is_ended = False
 
-    def feed(self, line: bytes) -> Sequence[Piece]:
+    def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """What one line says."""
-        try:
-            said = _decode_line(line)
-        except UNREADABLE as error:
-            raise unreadable(error) from error
+        said = decoded(_decode_line, line)
         if said.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         message = said.message or _Message(said.response, said.thinking)
-        piece = Piece(
+        piece = AnswerPiece(
             text=message.content or "",
             reasoning=message.thinking or "",
             tool_calls=tuple(self._tool_call(call) for call in message.tool_calls or ()),
@@ -79,17 +77,11 @@ class OllamaReader:
     def _end(self, said: _Line) -> FinishReason:
         self.is_ended = True
         self.usage = usage_of(said.prompt_eval_count, said.eval_count)
-        reason = said.done_reason or ""
-        if reason not in FINISH_REASONS:
-            raise WorkerFailed("the upstream server ended the answer before it was complete")
-        return FINISH_REASONS[reason]
+        return finish_reason(said.done_reason or "", FINISH_REASONS)
 
     def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
         """A whole call at once."""
         name, index = call.function.name, self._calls
         check_tool_call(index, call.id, name)
-        if not name:
-            raise WorkerFailed("the upstream server sent a tool call without a name")
         self._calls += 1
-        arguments = msgspec.json.encode(call.function.arguments or {}).decode()
-        return ToolCallDelta(index, call.id or f"call_{index}", name, arguments)
+        return begun_call(index, call.id, name, msgspec.json.encode(call.function.arguments or {}).decode())

@@ -1,19 +1,12 @@
-"""OpenAI's API, as other servers speak it: our requests in its words, its list of models as offers.
-
-Pure. `openai_reader` reads what it answers.
-"""
+"""Puts our requests into the words of OpenAI's API, as other servers speak it. Pure."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from p2pnet import features
-from p2pnet.errors import FeatureMissing, WorkerFailed
+from p2pnet.errors import FeatureMissing
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,
@@ -23,160 +16,29 @@ from p2pnet.messages import (
     TextPrompt,
     TokenPrompt,
 )
-from p2pnet.records import ModelCard
 from p2pnet.worker.backends.upstream.dialect import (
-    DEFAULT_CONTEXT_LENGTH,
-    MAX_CONTEXT_LENGTH,
-    UNREADABLE,
-    Call,
-    Offer,
-    Reader,
+    AnswerReader,
+    UpstreamCall,
     check_offer,
     continued,
     json_object,
     offered_tools,
-    precision,
     small_seed,
-    unreadable,
-    upstream_digest,
 )
-from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS, LLAMA_CPP, VLLM, Flavour, flavour_of
+from p2pnet.worker.backends.upstream.offer import Offer
+from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS, LLAMA_CPP, VLLM, Flavour
 from p2pnet.worker.backends.upstream.openai.reader import OpenAIReader
 
-KIND = "openai"
-MODELS_PATH = "/v1/models"
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
-PROPS_PATH = "/props"
-"""Of llama.cpp."""
-
-_EMBEDS = re.compile(r"(^|[-_/.])embed(ding)?s?([-_/.:]|$)", re.IGNORECASE)
-"""LM Studio and others list embedding models among the rest, and only the name tells."""
-
 MIN_ROOM = 16
 """Tokens to generate when a prompt seems to fill the context: what OpenAI's API gives when nothing is said."""
-
-
-class _Meta(msgspec.Struct):
-    n_ctx: int | None = None
-    n_ctx_train: int | None = None
-    n_params: int | None = None
-    n_vocab: int | None = None
-    size: int | None = None
-    ftype: str | None = None
-
-
-class _Model(msgspec.Struct):
-    id: str
-    owned_by: str | None = None
-    root: str | None = None
-    max_model_len: int | None = None
-    context_length: int | None = None
-    context_window: int | None = None
-    meta: _Meta | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
-class _TemplateCaps(msgspec.Struct):
-    supports_tools: bool = False
-    supports_tool_calls: bool = False
-
-
-class _Props(msgspec.Struct):
-    chat_template_caps: _TemplateCaps | None = None
-
-
-@dataclass(frozen=True)
-class Abilities:
-    """What a server can do that its list of models does not say."""
-
-    has_chat: bool = True
-    has_text: bool = True
-    template_has_tools: bool = False
-    """Of llama.cpp; others do not tell."""
-    continues_chats: bool = False
-    """Of llama.cpp, whose old versions begin a new message after a last one of the assistant's."""
-
-
-_decode_props = msgspec.json.Decoder(_Props).decode
-_decode_models = msgspec.json.Decoder(_Models, strict=False).decode
-
-
-def parse_models(body: bytes, abilities: Abilities) -> list[Offer]:
-    """The offers of a model list. Raises WorkerFailed."""
-    try:
-        models = _decode_models(body).data
-    except UNREADABLE as error:
-        raise unreadable(error) from error
-    return [_offer(model, abilities) for model in models]
-
-
-def parse_template_has_tools(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` says that the chat template has tools: without, it drops them in silence."""
-    caps = _template_caps(body)
-    return caps is not None and caps.supports_tools and caps.supports_tool_calls
-
-
-def parse_continues_chats(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` is of a version that goes on with a chat's last message: those that tell what a
-    template can do are all later than that."""
-    return _template_caps(body) is not None
-
-
-def _template_caps(body: bytes) -> _TemplateCaps | None:
-    try:
-        return _decode_props(body).chat_template_caps
-    except UNREADABLE:
-        return None
-
-
-def _offer(model: _Model, abilities: Abilities) -> Offer:
-    flavour = flavour_of(model.owned_by)
-    chat = flavour.chat if abilities.has_chat else frozenset[str]()
-    text = flavour.text if abilities.has_text else frozenset[str]()
-    if _EMBEDS.search(model.id):
-        chat = text = frozenset()
-    if flavour is LLAMA_CPP and not abilities.template_has_tools:
-        chat -= {features.TOOLS}
-    if flavour is LLAMA_CPP and not abilities.continues_chats:
-        chat, text = chat - {features.RESUME_TEXT}, text - {features.RESUME_TEXT}
-    quantization, dtype = _precision(model.meta.ftype if model.meta else None)
-    card = ModelCard(
-        id=model.id,
-        digest=upstream_digest(KIND, model.id, model.root or "", _declared(model.meta)),
-        context_length=_context_length(model),
-        quantization=quantization,
-        dtype=dtype,
-        features=tuple(sorted(chat | text)),
-    )
-    return Offer(card, chat, text, flavour=flavour.name)
-
-
-def _precision(file_type: str | None) -> tuple[str, str]:
-    """Quantization and dtype out of llama.cpp's words: `Q4_K - Medium`, `all F32`, `F16`."""
-    words = re.findall(r"\w+", (file_type or "").removesuffix("(guessed)").removeprefix("all "))
-    return precision("_".join(words))
-
-
-def _declared(meta: _Meta | None) -> str:
-    """What llama.cpp says of a file's size and shape: it tells quantizations of one model apart."""
-    return f"{meta.n_params}/{meta.n_vocab}/{meta.size}" if meta else ""
-
-
-def _context_length(model: _Model) -> int:
-    told = (model.max_model_len, model.meta.n_ctx if model.meta else None, model.context_length, model.context_window)
-    length = next((length for length in told if length and length > 0), DEFAULT_CONTEXT_LENGTH)
-    trained = model.meta.n_ctx_train if model.meta else None
-    return min(length, trained if trained and trained > 0 else length, MAX_CONTEXT_LENGTH)
 
 
 class OpenAIDialect:
     """Speaks to `/v1/chat/completions` and `/v1/completions`, always streaming."""
 
-    def call(self, request: GenerateRequest, offer: Offer) -> Call:
+    def call(self, request: GenerateRequest, offer: Offer) -> UpstreamCall:
         check_offer(request, offer)
         request = continued(request)
         flavour = FLAVOURS[offer.flavour]
@@ -193,15 +55,15 @@ class OpenAIDialect:
                 _chat_extras(body, request, flavour)
                 if request.resume_text.strip():
                     body |= dict(flavour.continues)
-                return Call(CHAT_PATH, body)
+                return UpstreamCall(CHAT_PATH, body)
             case TextPrompt(text):
                 body["prompt"] = text
             case TokenPrompt(token_ids):
                 body["prompt"] = list(token_ids)
         _text_extras(body, request, offer, flavour)
-        return Call(TEXT_PATH, body)
+        return UpstreamCall(TEXT_PATH, body)
 
-    def reader(self, request: GenerateRequest) -> Reader:
+    def reader(self, request: GenerateRequest) -> AnswerReader:
         return OpenAIReader(request)
 
 
@@ -314,12 +176,3 @@ def _response_format(form: ResponseFormat) -> dict[str, Any]:
         return {"type": "json_object"}
     schema = json_object(form.schema, "The schema", "response_format")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-
-
-def is_model_list(body: bytes) -> bool:
-    """Whether this is how OpenAI's API lists models."""
-    try:
-        parse_models(body, Abilities())
-    except WorkerFailed:
-        return False
-    return True

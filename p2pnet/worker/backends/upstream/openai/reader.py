@@ -18,8 +18,9 @@ from p2pnet.messages import (
     ToolCallDelta,
     Usage,
 )
-from p2pnet.worker.backends.upstream.dialect import UNREADABLE, Piece, check_tool_call, unreadable, usage_of
+from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Alternative, Token, token_logprobs
+from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -104,7 +105,7 @@ class OpenAIReader:
         self.usage: Usage | None = None
         self.is_ended = False
 
-    def feed(self, line: bytes) -> Sequence[Piece]:
+    def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """What one line says. Comments and the names of events say nothing."""
         field, _, value = line.partition(b":")
         if field == b"error":
@@ -115,27 +116,24 @@ class OpenAIReader:
         if data == b"[DONE]":
             self.is_ended = True
             return ()
-        try:
-            chunk = _decode_chunk(data)
-        except UNREADABLE as error:
-            raise unreadable(error) from error
+        chunk = decoded(_decode_chunk, data)
         if chunk.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
         return [self._piece(choice) for choice in chunk.choices or ()]
 
-    def _piece(self, choice: _ChunkChoice) -> Piece:
+    def _piece(self, choice: _ChunkChoice) -> AnswerPiece:
         if not 0 <= choice.index < self._choices:
             raise WorkerFailed("the upstream server sent an answer that nobody asked for")
         delta = choice.delta or _Delta(content=choice.text)
-        return Piece(
+        return AnswerPiece(
             choice=choice.index,
             text=delta.content or "",
             reasoning=delta.reasoning_content or delta.reasoning or "",
             tool_calls=tuple(self._tool_call(choice.index, call) for call in delta.tool_calls or ()),
             logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
-            finish=_finish_reason(choice.finish_reason),
+            finish=finish_reason(choice.finish_reason, FINISH_REASONS) if choice.finish_reason else None,
             stop=self._stop(choice),
         )
 
@@ -149,10 +147,8 @@ class OpenAIReader:
         arguments = function.arguments or ""
         if (choice, call.index) in self._begun:
             return ToolCallDelta(call.index, arguments=arguments)
-        if not function.name:
-            raise WorkerFailed("the upstream server sent a tool call without a name")
         self._begun.add((choice, call.index))
-        return ToolCallDelta(call.index, call.id or f"call_{call.index}", function.name, arguments)
+        return begun_call(call.index, call.id, function.name, arguments)
 
     def _logprobs(self, logprobs: _Logprobs) -> Iterator[TokenLogprob]:
         if logprobs.content is not None:
@@ -167,14 +163,6 @@ def _columns(logprobs: _Logprobs) -> Iterator[Token]:
         top = (tops[index] if index < len(tops) else None) or {}
         ranked = sorted(top.items(), key=lambda item: -item[1])
         yield Token(text, logprob, top_logprobs=[Alternative(*item) for item in ranked])
-
-
-def _finish_reason(reason: str | None) -> FinishReason | None:
-    if not reason:
-        return None
-    if reason not in FINISH_REASONS:
-        raise WorkerFailed("the upstream server ended the answer before it was complete")
-    return FINISH_REASONS[reason]
 
 
 def _usage(usage: _Usage) -> Usage | None:

@@ -1,0 +1,60 @@
+"""What readers of both dialects check in what a server says: its JSON, its counts, its tool calls, its reasons to end.
+
+Raises WorkerFailed for what cannot be passed on. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from p2pnet.errors import WorkerFailed
+from p2pnet.messages import MAX_TOOLS, FinishReason, ToolCallDelta, Usage
+
+T = TypeVar("T")
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a stranger's JSON may raise."""
+
+MAX_COUNT = 1 << 31
+MAX_NAME_CHARS = 128
+"""Of a tool, or a call of one."""
+
+
+def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """A server's JSON."""
+    try:
+        return decode(body)
+    except UNREADABLE as error:
+        raise WorkerFailed("the upstream server sent what cannot be read") from error
+
+
+def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Usage | None:
+    """What a server counted; None for what it does not tell, or cannot be."""
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    if not all(0 <= count < MAX_COUNT for count in (prompt_tokens, completion_tokens, cached_tokens)):
+        return None
+    return Usage(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
+
+
+def finish_reason(said: str, known: Mapping[str, FinishReason]) -> FinishReason:
+    """Any reason that is not `known` says that the answer is not complete."""
+    if said not in known:
+        raise WorkerFailed("the upstream server ended the answer before it was complete")
+    return known[said]
+
+
+def check_tool_call(index: int, call_id: str | None, name: str | None) -> None:
+    """Raises WorkerFailed for a tool call that fits no event of ours."""
+    if not 0 <= index < MAX_TOOLS or len(call_id or "") > MAX_NAME_CHARS or len(name or "") > MAX_NAME_CHARS:
+        raise WorkerFailed("the upstream server sent a tool call that cannot be passed on")
+
+
+def begun_call(index: int, call_id: str | None, name: str | None, arguments: str) -> ToolCallDelta:
+    """The first piece of a checked tool call."""
+    if not name:
+        raise WorkerFailed("the upstream server sent a tool call without a name")
+    return ToolCallDelta(index, call_id or f"call_{index}", name, arguments)
