@@ -1,4 +1,4 @@
-"""Which model continues code for clients that name none, or one that is long gone. Pure.
+"""Chooses the model that continues code, for clients that name none or one long gone. Pure.
 
 Plugins for editors that were written for Codex send names of its time, or of FauxPilot's; some send none at all.
 """
@@ -41,7 +41,8 @@ _IS_CODER = re.compile(
 
 @dataclass(frozen=True)
 class CodeModels:
-    """One gateway's. `named` is the model that its owner has named for code, if any; then no other is chosen."""
+    """The code models of one gateway. `named` is the model that its owner has named for code, if any; then no other is
+    chosen."""
 
     list_models: Callable[[], Sequence[ModelEntry]]
     aliases: Mapping[str, str]
@@ -54,8 +55,8 @@ class CodeModels:
         return engine if is_known else self._code_model()
 
     def for_completion(self, name: str | None) -> str:
-        """The model of a completion that asks for this one: itself, but where nothing is said, or a name that no model
-        has any more, the code model. Raises as `for_engine`."""
+        """The model of a completion that asks for this one: itself. Where it names none, or one of Codex's time, it is
+        the code model. Raises as `for_engine`."""
         if name is None:
             return self._code_model()
         return self.for_engine(name) if name.lower() in LEGACY_NAMES else name
@@ -68,7 +69,7 @@ class CodeModels:
 
 
 def choose_code_model(entries: Sequence[ModelEntry]) -> str | None:
-    """The first that calls itself a coder, or else that fills gaps, or else that continues texts, or else any."""
+    """The first model that calls itself a coder, or else fills gaps, or else continues texts, or else any."""
     able = [entry for entry in entries if "generate" in entry.tasks]
     return min(able, key=_rank).id if able else None
 

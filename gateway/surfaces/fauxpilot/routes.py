@@ -1,4 +1,4 @@
-"""FauxPilot's HTTP API, for editors' plugins written for it or for Codex: thin routes around the service's `generate`.
+"""The routes of FauxPilot's HTTP API, for editors' plugins written for it or for Codex.
 
 Any engine will do: what is no model here stands for the code model. Errors have OpenAI's shape, and are answered so.
 """

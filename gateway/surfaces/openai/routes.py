@@ -1,4 +1,4 @@
-"""OpenAI's HTTP API: thin routes between its schema, the service's `generate`, and its rendering."""
+"""The routes of OpenAI's HTTP API, between its schema and its rendering."""
 
 from __future__ import annotations
 
