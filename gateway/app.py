@@ -1,4 +1,4 @@
-"""Puts the HTTP half of the gateway together: the edge, the page, the surfaces, health, and how errors are answered.
+"""Puts the HTTP application together: the edge, the page, the surfaces, health, and errors.
 
 Knows nothing of peers: everything behind HTTP is in the GatewayService that it is given.
 """

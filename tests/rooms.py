@@ -63,7 +63,7 @@ ROOMS: dict[str, str] = {
         "network gateway.routing gateway.membership gateway.queueing gateway.observability gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.observability",
-    "gateway.model_names": "errors messages features gateway.interface gateway.routing gateway.service",
+    "gateway.model_names": "errors messages features gateway.interface gateway.routing",
     "gateway.http": "errors messages rate_limit flow gateway.interface gateway.observability",
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",

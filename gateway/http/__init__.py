@@ -1,1 +1,1 @@
-"""What the gateway's HTTP consists of, whatever the dialect: the socket, the edge, access, replies, errors."""
+"""Everything about HTTP that is the same for all dialects: socket, edge, access, replies, errors."""

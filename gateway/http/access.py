@@ -1,4 +1,4 @@
-"""Who may use the gateway, and how much: finds out on whose behalf a request comes, and holds each key to its limits.
+"""Finds out on whose behalf a request comes, and holds each API key to its limits.
 
 Knows nothing of HTTP beyond headers, and nothing of what is asked.
 """
@@ -37,7 +37,7 @@ class Unauthorized(P2PNetError):
 
 
 class RateLimited(P2PNetError):
-    """This key has had what it may have for now."""
+    """This key has used up what it may have for now."""
 
     code = "rate_limited"
 
@@ -82,7 +82,7 @@ class KeyRing:
 
 
 class Access:
-    """One gateway's. Without keys everybody is let in, under the address from which they come."""
+    """The access to one gateway. Without keys everybody is let in, and is named by the address they come from."""
 
     def __init__(self, keys: KeyRing | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
@@ -97,7 +97,7 @@ class Access:
         return self._keys is not None
 
     def identify(self, headers: Mapping[bytes, bytes], address: str) -> Caller:
-        """Raises Unauthorized."""
+        """The caller that a request comes from. Raises Unauthorized."""
         if self._keys is None:
             return Caller(address)
         given = _given_key(headers)
@@ -111,7 +111,7 @@ class Access:
 
     @contextmanager
     def admitted(self, caller: Caller) -> Iterator[None]:
-        """One request of this caller, from its beginning to its end. Raises RateLimited."""
+        """Holds for one request of this caller, from its beginning to its end. Raises RateLimited."""
         key = self._known.get(caller.name) if self.has_keys else None
         if key is None:
             yield
@@ -126,7 +126,7 @@ class Access:
                 del self._running[key.name]
 
     def note(self, report: RequestReport) -> None:
-        """Tokens are known once they were made: what is too much is waited for by the next request."""
+        """A request is over. Its tokens are known only now, so what was too much delays the next request."""
         key = self._known.get(report.caller) if self.has_keys else None
         if key is not None and key.tokens_per_minute is not None:
             tokens = report.prompt_tokens + report.completion_tokens

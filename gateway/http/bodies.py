@@ -1,4 +1,4 @@
-"""What surfaces have in common of reading bodies: strict types, and errors that name the field as its client knows it.
+"""Reads JSON bodies for all surfaces: types are strict, and errors name the field.
 
 Knows nothing of any dialect.
 """
@@ -19,7 +19,7 @@ _UNION_BRANCHES = ("str", "int", "float", "bool")
 
 
 class Body(BaseModel):
-    """Types are as the API says, unknown fields are ignored."""
+    """A JSON body. Types must be exactly as the API says; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -28,7 +28,7 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def validated(model: type[AnyBody], raw: bytes) -> AnyBody:
-    """A body of this type. Raises InvalidRequest, which names the field."""
+    """The body, if it is of this type. Raises InvalidRequest, which names the field."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -44,9 +44,9 @@ def validated(model: type[AnyBody], raw: bytes) -> AnyBody:
 def out_of_bounds(
     error: msgspec.ValidationError, model: str, names: Mapping[str, str]
 ) -> InvalidRequest | ModelNotFound:
-    """What is wrong with a request of ours, in a client's words: msgspec says `Expected ... - at `$.sampling.top_p``.
+    """The error for a client whose request msgspec has refused. It says `Expected ... - at `$.sampling.top_p``.
 
-    `names` has what the client calls a field of ours, or any part of it.
+    `names` translates our fields, or any part of them, into the client's.
     """
     reason, _, path = str(error).partition(" - at ")
     path = path.strip("`").removeprefix("$.").removeprefix("sampling.").removeprefix("prompt.")

@@ -1,4 +1,4 @@
-"""A whole answer, gathered from its events: what a surface renders when it does not stream. Pure.
+"""Gathers the events of an answer into a whole, for replies that are not streamed. Pure.
 
 Knows nothing of any dialect.
 """
@@ -47,7 +47,7 @@ class Generated:
 
     @property
     def text(self) -> str:
-        """Of the first choice."""
+        """The text of the first choice."""
         return self.choices[0].text
 
 
@@ -110,7 +110,7 @@ class _CollectedChoice:
 
 
 class Collecting:
-    """Feed it the events of a generation in order; `take` returns the whole with the last one."""
+    """Takes the events of a generation in order; `take` returns the whole when it is given the last one."""
 
     def __init__(self, began_s: float) -> None:
         self._began_s = began_s
@@ -141,7 +141,7 @@ class Collecting:
 
 
 class CollectingVectors:
-    """The same for an embed request."""
+    """As Collecting, for the events of an embed request."""
 
     def __init__(self, began_s: float) -> None:
         self._began_s = began_s

@@ -1,4 +1,4 @@
-"""The outermost layer of the gateway's HTTP: request ids, capped bodies, the last resort for errors.
+"""Wraps the whole application: request ids, callers, capped bodies, the last resort for errors.
 
 Pure ASGI. Knows nothing of surfaces; how an error looks is handed in.
 """
@@ -49,8 +49,7 @@ FailureResponse = Callable[[Failure, str], Response]
 
 
 class Edge:
-    """Wraps the whole application: every request carries its id and on whose behalf it comes, every response the id,
-    and no traceback leaves."""
+    """Gives every request its id and its caller, and every response the id; no traceback leaves."""
 
     def __init__(
         self,

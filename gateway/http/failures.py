@@ -1,4 +1,4 @@
-"""The one table from an error's code to an HTTP status. Knows nothing of any surface's error shape."""
+"""Maps an error's code to an HTTP status, in one table. Knows nothing of any surface's error shape."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def failure(code: str, message: str, param: str | None = None) -> Failure:
 
 
 def describe(error: Exception) -> Failure:
-    """What a client is told of an error. What was not raised on purpose tells nothing of our inside."""
+    """What a client is told of an error. An error that was not raised on purpose tells nothing of our inside."""
     if not isinstance(error, P2PNetError):
         return failure(INTERNAL, INTERNAL_MESSAGE)
     param = error.param if isinstance(error, RequestError) else None

@@ -1,4 +1,4 @@
-"""One HTTP connection, as uvicorn runs it, with a limit to how long and how large a request's head may be.
+"""Limits how long and how large the head of a request may be, on uvicorn's connections.
 
 A client that sends a byte of its headers now and then would otherwise hold a connection for ever (slow loris), and one
 whose headers never end would fill the memory. Bodies have their own limits (`edge.read_body`).
@@ -21,7 +21,7 @@ _STATUS = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's own, watched while a head is being read."""
+    """uvicorn's own protocol, with a watch on each head while it is read."""
 
     _head_bytes: int | None = None
     """What has come of the head that is being read; None while none is."""

@@ -1,4 +1,4 @@
-"""JSON responses: documents, errors with their status, and how bodies are documented. Knows nothing of any dialect."""
+"""Makes JSON responses: documents, and errors with their status. Knows nothing of any dialect."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def error_response(failure: Failure, body: bytes) -> Response:
 
 
 def body_docs(example: dict[str, Any]) -> dict[str, Any]:
-    """For the API's page of documentation: routes read their bodies themselves, so FastAPI cannot tell."""
+    """Documents a route's body with an example. Routes read their bodies themselves, so FastAPI cannot tell."""
     return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object"}, "example": example}}}}

@@ -1,4 +1,4 @@
-"""The gateway's page: the files of `static/`, each with the headers that keep it from doing harm.
+"""Serves the gateway's page: the files of `static/`, each with its security headers.
 
 Knows nothing of what the page shows: the page asks the gateway's own API for that, as anybody may.
 """
@@ -52,12 +52,12 @@ class StaticFile:
 
 
 def read_files(folder: Path = FOLDER) -> Mapping[str, StaticFile]:
-    """All files by name. They are read once: no request opens a file, so none names another one than these."""
+    """All files by name. They are read once: no request opens a file, so none can name any other."""
     return {path.name: StaticFile.read(path) for path in sorted(folder.iterdir())}
 
 
 class ForBrowsers(APIRoute):
-    """A route for those who ask for HTML. To all others it is not there, and the next route of its path is."""
+    """A route that only those who ask for HTML see. All others get the next route of the same path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] == "http" and b"text/html" not in _accepted(scope):

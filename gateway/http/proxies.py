@@ -1,4 +1,4 @@
-"""Who a request comes from when it has passed proxies: an address that whoever sent it could not choose.
+"""Finds the address that a request comes from when it has passed proxies.
 
 Each proxy adds the address that it was called from at the end of X-Forwarded-For. So the list is read from its end, for
 as long as those who wrote it are trusted; what stands before that, anybody may have made up. Knows nothing of sockets.
@@ -25,7 +25,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Proxies:
-    """The proxies that are believed. With none, nobody is."""
+    """The proxies that are believed when they name an address."""
 
     trusted: tuple[Network, ...] = ()
 
@@ -58,7 +58,7 @@ class Proxies:
 
 
 def parse_proxies(given: Sequence[str]) -> Proxies:
-    """Addresses and networks. Raises UsageError."""
+    """The proxies with these addresses or in these networks. Raises UsageError."""
     return Proxies(tuple(map(_network, given)))
 
 

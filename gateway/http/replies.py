@@ -1,4 +1,4 @@
-"""How a generation becomes an HTTP response: streamed or whole, with its status, its silences and its end.
+"""Sends a generation as an HTTP response, streamed or whole, until it ends or its client leaves.
 
 Owns when the status is decided, what happens when a client goes away, and that a broken generation never looks
 complete. Knows nothing of any dialect: a surface hands in the renderer. Raw ASGI, one `send` per batch of events.
@@ -34,13 +34,13 @@ EventPump = Pump[GenerationEvent]
 
 
 class StreamRenderer(Protocol):
-    """Events to the bytes of a streamed dialect. One instance serves one response, and is called in order."""
+    """Turns events into the bytes of a streamed dialect. One instance serves one response, and is called in order."""
 
     @property
     def media_type(self) -> str: ...
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
-        """What is sent so that a silent connection is not taken for a dead one, and the position in the queue."""
+        """What keeps a silent connection from being taken for a dead one. It tells the position in the queue."""
         ...
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes: ...
@@ -49,7 +49,7 @@ class StreamRenderer(Protocol):
 
 
 def route_headers(routed: Routed | None) -> dict[str, str]:
-    """Who answered, for the curious."""
+    """Headers that say which worker answered."""
     if routed is None:
         return {}
     return {
@@ -60,7 +60,7 @@ def route_headers(routed: Routed | None) -> dict[str, str]:
 
 
 def waiting_comment(waiting: Waiting | None) -> str:
-    """For people who look at a silent stream, in words."""
+    """Says in words why a stream is silent, for people who look at it."""
     if waiting is None:
         return "keep-alive"
     estimate = "" if waiting.estimate_s is None else f", about {max(1, round(waiting.estimate_s))} s"
@@ -194,14 +194,14 @@ class _CompleteReply(Response, Generic[W]):
 
 
 class WholeReply(_CompleteReply[Generated]):
-    """A generation in one document."""
+    """Sends a whole generation as one document."""
 
     def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
         super().__init__(events, Collecting(time.monotonic()).take, render, limits)
 
 
 class VectorsReply(_CompleteReply[Embedded]):
-    """All vectors in one document, in the order of their inputs."""
+    """Sends all vectors as one document, in the order of their inputs."""
 
     def __init__(
         self, events: AsyncGenerator[EmbeddingEvent, None], render: Callable[[Embedded], bytes], limits: HttpLimits

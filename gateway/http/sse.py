@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: events, nameless data and comments. Pure; what is in them is encoded already.
+"""Writes server-sent events as bytes. Pure; what is in them is encoded already.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -12,15 +12,15 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(name: str, data: bytes) -> bytes:
-    """`data` is one line."""
+    """An event with a name. `data` is one line."""
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 def nameless(data: bytes) -> bytes:
-    """An event without a name, of one line."""
+    """An event without a name. `data` is one line."""
     return b"data: " + data + b"\n\n"
 
 
 def comment(text: str) -> bytes:
-    """What clients pass over."""
+    """A comment, which clients pass over."""
     return b": " + text.encode() + b"\n\n"

@@ -1,4 +1,4 @@
-"""Asks workers whether they are there: those in trouble, those that were lost, and those not heard of for a while.
+"""Asks workers whether they are there: those in trouble, those lost, and those not heard of lately.
 
 A bounded sample in each round, so that a network of thousands costs no more than one of a hundred. What announces its
 load, or serves requests, is heard of and needs no probe.
@@ -69,7 +69,7 @@ class Prober:
         self._asked_s: dict[str, float] = {}
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
-        """For ever. No round waits for the one before it, in which somebody may not answer."""
+        """Probe for ever. No round waits for the one before it, in which somebody may not answer."""
         rounds = {asyncio.create_task(self._look_again())}
         try:
             while True:
@@ -99,8 +99,8 @@ class Prober:
         await asyncio.gather(*map(self._probe, due))
 
     def due(self) -> list[Worker]:
-        """Whom to ask now: of those in trouble who was not asked for longest, of the silent ones who is so for longest,
-        and those last of which nothing was ever heard."""
+        """The workers to ask now. Of those in trouble, the ones not asked for longest come first; of the silent ones,
+        the ones silent for longest, and last those of which nothing was ever heard."""
         now_s = self._now_s()
         trouble: list[Worker] = []
         silent: list[Worker] = []
@@ -115,7 +115,7 @@ class Prober:
         return [*trouble[:share], *silent[: MAX_PROBES - len(trouble[:share])]]
 
     async def is_there(self, worker: Worker) -> bool:
-        """Asked because somebody waits for it: the answer comes soon, either way."""
+        """Whether it answers a probe. Somebody waits for it, so the answer comes soon, either way."""
         return await self._ask(worker, urgent_timeout_s(worker))
 
     async def _try_round(self) -> None:

@@ -1,4 +1,4 @@
-"""Which model continues code for clients that name none, or one that is long gone. Pure.
+"""Chooses the model that continues code, for clients that name none or one long gone. Pure.
 
 Plugins for editors that were written for Codex send names of its time, or of FauxPilot's; some send none at all.
 """
@@ -6,11 +6,12 @@ Plugins for editors that were written for Codex send names of its time, or of Fa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
 from gateway.model_names.naming import is_other_name
-from gateway.service import GatewayService
+from p2pnet.errors import NoWorker
 from p2pnet.features import FIM, TEXT
 
 LEGACY_NAMES = frozenset(
@@ -38,29 +39,39 @@ _IS_CODER = re.compile(
 )
 
 
-def code_model(service: GatewayService) -> str | None:
-    """The one that the gateway's owner named, or else the likeliest there is. None where no model generates text."""
-    return service.code_model_name or choose_code_model(service.list_models())
+@dataclass(frozen=True)
+class CodeModels:
+    """The code models of one gateway. `named` is the model that its owner has named for code, if any; then no other is
+    chosen."""
+
+    list_models: Callable[[], Sequence[ModelEntry]]
+    aliases: Mapping[str, str]
+    named: str | None = None
+
+    def for_engine(self, engine: str) -> str:
+        """The model that an engine stands for: the one with that name or alias, or else the code model. Raises
+        NoWorker where no model generates text."""
+        is_known = is_other_name(engine, self.aliases) or any(entry.id == engine for entry in self.list_models())
+        return engine if is_known else self._code_model()
+
+    def for_completion(self, name: str | None) -> str:
+        """The model of a completion that asks for this one: itself. Where it names none, or one of Codex's time, it is
+        the code model. Raises as `for_engine`."""
+        if name is None:
+            return self._code_model()
+        return self.for_engine(name) if name.lower() in LEGACY_NAMES else name
+
+    def _code_model(self) -> str:
+        model = self.named or choose_code_model(self.list_models())
+        if model is None:
+            raise NoWorker("No model on the network generates text now.")
+        return model
 
 
 def choose_code_model(entries: Sequence[ModelEntry]) -> str | None:
-    """The first that calls itself a coder, or else that fills gaps, or else that continues texts, or else any."""
+    """The first model that calls itself a coder, or else fills gaps, or else continues texts, or else any."""
     able = [entry for entry in entries if "generate" in entry.tasks]
     return min(able, key=_rank).id if able else None
-
-
-def engine_model(service: GatewayService, engine: str) -> str | None:
-    """The model that an engine stands for: the one with that name or alias, or else the code model."""
-    is_known = is_other_name(engine, service.aliases) or any(entry.id == engine for entry in service.list_models())
-    return engine if is_known else code_model(service)
-
-
-def completion_model(service: GatewayService, name: str | None) -> str | None:
-    """The model of a completion that asks for this one: itself, but where nothing is said, or a name that no model
-    has any more, the code model."""
-    if name is None:
-        return code_model(service)
-    return engine_model(service, name) if name.lower() in LEGACY_NAMES else name
 
 
 def _rank(entry: ModelEntry) -> tuple[bool, bool, bool]:

@@ -1,4 +1,4 @@
-"""What a model's name stands for: itself, an alias that the gateway's owner has given, or `auto`.
+"""Finds what a model's name stands for: itself, an alias that the owner has given, or `auto`.
 
 Knows nothing of HTTP: the surfaces pass the names of requests on as they come, and ask here only to show a model.
 """
@@ -22,7 +22,7 @@ R = TypeVar("R", GenerateRequest, EmbedRequest)
 
 
 class Names:
-    """One gateway's. `is_served` says whether any worker can serve a request."""
+    """The names that one gateway knows. `is_served` says whether any worker can serve a request."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ def is_other_name(name: str, aliases: Mapping[str, str]) -> bool:
 
 
 def parse_aliases(given: Sequence[str]) -> dict[str, str]:
-    """`NAME=MODEL` each. Raises UsageError."""
+    """The aliases that are given as `NAME=MODEL` each. Raises UsageError."""
     aliases: dict[str, str] = {}
     for each in given:
         name, separator, model = each.partition("=")

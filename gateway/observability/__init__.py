@@ -1,1 +1,1 @@
-"""What the gateway remembers and tells of itself: requests and their routes, workers, choices, metrics."""
+"""What the gateway remembers and tells: requests and their routes, workers, choices, metrics."""

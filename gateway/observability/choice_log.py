@@ -1,4 +1,4 @@
-"""The last choices of routing, with what they were made on: for whoever wonders why a request went where it went."""
+"""Keeps the last choices of routing, and what each was based on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went wrong on the way of requests, and what was done about it. A function of reports; holds nobody's text."""
+"""Tells what went wrong with requests, and what was done about it. A function of reports; holds nobody's text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history of this gateway: the last requests with their routes, and the models it has known, kept over restarts.
+"""Keeps the last requests with their routes, and the models known so far, over restarts.
 
 Everything is answered from memory; a thread of its own writes to the file, at most once a second. Where the file cannot
 be read or written, the history lasts as long as the process, and no request ever notices. Prompts and answers are in

@@ -1,4 +1,4 @@
-"""The file that keeps the history over restarts: SQLite, blocking, for one thread. Knows nothing of asyncio.
+"""Reads and writes the file of the history: SQLite, blocking, for one thread. Knows nothing of asyncio.
 
 One process writes it; others may read it meanwhile, so that a backup needs no stop. A file that is damaged, or not
 ours, is moved aside, never deleted. Whatever else is wrong is raised as sqlite3.Error or OSError: the caller does

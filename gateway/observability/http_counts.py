@@ -1,4 +1,4 @@
-"""Counts answered HTTP requests by surface and status; holds the table of which paths belong to which surface.
+"""Counts answered HTTP requests by surface and status, and says which surface a path belongs to.
 
 Pure ASGI; what is done with the counts is handed in.
 """

@@ -1,4 +1,4 @@
-"""Gathers what the gateway knows, from the workers themselves and from the history, into what it tells of itself.
+"""Builds the views of workers and models, from the workers themselves and from the history.
 
 Reads what others own; changes nothing, keeps no clock.
 """

@@ -1,4 +1,4 @@
-"""Who watches this gateway at the moment: how many may, and that they are let go when it stops.
+"""Lets in those who watch this gateway live, up to a limit, and lets them go when it stops.
 
 Knows nothing of what they are shown, nor how.
 """
@@ -16,7 +16,7 @@ MAX_WATCHERS = 64
 
 
 class Live:
-    """One gateway's watchers."""
+    """Those who watch one gateway."""
 
     def __init__(self, max_watchers: int = MAX_WATCHERS) -> None:
         self._max_watchers = max_watchers
@@ -35,5 +35,5 @@ class Live:
             self.watchers -= 1
 
     def close(self) -> None:
-        """The gateway stops: who only watches must not keep it from that."""
+        """Let all of them go: the gateway stops, and watching must not keep it from that."""
         self._closing.set()

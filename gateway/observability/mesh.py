@@ -1,4 +1,4 @@
-"""The mesh as this gateway sees it: who is there, and who reaches whom through whom. A function of records.
+"""Draws up the mesh as this gateway sees it: who is there, and who reaches whom through whom. A function of records.
 
 Other gateways are not seen: they announce nothing. Knows nothing of addresses beyond whose they are: no IP address
 leaves here.

@@ -1,4 +1,4 @@
-"""What Prometheus may read of this gateway: counts and times of its requests, and its workers at this moment.
+"""Exports Prometheus metrics: counts and times of requests, and the workers at this moment.
 
 Names follow OpenTelemetry's semantic conventions for generative AI where those have one, with dots as underscores and
 the unit at the end (https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics). Strangers choose the names of
@@ -51,8 +51,8 @@ LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 
 
 class GatewayMetrics:
-    """One gateway's, in a registry of its own. `note` is an Observer. `models` and the number of open `streams` are
-    asked for at each scrape."""
+    """The metrics of one gateway, in a registry of its own. `note` is an Observer. `models` and the number of open
+    `streams` are asked for at each scrape."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class GatewayMetrics:
 
 
 class ModelLabels:
-    """Which models have series of their own: the first ones, and for ever, since a label that moves is of no use."""
+    """Decides which models have series of their own: the first ones, for ever, since a label must not change."""
 
     def __init__(self, max_models: int) -> None:
         self._max_models = max_models
@@ -120,7 +120,7 @@ class ModelLabels:
         return self.known(model)
 
     def known(self, model: str) -> str:
-        """The same, without giving it a series."""
+        """As `of`, without giving the model a series."""
         return model if model in self._names else OTHER_MODEL
 
 

@@ -1,4 +1,4 @@
-"""What the outcomes in reports mean: which are successes, which failures of a worker. Data only, from the tables of
+"""Says which outcomes in reports are successes, and which are failures of a worker. Data only, from the tables of
 finish reasons and errors."""
 
 from __future__ import annotations

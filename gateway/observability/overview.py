@@ -1,6 +1,7 @@
-"""The gateway at a glance: itself, models, workers, the mesh, the last hour, failures. For its page and `p2pnet top`.
+"""Shows the gateway at a glance: itself, models, workers, the mesh, the last hour, failures.
 
-Made of what others know, at most once a second however many look. Knows nothing of HTTP, and holds no text of anybody.
+It is for the page and for `p2pnet top`, and is made at most once a second, however many look. Knows nothing of HTTP,
+and holds no text of anybody.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LOOK_S = 1.0
 
 
 class OverviewBuilder:
-    """Makes overviews. `running` says what has come of answers that are under way."""
+    """Makes overviews. `running` gives the tokens that answers under way have brought so far."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The last requests of this gateway, in memory: pages of them, and what they say of each worker.
+"""Keeps the last requests in memory, in pages, and what they say of each worker.
 
 Knows nothing of files or clocks, and holds no more than it is told to.
 """
@@ -32,8 +32,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class RequestQuery:
-    """Which reports, newest first: at most `limit`, those numbered below `before`, and with these properties. `worker`
-    is one that took part. None is any."""
+    """Which reports to show, newest first: at most `limit`, numbered below `before`, with these properties. `worker` is
+    one that took part. None is any."""
 
     limit: int
     before: int | None = None

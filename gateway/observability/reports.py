@@ -1,4 +1,4 @@
-"""What happened to one request, told once it is over: for the history, the metrics and the debug page. Data only.
+"""Reports what happened to one request, once it is over: for the history and the metrics. Data only.
 
 Holds no text: neither prompt nor answer.
 """
@@ -34,7 +34,7 @@ class AttemptReport:
 
 @dataclass(frozen=True)
 class RequestReport:
-    """One request, whole. Seconds count from its arrival; `arrived_unix_s` is that moment.
+    """A whole request. Seconds count from its arrival; `arrived_unix_s` is that moment.
 
     `gap_s` is the longest silence that a change of workers in mid-answer has cost; None when there was none.
     """

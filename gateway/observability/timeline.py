@@ -1,6 +1,7 @@
-"""The last hour in steps: requests, failures, tokens and times to the first token. A function of reports and `now`.
+"""Sums up the last hour in steps: requests, failures, tokens, times to the first token.
 
-Knows nothing of where reports come from, keeps no clock, and holds no more than an hour.
+A function of reports and `now`. Knows nothing of where reports come from, keeps no clock, and holds no more than an
+hour.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Point:
-    """One step: requests that ended in it, those of them that were let down, tokens that came in it."""
+    """One step: the requests that ended in it, how many of them failed, and the tokens that came in it."""
 
     requests: int
     failures: int
@@ -63,7 +64,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of the last RATE_S seconds."""
+    """Averages over the last RATE_S seconds."""
 
     requests_per_s: float
     tokens_per_s: float

@@ -1,5 +1,5 @@
-"""What the gateway tells of itself: workers, models, requests and choices, as data. The seam between those who know and
-the surfaces that show it. Knows nothing of HTTP, and holds no text of anybody."""
+"""Describes workers, models, requests and choices as data: what the surfaces may show. Knows nothing of HTTP, and holds
+no text of anybody."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class ChoiceView:
 
 @dataclass(frozen=True)
 class WorkerQuery:
-    """Which workers: at most `limit`, those that announce this model, this one alone. None is any."""
+    """Which workers to show: at most `limit`, only those that announce `model`, only `worker`. None is any."""
 
     limit: int
     model: str | None = None
@@ -125,7 +125,7 @@ class WorkerQuery:
 
 @dataclass(frozen=True)
 class WorkerPage:
-    """Workers by id, and how many there are of that kind in all."""
+    """Workers by id, and how many fit the query in all."""
 
     workers: Sequence[WorkerView]
     total: int
@@ -166,7 +166,7 @@ class WorkerSeen:
 
 @dataclass(frozen=True)
 class Overview:
-    """All of it at one moment. `total` counts the workers that are not shown, too."""
+    """The whole gateway at one moment. `total` counts the workers that are not shown, too."""
 
     gateway: GatewayView
     models: Sequence[ModelSeen]
@@ -187,7 +187,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a surface may ask for. Requests and choices come newest first; `overview` may be a second
+    """What a surface may ask for, to show it. Requests and choices come newest first; `overview` may be a second
     old; `live` lets in who watches; `scrape` gives text for Prometheus."""
 
     workers: Callable[[WorkerQuery], WorkerPage]

@@ -1,1 +1,1 @@
-"""What this gateway knows of the workers: their records, their health, their pace; and how it keeps that fresh."""
+"""What this gateway knows of each worker: its record, its health, its pace."""

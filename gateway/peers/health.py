@@ -1,4 +1,4 @@
-"""Whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
+"""Decides whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
 
     HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it announces itself-->  TRIAL
     TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
@@ -51,7 +51,7 @@ class State(Enum):
 
 
 class Health:
-    """One worker's. Times are seconds on one monotonic clock."""
+    """The health of one worker. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=RECENT)
@@ -75,7 +75,7 @@ class Health:
 
     @property
     def success_rate(self) -> float | None:
-        """Of the last requests; None before the first."""
+        """The share of the last requests that succeeded; None before the first."""
         return sum(self._recent) / len(self._recent) if self._recent else None
 
     def state(self, now_s: float) -> State:
@@ -136,7 +136,7 @@ class Health:
             self._end_trouble(well_since_s=now_s)
 
     def note_unanswered(self, now_s: float) -> None:
-        """It did not answer a probe. That one that is missed stays away is no further failure."""
+        """It did not answer a probe. If it was missed already, this is no further failure."""
         if self.is_missed:
             self._trial_until_s = 0.0
             self._cooling_until_s = now_s + COOLDOWN_S

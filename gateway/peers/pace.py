@@ -1,4 +1,4 @@
-"""How fast a worker is, as this gateway sees it: moving averages and quantiles of what was measured. Keeps no clock."""
+"""Measures how fast a worker is: moving averages and quantiles. Keeps no clock."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def quantile(ranked: Sequence[float], q: float) -> float | None:
 
 
 def mean(samples: Collection[float]) -> float | None:
-    """None where there is no sample."""
+    """The mean, or None where there is no sample."""
     return sum(samples) / len(samples) if samples else None

@@ -1,4 +1,4 @@
-"""One worker as this gateway sees it: what it announces, what this gateway has there, and what it has measured.
+"""Describes one worker: what it announces, what this gateway has there, and what it has measured.
 
 Owns the counts and the measurements; decides nothing (see `gateway.routing.choose`), asks nobody, keeps no clock.
 """
@@ -34,7 +34,7 @@ class Pace:
 
 
 class Worker:
-    """Times are seconds on one monotonic clock."""
+    """One worker. Times are seconds on one monotonic clock."""
 
     def __init__(self, record: CapabilityRecord) -> None:
         self.record = record

@@ -1,1 +1,1 @@
-"""Requests that wait for a worker: who is let in, and who is next."""
+"""Requests that wait for a worker: which are let in, and which is next."""

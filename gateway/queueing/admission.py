@@ -1,4 +1,4 @@
-"""Who may send its request to a worker now, and who waits: one bounded, fair queue for each model.
+"""Decides which request goes to a worker now, and which waits, in a bounded, fair queue for each model.
 
 A worker is chosen and its slot reserved in one step, so no two requests are given the same slot. Knows which workers
 there are only by asking `choose`; sends nothing.
@@ -88,7 +88,7 @@ class Admission:
         return None if ticket.query.key in self._queues else self._reserve(ticket)
 
     def give_back(self, ticket: Ticket, choice: WorkerChoice) -> None:
-        """The slot is not used after all."""
+        """Give a slot back that is not used after all."""
         choice.worker.release(ticket.query.key)
         choice.worker.health.note_release()
         self.wake(ticket.query.model)
@@ -116,7 +116,7 @@ class Admission:
         return sum(len(self._queues[key].tickets) for task in TASKS if (key := (model, task)) in self._queues)
 
     def waiting_by_model(self) -> dict[str, int]:
-        """Of the models for which anybody waits."""
+        """How many wait for each model, for which anybody does."""
         waiting: Counter[str] = Counter()
         for (model, _), queue in self._queues.items():
             waiting[model] += len(queue.tickets)

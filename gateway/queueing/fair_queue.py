@@ -1,4 +1,4 @@
-"""Who is next of those that wait for one model: a fair queue between callers. Knows no clock, no worker and no task.
+"""Decides which of the waiting requests is next, fairly between callers. Knows no clock, no worker and no task.
 
 Deficit round robin (Shreedhar & Varghese 1995): in each round every caller may spend its share of tokens, and what is
 left of it counts in the next round, for as long as it has requests waiting. The rounds are computed, not walked: a
@@ -135,7 +135,7 @@ class _Line(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Those that wait, each once. Its caller bounds it."""
+    """The requests that wait, each once. Its caller bounds it."""
 
     def __init__(self) -> None:
         self._round = 0

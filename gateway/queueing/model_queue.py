@@ -1,4 +1,4 @@
-"""The queue of one model: it offers free slots to those that wait, and measures how fast it moves on.
+"""Offers free slots to the requests that wait for one model, and measures how fast they move on.
 
 How far it looks in one go is bounded, so that a long queue of requests that nobody can serve costs little. Knows no
 worker: whether there is a slot for a request, its owner finds out.
@@ -27,8 +27,8 @@ RATE_WINDOW_S = 30.0
 
 
 class ModelQueue:
-    """Those that wait for one model. `serve` gives a request a slot and takes it out of the queue, and returns whether
-    there was one. `is_gone` says of a request that it waits no longer and is about to leave."""
+    """The requests that wait for one model. `serve` gives a request a slot and takes it out of the queue, and returns
+    whether there was one. `is_gone` says of a request that it waits no longer and is about to leave."""
 
     def __init__(self, serve: Callable[[Ticket], bool], is_gone: Callable[[Ticket], bool], now_s: float) -> None:
         self._serve = serve
@@ -53,7 +53,7 @@ class ModelQueue:
         self._serve_first(_NoRoom())
 
     def serve_whole(self, max_passed: int) -> None:
-        """Its front first, as the order wants it; then on through the rest."""
+        """Give slots to the front first, as the order wants it; then go on through the rest."""
         no_room = _NoRoom()
         if self._serve_first(no_room):
             self._sweep = None

@@ -1,4 +1,4 @@
-"""A request that needs a worker: what it asks for, on whose behalf, and for how long it may wait. Data only."""
+"""A request that needs a worker, with what it asks for and how long it may wait. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/** @file One answer as it is shown: its text while it comes, who gave it, how fast, and what went wrong. */
+/** @file Shows one answer: its text while it comes, who gave it, how fast, and what went wrong. */
 
 import { ApiError } from "./api.js";
 import { streamChat, tokensPerS } from "./chat_stream.js";

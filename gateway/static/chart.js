@@ -1,4 +1,4 @@
-/** @file One chart over the last hour as SVG, with what it shows in words and as a table. */
+/** @file Draws one chart of the last hour as SVG, and says what it shows in words and as a table. */
 
 import { areaPath, linePath, ticks } from "./chart_scale.js";
 import { el, setText, svg } from "./dom.js";

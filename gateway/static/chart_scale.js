@@ -1,4 +1,4 @@
-/** @file Where points of a chart lie: scales, ticks and paths. Pure. */
+/** @file Computes where the points of a chart lie: scales, ticks and paths. Pure. */
 
 /**
  * At least four round steps from 0, the last at or over the highest value.

@@ -1,4 +1,4 @@
-/** @file The charts of the last hour: what is drawn of the series, in words too. How a chart is drawn is in chart.js. */
+/** @file Chooses what the charts of the last hour draw of the series. How a chart is drawn is in chart.js. */
 
 import { chart } from "./chart.js";
 import { count, NOTHING, rate, seconds } from "./format.js";

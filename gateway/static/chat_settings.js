@@ -1,4 +1,4 @@
-/** @file The playground's form: which models, what is said to them first, and how they sample. */
+/** @file Holds the playground's form: the models, their system prompt, and how they sample. */
 
 import { byId, el, keyed, setText } from "./dom.js";
 

@@ -1,4 +1,4 @@
-/** @file One streamed answer of /v1/chat/completions, and what is measured of it. Knows nothing of how it is shown. */
+/** @file Streams one answer of /v1/chat/completions, and measures it. Knows nothing of how it is shown. */
 
 import { ApiError, ask, sentence } from "./api.js";
 import { eventsOf } from "./sse.js";

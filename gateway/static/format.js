@@ -1,4 +1,4 @@
-/** @file Numbers, times and ids as people read them. Pure. */
+/** @file Writes numbers, times and ids as people read them. Pure. */
 
 export const NOTHING = "\u2013";
 

@@ -1,4 +1,4 @@
-/** @file Says whether what the page shows is of now, and since when it is not. */
+/** @file Says whether what the page shows is current, and since when it is not. */
 
 import { byId, setText } from "./dom.js";
 import { clock } from "./format.js";

@@ -1,4 +1,4 @@
-/** @file What a volunteer runs, with this gateway's own addresses filled in. */
+/** @file Shows what a volunteer runs, with this gateway's own addresses filled in. */
 
 import { ApiError, ask } from "./api.js";
 import { copyButton } from "./copy.js";

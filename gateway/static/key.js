@@ -1,4 +1,4 @@
-/** @file The API key: asked for when the gateway wants one, kept for this tab alone, and forgotten on demand. */
+/** @file Asks for the API key when the gateway wants one, keeps it for this tab alone, and forgets it on demand. */
 
 import { byId, setText } from "./dom.js";
 

@@ -1,5 +1,5 @@
-/** @file Where the peers of the mesh are drawn: the gateway in the middle, bootstraps around it, workers outside, those
- * behind a relay beside their relay. Pure. */
+/** @file Computes where the peers of the mesh are drawn: the gateway in the middle, bootstraps around it, workers
+ * outside, and those behind a relay beside their relay. Pure. */
 
 /** @typedef {import("./types.js").MeshSection} MeshSection */
 /** @typedef {import("./types.js").NodeKind} NodeKind */

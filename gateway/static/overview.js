@@ -1,4 +1,4 @@
-/** @file The overview: numbers, models and failures, and its larger parts put in their places. */
+/** @file Shows the overview: numbers, models and failures, with its larger parts in their places. */
 
 import { charts } from "./charts.js";
 import { byId, el, setText } from "./dom.js";

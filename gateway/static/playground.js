@@ -1,4 +1,4 @@
-/** @file The playground: one conversation, with one model or two beside each other. It lasts as long as the page. */
+/** @file Runs the playground: one conversation, with one model or two, for as long as the page lasts. */
 
 import { Answer } from "./answer.js";
 import { gatewayUrl } from "./api.js";

@@ -1,4 +1,4 @@
-/** @file What a model says, as paragraphs and blocks of code. `blocksOf` is pure; the nodes hold text and nothing else. */
+/** @file Shows what a model says as paragraphs and blocks of code. `blocksOf` is pure; nodes hold nothing but text. */
 
 import { el } from "./dom.js";
 

@@ -1,4 +1,4 @@
-/** @file Which view is shown: #/ is the overview. The others stay as they are, hidden. */
+/** @file Shows one view and hides the others, which stay as they are: #/ is the overview. */
 
 import { byId } from "./dom.js";
 

@@ -1,4 +1,4 @@
-/** @file A request as a command and as a program, quoted so that every text arrives as it was written. Pure.
+/** @file Writes a request as a command and as a program, quoted so that every text arrives as it was written. Pure.
  *
  * The key is never in them: they read it from the environment. */
 

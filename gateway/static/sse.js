@@ -1,4 +1,4 @@
-/** @file Server-sent events out of a stream of bytes that may be cut anywhere. Pure, but for `eventsOf`'s reading. */
+/** @file Reads server-sent events out of a stream of bytes that may be cut anywhere. Pure, but for `eventsOf`. */
 
 /** @typedef {{event: string, data: string}} ServerEvent */
 

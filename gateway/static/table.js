@@ -1,4 +1,4 @@
-/** @file Real tables that are kept up to date row by row; on a narrow screen each row reads as a card. */
+/** @file Keeps real tables up to date row by row; on a narrow screen each row reads as a card. */
 
 import { el, keyed, setText } from "./dom.js";
 

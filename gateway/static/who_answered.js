@@ -1,4 +1,4 @@
-/** @file Which workers gave an answer, and whether it went on elsewhere: read from the gateway's own history. */
+/** @file Finds which workers gave an answer, and whether it went on elsewhere, in the gateway's own history. */
 
 import { ask } from "./api.js";
 

@@ -1,4 +1,4 @@
-/** @file The table of workers: who they are, how they are, and how fast. */
+/** @file Shows the table of workers: who they are, how they are, and how fast. */
 
 import { copyButton } from "./copy.js";
 import { byId, el, setAttribute, setText } from "./dom.js";

@@ -1,4 +1,4 @@
-"""The turns of Anthropic's messages, as the turns that chat templates know. Pure.
+"""Translates the turns of Anthropic's messages into those that chat templates know. Pure.
 
 There a turn is a list of blocks: a user's may hold results of tools, an assistant's the calls of them. Here each result
 is a turn of its own. Turns of one role in a row become one, as Anthropic has it. Blocks of text follow one another

@@ -1,4 +1,4 @@
-"""Generation events to the JSON and SSE of Anthropic's API. Pure: no clock, no ids of its own, no I/O.
+"""Renders generations as the JSON and SSE of Anthropic's API. Pure: no clock, no ids of its own, no I/O.
 
 An answer is a list of blocks, of text and of calls of tools, one after the other; a stream opens and closes each.
 """
@@ -39,7 +39,7 @@ ERROR_TYPES = {
 
 @dataclass(frozen=True)
 class MessageHead:
-    """What is known of a message before there is any of it."""
+    """What is known of a message before it begins."""
 
     id: str
     model: str
@@ -47,7 +47,7 @@ class MessageHead:
 
 
 class MessageRenderer:
-    """The events of one streamed message, in order."""
+    """Renders the events of one streamed message, in order."""
 
     media_type = sse.MEDIA_TYPE
 

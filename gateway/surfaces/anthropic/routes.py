@@ -1,4 +1,4 @@
-"""Anthropic's HTTP API: thin routes between its schema, the service's `generate`, and its rendering.
+"""The routes of Anthropic's HTTP API, between its schema and its rendering.
 
 Its list of models has the same path as OpenAI's. Which of the two is meant shows in the `anthropic-version` header,
 which all of Anthropic's clients send.
@@ -52,7 +52,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
 
     @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=body_docs(CHAT))
     async def count(request: Request) -> Response:
-        """By a worker, which knows the model's tokenizer: it generates one token."""
+        """A worker counts, since it knows the model's tokenizer: it generates one token."""
         body = schema.parse_count(await read_body(request, limits))
         generation = schema.count_request(body, request.state.request_id)
         return WholeReply(service.generate(generation, request.state.caller), render.render_count, limits)

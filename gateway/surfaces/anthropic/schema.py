@@ -1,4 +1,4 @@
-"""Anthropic request bodies, and their pure translation into one GenerateRequest.
+"""Parses the request bodies of Anthropic's API into a GenerateRequest.
 
 Types are checked here; the bounds of numbers live in `p2pnet.messages` and are checked against it. Unknown fields are
 ignored, as are those that say nothing of the answer (`metadata`, `cache_control`, `service_tier`). Fields that would
@@ -114,7 +114,8 @@ def message_request(body: MessageBody, request_id: str, make_seed: Callable[[], 
 
 
 def count_request(body: CountBody, request_id: str) -> GenerateRequest:
-    """The shortest answer to these messages: who gives it has counted them. Raises InvalidRequest, ModelNotFound."""
+    """A request for the shortest answer to these messages: whoever gives it has counted them. Raises InvalidRequest,
+    ModelNotFound."""
     return _request(body, request_id, {"max_tokens": COUNTED_TOKENS})
 
 

@@ -1,4 +1,4 @@
-"""Generation events to FauxPilot's JSON and SSE, which are those of OpenAI's completions in the days of Codex.
+"""Renders generations as FauxPilot's JSON and SSE: OpenAI's completions in the days of Codex.
 
 Pure: no clock, no ids of its own, no I/O. A token that is a part of a character is written with what stands for that.
 """
@@ -32,7 +32,7 @@ class ResponseHead:
 
 
 class ChunkRenderer:
-    """The chunks of one streamed response, in order."""
+    """Renders the chunks of one streamed response, in order."""
 
     media_type = sse.MEDIA_TYPE
 

@@ -1,4 +1,4 @@
-"""FauxPilot's HTTP API, for editors' plugins written for it or for Codex: thin routes around the service's `generate`.
+"""The routes of FauxPilot's HTTP API, for editors' plugins written for it or for Codex.
 
 Any engine will do: what is no model here stands for the code model. Errors have OpenAI's shape, and are answered so.
 """
@@ -13,11 +13,11 @@ from gateway.http.edge import read_body
 from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, WholeReply
-from gateway.model_names.code_models import engine_model
+from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService
 from gateway.surfaces.fauxpilot import render, schema
-from p2pnet.errors import ModelNotFound, NoWorker
+from p2pnet.errors import ModelNotFound
 
 _EXAMPLE = {"prompt": "def add(a, b):\n    return", "max_tokens": 16, "stop": ["\n"]}
 
@@ -26,6 +26,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /v1/engines, and the one that Copilot's plugin takes its token from. They raise P2PNetError."""
     routes = APIRouter(tags=["fauxpilot"])
     docs = body_docs(_EXAMPLE)
+    code_models = CodeModels(service.list_models, service.aliases, service.code_model_name)
 
     @routes.get("/copilot_internal/v2/token", summary="A token that opens nothing, for Copilot's plugin")
     async def token() -> Response:
@@ -45,9 +46,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     @routes.post("/v1/engines/{engine:path}/completions", summary="Continue code, with any engine", openapi_extra=docs)
     async def complete(engine: str, request: Request) -> Response:
         body = schema.parse_completion(await read_body(request, limits))
-        model = engine_model(service, engine)
-        if model is None:
-            raise NoWorker("No model on the network generates text now.")
+        model = code_models.for_engine(engine)
         generation = schema.completion_request(body, model, request.state.request_id, service.make_seed)
         head = render.ResponseHead("cmpl-" + service.make_id(), int(service.now()), model)
         events = service.generate(generation, request.state.caller)

@@ -1,4 +1,4 @@
-"""FauxPilot's request bodies, with its defaults, and their pure translation into one GenerateRequest.
+"""Parses FauxPilot's request bodies, with its defaults, into a GenerateRequest.
 
 It is OpenAI's API for completions as editors' plugins spoke it in the days of Codex. As FauxPilot did, this ignores
 `logit_bias`: those who send it mean tokens of Codex. Knows nothing of HTTP.

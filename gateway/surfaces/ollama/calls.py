@@ -1,4 +1,4 @@
-"""Tool calls as Ollama has them: whole, their arguments an object. Pure.
+"""Translates tool calls into Ollama's, which are whole and have an object for arguments. Pure.
 
 Ours come in pieces of text, and a model need not write JSON.
 """
@@ -22,7 +22,7 @@ class WholeCalls:
         self._open: CollectedCall | None = None
 
     def take(self, delta: TextDelta) -> list[tuple[int, ToolCall]]:
-        """The calls, with their indexes, that are complete now that this follows."""
+        """The calls that are complete once this delta has come, with their indexes."""
         done = self.flush() if delta.text else []
         for piece in delta.tool_calls:
             if self._open is None or self._index != piece.index:
@@ -32,7 +32,7 @@ class WholeCalls:
         return done
 
     def flush(self) -> list[tuple[int, ToolCall]]:
-        """The one that was open: nothing more of it comes."""
+        """Closes the open call and returns it, if there is one."""
         if self._open is None:
             return []
         done, self._open = self._open, None
@@ -40,7 +40,7 @@ class WholeCalls:
 
 
 def call_documents(calls: Sequence[tuple[int, ToolCall]]) -> tuple[list[dict[str, Any]], str]:
-    """The calls, and the text of those that are none: as Ollama does with what it cannot read as a call."""
+    """The calls as documents, and as text those whose arguments are no object. Ollama shows these as text, too."""
     documents: list[dict[str, Any]] = []
     texts: list[str] = []
     for index, call in calls:

@@ -1,4 +1,4 @@
-"""`context` of Ollama's /api/generate: the conversation so far, as a list of numbers that the client gives back. Pure.
+"""Packs a conversation into the list of numbers that Ollama calls its `context`, and unpacks it. Pure.
 
 With Ollama they are token ids. The gateway has no tokenizer and keeps nothing between two requests, so here they are
 the turns themselves: UTF-8 JSON behind a mark, two bytes a number. To the client it is the same: opaque numbers, to be

@@ -1,4 +1,4 @@
-"""The messages and tools of Ollama's /api/chat as ours. Pure.
+"""Translates the messages and tools of Ollama's /api/chat into ours. Pure.
 
 Ollama matches the answers of tools to calls by name or by order; our messages do it by the call's id, which its Python
 client drops, and which is therefore made up again here where it is missing.

@@ -1,4 +1,4 @@
-"""Models as Ollama lists and shows them, and which of ours is meant by a name. Pure but for the list it is handed.
+"""Lists and shows models as Ollama does, and finds the one that a name means. Pure but for the list it is handed.
 
 Workers announce no parameter count, no size of files and no architecture. What Ollama's clients expect there is read
 off the model's name, and only for showing.
@@ -69,8 +69,8 @@ class ModelList:
         return found
 
     def get(self, name: str) -> ModelEntry:
-        """The same, where nothing more is asked of the model than to be there: any that is ready will do for `auto`.
-        Raises ModelNotFound, in Ollama's words."""
+        """As `find`, where the model only has to be there: any that is ready will do for `auto`. Raises ModelNotFound,
+        in Ollama's words."""
         entry = self.find(name) or find_model(untagged(name), list(self._by_id.values()), self._aliases)
         if entry is None:
             raise not_found(name)
@@ -96,7 +96,7 @@ def render_tags(entries: Sequence[ModelEntry]) -> bytes:
 
 
 def render_running(entries: Sequence[ModelEntry], now_s: float) -> bytes:
-    """Those that a worker has in memory."""
+    """The models that a worker has in memory."""
     ids = {entry.id for entry in entries}
     return msgspec.json.encode(
         {"models": [_running(entry, ids, now_s) for entry in entries if entry.is_warm and entry.workers]}
@@ -128,7 +128,7 @@ def render_shown(entry: ModelEntry) -> bytes:
 
 
 def capabilities(entry: ModelEntry) -> list[str]:
-    """In Ollama's words."""
+    """What a model can do, in Ollama's words."""
     has = {
         "completion": "generate" in entry.tasks,
         "insert": FIM in entry.features,

@@ -1,4 +1,4 @@
-"""Ollama's `options`: one dictionary of loosely typed numbers, into our words. Pure.
+"""Translates Ollama's `options`, a dictionary of loosely typed numbers, into our fields. Pure.
 
 As Ollama has it, an option that is not known is ignored; so are those that only say how a model is loaded.
 """

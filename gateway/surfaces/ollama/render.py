@@ -1,4 +1,4 @@
-"""Generation events to the JSON and NDJSON of Ollama's API. Pure: its clocks are handed in.
+"""Renders generations as the JSON and NDJSON of Ollama's API. Pure: its clocks are handed in.
 
 NDJSON knows no comments: while nothing comes, a line that says nothing keeps the connection alive.
 """
@@ -64,7 +64,7 @@ class SharedFields:
         return {"model": self.model, "created_at": timestamp(self.now())}
 
     def said(self, text: str, calls: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-        """The part that an answer is in. Only a chat has calls."""
+        """The fields that hold the answer's text. Only a chat has calls."""
         if not self.is_chat:
             return {"response": text}
         message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -78,7 +78,7 @@ class SharedFields:
 
 
 class NdjsonRenderer:
-    """The lines of one streamed response, in order."""
+    """Renders the lines of one streamed response, in order."""
 
     media_type = NDJSON
 
@@ -204,7 +204,7 @@ def render_embeddings(model: str, embedded: Embedded) -> bytes:
 
 
 def render_embedding(embedded: Embedded) -> bytes:
-    """Of the older /api/embeddings, which takes one text."""
+    """The answer of the older /api/embeddings, which takes one text."""
     return msgspec.json.encode({"embedding": numbers_of(embedded.vectors[0])})
 
 

@@ -1,4 +1,4 @@
-"""Ollama's HTTP API: thin routes between its schema, the service's `generate` and `embed`, and its rendering.
+"""The routes of Ollama's HTTP API, between its schema and its rendering.
 
 The gateway holds no models, so what manages them is refused, in Ollama's shape of an error.
 """

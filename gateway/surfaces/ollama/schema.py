@@ -1,4 +1,4 @@
-"""Ollama request bodies, and their pure translation into one GenerateRequest or EmbedRequest.
+"""Parses Ollama's request bodies into a GenerateRequest or an EmbedRequest.
 
 As with Ollama's own server: types are checked strictly, null is as good as nothing, unknown fields are ignored. Known
 fields that would change the answer and cannot be honoured are refused by name. The bounds of numbers live in

@@ -1,4 +1,4 @@
-"""Bodies of /v1/chat/completions, and their pure translation into one GenerateRequest. Knows nothing of HTTP."""
+"""Parses the bodies of /v1/chat/completions into a GenerateRequest. Knows nothing of HTTP."""
 
 from __future__ import annotations
 

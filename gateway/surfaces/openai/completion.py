@@ -1,4 +1,4 @@
-"""Bodies of /v1/completions, and their pure translation into one GenerateRequest for each prompt.
+"""Parses the bodies of /v1/completions into a GenerateRequest for each prompt.
 
 Knows nothing of HTTP.
 """

@@ -1,4 +1,4 @@
-"""What is not a generation in OpenAI's API, and parts of what is: models, errors, usage. Pure."""
+"""Renders what OpenAI's answers share, and its small documents: models, errors, usage. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2pnet.messages import Usage
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
-    """Of chat and completions."""
+    """The usage of chat and completions."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

@@ -1,4 +1,4 @@
-"""Bodies of /v1/embeddings, their pure translation into one EmbedRequest, and the document that answers them.
+"""Parses the bodies of /v1/embeddings into an EmbedRequest, and renders its answer.
 
 Knows nothing of HTTP.
 """

@@ -1,4 +1,4 @@
-"""The input of /v1/responses, item by item, as the messages of a chat. Pure."""
+"""Translates the input of /v1/responses, item by item, into the messages of a chat. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log probabilities of tokens, in the shape of chat and in that of completions. Pure.
+"""Renders log probabilities of tokens, in the shape of chat and in that of completions. Pure.
 
 A token is bytes, and need not be whole characters: then it is written as OpenAI does, `bytes:\\xe2\\x82`.
 """

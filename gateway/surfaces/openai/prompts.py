@@ -1,5 +1,5 @@
-"""Several prompts of one request to /v1/completions: one generation each, side by side, and one stream of events.
-And those of which only the echo is wanted.
+"""Merges the generations of several prompts in one /v1/completions request into one stream. Also leaves only the echo
+of a prompt, where nothing else is wanted.
 
 Knows nothing of HTTP, nor of how a generation comes about.
 """

@@ -1,4 +1,4 @@
-"""Generations to the SSE and the documents of chat and completions. Pure: no clock, no ids of its own, no I/O.
+"""Renders generations as the JSON and SSE of chat and completions. Pure: no clock, no ids of its own, no I/O.
 
 What is the same in every chunk of a stream is rendered once; of a plain delta only the text is encoded.
 """
@@ -62,7 +62,7 @@ _OPEN_CHOICE = b',"logprobs":null,"finish_reason":null}]'
 
 
 class SseRenderer:
-    """The chunks of one streamed response, in order. `choices` is how many answers it has."""
+    """Renders the chunks of one streamed response, in order. `choices` is how many answers it has."""
 
     media_type = sse.MEDIA_TYPE
 

@@ -1,4 +1,4 @@
-"""Response objects of /v1/responses and the items in them. Pure: no clock, no ids of its own, no I/O."""
+"""Renders the response objects of /v1/responses, and the items in them. Pure: no clock, no ids of its own, no I/O."""
 
 from __future__ import annotations
 

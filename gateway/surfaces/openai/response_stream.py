@@ -1,4 +1,4 @@
-"""Generation events to the typed events of a streamed response. Pure: no clock, no ids of its own, no I/O.
+"""Renders a generation as the typed events of a streamed response. Pure: no clock, no ids of its own, no I/O.
 
     created, in_progress, then for each item of the output
       output_item.added

@@ -1,4 +1,4 @@
-"""Bodies of /v1/responses, and their pure translation into one GenerateRequest. Knows nothing of HTTP.
+"""Parses the bodies of /v1/responses into a GenerateRequest. Knows nothing of HTTP.
 
 Nothing is stored: what would need an earlier response, or a later one, is refused by name.
 """

@@ -1,4 +1,4 @@
-"""OpenAI's HTTP API: thin routes between its schema, the service's `generate`, and its rendering."""
+"""The routes of OpenAI's HTTP API, between its schema and its rendering."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
-from gateway.model_names.code_models import completion_model
+from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService
 from gateway.surfaces.openai.chat import chat_request, parse_chat
@@ -24,7 +24,7 @@ from gateway.surfaces.openai.response_render import ObjectHead, render_response
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.responses import parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
-from p2pnet.errors import ModelNotFound, NoWorker
+from p2pnet.errors import ModelNotFound
 
 HI = [{"role": "user", "content": "What is p2pnet?"}]
 
@@ -67,13 +67,12 @@ def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) ->
 
 def _add_completions(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
     docs = body_docs({"model": "tiny", "prompt": "A peer"})
+    code_models = CodeModels(service.list_models, service.aliases, service.code_model_name)
 
     @routes.post("/v1/completions", summary="Continue a text, or several", openapi_extra=docs)
     async def complete(request: Request) -> Response:
         body = parse_completion(await read_body(request, limits))
-        model = completion_model(service, body.model)
-        if model is None:
-            raise NoWorker("No model on the network generates text now.")
+        model = code_models.for_completion(body.model)
         generations = completion_requests(body, model, request.state.request_id, service.make_seed)
         head = ResponseHead("cmpl-" + service.make_id(), int(service.now()), model)
         each = [service.generate(generation, request.state.caller) for generation in generations]

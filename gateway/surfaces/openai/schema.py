@@ -1,4 +1,4 @@
-"""What bodies of OpenAI's chat, completions and responses have in common: how is sampled, and when an answer ends.
+"""Parses what the bodies of chat, completions and responses share: sampling, and when to stop.
 
 Types are checked strictly; the bounds of numbers live in `p2pnet.messages` and are checked against it. Unknown fields
 are ignored. Known fields that would change the answer and cannot be honoured are refused by name.

@@ -1,4 +1,4 @@
-"""Tools, the choice of them, the form of an answer and the parts of its messages: what chat and responses share.
+"""Translates what chat and responses share: tools, the choice of them, formats, message parts.
 
 Both have the same parts and nest them differently. What comes out are fields of the canonical request, still to be
 checked against it. Knows nothing of HTTP.

@@ -1,5 +1,4 @@
-"""What the gateway tells of itself, as server-sent events: each section anew when it has changed, and of the workers
-those that have. One look a second.
+"""Streams the overview as server-sent events: each section, and each worker, when it has changed. Looks once a second.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

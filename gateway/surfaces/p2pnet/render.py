@@ -1,4 +1,4 @@
-"""The JSON of the gateway's own API. Moments are RFC 3339 in UTC, everything else of time is seconds."""
+"""Renders the JSON of the gateway's own API. Moments are RFC 3339 in UTC, everything else of time is seconds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The gateway's own HTTP API: what it knows of workers, models, requests and choices, all of it at a glance and live;
-and Prometheus's page.
+"""The routes of the gateway's own API: workers, models, requests, the overview, and metrics.
 
 Thin routes over `Knowledge`. Read only, without prompts, answers or callers' names.
 """

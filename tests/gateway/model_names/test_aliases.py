@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.app import create_app
-from gateway.model_names.code_models import completion_model, engine_model
+from gateway.model_names.code_models import CodeModels
 from tests.gateway.fake_generate import FakeGenerate, answer, service
 
 ALIASES = {"gpt-4o-mini": "tiny", "claude": "org/large", "any": "auto", "away": "gone", "codegen": "org/large"}
@@ -80,7 +80,8 @@ async def test_lists_have_the_models_themselves() -> None:
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "auto", "codegen"])
 def test_an_engine_may_be_an_alias(name: str) -> None:
     """Even one of Codex's time: its owner has said what it stands for."""
-    assert engine_model(GATEWAY, name) == completion_model(GATEWAY, name) == name
+    code_models = CodeModels(GATEWAY.list_models, ALIASES)
+    assert code_models.for_engine(name) == code_models.for_completion(name) == name
 
 
 @pytest.mark.parametrize(("name", "asked"), [("claude", "org/large"), ("auto", "auto"), ("any", "any")])

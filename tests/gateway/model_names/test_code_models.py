@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from gateway.interface import ModelEntry
-from gateway.model_names.code_models import choose_code_model, completion_model, engine_model
-from tests.gateway.fake_generate import FakeGenerate, service
+from gateway.model_names.code_models import CodeModels, choose_code_model
 
 
 def entry(name: str, *features: str, tasks: tuple[str, ...] = ("generate",)) -> ModelEntry:
@@ -51,11 +48,11 @@ NAMES = [
 @pytest.mark.parametrize(("name", "for_completions", "for_engines"), NAMES)
 @pytest.mark.parametrize("owners", [None, "llama"])
 def test_what_a_name_stands_for(name: str | None, for_completions: str, for_engines: str, owners: str | None) -> None:
-    gateway = replace(service(FakeGenerate()), list_models=lambda: [CHATS, PLAIN], code_model_name=owners)
-    assert completion_model(gateway, name) == for_completions
-    assert engine_model(gateway, name or "") == for_engines
+    code_models = CodeModels(lambda: [CHATS, PLAIN], {}, owners)
+    assert code_models.for_completion(name) == for_completions
+    assert code_models.for_engine(name or "") == for_engines
 
 
 def test_the_owners_word_counts_more() -> None:
-    gateway = replace(service(FakeGenerate()), list_models=lambda: [CODES], code_model_name="mine")
-    assert (completion_model(gateway, "codegen"), engine_model(gateway, CODES.id)) == ("mine", CODES.id)
+    code_models = CodeModels(lambda: [CODES], {}, "mine")
+    assert (code_models.for_completion("codegen"), code_models.for_engine(CODES.id)) == ("mine", CODES.id)
