@@ -21,7 +21,7 @@ import torch
 
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.flow.interleaving import interleaved
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.messages import Accepted, Finished, GenerateRequest, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
@@ -202,23 +202,18 @@ class TransformersBackend:
         yield Accepted(sequences[0].usage.prompt_tokens, self._card.digest)
         for delta in echoed:
             yield delta
-        async with aclosing(self._answer(sequences)) as deltas:
-            async for delta in deltas:
-                yield delta
+        async with self._residence.use() as in_memory:
+            answers = [in_memory.engine.answer(sequence) for sequence in sequences]
+            async with aclosing(interleaved(answers)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            del in_memory, answers, deltas  # or what is unloaded from here on would stay until the end is taken
         yield _finished(sequences)
 
     async def close(self) -> None:
         """End both threads and free the model's memory. Waits for a model that is just being loaded."""
         await self._residence.close()
         await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
-
-    async def _answer(self, sequences: list[Sequence]) -> AsyncGenerator[TextDelta, None]:
-        """A generator of its own: nothing refers to the engine once it is over."""
-        async with self._residence.use() as in_memory:
-            answers = [in_memory.engine.answer(sequence) for sequence in sequences]
-            async with aclosing(interleaved(answers)) as deltas:
-                async for delta in deltas:
-                    yield delta
 
     def _start(self, loaded: LoadedModel, min_kv_tokens: int = 0) -> _InMemory:
         """Raises UsageError when the model does not run, or there is memory for less."""

@@ -77,15 +77,17 @@ class Answer:
         self._failure = failure
         self._call(self._end)
 
-    async def deltas(self, caught_up: Callable[[], None]) -> AsyncGenerator[TextDelta, None]:
-        """What comes, to the end. Raises WorkerFailed."""
-        while (delta := await self._inbox.get()) is not None:
-            self._taken += 1
-            if self._sent - self._taken == MAX_LEAD_DELTAS - 1:  # in this order, whatever the engine does meanwhile
-                caught_up()
-            yield delta
-        if self._failure is not None:
-            raise self._failure
+    async def next(self, caught_up: Callable[[], None]) -> TextDelta | None:
+        """The next delta; None at the end. Raises WorkerFailed."""
+        delta = await self._inbox.get()
+        if delta is None:
+            if self._failure is not None:
+                raise self._failure
+            return None
+        self._taken += 1
+        if self._sent - self._taken == MAX_LEAD_DELTAS - 1:  # in this order, whatever the engine does meanwhile
+            caught_up()
+        return delta
 
     def _call(self, act: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
@@ -134,7 +136,7 @@ class Engine:
             self._arrived.append(answer)
         self._notify()
         try:
-            async for delta in answer.deltas(self._notify):
+            while (delta := await answer.next(self._notify)) is not None:
                 yield delta
         finally:
             answer.is_cancelled = True
