@@ -13,7 +13,7 @@ test-deep:  ## the same with many more examples, and the storms and long stories
 check:  ## formatting, lint and types, without the tests
 	@scripts/check.sh
 
-docs:  ## write docs/cli.md anew from the commands themselves
+docs:  ## write what is generated anew: docs/cli.md, docs/modules.md, the tree in README
 	@scripts/docs.sh
 
 clean:  ## remove the virtual environment and caches

@@ -1,1 +1,1 @@
-"""p2pnet: a volunteer network that serves language models with nobody in charge. Start at `docs/architecture.md`."""
+"""The peer library, the worker and the command line of p2pnet. Start at `docs/architecture.md`."""

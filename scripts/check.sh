@@ -7,3 +7,4 @@ ruff format --check .
 ruff check .
 mypy
 python scripts/cli_docs.py --check
+python scripts/tree.py --check

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes the generated part of the documentation.
+# Writes the generated parts of the documentation.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 use_environment
-exec python scripts/cli_docs.py
+python scripts/cli_docs.py
+python scripts/tree.py

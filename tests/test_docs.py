@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from scripts.cli_docs import commands
-from tests.test_layering import LAYERS
+from scripts.tree import MODULES, README, modules, with_tree
+from tests.rooms import ROOMS
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".", "docs", "p2pnet/assets/tiny")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+
+FOLDERS_OF_CODE = ("p2pnet", "gateway", "bench", "scripts", "tests")
+SOURCES = [path for folder in FOLDERS_OF_CODE for path in (ROOT / folder).rglob("*.py")]
 
 GROUPS = {command.name.split()[0] for command in commands() if " " in command.name}
 FLAGS = {command.name: {name for flag in command.flags for name in flag.names} | {"--help"} for command in commands()}
@@ -98,6 +102,13 @@ def test_the_tree_names_only_what_exists() -> None:
         assert path.is_dir() if line.split()[0].endswith("/") else path.is_file(), line
 
 
+def test_the_tree_says_what_the_docstrings_say() -> None:
+    """`python scripts/tree.py` writes both pages anew."""
+    page = README.read_text(encoding="utf-8")
+    assert page == with_tree(page)
+    assert MODULES.read_text(encoding="utf-8") == modules()
+
+
 def test_the_tree_names_every_module_of_the_first_level() -> None:
     """A new file of the peer library or the gateway gets its line."""
     tree = text_of(ROOT / "README.md")
@@ -105,7 +116,15 @@ def test_the_tree_names_every_module_of_the_first_level() -> None:
     assert [name for name in modules if f"  {name} " not in tree] == []
 
 
-def test_the_layers_are_those_that_the_tests_hold() -> None:
-    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
-    layers = [set(re.findall(r"\w+", row)) for row in rows]
-    assert layers == [set(layer) for layer in LAYERS if layer != {"__main__"}]
+@every_page
+def test_files_named_in_prose_exist(page: Path) -> None:
+    """Those that are named with their folder, from the root, from p2pnet/, or from a room of either package."""
+    known = {path.relative_to(ROOT).as_posix() for path in SOURCES}
+    for code in code_of(page):
+        for name in re.findall(r"(?<![\w/.<{-])(?:\w+/)+\w+\.py\b", code):
+            assert any(path == name or path.endswith(f"/{name}") for path in known), name
+
+
+def test_the_rooms_are_those_that_the_tests_hold() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE)
+    assert rows == [room.removeprefix("p2pnet.") for room in ROOMS]

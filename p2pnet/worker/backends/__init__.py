@@ -1,0 +1,1 @@
+"""What runs models for a worker: transformers, an encoder, another server, or a script."""
