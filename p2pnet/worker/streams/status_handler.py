@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.messages import Status, StatusRequest
 from p2pnet.network.interface import Stream
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.exchange import Exchange
 from p2pnet.wire.protocols import STATUS
 from p2pnet.worker.observability.observer import Observer
