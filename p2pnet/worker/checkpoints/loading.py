@@ -12,7 +12,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -21,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from p2pnet.errors import UsageError
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
-from p2pnet.worker.checkpoints.footprint import bytes_in_memory, planned_bytes
+from p2pnet.worker.checkpoints.footprint import bytes_in_memory, free_bytes, planned_bytes
 from p2pnet.worker.checkpoints.names import TINY, local_folder
 from p2pnet.worker.checkpoints.plan import AUTO, LoadingPlan, plan_loading
 from p2pnet.worker.checkpoints.quantization import NONE
@@ -152,13 +151,6 @@ def _needed_bytes(checkpoint: Checkpoint, plan: LoadingPlan) -> int:
 
 def _element_bytes(dtype: str) -> int | None:
     return None if dtype == AUTO else int(getattr(torch, dtype).itemsize)
-
-
-def free_bytes(device: str) -> int:
-    """Memory that the system says a model on this device may take."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from p2pnet.errors import UsageError
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint
-from p2pnet.worker.checkpoints.quantization import NONE, Quantization, choose_quantization
+from p2pnet.worker.checkpoints.quantization import NONE, QuantizationPlan, choose_quantization
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class LoadingPlan:
 
     device: str
     dtype: str
-    quantization: Quantization
+    quantization: QuantizationPlan
     config: Any
     context_length: int
 
@@ -87,7 +87,7 @@ def plan_loading(checkpoint: Checkpoint, device: str, dtype: str, quantization: 
     )
 
 
-def _dtype_to_compute(dtype: str, config: Any, quantization: Quantization) -> str:
+def _dtype_to_compute(dtype: str, config: Any, quantization: QuantizationPlan) -> str:
     """Quantized weights do not say the type to compute in; the config may."""
     if dtype != AUTO or quantization.label == NONE:
         return dtype

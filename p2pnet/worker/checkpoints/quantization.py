@@ -34,7 +34,7 @@ def is_installed(package: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Quantization:
+class QuantizationPlan:
     """How to load one model's weights. `label` says it on the model's card and in its digest.
 
     `requested` are the settings of bitsandbytes where the weights are quantized while they are loaded. `overrides`
@@ -55,9 +55,9 @@ class Quantization:
 
 
 _WANTED = {
-    NONE: Quantization(),
-    "8bit": Quantization("bnb-int8", {"load_in_8bit": True, **_DETERMINISTIC}, bytes_per_weight=1.0),
-    "4bit": Quantization(
+    NONE: QuantizationPlan(),
+    "8bit": QuantizationPlan("bnb-int8", {"load_in_8bit": True, **_DETERMINISTIC}, bytes_per_weight=1.0),
+    "4bit": QuantizationPlan(
         "bnb-nf4", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, bytes_per_weight=0.5 + 4 / 64
     ),
 }
@@ -86,7 +86,7 @@ _FORMATS = {
 
 def choose_quantization(
     wanted: str, own: Mapping[str, Any] | None, device: str, is_installed: IsInstalled = is_installed
-) -> Quantization:
+) -> QuantizationPlan:
     """How to load a checkpoint whose config has this `quantization_config`, or none, on a device that is there.
 
     Raises UsageError, naming the package or device that is missing.
@@ -107,7 +107,7 @@ def choose_quantization(
         )
     found = _FORMATS[method]
     _require(f"A checkpoint quantized with {method}", found, device, is_installed)
-    return Quantization(_label(method, own), overrides=found.overrides, is_widened=found.is_widened)
+    return QuantizationPlan(_label(method, own), overrides=found.overrides, is_widened=found.is_widened)
 
 
 def _require(what: str, needs: _Format, device: str, is_installed: IsInstalled) -> None:

@@ -27,10 +27,10 @@ from p2pnet.messages import MAX_DIMENSIONS
 from p2pnet.records import Task
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
+from p2pnet.worker.checkpoints.footprint import free_bytes
 from p2pnet.worker.checkpoints.loading import (
     LoadedModel,
     check_memory,
-    free_bytes,
     load_tokenizer,
 )
 from p2pnet.worker.checkpoints.names import TINY_FOLDER

@@ -45,7 +45,7 @@ class Kv:
 
 
 class KvStore:
-    """All buffers of one model, at most `total_tokens` together. A `memory.Memory` whose rooms are Kv."""
+    """All buffers of one model, at most `total_tokens` together. A `memory.KvMemory` whose rooms are Kv."""
 
     def __init__(self, total_tokens: int) -> None:
         self.total_tokens = total_tokens - total_tokens % BLOCK_TOKENS

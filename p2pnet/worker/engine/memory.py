@@ -19,7 +19,7 @@ class Room(Protocol):
         """Tokens it holds at most; 0 once it was closed."""
 
 
-class Memory(Protocol):
+class KvMemory(Protocol):
     """All that there is for one model."""
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from p2pnet.worker.text.tool_calls import grammars
 from p2pnet.worker.text.tool_calls.parameter_calls import FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END
-from p2pnet.worker.text.tool_calls.reader import Reader, Reading
+from p2pnet.worker.text.tool_calls.reader import CallReader, Reading
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ToolFormat:
     """
 
     name: str
-    grammar: Callable[[Reader], Reading[None]]
+    grammar: Callable[[CallReader], Reading[None]]
     markers: tuple[str, ...]
     signs: tuple[str, ...]
     layout: Layout
