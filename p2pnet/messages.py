@@ -1,4 +1,4 @@
-"""Canonical requests and events: the one form of a generation that surfaces, wire and backends all speak.
+"""Defines requests and events, the form of a generation that surfaces, wire and backends share.
 
 These structs are the wire's types, so fields are only ever added, each with a default. Knows nothing of HTTP dialects,
 frames or sockets.

@@ -1,4 +1,4 @@
-"""What a peer announces of itself: sealing a record, opening a stranger's, and every check on the way.
+"""Seals the records in which a peer announces itself, and opens and checks those of strangers.
 
 A record is msgpack inside a signed envelope, bound to its peer id, short-lived. Every field is bounded in its type.
 Knows nothing of the DHT that carries it, nor of clocks: `now_ms` is passed in.

@@ -1,4 +1,4 @@
-"""A probe and its answer: how a worker is at this moment. Types of the wire, as those in `messages`."""
+"""Defines the probe and its answer, which says how a worker is. Types of the wire, as those in `messages`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames to messages and back: a 4-byte big-endian length, then msgpack. No I/O, no states: see `exchange`.
+"""Turns messages into frames and back: a 4-byte big-endian length, then msgpack. No I/O, no states: see `exchange`.
 
 Unknown fields are ignored, so that fields can be added. Every frame is capped before it is read.
 """

@@ -1,4 +1,4 @@
-"""One exchange as a state table, without I/O.
+"""Follows one exchange through a table of its states, without I/O.
 
     state      Accepted    TextDelta   Finished   Failed    end of stream
     WAITING    STREAMING   -           -          DONE      lost

@@ -1,4 +1,4 @@
-"""Packs deltas into frames: how large they can be on the wire, which of them go together, where texts are cut. Pure."""
+"""Joins, groups and cuts deltas so that each fits a frame. Pure."""
 
 from __future__ import annotations
 

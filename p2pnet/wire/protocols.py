@@ -1,4 +1,4 @@
-"""The three protocols that peers speak: what is asked, what comes back, in which order, and how large frames may be."""
+"""Describes each of the three protocols: its name, messages, order of events and sizes of frames."""
 
 from __future__ import annotations
 

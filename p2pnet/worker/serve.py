@@ -1,4 +1,4 @@
-"""Puts a worker together: backends, slots, guard, stream handlers and announcer, on a peer that has joined."""
+"""Puts a worker together, on a peer that has joined: backends, slots, guard, handlers, announcer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Runs the models: with our own engine, on another server, or made up for tests."""

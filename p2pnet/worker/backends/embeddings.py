@@ -1,4 +1,4 @@
-"""The backend that embeds texts with one model: inputs of all requests in common batches, in turns.
+"""Embeds texts with one model: a backend that batches the inputs of all requests.
 
 The model computes in the machine's turns and tokenizing has a thread of its own, so the event loop waits for neither.
 Knows nothing of the network.

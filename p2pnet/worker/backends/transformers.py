@@ -1,4 +1,4 @@
-"""The backend that runs one model with Hugging Face transformers: from requests to the engine's sequences and back.
+"""Runs one language model with Hugging Face transformers, from requests to deltas.
 
 The engine has a thread of its own and tokenizing another, so the event loop waits for neither. What is small stays; the
 weights, keys and values may be unloaded while nobody asks. Knows nothing of the network.

@@ -1,4 +1,4 @@
-"""Says how much memory a model's weights take, as planned or as measured, and how much is free."""
+"""Computes how much memory a model's weights take, and asks how much is free."""
 
 from __future__ import annotations
 

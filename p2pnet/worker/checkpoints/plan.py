@@ -1,4 +1,4 @@
-"""Decides how a checkpoint will be loaded: on which device, in which numbers, quantized or not. Reads no weights."""
+"""Decides how a checkpoint is loaded: on which device, in which numbers, quantized or not. Reads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what a user may ask for, what a checkpoint says of itself, what this machine can load.
+"""Decides in how many bits weights are loaded, by the user's wish, the checkpoint and the machine.
 
 Only decides: knows nothing of files, and loads nothing.
 """

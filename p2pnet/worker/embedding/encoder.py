@@ -1,4 +1,4 @@
-"""A model that turns texts into vectors: loading its folder, tokens in, vectors out. Knows nothing of requests.
+"""Loads a model that turns texts into vectors, and runs it. Knows nothing of requests.
 
 Gives what sentence-transformers gives for the same folder. Never runs code from a checkpoint: `trust_remote_code` is
 off, weights are safetensors, classes are chosen from our own lists.

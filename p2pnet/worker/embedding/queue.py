@@ -1,4 +1,4 @@
-"""Which inputs to embed together: those of several requests, of similar length, in turns. Pure: computes nothing.
+"""Chooses which inputs are embedded together: of several requests, of similar length, in turns. Pure: computes nothing.
 
 A batch is one rectangle of tokens, so inputs are padded to the longest of it. Requests head batches in turn, each with
 the longest input that it has left; the others fill it, one input each at a time. So a request waits for no more batches

@@ -1,4 +1,5 @@
-"""Attention for sequences that share one forward pass: packed into one row, each sees its own keys and values only.
+"""Computes attention for sequences that share one forward pass, packed into one row. Each sees its own keys and values
+only.
 
 Registered with transformers as an attention implementation, so that every model that asks the attention interface can
 use it: the model's other layers see one row of tokens, without padding, whatever sequences they belong to. The idea is

@@ -1,4 +1,4 @@
-"""How much memory keys and values may take. Asks the system what is free; allocates nothing."""
+"""Decides how much memory keys and values may take. Asks the system what is free; allocates nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: a thread that computes all answers of one model, step by step: schedule, run, sample, send.
+"""Computes all answers of one model in a thread, step by step: schedule, run, sample, send.
 
 Sequences join and leave between two steps. A step that fails is repeated one sequence at a time, so that only the one
 at fault fails. Knows nothing of requests and prompts.

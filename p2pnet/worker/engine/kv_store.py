@@ -1,4 +1,4 @@
-"""Keys and values: the memory that a model's attention reads, one buffer per sequence and layer, within a budget.
+"""Stores keys and values: one buffer for each sequence and layer, within a budget.
 
 Counts in tokens, allocates in torch. Buffers are contiguous, so attention reads them as they are; they grow by copying.
 Knows nothing of requests, of who may have memory, nor of attention.

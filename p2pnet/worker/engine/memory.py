@@ -1,4 +1,4 @@
-"""Memory for keys and values, as those see it who decide who may have it: counted in tokens, by whole blocks.
+"""Defines the memory for keys and values as the scheduler sees it: tokens, in whole blocks.
 
 Knows nothing of tensors; `kv_store.py` keeps them.
 """

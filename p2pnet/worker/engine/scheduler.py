@@ -1,4 +1,4 @@
-"""Which sequences compute in the next step, and how much of each. Pure: no torch, no threads, no clock.
+"""Decides which sequences compute in the next step, and how much of each. Pure: no torch, no threads, no clock.
 
 The rules:
 

@@ -1,4 +1,4 @@
-"""Who is told what becomes of each request: this one listens to nothing, `metrics` counts it all.
+"""Defines who is told what becomes of each request: this one ignores it, `metrics` counts it.
 
 Knows neither requests' texts nor whose they are.
 """

@@ -1,4 +1,4 @@
-"""When a machine may be lent: weekly hours in local time, as `--schedule` names them.
+"""Parses weekly hours (`--schedule`), and says whether the machine is lent at a given time.
 
 Functions of data alone: who asks gives the wall clock's time. Hours that a change of the clock skips or repeats are
 skipped or repeated, as on the wall.

@@ -1,4 +1,4 @@
-"""What all inbound streams of a worker have in common: one request is read, then answered or refused with a code.
+"""Answers any inbound stream: reads one request, then has it answered or refuses it with a code.
 
 Knows nothing of what is asked, nor of models and their slots.
 """

@@ -1,4 +1,4 @@
-"""One inbound status stream: a probe is answered at once, also by a worker that is full, paused or stopping.
+"""Answers probes at once, also when the worker is full, paused or stopping.
 
 Takes no slot and asks no backend to compute. Knows nothing of how the worker stands: it is given what says so.
 """

@@ -1,4 +1,4 @@
-"""The form that a request asks its answers to have: JSON, a schema, calls of tools. Knows nothing of sequences."""
+"""Finds the form that a request asks its answers to have: JSON, a schema, tool calls. Knows nothing of sequences."""
 
 from __future__ import annotations
 

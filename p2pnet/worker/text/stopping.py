@@ -1,4 +1,4 @@
-"""Stop strings in a text that arrives in pieces: what may be shown, and where it ends. Knows nothing of tokens.
+"""Finds stop strings in a text that arrives in pieces, and says what may be shown. Knows nothing of tokens.
 
 A text ends as soon as one of its stop strings is complete, and is cut before it; of several that complete at the same
 character, the longest counts. So the result depends on the text alone, not on how it was cut into pieces.

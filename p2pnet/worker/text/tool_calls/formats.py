@@ -1,4 +1,4 @@
-"""The table of formats in which models write their calls, and which of them a chat template asks for."""
+"""Lists the formats in which models write tool calls, and finds that of a chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How answers with calls are written, family by family: endless readings of a whole answer.
+"""Reads answers with tool calls, in the way of each family of models.
 
 The forms are those of the families' chat templates; what models leave out or add in practice is tolerated. What turns
 out to be no call is said as text.

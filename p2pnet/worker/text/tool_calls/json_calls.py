@@ -1,4 +1,4 @@
-"""Calls written as JSON objects, with a name and arguments. Reads leniently: arguments are the model's own text.
+"""Reads calls that are JSON objects with a name and arguments. Is lenient: arguments are the model's own text.
 
 Knows nothing of what stands around such an object.
 """

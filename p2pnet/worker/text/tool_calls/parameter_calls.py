@@ -1,4 +1,4 @@
-"""Calls written as tags, one for each parameter, with their values as plain text: they become a JSON object.
+"""Reads calls that are tags, one for each parameter, and makes JSON objects of them. Values are plain text:
 
     <function=name>
     <parameter=key>

@@ -1,4 +1,4 @@
-"""Calls of tools, parsed out of one answer while it streams. Pure: knows nothing of tokens, models or clients.
+"""Parses tool calls out of one answer while it streams. Pure: knows nothing of tokens, models or clients.
 
 An answer with broken calls is still an answer: what turns out to be no call comes as text, and nothing is lost. A call
 that the answer's end cuts off stands as far as it came.

@@ -1,4 +1,4 @@
-"""Reads an answer character by character: what may still become a call is pending, and the rest has been said.
+"""Reads an answer character by character, and keeps what may still become a tool call.
 
 The formats' grammars are generators over a CallReader: each is handed one character at a time, so that the result
 cannot depend on how the text was cut into pieces, and no character is looked at again. Knows no format.
