@@ -17,11 +17,10 @@ from p2pnet.messages import (
     Failed,
     Finished,
     GenerateRequest,
-    Status,
-    StatusRequest,
     TextDelta,
 )
 from p2pnet.network.interface import Network, Stream
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State

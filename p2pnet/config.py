@@ -1,4 +1,4 @@
-"""Every default of the peer library, with its unit and its reason. Frozen data: nothing here acts."""
+"""Holds every default of the peer library, with its unit and its reason. Frozen data: nothing here acts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of errors. Owns which code travels on the wire and whether another peer may be tried.
+"""Defines all errors: which travel on the wire, and after which another peer may be tried.
 
     P2PNetError
     |- UsageError             the person at the keyboard: one sentence and a fix, exit status 1

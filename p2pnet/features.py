@@ -1,4 +1,5 @@
-"""What a request needs beyond plain text, and what a backend says it can do: the words of `ModelCard.features`.
+"""Names what a request may need beyond plain text, and checks it against what a backend can do. The names are the words
+of `ModelCard.features`.
 
 A worker announces only what its backend does; a gateway sends a request only where all that it needs is announced, and
 a worker refuses the rest by name. Knows nothing of backends.

@@ -1,4 +1,4 @@
-"""Canonical requests and events: the one form of a generation that surfaces, wire and backends all speak.
+"""Defines requests and events, the form of a generation that surfaces, wire and backends share.
 
 These structs are the wire's types, so fields are only ever added, each with a default. Knows nothing of HTTP dialects,
 frames or sockets.
@@ -330,23 +330,3 @@ class Embedding(msgspec.Struct, frozen=True, tag="embedding"):
 
 EmbedEvent = Accepted | Embedding | Finished | Failed
 """What comes back: Accepted, Embedding once for each input in any order, then Finished; or Failed at any point."""
-
-
-class StatusRequest(msgspec.Struct, frozen=True, tag="probe"):
-    """Asks a worker how it is. It has no fields yet."""
-
-
-class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag="status"):
-    """How a worker is at this moment. `is_serving` False: it stops, its owner has paused it, or it runs no model.
-
-    `record_sequence` is that of the newest capability record that it has stored in the directory: who knows an older
-    one should look there. 0 when it has stored none.
-    """
-
-    is_serving: bool
-    load: Load = Load()
-    record_sequence: Count = 0
-
-
-StatusEvent = Status | Failed
-"""What comes back: one of the two, then the end."""

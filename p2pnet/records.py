@@ -1,4 +1,4 @@
-"""What a peer announces of itself: sealing a record, opening a stranger's, and every check on the way.
+"""Seals the records in which a peer announces itself, and opens and checks those of strangers.
 
 A record is msgpack inside a signed envelope, bound to its peer id, short-lived. Every field is bounded in its type.
 Knows nothing of the DHT that carries it, nor of clocks: `now_ms` is passed in.
@@ -42,6 +42,7 @@ Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
 PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
+Task = Literal["generate", "embed"]
 ModelTask = tuple[str, str]
 """A model's id and its task, "generate" or "embed": what can be asked of a worker."""
 
@@ -53,7 +54,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     id: ModelId
     digest: Digest
     context_length: Annotated[int, Meta(ge=1, le=1 << 24)]
-    task: Literal["generate", "embed"] = "generate"
+    task: Task = "generate"
     quantization: Label = "none"
     dtype: Label = "float32"
     features: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()

@@ -18,9 +18,10 @@ from p2pnet.errors import (
     ProtocolViolation,
     WorkerFailed,
 )
-from p2pnet.messages import Accepted, Failed, Finished, Load, Status, StatusRequest, Usage
+from p2pnet.messages import Accepted, Failed, Finished, Load, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame, status_request_decoder
 from p2pnet.wire.exchange import STATUS_PROTOCOL
 from tests.stories import ManualClock, peer

@@ -36,8 +36,6 @@ from p2pnet.messages import (
     Measure,
     Message,
     Sampling,
-    Status,
-    StatusRequest,
     TextDelta,
     TextPrompt,
     TokenLogprob,
@@ -52,6 +50,7 @@ from p2pnet.network import lookup
 from p2pnet.network.hivemind import dht_node, joining, p2pd_stream
 from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,

@@ -108,7 +108,7 @@ async def measure(model: str, config: ModelConfig, workload: Workload) -> Report
     from p2pnet.cli.loading import load_generator
     from p2pnet.worker.backends.transformers import EngineOptions
     from p2pnet.worker.benchmark import Benchmark
-    from p2pnet.worker.checkpoints.loading import choose_device
+    from p2pnet.worker.checkpoints.plan import choose_device
     from p2pnet.worker.engine.peak_memory import PeakMemory
 
     device = choose_device(config.device)

@@ -1,1 +1,1 @@
-"""Values as people read them."""
+"""Puts values into the form in which people read them."""

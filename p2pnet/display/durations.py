@@ -1,4 +1,4 @@
-"""Lengths of time as a person reads them. Knows nothing of clocks."""
+"""Writes lengths of time as people read them. Knows nothing of clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs all checks, each within its time, and gives their verdicts in one order as they come.
+"""Runs all checks, each within its time limit, and gives their verdicts in a fixed order.
 
 Knows nothing of how they are printed.
 """

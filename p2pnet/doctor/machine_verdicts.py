@@ -1,4 +1,4 @@
-"""What the facts about this machine come to. Functions of data alone: `machine` gathers the facts."""
+"""Judges the facts about this machine, which `machine` gathers. Functions of data alone."""
 
 from __future__ import annotations
 

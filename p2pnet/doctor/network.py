@@ -1,5 +1,6 @@
-"""Gathers the facts about the network from where this machine stands: who can be met, how they see us, who relays, and
-whether a worker answers. Judges none of them, and is handed its network."""
+"""Gathers the facts about the network, as this machine sees it. They are: who can be met, how others see us, who
+relays, and whether a worker answers. Judges none of them, and is handed its network.
+"""
 
 from __future__ import annotations
 

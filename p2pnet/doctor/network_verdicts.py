@@ -1,4 +1,4 @@
-"""What the facts about the network come to. Functions of data alone: `network` gathers the facts."""
+"""Judges the facts about the network, which `network` gathers. Functions of data alone."""
 
 from __future__ import annotations
 

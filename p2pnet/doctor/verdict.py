@@ -1,4 +1,4 @@
-"""What one check comes to: a line that says how it is, and a fix where it is not well.
+"""Defines the verdict of one check: a line that says how it is, and a fix where it is not well.
 
 Knows nothing of what is checked.
 """

@@ -1,1 +1,1 @@
-"""The wire: frames and messages (`codec`), and one exchange as a state table (`exchange`). No I/O."""
+"""Defines what crosses the wire: frames, protocols, and what may follow what. No I/O."""

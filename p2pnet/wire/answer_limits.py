@@ -1,4 +1,4 @@
-"""What a worker may send in answer to one request: no more than was asked for, and nothing else.
+"""Checks that a worker's answer has no more than was asked for, and nothing else.
 
 A worker that never ends must not fill the memory of whoever collects its answer, and whoever renders the answer may
 rely on its form. Pure.

@@ -1,4 +1,4 @@
-"""Frames to messages and back: a 4-byte big-endian length, then msgpack. No I/O, no states: see `exchange`.
+"""Turns messages into frames and back: a 4-byte big-endian length, then msgpack. No I/O, no states: see `exchange`.
 
 Unknown fields are ignored, so that fields can be added. Every frame is capped before it is read.
 """
@@ -10,15 +10,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import (
-    MAX_DIMENSIONS,
-    EmbedEvent,
-    EmbedRequest,
-    Event,
-    GenerateRequest,
-    StatusEvent,
-    StatusRequest,
-)
+from p2pnet.messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest, Event, GenerateRequest
+from p2pnet.status_messages import StatusEvent, StatusRequest
 
 LENGTH_BYTES = 4
 

@@ -1,4 +1,4 @@
-"""One exchange as a state table, without I/O.
+"""Follows one exchange through a table of its states, without I/O.
 
     state      Accepted    TextDelta   Finished   Failed    end of stream
     WAITING    STREAMING   -           -          DONE      lost
@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, Status, StatusEvent, TextDelta
+from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, TextDelta
+from p2pnet.status_messages import Status, StatusEvent
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"

@@ -1,4 +1,4 @@
-"""Packs deltas into frames: how large they can be on the wire, which of them go together, where texts are cut. Pure."""
+"""Joins, groups and cuts deltas so that each fits a frame. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def joined(deltas: Sequence[TextDelta]) -> TextDelta:
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         choice=deltas[0].choice,
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
-        tool_calls=_joined_calls([call for delta in deltas for call in delta.tool_calls]),
+        tool_calls=joined_calls([call for delta in deltas for call in delta.tool_calls]),
         is_prompt=deltas[0].is_prompt,
     )
 
@@ -64,7 +64,7 @@ def _call_bytes(piece: ToolCallDelta) -> int:
     return 48 + 4 * (len(piece.id or "") + len(piece.name or "") + len(piece.arguments))
 
 
-def _joined_calls(pieces: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+def joined_calls(pieces: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
     """Neighbouring pieces of one call in one."""
     calls: list[list[ToolCallDelta]] = []
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The three protocols that peers speak: what is asked, what comes back, in which order, and how large frames may be."""
+"""Describes each of the three protocols: its name, messages, order of events and sizes of frames."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    EmbedRequest,
-    Failed,
-    Finished,
-    GenerateRequest,
-    Status,
-    StatusRequest,
-    TextDelta,
-)
+from p2pnet.messages import Accepted, Embedding, EmbedRequest, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,

@@ -1,4 +1,4 @@
-"""What a worker may send in answer to an embed request: each input's vector once, all alike. Pure.
+"""Checks that a worker's answer has one vector for each input, all alike. Pure.
 
 A vector is float32 numbers, little-endian.
 """

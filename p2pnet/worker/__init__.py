@@ -1,1 +1,1 @@
-"""The worker: a peer that runs models for others. `serve.py` puts it together."""
+"""Runs models for other peers. `serve.py` puts a worker together."""

@@ -1,4 +1,4 @@
-"""The Backend protocol: what a worker needs of whatever runs a model.
+"""Defines the Backend protocol: what a worker needs of whatever runs a model.
 
 Knows nothing of the network: a backend is a class with one generator.
 """

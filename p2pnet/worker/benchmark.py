@@ -1,4 +1,4 @@
-"""What a machine gives: sends requests to a backend, one and several at a time, and times what comes back.
+"""Measures how fast a backend is: sends requests, one and several at a time, and times the answers.
 
 Knows nothing of networks and terminals. The clock is passed in, and so is whoever watches how far it is.
 """

@@ -1,4 +1,4 @@
-"""What a worker's backends offer together at this moment: which models, which backend runs each, how busy they are.
+"""Tells what a worker's backends offer now: which models, who runs each, how busy they are.
 
 Models come and go, so nothing is kept: backends are asked each time. Knows nothing of requests or of the network.
 """

@@ -1,4 +1,4 @@
-"""Puts a worker together: backends, slots, guard, stream handlers and announcer, on a peer that has joined."""
+"""Puts a worker together, on a peer that has joined: backends, slots, guard, handlers, announcer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from p2pnet.config import DirectoryConfig, WorkerConfig
 from p2pnet.errors import RecordRefused, UsageError
 from p2pnet.identity import Identity
-from p2pnet.messages import Status
 from p2pnet.network.interface import Clock, Network
+from p2pnet.status_messages import Status
 from p2pnet.worker.announcing.announcer import Announcer
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.catalogue import Catalogue, duplicates

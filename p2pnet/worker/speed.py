@@ -1,4 +1,4 @@
-"""How fast a worker is: moving averages of tokens per second. Clocks are passed in; knows nothing of models or streams.
+"""Averages tokens per second. Clocks are passed in; knows nothing of models or requests.
 
 There are two kinds of average. Whoever computes knows how long each step took: `StepSpeed`. Whoever only sees tokens
 come out of several streams counts the time in which at least one of them computes: `StreamSpeed`.

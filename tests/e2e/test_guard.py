@@ -19,8 +19,9 @@ from p2pnet.client import generate, status
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
 from p2pnet.errors import Busy, FeatureMissing, NotAllowed, P2PNetError
 from p2pnet.identity import Identity
-from p2pnet.messages import Accepted, Finished, GenerateRequest, Status, TextDelta, TextPrompt
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TextPrompt
 from p2pnet.peer import Peer
+from p2pnet.status_messages import Status
 from tests.processes import Process, Start, processes, run
 from tests.stories import peer
 

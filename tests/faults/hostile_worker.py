@@ -29,8 +29,9 @@ from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Status, TextDelta, Usage
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Stream
+from p2pnet.status_messages import Status
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_EVENT_FRAME_BYTES, encode_frame, request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.announcing.announcer import Announcer

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, Status, TextDelta, Usage
+from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, TextDelta, Usage
+from p2pnet.status_messages import Status
 from p2pnet.wire.exchange import EMBED_TRANSITIONS, STATUS_TRANSITIONS, TRANSITIONS, Exchange, State
 
 ACCEPTED = Accepted(3)

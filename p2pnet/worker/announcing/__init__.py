@@ -1,1 +1,1 @@
-"""What keeps the worker's records in the directory."""
+"""Keeps the worker's records in the directory."""

@@ -1,5 +1,5 @@
-"""Keeps a worker's records in the directory: announces, follows models that come and go, refreshes before they expire,
-withdraws. A worker that runs no model at the moment, or is paused, is withdrawn.
+"""Announces a worker in the directory, and withdraws it when it stops, is paused or has no model. Follows models that
+come and go, and announces anew before records expire.
 
 Knows nothing of streams or of how models run.
 """

@@ -1,4 +1,4 @@
-"""How much of a worker fits into its capability record. A pure function of the record."""
+"""Leaves out of a capability record what does not fit into it. A pure function of the record."""
 
 from __future__ import annotations
 

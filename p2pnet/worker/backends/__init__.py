@@ -1,1 +1,1 @@
-"""What runs models for a worker: transformers, an encoder, another server, or a script."""
+"""Runs the models: with our own engine, on another server, or made up for tests."""

@@ -1,4 +1,4 @@
-"""The backend that embeds texts with one model: inputs of all requests in common batches, in turns.
+"""Embeds texts with one model: a backend that batches the inputs of all requests.
 
 The model computes in the machine's turns and tokenizing has a thread of its own, so the event loop waits for neither.
 Knows nothing of the network.
@@ -28,7 +28,7 @@ from p2pnet.worker.checkpoints.digest import HashCache, Progress
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.embedding.encoder import Encoder, encoder_of, load_encoder
 from p2pnet.worker.embedding.pooling import shorten
-from p2pnet.worker.embedding.queue import EmbedJob, EmbedQueue, Item
+from p2pnet.worker.embedding.queue import EmbedItem, EmbedJob, EmbedQueue
 from p2pnet.worker.engine.turns import Turns, in_own_thread
 from p2pnet.worker.speed import StepSpeed
 
@@ -199,7 +199,7 @@ class EmbeddingsBackend:
                 if (inbox := self._inboxes.get(item.job)) is not None:
                     inbox.put_nowait(found)
 
-    def _compute_batch(self, batch: Sequence[Item]) -> list[tuple[Item, Embedding | WorkerFailed]]:
+    def _compute_batch(self, batch: Sequence[EmbedItem]) -> list[tuple[EmbedItem, Embedding | WorkerFailed]]:
         """One turn. What fails together is tried one by one, so that only what is at fault, or too large, fails."""
         started_s = time.monotonic()
         try:
@@ -212,14 +212,14 @@ class EmbeddingsBackend:
         self._speed.note(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
         return [(item, _result(item, vector)) for item, vector in zip(batch, vectors, strict=True)]
 
-    def _compute_alone(self, item: Item) -> tuple[Item, Embedding | WorkerFailed]:
+    def _compute_alone(self, item: EmbedItem) -> tuple[EmbedItem, Embedding | WorkerFailed]:
         try:
             return item, _result(item, self._encoder.embed([item.token_ids])[0])
         except Exception as error:  # as above
             return item, _failure(error)
 
 
-def _result(item: Item, vector: Tensor) -> Embedding | WorkerFailed:
+def _result(item: EmbedItem, vector: Tensor) -> Embedding | WorkerFailed:
     if item.job.dimensions is not None:
         vector = shorten(vector, item.job.dimensions)
     if not vector.isfinite().all():

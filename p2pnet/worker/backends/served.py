@@ -1,4 +1,4 @@
-"""Refuses a request that a backend cannot serve by its card: another model, another digest, a feature it lacks.
+"""Refuses requests that a backend cannot serve: another model, another digest, a missing feature.
 
 Knows nothing of what runs the model.
 """

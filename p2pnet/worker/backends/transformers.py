@@ -1,4 +1,4 @@
-"""The backend that runs one model with Hugging Face transformers: from requests to the engine's sequences and back.
+"""Runs one language model with Hugging Face transformers, from requests to deltas.
 
 The engine has a thread of its own and tokenizing another, so the event loop waits for neither. What is small stays; the
 weights, keys and values may be unloaded while nobody asks. Knows nothing of the network.
@@ -26,7 +26,7 @@ from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.served import check_generate
-from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.checkpoints.digest import HashCache, Progress
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.engine.budget import kv_tokens
@@ -41,8 +41,6 @@ from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns, in_own_thread
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

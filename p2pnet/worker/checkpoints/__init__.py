@@ -1,1 +1,1 @@
-"""A folder with a model: which files it has, its digest, and from there into memory."""
+"""Opens a folder with a model: which files it has, its digest, and how it gets into memory."""

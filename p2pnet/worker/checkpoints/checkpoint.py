@@ -1,4 +1,4 @@
-"""A model's folder in Hugging Face format: which files make it up, and how large it is.
+"""Opens a model's folder in Hugging Face format: which files make it up, and how large it is.
 
 Reads files only: knows nothing of torch, and loads nothing.
 """

@@ -1,4 +1,4 @@
-"""A model's digest: what two workers must have in common to give the same tokens.
+"""Computes a model's digest: what two workers must share to give the same tokens.
 
 Reads files only: knows nothing of torch. Hashes are remembered, so only a model's first start takes long.
 """

@@ -1,4 +1,4 @@
-"""How much memory a model's weights take: planned, from an outline without weights, and measured."""
+"""Computes how much memory a model's weights take, and asks how much is free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+import psutil
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -41,3 +43,10 @@ def _scales(model: nn.Module) -> Iterator[Tensor]:
     for parameter in model.parameters():
         scales = getattr(parameter, "SCB", None), getattr(getattr(parameter, "quant_state", None), "absmax", None)
         yield from (scale for scale in scales if isinstance(scale, Tensor))
+
+
+def free_bytes(device: str) -> int:
+    """Memory that the system says a model on this device may take."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a model in memory. Knows nothing of requests.
+"""Loads a model into memory, from what the user calls it. Knows nothing of requests.
 
 Never runs code from a checkpoint: `trust_remote_code` is off and weights are safetensors.
 """
@@ -12,23 +12,18 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from p2pnet.errors import UsageError
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
-from p2pnet.worker.checkpoints.footprint import bytes_in_memory, planned_bytes
+from p2pnet.worker.checkpoints.footprint import bytes_in_memory, free_bytes, planned_bytes
 from p2pnet.worker.checkpoints.names import TINY, local_folder
-from p2pnet.worker.checkpoints.quantization import NONE, Quantization, choose_quantization
-
-DTYPES = ("float32", "bfloat16", "float16")
-DEVICES = ("cpu", "cuda", "mps")
-AUTO = "auto"
+from p2pnet.worker.checkpoints.plan import AUTO, LoadingPlan, plan_loading
+from p2pnet.worker.checkpoints.quantization import NONE
 
 _HUB_FILES = (
     "*.json",
@@ -40,17 +35,6 @@ _HUB_FILES = (
     "[0-9]_*/model.safetensors",
 )
 """What from_pretrained would read. Weights in other formats, or under other names, are not downloaded."""
-
-_CONTEXT_FIELDS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_ctx",
-)
-_MAX_CONTEXT_LENGTH = 1 << 24
-"""What a capability record can say."""
 
 _LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, TypeError, LookupError, AttributeError)
 """What transformers and the quantization libraries raise for files that do not fit one another."""
@@ -116,8 +100,7 @@ def load_model(
     `device` and `dtype` may be "auto". `available_bytes` is what there is room for; None asks the system.
     """
     checkpoint = open_checkpoint(folder, may_be_quantized=True)
-    plan = _plan(checkpoint, choose_device(device), dtype, quantization)
-    context_length = _context_length(plan.config, folder)
+    plan = plan_loading(checkpoint, device, dtype, quantization)
     _check_bytes(
         _needed_bytes(checkpoint, plan), free_bytes(plan.device) if available_bytes is None else available_bytes
     )
@@ -133,90 +116,9 @@ def load_model(
         dtype=name,
         quantization=plan.quantization.label,
         memory_bytes=bytes_in_memory(model),
-        context_length=context_length,
+        context_length=plan.context_length,
         end_token_ids=_end_token_ids(model, tokenizer),
     )
-
-
-def choose_device(device: str) -> str:
-    """The device to run on. Raises UsageError when it is not there."""
-    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == AUTO:
-        return next(name for name in ("cuda", "mps", "cpu") if is_available[name])
-    if device not in is_available:
-        raise UsageError(f"There is no device {device!r}.", f"Use one of: {AUTO}, {', '.join(DEVICES)}.")
-    if not is_available[device]:
-        raise UsageError(f"The device {str(device)!r} is not available here.", "Use --device cpu, or --device auto.")
-    return device
-
-
-def choose_dtype(dtype: str, device: str) -> str:
-    """The numbers' type. "auto" is float32 on a CPU, which many of them are fastest with, or else the checkpoint's."""
-    if dtype == AUTO:
-        return "float32" if device == "cpu" else AUTO
-    if dtype not in DTYPES:
-        raise UsageError(f"There is no dtype {dtype!r}.", f"Use one of: {AUTO}, {', '.join(DTYPES)}.")
-    if dtype == "float16" and device == "cpu":
-        logger.warning("float16 is slow on most CPUs: bfloat16 or float32 may be faster here")
-    return dtype
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the weights will be loaded. `dtype` may be "auto" where they are not quantized."""
-
-    device: str
-    dtype: str
-    quantization: Quantization
-    config: Any
-
-
-def _plan(checkpoint: Checkpoint, device: str, dtype: str, quantization: str) -> _Plan:
-    chosen = choose_quantization(quantization, checkpoint.quantization_config, device)
-    config = _causal_config(checkpoint)
-    for part in (config, config.get_text_config(decoder=True)):
-        if isinstance(own := getattr(part, "quantization_config", None), dict):
-            part.quantization_config = {**own, **chosen.overrides}
-    return _Plan(device, _dtype_to_compute(choose_dtype(dtype, device), config, chosen), chosen, config)
-
-
-def _dtype_to_compute(dtype: str, config: Any, quantization: Quantization) -> str:
-    """Quantized weights do not say the type to compute in; the config may."""
-    if dtype != AUTO or quantization.label == NONE:
-        return dtype
-    configured = str(config.get_text_config(decoder=True).dtype).removeprefix("torch.")
-    return configured if configured in DTYPES else "bfloat16"
-
-
-def _causal_config(checkpoint: Checkpoint) -> Any:
-    """The model's config, if it describes a language model that transformers itself knows."""
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"The config of {checkpoint.folder} is not of a model that transformers knows.",
-            "Use a model that needs no code of its own; such code is never run.",
-        ) from error
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    architectures = checkpoint.config.get("architectures") or [known.get(config.model_type)]
-    if config.model_type not in known or config.is_encoder_decoder or architectures[0] not in known.values():
-        raise UsageError(
-            f"The model in {checkpoint.folder} is not a causal language model.",
-            "Use a model that generates text, such as a Llama, Qwen, Gemma, Mistral or GPT-2.",
-        )
-    return config
-
-
-def _context_length(config: Any, folder: Path) -> int:
-    text_config = config.get_text_config(decoder=True)
-    lengths = (getattr(text_config, field, None) for field in _CONTEXT_FIELDS)
-    length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
-    if length is None:
-        raise UsageError(
-            f"The config of {folder} does not say how long its context is.",
-            "Add max_position_embeddings to config.json.",
-        )
-    return min(length, _MAX_CONTEXT_LENGTH)
 
 
 def check_memory(checkpoint: Checkpoint, dtype: str, available_bytes: int) -> None:
@@ -232,7 +134,7 @@ def _check_bytes(needed: int, available: int) -> None:
         )
 
 
-def _needed_bytes(checkpoint: Checkpoint, plan: _Plan) -> int:
+def _needed_bytes(checkpoint: Checkpoint, plan: LoadingPlan) -> int:
     """From the files' headers, or from the model's outline where its weights will not stay as they are in the files."""
     element_bytes = _element_bytes(plan.dtype)
     if element_bytes is None or not (plan.quantization.requested or plan.quantization.is_widened):
@@ -251,13 +153,6 @@ def _element_bytes(dtype: str) -> int | None:
     return None if dtype == AUTO else int(getattr(torch, dtype).itemsize)
 
 
-def free_bytes(device: str) -> int:
-    """Memory that the system says a model on this device may take."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
-
-
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises UsageError."""
     try:
@@ -270,7 +165,7 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _load_weights(folder: Path, plan: _Plan) -> Any:
+def _load_weights(folder: Path, plan: LoadingPlan) -> Any:
     try:
         options = _quantized_options(plan)
         model: Any
@@ -298,7 +193,7 @@ def _load_weights(folder: Path, plan: _Plan) -> Any:
         ) from error
 
 
-def _quantized_options(plan: _Plan) -> dict[str, Any]:
+def _quantized_options(plan: LoadingPlan) -> dict[str, Any]:
     """What from_pretrained is told more where the model in memory is quantized."""
     if plan.quantization.label == NONE or plan.quantization.is_widened:
         return {}

@@ -1,5 +1,6 @@
-"""What the user calls a model: the folder that is meant, and its name on the network. Opens no file and imports nothing
-heavy, so that a wrong name is known at once."""
+"""Finds the folder that the user means by a model's name, and the model's name on the network. Opens no file and
+imports nothing heavy, so that a wrong name is known at once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what a user may ask for, what a checkpoint says of itself, what this machine can load.
+"""Decides in how many bits weights are loaded, by the user's wish, the checkpoint and the machine.
 
 Only decides: knows nothing of files, and loads nothing.
 """
@@ -42,7 +42,7 @@ def is_installed(package: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Quantization:
+class QuantizationPlan:
     """How to load one model's weights. `label` says it on the model's card and in its digest.
 
     `requested` are the settings of bitsandbytes where the weights are quantized while they are loaded. `overrides`
@@ -62,12 +62,12 @@ class Quantization:
         return self.label.startswith("bnb-")
 
 
-_WANTED: Mapping[str, Quantization] = {
-    WantedQuantization.none: Quantization(),
-    WantedQuantization.eight_bit: Quantization(
+_WANTED: Mapping[str, QuantizationPlan] = {
+    WantedQuantization.none: QuantizationPlan(),
+    WantedQuantization.eight_bit: QuantizationPlan(
         "bnb-int8", {"load_in_8bit": True, **_DETERMINISTIC}, bytes_per_weight=1.0
     ),
-    WantedQuantization.four_bit: Quantization(
+    WantedQuantization.four_bit: QuantizationPlan(
         "bnb-nf4", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, bytes_per_weight=0.5 + 4 / 64
     ),
 }
@@ -96,7 +96,7 @@ _FORMATS = {
 
 def choose_quantization(
     wanted: str, own: Mapping[str, Any] | None, device: str, is_installed: IsInstalled = is_installed
-) -> Quantization:
+) -> QuantizationPlan:
     """How to load a checkpoint whose config has this `quantization_config`, or none, on a device that is there.
 
     Raises UsageError, naming the package or device that is missing.
@@ -117,7 +117,7 @@ def choose_quantization(
         )
     found = _FORMATS[method]
     _require(f"A checkpoint quantized with {method}", found, device, is_installed)
-    return Quantization(_label(method, own), overrides=found.overrides, is_widened=found.is_widened)
+    return QuantizationPlan(_label(method, own), overrides=found.overrides, is_widened=found.is_widened)
 
 
 def _require(what: str, needs: _Format, device: str, is_installed: IsInstalled) -> None:

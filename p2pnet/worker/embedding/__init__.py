@@ -1,1 +1,1 @@
-"""Texts to vectors: what a folder says of how to embed, the encoder, and batches across requests."""
+"""Turns texts into vectors: the files that say how, the encoder, and batches across requests."""

@@ -1,4 +1,4 @@
-"""A model that turns texts into vectors: loading its folder, tokens in, vectors out. Knows nothing of requests.
+"""Loads a model that turns texts into vectors, and runs it. Knows nothing of requests.
 
 Gives what sentence-transformers gives for the same folder. Never runs code from a checkpoint: `trust_remote_code` is
 off, weights are safetensors, classes are chosen from our own lists.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,22 +24,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from p2pnet.errors import UsageError
 from p2pnet.messages import MAX_DIMENSIONS
+from p2pnet.records import Task
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
+from p2pnet.worker.checkpoints.footprint import free_bytes
 from p2pnet.worker.checkpoints.loading import (
     LoadedModel,
     check_memory,
-    choose_device,
-    choose_dtype,
-    free_bytes,
     load_tokenizer,
 )
 from p2pnet.worker.checkpoints.names import TINY_FOLDER
+from p2pnet.worker.checkpoints.plan import choose_device, choose_dtype
 from p2pnet.worker.checkpoints.quantization import NONE
 from p2pnet.worker.embedding.files import Dense, EmbeddingRecipe, Step, has_recipe, read_recipe
 from p2pnet.worker.embedding.pooling import pool
-
-Task = Literal["generate", "embed"]
 
 DIGEST_FORMAT = "p2pnet/embed-digest/1"
 

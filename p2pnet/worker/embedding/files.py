@@ -1,4 +1,4 @@
-"""How a folder wants its model to embed: the files of the sentence-transformers format, read and checked.
+"""Reads how a folder wants its model to embed, from files in the format of sentence-transformers.
 
 Reads files only: knows nothing of torch. What this project does not do exactly as sentence-transformers does is refused
 here, so that nothing is dropped in silence. Format: https://sbert.net/docs/sentence_transformer/usage/custom_models.html

@@ -1,4 +1,4 @@
-"""From the vectors of tokens to one vector for each text: pooling, dense layers, normalizing, as float32.
+"""Makes one vector of a text out of its tokens' vectors: pooling, dense layers, normalizing. In float32.
 
 As sentence-transformers does it (`sentence_transformers.models.Pooling`). Knows nothing of models or of files.
 """

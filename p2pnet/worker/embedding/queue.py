@@ -1,4 +1,4 @@
-"""Which inputs to embed together: those of several requests, of similar length, in turns. Pure: computes nothing.
+"""Chooses which inputs are embedded together: of several requests, of similar length, in turns. Pure: computes nothing.
 
 A batch is one rectangle of tokens, so inputs are padded to the longest of it. Requests head batches in turn, each with
 the longest input that it has left; the others fill it, one input each at a time. So a request waits for no more batches
@@ -20,7 +20,7 @@ MAX_UNREAD_VECTORS = 256
 
 
 @dataclass(frozen=True)
-class Item:
+class EmbedItem:
     """One input of one request."""
 
     job: EmbedJob
@@ -50,7 +50,7 @@ class EmbedJob:
     def longest(self) -> int:
         return self._lengths[-1]
 
-    def take(self, width: int) -> Item | None:
+    def take(self, width: int) -> EmbedItem | None:
         """The longest input that fits into a batch of this width, unless it is too short for it."""
         position = bisect_right(self._lengths, width) - 1
         if not self.is_ready or position < 0 or self._lengths[position] * MAX_PADDING < width:
@@ -58,7 +58,7 @@ class EmbedJob:
         del self._lengths[position]
         index = self._indexes.pop(position)
         self._unread += 1
-        return Item(self, index, self._inputs[index])
+        return EmbedItem(self, index, self._inputs[index])
 
     def read(self) -> None:
         """Its reader has taken one more vector."""
@@ -79,13 +79,13 @@ class EmbedQueue:
         if job in self._jobs:
             self._jobs.remove(job)
 
-    def next_batch(self, max_tokens: int) -> list[Item]:
+    def next_batch(self, max_tokens: int) -> list[EmbedItem]:
         """Inputs to embed together, at most `max_tokens` with their padding, but at least one. Empty: nothing to do."""
         head = next((job for job in self._jobs if job.is_ready), None)
         if head is None:
             return []
         self._jobs.remove(head)
-        filling, width, batch = deque([head, *self._jobs]), head.longest, list[Item]()
+        filling, width, batch = deque([head, *self._jobs]), head.longest, list[EmbedItem]()
         self._jobs.append(head)
         while filling and (len(batch) + 1) * width <= max(max_tokens, width):
             job = filling.popleft()

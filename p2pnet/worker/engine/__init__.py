@@ -1,1 +1,1 @@
-"""Computes answers in batches: schedule, run, sample, and the memory for keys and values."""
+"""Computes answers in batches: schedules, runs and samples, and keeps keys and values."""

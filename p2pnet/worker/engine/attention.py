@@ -1,4 +1,5 @@
-"""Attention for sequences that share one forward pass: packed into one row, each sees its own keys and values only.
+"""Computes attention for sequences that share one forward pass, packed into one row. Each sees its own keys and values
+only.
 
 Registered with transformers as an attention implementation, so that every model that asks the attention interface can
 use it: the model's other layers see one row of tokens, without padding, whatever sequences they belong to. The idea is
@@ -32,7 +33,7 @@ class UnsupportedAttention(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Span:
+class PackedSpan:
     """Where one sequence's tokens are: rows `first` to `last` of the packed row, positions from `start` on."""
 
     first: int
@@ -57,7 +58,7 @@ class _Scoring:
 
 
 class _Step(threading.local):
-    spans: Sequence[Span] = ()
+    spans: Sequence[PackedSpan] = ()
 
 
 _step = _Step()
@@ -65,7 +66,7 @@ _step = _Step()
 
 
 @contextmanager
-def packed(spans: Sequence[Span]) -> Iterator[None]:
+def packed(spans: Sequence[PackedSpan]) -> Iterator[None]:
     """Within it, a forward pass of a model with IMPLEMENTATION computes these spans."""
     _step.spans = spans
     try:
@@ -127,7 +128,7 @@ AttentionInterface.register(IMPLEMENTATION, attend)
 AttentionMaskInterface.register(IMPLEMENTATION, make_mask)
 
 
-def _mask(span: Span, window: int | None, device: torch.device) -> torch.Tensor:
+def _mask(span: PackedSpan, window: int | None, device: torch.device) -> torch.Tensor:
     """(queries, keys): which positions each of the span's tokens sees: up to its own, at most `window` of them."""
     mask = span.masks.get(window)
     if mask is None:

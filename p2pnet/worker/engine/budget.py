@@ -1,11 +1,9 @@
-"""How much memory keys and values may take. Asks the system what is free; allocates nothing."""
+"""Decides how much memory keys and values may take. Asks the system what is free; allocates nothing."""
 
 from __future__ import annotations
 
-import psutil
-import torch
-
 from p2pnet.errors import UsageError
+from p2pnet.worker.checkpoints import footprint
 from p2pnet.worker.engine.memory import BLOCK_TOKENS
 
 CPU_SHARE = 0.5
@@ -26,7 +24,7 @@ def kv_tokens(
     `wanted_bytes` is what the owner allows, None for as much as is useful and may be had; on a CPU never more than half
     of what is free. `free_bytes` None asks the system. Raises UsageError when that holds no conversation.
     """
-    free = _free_bytes(device) if free_bytes is None else free_bytes
+    free = footprint.free_bytes(device) if free_bytes is None else free_bytes
     allowed = int(free * (DEVICE_SHARE if device == "cuda" else CPU_SHARE))
     if wanted_bytes is not None:
         allowed = min(allowed, wanted_bytes)
@@ -38,9 +36,3 @@ def kv_tokens(
             "Free memory, raise --kv-memory, or use a smaller model.",
         )
     return tokens
-
-
-def _free_bytes(device: str) -> int:
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)

@@ -1,4 +1,4 @@
-"""The echo of a prompt: its text, and with logprobs how likely the model finds each of its tokens.
+"""Echoes a prompt: its text and, where asked for, the log-probability of each of its tokens.
 
 Knows nothing of how the logits come about.
 """

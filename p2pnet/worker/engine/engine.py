@@ -1,4 +1,4 @@
-"""The engine: a thread that computes all answers of one model, step by step: schedule, run, sample, send.
+"""Computes all answers of one model in a thread, step by step: schedule, run, sample, send.
 
 Sequences join and leave between two steps. A step that fails is repeated one sequence at a time, so that only the one
 at fault fails. Knows nothing of requests and prompts.
@@ -48,7 +48,7 @@ class Counts:
     preemptions: int = 0
 
 
-class Answer:
+class EngineAnswer:
     """One sequence in the engine, and its reader in the event loop."""
 
     def __init__(self, sequence: Sequence, loop: asyncio.AbstractEventLoop) -> None:
@@ -111,8 +111,8 @@ class Engine:
         self._scheduler = scheduler
         self._turns = turns
         self._speed = speed
-        self._answers: dict[Job, Answer] = {}
-        self._arrived: deque[Answer] = deque()
+        self._answers: dict[Job, EngineAnswer] = {}
+        self._arrived: deque[EngineAnswer] = deque()
         self._changed = threading.Condition()
         self._has_news = False
         self._is_closing = False
@@ -129,7 +129,7 @@ class Engine:
         step, and returns when it is out."""
         if sequence.finish_reason is not None:
             return
-        answer = Answer(sequence, asyncio.get_running_loop())
+        answer = EngineAnswer(sequence, asyncio.get_running_loop())
         with self._changed:
             if self._is_closing:
                 raise WorkerFailed("the worker is stopping")
@@ -192,7 +192,7 @@ class Engine:
         for answer in [answer for answer in self._answers.values() if answer.is_cancelled]:
             self._part_from(answer)
 
-    def _part_from(self, answer: Answer, failure: WorkerFailed | None = None) -> None:
+    def _part_from(self, answer: EngineAnswer, failure: WorkerFailed | None = None) -> None:
         job, usage = answer.sequence.job, answer.sequence.usage
         self._scheduler.remove(job, keep=failure is None)
         del self._answers[job]
@@ -252,7 +252,7 @@ class Engine:
         except Exception as error:  # it is this sequence's own
             return self._as_worker_failed(error)
 
-    def _advance(self, answer: Answer, work: Work, logits: torch.Tensor) -> int:
+    def _advance(self, answer: EngineAnswer, work: Work, logits: torch.Tensor) -> int:
         """Take the logits in; returns how many tokens were sampled."""
         sequence, start = answer.sequence, work.job.computed
         work.job.computed += work.count

@@ -1,4 +1,4 @@
-"""From a request to the sequences that answer it: all that a model knows of requests and that is small.
+"""Turns a request into the sequences that answer it, and says what is wrong with it.
 
 Holds no weights, so it stays when the model is unloaded, and what is wrong with a request is said without loading it.
 """

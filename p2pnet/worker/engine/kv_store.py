@@ -1,4 +1,4 @@
-"""Keys and values: the memory that a model's attention reads, one buffer per sequence and layer, within a budget.
+"""Stores keys and values: one buffer for each sequence and layer, within a budget.
 
 Counts in tokens, allocates in torch. Buffers are contiguous, so attention reads them as they are; they grow by copying.
 Knows nothing of requests, of who may have memory, nor of attention.
@@ -45,7 +45,7 @@ class Kv:
 
 
 class KvStore:
-    """All buffers of one model, at most `total_tokens` together. A `memory.Memory` whose rooms are Kv."""
+    """All buffers of one model, at most `total_tokens` together. A `memory.KvMemory` whose rooms are Kv."""
 
     def __init__(self, total_tokens: int) -> None:
         self.total_tokens = total_tokens - total_tokens % BLOCK_TOKENS

@@ -1,4 +1,4 @@
-"""How much of a model's context a request may fill."""
+"""Computes how many tokens a request may generate in a model's context."""
 
 from __future__ import annotations
 

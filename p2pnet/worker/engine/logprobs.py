@@ -1,4 +1,4 @@
-"""How likely a model holds tokens to be: what OpenAI calls logprobs. Knows nothing of sampling."""
+"""Computes how likely a model finds tokens: what OpenAI calls logprobs. Knows nothing of sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory for keys and values, as those see it who decide who may have it: counted in tokens, by whole blocks.
+"""Defines the memory for keys and values as the scheduler sees it: tokens, in whole blocks.
 
 Knows nothing of tensors; `kv_store.py` keeps them.
 """
@@ -19,7 +19,7 @@ class Room(Protocol):
         """Tokens it holds at most; 0 once it was closed."""
 
 
-class Memory(Protocol):
+class KvMemory(Protocol):
     """All that there is for one model."""
 
     @property

@@ -1,4 +1,5 @@
-"""Linear layers through oneDNN on a CPU: faster for few rows, and the same for a row whatever is beside it.
+"""Sends linear layers on a CPU through oneDNN. That is faster for few rows, and gives the same for a row whatever is
+beside it.
 
 For float32, torch asks another library (MKL) by default, which packs the weights anew for every product: with 1 to 32
 rows that costs more than the product itself; `python -m bench.linear` compares the two on the machine at hand. And with

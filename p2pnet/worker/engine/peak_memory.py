@@ -1,4 +1,4 @@
-"""The most memory that was taken while something ran: by this process, and on an NVIDIA GPU.
+"""Measures the most memory taken while something ran, by this process and on an NVIDIA GPU.
 
 Asks the system and torch; knows nothing of what runs.
 """

@@ -1,4 +1,4 @@
-"""Keys and values of answers that are over, kept for prompts that begin in the same way. Pure: no torch, no clock.
+"""Keeps keys and values of finished answers for prompts that begin in the same way. Pure: no torch, no clock.
 
 Reuse is by whole blocks of REUSE_TOKENS, which is also what a stranger could learn from it: whoever wants to find out
 what others have asked must guess that many tokens at once, instead of one after the other.

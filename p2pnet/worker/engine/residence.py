@@ -1,4 +1,4 @@
-"""When something large is in memory: loaded when it is wanted, unloaded when nobody has wanted it for a while.
+"""Loads something large when it is wanted, and unloads it when nobody has wanted it for a while.
 
 Knows nothing of what it is.
 """

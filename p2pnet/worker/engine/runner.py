@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from p2pnet.worker.engine.attention import IMPLEMENTATION, Span, UnsupportedAttention, packed
+from p2pnet.worker.engine.attention import IMPLEMENTATION, PackedSpan, UnsupportedAttention, packed
 from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.memory import whole_blocks
 from p2pnet.worker.engine.onednn import use_onednn
@@ -70,12 +70,12 @@ class PackedRunner:
         device = self._model.device
         ids = [token_id for part in parts for token_id in part.ids]
         positions = [position for part in parts for position in range(part.start, part.start + len(part.ids))]
-        spans: list[Span] = []
+        spans: list[PackedSpan] = []
         rows: list[int] = []
         first = 0
         for part in parts:
             last = first + len(part.ids)
-            spans.append(Span(first, last, part.start, part.kv))
+            spans.append(PackedSpan(first, last, part.start, part.kv))
             rows.extend(range(last - part.logits, last))
             first = last
         options = {"logits_to_keep": torch.tensor(rows or [0], device=device)} if self._can_choose_rows else {}

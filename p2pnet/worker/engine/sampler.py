@@ -1,4 +1,4 @@
-"""The sampler: which token comes next is a pure function of (logits, seed, position) and the ids so far.
+"""Samples the next token: a pure function of (logits, seed, position) and the ids so far.
 
 That purity is what lets another worker go on where this one stopped. Knows nothing of models, batches or text.
 

@@ -1,4 +1,4 @@
-"""Which sequences compute in the next step, and how much of each. Pure: no torch, no threads, no clock.
+"""Decides which sequences compute in the next step, and how much of each. Pure: no torch, no threads, no clock.
 
 The rules:
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from p2pnet.worker.engine.memory import Memory, Room, whole_blocks
+from p2pnet.worker.engine.memory import KvMemory, Room, whole_blocks
 from p2pnet.worker.engine.prefixes import REUSE_TOKENS, Ids, Prefix, PrefixCache, common_length, id_array, reusable
 
 HEADROOM_TOKENS = 64
@@ -82,7 +82,7 @@ class Work:
 class Scheduler:
     """All sequences of one model."""
 
-    def __init__(self, memory: Memory, limits: SchedulerLimits, shares_prefixes: bool) -> None:
+    def __init__(self, memory: KvMemory, limits: SchedulerLimits, shares_prefixes: bool) -> None:
         self._memory = memory
         self._limits = limits
         self._shares_prefixes = shares_prefixes

@@ -1,4 +1,4 @@
-"""One answer under way: the prompt, the ids so far, and what each next token means for it.
+"""Follows one answer: the prompt, the ids so far, and what each next token means for it.
 
 Knows nothing of models, threads, asyncio or the network.
 """

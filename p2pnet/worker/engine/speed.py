@@ -1,4 +1,4 @@
-"""How fast an engine computes: tokens a second while it does, of answers and of prompts. Knows nothing of models."""
+"""Measures how fast an engine computes answers and prompts, in tokens per second. Knows nothing of models."""
 
 from __future__ import annotations
 

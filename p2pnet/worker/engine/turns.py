@@ -1,4 +1,4 @@
-"""Where all models of a machine compute: in one thread, step by step, in the order in which they ask.
+"""Lets all models of a machine compute in one thread, in turns, in the order in which they ask.
 
 Two models that compute at the same time would each get half of the cores, and slow one another down by more than half.
 And it has to be one thread, not one for each and a lock: every thread that torch computes in keeps a team of its own

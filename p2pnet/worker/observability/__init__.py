@@ -1,1 +1,1 @@
-"""What tells how the worker is: to the network, to Prometheus, to its owner."""
+"""Tells how the worker is: to the network, to Prometheus, to its owner."""

@@ -1,4 +1,4 @@
-"""How busy this worker is, and how fast: counts slots, model by model, and measures what streams show of its speed.
+"""Counts slots, model by model, and measures the worker's speed.
 
 Knows nothing of requests or of the network; its clocks are passed in.
 """

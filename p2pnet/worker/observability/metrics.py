@@ -1,4 +1,4 @@
-"""What Prometheus may read of this worker: how busy it is, and counts and times of its requests.
+"""Counts and times the worker's requests for Prometheus.
 
 Names are vLLM's where it has one, with `p2pnet_worker_` for `vllm:` (a colon is for recording rules). Labels are this
 worker's own models and words of ours: nothing that a stranger sends. Knows nothing of HTTP, nor of how models run.

@@ -1,4 +1,4 @@
-"""GET /metrics over HTTP, inside the worker's own event loop. Knows nothing of what the page says."""
+"""Serves GET /metrics over HTTP in the worker's own event loop. Knows nothing of what the page says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is told what becomes of each request: this one listens to nothing, `metrics` counts it all.
+"""Defines who is told what becomes of each request: this one ignores it, `metrics` counts it.
 
 Knows neither requests' texts nor whose they are.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from p2pnet.messages import Finished, Status
+from p2pnet.messages import Finished
 from p2pnet.records import ModelCard
+from p2pnet.status_messages import Status
 
 NOT_BEGUN = Status(is_serving=False)
 

@@ -1,4 +1,4 @@
-"""What a worker's owner sees of it on a terminal: a few lines, made of what the worker knows of itself.
+"""Writes the lines that a worker's owner sees of it on a terminal.
 
 Knows nothing of terminals: the command line draws the lines.
 """

@@ -1,4 +1,4 @@
-"""What a worker has given since it was started, and how fast it gives now: for its owner's eyes.
+"""Counts what a worker has given since it was started, and how fast it gives now, for its owner.
 
 Knows nothing of terminals; its clock is passed in.
 """

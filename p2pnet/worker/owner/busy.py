@@ -1,4 +1,5 @@
-"""When an owner counts as busy: a pure fold over samples of what other programs use. Measures nothing, knows no clock.
+"""Decides when an owner counts as busy, from samples of what other programs use. Pure: measures nothing, knows no
+clock.
 
 It says busy soon and quiet late, so that a worker does not come and go with each page that a browser loads.
 """

@@ -1,4 +1,4 @@
-"""Watches the clock, the machine's use and the owner's signals, and pauses and resumes a worker accordingly.
+"""Watches the clock, the machine's use and the owner's signals, and pauses and resumes a worker.
 
 Knows nothing of the directory or of requests: it is given what to call.
 """

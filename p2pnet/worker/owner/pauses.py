@@ -1,4 +1,4 @@
-"""Why a worker is paused, if it is: it serves while there is no reason not to. Says each change in one line of the log.
+"""Keeps the reasons why a worker is paused: it serves while there is none. Says each change in one line of the log.
 
 Knows nothing of clocks, signals or networks.
 """

@@ -1,4 +1,4 @@
-"""When a machine may be lent: weekly hours in local time, as `--schedule` names them.
+"""Parses weekly hours (`--schedule`), and says whether the machine is lent at a given time.
 
 Functions of data alone: who asks gives the wall clock's time. Hours that a change of the clock skips or repeats are
 skipped or repeated, as on the wall.
@@ -24,7 +24,7 @@ _HOURS = re.compile(
 
 
 @dataclass(frozen=True)
-class Span:
+class WeekSpan:
     """Minutes of the week, from Monday 00:00: `length` of them from `begin` on, perhaps into the next week."""
 
     begin: int
@@ -38,7 +38,7 @@ class Span:
 class Schedule:
     """The hours in which a machine is lent."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[WeekSpan, ...]
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
@@ -69,7 +69,7 @@ def _minute_of_week(at: datetime) -> int:
     return at.weekday() * MINUTES_OF_DAY + at.hour * 60 + at.minute
 
 
-def _spans(part: str) -> list[Span]:
+def _spans(part: str) -> list[WeekSpan]:
     found = _HOURS.fullmatch(part)
     if found is None:
         raise UsageError(f"The schedule {part!r} cannot be read.", EXAMPLE)
@@ -79,7 +79,7 @@ def _spans(part: str) -> list[Span]:
     if begin == end:
         raise UsageError(f"The schedule {part!r} begins and ends at the same time.", EXAMPLE)
     length = end - begin if end > begin else end - begin + MINUTES_OF_DAY
-    return [Span(day * MINUTES_OF_DAY + begin, length) for day in _days(found["first"], found["last"], part)]
+    return [WeekSpan(day * MINUTES_OF_DAY + begin, length) for day in _days(found["first"], found["last"], part)]
 
 
 def _minute_of_day(text: str, part: str) -> int:

@@ -1,4 +1,5 @@
-"""How much of this machine other programs use: asks the system, and an NVIDIA card's driver where one computes for us.
+"""Measures how much of this machine other programs use. Asks the system, and an NVIDIA card's driver where one computes
+for us.
 
 Ours are this process and all it has started. Judges nothing.
 """

@@ -1,1 +1,1 @@
-"""What answers an inbound stream, and what one gateway may take."""
+"""Answers inbound streams, and limits what one gateway may take."""

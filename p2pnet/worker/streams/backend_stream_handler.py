@@ -1,4 +1,4 @@
-"""What the streams have in common that a backend serves: one slot is held for the request, until its end.
+"""Answers a stream with a backend: holds one slot for the request until its end.
 
 Knows nothing of what is asked, nor of the directory or of which models there are: it asks for each request.
 """

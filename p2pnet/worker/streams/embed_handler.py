@@ -1,4 +1,4 @@
-"""One inbound embed stream: what a BackendStreamHandler does, with vectors for an answer.
+"""Answers embed streams: a BackendStreamHandler that sends vectors.
 
 Vectors that wait while the stream is busy travel in one write. Knows nothing of the directory, nor of which models
 there are: it asks for each request.

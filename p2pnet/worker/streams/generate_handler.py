@@ -1,4 +1,4 @@
-"""One inbound generate stream: what a BackendStreamHandler does, with deltas for an answer.
+"""Answers generate streams: a BackendStreamHandler that sends deltas.
 
 Deltas that wait while the stream is busy travel in one frame. Knows nothing of the directory, nor of which models
 there are: it asks for each request.

@@ -1,4 +1,4 @@
-"""What one gateway may take of this worker: whether it is served at all, how often, how much at the same time.
+"""Limits what one gateway may take: whether it is served, how often, how much at the same time.
 
 Owns the counts for each gateway; bounded, since gateways are free to invent. Knows nothing of requests or streams.
 """

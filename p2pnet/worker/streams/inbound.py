@@ -1,4 +1,4 @@
-"""What all inbound streams of a worker have in common: one request is read, then answered or refused with a code.
+"""Answers any inbound stream: reads one request, then has it answered or refuses it with a code.
 
 Knows nothing of what is asked, nor of models and their slots.
 """
@@ -14,8 +14,9 @@ from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
-from p2pnet.messages import EmbedRequest, Failed, GenerateRequest, StatusRequest
+from p2pnet.messages import EmbedRequest, Failed, GenerateRequest
 from p2pnet.network.interface import Stream
+from p2pnet.status_messages import StatusRequest
 from p2pnet.wire.codec import LENGTH_BYTES, encode_frame
 from p2pnet.wire.exchange import AnyEvent, Exchange
 from p2pnet.wire.protocols import AnyAnswer, WireProtocol

@@ -1,4 +1,4 @@
-"""Who may have how many of a worker's slots: a gateway alone all of them, several a fair share each.
+"""Shares a worker's slots among gateways: one alone may have all, several a fair share each.
 
 A function of counts and of the time it is given. Knows nothing of requests, nor of who a gateway is.
 """

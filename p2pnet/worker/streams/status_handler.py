@@ -1,4 +1,4 @@
-"""One inbound status stream: a probe is answered at once, also by a worker that is full, paused or stopping.
+"""Answers probes at once, also when the worker is full, paused or stopping.
 
 Takes no slot and asks no backend to compute. Knows nothing of how the worker stands: it is given what says so.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.messages import Status, StatusRequest
 from p2pnet.network.interface import Stream
+from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.exchange import Exchange
 from p2pnet.wire.protocols import STATUS
 from p2pnet.worker.observability.observer import Observer

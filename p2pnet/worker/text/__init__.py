@@ -1,1 +1,1 @@
-"""Between requests and token ids: prompts in, text out, and the forms that an answer may have to take."""
+"""Turns prompts into token ids and token ids into text, and holds answers to their form."""

@@ -1,4 +1,4 @@
-"""The Constraint protocol: what may come next in an answer that has to have a form. Knows nothing of grammars."""
+"""Defines the Constraint protocol: what may come next in an answer that must have a form. Knows nothing of grammars."""
 
 from __future__ import annotations
 

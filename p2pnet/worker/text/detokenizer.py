@@ -1,4 +1,5 @@
-"""Token ids to text, one at a time: a UTF-8 character is never split, and the spaces are those of decoding all at once.
+"""Turns token ids into text, one at a time, without ever splitting a character. The spaces are those of decoding all
+ids at once.
 
 A tokenizer may strip the space before the first word, and may need several tokens for one character. So each step
 decodes a short window that begins with tokens whose text is already out, and emits what the window adds to them; the

@@ -1,4 +1,4 @@
-"""From sampled ids to deltas: puts detokenizer, stop strings and tool calls together. Knows nothing of models.
+"""Turns sampled ids into deltas: joins detokenizer, stop strings and tool calls. Knows nothing of models.
 
 Every delta that carries ids is a clean place to go on from: its ids say exactly what it carries, no character is
 split, and no stop string or tool call marker has begun. So a token waits, id and text, until nothing that it started is

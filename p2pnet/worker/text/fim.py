@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: a text before a gap and one after it, as the ids that a code model was trained to go on from.
+"""Encodes a text with a gap for a code model that was trained to fill it in.
 
 Which tokens mark the three parts is known of a few families, and read from the tokenizer. That a tokenizer has them
 does not promise that the model has learned them: general models of a family often share their coders' vocabulary.

@@ -1,4 +1,4 @@
-"""The form that a request asks its answers to have: JSON, a schema, calls of tools. Knows nothing of sequences."""
+"""Finds the form that a request asks its answers to have: JSON, a schema, tool calls. Knows nothing of sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.grammar import ConstraintFactory, GrammarCompiler
 from p2pnet.worker.text.prompting import tool_format
-from p2pnet.worker.text.tool_calls.envelope import envelope, lark
+from p2pnet.worker.text.tool_calls.forced_calls import forced_calls, lark
 from p2pnet.worker.text.tool_calls.parser import ToolCallParser
 from p2pnet.worker.text.vocabulary import Vocabulary
 
@@ -60,7 +60,7 @@ class Forms:
     def _forced_call(self, prompt: ChatPrompt) -> ConstraintFactory:
         assert self._tools is not None  # the feature was checked
         ids = {text: token_id for token_id, text in self.markers.items()}
-        return self._compiler.grammar(lark(envelope(self._tools, prompt), ids), "tools")
+        return self._compiler.grammar(lark(forced_calls(self._tools, prompt), ids), "tools")
 
     @cached_property
     def _compiler(self) -> GrammarCompiler:

@@ -1,4 +1,4 @@
-"""The GrammarCompiler: from "the answer is JSON", a JSON schema or a grammar to Constraints, with llguidance.
+"""Compiles JSON, JSON schemas and grammars into Constraints, with llguidance.
 
 A stranger writes the schemas: what a grammar may cost in time and memory, once and for each token, is bounded here and
 in `schema`. Knows nothing of models, samplers or requests.

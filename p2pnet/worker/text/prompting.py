@@ -1,4 +1,4 @@
-"""From a request's prompt to token ids, with the model's own tokenizer and chat template. Knows nothing of weights.
+"""Encodes a prompt with the model's own tokenizer and chat template. Knows nothing of weights.
 
 A template is a program that came with the model. transformers runs it in jinja2's ImmutableSandboxedEnvironment: it
 reaches no file and no module, and changes nothing that it is given. But it may loop for as long as it likes, so the

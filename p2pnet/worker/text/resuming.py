@@ -1,4 +1,4 @@
-"""Answers that go on where another worker left off: what may be asked, and the ids that stand for a text so far.
+"""Checks requests to go on with another worker's answer, and finds ids that stand for its text.
 
 Knows nothing of models, sequences or servers.
 """

@@ -1,4 +1,4 @@
-"""Which JSON schemas are compiled at all: a stranger's schema is checked before a grammar is made of it.
+"""Checks a stranger's JSON schema before a grammar is made of it: some would cost too much.
 
 The grammar's compiler bounds most of what it does, but not these, each measured: the states of `multipleOf` (8 s and
 280 MB for 1000003), the patterns that one string has to match together (twice the time for each one more, 3 s at 20)

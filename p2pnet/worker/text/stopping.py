@@ -1,4 +1,4 @@
-"""Stop strings in a text that arrives in pieces: what may be shown, and where it ends. Knows nothing of tokens.
+"""Finds stop strings in a text that arrives in pieces, and says what may be shown. Knows nothing of tokens.
 
 A text ends as soon as one of its stop strings is complete, and is cut before it; of several that complete at the same
 character, the longest counts. So the result depends on the text alone, not on how it was cut into pieces.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopVerdict:
     """After one piece: the text that can no longer become part of a stop string, and which of them has ended it."""
 
     safe: str
@@ -29,17 +29,17 @@ class StopStrings:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
-    def feed(self, piece: str) -> Verdict:
+    def feed(self, piece: str) -> StopVerdict:
         """The next piece of text, of any length."""
         text = self._held + piece
         cut = _cut(text, self._stops)
         if cut is not None:
             self._held = ""
             start, stop = cut
-            return Verdict(text[:start], stop)
+            return StopVerdict(text[:start], stop)
         safe = len(text) - _held_length(text, self._stops)
         self._held = text[safe:]
-        return Verdict(text[:safe])
+        return StopVerdict(text[:safe])
 
     def flush(self) -> str:
         """The text is over: what was held back turned out to be no stop string."""

@@ -1,4 +1,4 @@
-"""The Vocabulary: what bytes each token id stands for, and which ids are control tokens. Knows nothing of grammars.
+"""Tells what bytes each token id stands for, and which ids are control tokens. Knows nothing of grammars.
 
 A tokenizer writes its tokens as strings, and its decoder says how those become text. Joined in order, the bytes of the
 ids of a text are its UTF-8, but for the space that Llama-type tokenizers put before the first word and take off again.

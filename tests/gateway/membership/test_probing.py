@@ -34,10 +34,11 @@ from gateway.routing.route_query import RouteQuery
 from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import DaemonFailed, P2PNetError, PeerUnreachable
 from p2pnet.identity import Identity
-from p2pnet.messages import Failed, Load, Status, StatusEvent
+from p2pnet.messages import Failed, Load
 from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import seal
+from p2pnet.status_messages import Status, StatusEvent
 from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
 from tests.stories import NOW_MS, ManualClock, capability, load_record, peer

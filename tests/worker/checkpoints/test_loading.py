@@ -16,7 +16,8 @@ from p2pnet.errors import InvalidRequest, UsageError
 from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache
-from p2pnet.worker.checkpoints.loading import LoadedModel, choose_device, choose_dtype, find_folder, load_model
+from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
+from p2pnet.worker.checkpoints.plan import choose_device, choose_dtype
 from p2pnet.worker.text.prompting import encode_prompt
 from tests.checkpoints import CONTEXT_LENGTH, build_checkpoint
 

@@ -18,7 +18,7 @@ from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.footprint import planned_bytes
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
-from p2pnet.worker.checkpoints.quantization import Quantization, choose_quantization
+from p2pnet.worker.checkpoints.quantization import QuantizationPlan, choose_quantization
 from tests.checkpoints import build_checkpoint, byte_level_tokenizer
 
 TEXT = "Once upon a time there was a small network in which every peer helped the others, and the dog did not mind."
@@ -283,4 +283,4 @@ def test_a_part_of_the_config_may_say_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_the_default() -> None:
-    assert choose_quantization("none", None, "cpu", set().__contains__) == Quantization()
+    assert choose_quantization("none", None, "cpu", set().__contains__) == QuantizationPlan()

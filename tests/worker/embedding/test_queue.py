@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pnet.worker.embedding.queue import MAX_PADDING, MAX_UNREAD_VECTORS, EmbedJob, EmbedQueue, Item
+from p2pnet.worker.embedding.queue import MAX_PADDING, MAX_UNREAD_VECTORS, EmbedItem, EmbedJob, EmbedQueue
 
 BUDGET = 64
 
@@ -24,7 +24,7 @@ def queue_of(*jobs: EmbedJob) -> EmbedQueue:
     return queue
 
 
-def drain(queue: EmbedQueue, max_tokens: int = BUDGET) -> list[list[Item]]:
+def drain(queue: EmbedQueue, max_tokens: int = BUDGET) -> list[list[EmbedItem]]:
     """All batches, of requests whose readers keep up."""
     batches = []
     while batch := queue.next_batch(max_tokens):
@@ -34,7 +34,7 @@ def drain(queue: EmbedQueue, max_tokens: int = BUDGET) -> list[list[Item]]:
     return batches
 
 
-def lengths(batch: Sequence[Item]) -> list[int]:
+def lengths(batch: Sequence[EmbedItem]) -> list[int]:
     return [len(item.token_ids) for item in batch]
 
 

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from p2pnet.worker.engine import attention
-from p2pnet.worker.engine.attention import MAX_MASK_ELEMENTS, Span, UnsupportedAttention, attend, make_mask, packed
+from p2pnet.worker.engine.attention import (
+    MAX_MASK_ELEMENTS,
+    PackedSpan,
+    UnsupportedAttention,
+    attend,
+    make_mask,
+    packed,
+)
 from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.memory import whole_blocks
 
@@ -91,7 +98,7 @@ def attended(kind: Kind, row: list[tuple[Inputs, int, int, Kv]]) -> list[torch.T
     """Of some sequences, the tokens from the first to the second number, in one row."""
     spans, first = [], 0
     for _, start, end, kv in row:
-        spans.append(Span(first, first + end - start, start, kv))
+        spans.append(PackedSpan(first, first + end - start, start, kv))
         first += end - start
     query, key, value = (
         torch.cat([getattr(each, name)[:, start:end] for each, start, end, _ in row], dim=1)[None]
@@ -144,7 +151,7 @@ def test_a_mask_beyond_the_limit_changes_nothing(kind: Kind) -> None:
 
 
 def test_masks_are_made_once_for_all_layers() -> None:
-    span = Span(0, 5, 3, Kv(64))
+    span = PackedSpan(0, 5, 3, Kv(64))
     one = attention._mask(span, 4, torch.device("cpu"))
     assert attention._mask(span, 4, torch.device("cpu")) is one
     assert one.tolist() == [[own - 4 < seen <= own for seen in range(8)] for own in range(3, 8)]
@@ -156,9 +163,9 @@ def test_masks_are_made_once_for_all_layers() -> None:
 def test_a_model_with_a_mask_of_its_own_is_refused() -> None:
     given = inputs(Kind(), 4, 1)
     arguments = (LAYER, given.query[None], given.key[None], given.value[None])
-    with packed([Span(0, 4, 0, Kv(64))]), pytest.raises(UnsupportedAttention):
+    with packed([PackedSpan(0, 4, 0, Kv(64))]), pytest.raises(UnsupportedAttention):
         attend(*arguments, torch.zeros(1, 1, 4, 4))
-    with packed([Span(0, 4, 0, Kv(64))]), pytest.raises(UnsupportedAttention):
+    with packed([PackedSpan(0, 4, 0, Kv(64))]), pytest.raises(UnsupportedAttention):
         attend(*arguments, None, position_bias=torch.zeros(1))
 
 
@@ -171,7 +178,7 @@ def test_outside_of_packed_it_is_plain_attention() -> None:
 
 
 def test_an_error_inside_leaves_nothing_set() -> None:
-    with pytest.raises(ZeroDivisionError), packed([Span(0, 4, 0, Kv(64))]):
+    with pytest.raises(ZeroDivisionError), packed([PackedSpan(0, 4, 0, Kv(64))]):
         assert make_mask() is None
         raise ZeroDivisionError
     assert not attention._step.spans

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from p2pnet.cli.serve.panel import table
-from p2pnet.messages import Finished, Load, Status, Usage
+from p2pnet.messages import Finished, Load, Usage
+from p2pnet.status_messages import Status
 from p2pnet.worker.observability.observer import Observer, Observers, Standing
 from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
 from p2pnet.worker.observability.tally import Given, Tally

@@ -12,9 +12,10 @@ from p2pnet.client import generate, status
 from p2pnet.config import DirectoryConfig, ExchangeTimeouts, GuardConfig, WorkerConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.errors import Busy, NotAllowed
-from p2pnet.messages import Accepted, Failed, Finished, Load, Status, StatusEvent, StatusRequest, TextDelta, Usage
+from p2pnet.messages import Accepted, Failed, Finished, Load, TextDelta, Usage
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryWorld
+from p2pnet.status_messages import Status, StatusEvent, StatusRequest
 from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame, status_event_decoder
 from p2pnet.wire.exchange import STATUS_PROTOCOL
 from p2pnet.worker.owner.owner import Owner

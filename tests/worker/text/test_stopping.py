@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pnet.worker.text.stopping import StopStrings, Verdict
+from p2pnet.worker.text.stopping import StopStrings, StopVerdict
 
 CASES = [
     ("no stop strings", "anything", (), "anything", None),
@@ -71,8 +71,8 @@ def test_what_was_shown_never_begins_a_stop_string(text: str, stops: tuple[str, 
 
 def test_only_what_may_become_a_stop_string_is_held_back() -> None:
     watcher = StopStrings(("STOP",))
-    assert watcher.feed("one ST") == Verdict("one ")
-    assert watcher.feed("ART") == Verdict("START")
-    assert watcher.feed(" STO") == Verdict(" ")
+    assert watcher.feed("one ST") == StopVerdict("one ")
+    assert watcher.feed("ART") == StopVerdict("START")
+    assert watcher.feed(" STO") == StopVerdict(" ")
     assert watcher.flush() == "STO"
     assert watcher.flush() == ""

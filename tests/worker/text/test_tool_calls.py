@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_TOOLS, ChatPrompt, Message, TextDelta, Tool, ToolCall, ToolCallDelta
-from p2pnet.worker.text.tool_calls.envelope import envelope, lark
+from p2pnet.worker.text.tool_calls.forced_calls import forced_calls, lark
 from p2pnet.worker.text.tool_calls.formats import (
     BARE_JSON,
     DEEPSEEK,
@@ -31,7 +31,7 @@ from p2pnet.worker.text.tool_calls.formats import (
 )
 from p2pnet.worker.text.tool_calls.parameter_calls import as_json, is_text
 from p2pnet.worker.text.tool_calls.parser import ToolCallParser, call_id
-from p2pnet.worker.text.tool_calls.reader import Said
+from p2pnet.worker.text.tool_calls.reader import TextOrCall
 from tests.depth import examples
 
 WEATHER = Tool(
@@ -61,13 +61,13 @@ Call = tuple[str, str]
 """A name and its arguments."""
 
 
-def said_of(tool_format: ToolFormat, pieces: Iterable[str], prompt: ChatPrompt = PROMPT) -> list[Said]:
+def said_of(tool_format: ToolFormat, pieces: Iterable[str], prompt: ChatPrompt = PROMPT) -> list[TextOrCall]:
     parser = ToolCallParser(tool_format, prompt, SEED)
     said = [piece for text in pieces for piece in parser.feed(text)]
     return said + parser.flush()
 
 
-def joined(said: Iterable[Said]) -> list[str | Call]:
+def joined(said: Iterable[TextOrCall]) -> list[str | Call]:
     """Texts, and calls where each began, as a client puts them together."""
     out: list[str | Call] = []
     places: dict[int, int] = {}
@@ -354,7 +354,7 @@ def test_any_arguments_come_back(city: str, days: int, known: ToolFormat) -> Non
 
 def test_the_name_goes_out_at_once_and_arguments_as_they_come() -> None:
     parser = ToolCallParser(HERMES, PROMPT, SEED)
-    steps: list[tuple[str, list[Said], int]] = [
+    steps: list[tuple[str, list[TextOrCall], int]] = [
         ("Ok <", ["Ok "], 1),
         ("tool_call>", [], 11),
         ('\n{"name": "x', [], 23),
@@ -546,7 +546,7 @@ def body_of(known: ToolFormat, days: str) -> str:
 def test_forced_answers_are_the_calls_that_the_parser_reads(known: ToolFormat) -> None:
     empty = "" if known is QWEN_CODER else "{}"
     weather, clock = ("get_weather", body_of(known, "3")), ("get_time", empty)
-    grammar = lark(envelope(known, PROMPT), {})
+    grammar = lark(forced_calls(known, PROMPT), {})
     one, two = answer(known, weather), answer(known, weather, clock)
     assert accepts(grammar, one) and accepts(grammar, answer(known, clock))
     assert accepts(grammar, two) is (known.layout.between is not None)
@@ -562,7 +562,7 @@ def test_forced_answers_are_the_calls_that_the_parser_reads(known: ToolFormat) -
 def test_a_named_tool_and_a_single_call(known: ToolFormat) -> None:
     empty = "" if known is QWEN_CODER else "{}"
     named = msgspec.structs.replace(PROMPT, tool_choice="required", required_tool="get_time", parallel_tool_calls=False)
-    grammar = lark(envelope(known, named), {})
+    grammar = lark(forced_calls(known, named), {})
     assert accepts(grammar, answer(known, ("get_time", empty)))
     assert not accepts(grammar, answer(known, ("get_weather", body_of(known, "3"))))
     assert not accepts(grammar, answer(known, ("get_time", empty), ("get_time", empty)))
@@ -572,13 +572,13 @@ def test_json_has_at_most_a_space_between_its_parts() -> None:
     parameters = (
         '{"x-guidance": {"whitespace_pattern": ".*"}, "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
     )
-    grammar = lark(envelope(LLAMA, ChatPrompt(PROMPT.messages, (Tool("x", "", parameters),))), {})
+    grammar = lark(forced_calls(LLAMA, ChatPrompt(PROMPT.messages, (Tool("x", "", parameters),))), {})
     for arguments, expected in [('{"a": 1}', True), ('{"a":1}', True), ('{"a":  1}', False), ('{ "a":1}', False)]:
         assert accepts(grammar, f'{{"name": "x", "parameters": {arguments}}}') is expected
 
 
 def test_markers_that_are_tokens() -> None:
-    form = envelope(DEEPSEEK, msgspec.structs.replace(PROMPT, required_tool="get_time"))
+    form = forced_calls(DEEPSEEK, msgspec.structs.replace(PROMPT, required_tool="get_time"))
     grammar = lark(form, {marker: 100 + number for number, marker in enumerate(DEEPSEEK.markers)})
     assert "<[100]> call" in grammar and '<[101]> "get_time" <[102]> json_' in grammar
     assert "tool▁" not in grammar
@@ -602,12 +602,12 @@ def test_markers_that_are_tokens() -> None:
 )
 def test_what_cannot_be_forced(known: ToolFormat, prompt: ChatPrompt, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        envelope(known, prompt)
+        forced_calls(known, prompt)
 
 
 def test_a_name_in_quotes_is_escaped() -> None:
     prompt = ChatPrompt(PROMPT.messages, (Tool('a"b\\c'),))
-    form = envelope(HERMES, prompt)
+    form = forced_calls(HERMES, prompt)
     text = '<tool_call>\n{"name": "a\\"b\\\\c", "arguments": {}}\n</tool_call>'
     assert accepts(lark(form, {}), text)
     assert parsed(HERMES, text, prompt) == [('a"b\\c', "{}")]

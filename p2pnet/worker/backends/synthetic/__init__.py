@@ -1,1 +1,1 @@
-"""Backends without weights: their answers follow from rules or from a script."""
+"""Answers without weights, by rules or by a script: backends for tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""A backend without a model, for tests and benchmarks: it repeats what it is told, at once and always the same.
+"""Repeats what it is told, at once and always the same: a backend for tests and benchmarks.
 
 Knows nothing of torch; its time and its pauses are passed in.
 """

@@ -1,4 +1,4 @@
-"""The tokens of a made-up answer: each is a piece of its text, and its id is its index."""
+"""Numbers the tokens of a made-up answer: each is a piece of its text, and its id is its index."""
 
 from __future__ import annotations
 

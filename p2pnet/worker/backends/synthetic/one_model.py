@@ -1,4 +1,4 @@
-"""What the made-up backends of one model have in common: its card, no load to speak of, and nothing to free."""
+"""Holds what all made-up backends of one model share: the card, an empty load, nothing to free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Models that a file describes instead of weights, for testing clients against a real network: `p2pnet serve --script`.
+"""Reads models from a file that describes their answers: `p2pnet serve --script`. For testing clients against a real
+network.
 
 The file is data, a list of models, and is checked whole before anything is served. Knows nothing of torch.
 """

@@ -1,4 +1,4 @@
-"""A backend without a model that answers as a script says: texts, JSON and calls of tools, token by token.
+"""Answers as a script says, token by token: texts, JSON and calls of tools.
 
 For tests of everything between a client and a model, ours and other people's. Knows nothing of torch.
 """

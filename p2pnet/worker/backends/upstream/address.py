@@ -1,4 +1,4 @@
-"""The URL of an upstream server, as a user writes it, and its kind. Knows nothing of HTTP."""
+"""Parses the URL of an upstream server, and names the kinds of server. Knows nothing of HTTP."""
 
 from __future__ import annotations
 

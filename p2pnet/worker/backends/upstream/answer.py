@@ -1,4 +1,4 @@
-"""One request's answer: from the pieces of an upstream's stream to our deltas and their end. Pure.
+"""Turns the pieces of an upstream's stream into the deltas and the end of one answer. Pure.
 
 It keeps what the server may not: text ends before a stop string, choices are all complete, no delta outgrows a frame,
 and an answer that goes on for ever is cut off.

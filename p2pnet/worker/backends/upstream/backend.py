@@ -1,4 +1,4 @@
-"""The backend that passes requests on to a server that already runs models. See the package for its parts.
+"""Passes requests on to a server that already runs models. The package tells its parts.
 
 It neither tokenizes nor knows a vocabulary: its deltas have no token ids, and the prompt's tokens are an estimate until
 the server has told the true number.

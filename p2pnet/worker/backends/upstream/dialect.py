@@ -1,4 +1,4 @@
-"""What two dialects have in common: a call (a request in a server's words), and a reader of what comes back.
+"""Defines what a dialect is, and holds what both need to put a request into a server's words.
 
 Pure: knows nothing of HTTP sessions or of the network.
 """

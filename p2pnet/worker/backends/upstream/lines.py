@@ -1,4 +1,4 @@
-"""Lines out of bytes, however they are cut, none longer than a cap. Knows nothing of what they say."""
+"""Cuts bytes, however they arrive, into lines of a limited length. Knows nothing of what they say."""
 
 from __future__ import annotations
 

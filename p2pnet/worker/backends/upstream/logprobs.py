@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's and Ollama's chats have them: a token, its bytes, and those in its place. Pure."""
+"""Reads log-probabilities as OpenAI and Ollama write them: token, bytes, alternatives. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models an upstream server has, asked again and again. Owns the list of offers; knows nothing of requests.
+"""Polls an upstream server for its models, and owns the list of offers. Knows nothing of requests.
 
 A server that cannot be asked has no models: they are back when it is. It warns once of each thing that it leaves out.
 """

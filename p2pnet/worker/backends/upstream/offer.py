@@ -1,4 +1,4 @@
-"""An offer: a model that an upstream server has, as this worker can announce it. Pure."""
+"""Defines an offer: a model that an upstream server has, as this worker can announce it. Pure."""
 
 from __future__ import annotations
 

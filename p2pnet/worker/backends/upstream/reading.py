@@ -1,4 +1,4 @@
-"""What readers of both dialects check in what a server says: its JSON, its counts, its tool calls, its reasons to end.
+"""Checks what a server says, for both dialects: JSON, counts, tool calls, reasons to end.
 
 Raises WorkerFailed for what cannot be passed on. Pure.
 """

@@ -1,4 +1,4 @@
-"""What an upstream server's refusal means: from HTTP status and body to our own error. Pure.
+"""Turns an upstream server's refusal, its HTTP status and body, into one of our errors. Pure.
 
 Its words are a stranger's: they are cut, made printable, and searched for the key that we sent.
 """

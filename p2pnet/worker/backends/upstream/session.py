@@ -1,4 +1,4 @@
-"""HTTP to one upstream server: one pooled session, small limits on everything that it sends back.
+"""Speaks HTTP to one upstream server: one pooled session, and limits on all that it sends.
 
 Knows nothing of dialects. A server that misbehaves, or is away, is WorkerFailed.
 """

@@ -1,1 +1,1 @@
-"""Tool calls: how models write them, and how they are read out of an answer. Knows nothing of tokens or models."""
+"""Knows how models write tool calls, and reads them out of answers. Knows nothing of tokens or models."""

@@ -1,4 +1,4 @@
-"""The table of formats in which models write their calls, and which of them a chat template asks for."""
+"""Lists the formats in which models write tool calls, and finds that of a chat template."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from p2pnet.worker.text.tool_calls import grammars
 from p2pnet.worker.text.tool_calls.parameter_calls import FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END
-from p2pnet.worker.text.tool_calls.reader import Reader, Reading
+from p2pnet.worker.text.tool_calls.reader import CallReader, Reading
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ToolFormat:
     """
 
     name: str
-    grammar: Callable[[Reader], Reading[None]]
+    grammar: Callable[[CallReader], Reading[None]]
     markers: tuple[str, ...]
     signs: tuple[str, ...]
     layout: Layout

@@ -1,4 +1,4 @@
-"""How answers with calls are written, family by family: endless readings of a whole answer.
+"""Reads answers with tool calls, in the way of each family of models.
 
 The forms are those of the families' chat templates; what models leave out or add in practice is tolerated. What turns
 out to be no call is said as text.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from p2pnet.worker.text.tool_calls import parameter_calls
 from p2pnet.worker.text.tool_calls.json_calls import arguments, call_object
-from p2pnet.worker.text.tool_calls.reader import Reader, Reading
+from p2pnet.worker.text.tool_calls.reader import CallReader, Reading
 
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 PYTHON_TAG = "<|python_tag|>"
@@ -22,7 +22,7 @@ DEEPSEEK_KIND = "function"
 FENCE_BEGIN, FENCE_END = "```json", "```"
 
 
-def hermes(reader: Reader) -> Reading[None]:
+def hermes(reader: CallReader) -> Reading[None]:
     """Hermes, Qwen 2.5, Qwen 3: a JSON object between tags, for each call."""
 
     def call(_: str) -> Reading[bool]:
@@ -34,7 +34,7 @@ def hermes(reader: Reader) -> Reading[None]:
     yield from _marked(reader, (TOOL_CALL,), (TOOL_CALL_END,), call)
 
 
-def qwen_coder(reader: Reader) -> Reading[None]:
+def qwen_coder(reader: CallReader) -> Reading[None]:
     """Qwen3-Coder: tags for the call, its function and each parameter. The first of them is at times left out."""
 
     def call(opener: str) -> Reading[bool]:
@@ -47,7 +47,7 @@ def qwen_coder(reader: Reader) -> Reading[None]:
     yield from _marked(reader, (TOOL_CALL, parameter_calls.FUNCTION), (TOOL_CALL_END,), call)
 
 
-def mistral(reader: Reader) -> Reading[None]:
+def mistral(reader: CallReader) -> Reading[None]:
     """Mistral: after a mark a list of objects, or a name and its arguments, with an id between them at times."""
 
     def call(_: str) -> Reading[bool]:
@@ -59,7 +59,7 @@ def mistral(reader: Reader) -> Reading[None]:
     yield from _marked(reader, (TOOL_CALLS,), (), call)
 
 
-def deepseek(reader: Reader) -> Reading[None]:
+def deepseek(reader: CallReader) -> Reading[None]:
     """DeepSeek V3.1: name, separator, arguments. V3 and R1: a kind, separator, name, and the arguments fenced."""
 
     def call(opener: str) -> Reading[bool]:
@@ -83,7 +83,7 @@ def deepseek(reader: Reader) -> Reading[None]:
     yield from _marked(reader, openers, (FENCE_END, DEEPSEEK_CALL_END, DEEPSEEK_CALLS_END), call)
 
 
-def bare_json(reader: Reader) -> Reading[None]:
+def bare_json(reader: CallReader) -> Reading[None]:
     """Llama 3, and others without a mark of their own: the answer is an object, or several; or they follow a tag."""
     is_marked = False
     while True:
@@ -98,11 +98,11 @@ def bare_json(reader: Reader) -> Reading[None]:
 
 
 def _marked(
-    reader: Reader, openers: tuple[str, ...], trailing: tuple[str, ...], call: Callable[[str], Reading[bool]]
+    reader: CallReader, openers: tuple[str, ...], trailing: tuple[str, ...], call: Callable[[str], Reading[bool]]
 ) -> Reading[None]:
     """Text, and calls that begin with one of `openers`. `call` is told which, and says whether it was one.
 
-    Each of `trailing` belongs to the envelope once after a call, even if other text comes before it.
+    Each of `trailing` belongs to the call before it, once, even if other text comes before it.
     """
     expected: tuple[str, ...] = ()
     while True:
@@ -116,7 +116,7 @@ def _marked(
             reader.say()
 
 
-def _list_of_calls(reader: Reader) -> Reading[bool]:
+def _list_of_calls(reader: CallReader) -> Reading[bool]:
     yield from reader.take()
     is_any = False
     while True:
@@ -134,7 +134,7 @@ def _list_of_calls(reader: Reader) -> Reading[bool]:
     return is_any
 
 
-def _named_call(reader: Reader) -> Reading[bool]:
+def _named_call(reader: CallReader) -> Reading[bool]:
     name = yield from reader.word("[{")
     if name is None:
         return False
@@ -149,7 +149,7 @@ def _named_call(reader: Reader) -> Reading[bool]:
     return (yield from _call_with(reader, name, ""))
 
 
-def _call_with(reader: Reader, name: str, closer: str) -> Reading[bool]:
+def _call_with(reader: CallReader, name: str, closer: str) -> Reading[bool]:
     """The rest of a call whose name came first: an object of arguments."""
     reader.open(name)
     yield from reader.space()

@@ -1,4 +1,4 @@
-"""Calls written as JSON objects, with a name and arguments. Reads leniently: arguments are the model's own text.
+"""Reads calls that are JSON objects with a name and arguments. Is lenient: arguments are the model's own text.
 
 Knows nothing of what stands around such an object.
 """
@@ -10,7 +10,7 @@ from math import inf
 
 import msgspec
 
-from p2pnet.worker.text.tool_calls.reader import MAX_NAME_CHARS, AnswerEnded, Reader, Reading, is_name, keep
+from p2pnet.worker.text.tool_calls.reader import MAX_NAME_CHARS, AnswerEnded, CallReader, Reading, is_name, keep
 
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 _MAX_STRING_CHARS = 6 * MAX_NAME_CHARS
@@ -18,7 +18,7 @@ _MAX_STRING_CHARS = 6 * MAX_NAME_CHARS
 _KEYS = _ARGUMENT_KEYS | {"name", "type", "id"}
 
 
-def call_object(reader: Reader, is_marked: bool, closer: str = "") -> Reading[bool]:
+def call_object(reader: CallReader, is_marked: bool, closer: str = "") -> Reading[bool]:
     """From the brace on, a call; False when it is none, and then all of it is pending.
 
     Without a mark before it an object may be the answer itself: then it has to begin like a call, of a tool on offer.
@@ -52,7 +52,7 @@ def call_object(reader: Reader, is_marked: bool, closer: str = "") -> Reading[bo
     return (yield from _end_of_object(reader))
 
 
-def arguments(reader: Reader, closer: str = "") -> Reading[bool]:
+def arguments(reader: CallReader, closer: str = "") -> Reading[bool]:
     """A value that is the open call's arguments. Whether the closer ended it, which is then pending."""
     reader.drop()
     try:
@@ -62,7 +62,7 @@ def arguments(reader: Reader, closer: str = "") -> Reading[bool]:
         raise
 
 
-def string(reader: Reader) -> Reading[str | None]:
+def string(reader: CallReader) -> Reading[str | None]:
     """What a key or a name says. None when it is none; what was taken is pending."""
     start = reader.pending_count
     if (yield from reader.peek()) != '"' or not (yield from _string(reader, keep, _MAX_STRING_CHARS)):
@@ -73,7 +73,7 @@ def string(reader: Reader) -> Reading[str | None]:
         return None
 
 
-def _key(reader: Reader) -> Reading[str | None]:
+def _key(reader: CallReader) -> Reading[str | None]:
     """A key and its colon, with the space around them."""
     yield from reader.space()
     key = yield from string(reader)
@@ -84,7 +84,7 @@ def _key(reader: Reader) -> Reading[str | None]:
     return key
 
 
-def _end_of_object(reader: Reader) -> Reading[bool]:
+def _end_of_object(reader: CallReader) -> Reading[bool]:
     is_complete = (yield from reader.peek()) == "}"
     if is_complete:
         yield from reader.take()
@@ -97,7 +97,7 @@ def _end_of_object(reader: Reader) -> Reading[bool]:
     return True
 
 
-def _value(reader: Reader, settle: Callable[[], None], closer: str = "") -> Reading[bool]:
+def _value(reader: CallReader, settle: Callable[[], None], closer: str = "") -> Reading[bool]:
     """Any JSON value, by its brackets and quotes alone. Whether `closer` ended it."""
     depth = 0
     while True:
@@ -121,7 +121,7 @@ def _value(reader: Reader, settle: Callable[[], None], closer: str = "") -> Read
             return False
 
 
-def _string(reader: Reader, settle: Callable[[], None], max_chars: float = inf) -> Reading[bool]:
+def _string(reader: CallReader, settle: Callable[[], None], max_chars: float = inf) -> Reading[bool]:
     """From one quote to the other. False when it is longer than this."""
     yield from reader.take()
     settle()

@@ -1,4 +1,4 @@
-"""Calls written as tags, one for each parameter, with their values as plain text: they become a JSON object.
+"""Reads calls that are tags, one for each parameter, and makes JSON objects of them. Values are plain text:
 
     <function=name>
     <parameter=key>
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from p2pnet.worker.text.tool_calls.reader import AnswerEnded, Reader, Reading, keep
+from p2pnet.worker.text.tool_calls.reader import AnswerEnded, CallReader, Reading, keep
 
 FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
@@ -29,7 +29,7 @@ _VALUE_ENDS = tuple(newline + tag for tag in (PARAMETER_END, *_NEXT) for newline
 _PYTHON_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
 
 
-def call(reader: Reader, closer: str) -> Reading[bool]:
+def call(reader: CallReader, closer: str) -> Reading[bool]:
     """From the function's name to its end tag, or to `closer`; False when it is no call, and all of it is pending."""
     name = yield from reader.word(">")
     if name is None:
@@ -49,7 +49,7 @@ def call(reader: Reader, closer: str) -> Reading[bool]:
     return True
 
 
-def _parameter(reader: Reader, schemas: Mapping[str, Mapping[str, Any]]) -> Reading[str]:
+def _parameter(reader: CallReader, schemas: Mapping[str, Mapping[str, Any]]) -> Reading[str]:
     """One parameter, to the tag that ends it. What is none is text."""
     key = yield from reader.word(">")
     if key is None:
@@ -64,7 +64,7 @@ def _parameter(reader: Reader, schemas: Mapping[str, Mapping[str, Any]]) -> Read
     return (yield from (_text(reader) if is_text(schemas.get(key)) else _json(reader)))
 
 
-def _text(reader: Reader) -> Reading[str]:
+def _text(reader: CallReader) -> Reading[str]:
     """Says a value as a JSON string while it comes. Returns the tag that ended it."""
     reader.argue('"')
     try:
@@ -76,7 +76,7 @@ def _text(reader: Reader) -> Reading[str]:
     return tag.strip()
 
 
-def _json(reader: Reader) -> Reading[str]:
+def _json(reader: CallReader) -> Reading[str]:
     """Says a value as JSON when it is complete. Returns the tag that ended it."""
     try:
         tag = yield from reader.until(_VALUE_ENDS, keep)

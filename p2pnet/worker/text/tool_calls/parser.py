@@ -1,4 +1,4 @@
-"""Calls of tools, parsed out of one answer while it streams. Pure: knows nothing of tokens, models or clients.
+"""Parses tool calls out of one answer while it streams. Pure: knows nothing of tokens, models or clients.
 
 An answer with broken calls is still an answer: what turns out to be no call comes as text, and nothing is lost. A call
 that the answer's end cuts off stands as far as it came.
@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from p2pnet.messages import MAX_TOOLS, ChatPrompt
 from p2pnet.worker.text.tool_calls.formats import ToolFormat
-from p2pnet.worker.text.tool_calls.reader import AnswerEnded, Reader, Said
+from p2pnet.worker.text.tool_calls.reader import AnswerEnded, CallReader, TextOrCall
 from p2pnet.worker.text.tool_calls.schemas import properties_of
 
 MAX_CALLS = MAX_TOOLS
@@ -26,7 +26,7 @@ class ToolCallParser:
     def __init__(self, tool_format: ToolFormat, prompt: ChatPrompt, seed: int) -> None:
         """`seed` is the answer's own: with the prompt it decides the calls' ids. Raises InvalidRequest."""
         earlier = sum(len(message.tool_calls) for message in prompt.messages)
-        self._reader = Reader(
+        self._reader = CallReader(
             {tool.name: properties_of(tool) for tool in prompt.tools}, lambda index: call_id(seed, earlier + index)
         )
         self._max_calls = MAX_CALLS if prompt.parallel_tool_calls else 1
@@ -51,7 +51,7 @@ class ToolCallParser:
         """Whether the answer has all the calls that it may have: what comes after the last one is left out."""
         return self._reader.closed_calls >= self._max_calls
 
-    def feed(self, text: str) -> list[Said]:
+    def feed(self, text: str) -> list[TextOrCall]:
         """The next piece of the answer, of any length."""
         for char in text:
             if self.is_done:
@@ -59,7 +59,7 @@ class ToolCallParser:
             self._grammar.send(char)
         return self._reader.collect()
 
-    def flush(self) -> list[Said]:
+    def flush(self) -> list[TextOrCall]:
         """The answer is over: what was held back."""
         if not self.is_done:
             try:

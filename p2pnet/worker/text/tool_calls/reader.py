@@ -1,7 +1,7 @@
-"""An answer, read character by character: what may still become a call is pending, and the rest has been said.
+"""Reads an answer character by character, and keeps what may still become a tool call.
 
-The formats' grammars are generators over a Reader: each is handed one character at a time, so that the result cannot
-depend on how the text was cut into pieces, and no character is looked at again. Knows no format.
+The formats' grammars are generators over a CallReader: each is handed one character at a time, so that the result
+cannot depend on how the text was cut into pieces, and no character is looked at again. Knows no format.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from p2pnet.messages import ToolCallDelta
+from p2pnet.wire.packing import joined_calls
 from p2pnet.worker.text.tool_calls.schemas import Properties
 
 MAX_NAME_CHARS = 128
@@ -18,7 +19,7 @@ MAX_NAME_CHARS = 128
 
 _NOT_IN_A_WORD = frozenset("\"'{}[]()<>|,:")
 
-Said = str | ToolCallDelta
+TextOrCall = str | ToolCallDelta
 """Plain text, or a piece of a call."""
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class AnswerEnded(Exception):
     """Thrown into a grammar where the answer stops, for what it has to say of the rest."""
 
 
-class Reader:
+class CallReader:
     """Owns what has been read and said of one answer."""
 
     def __init__(self, tools: Mapping[str, Properties], call_id: Callable[[int], str]) -> None:
@@ -38,9 +39,9 @@ class Reader:
         self._call_id = call_id
         self._next: str | None = None
         self._pending: list[str] = []
-        self._said: list[Said] = []
+        self._said: list[TextOrCall] = []
         self._drops_space = False
-        """Space between and after calls belongs to the envelope, until other text comes."""
+        """Space between and after calls belongs to their markup, until other text comes."""
         self.calls = 0
         self.closed_calls = 0
         self.is_open = False
@@ -55,7 +56,7 @@ class Reader:
         """How many characters were read of which something may yet be said."""
         return len(self._pending) + (self._next is not None)
 
-    def collect(self) -> list[Said]:
+    def collect(self) -> list[TextOrCall]:
         """What was said since the last time, as few pieces as possible."""
         said, self._said = self._said, []
         return _joined(said)
@@ -139,11 +140,11 @@ class Reader:
             self.say()
 
     def drop(self) -> None:
-        """What is pending belongs to an envelope."""
+        """What is pending is markup around a call."""
         self._release(0)
 
     def open(self, name: str) -> None:
-        """A call begins; what is pending belongs to its envelope."""
+        """A call begins; what is pending is markup around it."""
         self.drop()
         self._said.append(ToolCallDelta(self.calls, self._call_id(self.calls), name))
         self.calls += 1
@@ -168,7 +169,7 @@ class Reader:
         self.closed_calls += 1
 
     def end(self) -> None:
-        """Nothing more comes: what is pending was text, but for space after a call and an unfinished envelope."""
+        """Nothing more comes: what is pending was text, but for space after a call and unfinished markup."""
         if not self.is_open:
             self.say_rest()
         self.drop()
@@ -198,13 +199,13 @@ def keep(*_: object) -> None:
     """Settles nothing: all stays pending."""
 
 
-def _joined(said: list[Said]) -> list[Said]:
-    joined: list[Said] = []
-    for _, group in groupby(said, key=lambda piece: None if isinstance(piece, str) else piece.index):
-        first, *others = group
-        if isinstance(first, str):
-            joined.append("".join([first, *map(str, others)]))
+def _joined(said: list[TextOrCall]) -> list[TextOrCall]:
+    """Neighbouring texts in one, and neighbouring pieces of one call in one."""
+    joined: list[TextOrCall] = []
+    for is_text, group in groupby(said, lambda part: isinstance(part, str)):
+        parts = list(group)
+        if is_text:
+            joined.append("".join(part for part in parts if isinstance(part, str)))
         else:
-            arguments = [piece.arguments for piece in others if isinstance(piece, ToolCallDelta)]
-            joined.append(ToolCallDelta(first.index, first.id, first.name, "".join([first.arguments, *arguments])))
+            joined.extend(joined_calls([part for part in parts if isinstance(part, ToolCallDelta)]))
     return joined

@@ -1,4 +1,4 @@
-"""A tool's parameters: a JSON schema that came as text from a stranger. Knows nothing of formats."""
+"""Reads a tool's parameters: a JSON schema that came as text from a stranger. Knows nothing of formats."""
 
 from __future__ import annotations
 

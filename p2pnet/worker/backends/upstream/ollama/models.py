@@ -1,4 +1,4 @@
-"""What Ollama tells of its models, as offers. Pure."""
+"""Reads what Ollama tells of its models, and makes offers of it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a stream of Ollama's API: one JSON object a line, the last with `done`. Pure."""
+"""Reads an answer of Ollama's API: one JSON object a line, the last with `done`. Pure."""
 
 from __future__ import annotations
 

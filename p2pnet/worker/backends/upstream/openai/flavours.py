@@ -1,4 +1,5 @@
-"""Which servers speak OpenAI's API, how each is recognised, and what each really does with a request. Pure data.
+"""Lists the servers that speak OpenAI's API, and what each really does with a request. Pure data, with how each is
+recognised.
 
 A server that is not recognised gets the least: what it does not know it would drop in silence.
 """

@@ -1,4 +1,4 @@
-"""The list of models of a server with OpenAI's API, and what llama.cpp tells of itself, as offers. Pure."""
+"""Reads the list of models of a server with OpenAI's API, and makes offers of it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a stream of OpenAI's API: server-sent events, each with one chunk of JSON on one line. Pure.
+"""Reads an answer of OpenAI's API: server-sent events, each with JSON on one line. Pure.
 
 A stream may end with `[DONE]`; `transformers serve` just ends.
 """

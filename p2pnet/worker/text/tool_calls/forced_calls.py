@@ -1,5 +1,7 @@
-"""What an answer that has to call tools looks like, as parts of a grammar. Knows no constraint library but the text of
-llguidance's grammars (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
+"""Describes an answer that has to call tools, as parts of a grammar.
+
+Knows no constraint library but the text of llguidance's grammars
+(https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
 """
 
 from __future__ import annotations
@@ -49,8 +51,11 @@ Part = str | JsonPart | TextPart | OptionalPart
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """`prefix`, one of `calls`, more of them with `separator` between, `suffix`. `separator` None: one call only."""
+class ForcedCalls:
+    """An answer of nothing but calls: `prefix`, one of `calls`, more of them with `separator` between, `suffix`.
+
+    `separator` None: one call only.
+    """
 
     prefix: str
     calls: tuple[tuple[Part, ...], ...]
@@ -58,7 +63,7 @@ class Envelope:
     suffix: str
 
 
-def envelope(tool_format: ToolFormat, prompt: ChatPrompt) -> Envelope:
+def forced_calls(tool_format: ToolFormat, prompt: ChatPrompt) -> ForcedCalls:
     """The answer that `tool_choice` "required" asks for, of one named tool or of any.
 
     Raises InvalidRequest, also for schemas that would cost too much to compile.
@@ -67,7 +72,7 @@ def envelope(tool_format: ToolFormat, prompt: ChatPrompt) -> Envelope:
     tools = [tool for tool in prompt.tools if prompt.required_tool in (None, tool.name)]
     if not tools:
         raise InvalidRequest("tool_choice requires a tool that is not among the tools.", "tool_choice")
-    return Envelope(
+    return ForcedCalls(
         prefix=layout.begin,
         calls=tuple(_call(tool, layout) for tool in tools),
         separator=layout.between if prompt.parallel_tool_calls else None,
@@ -75,7 +80,7 @@ def envelope(tool_format: ToolFormat, prompt: ChatPrompt) -> Envelope:
     )
 
 
-def lark(form: Envelope, special_tokens: Mapping[str, int]) -> str:
+def lark(form: ForcedCalls, special_tokens: Mapping[str, int]) -> str:
     """The form as a grammar. `special_tokens` are ids of markers that are no text for the tokenizer."""
     rules = _Rules(special_tokens)
     calls = " | ".join(rules.add("call", rules.sequence(call)) for call in form.calls)
