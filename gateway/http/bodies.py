@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from p2pnet.errors import InvalidRequest, ModelNotFound
 
+SEED_LIMIT = 1 << 63
+"""Clients' seeds may be negative or large; ours are 63 bits."""
+
 _UNION_BRANCHES = ("str", "int", "float", "bool")
 
 
@@ -64,6 +67,11 @@ def json_text(value: Any, where: str) -> str:
         raise InvalidRequest(f"{where}: a number that JSON does not have", where) from error
     except RecursionError as error:
         raise InvalidRequest(f"{where}: nested too deep", where) from error
+
+
+def seed_within_limit(given: int) -> int:
+    """Equal seeds stay equal."""
+    return given % SEED_LIMIT
 
 
 def lowered(sentence: str) -> str:

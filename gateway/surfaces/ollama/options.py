@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.http.bodies import seed_within_limit
 from p2pnet.errors import InvalidRequest
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_P = 0.9
 """Ollama's own. Its other defaults (top_k 40, repeat_penalty 1.1) are left out: not every worker knows these words, and
 nobody has asked for them."""
-
-SEED_LIMIT = 1 << 63
-"""Ollama's seeds may be negative; ours are 63 bits. Equal seeds stay equal."""
 
 RANDOM_SEED = -1
 
@@ -53,7 +51,7 @@ def read_options(given: Mapping[str, Any], make_seed: Callable[[], int]) -> Opti
     if _integer(given, "repeat_last_n") == 0:
         sampling["repetition_penalty"] = 1.0
     seed = _integer(given, "seed")
-    sampling["seed"] = make_seed() if seed in (None, RANDOM_SEED) else seed % SEED_LIMIT
+    sampling["seed"] = make_seed() if seed in (None, RANDOM_SEED) else seed_within_limit(seed)
     return Options(sampling, _max_tokens(given), _stops(given))
 
 

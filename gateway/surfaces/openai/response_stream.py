@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.http import sse
+from gateway.http.collected import CollectedCall
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
@@ -32,7 +33,7 @@ from gateway.surfaces.openai.response_render import (
     status_of,
     text_part,
 )
-from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
+from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCallDelta
 
 
 class ResponseStream:
@@ -97,7 +98,7 @@ class ResponseStream:
             yield from self._begin(fresh)
             call = fresh
         if piece.arguments:
-            call.arguments.append(piece.arguments)
+            call.collected.take(piece)
             yield self._of_item("function_call_arguments.delta", delta=piece.arguments)
 
     def _begin(self, item: _Message | _Call) -> Iterator[bytes]:
@@ -116,7 +117,7 @@ class ResponseStream:
             yield self._of_part("output_text.done", text=text, logprobs=token_documents(item.logprobs))
             yield self._of_part("content_part.done", part=text_part(text, item.logprobs))
         else:
-            yield self._of_item("function_call_arguments.done", arguments="".join(item.arguments))
+            yield self._of_item("function_call_arguments.done", arguments=item.collected.whole().arguments)
         document = item.document(status)
         yield self._event("output_item.done", output_index=len(self._done), item=document)
         self._done.append(document)
@@ -177,9 +178,7 @@ class _Call:
     def __init__(self, item_id: str, first: ToolCallDelta) -> None:
         self.id = item_id
         self.index = first.index
-        self.call_id = first.id or ""
-        self.name = first.name or ""
-        self.arguments: list[str] = []
+        self.collected = CollectedCall(first.id or "", first.name or "")
 
     def document(self, status: str) -> dict[str, Any]:
-        return call_item(self.id, status, ToolCall(self.call_id, self.name, "".join(self.arguments)))
+        return call_item(self.id, status, self.collected.whole())

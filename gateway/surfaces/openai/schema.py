@@ -13,12 +13,9 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import ConfigDict, Field
 
-from gateway.http.bodies import Body, out_of_bounds
+from gateway.http.bodies import Body, out_of_bounds, seed_within_limit
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
-
-SEED_LIMIT = 1 << 63
-"""OpenAI's seeds may be negative or large; ours are 63 bits. Equal seeds stay equal."""
 
 _SAMPLING_FIELDS = (
     "temperature",
@@ -120,7 +117,7 @@ def generate_request(
 def _sampling(body: GenerationBody, seed: int) -> dict[str, Any]:
     given = ((name, getattr(body, name)) for name in _SAMPLING_FIELDS)
     sampling: dict[str, Any] = {name: value for name, value in given if value is not None}
-    sampling["seed"] = seed if body.seed is None else body.seed % SEED_LIMIT
+    sampling["seed"] = seed if body.seed is None else seed_within_limit(body.seed)
     if sampling.get("top_k") == -1:  # vLLM's other way to say off
         sampling["top_k"] = 0
     if body.logit_bias:
