@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.depth import PROFILES, depth, is_deep
+from tests.tiny_swarm import TinySwarm, tiny_swarm_of_processes
+
+TESTS = Path(__file__).parent
+SWARMS = ("tiny_swarm", "swarm_url")
+"""Fixtures that are worth a process of their own: each is started once in a run."""
+STORIES = {"e2e", "faults", "nat", "notebooks", "operate", "page"}
+"""Folders whose files take long: they come first, so that none is left when all else is done."""
 
 for _name, _examples in PROFILES.items():
     settings.register_profile(_name, settings(), max_examples=_examples)
@@ -21,6 +32,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("deep")]
         items[:] = [item for item in items if not item.get_closest_marker("deep")]
         config.hook.pytest_deselected(items=left_out)
+    items.sort(key=lambda item: not STORIES & set(item.path.parts))
+
+
+class BySwarm(LoadScopeScheduling):  # type: ignore[misc]
+    """A file runs in one process, where what it shares is made once, and so do all files that share a swarm."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid.partition("::")[0])
+
+
+@cache
+def _scope(path: str) -> str:
+    text = (TESTS.parent / path).read_text(encoding="utf-8")
+    return next((swarm for swarm in SWARMS if swarm in text), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BySwarm:
+    return BySwarm(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,3 +62,9 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="session")
+def tiny_swarm() -> Iterator[TinySwarm]:
+    with tiny_swarm_of_processes() as swarm:
+        yield swarm

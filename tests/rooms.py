@@ -11,6 +11,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.errors": "display",
     "p2pnet.config": "",
     "p2pnet.messages": "",
+    "p2pnet.status_messages": "messages",
     "p2pnet.identity": "errors",
     "p2pnet.rate_limit": "",
     "p2pnet.flow": "",
@@ -19,29 +20,32 @@ ROOMS: dict[str, str] = {
     "p2pnet.network.hivemind": "errors config identity network network.libp2p",
     "p2pnet.records": "errors messages identity network",
     "p2pnet.features": "errors messages",
-    "p2pnet.wire": "errors messages",
+    "p2pnet.wire": "errors messages status_messages",
     "p2pnet.directory": "errors network records",
-    "p2pnet.client": "errors config messages network wire",
+    "p2pnet.client": "errors config messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind directory",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
-    "p2pnet.worker.text": "display errors messages worker.checkpoints",
-    "p2pnet.worker.embedding": "errors messages worker.checkpoints",
+    "p2pnet.worker.text": "display errors messages wire worker.checkpoints",
+    "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.backends": (
         "display errors config messages flow network records features wire worker.backend worker.speed "
         "worker.checkpoints worker.text worker.embedding worker.engine"
     ),
-    "p2pnet.worker.observability": "display errors messages network records worker.catalogue worker.speed",
+    "p2pnet.worker.observability": (
+        "display errors messages status_messages network records worker.catalogue worker.speed"
+    ),
     "p2pnet.worker.announcing": "config identity network records wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config messages rate_limit flow network records wire worker.backend worker.observability"
+        "errors config messages status_messages rate_limit flow network records wire worker.backend "
+        "worker.observability"
     ),
     "p2pnet.worker.owner": "errors",
     "p2pnet.worker.serve": (
-        "errors config messages identity network worker.backend worker.catalogue worker.observability "
+        "errors config status_messages identity network worker.backend worker.catalogue worker.observability "
         "worker.announcing worker.streams worker.owner"
     ),
     "p2pnet.worker.benchmark": "errors messages worker.backend",

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Outcome, Start, free_port, processes, run, wait_until
+from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Outcome, free_port, run
+from tests.tiny_swarm import TinySwarm
 
 pytestmark = pytest.mark.timeout(300)
 
 NOBODY = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
 
 
-@dataclass(frozen=True)
-class Swarm:
-    start: Start
-    address: str
-    gateway: str
-
-    def examined(self, *flags: str) -> Outcome:
-        return run("doctor", *TCP_AND_QUIC_ON_LOOPBACK, *flags, root=self.start.root)
-
-
-@pytest.fixture(scope="module")
-def swarm() -> Iterator[Swarm]:
-    with processes("doctor") as start:
-        address = start.bootstrap().ready.address
-        worker = start.worker("--model", "tiny", "--kv-memory", "32MB", peer=address)
-        gateway = start.gateway(peer=address).ready.http
-        worker.wait_ready()
-        assert gateway is not None
-        wait_until(lambda: '"tiny"' in httpx.get(f"{gateway}/v1/models").text, "the gateway has found the worker")
-        yield Swarm(start, address, gateway)
+def examined(swarm: TinySwarm, *flags: str) -> Outcome:
+    return run("doctor", *TCP_AND_QUIC_ON_LOOPBACK, *flags, root=swarm.start.root)
 
 
 def levels(outcome: Outcome) -> dict[str, str]:
@@ -48,8 +28,8 @@ def levels(outcome: Outcome) -> dict[str, str]:
     return found
 
 
-def test_all_is_well(swarm: Swarm) -> None:
-    outcome = swarm.examined("--initial-peers", swarm.address, "--gateway", swarm.gateway, "--json")
+def test_all_is_well(tiny_swarm: TinySwarm) -> None:
+    outcome = examined(tiny_swarm, "--initial-peers", tiny_swarm.address, "--gateway", tiny_swarm.url, "--json")
     assert (outcome.status, outcome.stderr) == (0, ""), outcome.stdout
     found = levels(outcome)
     for check in ("versions", "gpu", "ports", "p2pd", "bootstrap", "clock", "nat", "relay", "round trip", "gateway"):
@@ -57,10 +37,10 @@ def test_all_is_well(swarm: Swarm) -> None:
     assert {"disk", "memory"} <= set(found)
 
 
-def test_a_dead_bootstrap_is_one_clear_line(swarm: Swarm) -> None:
+def test_a_dead_bootstrap_is_one_clear_line(tiny_swarm: TinySwarm) -> None:
     """What else there is to look at is looked at."""
     dead = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{NOBODY}"
-    outcome = swarm.examined("--initial-peers", dead)
+    outcome = examined(tiny_swarm, "--initial-peers", dead)
     assert outcome.status == 1
     lines = outcome.stdout.splitlines()
     (at,) = [index for index, line in enumerate(lines) if line.startswith("failed  bootstrap")]
@@ -70,7 +50,7 @@ def test_a_dead_bootstrap_is_one_clear_line(swarm: Swarm) -> None:
     assert any(line.startswith("warning clock") for line in lines)
     assert any(line.startswith("ok      gpu") for line in lines)
     assert "Traceback" not in outcome.stderr
-    both = swarm.examined("--initial-peers", dead, "--initial-peers", swarm.address, "--json")
+    both = examined(tiny_swarm, "--initial-peers", dead, "--initial-peers", tiny_swarm.address, "--json")
     assert both.status == 1
     assert levels(both) | {"disk": "", "memory": ""} == {
         **dict.fromkeys(("versions", "gpu", "ports", "p2pd", "clock", "nat", "relay", "round trip"), "ok"),
@@ -78,8 +58,8 @@ def test_a_dead_bootstrap_is_one_clear_line(swarm: Swarm) -> None:
     }
 
 
-def test_no_network_and_no_free_port(swarm: Swarm) -> None:
-    outcome = run("doctor", "--listen", swarm.address.split("/p2p/")[0], root=swarm.start.root)
+def test_no_network_and_no_free_port(tiny_swarm: TinySwarm) -> None:
+    outcome = run("doctor", "--listen", tiny_swarm.address.split("/p2p/")[0], root=tiny_swarm.start.root)
     assert outcome.status == 1
     assert "failed  bootstrap  There is no network to join" in outcome.stdout
     assert "failed  ports      nothing can listen on" in outcome.stdout

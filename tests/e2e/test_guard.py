@@ -22,6 +22,7 @@ from p2pnet.identity import Identity
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, TextPrompt
 from p2pnet.peer import Peer
 from p2pnet.status_messages import Status
+from tests.e2e.scripted import scripted
 from tests.processes import Process, Start, processes, run
 from tests.stories import peer
 
@@ -33,6 +34,7 @@ LONG = 3000
 
 OPEN = ("--max-concurrency", "2", "--block-gateway", BLOCKED.peer_id, "--max-request-bytes", "20kB")
 METRICS = ("--metrics-port", "0")
+VECTORS = {"model": "vectors", "dimensions": 4}
 CLOSED = ("--allow-gateway", FIRST.peer_id, "--max-request-seconds", "1")
 
 Events = AsyncGenerator[Accepted | TextDelta | Finished, None]
@@ -53,7 +55,7 @@ def swarm() -> Iterator[Swarm]:
     with processes("guard") as start:
         address = start.bootstrap().ready.address
         workers = [
-            start.worker("--model", "tiny", "--served-name", name, *flags, peer=address, name=name)
+            scripted(start, address, name, "so " * LONG, *flags, beside=[VECTORS])
             for name, flags in (("open", (*OPEN, *METRICS)), ("closed", CLOSED))
         ]
         for worker in workers:
@@ -119,7 +121,7 @@ async def test_a_probe_tells_of_the_worker_also_when_it_is_full(swarm: Swarm, tm
         assert "/p2pnet/status/1" in record.protocols
         idle = await first.probe(swarm.open)
         assert idle.is_serving
-        assert (idle.load.running, idle.load.slots) == (0, 4), "tiny generates and embeds"
+        assert (idle.load.running, idle.load.slots) == (0, 4), "two of each model"
         assert idle.record_sequence >= record.sequence
         # When all of its slots are taken, then it says so as readily.
         held = [await first.begin(swarm.open) for _ in range(2)]

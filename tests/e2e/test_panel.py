@@ -27,6 +27,11 @@ def start() -> Iterator[Start]:
         yield starting
 
 
+@pytest.fixture(scope="module")
+def address(start: Start) -> str:
+    return start.bootstrap().ready.address
+
+
 @contextmanager
 def serving(start: Start, *arguments: str) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
     """`p2pnet serve` on a terminal of its own."""
@@ -48,10 +53,9 @@ def serving(start: Start, *arguments: str) -> Iterator[tuple[Terminal, subproces
                     child.wait(60)
 
 
-def test_a_panel_below_the_log(start: Start) -> None:
+def test_a_panel_below_the_log(start: Start, address: str) -> None:
     """Given a worker on a terminal, when it serves, is paused and stopped, then the panel says so, each log line is
     there once, and the terminal is left clean."""
-    address = start.bootstrap().ready.address
     gateway = start.gateway(peer=address).ready.http
     with serving(start, "--name", "anna", "--initial-peers", address) as (terminal, child):
         terminal.wait_for("serving")
@@ -74,8 +78,7 @@ def test_a_panel_below_the_log(start: Start) -> None:
     assert "Traceback" not in screen
 
 
-def test_no_panel_where_none_is_wanted(start: Start) -> None:
-    address = start.bootstrap().ready.address
+def test_no_panel_where_none_is_wanted(start: Start, address: str) -> None:
     with serving(start, "--no-panel", "--initial-peers", address) as (terminal, child):
         terminal.wait_for("Ctrl-C stops it.")
         child.send_signal(signal.SIGINT)

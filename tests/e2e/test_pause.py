@@ -22,6 +22,7 @@ from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
 from p2pnet.errors import Draining
 from p2pnet.messages import GenerateRequest, TextPrompt
 from p2pnet.peer import Peer
+from tests.e2e.scripted import scripted
 from tests.processes import Process, Start, processes, run, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -55,12 +56,12 @@ class Swarm:
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[Swarm]:
-    wishes = {"signalled": (), "closed": ("--schedule", HOURS, "--pause-when-busy", "1")}
     with processes("pause") as start:
         address = start.bootstrap().ready.address
+        hours = ("--schedule", HOURS, "--pause-when-busy", "1")
         workers = {
-            name: start.worker("--model", "tiny", "--served-name", name, *flags, peer=address, name=name)
-            for name, flags in wishes.items()
+            "signalled": scripted(start, address, "signalled", "so " * (LONG + 1)),
+            "closed": start.worker("--model", "tiny", "--served-name", "closed", *hours, peer=address, name="closed"),
         }
         url = start.gateway(peer=address).ready.http
         assert url is not None

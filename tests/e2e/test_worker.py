@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ from p2pnet.messages import (
 )
 from p2pnet.peer import Peer
 from p2pnet.records import ModelCard
-from tests.processes import Process, processes
+from tests.processes import Process
+from tests.tiny_swarm import TinySwarm
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -52,27 +52,9 @@ SCHEMA = json.dumps(
 )
 
 
-@dataclass(frozen=True)
-class Swarm:
-    """A bootstrap and two workers that run the same model."""
-
-    address: str
-    workers: tuple[Process, Process]
-
-
-@pytest.fixture(scope="module")
-def swarm() -> Iterator[Swarm]:
-    with processes("worker") as start:
-        address = start.bootstrap().ready.address
-        one, other = (start.worker("--model", "tiny", "--kv-memory", "32MB", peer=address, name=name) for name in "ab")
-        one.wait_ready()
-        other.wait_ready()
-        yield Swarm(address, (one, other))
-
-
 @asynccontextmanager
-async def joined(swarm: Swarm, folder: Path) -> AsyncIterator[Peer]:
-    config = NetworkConfig(folder / "key", LOOPBACK_LISTEN, initial_peers=(swarm.address,), is_client=True)
+async def joined(tiny_swarm: TinySwarm, folder: Path) -> AsyncIterator[Peer]:
+    config = NetworkConfig(folder / "key", LOOPBACK_LISTEN, initial_peers=(tiny_swarm.address,), is_client=True)
     peer = await Peer.join(config)
     try:
         yield peer
@@ -98,24 +80,25 @@ def ids_of(events: list[Accepted | TextDelta | Finished]) -> tuple[int, ...]:
     return tuple(token_id for delta in deltas_of(events) for token_id in delta.token_ids)
 
 
-async def test_another_worker_goes_on_where_one_was(swarm: Swarm, tmp_path: Path) -> None:
+async def test_another_worker_goes_on_where_one_was(tiny_swarm: TinySwarm, tmp_path: Path) -> None:
     """Given half of a sampled answer of one worker, when another resumes it, then the whole is the same."""
     sampling = Sampling(seed=3, temperature=1.2, presence_penalty=0.5)
-    async with joined(swarm, tmp_path) as peer:
-        whole = await ask(peer, swarm.workers[0], sampling=sampling, max_tokens=60, ignore_eos=True)
+    async with joined(tiny_swarm, tmp_path) as peer:
+        one, other = tiny_swarm.workers
+        whole = await ask(peer, one, sampling=sampling, max_tokens=60, ignore_eos=True)
         deltas = deltas_of(whole)
         half = deltas[: len(deltas) // 2]
         seen = tuple(token_id for delta in half for token_id in delta.token_ids)
         assert 0 < len(seen) < 60
-        rest = await ask(peer, swarm.workers[1], sampling=sampling, max_tokens=60, ignore_eos=True, resume_tokens=seen)
+        rest = await ask(peer, other, sampling=sampling, max_tokens=60, ignore_eos=True, resume_tokens=seen)
     assert seen + ids_of(rest) == ids_of(whole)
     assert "".join(delta.text for delta in half) + text_of(rest) == text_of(whole)
 
 
-async def test_forms_choices_and_logprobs(swarm: Swarm, tmp_path: Path) -> None:
-    async with joined(swarm, tmp_path) as peer:
+async def test_forms_choices_and_logprobs(tiny_swarm: TinySwarm, tmp_path: Path) -> None:
+    async with joined(tiny_swarm, tmp_path) as peer:
         events = await ask(
-            peer, swarm.workers[0], response_format=JsonSchemaFormat(SCHEMA), max_tokens=200, n=2, logprobs=2
+            peer, tiny_swarm.workers[0], response_format=JsonSchemaFormat(SCHEMA), max_tokens=200, n=2, logprobs=2
         )
     end = events[-1]
     assert isinstance(end, Finished)
@@ -127,9 +110,9 @@ async def test_forms_choices_and_logprobs(swarm: Swarm, tmp_path: Path) -> None:
             assert [entry.token_id for entry in delta.logprobs] == list(delta.token_ids)
 
 
-async def test_the_load_rides_on_accepted_and_finished(swarm: Swarm, tmp_path: Path) -> None:
-    async with joined(swarm, tmp_path) as peer:
-        events = await ask(peer, swarm.workers[0], max_tokens=20, ignore_eos=True)
+async def test_the_load_rides_on_accepted_and_finished(tiny_swarm: TinySwarm, tmp_path: Path) -> None:
+    async with joined(tiny_swarm, tmp_path) as peer:
+        events = await ask(peer, tiny_swarm.workers[0], max_tokens=20, ignore_eos=True)
     accepted, end = events[0], events[-1]
     assert isinstance(accepted, Accepted) and isinstance(end, Finished)
     assert accepted.load.sampled_ms > 0 and accepted.load.slots > 0
@@ -138,25 +121,25 @@ async def test_the_load_rides_on_accepted_and_finished(swarm: Swarm, tmp_path: P
         assert measure.value > 0 and measure.sampled_ms > 0
 
 
-async def test_what_it_cannot_do_is_refused_by_name(swarm: Swarm, tmp_path: Path) -> None:
+async def test_what_it_cannot_do_is_refused_by_name(tiny_swarm: TinySwarm, tmp_path: Path) -> None:
     """The bundled model's chat template has no tools; tokens that are none are the client's fault."""
-    async with joined(swarm, tmp_path) as peer:
+    async with joined(tiny_swarm, tmp_path) as peer:
         with pytest.raises(FeatureMissing, match="tools"):
-            await ask(peer, swarm.workers[0], prompt=ChatPrompt(QUESTION.messages, (Tool("look"),)))
+            await ask(peer, tiny_swarm.workers[0], prompt=ChatPrompt(QUESTION.messages, (Tool("look"),)))
         with pytest.raises(InvalidRequest, match="vocabulary"):
-            await ask(peer, swarm.workers[0], sampling=Sampling(logit_bias={1 << 20: 1.0}))
+            await ask(peer, tiny_swarm.workers[0], sampling=Sampling(logit_bias={1 << 20: 1.0}))
 
 
-async def test_the_bundled_model_embeds_too(swarm: Swarm, tmp_path: Path) -> None:
+async def test_the_bundled_model_embeds_too(tiny_swarm: TinySwarm, tmp_path: Path) -> None:
     """Announced with its task; texts that are alike are nearer to one another than others."""
     texts = ("How do I lend my computer?", "How can I lend a machine?", "Is the transport encrypted?")
-    async with joined(swarm, tmp_path) as peer:
-        ready = swarm.workers[0].ready
+    async with joined(tiny_swarm, tmp_path) as peer:
+        ready = tiny_swarm.workers[0].ready
         request = EmbedRequest("e1", "tiny", tuple(map(TextPrompt, texts)), dimensions=64)
         events = [event async for event in embed(peer.network, ready.peer_id, request, ready.addresses)]
         cards = await _cards(peer, ready.peer_id)
         with pytest.raises(ModelNotFound):
-            await ask(peer, swarm.workers[0], model="nothing")
+            await ask(peer, tiny_swarm.workers[0], model="nothing")
     vectors = {event.index: struct.unpack("<64f", event.vector) for event in events if isinstance(event, Embedding)}
     assert sorted(vectors) == [0, 1, 2]
     assert all(abs(sum(x * x for x in vector) - 1) < 1e-5 for vector in vectors.values())

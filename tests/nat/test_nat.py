@@ -17,9 +17,11 @@ from tests.requirements import requires_network_namespaces, requires_tools
 
 pytestmark = pytest.mark.timeout(300)
 
+MODEL = "words"
 TOKENS = 2000
+TOKEN_DELAY_S = 0.002
 MAX_SECONDS = 30
-"""From the start of the worker's process to the last token; half of it is importing torch and computing."""
+"""From the start of the worker's process to the last token."""
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31337/quic-v1")
 LIBP2P_DEFAULT_CIRCUIT_BYTES = 128 << 10
 """Where a relay cuts a circuit, silently, unless it is told otherwise."""
@@ -54,7 +56,7 @@ def test_a_worker_behind_nat_serves_through_the_relay(segment: Topology, start: 
 
     began_s = time.monotonic()
     worker = _worker_behind_nat(start, worker_host, address)
-    record = _wait_for_circuit(start, gateway_host, address, worker)
+    record = _wait_for_circuit(start, gateway_host, gateway, address, worker)
     announced_s = time.monotonic() - began_s
     print("announced:", *record["addresses"])
     assert any(f"/p2p/{bootstrap.ready.peer_id}/p2p-circuit" in dialled for dialled in record["addresses"])
@@ -86,7 +88,7 @@ def test_both_behind_nat(segment: Topology, start: Start) -> None:
     _assert_unreachable(gateway_host, worker_host, worker_router)
     _assert_unreachable(worker_host, gateway_host, gateway_router)
     worker = _worker_behind_nat(start, worker_host, address)
-    _wait_for_circuit(start, gateway_host, address, worker)
+    _wait_for_circuit(start, gateway_host, gateway, address, worker)
     for _ in range(2):  # the second one may find a direct connection
         completion = _complete(gateway_host, gateway)
         assert completion.is_done
@@ -131,7 +133,11 @@ def _gateway(start: Start, host: Host, address: str) -> Process:
 
 
 def _worker_behind_nat(start: Start, host: Host, address: str) -> Process:
-    arguments = ("serve", "--model", "tiny", "--behind-nat", *LISTEN, "--initial-peers", address)
+    """What it says is written down: the network is looked at here."""
+    script = start.root / "script.json"
+    says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
+    script.write_text(json.dumps([{"model": MODEL, **says}]))
+    arguments = ("serve", "--script", str(script), "--behind-nat", *LISTEN, "--initial-peers", address)
     return start(*arguments, prefix=host.prefix)
 
 
@@ -151,7 +157,9 @@ def _assert_unreachable(seeker: Host, hidden: Host, router: Host) -> None:
         assert probe.returncode in (7, 28), f"{target} can be reached from outside"  # no route, or no answer
 
 
-def _wait_for_circuit(start: Start, seeker: Host, address: str, worker: Process) -> dict[str, list[str]]:
+def _wait_for_circuit(
+    start: Start, seeker: Host, gateway: Process, address: str, worker: Process
+) -> dict[str, list[str]]:
     """The worker's record, once the directory has it with an address through a relay."""
     found: list[dict[str, list[str]]] = []
 
@@ -163,6 +171,8 @@ def _wait_for_circuit(start: Start, seeker: Host, address: str, worker: Process)
         return any("/p2p-circuit" in dialled for record in found for dialled in record["addresses"])
 
     worker.wait_ready()
+    models = f"{gateway.ready.http}/v1/models"  # cheaper to ask again and again than the directory is
+    wait_until(lambda: MODEL in seeker.run("curl", "-s", models), "the gateway lists the model")
     wait_until(is_announced, "the directory has the worker with a circuit address")
     return found[0]
 
@@ -183,7 +193,7 @@ class Completion:
 def _complete(host: Host, gateway: Process) -> Completion:
     """Ask the gateway on `host`, on that same machine, for exactly TOKENS tokens."""
     body = {
-        "model": "tiny",
+        "model": MODEL,
         "prompt": "What is p2pnet?",
         "max_tokens": TOKENS,
         "ignore_eos": True,

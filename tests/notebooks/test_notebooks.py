@@ -156,6 +156,7 @@ async def test_a_volunteer_serves_and_leaves(swarm: Swarm, tmp_path: Path) -> No
     assert not (tmp_path / "ready.json").exists()
 
 
+@pytest.mark.deep  # the same cells as above
 async def test_what_does_not_start_says_why(swarm: Swarm, tmp_path: Path) -> None:
     """In the notebook, with the worker's own words."""
     notebook = with_parameters(read("volunteer.ipynb"), initial_peers=["nonsense"], model="tiny", behind_nat=False)

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.processes import processes
 from tests.requirements import requires_tools
+from tests.tiny_swarm import TinySwarm
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,14 +31,10 @@ KEYWORDS = {"and", "or", "unless", "bool", "offset"}
 
 
 @pytest.fixture(scope="module")
-def exported() -> Iterator[set[str]]:
+def exported(tiny_swarm: TinySwarm) -> set[str]:
     """The names of all series that a gateway and a worker serve."""
-    with processes("monitoring") as start:
-        address = start.bootstrap().ready.address
-        worker = start.worker("--model", "tiny", "--metrics-port", "0", peer=address)
-        gateway = start.gateway(peer=address)
-        pages = [f"{gateway.ready.http}/metrics", worker.ready.metrics or ""]
-        yield {name for page in pages for name in series_of(httpx.get(page, timeout=30).raise_for_status().text)}
+    pages = [f"{tiny_swarm.url}/metrics", tiny_swarm.workers[0].ready.metrics or ""]
+    return {name for page in pages for name in series_of(httpx.get(page, timeout=30).raise_for_status().text)}
 
 
 def test_alerts_ask_for_metrics_that_exist(exported: set[str]) -> None:

@@ -21,6 +21,7 @@ import openai
 import pytest
 
 from bench.harness.chain_model import chain_text
+from tests.depth import scaled
 from tests.operate.nginx import Nginx, nginx
 from tests.processes import Process, Start, free_port, processes, wait_until
 from tests.requirements import requires_tools
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.timeout(300)
 MODEL = "chain"
 DELAY_MS = 10
 ASKERS = 6
+REPLACED = scaled(ci=1, deep=2)
+"""Of two gateways, and of two workers."""
 SHORT = 20
 """Tokens of the many answers, 0.2 s each."""
 LONG = 300
@@ -107,7 +110,7 @@ def test_gateways_are_replaced_one_after_the_other_and_no_request_is_lost(site: 
         assert old.leftovers() == []
         site.gateways[index] = site.gateway(site.ports[index])
 
-    answers = asyncio.run(_ask_meanwhile(site, [lambda: replace(0), lambda: replace(1)]))
+    answers = asyncio.run(_ask_meanwhile(site, [lambda: replace(0), lambda: replace(1)][:REPLACED]))
     assert [answer for answer in answers if answer.fault] == []
     assert _asked(site) == {f"127.0.0.1:{port}" for port in site.ports}, "both have served"
 
@@ -123,7 +126,7 @@ def test_workers_are_restarted_one_after_the_other_and_no_request_is_lost(site: 
             url = gateway.ready.http or ""
             wait_until(lambda url=url: workers_of(url) == 2, "the worker is back")  # type: ignore[misc]
 
-    answers = asyncio.run(_ask_meanwhile(site, [lambda: replace(0), lambda: replace(1)]))
+    answers = asyncio.run(_ask_meanwhile(site, [lambda: replace(0), lambda: replace(1)][:REPLACED]))
     assert [answer for answer in answers if answer.fault] == []
 
 
