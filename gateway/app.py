@@ -48,8 +48,8 @@ def create_app(
     app.include_router(openai.surface(service, limits))
     app.include_router(fauxpilot.surface(service, limits))
     app.include_router(ollama.surface(service, limits))
-    if service.knowledge is not None:
-        app.include_router(p2pnet.surface(service.knowledge, limits))
+    if service.observability is not None:
+        app.include_router(p2pnet.surface(service.observability, limits))
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -15,15 +15,15 @@ from gateway.http.proxies import Proxies
 from gateway.http.server import HttpServer, serve_http
 from gateway.membership.table import PeerTable
 from gateway.model_names.naming import Names
+from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.choice_log import ChoiceLog
 from gateway.observability.history import History
 from gateway.observability.http_counts import HttpCounts
-from gateway.observability.knowledge import Sources, model_views, worker_page
-from gateway.observability.live import Live
 from gateway.observability.metrics import GatewayMetrics
 from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import ReportObservers
-from gateway.observability.views import Knowledge, Location
+from gateway.observability.views import Location, Observability
+from gateway.observability.watchers import Watchers
 from gateway.routing.roster import is_served
 from gateway.service import GatewayService
 from gateway.serving import Serving, ServingConfig
@@ -67,9 +67,9 @@ def check_host(host: str, has_keys: bool) -> None:
 class Gateway:
     """A gateway that serves. Make one with `start`."""
 
-    def __init__(self, server: HttpServer, live: Live, closing: AsyncExitStack) -> None:
+    def __init__(self, server: HttpServer, watchers: Watchers, closing: AsyncExitStack) -> None:
         self._server = server
-        self._live = live
+        self._watchers = watchers
         self._closing = closing
 
     @classmethod
@@ -89,7 +89,7 @@ class Gateway:
             history = await History.open(config.history_file)
             opened.push_async_callback(history.close)
             table = PeerTable(directory, known_models=history.known_models)
-            choices, reports, live = ChoiceLog(), ReportObservers(), Live()
+            choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
             metrics = GatewayMetrics(lambda: model_views(sources), streams=lambda: network.open_streams)
@@ -97,14 +97,14 @@ class Gateway:
             overview = OverviewBuilder(sources, history, location, lambda: table.has_refreshed, serving.spans)
             reports.add(history.note, lambda _: history.note_models(table.known_models()))
             reports.add(metrics.note, access.note, overview.note)
-            knowledge = Knowledge(
+            observability = Observability(
                 workers=lambda query: worker_page(sources, history, query),
                 models=lambda: model_views(sources),
                 requests=history.recent,
                 choices=choices.views,
                 overview=overview.look,
                 location=location,
-                live=live,
+                watchers=watchers,
                 scrape=metrics.scrape,
             )
             names = Names(config.aliases, table.models, lambda query: is_served(table.roster, query))
@@ -113,14 +113,14 @@ class Gateway:
                 embed=lambda request, caller: serving.dispatcher.embed(names.resolved(request), caller),
                 list_models=table.models,
                 is_ready=lambda: table.has_refreshed,
-                knowledge=knowledge,
+                observability=observability,
                 code_model_name=config.code_model,
                 aliases=config.aliases,
             )
             app = HttpCounts(create_app(service, config.http, access, config.proxies), metrics.note_http)
             server = await serve_http(app, host, port)
             await opened.enter_async_context(serving)
-            return cls(server, live, opened.pop_all())
+            return cls(server, watchers, opened.pop_all())
 
     @property
     def url(self) -> str:
@@ -128,6 +128,6 @@ class Gateway:
 
     async def stop(self, drain_s: float) -> None:
         """Take no more requests, let running ones finish for `drain_s` seconds."""
-        self._live.close()
+        self._watchers.close()
         await self._server.stop(drain_s)
         await self._closing.aclose()

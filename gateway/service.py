@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.interface import Embed, Generate, ModelEntry
-from gateway.observability.views import Knowledge
+from gateway.observability.views import Observability
 
 
 def _new_id() -> str:
@@ -25,14 +25,14 @@ def _new_seed() -> int:
 
 @dataclass(frozen=True)
 class GatewayService:
-    """What a surface may ask for. Without `knowledge` the gateway tells nothing of itself. `now` is Unix time in
+    """What a surface may ask for. Without `observability` the gateway tells nothing of itself. `now` is Unix time in
     seconds; `make_seed` gives 63 random bits."""
 
     generate: Generate
     embed: Embed
     list_models: Callable[[], Sequence[ModelEntry]]
     is_ready: Callable[[], bool]
-    knowledge: Knowledge | None = None
+    observability: Observability | None = None
     now: Callable[[], float] = time.time
     make_id: Callable[[], str] = _new_id
     make_seed: Callable[[], int] = _new_seed

@@ -28,7 +28,8 @@ from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, W
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer
 from gateway.peers.worker import Worker
-from gateway.queueing.admission import Admission, Ticket
+from gateway.queueing.admission import Admission
+from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of

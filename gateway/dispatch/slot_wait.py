@@ -9,7 +9,8 @@ from gateway.dispatch.attempt import Monotonic
 from gateway.dispatch.failure_policy import FailurePolicy
 from gateway.dispatch.request_trace import RequestTrace
 from gateway.interface import Waiting
-from gateway.queueing.admission import Admission, Ticket
+from gateway.queueing.admission import Admission
+from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.failures import failures_of
 from gateway.observability.history import History
-from gateway.observability.knowledge import Sources, model_views, worker_page
 from gateway.observability.mesh import mesh_of, relays_of
 from gateway.observability.recent import MAX_REQUESTS, RequestQuery, WorkerStatistics
 from gateway.observability.reports import RequestReport

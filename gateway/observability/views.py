@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.observability.failures import FailureSeen
-from gateway.observability.live import Live
 from gateway.observability.mesh import Mesh
 from gateway.observability.recent import Kept, RequestQuery, WorkerStatistics
 from gateway.observability.timeline import Series
+from gateway.observability.watchers import Watchers
 
 LOST = "lost"
 """The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
@@ -186,9 +186,9 @@ class Location:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class Observability:
     """What a surface may ask for, to show it. Requests and choices come newest first; `overview` may be a second
-    old; `live` lets in who watches; `scrape` gives text for Prometheus."""
+    old; `watchers` lets in who watches; `scrape` gives text for Prometheus."""
 
     workers: Callable[[WorkerQuery], WorkerPage]
     models: Callable[[], Sequence[ModelView]]
@@ -196,5 +196,5 @@ class Knowledge:
     choices: Callable[[], Sequence[ChoiceView]]
     overview: Callable[[], Overview]
     location: Location
-    live: Live
+    watchers: Watchers
     scrape: Callable[[], Awaitable[bytes]]

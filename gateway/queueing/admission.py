@@ -15,7 +15,7 @@ from itertools import islice
 
 from gateway.queueing.fair_queue import may_wait
 from gateway.queueing.model_queue import ModelQueue
-from gateway.queueing.ticket import Ticket as Ticket
+from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError

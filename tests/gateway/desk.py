@@ -1,4 +1,4 @@
-"""A gateway's knowledge behind HTTP, with everything in the test's hands."""
+"""What a gateway tells of itself, behind HTTP, with everything in the test's hands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.choice_log import ChoiceLog
 from gateway.observability.history import History
-from gateway.observability.knowledge import Sources, model_views, worker_page
-from gateway.observability.live import Live
 from gateway.observability.metrics import GatewayMetrics
 from gateway.observability.overview import OverviewBuilder
-from gateway.observability.views import Knowledge, Location
+from gateway.observability.views import Location, Observability
+from gateway.observability.watchers import Watchers
 from gateway.peers.worker import Worker
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import Busy, InvalidRequest
@@ -36,7 +36,7 @@ def worker(peer_id: str = ANN, *models: str, **changes: Any) -> Worker:
 
 
 class Desk:
-    """A gateway's knowledge with everything in the test's hands."""
+    """What a gateway tells of itself, with everything in the test's hands."""
 
     def __init__(self, history: History) -> None:
         self.workers: list[Worker] = []
@@ -55,19 +55,19 @@ class Desk:
         )
         location = Location(peer("gateway").peer_id, (BOOTSTRAP,))
         self.overview = OverviewBuilder(sources, history, location, lambda: True)
-        self.live = Live(max_watchers=1)
-        knowledge = Knowledge(
+        self.watchers = Watchers(max_watchers=1)
+        observability = Observability(
             workers=lambda query: worker_page(sources, history, query),
             models=lambda: model_views(sources),
             requests=history.recent,
             choices=self.choices.views,
             overview=self.overview.look,
             location=location,
-            live=self.live,
+            watchers=self.watchers,
             scrape=self.metrics.scrape,
         )
         app = FastAPI()
-        app.include_router(p2pnet.surface(knowledge))
+        app.include_router(p2pnet.surface(observability))
         app.add_exception_handler(InvalidRequest, refused)
         app.add_exception_handler(Busy, too_many)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.http import sse
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import UnbufferedResponse, until_disconnect
-from gateway.observability.live import Live
 from gateway.observability.views import Overview
+from gateway.observability.watchers import Watchers
 from gateway.surfaces.p2pnet import render
 
 LOOK_S = 1.0
@@ -54,16 +54,16 @@ class LiveReply(UnbufferedResponse):
     anything is sent, where too many watch."""
 
     def __init__(
-        self, overview: Callable[[], Overview], live: Live, limits: HttpLimits, look_s: float = LOOK_S
+        self, overview: Callable[[], Overview], watchers: Watchers, limits: HttpLimits, look_s: float = LOOK_S
     ) -> None:
         super().__init__("text/event-stream", cache_control="no-store")
         self._overview = overview
-        self._live = live
+        self._watchers = watchers
         self._limits = limits
         self._look_s = look_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._live.watching() as closing:
+        with self._watchers.watching() as closing:
             ends: Ends = {asyncio.ensure_future(closing.wait()), asyncio.ensure_future(until_disconnect(receive))}
             try:
                 await self._show(send, ends)

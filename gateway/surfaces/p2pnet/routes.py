@@ -1,6 +1,6 @@
 """The routes of the gateway's own API: workers, models, requests, the overview, and metrics.
 
-Thin routes over `Knowledge`. Read only, without prompts, answers or callers' names.
+Thin routes over `Observability`. Read only, without prompts, answers or callers' names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from gateway.http.json_response import EncodedJson
 from gateway.http.limits import HttpLimits
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.observability.recent import RequestQuery
-from gateway.observability.views import Knowledge, WorkerQuery
+from gateway.observability.views import Observability, WorkerQuery
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
 from p2pnet.errors import InvalidRequest
@@ -23,18 +23,18 @@ MAX_LIMIT = 1000
 MAX_NUMBER = 1 << 53
 
 
-def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter:
+def surface(observability: Observability, limits: HttpLimits | None = None) -> APIRouter:
     """The routes. They raise InvalidRequest, or Busy where too many watch; the application answers it."""
     routes = APIRouter(tags=["p2pnet"])
 
     @routes.get("/p2pnet/v1/workers", summary="The workers, how they are and how fast")
     async def workers(request: Request) -> Response:
         query = WorkerQuery(_limit(request), _word(request, "model"), _word(request, "worker"))
-        return _json(render.workers(knowledge.workers(query)))
+        return _json(render.workers(observability.workers(query)))
 
     @routes.get("/p2pnet/v1/models", summary="The models: workers, capacity, queue")
     async def models() -> Response:
-        return _json(render.models(knowledge.models()))
+        return _json(render.models(observability.models()))
 
     @routes.get("/p2pnet/v1/requests", summary="The last requests, with their routes")
     async def requests(request: Request) -> Response:
@@ -46,27 +46,27 @@ def surface(knowledge: Knowledge, limits: HttpLimits | None = None) -> APIRouter
             outcome=_word(request, "outcome"),
             request_id=_word(request, "request_id"),
         )
-        return _json(render.requests(knowledge.requests(query), query.limit))
+        return _json(render.requests(observability.requests(query), query.limit))
 
     @routes.get("/p2pnet/v1/choices", summary="The last choices of a worker, with their reasons")
     async def choices() -> Response:
-        return _json(render.choices(knowledge.choices()))
+        return _json(render.choices(observability.choices()))
 
     @routes.get("/p2pnet/v1/overview", summary="All of it at a glance")
     async def overview() -> Response:
-        return _json(render.overview(knowledge.overview()))
+        return _json(render.overview(observability.overview()))
 
     @routes.get("/p2pnet/v1/live", summary="The same as server-sent events, as it changes")
     async def live() -> Response:
-        return LiveReply(knowledge.overview, knowledge.live, limits or HttpLimits())
+        return LiveReply(observability.overview, observability.watchers, limits or HttpLimits())
 
     @routes.get("/p2pnet/v1/join", summary="What whoever wants to lend a machine runs")
     async def join() -> Response:
-        return _json(render.join(knowledge.location))
+        return _json(render.join(observability.location))
 
     @routes.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:
-        return Response(await knowledge.scrape(), headers={"content-type": CONTENT_TYPE})
+        return Response(await observability.scrape(), headers={"content-type": CONTENT_TYPE})
 
     return routes
 

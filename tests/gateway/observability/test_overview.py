@@ -159,7 +159,7 @@ def test_the_first_look_shows_everything_and_the_next_what_has_changed(desk: Des
 
 
 def call(desk: Desk, limits: HttpLimits | None = None) -> AsgiCall:
-    reply = LiveReply(desk.overview.look, desk.live, limits or HttpLimits(), LOOK_S)
+    reply = LiveReply(desk.overview.look, desk.watchers, limits or HttpLimits(), LOOK_S)
     return AsgiCall(reply, "/p2pnet/v1/live", {}, "GET")
 
 
@@ -169,10 +169,10 @@ async def test_a_watcher_sees_a_worker_come_and_goes_away(desk: Desk) -> None:
     desk.workers = [worker(ANN)]
     desk.now_s += 1
     await watching.until_sent(ANN.encode())
-    assert desk.live.watchers == 1
+    assert desk.watchers.count == 1
     watching.disconnect()
     await watching.task
-    assert desk.live.watchers == 0
+    assert desk.watchers.count == 0
 
 
 async def test_a_silent_network_is_kept_alive(desk: Desk) -> None:
@@ -185,7 +185,7 @@ async def test_a_silent_network_is_kept_alive(desk: Desk) -> None:
 async def test_a_gateway_that_stops_lets_its_watchers_go(desk: Desk) -> None:
     watching = call(desk)
     await watching.until_sent(b"event: workers")
-    desk.live.close()
+    desk.watchers.close()
     await asyncio.wait_for(watching.task, 5)
     assert watching.is_complete
 
@@ -195,7 +195,7 @@ async def test_a_watcher_that_reads_nothing_is_let_go(desk: Desk) -> None:
     await watching.until_sent(b"event: workers")
     watching.may_send.clear()
     await asyncio.wait_for(watching.task, 5)
-    assert desk.live.watchers == 0
+    assert desk.watchers.count == 0
 
 
 async def test_one_too_many_is_told_so(desk: Desk) -> None:
