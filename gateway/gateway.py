@@ -1,4 +1,4 @@
-"""Puts a gateway together, on a peer that has joined: what serves, what remembers, HTTP. It holds no model."""
+"""Puts a whole gateway together, on a peer that has joined. It holds no model."""
 
 from __future__ import annotations
 

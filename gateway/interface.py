@@ -1,4 +1,4 @@
-"""What the layers of a gateway say to one another: who asks, what is asked for, and the events that come back.
+"""Defines what the layers of a gateway say to one another: callers, callables and events.
 
 The bottom of the gateway: every layer may import it, and it imports none.
 """

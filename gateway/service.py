@@ -1,4 +1,4 @@
-"""The GatewayService: what the HTTP surfaces may ask of the rest of the gateway, as a handful of callables.
+"""The GatewayService: all that the HTTP surfaces may ask of the rest of the gateway.
 
 Knows nothing of HTTP dialects, peers or routing. Tests hand in plain functions.
 """

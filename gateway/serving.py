@@ -1,4 +1,4 @@
-"""The half of a gateway behind HTTP: peer table, prober, admission, watch and dispatcher, put together."""
+"""Puts the half of a gateway behind HTTP together."""
 
 from __future__ import annotations
 

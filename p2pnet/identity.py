@@ -1,4 +1,4 @@
-"""Who a peer is: an Ed25519 key file, the peer id made from it, and signatures bound to a purpose.
+"""Makes and keeps a peer's identity: the key file, the peer id, and signatures.
 
 The peer id contains the public key (an identity multihash), so a signature is checked from the id alone. Knows
 nothing of what is signed. Key file and peer id follow https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md

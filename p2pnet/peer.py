@@ -1,4 +1,4 @@
-"""Puts a peer together: identity, network and directory, ready to be used by a worker, a gateway or a command."""
+"""Puts a peer together: identity, network and directory."""
 
 from __future__ import annotations
 

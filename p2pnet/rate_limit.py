@@ -1,4 +1,4 @@
-"""How often each of many strangers may ask: so many times a minute, a few of them at once.
+"""Limits how often each of many strangers may ask.
 
 The generic cell rate algorithm (ITU-T I.371): a bucket of tokens that keeps one number for each stranger, the time at
 which it would be full again. Knows nothing of who they are, and keeps no clock.

@@ -1,4 +1,4 @@
-"""One worker's part in a request: waits for its events, measures them, and can be cut short from outside.
+"""Runs one worker's part in a request: waits for its events, measures them, and can be cut short.
 
 Owns the slot that was reserved at the worker, until `end`. Knows nothing of what the events say beyond their kind.
 """

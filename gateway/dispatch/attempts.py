@@ -1,4 +1,4 @@
-"""Starts attempts, and ends them: what an end means for the slot, the worker's health, the queue and the trace.
+"""Starts attempts and ends them, with all that an end means for others.
 
 Knows nothing of what comes between the two.
 """

@@ -1,4 +1,4 @@
-"""How far the answer to an embed request has come, and the request for the vectors that are missing. Pure."""
+"""Knows which vectors of an embed request have come, and makes the request for the others. Pure."""
 
 from __future__ import annotations
 

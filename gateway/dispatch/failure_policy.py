@@ -1,4 +1,4 @@
-"""What has gone wrong with one request since its last token, and what its client is told when that is the end of it."""
+"""Decides what the failures of one request come to, and what its client is told in the end."""
 
 from __future__ import annotations
 

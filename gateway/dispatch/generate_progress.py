@@ -1,4 +1,5 @@
-"""How far a generated answer has come, and the request for what is left of it. Pure: the heart of going on elsewhere.
+"""Knows how far a generated answer has come, and makes the request for the rest of it. Pure: the heart of going on
+elsewhere.
 
 What was passed on to the client cannot be taken back. So an answer goes on from the ids of the tokens that were passed
 on, at a worker with the same digest, which gives the same tokens (see `p2pnet.messages.GenerateRequest.resume_tokens`);

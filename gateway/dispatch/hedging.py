@@ -1,4 +1,4 @@
-"""When a second worker is asked for the same answer: the first token is later than it usually is. Decides, asks nobody.
+"""Decides when a second worker is asked for an answer whose first token is late. Asks nobody.
 
 Dean and Barroso, "The Tail at Scale" (2013): a second request sent after the usual 95th percentile costs a few per cent
 of work and cuts most of the tail.

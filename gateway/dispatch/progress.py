@@ -1,4 +1,4 @@
-"""The Progress protocol: how far the answer to a request has come, whatever kind of request it is. Pure.
+"""The Progress protocol: how far the answer to a request has come. Pure.
 
 What a client was given cannot be taken back, so whoever goes on with an answer is asked for the rest of it.
 """

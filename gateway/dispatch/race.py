@@ -1,4 +1,4 @@
-"""One worker asked for the rest of an answer, and beside it a second one while the first part is late.
+"""Asks one worker for the rest of an answer, and a second one while the first part is late.
 
 Whoever has the first part of the answer first goes on to the end, and the other one is told to stop. Knows nothing of
 what is done when both fail.

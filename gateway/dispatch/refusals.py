@@ -1,4 +1,4 @@
-"""Which workers have failed one request, and for how long it therefore passes them over. Keeps no clock of its own."""
+"""Remembers which workers have failed one request, and for how long it passes them over. Keeps no clock of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to one request, noted while it happens: becomes its RequestReport. Knows nothing of why."""
+"""Notes what happens to one request while it happens, and makes its RequestReport. Knows nothing of why."""
 
 from __future__ import annotations
 

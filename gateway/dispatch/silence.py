@@ -1,4 +1,4 @@
-"""How long a worker may be silent: when it is asked whether it is still there, and when it is given up. Pure.
+"""Decides when a silent worker is asked whether it is there, and when it is given up. Pure.
 
 Like Hayashibara's accrual detector (2004), it goes by the worker's own times: what is long for one that sends fifty
 frames a second is usual for one that sends one in two seconds.

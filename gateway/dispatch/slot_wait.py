@@ -1,4 +1,4 @@
-"""Waits until a worker has a slot for a request, and tells whoever waits at which position of the queue it is."""
+"""Waits for a worker's slot, and says meanwhile at which position of the queue."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The watch: looks at all answers under way for silence, has silent workers asked whether they are there, and cuts the
-answers of those that are not.
+"""Watches all answers under way for silence, and cuts those of workers that are gone.
 
 One timer for everything: no answer pays for it with each of its tokens. A worker that answers and sends no tokens is
 given up much later. A gateway that was held up itself blames nobody.

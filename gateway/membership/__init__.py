@@ -1,1 +1,1 @@
-"""Which workers there are at this moment: read from the directory, and probed."""
+"""Finds out which workers there are at this moment, from the directory and by probing."""

@@ -1,4 +1,4 @@
-"""The peer table: the workers that this gateway may use, kept fresh from the directory and from what it sees itself.
+"""The peer table: the workers that this gateway may use, and those that it has lost.
 
 Owns which workers are in and which have been lost. Chooses nothing (see `gateway.routing.choose`), asks no worker
 (see `gateway.membership.probing`).

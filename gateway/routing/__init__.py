@@ -1,1 +1,1 @@
-"""Which worker a request goes to. Decides on data; asks nobody."""
+"""Decides which worker a request goes to, on data alone: asks nobody."""

@@ -1,4 +1,4 @@
-"""What routing needs to know of a request: what it asks of a worker, what it weighs, and how it begins.
+"""Gathers what routing needs to know of a request.
 
 Workers keep the computed beginnings of prompts, so that the next turn of a chat, or the next completion in a file,
 costs less where the last one was. Knows nothing of workers.

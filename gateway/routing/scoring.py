@@ -1,4 +1,4 @@
-"""Scores workers for one request at one moment: how willingly each is asked, and how long its answer may take.
+"""Scores workers for one request: how willingly each is asked, how long its answer may take.
 
 Functions of data and `now_s`: reads the workers that it is given, and changes nothing.
 """

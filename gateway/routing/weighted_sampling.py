@@ -1,4 +1,4 @@
-"""Drawing workers at random in proportion to their slots, and finding the few that a key hashes to.
+"""Draws workers in proportion to their slots, and finds the few that a key hashes to.
 
 Knows nothing of requests, load or health.
 """

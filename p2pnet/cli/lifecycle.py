@@ -1,4 +1,4 @@
-"""The life of a long-running command: start, say it is ready, wait for a signal, stop cleanly.
+"""Runs a long-running command: start, say it is ready, wait for a signal, stop cleanly.
 
 Knows nothing of what is being run: it is given an asynchronous context manager.
 """

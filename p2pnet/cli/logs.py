@@ -1,4 +1,4 @@
-"""Logging of the commands: plain lines or JSON on standard error, with the libraries' chatter turned down."""
+"""Sets up the logs of the commands: plain lines or JSON on standard error."""
 
 from __future__ import annotations
 

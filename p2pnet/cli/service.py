@@ -1,4 +1,4 @@
-"""`p2pnet service`: a systemd unit of the user's own, which starts a worker, gateway or bootstrap with the session."""
+"""`p2pnet service`: a systemd unit of the user's own for a worker, gateway or bootstrap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a command's files are, and what the environment says: the data folder, identities, bootstrap addresses."""
+"""Finds a command's files and what the environment says: data folder, identities, addresses."""
 
 from __future__ import annotations
 

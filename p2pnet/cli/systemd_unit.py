@@ -1,4 +1,4 @@
-"""A systemd unit that runs one of p2pnet's services for a user: its text, and whether a person has changed it since.
+"""Writes the systemd unit of a service, and tells whether a person has changed it since.
 
 Knows nothing of folders or of systemctl. https://www.freedesktop.org/software/systemd/man/latest/systemd.service.html
 """

@@ -1,4 +1,4 @@
-"""Makes text of strangers fit for a terminal and a log: nothing in it moves the cursor, colours or hides anything.
+"""Makes text of strangers fit for a terminal and a log.
 
 Knows nothing of terminals.
 """

@@ -1,1 +1,1 @@
-"""How asynchronous generators are read: ahead, side by side, with one timer for many waits."""
+"""Reads asynchronous generators ahead and side by side, and times many short waits."""

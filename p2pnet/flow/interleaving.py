@@ -1,4 +1,4 @@
-"""Several generators as one, whose items come as they are made. Knows nothing of what flows through it."""
+"""Merges several generators into one, whose items come as they are made. Knows nothing of what flows through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One timer for many short waits. Knows nothing of what is waited for."""
+"""Times many short waits with one timer. Knows nothing of what is waited for."""
 
 from __future__ import annotations
 

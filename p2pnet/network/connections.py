@@ -1,4 +1,4 @@
-"""Which peers this one is connected to, where the others are dialled, and whose connection is dropped first.
+"""Knows which peers this one is connected to, and dials the others.
 
 Knows neither p2pd nor streams: it is handed what dials and what hangs up.
 """

@@ -1,4 +1,4 @@
-"""The iterative Kademlia lookup: which peers to ask for some keys, and when to stop. Pure but for the asking.
+"""Decides which peers a Kademlia lookup asks for some keys, and when it stops. Pure but for the asking.
 
 Maymounkov and Mazières 2002, section 2.3, with two changes against liars. A peer that does not answer takes nobody's
 place among the nearest, so invented ids hide no one; and the peers that we know ourselves are asked whatever others

@@ -1,4 +1,4 @@
-"""The Network inside one process: for tests, benchmarks and simulations, and public for that reason.
+"""Runs the Network inside one process, for tests, benchmarks and simulations.
 
 A `MemoryWorld` is what libp2p and the DHT are to real peers. Its peers can be killed and cut off from one another,
 their streams delayed and limited. Values go through the world's validator on store and on read, as in the DHT.

@@ -1,4 +1,4 @@
-"""Questions about multiaddrs, answered from their text. Knows nothing of who asks, and opens no socket.
+"""Answers questions about multiaddrs from their text. Knows nothing of who asks, and opens no socket.
 
 https://github.com/multiformats/multiaddr
 """

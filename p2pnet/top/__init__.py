@@ -1,1 +1,1 @@
-"""The network in a terminal, as one gateway sees it: read, laid out to any width, shown."""
+"""Shows the network in a terminal, as one gateway sees it."""

@@ -1,4 +1,4 @@
-"""Rows of text in columns that fit a width: columns are dropped, the least important first, and no row is ever wrapped.
+"""Sets rows of text in columns that fit a width.
 
 Knows nothing of what stands in them.
 """

@@ -1,4 +1,4 @@
-"""One picture of the network: an overview as lines of text for a terminal of some size. A function of data alone."""
+"""Draws an overview as lines of text for a terminal of some size. A function of data alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway tells of the network at `/p2pnet/v1/overview`, as far as `p2pnet top` shows it.
+"""Reads what a gateway tells of the network, as far as `p2pnet top` shows it.
 
 Fields that are missing have defaults, and those that we do not know are left out: gateways of other versions are read
 too. Knows nothing of HTTP.

@@ -1,1 +1,1 @@
-"""The network over real sockets: hivemind's DHT and libp2p's daemon."""
+"""Runs the Network over real sockets: hivemind's DHT and libp2p's daemon."""

@@ -1,4 +1,4 @@
-"""How hivemind's DHT packs values, subkeys and dictionaries, unpacked with every check. Does not need hivemind.
+"""Unpacks values, subkeys and dictionaries as hivemind's DHT packs them, with every check. Does not need hivemind.
 
 What is unpacked here comes from strangers: whatever the bytes, the worst that comes out is nothing.
 """

@@ -1,4 +1,4 @@
-"""A libp2p stream as p2pd hands it out, a unix socket, and how its two ends part.
+"""Wraps a libp2p stream as p2pd hands it out, and parts its two ends cleanly.
 
 Every write travels as a chunk: 4 bytes of length, big-endian, then the bytes. An empty chunk is a mark. The marks are
 there because p2pd cannot half-close: whichever side closes its socket, p2pd closes the stream and then resets it. Over

@@ -1,4 +1,4 @@
-"""A temporary folder for sockets that only this process uses, and that a later one removes when this one was killed.
+"""Makes a folder for sockets that only this process uses, and removes those of killed ones.
 
 Knows nothing of what is put into it.
 """

@@ -1,1 +1,1 @@
-"""libp2p's own protocols, as far as we speak them ourselves. Bytes only: no sockets."""
+"""Speaks libp2p's own protocols, as far as we need them ourselves. Bytes only: no sockets."""

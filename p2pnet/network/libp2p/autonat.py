@@ -1,4 +1,4 @@
-"""How others see this peer: what a peer says our address is, and whether it can dial us back there.
+"""Asks other peers how they see this one, and whether they can dial it.
 
 Speaks libp2p's own identify and AutoNAT, which every p2pd answers: the peer that is asked dials no address but the one
 that our connection comes from, and few in a minute, so nobody can be made to dial a third party. Knows nothing of p2pd:

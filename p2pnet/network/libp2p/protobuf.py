@@ -1,4 +1,4 @@
-"""As much of protobuf as libp2p's own protocols need: fields of numbers and bytes, and messages behind their length.
+"""Encodes and decodes as much of protobuf as libp2p's own protocols need.
 
 https://protobuf.dev/programming-guides/encoding/
 """

@@ -1,4 +1,4 @@
-"""What a relay really grants: asks for a reservation and reads its limits.
+"""Asks a relay for a reservation, and reads the limits that it really grants.
 
 Knows nothing of p2pd: it is handed a stream. https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
 """
