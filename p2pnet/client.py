@@ -72,10 +72,10 @@ def embed(
 
 
 async def status(network: Network, peer_id: str, addresses: Sequence[str], timeout_s: float) -> Status:
-    """How one worker is at this moment. The whole of it, dialling included, takes at most `timeout_s` seconds.
+    """Asks one worker how it is at this moment. The whole of it, dialling included, takes at most `timeout_s` seconds.
 
-    Raises PeerUnreachable, PeerLost or ProtocolViolation, or what a Failed frame stands for: NotAllowed, or Busy when
-    this peer has asked too often. Who answers so is alive.
+    Raises PeerUnreachable, PeerLost or ProtocolViolation, or the error that a Failed frame stands for: NotAllowed, or
+    Busy when this peer has asked too often. Who answers so is alive.
     """
     call = _Call(STATUS, StatusRequest(), lambda _: None)
     try:
@@ -88,8 +88,8 @@ async def status(network: Network, peer_id: str, addresses: Sequence[str], timeo
 
 @dataclass(frozen=True)
 class _Call(Generic[Q, E]):
-    """One exchange: what is asked, what every event is checked by, and how long a worker may be silent before the first
-    event, and between two. None is as long as it likes."""
+    """One exchange: what is asked, how each event is checked, and how long a worker may be silent before the first
+    event and between two. None is no limit."""
 
     protocol: WireProtocol[Q, E]
     request: Q
@@ -101,9 +101,9 @@ class _Call(Generic[Q, E]):
 async def _drive(
     network: Network, peer_id: str, addresses: Sequence[str], call: _Call[Q, E]
 ) -> AsyncGenerator[E, None]:
-    """What the worker sends, checked against the exchange's table, up to its last event.
+    """Yields what the worker sends, checked against the exchange's table, up to its last event.
 
-    What arrived together is checked together: nobody is told of a Finished that the worker goes on behind.
+    What arrived together is checked together: nobody is told of a Finished if the worker sends more behind it.
     """
     frame = _request_frame(call)
     decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
@@ -124,7 +124,7 @@ async def _drive(
 
 
 async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchange: Exchange) -> Sequence[E | Failed]:
-    """One event at least, in however small pieces it comes."""
+    """The next events, at least one, in however small pieces they come."""
     events: Sequence[E | Failed] = ()
     while not events:
         data = await stream.read()
@@ -139,7 +139,7 @@ async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchan
 
 
 def _request_frame(call: _Call[Q, E]) -> bytes:
-    """What cannot be sent is the client's fault: no worker must be blamed for it."""
+    """The request as a frame. If it cannot be sent, that is the client's fault, and no worker must be blamed for it."""
     try:
         return encode_frame(call.request, call.protocol.max_request_frame_bytes)
     except (ProtocolViolation, UnicodeEncodeError) as error:

@@ -47,7 +47,7 @@ class P2PNetError(Exception):
 
 
 class UsageError(P2PNetError):
-    """What the user asked of the command cannot be done. The message is one sentence; `fix` says what to do."""
+    """The command cannot do what the user asked for. The message is one sentence; `fix` says what to do."""
 
     code = "usage"
 
@@ -128,8 +128,8 @@ class ProtocolViolation(PeerError):
 
 
 class Busy(PeerError):
-    """All of the worker's slots are taken. `retry_after_s` is when asking again may help, where the gateway that says
-    so knows; it never travels on the wire."""
+    """All of the worker's slots are taken. `retry_after_s` is when asking again may help, if the gateway that says so
+    knows; it never travels on the wire."""
 
     code = "busy"
 
@@ -145,7 +145,7 @@ class Draining(PeerError):
 
 
 class NotAllowed(PeerError):
-    """The worker's owner has it serve other gateways only. It will say so again."""
+    """The worker's owner lets it serve other gateways only. It will say so again."""
 
     code = "not_allowed"
 
@@ -163,8 +163,8 @@ class NoWorker(P2PNetError):
 
 
 class DeadlineExceeded(P2PNetError):
-    """The request was let into a gateway's queue, and no worker took it, or went on with it, for as long as it could
-    wait. `retry_after_s` as in Busy."""
+    """The request was let into a gateway's queue, but no worker took it, or went on with it, for as long as it could
+    wait. `retry_after_s` is as in Busy."""
 
     code = "deadline_exceeded"
 

@@ -66,9 +66,9 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a chat. Roles are what the model's chat template knows.
+    """One turn of a chat. The model's chat template decides which roles there are.
 
-    `tool_calls` are those an assistant's turn made, `tool_call_id` says which of them a tool's turn answers.
+    `tool_calls` are those that an assistant's turn made, `tool_call_id` says which of them a tool's turn answers.
     """
 
     role: Annotated[str, Meta(min_length=1, max_length=32)]
@@ -179,7 +179,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
 
 
 def choice_seed(seed: int, index: int) -> int:
-    """The seed of one of several answers: the first has the request's own, the others 63 bits of BLAKE2b over both."""
+    """The seed of one of several answers. The first has the request's own, the others 63 bits of BLAKE2b over both."""
     if index == 0:
         return seed
     digest = blake2b(seed.to_bytes(8, "big") + index.to_bytes(8, "big"), digest_size=8, person=b"p2pnet/choice/1")
@@ -187,7 +187,7 @@ def choice_seed(seed: int, index: int) -> int:
 
 
 class Measure(msgspec.Struct, frozen=True, array_like=True):
-    """A moving average that a worker measured, and when it last did. Zero when it has not yet."""
+    """A moving average that a worker measured, and when it last did so. Zero when it has not yet."""
 
     value: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     sampled_ms: Count = 0

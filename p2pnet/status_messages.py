@@ -12,10 +12,11 @@ class StatusRequest(msgspec.Struct, frozen=True, tag="probe"):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag="status"):
-    """How a worker is at this moment. `is_serving` False: it stops, its owner has paused it, or it runs no model.
+    """How a worker is at this moment. `is_serving` is False when it stops, its owner has paused it, or it runs no
+    model.
 
     `record_sequence` is that of the newest capability record that it has stored in the directory: who knows an older
-    one should look there. 0 when it has stored none.
+    one should look there. It is 0 when it has stored none.
     """
 
     is_serving: bool

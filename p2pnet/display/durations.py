@@ -8,7 +8,7 @@ DAY_S = 24 * HOUR_S
 
 
 def duration(seconds: float) -> str:
-    """In its two largest units: 45 s, 3 min, 2 h 5 min, 4 d 1 h."""
+    """The length in its two largest units: 45 s, 3 min, 2 h 5 min, 4 d 1 h."""
     whole_s = max(0, int(seconds))
     if whole_s < MINUTE_S:
         return f"{whole_s} s"
@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A short wait: 0.4 ms, 12 ms, 1.5 s."""
+    """The length of a short wait: 0.4 ms, 12 ms, 1.5 s."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{1000 * seconds:.1f} ms" if seconds < 0.001 else f"{1000 * seconds:.0f} ms"

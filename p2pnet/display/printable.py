@@ -21,5 +21,5 @@ def printable_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
 
 
 def short_id(peer_id: str) -> str:
-    """Enough of a peer id to tell it from others: all of them begin alike."""
+    """The end of a peer id, which tells it from others: all of them begin alike."""
     return f"..{printable(peer_id)[-8:]}" if peer_id else "-"

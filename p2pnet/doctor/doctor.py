@@ -34,7 +34,8 @@ WORKERS_S = 70.0
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is to be checked. `no_network` is said in place of the network's checks: there is none to join."""
+    """What is to be checked. `no_network` is the verdict in place of the network's checks where there is no network to
+    join."""
 
     data_dir: Path
     listen: tuple[str, ...] = DEFAULT_LISTEN
@@ -45,7 +46,7 @@ class Wishes:
 
 
 async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
-    """One verdict after the other. Never raises, and ends within two minutes."""
+    """Yields one verdict after the other. Never raises, and ends within two minutes."""
     gpu = asyncio.create_task(_in_time(machine.look_at_gpu(), GPU_S, _SLOW_TORCH))
     gateway = None if wishes.gateway is None else asyncio.create_task(ask_gateway(wishes.gateway, wishes.key))
     try:
@@ -104,8 +105,8 @@ async def _examine_joined(peer: Peer, met: tuple[Met, ...]) -> tuple[Verdict, ..
 
 
 async def _visitor(listen: tuple[str, ...], closing: contextlib.AsyncExitStack) -> Peer:
-    """A peer with an identity for these questions, which listens and asks the router for ports as a worker would, and
-    keeps nothing for others."""
+    """A peer with an identity of its own for these questions. It listens and asks the router for ports as a worker
+    would, and stores nothing for others."""
     folder = closing.enter_context(TemporaryDirectory(prefix="p2pnet-"))
     config = NetworkConfig(Path(folder) / "doctor.key", listen=listen, is_client=True, asks_router=True)
     peer = await Peer.join(config)

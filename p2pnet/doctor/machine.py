@@ -38,7 +38,7 @@ print(json.dumps({
 
 
 def look_at_disks(data_dir: Path) -> tuple[Disk, ...]:
-    """The data folder's, and that of the models from the hub."""
+    """The data folder's disk, and that of the models from the hub."""
     return _disk("keys and hashes", data_dir), _disk("models", _hub_cache())
 
 
@@ -48,7 +48,7 @@ def look_at_memory() -> Memory:
 
 
 async def look_at_gpu() -> Gpu:
-    """Takes as long as torch takes to be imported."""
+    """What torch says of the GPU. Takes as long as torch takes to be imported."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", TORCH_SCRIPT),
         stdin=asyncio.subprocess.DEVNULL,
@@ -65,7 +65,7 @@ async def look_at_gpu() -> Gpu:
 
 
 def gpu_from(status: int, stdout: bytes, stderr: bytes) -> Gpu:
-    """What the script's end says of torch."""
+    """Reads what the script says of torch in its last line."""
     last_line = stdout.strip().rpartition(b"\n")[2]
     try:
         if status == 0:
@@ -77,14 +77,14 @@ def gpu_from(status: int, stdout: bytes, stderr: bytes) -> Gpu:
 
 
 def look_at_packages(requirements: Iterable[str] | None = None) -> tuple[Package, ...]:
-    """The installed versions against those that p2pnet's own metadata asks for."""
+    """Compares the installed versions with those that p2pnet's own metadata asks for."""
     wanted = map(Requirement, requirements if requirements is not None else metadata.requires("p2pnet") or ())
     by_name = {requirement.name: requirement for requirement in wanted if requirement.marker is None}
     return tuple(_package(by_name[name]) for name in PACKAGES if name in by_name)
 
 
 def look_at_ports(listen: Iterable[str]) -> tuple[Port, ...]:
-    """Whether this process could listen there. Port 0 is any free one."""
+    """Whether this process could listen at these addresses. Port 0 is any free one."""
     return tuple(Port(address, _why_not(address)) for address in listen)
 
 
@@ -97,7 +97,7 @@ def _disk(what: str, folder: Path) -> Disk:
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models, by its own variables."""
+    """The folder in which huggingface_hub keeps models, by its own variables."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
 

@@ -21,7 +21,7 @@ MIN_PYTHON = (3, 11)
 
 @dataclass(frozen=True)
 class Disk:
-    """The folder that is wanted, and what there is for it. `problem`: why it cannot be written to."""
+    """The disk of a folder that is wanted, and its free space. `problem` says why it cannot be written to."""
 
     what: str
     folder: str
@@ -37,7 +37,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What torch says when it is imported by itself. `problem`: what it died of. `has_nvidia`: there is a driver."""
+    """What torch says when it is imported in a process of its own. `problem` is what that process died of; `has_nvidia`
+    says that there is a driver."""
 
     problem: str | None = None
     names: tuple[str, ...] = ()
@@ -49,8 +50,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Package:
-    """One that p2pnet needs. `wanted` is the range of versions, as in pyproject.toml; `fits` is None when it is not
-    installed."""
+    """A package that p2pnet needs. `wanted` is the range of versions, as in pyproject.toml; `fits` is None when it is
+    not installed."""
 
     name: str
     wanted: str

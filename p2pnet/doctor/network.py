@@ -40,7 +40,7 @@ TOKEN_S = 20.0
 
 
 async def meet(network: Network, address: str) -> Met:
-    """Never raises."""
+    """Meets one initial peer. Never raises."""
     try:
         return Met(address, meeting=await network.meet(address))
     except P2PNetError as error:
@@ -91,7 +91,7 @@ async def ask_gateway(url: str, key: str | None) -> ThroughGateway:
 
 
 def _peers_of(met: Sequence[Met]) -> list[str]:
-    """Each peer once, of those that could be met."""
+    """Each peer that could be met, once."""
     reached = (peer_id_of(one.address) for one in met if one.meeting is not None)
     return list(dict.fromkeys(peer_id for peer_id in reached if peer_id is not None))
 
@@ -128,7 +128,8 @@ async def _dialled(network: Network, peer_id: str, addresses: Sequence[str]) -> 
 
 
 def _together(sights: Sequence[Seen], transport: str) -> DialBack:
-    """One that has reached us proves that it can be done; one that has not, more than those that did not try."""
+    """Puts together what several peers say. One that has reached us proves that it can be done; one that tried and has
+    not counts for more than those that did not try."""
     outcomes = {dict(sight.dialled).get(transport, DialBack.NOT_TRIED) for sight in sights}
     return next(each for each in (DialBack.REACHED, DialBack.NOT_REACHED, DialBack.NOT_TRIED) if each in outcomes)
 

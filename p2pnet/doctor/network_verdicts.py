@@ -23,7 +23,7 @@ SLOW_S = 2.0
 
 @dataclass(frozen=True)
 class Met:
-    """One initial peer, and how meeting it went: `meeting`, or what went wrong."""
+    """One initial peer, and how the meeting went: `meeting`, or what went wrong."""
 
     address: str
     meeting: Meeting | None = None
@@ -32,7 +32,7 @@ class Met:
 
 @dataclass(frozen=True)
 class Seen:
-    """How a peer sees us. `observed` is our address there; what came of dialling us back, by transport (TCP, QUIC)."""
+    """How a peer sees us. `observed` is our address there; `dialled` is what came of dialling us back, by transport."""
 
     observed: str | None = None
     is_private: bool = False
@@ -47,7 +47,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Asked:
-    """A worker that was asked, how long its answer took, or why there was none."""
+    """A worker that was asked, and how long its answer took, or why there was none."""
 
     peer_id: str
     model: str
@@ -57,7 +57,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class ThroughGateway:
-    """One answer over HTTP: the status, and how long it took; or why there was none."""
+    """One answer over HTTP: its status and how long it took, or why there was none."""
 
     url: str
     status: int | None = None
@@ -79,7 +79,7 @@ def judge_met(met: Met) -> Verdict:
 
 
 def judge_clock(now_ms: int, met: tuple[Met, ...]) -> Verdict:
-    """By the peer whose clock differs least: one that is wrong itself must not accuse us."""
+    """Compares our clock with that of the peer that differs least: a peer that is wrong itself must not accuse us."""
     set_it = "Set the clock: timedatectl set-ntp true."
     if now_ms < EARLIEST_MS:
         return failed("clock", "it is years behind", set_it)
@@ -123,7 +123,7 @@ def judge_nat(seen: Seen) -> Verdict:
 
 
 def judge_relay(granted: tuple[GrantedLimits | None, ...], is_needed: bool) -> Verdict:
-    """`granted` by each peer that was asked. Who is public needs none."""
+    """`granted` is what each peer that was asked grants. Who is public needs no relay."""
     given = [limits for limits in granted if limits is not None]
     if given:
         lasting = sum(limits.data_bytes is None or limits.data_bytes > 1 << 20 for limits in given)

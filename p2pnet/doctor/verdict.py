@@ -19,7 +19,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`says` is a sentence without its full stop; `fix`, one with it."""
+    """What one check found. `says` is a sentence without its full stop; `fix` is one with it."""
 
     check: str
     level: Level

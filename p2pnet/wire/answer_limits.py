@@ -45,8 +45,8 @@ class AnswerLimits:
     """Follows one answer. Every check raises ProtocolViolation."""
 
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
-        """`max_tokens` is for each choice, those of `resume_tokens` included, which are not sent again, and those of
-        `resume_text` not."""
+        """`max_tokens` is for each choice. It counts `resume_tokens`, which are not sent again, and does not count
+        `resume_text`."""
         self._request = request
         left = max(0, max_tokens - len(request.resume_tokens))
         self._answers = [_Budget(left, (left + 1) * MAX_CHARS_PER_TOKEN) for _ in range(request.n)]
@@ -54,7 +54,7 @@ class AnswerLimits:
         self._has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
 
     def check(self, event: Accepted | TextDelta | Finished) -> None:
-        """The next event, whichever it is."""
+        """Check the next event, whichever it is."""
         match event:
             case TextDelta():
                 self.check_delta(event)
@@ -62,7 +62,7 @@ class AnswerLimits:
                 self.check_finished(event)
 
     def check_delta(self, delta: TextDelta) -> None:
-        """One more delta of the answer."""
+        """Check one more delta of the answer."""
         if delta.choice >= self._request.n:
             raise ProtocolViolation(f"choice {delta.choice}, and {self._request.n} were asked for")
         if delta.is_prompt:
@@ -77,7 +77,7 @@ class AnswerLimits:
         self._check_calls(delta.tool_calls)
 
     def check_finished(self, finished: Finished) -> None:
-        """The answer's end."""
+        """Check the answer's end."""
         if len(finished.other_reasons) != self._request.n - 1:
             raise ProtocolViolation(f"{1 + len(finished.other_reasons)} reasons for {self._request.n} choices")
 
@@ -101,7 +101,7 @@ class AnswerLimits:
 
 
 class _Budget:
-    """What may still come of one text."""
+    """How much of one text may still come."""
 
     def __init__(self, tokens: int, chars: int) -> None:
         self._tokens = tokens
@@ -129,8 +129,8 @@ def _check_entry(entry: TokenLogprob, max_top: int) -> None:
 
 
 def _prompt_budget(prompt: Prompt) -> _Budget:
-    """How much the echo of a prompt can be: a token, and a character, for each of its bytes, or what its ids may say;
-    and what a template puts around it."""
+    """How long the echo of a prompt can be: the prompt, and what a template puts around it. A text has at most one
+    token and one character for each of its bytes; ids may stand for the longest tokens."""
     if isinstance(prompt, TokenPrompt):
         tokens = len(prompt.token_ids) + MAX_TEMPLATE_TOKENS
         return _Budget(tokens, tokens * MAX_CHARS_PER_TOKEN)

@@ -33,7 +33,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_frame(message: Any, max_frame_bytes: int) -> bytes:
-    """One frame. Raises ProtocolViolation rather than send what the other side must refuse."""
+    """Encode a message as one frame. Raises ProtocolViolation rather than send what the other side must refuse."""
     body = _encode(message)
     if len(body) > max_frame_bytes:
         raise ProtocolViolation(f"a frame of {len(body)} bytes, {max_frame_bytes} allowed")

@@ -48,7 +48,7 @@ STATUS_TRANSITIONS: Transitions = {(State.WAITING, Status): State.DONE, (State.W
 
 
 class Exchange:
-    """Where one exchange stands."""
+    """Knows the state of one exchange."""
 
     def __init__(self, transitions: Transitions = TRANSITIONS) -> None:
         self._transitions = transitions

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def groups(items: Iterable[T], size_of: Callable[[T], int], max_size: int) -> Iterator[list[T]]:
-    """Neighbours that together are no larger than `max_size`. What is larger by itself is alone."""
+    """Groups neighbours that together are no larger than `max_size`. An item that is larger by itself is alone."""
     group: list[T] = []
     total = 0
     for item in items:
@@ -26,12 +26,12 @@ def groups(items: Iterable[T], size_of: Callable[[T], int], max_size: int) -> It
 
 
 def cut(text: str, max_chars: int) -> Iterator[str]:
-    """The text in parts of at most so many characters; nothing for an empty one."""
+    """Cuts the text into parts of at most so many characters. An empty text has no parts."""
     return (text[begin : begin + max_chars] for begin in range(0, len(text), max_chars))
 
 
 def joined(deltas: Sequence[TextDelta]) -> TextDelta:
-    """Deltas of one choice and one kind, at least one of them, as one that says the same."""
+    """Joins deltas of one choice and one kind, at least one of them, into one that says the same."""
     if len(deltas) == 1:
         return deltas[0]
     return TextDelta(
@@ -45,7 +45,7 @@ def joined(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 def delta_bytes(delta: TextDelta) -> int:
-    """How large it can be on the wire: 4 bytes for a character in UTF-8, 5 for a token id in msgpack."""
+    """How large a delta can be on the wire: 4 bytes for a character in UTF-8, 5 for a token id in msgpack."""
     size = 4 * len(delta.text) + 5 * len(delta.token_ids)
     if delta.logprobs:
         size += sum(map(logprob_bytes, delta.logprobs))
@@ -55,17 +55,18 @@ def delta_bytes(delta: TextDelta) -> int:
 
 
 def logprob_bytes(entry: TokenLogprob) -> int:
-    """A list of four with an id, a float and the token's bytes, and a list of three for each of the likeliest."""
+    """How large an entry can be: a list of four with an id, a float and the token's bytes, and a list of three for each
+    of the likeliest."""
     return 24 + len(entry.token) + sum(20 + len(likely.token) for likely in entry.top)
 
 
 def _call_bytes(piece: ToolCallDelta) -> int:
-    """The names of its fields, the index, and the texts."""
+    """How large a piece can be: the names of its fields, the index, and the texts."""
     return 48 + 4 * (len(piece.id or "") + len(piece.name or "") + len(piece.arguments))
 
 
 def joined_calls(pieces: Sequence[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
-    """Neighbouring pieces of one call in one."""
+    """Joins neighbouring pieces of one call."""
     calls: list[list[ToolCallDelta]] = []
     for piece in pieces:
         if calls and calls[-1][0].index == piece.index and piece.id is None and piece.name is None:

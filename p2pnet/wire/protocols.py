@@ -38,7 +38,7 @@ E = TypeVar("E", bound=AnyAnswer, covariant=True)
 
 @dataclass(frozen=True)
 class WireProtocol(Generic[Q, E]):
-    """One request, answered by events of type E, at any point by Failed instead."""
+    """One request, and the events of type E that answer it. Failed may come instead of any of them."""
 
     name: str
     request_decoder: Callable[[], FrameDecoder[Q]]

@@ -22,7 +22,7 @@ class VectorCheck:
         self._vector_bytes = None if request.dimensions is None else NUMBER_BYTES * request.dimensions
 
     def check(self, event: Accepted | Embedding | Finished) -> None:
-        """The next event, whichever it is."""
+        """Check the next event, whichever it is."""
         match event:
             case Embedding():
                 self.check_embedding(event)
@@ -30,7 +30,7 @@ class VectorCheck:
                 self.check_finished()
 
     def check_embedding(self, embedding: Embedding) -> None:
-        """One more vector."""
+        """Check one more vector."""
         if embedding.index not in self._missing:
             raise ProtocolViolation(f"a vector for input {embedding.index}, which is not waiting for one")
         self._missing.remove(embedding.index)
@@ -43,12 +43,12 @@ class VectorCheck:
             raise ProtocolViolation(f"the vector of input {embedding.index} is not finite")
 
     def check_finished(self) -> None:
-        """The answer's end."""
+        """Check the answer's end."""
         if self._missing:
             raise ProtocolViolation(f"the worker finished, and {len(self._missing)} vectors are missing")
 
 
 def is_finite(vector: bytes) -> bool:
-    """Whether all of its numbers are. Their sum is, then and only then: float32 numbers are too small to exceed a
-    double by adding, and neither infinity nor NaN can be added away."""
+    """Whether all numbers of a vector are finite. They are if and only if their sum is: float32 numbers are too small
+    to exceed a double by adding, and neither infinity nor NaN can be added away."""
     return math.isfinite(sum(struct.unpack(f"<{len(vector) // NUMBER_BYTES}f", vector)))

@@ -20,7 +20,7 @@ UNMEASURED = Measure()
 
 @dataclass(frozen=True)
 class BackendLoad:
-    """What a backend knows of its own load. Zeros where it does not know; see `messages.Load`."""
+    """What a backend knows of its own load: zeros where it does not know. See `messages.Load`."""
 
     kv_free_tokens: int = 0
     kv_total_tokens: int = 0
@@ -33,7 +33,7 @@ class Backend(Protocol):
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """What it can run now, as it is announced. May change at any time."""
+        """The models that it can run now, as they are announced. They may change at any time."""
 
     @property
     def load(self) -> BackendLoad:
@@ -55,11 +55,11 @@ class EmbedBackend(Protocol):
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """As of Backend. Their task is "embed"."""
+        """As for Backend. Their task is "embed"."""
 
     @property
     def load(self) -> BackendLoad:
-        """As of Backend. Reading a text is prefill."""
+        """As for Backend. Reading a text is prefill."""
 
     def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
         """Serve one request: Accepted, Embedding once for each input in any order, Finished.
@@ -68,4 +68,4 @@ class EmbedBackend(Protocol):
         """
 
     async def close(self) -> None:
-        """As of Backend."""
+        """As for Backend."""

@@ -30,10 +30,8 @@ PROMPT_IDS = range(32, 96)
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked for. All prompts are as long, and all answers: their ends are ignored.
-
-    `concurrencies` are how many requests are sent at the same moment, in the order in which they are measured.
-    """
+    """What is asked for. All prompts have one length, and so have all answers: their end tokens are ignored.
+    `concurrencies` are how many requests are sent at the same moment, in the order in which they are measured."""
 
     concurrencies: tuple[int, ...] = (1, 8)
     prompt_tokens: int = 128
@@ -42,7 +40,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the backend gave with so many requests at a time, each round beginning when the one before is over."""
+    """What the backend gave with so many requests at a time. Each round begins when the one before is over."""
 
     concurrency: int
     rounds: int
@@ -58,7 +56,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Stage:
-    """How far it is. `concurrency` None is the warm-up, which is not measured."""
+    """How far the benchmark is. `concurrency` None is the warm-up, which is not measured."""
 
     concurrency: int | None
     done_tokens: int
@@ -70,8 +68,8 @@ Watch = Callable[[Stage], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """When the tokens of one answer came, in seconds after its round began. Several may be the first to come: the
-    tokens of one character travel together."""
+    """When the tokens of one answer came, in seconds after its round began. Several tokens may come first together:
+    those of one character do."""
 
     first_s: float
     first_tokens: int
@@ -83,7 +81,7 @@ Round = Sequence[Timing]
 
 
 class Benchmark:
-    """Measures one backend, whose first model is asked."""
+    """Measures one backend, by its first model."""
 
     def __init__(self, backend: Backend, workload: Workload, now_s: Monotonic, watch: Watch | None = None) -> None:
         self._backend = backend
@@ -160,7 +158,7 @@ class Benchmark:
 
 
 class Counter:
-    """Counts tokens that come, and tells of each further percent: a bar that moves more often costs time itself."""
+    """Counts tokens as they come, and reports each further percent: a bar that moves more often costs time itself."""
 
     def __init__(self, concurrency: int | None, total_tokens: int, watch: Watch | None) -> None:
         self.concurrency = concurrency
@@ -178,19 +176,20 @@ class Counter:
 
 
 def prompts(length: int) -> Iterator[tuple[int, ...]]:
-    """Always the same ones, and no two begin alike: nothing that was computed for one serves another."""
+    """Prompts that are always the same, and of which no two begin alike: nothing that was computed for one serves
+    another."""
     draw = random.Random(SEED)
     while True:
         yield tuple(draw.choices(PROMPT_IDS, k=length))
 
 
 def rounds_for(request_s: float) -> int:
-    """How often to repeat what takes this long for a single request."""
+    """How often to repeat a round whose single request takes this long."""
     return max(1, min(MAX_ROUNDS, math.ceil(MEASURED_S / max(request_s, 1e-9))))
 
 
 def figures(rounds: Sequence[Round], prompt_tokens: int) -> Figures:
-    """Of rounds of the same number of requests. Pure."""
+    """The figures of rounds with the same number of requests. Pure."""
     timings = [timing for timings in rounds for timing in timings]
     paces = [
         (timing.tokens - timing.first_tokens) / (timing.last_s - timing.first_s)
@@ -209,5 +208,5 @@ def figures(rounds: Sequence[Round], prompt_tokens: int) -> Figures:
 
 
 def _until_last(rounds: Sequence[Round], moment: Callable[[Timing], float]) -> float:
-    """Seconds until the last answer of each round is at that moment, over all rounds."""
+    """The seconds after which the last answer of a round has come to this moment, added up over all rounds."""
     return sum(max(map(moment, timings)) for timings in rounds)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Catalogue:
-    """The backends of one worker. Of two that offer the same model for the same task, the first one runs it."""
+    """The backends of one worker. If two offer the same model for the same task, the first one runs it."""
 
     def __init__(self, backends: Sequence[Backend], embedders: Sequence[EmbedBackend] = ()) -> None:
         self._backends = backends
@@ -33,14 +33,14 @@ class Catalogue:
         return tuple({card.key: card for card in reversed(offered)}.values())[::-1]
 
     def find(self, model: str) -> Backend | None:
-        """Who generates with this model now. None when nobody does."""
+        """The backend that generates with this model now, if any."""
         for backend in self._backends:
             if any(card.id == model and card.task == "generate" for card in backend.models):
                 return backend
         return None
 
     def find_embedder(self, model: str) -> EmbedBackend | None:
-        """Who embeds with this model now. None when nobody does."""
+        """The backend that embeds with this model now, if any."""
         for embedder in self._embedders:
             if any(card.id == model and card.task == "embed" for card in embedder.models):
                 return embedder
@@ -48,8 +48,8 @@ class Catalogue:
 
     @property
     def load(self) -> BackendLoad:
-        """Of all backends together: memory is added up. Speeds are not, since models share a machine and are measured
-        at different times: the one measured last stands."""
+        """The load of all backends together. Memory is added up. Speeds are not, since models share a machine and are
+        measured at different times: the one measured last stands."""
         loads = [backend.load for backend in self._all]
         return BackendLoad(
             kv_free_tokens=sum(load.kv_free_tokens for load in loads),
@@ -63,18 +63,18 @@ class Catalogue:
         await asyncio.gather(*(backend.close() for backend in self._all))
 
     def _warn_of(self, twice: frozenset[str]) -> None:
-        """Once for each model, for as long as it is offered twice."""
+        """Warn once of each model, for as long as it is offered twice."""
         for model in sorted(twice - self._warned):
             logger.warning("two backends offer the model %s: the first one serves it", model)
         self._warned = twice
 
 
 def duplicates(cards: Iterable[ModelCard]) -> frozenset[str]:
-    """The models that stand among `cards` more than once for the same task."""
+    """The models that are among `cards` more than once for the same task."""
     times = Counter(card.key for card in cards)
     return frozenset(model for (model, _), count in times.items() if count > 1)
 
 
 def newest(measures: Iterable[Measure]) -> Measure:
-    """The one measured last; none at all when nothing has been measured."""
+    """The measure that was taken last; an empty one when nothing has been measured."""
     return max(measures, key=lambda measure: measure.sampled_ms, default=Measure())

@@ -80,7 +80,7 @@ class Worker:
 
     @property
     def status(self) -> Status:
-        """How it is at this moment."""
+        """How it is at this moment, as a probe is told."""
         is_stopping = self._generate.is_draining or self._owner.refusal() is not None
         return Status(
             is_serving=not is_stopping and bool(self._catalogue.cards()),
@@ -89,7 +89,7 @@ class Worker:
         )
 
     def standing(self) -> Standing:
-        """For whoever watches it."""
+        """How it stands, for whoever watches it."""
         return Standing(
             self.status,
             self._guard.gateways,
@@ -121,6 +121,7 @@ class Worker:
 
 
 def _check_names(backends: Sequence[Backend | EmbedBackend]) -> None:
-    """Later a model may come that is there already; who starts a worker with two of one name has made a mistake."""
+    """Raises UsageError for two models of one name, a mistake when a worker is started. Later a model may come that is
+    there already."""
     for model in sorted(duplicates(card for backend in backends for card in backend.models)):
         raise UsageError(f"Two models would be served under the name {model}.", "Serve them from two workers.")

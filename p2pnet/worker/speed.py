@@ -16,14 +16,14 @@ NowMs = Callable[[], int]
 
 
 def averaged(average: Measure, value: float, now_ms: int, smoothing: float) -> Measure:
-    """The moving average with one more value, `smoothing` of which is the newest; the first one stands as it is."""
+    """The moving average with one more value, whose weight is `smoothing`. The first value stands as it is."""
     is_first = not average.sampled_ms
     return Measure(value if is_first else average.value + smoothing * (value - average.value), now_ms)
 
 
 class StepSpeed:
-    """Tokens per second of steps that say how long they took. `smoothing` is the weight of the newest window, which is
-    of at least `window_s` seconds of work; the first step counts at once."""
+    """Averages tokens per second over steps whose duration is known. `smoothing` is the weight of the newest window,
+    which is at least `window_s` seconds of work. The first step counts at once."""
 
     def __init__(self, now_ms: NowMs, window_s: float, smoothing: float) -> None:
         self._now_ms = now_ms
@@ -34,7 +34,7 @@ class StepSpeed:
         self.measure = Measure()
 
     def note(self, tokens: int, duration_s: float) -> None:
-        """One step. Without tokens it says nothing."""
+        """Note one step. A step without tokens says nothing."""
         if not tokens:
             return
         self._tokens += tokens
@@ -47,10 +47,11 @@ class StepSpeed:
 
 
 class StreamSpeed:
-    """Tokens per second over all streams together, in the time in which at least one of them computes.
+    """Averages tokens per second over all streams together, in the time in which at least one of them computes.
 
-    Both sums fade with the time that is computed, so that what is recent counts most: what came `memory_s` seconds of
-    computing ago weighs a third of what comes now. Nothing is said before `min_s` seconds have been computed.
+    Both sums fade with the time that is computed, so that what is recent counts most: tokens that came `memory_s`
+    seconds of computing ago weigh a third of those that come now. Nothing is said before `min_s` seconds have been
+    computed.
     """
 
     def __init__(self, now_s: Callable[[], float], now_ms: NowMs, memory_s: float, min_s: float) -> None:
@@ -65,17 +66,18 @@ class StreamSpeed:
         self.measure = Measure()
 
     def begin(self) -> None:
-        """One more stream computes: from its first token on, the wait for which is not decoding."""
+        """Note that one more stream computes. A stream does so from its first token on: the wait for that is not
+        decoding."""
         self._advance()
         self._streams += 1
 
     def end(self) -> None:
-        """One stream less computes."""
+        """Note that one stream less computes."""
         self._advance()
         self._streams -= 1
 
     def note(self, tokens: int) -> None:
-        """So many tokens have come since the last ones."""
+        """Note that so many tokens have come since the last ones."""
         self._advance()
         self._tokens += tokens
         if tokens and self._computed_s >= self._min_s:

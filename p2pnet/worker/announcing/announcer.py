@@ -32,7 +32,7 @@ MAX_DOUBLINGS = 6
 
 
 class Announcer:
-    """One worker's voice in the directory."""
+    """Speaks for one worker in the directory."""
 
     def __init__(
         self,
@@ -68,10 +68,8 @@ class Announcer:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, is_paused: bool = False) -> bool:
-        """Announce now, and go on in the background. Returns whether any peer has taken the announcement.
-
-        Paused, it says OFFLINE instead.
-        """
+        """Announce now, and go on in the background. Returns whether any peer has taken the announcement. A paused
+        worker announces that it is offline."""
         self._is_paused = is_paused
         is_stored = await self._announce_capabilities()
         await self._announce_load()
@@ -85,21 +83,22 @@ class Announcer:
         return is_stored
 
     async def set_paused(self, is_paused: bool) -> None:
-        """Withdraw until told otherwise, or announce again: now, and in turn if that fails. Never raises."""
+        """Withdraw until told otherwise, or announce again. What fails now is repeated in turn. Never raises."""
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             await self._try(self._announce_capabilities)
             await self._try(self._announce_load)
 
     async def stop(self) -> None:
-        """Stop announcing, and overwrite what is still stored: this worker is offline. Never raises."""
+        """Stop announcing, and overwrite what is still stored with a record that says offline. Never raises."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._try(self._withdraw)
 
     async def _announce_capabilities(self) -> bool:
-        """Say what is so now. One at a time: the last to be stored is what was wanted last."""
+        """Announce what is so now. Announcements wait for one another, so that the last to be stored is the last that
+        was wanted."""
         async with self._capabilities_lock:
             self._told = self._models()
             if self._is_paused or not self._told:
@@ -122,9 +121,9 @@ class Announcer:
         return record
 
     async def _withdraw(self) -> bool:
-        """Expires just after all we have announced: late enough to overwrite it, early enough not to stand in the way
-        of what we announce when we are started again a moment later. What an earlier run has announced, and was killed,
-        a whole lifetime overwrites."""
+        """Overwrite all we have announced with a record that expires just after it. An earlier expiry would not
+        overwrite it; a later one would stand in the way of what we announce when we are started again a moment later.
+        Records of an earlier run that was killed are overwritten for a whole lifetime."""
         models = dict.fromkeys((*self._listed, *(card.id for card in self._models())))
         record = msgspec.structs.replace(self._capabilities(), is_online=False, withdrawn=tuple(models))
         expires_ms = record.issued_ms + 1 if self._last_expires_ms else record.expires_ms
@@ -132,8 +131,8 @@ class Announcer:
         return self._is_withdrawn
 
     def _outlasting(self, record: CapabilityRecord, expires_ms: int) -> CapabilityRecord:
-        """Expires then, or just after all we have announced, which it could not overwrite otherwise; within limits:
-        a clock that was ahead may have made that impossible."""
+        """An expiry at this time, or just after all we have announced, since an earlier one would not overwrite that.
+        It stays within the limits of records: where our clock was ahead, that may be too early."""
         latest_ms = record.issued_ms + MAX_LIFETIME_MS
         self._last_expires_ms = max(expires_ms, min(self._last_expires_ms + 1, latest_ms))
         return msgspec.structs.replace(record, expires_ms=self._last_expires_ms)
@@ -153,7 +152,7 @@ class Announcer:
         )
 
     def _capabilities(self) -> CapabilityRecord:
-        """What is the same in each of our records, and its stamp."""
+        """A record with what is the same in all of ours, and its stamp."""
         sequence, issued_ms, expires_ms = self._stamp(self._config.capability_lifetime_s)
         return CapabilityRecord(
             peer_id=self._identity.peer_id,
@@ -169,13 +168,13 @@ class Announcer:
         )
 
     def _stamp(self, lifetime_s: float) -> tuple[int, int, int]:
-        """Sequence number, issue and expiry. Sequences follow the clock, so that they grow over restarts too."""
+        """Sequence number, issue and expiry. Sequence numbers follow the clock, so that they grow over restarts too."""
         issued_ms = self._now_ms()
         self._last_sequence = max(issued_ms, self._last_sequence + 1)
         return self._last_sequence, issued_ms, issued_ms + round(lifetime_s * 1000)
 
     def _warn_of(self, left_out: tuple[str, ...]) -> None:
-        """Once, and again when others are left out."""
+        """Warn once, and again when others are left out."""
         if left_out and left_out != self._left_out:
             logger.warning("one announcement does not hold all models; nobody finds %s", ", ".join(left_out))
         self._left_out = left_out

@@ -14,7 +14,7 @@ minutes; addresses come best first; a worker that cannot say all its models says
 
 
 def fitted(record: CapabilityRecord) -> CapabilityRecord:
-    """As much of a record as may be sealed. The ends of its lists are left out, as few as must be."""
+    """The record, with as much of its lists as may be sealed: as few of their last entries as possible are left out."""
     limits = {"withdrawn": MAX_MODELS, "addresses": MAX_ADDRESSES, "models": MAX_MODELS}
     record = _with(record, {field: getattr(record, field)[:limit] for field, limit in limits.items()})
     for field, least in LEAST.items():

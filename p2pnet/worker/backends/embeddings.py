@@ -53,7 +53,7 @@ class EmbeddingsBackend:
     def __init__(
         self, encoder: Encoder, name: str, turns: Turns, now_ms: Clock, max_batch_tokens: int | None = None
     ) -> None:
-        """`turns` are those of the machine. `max_batch_tokens` None is what suits the device."""
+        """`turns` are those of the machine. With `max_batch_tokens` None, batches are as large as suits the device."""
         on_cpu = encoder.model.device.type == "cpu"
         self._encoder = encoder
         self._turns = turns
@@ -110,9 +110,9 @@ class EmbeddingsBackend:
         return BackendLoad(prefill_tokens_per_s=self._speed.measure)
 
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
-        """Accepted, Embedding in the order in which they are computed, Finished; see EmbedBackend.
+        """Yields Accepted, Embedding in the order in which they are computed, Finished; see EmbedBackend.
 
-        Texts longer than the model reads are cut, as sentence-transformers does; ids that are too many are refused.
+        Texts longer than the model reads are cut, as sentence-transformers does. Ids that are too many are refused.
         """
         self._check(request)
         inputs = await self._encode(request.inputs)
@@ -155,7 +155,7 @@ class EmbeddingsBackend:
         return inputs
 
     def _encode_some(self, prompts: Sequence[TextPrompt | TokenPrompt], start: int) -> list[tuple[int, ...]]:
-        """In the tokenizer's thread: one input at least, and no more than may be done at once."""
+        """Encode at least one input, and no more than may be done at once. Runs in the tokenizer's thread."""
         inputs: list[tuple[int, ...]] = []
         chars = 0
         for index in range(start, len(prompts)):
@@ -189,7 +189,7 @@ class EmbeddingsBackend:
         return ids
 
     def _go_on(self) -> None:
-        """See to it that somebody computes, as long as there is something to compute."""
+        """See to it that there is a task that computes, as long as there is something to compute."""
         if self._computing is None or self._computing.done():
             self._computing = asyncio.create_task(self._compute_all())
 
@@ -200,7 +200,8 @@ class EmbeddingsBackend:
                     inbox.put_nowait(found)
 
     def _compute_batch(self, batch: Sequence[EmbedItem]) -> list[tuple[EmbedItem, Embedding | WorkerFailed]]:
-        """One turn. What fails together is tried one by one, so that only what is at fault, or too large, fails."""
+        """Compute one turn. Inputs that fail together are tried one by one, so that only those fail that are at fault
+        or too large."""
         started_s = time.monotonic()
         try:
             vectors = self._encoder.embed([item.token_ids for item in batch])
@@ -228,7 +229,7 @@ def _result(item: EmbedItem, vector: Tensor) -> Embedding | WorkerFailed:
 
 
 def _failure(error: Exception) -> WorkerFailed:
-    """What the requester is told. What torch said stays in the worker's own log."""
+    """The error that the requester is told. What torch said stays in the worker's own log."""
     logger.error("embedding failed", exc_info=error)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()

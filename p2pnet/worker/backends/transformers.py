@@ -61,7 +61,8 @@ class EngineOptions:
 class Idling:
     """After `unload_s` without requests a model is unloaded, and `reload` loads the same one when it is wanted.
 
-    Not for weights that are used elsewhere too, to embed: they would stay there, and be loaded a second time.
+    This is not for weights that an embedding backend uses too: they would stay in memory there, and be loaded a second
+    time.
     """
 
     unload_s: float
@@ -71,7 +72,7 @@ class Idling:
 
 @dataclass(frozen=True, eq=False)
 class _InMemory:
-    """What goes when the model is unloaded."""
+    """What is freed when the model is unloaded."""
 
     engine: Engine
     kv_total_tokens: int
@@ -162,7 +163,7 @@ class TransformersBackend:
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """The model, cold while it is unloaded. None for a while after it could not be loaded again."""
+        """The model, marked cold while it is unloaded. No model for a while after it could not be loaded again."""
         if self._residence.has_just_failed:
             return ()
         is_cold = self._residence.resident is None
@@ -181,15 +182,15 @@ class TransformersBackend:
 
     @property
     def counts(self) -> Counts:
-        """What has been done, prefix hits among it."""
+        """What the engine has done so far, prefix hits included."""
         resident = self._residence.resident
         return self._counts if resident is None else _sum(self._counts, resident.engine.counts)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Accepted, TextDelta*, Finished; see Backend.
+        """Yields Accepted, TextDelta*, Finished; see Backend.
 
-        The deltas' ids are all sampled tokens but an end token and those of a stop string: a worker that goes on after
-        any delta samples these again and ends as this one would. `completion_tokens` counts them.
+        The deltas' ids are all sampled tokens except an end token and those of a stop string. A worker that goes on
+        after any delta samples the same tokens and ends as this one would. `completion_tokens` counts all of them.
         """
         check_generate(request, self._card)
         self._intake.check(request)
@@ -227,7 +228,7 @@ class TransformersBackend:
         return _InMemory(engine, store.total_tokens, self._note_counts)
 
     def _load_again(self) -> _InMemory:
-        """In a thread. Raises WorkerFailed; the log says what to do."""
+        """Load the model again, in a thread. Raises WorkerFailed; the log says what to do."""
         try:
             with self._options.loading:
                 return self._start_again()
@@ -238,7 +239,7 @@ class TransformersBackend:
         raise WorkerFailed("the model could not be loaded again")
 
     def _start_again(self) -> _InMemory:
-        """What was announced must still be true. Raises UsageError."""
+        """Load and start it. What was announced must still be true. Raises UsageError."""
         assert self._idling is not None
         loaded = self._idling.reload()
         if loaded.digest != self._card.digest:
@@ -254,7 +255,7 @@ class TransformersBackend:
 
 
 def _prepare(loaded: LoadedModel, options: EngineOptions) -> tuple[Runner, int]:
-    """How the model runs, shown by running it, and for how many tokens there is memory."""
+    """Makes the runner, runs it once, and says for how many tokens there is memory."""
     try:
         runner = make_runner(loaded.model)
         bytes_per_token = kv_bytes_per_token(runner, loaded.model)
@@ -267,7 +268,7 @@ def _prepare(loaded: LoadedModel, options: EngineOptions) -> tuple[Runner, int]:
 
 
 def _finished(sequences: list[Sequence]) -> Finished:
-    """The end of all answers. Tokens of the prompt count once."""
+    """The end of all answers. The prompt's tokens count once."""
     usages = [sequence.usage for sequence in sequences]
     usage = Usage(usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages), usages[0].cached_tokens)
     reasons = [sequence.finish_reason or "stop" for sequence in sequences]

@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def quantization_config(self) -> dict[str, Any] | None:
-        """What the config says of quantized weights, at the top or of its text part. Raises UsageError."""
+        """What the config says of quantized weights, at its top or in its text part. Raises UsageError."""
         text_config = self.config.get("text_config")
         for config in (self.config, text_config if isinstance(text_config, dict) else {}):
             if (found := config.get("quantization_config")) is not None:
@@ -75,7 +75,7 @@ class Checkpoint:
         return tuple(path for path in (self.folder / name for name in names) if path.is_file())
 
     def memory_bytes(self, element_bytes: int | None) -> int:
-        """What the weights take in memory with this many bytes per number; None for those of the file."""
+        """What the weights take in memory with this many bytes per number; None is as many as in the file."""
         return sum(
             math.prod(shape) * (element_bytes if element_bytes and dtype[0] in "FB" else _ELEMENT_BYTES.get(dtype, 1))
             for path in self.weights
@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, may_be_quantized: bool = False) -> Checkpoint:
-    """Check that the folder holds a model that can be loaded. Raises UsageError with what is missing."""
+    """Check that the folder holds a model that can be loaded. Raises UsageError, which says what is missing."""
     if not folder.is_dir():
         raise UsageError(f"The folder {folder} does not exist.", "Check the path, or give a model id from the hub.")
     config = _read_config(folder)
@@ -113,7 +113,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
-    """The same files that from_pretrained loads: model.safetensors, or else the shards of the index."""
+    """The files that from_pretrained would load: model.safetensors, or else the shards of the index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return (single,)

@@ -61,9 +61,9 @@ def digest(
 
 
 class HashCache:
-    """SHA-256 of files, remembered by path, size and modification time, so that a second start need not read them.
+    """Remembers the SHA-256 of files by path, size and modification time, so that a second start need not read them.
 
-    Several processes may share the folder. What one of them loses to another it only hashes once more.
+    Several processes may share the folder. An entry that one of them overwrites is only hashed once more.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class HashCache:
         return {path: known[key] for path, key in keys.items()}
 
     def _read(self) -> dict[str, str]:
-        """A cache that is missing or damaged is an empty one."""
+        """The cache. One that is missing or damaged is empty."""
         try:
             content = json.loads(self._file.read_bytes())
         except (OSError, ValueError):
@@ -93,7 +93,8 @@ class HashCache:
         return {key: value for key, value in entries if _is_hash(value)}
 
     def _write(self, added: dict[str, str]) -> None:
-        """Add to what is there by now. Of a file that changed only the last hash stays, of all the last used."""
+        """Add to what is in the cache by now. A file that changed keeps its last hash only, and of all hashes those
+        used last stay."""
         current = {_path_of(key) for key in added}
         kept = {key: value for key, value in self._read().items() if _path_of(key) not in current}
         content = dict([*kept.items(), *added.items()][-MAX_REMEMBERED_FILES:])

@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 
 def planned_bytes(outline: nn.Module, element_bytes: float, bytes_per_weight: float) -> int:
-    """What the model will take when the weights of its linear layers take `bytes_per_weight` each, and the rest
-    `element_bytes`. The output layer is left as it is, and so are experts, which are no linear layers of their own."""
+    """What the model will take if the weights of its linear layers take `bytes_per_weight` each, and the rest
+    `element_bytes`. The output layer counts as the rest, and so do experts, which are no linear layers of their own."""
     linear_weights = {id(weight) for weight in _linear_weights(outline)}
     return round(
         sum(
@@ -31,7 +31,7 @@ def bytes_in_memory(model: nn.Module) -> int:
 
 
 def _linear_weights(model: Any) -> Iterator[Tensor]:
-    """Those that bitsandbytes quantizes through transformers."""
+    """The weights that bitsandbytes quantizes through transformers."""
     output = model.get_output_embeddings()
     for module in model.modules():
         if (type(module) is nn.Linear or isinstance(module, Conv1D)) and module is not output:
@@ -39,7 +39,8 @@ def _linear_weights(model: Any) -> Iterator[Tensor]:
 
 
 def _scales(model: nn.Module) -> Iterator[Tensor]:
-    """bitsandbytes keeps them beside the parameters: one a row of int8, one a block of 4-bit numbers."""
+    """The scales, which bitsandbytes keeps beside the parameters: one for each row of int8, one for each block of 4-bit
+    numbers."""
     for parameter in model.parameters():
         scales = getattr(parameter, "SCB", None), getattr(getattr(parameter, "quant_state", None), "absmax", None)
         yield from (scale for scale in scales if isinstance(scale, Tensor))

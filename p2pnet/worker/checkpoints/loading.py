@@ -95,7 +95,7 @@ def load_model(
     *,
     quantization: str = NONE,
 ) -> LoadedModel:
-    """Load the model in a folder. Raises UsageError when it cannot be, before anything large is read.
+    """Load the model in a folder. Raises UsageError when that is not possible, before anything large is read.
 
     `device` and `dtype` may be "auto". `available_bytes` is what there is room for; None asks the system.
     """
@@ -135,7 +135,8 @@ def _check_bytes(needed: int, available: int) -> None:
 
 
 def _needed_bytes(checkpoint: Checkpoint, plan: LoadingPlan) -> int:
-    """From the files' headers, or from the model's outline where its weights will not stay as they are in the files."""
+    """The bytes in the files' headers, or those of the model's outline if its weights will not stay as they are in the
+    files."""
     element_bytes = _element_bytes(plan.dtype)
     if element_bytes is None or not (plan.quantization.requested or plan.quantization.is_widened):
         return checkpoint.memory_bytes(element_bytes)
@@ -194,7 +195,7 @@ def _load_weights(folder: Path, plan: LoadingPlan) -> Any:
 
 
 def _quantized_options(plan: LoadingPlan) -> dict[str, Any]:
-    """What from_pretrained is told more where the model in memory is quantized."""
+    """What else from_pretrained is told if the model in memory is quantized."""
     if plan.quantization.label == NONE or plan.quantization.is_widened:
         return {}
     options: dict[str, Any] = {"device_map": {"": plan.device}}  # such weights can often not be moved later
@@ -208,15 +209,15 @@ def _quantized_options(plan: LoadingPlan) -> dict[str, Any]:
 
 
 def _narrow(model: Any, dtype: torch.dtype) -> None:
-    """Weights that were multiplied by wider scales are as wide as those, and so are the norms beside them. Buffers stay
-    as they are: they rotate positions, and are wide on purpose."""
+    """Narrow all parameters to this type: weights that were multiplied by wider scales are as wide as those, and so are
+    the norms beside them. Buffers stay as they are: they rotate positions, and are wide on purpose."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def _avoid_packing(model: Any) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes packs 4-bit weights anew before their first use: much faster, but it fails
-    where the layer's width is not made of whole blocks."""
+    """Switch packing off where it would fail. On CPUs with AVX512-BF16 bitsandbytes packs 4-bit weights anew before
+    their first use: much faster, but it fails where the layer's width is not made of whole blocks."""
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None and (state.shape[0] % _PACKED_ROWS or state.shape[1] % state.blocksize):
@@ -224,7 +225,7 @@ def _avoid_packing(model: Any) -> None:
 
 
 def _end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """All that end a generation: those of generation_config, one or several, and the tokenizer's."""
+    """All ids that end a generation: those of generation_config, one or several, and the tokenizer's."""
     configured = model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return frozenset(token_id for token_id in (*several, tokenizer.eos_token_id) if token_id is not None)

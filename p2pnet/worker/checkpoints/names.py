@@ -35,8 +35,8 @@ def local_folder(spec: str) -> Path | None:
 
 
 def name_of(spec: str, served_name: str | None) -> str:
-    """What a model is called on the network: as its owner wants, or a hub id or `tiny` as it is, and of a path the last
-    part. Raises UsageError."""
+    """What a model is called on the network: what its owner wants, or else a hub id or `tiny` as it is, or the last
+    part of a path. Raises UsageError."""
     path = Path(spec).expanduser()
     name = served_name or (path.resolve().name if path.is_dir() else spec)
     try:

@@ -37,7 +37,7 @@ _MAX_CONTEXT_LENGTH = 1 << 24
 
 
 def choose_device(device: str) -> str:
-    """The device to run on. Raises UsageError when it is not there."""
+    """The device to run on. Raises UsageError when this machine does not have it."""
     is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == AUTO:
         return next(name for name in ("cuda", "mps", "cpu") if is_available[name])
@@ -49,7 +49,7 @@ def choose_device(device: str) -> str:
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """The numbers' type. "auto" is float32 on a CPU, which many of them are fastest with, or else the checkpoint's."""
+    """The type of numbers. "auto" is float32 on a CPU, since many are fastest with it, or else the checkpoint's."""
     if dtype == AUTO:
         return "float32" if device == "cpu" else AUTO
     if dtype not in DTYPES:
@@ -71,7 +71,7 @@ class LoadingPlan:
 
 
 def plan_loading(checkpoint: Checkpoint, device: str, dtype: str, quantization: str) -> LoadingPlan:
-    """Raises UsageError for what cannot be loaded so."""
+    """Decide how to load a checkpoint. Raises UsageError if it cannot be loaded so."""
     device = choose_device(device)
     chosen = choose_quantization(quantization, checkpoint.quantization_config, device)
     config = _causal_config(checkpoint)
@@ -88,7 +88,7 @@ def plan_loading(checkpoint: Checkpoint, device: str, dtype: str, quantization: 
 
 
 def _dtype_to_compute(dtype: str, config: Any, quantization: QuantizationPlan) -> str:
-    """Quantized weights do not say the type to compute in; the config may."""
+    """The type to compute in. Quantized weights do not say it; the config may."""
     if dtype != AUTO or quantization.label == NONE:
         return dtype
     configured = str(config.get_text_config(decoder=True).dtype).removeprefix("torch.")

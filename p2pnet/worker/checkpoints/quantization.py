@@ -135,14 +135,14 @@ def _require(what: str, needs: _Format, device: str, is_installed: IsInstalled) 
 
 
 def _bits_and_bytes_bits(own: Mapping[str, Any]) -> int | None:
-    """As transformers reads it: one of two flags, whatever else the config says."""
+    """The number of bits, as transformers reads it: one of two flags, whatever else the config says."""
     if own.get("load_in_4bit"):
         return 4
     return 8 if own.get("load_in_8bit") else None
 
 
 def _label(method: str, own: Mapping[str, Any]) -> str:
-    """A short word from fixed parts: what the config says may be anybody's."""
+    """A short label, made of fixed parts: anybody may have written the config."""
     if method == "bitsandbytes":
         kinds = {8: "int8", 4: own.get("bnb_4bit_quant_type", "fp4")}
         kind = kinds.get(_bits_and_bytes_bits(own) or 0)

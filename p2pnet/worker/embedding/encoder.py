@@ -56,11 +56,9 @@ _MAX_CONTEXT_LENGTH = 1 << 24
 
 
 def tasks_of(folder: Path) -> tuple[Task, ...]:
-    """What a folder's model is served for.
-
-    The bundled model does both. A folder in the sentence-transformers format embeds, also when it was made from a
-    language model. A causal language model generates. Any other model that reads text embeds.
-    """
+    """The tasks that a folder's model is served for. The bundled model does both. A folder in the sentence-transformers
+    format embeds, even if it was made from a language model. A causal language model generates. Any other model that
+    reads text embeds."""
     if folder.resolve() == TINY_FOLDER.resolve():
         return ("generate", "embed")
     if has_recipe(folder):
@@ -131,7 +129,7 @@ class Encoder:
 
 
 def load_encoder(folder: Path, device: str, dtype: str, cache: HashCache, progress: Progress | None = None) -> Encoder:
-    """Load the encoder in a folder and run it once. Raises UsageError when it cannot be.
+    """Load the encoder in a folder and run it once. Raises UsageError when that is not possible.
 
     `device` and `dtype` may be "auto".
     """
@@ -177,7 +175,7 @@ def _assemble(
 
 
 def _embed_digest(weights_digest: str, recipe: EmbeddingRecipe, folder: Path, cache: HashCache) -> str:
-    """The digest of a language model with these files, and then how its vectors are made; see docs/protocol.md."""
+    """A digest over that of a language model with these files and how its vectors are made; see docs/protocol.md."""
     total = hashlib.sha256()
     hashes = cache.hash_files(list(recipe.files))
     parts = [DIGEST_FORMAT.encode(), weights_digest.encode()]
@@ -234,7 +232,7 @@ def _layer(step: Step, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def _context_length(model: Any, tokenizer: Any, recipe: EmbeddingRecipe) -> int:
-    """What the recipe says, or else what the tokenizer and the model say, and never more than the model has positions
+    """The length that the recipe says, or else the tokenizer and the model, but never more than the model has positions
     for."""
     positions = getattr(model.config, "max_position_embeddings", None) or _MAX_CONTEXT_LENGTH
     length = recipe.max_tokens or min(tokenizer.model_max_length, positions)
@@ -248,7 +246,7 @@ def _context_length(model: Any, tokenizer: Any, recipe: EmbeddingRecipe) -> int:
 
 
 def _learned_positions(module: Any) -> int:
-    """How many tokens a layer of learned positions has room for; RoBERTa and its kin count from behind the padding."""
+    """How many tokens a layer of learned positions has room for. RoBERTa and its kin count from behind the padding."""
     positions = getattr(module, "position_embeddings", None)
     if not isinstance(positions, nn.Embedding):
         return _MAX_CONTEXT_LENGTH

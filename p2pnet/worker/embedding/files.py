@@ -50,7 +50,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Pooling:
-    """From the vectors of a text's tokens to one: several modes are joined into a longer vector."""
+    """Makes one vector of the vectors of a text's tokens. Several modes are joined into a longer vector."""
 
     modes: tuple[str, ...] = ("mean",)
 
@@ -68,7 +68,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Normalize:
-    """To length one."""
+    """Scales a vector to length one."""
 
 
 Step = Dense | Normalize
@@ -76,10 +76,11 @@ Step = Dense | Normalize
 
 @dataclass(frozen=True)
 class EmbeddingRecipe:
-    """How to embed with the model in `model_folder`.
+    """How to embed with the model in `model_folder`. `max_tokens` is how much of a text is read, or None if the folder
+    does not say.
 
-    `max_tokens` is how much of a text is read, None when the folder does not say. `prompt` goes before each text.
-    `dimensions` cuts every vector short. `files` are all that this was read from, and the weights of dense layers.
+    `prompt` goes before each text. `dimensions` cuts every vector short. `files` are all that this was read from, and
+    the weights of dense layers.
     """
 
     model_folder: Path
@@ -98,7 +99,7 @@ def has_recipe(folder: Path) -> bool:
 
 
 def read_recipe(folder: Path) -> EmbeddingRecipe:
-    """The folder's own recipe; of a plain encoder the mean, without normalizing, as sentence-transformers has it.
+    """The folder's own recipe, or for a plain encoder the mean without normalizing, as sentence-transformers does it.
 
     Raises UsageError when the folder asks for anything that is not done here, or is damaged.
     """
@@ -176,7 +177,7 @@ def _check_transformer_settings(settings: Mapping[str, Any], path: Path) -> None
 
 
 def _is_text_only(modalities: Any) -> bool:
-    """Whether texts go into the model as they are (not rendered as a chat), and the last layer's vectors come out."""
+    """Whether texts go into the model as they are, not rendered as a chat, and the last layer's vectors come out."""
     plain = {"method": "forward", "method_output_name": "last_hidden_state"}
     return isinstance(modalities, dict) and modalities.get("text") == plain and "message" not in modalities
 
@@ -218,7 +219,7 @@ def _dense(folder: Path) -> Dense:
 
 
 def _normalize(folder: Path) -> Normalize:
-    """Older folders name a folder for it that is not there."""
+    """The step that normalizes. Older folders name a folder for it that is not there."""
     path = folder / "config.json"
     if path.is_file() and not _is_of_sentences(_dict(path)):
         raise _unsupported(path, "normalizing elsewhere than after the pooling")

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 
 def pool(hidden: Tensor, lengths: Tensor, modes: Sequence[str]) -> Tensor:
-    """One vector for each text, of as many parts as there are modes.
+    """One vector for each text, with one part for each mode.
 
     `hidden` is (texts, tokens, width), padded on the right; `lengths` says how many tokens are real, at least one.
     Returns float32, (texts, len(modes) * width).
@@ -25,7 +25,7 @@ def pool(hidden: Tensor, lengths: Tensor, modes: Sequence[str]) -> Tensor:
 
 
 def shorten(vectors: Tensor, dimensions: int) -> Tensor:
-    """The first dimensions, of length one again: for models trained to put the most important ones first
+    """The first dimensions, scaled to length one again. Some models are trained to put the most important ones first
     (https://arxiv.org/abs/2205.13147)."""
     return normalize(vectors[..., :dimensions], dim=-1)
 
@@ -55,7 +55,8 @@ def _mean_sqrt_length(hidden: Tensor, lengths: Tensor, is_real: Tensor) -> Tenso
 
 
 def _weighted_mean(hidden: Tensor, lengths: Tensor, is_real: Tensor) -> Tensor:
-    """Later tokens weigh more, as many times as their position (https://arxiv.org/abs/2202.08904)."""
+    """A mean in which each token weighs as much as its position, so that later ones weigh more
+    (https://arxiv.org/abs/2202.08904)."""
     weights = torch.arange(1, hidden.shape[1] + 1, device=hidden.device, dtype=hidden.dtype)
     total = lengths * (lengths + 1) / 2
     return _sum(hidden * weights[None, :, None], is_real) / total[:, None]

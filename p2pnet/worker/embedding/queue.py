@@ -29,7 +29,7 @@ class EmbedItem:
 
 
 class EmbedJob:
-    """What one request has left to embed. `dimensions` is how short its vectors are cut, None for not."""
+    """The inputs that one request has left to embed. `dimensions` is how short its vectors are cut, or None."""
 
     def __init__(self, inputs: Sequence[tuple[int, ...]], dimensions: int | None = None) -> None:
         self.dimensions = dimensions
@@ -51,7 +51,7 @@ class EmbedJob:
         return self._lengths[-1]
 
     def take(self, width: int) -> EmbedItem | None:
-        """The longest input that fits into a batch of this width, unless it is too short for it."""
+        """Take the longest input that fits into a batch of this width, unless it is too short for it."""
         position = bisect_right(self._lengths, width) - 1
         if not self.is_ready or position < 0 or self._lengths[position] * MAX_PADDING < width:
             return None
@@ -61,7 +61,7 @@ class EmbedJob:
         return EmbedItem(self, index, self._inputs[index])
 
     def read(self) -> None:
-        """Its reader has taken one more vector."""
+        """Note that its reader has taken one more vector."""
         self._unread -= 1
 
 
@@ -75,12 +75,13 @@ class EmbedQueue:
         self._jobs.append(job)
 
     def remove(self, job: EmbedJob) -> None:
-        """Drop what has not been taken of it. Idempotent."""
+        """Drop what has not been taken of a job. Idempotent."""
         if job in self._jobs:
             self._jobs.remove(job)
 
     def next_batch(self, max_tokens: int) -> list[EmbedItem]:
-        """Inputs to embed together, at most `max_tokens` with their padding, but at least one. Empty: nothing to do."""
+        """The inputs to embed together next: at most `max_tokens` with their padding, but at least one input. Empty
+        when there is nothing to do."""
         head = next((job for job in self._jobs if job.is_ready), None)
         if head is None:
             return []

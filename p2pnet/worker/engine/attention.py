@@ -67,7 +67,7 @@ _step = _Step()
 
 @contextmanager
 def packed(spans: Sequence[PackedSpan]) -> Iterator[None]:
-    """Within it, a forward pass of a model with IMPLEMENTATION computes these spans."""
+    """Within this context, a forward pass of a model with IMPLEMENTATION computes these spans."""
     _step.spans = spans
     try:
         yield
@@ -88,11 +88,11 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Of query (1, heads, tokens, dimension), and key and value with their own heads: (1, tokens, heads, dimension).
+    """Attention of query (1, heads, tokens, dimension), and key and value with their own heads. Returns (1, tokens,
+    heads, dimension).
 
-    `s_aux` are the attention sinks. Raises UnsupportedAttention.
-
-    Outside of `packed` it is plain attention: the same weights may serve embeddings in another thread.
+    `s_aux` are the attention sinks. Raises UnsupportedAttention. Outside of `packed` it is plain attention: the same
+    weights may serve embeddings in another thread.
     """
     if not _step.spans:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
@@ -120,7 +120,7 @@ def attend(
 
 
 def make_mask(*arguments: Any, **options: Any) -> Any:
-    """What transformers makes before the layers, once per forward pass: nothing, where every span has its own."""
+    """The mask that transformers makes before the layers, once per forward pass: none, since every span has its own."""
     return None if _step.spans else sdpa_mask(*arguments, **options)
 
 
@@ -129,7 +129,8 @@ AttentionMaskInterface.register(IMPLEMENTATION, make_mask)
 
 
 def _mask(span: PackedSpan, window: int | None, device: torch.device) -> torch.Tensor:
-    """(queries, keys): which positions each of the span's tokens sees: up to its own, at most `window` of them."""
+    """A mask (queries, keys) of the positions that each of the span's tokens sees: up to its own, at most `window` of
+    them."""
     mask = span.masks.get(window)
     if mask is None:
         end = span.start + span.last - span.first
@@ -144,7 +145,7 @@ def _mask(span: PackedSpan, window: int | None, device: torch.device) -> torch.T
 def _masked(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scoring: _Scoring
 ) -> torch.Tensor:
-    """(heads, queries, dimension), computed for as many queries at a time as the mask's limit allows."""
+    """Attention (heads, queries, dimension) with a mask, for as many queries at a time as the mask's limit allows."""
     if scoring.is_plain:
         rows = max(1, MAX_MASK_ELEMENTS // keys.shape[1])
         parts = [
@@ -170,7 +171,8 @@ def _masked(
 def _unfused(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scoring: _Scoring
 ) -> torch.Tensor:
-    """What the fused kernels do not do: scores squeezed by tanh, and a sink per head that takes part of the weight."""
+    """Attention with what the fused kernels do not do: scores squeezed by tanh, and a sink per head that takes part of
+    the weight."""
     heads, tokens, dimension = queries.shape
     groups = heads // keys.shape[0]
     grouped = queries.reshape(keys.shape[0], groups * tokens, dimension)

@@ -20,7 +20,7 @@ MAX_TOKENS_PER_DELTA = 32
 
 
 class PromptEcho:
-    """Sends one prompt back. `logprobs` as in SequencePlan."""
+    """Sends one prompt back. `logprobs` is as in SequencePlan."""
 
     def __init__(
         self, prompt_ids: Sequence[int], emitter: Emitter, logprobs: int | None, token_bytes: TokenBytes, choice: int
@@ -42,9 +42,11 @@ class PromptEcho:
         return self._deltas([None] * len(self._prompt_ids))
 
     def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
-        """The part of the echo that the logits (rows, vocabulary) of the tokens from position `start` on tell about:
-        each predicts the token after its own. What was told already is not told again. Raises WorkerFailed when they
-        are not numbers."""
+        """The next part of the echo, from the logits (rows, vocabulary) of the tokens from position `start` on.
+
+        Each row predicts the token after its own. What was told already is not told again. Raises WorkerFailed when the
+        logits are not numbers.
+        """
         entries: list[TokenLogprob] = []
         if self._sent == 0:
             first = self._prompt_ids[0]

@@ -67,13 +67,13 @@ class EngineAnswer:
         return self._sent - self._taken >= MAX_LEAD_DELTAS
 
     def send(self, deltas: Several[TextDelta]) -> None:
-        """From the engine's thread."""
+        """Send deltas to the reader. Called in the engine's thread."""
         self._sent += len(deltas)
         if deltas:
             self._call(lambda: self._put(deltas))
 
     def leave(self, failure: WorkerFailed | None = None) -> None:
-        """From the engine's thread: nothing more will come."""
+        """Tell the reader that nothing more will come. Called in the engine's thread."""
         self._failure = failure
         self._call(self._end)
 
@@ -156,7 +156,8 @@ class Engine:
             self._changed.notify()
 
     def _run(self) -> None:
-        """In a thread that computes nothing itself: torch is only touched in turns."""
+        """Computes until the engine is closed, in a thread that computes nothing itself: torch is only touched in
+        turns."""
         while not self._is_closing:
             try:
                 if not self._turns.run(self._turn):
@@ -171,7 +172,7 @@ class Engine:
             answer.leave(WorkerFailed("the worker is stopping"))
 
     def _turn(self) -> bool:
-        """Whether there was anything to compute, or may be in the next turn."""
+        """Compute one step. Returns whether there was anything to compute, or may be in the next turn."""
         self._welcome()
         self._part_from_cancelled()
         preemptions = self._scheduler.preemptions
@@ -230,7 +231,7 @@ class Engine:
         self._speed.note(decoded, sum(work.count for work in works if work.count > 1), time.perf_counter() - began_s)
 
     def _compute(self, works: list[Work]) -> list[torch.Tensor | WorkerFailed]:
-        """The logits that are wanted of each, or why there are none."""
+        """The logits that each work wants, or why there are none."""
         parts = [self._part(work) for work in works]
         if self._runner.is_packed and len(parts) > 1:
             try:

@@ -26,7 +26,7 @@ from p2pnet.worker.text.resuming import encodings
 
 
 class Intake:
-    """Of one model. `sequences` is not for several threads at the same time."""
+    """Takes in the requests to one model. `sequences` is not for several threads at the same time."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._tokenizer = loaded.tokenizer
@@ -47,7 +47,7 @@ class Intake:
         return (*(feature for feature in ENGINE if feature not in missing), *chat, *tools, *fim)
 
     def check(self, request: GenerateRequest) -> None:
-        """What of this model can be said without tokenizing. Raises InvalidRequest."""
+        """Check what can be said without tokenizing. Raises InvalidRequest."""
         if request.echo and isinstance(request.prompt, TextPrompt) and request.prompt.suffix:
             raise InvalidRequest("The echo of a prompt with a suffix would have to come in two parts.", "echo")
         for param, ids in (
@@ -59,7 +59,7 @@ class Intake:
                 raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary.", param)
 
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
-        """One for each answer, and the echo that can be sent at once. Raises RequestError."""
+        """One sequence for each answer, and the echo that can be sent at once. Raises RequestError."""
         prompt = self._encode(request)
         if request.resume_text:
             return [self._after_text(request, prompt, context_length)], []
@@ -78,7 +78,7 @@ class Intake:
         return sequences, echoed
 
     def _encode(self, request: GenerateRequest) -> _Encoded:
-        """Raises RequestError."""
+        """Encode the prompt. Raises RequestError."""
         prompt = request.prompt
         if isinstance(prompt, TextPrompt) and prompt.suffix:
             assert self._fim is not None  # the feature was checked
@@ -90,7 +90,7 @@ class Intake:
     def _after_text(self, request: GenerateRequest, prompt: _Encoded, context_length: int) -> Sequence:
         """The answer to a request with `resume_text`. Raises RequestError.
 
-        Of the ways to cut the text into tokens, it has to be one that the form of the answer allows.
+        The text has to be cut into tokens in a way that the form of the answer allows.
         """
         make_constraint = self._forms.constraint(request)
         start = Detokenizer(self._tokenizer, self._invisible, prompt.context)
@@ -145,7 +145,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A prompt's ids, those that the answer's text continues (of a chat, none), and what ends an answer to it."""
+    """A prompt's ids, those that the answer's text continues (none of a chat's), and what ends an answer to it."""
 
     ids: tuple[int, ...]
     context: tuple[int, ...]

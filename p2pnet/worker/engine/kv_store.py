@@ -31,7 +31,7 @@ class Kv:
     def write(
         self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (heads, tokens, dimension) from position `start` on; returns all up to their end, not copied."""
+        """Store (heads, tokens, dimension) from position `start` on. Returns all up to their end, not copied."""
         held = self.layers.get(layer)
         if held is None:  # now is when heads and dimension are known
             held = self.layers[layer] = (self._buffer(keys), self._buffer(values))
@@ -45,7 +45,7 @@ class Kv:
 
 
 class KvStore:
-    """All buffers of one model, at most `total_tokens` together. A `memory.KvMemory` whose rooms are Kv."""
+    """All buffers of one model, at most `total_tokens` together: a `memory.KvMemory` whose rooms are Kv."""
 
     def __init__(self, total_tokens: int) -> None:
         self.total_tokens = total_tokens - total_tokens % BLOCK_TOKENS
@@ -56,7 +56,7 @@ class KvStore:
         return self.total_tokens - self._used_tokens
 
     def open(self, tokens: int) -> Kv | None:
-        """Room for so many tokens; None when there is not enough."""
+        """Room for so many tokens, or None when there is not enough."""
         capacity = whole_blocks(tokens)
         if capacity > self.free_tokens:
             return None

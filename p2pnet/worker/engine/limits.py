@@ -6,7 +6,8 @@ from p2pnet.errors import ContextOverflow
 
 
 def tokens_to_generate(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:
-    """`max_tokens`, or as many as the context still holds. Raises ContextOverflow, worded as OpenAI words it."""
+    """How many tokens to generate: `max_tokens`, or as many as the context still holds. Raises ContextOverflow, worded
+    as OpenAI words it."""
     room = context_length - prompt_tokens
     wanted = 1 if max_tokens is None else max_tokens
     if wanted > room:

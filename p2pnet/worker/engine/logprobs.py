@@ -13,10 +13,10 @@ TokenBytes = Callable[[int], bytes]
 
 
 def token_logprob(logits: torch.Tensor, token_id: int, top: int, token_bytes: TokenBytes) -> TokenLogprob:
-    """Of one token, and of the `top` likeliest ones, from the logits (vocabulary,) in its place.
+    """The log-probability of one token and of the `top` likeliest ones, from the logits (vocabulary,) in its position.
 
-    What the model itself says: before temperature, penalties, bias and constraints. Raises WorkerFailed when the logits
-    are not numbers.
+    It is what the model itself says: before temperature, penalties, bias and constraints. Raises WorkerFailed when the
+    logits are not numbers.
     """
     logprobs = torch.log_softmax(as_scores(logits), dim=-1)
     values, ids = torch.topk(logprobs, min(top, len(logprobs)))

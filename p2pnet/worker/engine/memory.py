@@ -12,21 +12,21 @@ BLOCK_TOKENS = 64
 
 
 class Room(Protocol):
-    """What one sequence has."""
+    """The memory that one sequence has."""
 
     @property
     def capacity(self) -> int:
-        """Tokens it holds at most; 0 once it was closed."""
+        """How many tokens it holds at most; 0 once it was closed."""
 
 
 class KvMemory(Protocol):
-    """All that there is for one model."""
+    """The memory that there is for one model."""
 
     @property
     def free_tokens(self) -> int: ...
 
     def open(self, tokens: int) -> Room | None:
-        """Room for so many tokens; None when there is not enough."""
+        """Room for so many tokens, or None when there is not enough."""
 
     def grow(self, room: Room, tokens: int) -> bool:
         """Make it hold so many tokens in all, and keep what is there. False when there is not enough."""

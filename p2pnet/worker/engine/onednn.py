@@ -30,8 +30,8 @@ class OneDnnLinear(torch.nn.Linear):
 
 
 def use_onednn(model: Any) -> None:
-    """Let the model's plain float32 layers on the CPU be OneDnnLinears, where this torch has them. Their weights stay
-    where they are."""
+    """Replace the model's plain float32 layers on the CPU by OneDnnLinears, where this torch has them. Their weights
+    stay where they are."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):  # type: ignore[no-untyped-call]
         return
     for module in model.modules():

@@ -19,7 +19,8 @@ INTERVAL_S = 0.02
 
 @dataclass(frozen=True)
 class Peak:
-    """In bytes. `process` is main memory, weights included; `gpu` is None where no NVIDIA GPU computes."""
+    """The most memory, in bytes. `process` is main memory, weights included; `gpu` is None where no NVIDIA GPU
+    computes."""
 
     process_bytes: int
     gpu_bytes: int | None
@@ -61,7 +62,7 @@ class PeakMemory:
 
     @property
     def peak(self) -> Peak:
-        """Since entering."""
+        """The most memory since entering."""
         return Peak(self._process_bytes, int(torch.cuda.max_memory_allocated()) if self._is_on_gpu else None)
 
     async def _watch(self) -> None:

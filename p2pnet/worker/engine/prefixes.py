@@ -31,7 +31,7 @@ class Prefix:
 
 
 class PrefixCache:
-    """Least recently used first out."""
+    """Keeps prefixes. The one that was not used for longest goes first."""
 
     def __init__(self) -> None:
         self._prefixes: dict[Room, Prefix] = {}
@@ -44,12 +44,12 @@ class PrefixCache:
 
     @property
     def tokens(self) -> int:
-        """The memory that evicting all of them would give."""
+        """How much memory all prefixes have, in tokens."""
         return sum(kv.capacity for kv in list(self._prefixes))  # a copy: other threads ask how full the memory is
 
     def put(self, prefix: Prefix) -> list[Room]:
-        """Keep it as the one used last. Returns what is not needed any more: what it contains, or itself, or the
-        oldest beyond the limit."""
+        """Keep it as the one used last. Returns prefixes that are not needed any more: those that it contains, or
+        itself, or the oldest beyond the limit."""
         dropped: list[Room] = []
         for known in list(self._prefixes.values()):
             common = common_length(known.ids, prefix.ids)
@@ -67,7 +67,7 @@ class PrefixCache:
         return self._prefixes.pop(prefix.kv).kv
 
     def touch(self, prefix: Prefix) -> None:
-        """It was used just now."""
+        """Note that it was used just now."""
         self._prefixes[prefix.kv] = self._prefixes.pop(prefix.kv)
 
     def oldest(self) -> Prefix | None:
@@ -79,7 +79,7 @@ def id_array(ids: Sequence[int]) -> Ids:
 
 
 def common_length(one: Ids, other: Ids) -> int:
-    """How many ids both begin with."""
+    """How many ids both have in common at their beginning."""
     size = min(len(one), len(other))
     if one[:REUSE_TOKENS].tobytes() != other[:REUSE_TOKENS].tobytes():  # nearly always, and quickly seen
         size = min(size, REUSE_TOKENS)

@@ -41,14 +41,15 @@ T = TypeVar("T", bound=Closable)
 
 
 def call_later(delay_s: float, act: Callable[[], object]) -> Timer:
-    """The event loop's own."""
+    """Calls later in the running event loop."""
     return asyncio.get_running_loop().call_later(delay_s, act)
 
 
 class Residence(Generic[T]):
-    """Holds one T, called `name` in the log. All but `load`, which runs in a thread, happens in one event loop.
+    """Holds one T, called `name` in the log.
 
-    Who uses it must not keep it beyond that: its memory would not be freed.
+    All but `load`, which runs in a thread, happens in one event loop. Who uses it must not keep it beyond that: its
+    memory would not be freed.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Residence(Generic[T]):
 
     @property
     def resident(self) -> T | None:
-        """What is in memory now. None while it is being loaded, too."""
+        """What is in memory now: None also while it is being loaded."""
         return self._resident
 
     @property
@@ -89,7 +90,7 @@ class Residence(Generic[T]):
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[T]:
-        """Have it, loaded if need be, as long as this lasts. Raises WorkerFailed when it cannot be had.
+        """Use it for as long as this context lasts, loaded if need be. Raises WorkerFailed when it cannot be loaded.
 
         However many wait, it is loaded once. Who stops waiting does not stop the loading: the others, or the next to
         come, have it sooner.

@@ -34,7 +34,7 @@ mask or position."""
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some new tokens of one sequence. `logits` is how many of the last ones' logits are wanted."""
+    """Some new tokens of one sequence. `logits` is for how many of the last tokens logits are wanted."""
 
     ids: Sequence[int]
     start: int
@@ -55,7 +55,7 @@ class Runner(Protocol):
 
 
 class PackedRunner:
-    """All parts in one row of tokens."""
+    """Runs all parts in one row of tokens."""
 
     is_packed = True
 
@@ -91,7 +91,7 @@ class PackedRunner:
 
 
 class SequentialRunner:
-    """One sequence after the other, each with a cache of the model's own kind, which stays with its Kv."""
+    """Runs one sequence after the other, each with a cache of the model's own kind, which stays with its Kv."""
 
     is_packed = False
 
@@ -118,8 +118,10 @@ class SequentialRunner:
 
 
 def make_runner(model: Any) -> Runner:
-    """The fastest way that gives what the model itself gives. Raises ValueError when there is none, or what torch
-    raises when the model does not run."""
+    """The fastest runner that gives what the model itself gives.
+
+    Raises ValueError when there is none, or what torch raises when the model does not run.
+    """
     prompts = _check_prompts(model)
     expected = [_plain_logits(model, prompt) for prompt in prompts]
     if not all(bool(torch.isfinite(logits).all()) for logits in expected):
@@ -148,8 +150,8 @@ def make_runner(model: Any) -> Runner:
 
 
 def _sequential_runner(model: Any, expected: list[torch.Tensor], prompts: list[list[int]]) -> SequentialRunner:
-    """Not every model keeps what it needs in the cache it is given: some take no notice of it, and would go on as if
-    each piece were a prompt of its own."""
+    """A SequentialRunner, once it has been shown to work. Some models do not keep what they need in the cache they are
+    given: they would go on as if each piece were a prompt of its own."""
     runner = SequentialRunner(model)
     difference = _difference(expected, _logits_in_pieces(runner, prompts))
     if difference is not None:
@@ -170,7 +172,7 @@ def kv_bytes_per_token(runner: Runner, model: Any) -> int:
 
 
 def _reason_against_packing(config: Any) -> str | None:
-    """What a short check would not show."""
+    """Why this model cannot be packed, if a short check would not show it."""
     others = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS
     if others:
         return f"it has {min(others)} layers"
@@ -200,7 +202,7 @@ def _plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:
 
 
 def _logits_in_pieces(runner: Runner, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Of each prompt's last token, computed side by side in uneven pieces, of which the last is one token."""
+    """The logits of each prompt's last token, computed side by side in uneven pieces, the last of one token."""
     kvs = [Kv(whole_blocks(CHECK_TOKENS)) for _ in prompts]
     found: list[torch.Tensor] = []
     for piece in range(4):

@@ -94,7 +94,7 @@ class Sampler:
         return inverse_cdf(self._nucleus(scores), uniform(self._seed, len(token_ids)))
 
     def _nucleus(self, scores: torch.Tensor) -> torch.Tensor:
-        """What top_k, top_p and min_p leave, each of what the one before left; the rest is minus infinity."""
+        """What top_k, top_p and min_p leave, each of what the one before it left. The rest is minus infinity."""
         if self._top_k:
             scores = at_least(scores, _kth_largest(scores, self._top_k))
         if self._top_p < 1:
@@ -105,7 +105,7 @@ class Sampler:
 
 
 def as_scores(logits: torch.Tensor) -> torch.Tensor:
-    """The same in float32 on the CPU. Raises WorkerFailed when they are not numbers."""
+    """The logits in float32 on the CPU. Raises WorkerFailed when they are not numbers."""
     scores = logits.detach().to("cpu", torch.float32)
     if not math.isfinite(float(scores.max())):  # the maximum of anything with a NaN is NaN
         raise WorkerFailed("the model computed logits that are not numbers")
@@ -113,12 +113,13 @@ def as_scores(logits: torch.Tensor) -> torch.Tensor:
 
 
 def at_least(scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Of equals all stay, or all go: which of them a sort would put first differs between machines."""
+    """The scores of at least this value. Of equals all stay or all go: which of them a sort would put first differs
+    between machines."""
     return scores.masked_fill(scores < threshold, -math.inf)
 
 
 def _restricted(scores: torch.Tensor, allowed: torch.Tensor | None, forbidden: list[int]) -> torch.Tensor:
-    """Raises WorkerFailed when nothing is left."""
+    """Only the allowed ones. Raises WorkerFailed when nothing is left."""
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -math.inf)
     if forbidden:
@@ -168,7 +169,7 @@ def _penalties(sampling: Sampling, prompt_tokens: int) -> LogitsProcessorList:
 
 
 def _bias(biases: Mapping[int, float]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Ids and what is added to their logits."""
+    """Ids, and what is added to their logits."""
     if not biases:
         return None
     return torch.tensor(list(biases)), torch.tensor(list(biases.values()), dtype=torch.float32)

@@ -31,8 +31,8 @@ TAKE_OVER_SHARE = 0.75
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """`chunk_alone` and `chunk_beside` are how many tokens of prompts a step computes: without, and with others whose
-    next token waits meanwhile."""
+    """How many tokens of prompts a step computes: `chunk_beside` while others wait for their next token, else
+    `chunk_alone`."""
 
     max_running: int = 32
     """More sequences at a time gain nothing on any machine measured, and each takes memory. Held ones do not count."""
@@ -44,8 +44,8 @@ class SchedulerLimits:
 class Job:
     """One sequence as the scheduler sees it: ids, of which the first `computed` are in its memory.
 
-    `max_length` is how many ids there can ever be. `needs_whole_prompt`: every token's logits are wanted, so nothing
-    may be reused. `is_held`: its reader is behind, so it does not go on for now.
+    `max_length` is how many ids there can ever be. `needs_whole_prompt` says that every token's logits are wanted, so
+    nothing may be reused. `is_held` says that its reader is behind, so it does not go on for now.
     """
 
     ids: list[int]
@@ -80,7 +80,7 @@ class Work:
 
 
 class Scheduler:
-    """All sequences of one model."""
+    """Schedules all sequences of one model."""
 
     def __init__(self, memory: KvMemory, limits: SchedulerLimits, shares_prefixes: bool) -> None:
         self._memory = memory
@@ -103,7 +103,7 @@ class Scheduler:
 
     @property
     def free_tokens(self) -> int:
-        """What new sequences may have: kept prefixes make room for them."""
+        """How much memory new sequences may have: kept prefixes make room for them."""
         return self._memory.free_tokens + self._prefixes.tokens
 
     def add(self, job: Job) -> None:
@@ -112,7 +112,8 @@ class Scheduler:
         self._waiting.append(job)
 
     def remove(self, job: Job, keep: bool = True) -> None:
-        """It is over, or nobody wants it any more. With `keep` its keys and values may serve others. Idempotent."""
+        """Forget a job that is over, or that nobody wants any more. With `keep` its keys and values may serve others.
+        Idempotent."""
         if job in self._waiting:
             self._waiting.remove(job)
         if job in self._running:
@@ -132,7 +133,7 @@ class Scheduler:
             pass
 
     def plan(self) -> list[Work]:
-        """What to compute now; each job's memory has room for it. Empty when there is nothing to do."""
+        """What to compute now. Each job's memory has room for it. Empty when there is nothing to do."""
         self._admit()
         ready = [job for job in self._running if not job.is_held]
         decoding = [Work(job, 1) for job in ready if job.remaining == 1]
@@ -161,7 +162,7 @@ class Scheduler:
             self._running.sort(key=lambda running: running.arrival)
 
     def _best_source(self, job: Job) -> tuple[Job | Prefix | None, int]:
-        """Whose keys and values the job can begin with, and how many."""
+        """The prefix or job whose keys and values this job can begin with, and how many of them."""
         if not self._shares_prefixes or job.needs_whole_prompt:
             return None, 0
         best: tuple[Job | Prefix | None, int] = (None, 0)
@@ -218,14 +219,15 @@ class Scheduler:
         return False
 
     def _victims(self, job: Job) -> list[Job]:
-        """Who gives memory up for this job: those whose readers are behind, then the younger ones, youngest first."""
+        """The jobs that give memory up for this one: those whose readers are behind, then the younger ones, youngest
+        first."""
         others = [
             other for other in self._running if other is not job and (other.is_held or other.arrival > job.arrival)
         ]
         return sorted(others, key=lambda other: (not other.is_held, -other.arrival))
 
     def _free_from_held(self, tokens: int) -> bool:
-        """So much memory for somebody new, if those whose readers are behind can give what is missing."""
+        """Free so much memory for somebody new, if those whose readers are behind can give what is missing."""
         held = [job for job in self._running if job.is_held]
         if self.free_tokens + sum(job.kv.capacity for job in held if job.kv is not None) < tokens:
             return False
@@ -260,7 +262,7 @@ class Scheduler:
 
 
 def _is_waiting(job: Job) -> bool:
-    """Whether what it begins with is just being computed."""
+    """Whether the beginning of its prompt is just being computed for another one."""
     if job.waits_for is None:
         return False
     source, common = job.waits_for
@@ -268,7 +270,7 @@ def _is_waiting(job: Job) -> bool:
 
 
 def shared_chunk(jobs: Sequence[Job], chunk: int) -> list[Work]:
-    """Which tokens of their prompts these jobs, oldest first, compute now: `chunk` of them together at most."""
+    """Which tokens of their prompts these jobs, oldest first, compute now: at most `chunk` of them together."""
     if not jobs:
         return []
     oldest, others = jobs[0], sorted(jobs[1:], key=lambda job: job.remaining)

@@ -21,11 +21,11 @@ from p2pnet.worker.text.emission import Emitter
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What to generate, checked: all ids are in the vocabulary, and `max_tokens` more than the prompt fit the context.
+    """What to generate, checked: all ids are in the vocabulary, and the prompt and `max_tokens` fit the context.
 
-    `resume_ids` are the first tokens of the answer, which another worker gave; `is_of_text` where it gave their text
-    only, so that they count as the prompt's. `max_tokens` and `min_tokens` count them in any case. `logprobs` is how
-    many likely tokens to name with each; None is none, and no logprobs.
+    `resume_ids` are the first tokens of the answer, which another worker gave. `is_of_text` says that it gave their
+    text only, so that they count as the prompt's. `max_tokens` and `min_tokens` count them in any case. `logprobs` is
+    how many likely tokens to name with each token; None is no logprobs.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ class SequencePlan:
 
 
 class Sequence:
-    """An answer under way: over once `finish_reason` is set."""
+    """An answer under way. It is over once `finish_reason` is set."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        """Every sampled token counts, an end token and the tokens of a stop string too, as vLLM counts them."""
+        """The tokens so far. Every sampled token counts, also an end token and those of a stop string, as vLLM counts
+        them."""
         prompt_tokens = len(self._plan.prompt_ids) + (len(self._plan.resume_ids) if self._plan.is_of_text else 0)
         return Usage(prompt_tokens, len(self._ids) - prompt_tokens, min(self.job.cached_tokens, prompt_tokens))
 
@@ -73,18 +74,20 @@ class Sequence:
 
     @property
     def stop(self) -> str | None:
-        """Which stop string has ended it."""
+        """The stop string that has ended it, if any."""
         return self._emitter.stop
 
     def rows_wanted(self, count: int) -> int:
-        """Of how many of the next `count` tokens the logits are needed."""
+        """For how many of the next `count` tokens the logits are needed."""
         if self._echo is not None and self._echo.needs_logits:
             return count
         return int(count == self.job.remaining)
 
     def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
-        """Take the logits (rows, vocabulary) that were wanted of the tokens from position `start` to the last one
-        computed; returns what may be sent now. Raises WorkerFailed when they are not numbers.
+        """Take the wanted logits (rows, vocabulary) of the tokens from position `start` to the last one computed.
+        Returns what may be sent now.
+
+        Raises WorkerFailed when they are not numbers.
         """
         deltas = self._echo.take(logits, start) if self._echo is not None and self._echo.needs_logits else ()
         if self.job.remaining:
@@ -126,7 +129,7 @@ class Sequence:
         return deltas
 
     def _resume(self) -> None:
-        """Come to where another worker was. The answer may have been over there but for saying so."""
+        """Come to where another worker was. The answer may have been complete there, and only its end not told."""
         ids: Ids[int] = self._plan.resume_ids
         if not ids:
             return

@@ -13,7 +13,7 @@ SMOOTHING = 0.3
 
 
 class Speedometer:
-    """Told of every step; `now_ms` is Unix time in milliseconds."""
+    """Measures both speeds from every step. `now_ms` is Unix time in milliseconds."""
 
     def __init__(self, now_ms: NowMs) -> None:
         self._decode = StepSpeed(now_ms, WINDOW_S, SMOOTHING)
@@ -21,7 +21,7 @@ class Speedometer:
 
     @property
     def decode_tokens_per_s(self) -> Measure:
-        """Of all answers together."""
+        """The speed of all answers together."""
         return self._decode.measure
 
     @property
@@ -29,6 +29,7 @@ class Speedometer:
         return self._prefill.measure
 
     def note(self, decoded: int, prefilled: int, duration_s: float) -> None:
-        """One step: so many tokens of answers, and of prompts, came out of it. It counts for both in full."""
+        """Note one step, out of which so many tokens of answers, and of prompts, came. Its time counts for both in
+        full."""
         self._decode.note(decoded, duration_s)
         self._prefill.note(prefilled, duration_s)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Turns:
-    """One per machine; a turn is one step of one model. First come, first served."""
+    """The turns of one machine: a turn is one step of one model. First come, first served."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -27,12 +27,12 @@ class Turns:
         return self._thread.submit(step).result()
 
     async def take(self, step: Callable[[], T]) -> T:
-        """The same from an event loop. Whoever stops waiting does not stop a step that has begun."""
+        """As `run`, from an event loop. Whoever stops waiting does not stop a step that has begun."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
 
 
 async def in_own_thread(act: Callable[[], T]) -> T:
-    """Compute something once, such as loading a model, in a thread that ends with it, and its team too."""
+    """Compute something once, such as loading a model, in a thread that ends with it. Its team of threads ends too."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="once")
     try:
         return await asyncio.get_running_loop().run_in_executor(executor, act)

@@ -45,18 +45,18 @@ class Slot:
         self.is_computing = False
 
     def begin(self) -> None:
-        """It has waited and computes now. Idempotent."""
+        """Note that the request computes now, and waits no longer. Idempotent."""
         if not self.is_computing:
             self.is_computing = True
             self._meter._begin(self._has_own_speed)
 
     def when_released(self, action: Callable[[], None]) -> None:
-        """What is to be done when the slot is given back. Must bear to be called more than once."""
+        """Call `action` when the slot is given back. It must bear to be called more than once."""
         self._when_released.append(action)
 
     def note_tokens(self, tokens: int) -> None:
-        """So many more tokens have come. The first ones say how long they took to come, further ones how fast they
-        follow one another."""
+        """Note that so many more tokens have come. The first ones say how long they took to come, further ones how fast
+        they follow one another."""
         if not tokens:
             return
         if not self.is_computing:
@@ -67,8 +67,8 @@ class Slot:
         self._observe_tokens(tokens)
 
     def finish(self, finished: Finished) -> None:
-        """The answer is complete. Call it before the last frame is sent: who has read that frame may ask again at
-        once."""
+        """Note that the answer is complete. Call it before the last frame is sent: who has read that frame may ask
+        again at once."""
         meter = self._meter
         meter.requests_served += 1
         meter.tokens_served += finished.usage.completion_tokens
@@ -96,7 +96,7 @@ class Slot:
 
 
 class LoadMeter:
-    """The slots of one worker, as many for each model, and its speed."""
+    """The slots of one worker, the same number for each model, and its speed."""
 
     def __init__(
         self,
@@ -124,8 +124,8 @@ class LoadMeter:
 
     @property
     def load(self) -> Load:
-        """How busy the worker is now, over all its models. Where backends measure how fast they decode, what they say
-        stands; prefill is theirs alone to see."""
+        """How busy the worker is now, over all its models. If backends measure how fast they decode, their measure
+        stands; only they can measure prefill."""
         backends = self._catalogue.load
         return Load(
             running=self.running,
@@ -183,5 +183,5 @@ class LoadMeter:
 
 
 def full(slots: int) -> Busy:
-    """What is said when nobody can have one more slot of a model."""
+    """The error that says that no more slots of a model can be had."""
     return Busy(f"all {slots} slots for this model are taken")

@@ -34,7 +34,7 @@ DURATION_BUCKETS_S = (
 
 
 class WorkerMetrics(Observer):
-    """One worker's, in a registry of its own."""
+    """The metrics of one worker, in a registry of its own."""
 
     def __init__(self) -> None:
         self._standing: Callable[[], Standing] = Standing
@@ -69,7 +69,7 @@ class WorkerMetrics(Observer):
         ProcessCollector(registry=self._registry)
 
     def watch(self, standing: Callable[[], Standing]) -> None:
-        """From now on ask this at each scrape."""
+        """Ask this for the worker's standing at each scrape from now on."""
         self._standing = standing
 
     def first_token(self, model: str, tokens: int, waited_s: float) -> None:
@@ -97,8 +97,8 @@ class WorkerMetrics(Observer):
         self._probes.inc()
 
     def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, and its content type: OpenMetrics for who accepts that, else Prometheus's text format. To be
-        called in the worker's event loop."""
+        """All metrics, and their content type: OpenMetrics for who accepts that, else Prometheus's text format. Call it
+        in the worker's event loop."""
         standing = self._standing()
         load = standing.status.load
         self._running.set(load.running)

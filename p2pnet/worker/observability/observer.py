@@ -17,8 +17,8 @@ NOT_BEGUN = Status(is_serving=False)
 
 @dataclass(frozen=True)
 class Standing:
-    """How a worker is at one moment. `gateways` share it now, over so many `streams`; `owner` is how its owner has it:
-    serving, or paused and why."""
+    """How a worker is at one moment. `gateways` share it now, over so many `streams`. `owner` says whether its owner
+    lets it serve, or has paused it and why."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
@@ -29,8 +29,8 @@ class Standing:
 
 
 class Observer:
-    """Told at once, in the middle of serving: must return at once, and never raise. `model` is one that this worker
-    runs; seconds are durations."""
+    """Is told at once, in the middle of serving, and so must return at once and never raise. `model` is one that this
+    worker runs; seconds are durations."""
 
     def first_token(self, model: str, tokens: int, waited_s: float) -> None:
         """An answer's first tokens have come, `waited_s` after the request."""
@@ -49,7 +49,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Several who are told the same, one after the other."""
+    """Tells several observers the same, one after the other."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)

@@ -74,7 +74,7 @@ def lines(view: View) -> tuple[Line, ...]:
 
 
 def summary(view: View) -> str:
-    """What is left to say when the worker has stopped."""
+    """What is said last, when the worker has stopped."""
     given = view.given
     return (
         f"Answered {_count(given.requests, 'request')} with {_count(given.tokens, 'token')} "
@@ -115,7 +115,7 @@ def _state(standing: Standing) -> Line:
 
 
 def _models(cards: Sequence[ModelCard], slots: int) -> str:
-    """Each model once, with what it does where that is more than generating."""
+    """Each model once, with its tasks where it does more than generate."""
     tasks: defaultdict[str, list[str]] = defaultdict(list)
     for card in cards:
         tasks[card.id].append(f"{card.task}, not loaded" if card.is_cold else card.task)

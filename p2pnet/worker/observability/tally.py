@@ -18,7 +18,7 @@ WINDOW_S = 10.0
 
 @dataclass(frozen=True)
 class Given:
-    """Requests that were answered and tokens that were sent, in all; tokens per second now."""
+    """How many requests were answered and tokens sent in all, and tokens per second now."""
 
     requests: int = 0
     tokens: int = 0

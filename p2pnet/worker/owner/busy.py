@@ -70,7 +70,7 @@ class BusyJudge:
 
 
 def average_percent(samples: Sequence[Use]) -> float:
-    """Of all CPU cores or of the GPU, whichever is used more, between the first and the last sample."""
+    """The use of all CPU cores or of the GPU, whichever is higher, between the first and the last sample."""
     first, last = samples[0], samples[-1]
     cpu = 100 * max(0.0, last.cpu_s - first.cpu_s) / ((last.at_s - first.at_s) * last.cores)
     gpus = [use.gpu_percent for use in samples if use.gpu_percent is not None]

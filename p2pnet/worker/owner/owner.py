@@ -57,14 +57,14 @@ class Owner:
         return Draining("the owner of this worker is using it") if self.is_paused else None
 
     def toggle(self) -> None:
-        """Pause, or take that back."""
+        """Pause, or end such a pause."""
         if Reason.MANUAL in self._pauses:
             self._pauses.remove(Reason.MANUAL, "SIGUSR1 came again")
         else:
             self._pauses.add(Reason.MANUAL, "by SIGUSR1, until it comes again")
 
     def look_at_clock(self) -> None:
-        """Hold the schedule against the clock."""
+        """Compare the schedule with the clock."""
         if self._schedule is None:
             return
         now = self._now()
@@ -122,5 +122,5 @@ class Owner:
 
 
 def _short(at: datetime, now: datetime) -> str:
-    """The time of day; with the weekday where it is a day away or more."""
+    """The time of day, with the weekday if it is a day away or more."""
     return f"{at:%H:%M}" if at - now < timedelta(days=1) else f"{at:%a %H:%M}"

@@ -46,7 +46,7 @@ class Pauses:
         self._has_changed.set()
 
     def remove(self, reason: Reason, because: str) -> None:
-        """One reason is gone, which `because` says."""
+        """Remove one reason. `because` says why it is gone."""
         if reason not in self._why:
             return
         del self._why[reason]

@@ -42,7 +42,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Hours separated by commas, each for all days or for those named. Raises UsageError.
+        """Parse hours separated by commas, each for all days or for those named. Raises UsageError.
 
         Hours over midnight belong to the day on which they begin.
         """
@@ -90,7 +90,7 @@ def _minute_of_day(text: str, part: str) -> int:
 
 
 def _days(first: str | None, last: str | None, part: str) -> list[int]:
-    """From the first to the last, over the end of the week where that is the way."""
+    """The days from the first to the last, over the end of the week if need be."""
     if first is None:
         return list(range(7))
     for name in (first, last or first):

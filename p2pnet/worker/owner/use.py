@@ -66,20 +66,20 @@ class UseMeter:
 
 
 def own_processes() -> list[psutil.Process]:
-    """This process, and those that it or they have started."""
+    """This process and all that it has started, directly or not."""
     this = psutil.Process(os.getpid())
     return [this, *this.children(recursive=True)]
 
 
 def busy_cpu_s() -> float:
-    """The CPU time in which any core of this machine has worked."""
+    """The CPU time for which the cores of this machine have worked."""
     times = psutil.cpu_times()
     return float(sum(getattr(times, field, 0.0) for field in BUSY_FIELDS))
 
 
 def cpu_s_of(process: psutil.Process) -> float:
-    """The CPU time of a process and of its children that have ended; 0 for one that has just ended itself: its parent
-    then has its time."""
+    """The CPU time of a process and of its children that have ended. It is 0 for a process that has just ended: its
+    parent then has its time."""
     try:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
@@ -88,13 +88,13 @@ def cpu_s_of(process: psutil.Process) -> float:
 
 
 def computes_on_gpu() -> bool:
-    """Whether torch has opened a GPU in this process. What was never imported has not."""
+    """Whether torch has opened a GPU in this process. If torch was never imported, it has not."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def list_gpu_processes() -> str | None:
-    """What nvidia-smi says of the processes on each GPU; None where there is no such program, or it fails."""
+    """What nvidia-smi says of the processes on each GPU, or None if there is no such program or it fails."""
     try:
         done = subprocess.run(LIST_GPU_PROCESSES, capture_output=True, text=True, timeout=LISTING_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -103,11 +103,11 @@ def list_gpu_processes() -> str | None:
 
 
 def gpu_percent_of_others(listing: str, own_pids: Set[int]) -> float | None:
-    """Percent of its time in which a GPU works for others: of the GPUs that work for us, the one most used.
+    """How much of its time, in percent, a GPU works for others: of the GPUs that work for us, the one most used.
 
     `listing` is of `nvidia-smi pmon`: GPU, process id, type, percent and more in columns, "-" for what is not known.
-    None when it does not list us, though we have opened a GPU: inside a container, for instance, it may list nobody,
-    or by ids from outside, and then nothing tells the owner's use from ours.
+    None when it does not list us, though we have opened a GPU: inside a container, for instance, it may list nobody, or
+    by ids from outside, and then nothing tells the owner's use from ours.
     """
     percents: defaultdict[str, float] = defaultdict(float)
     ours: set[str] = set()

@@ -26,8 +26,8 @@ B = TypeVar("B", bound=Backend | EmbedBackend)
 
 
 class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
-    """Serves the streams of one protocol. `find` says which backend serves a model at this moment, `refusal` why
-    nothing is served now, if so, and `guard` what one gateway may take."""
+    """Serves the streams of one protocol. `find` says which backend serves a model at this moment, `refusal` why no
+    request is taken now, if so, and `guard` what one gateway may take."""
 
     task: ClassVar[str]
 
@@ -59,7 +59,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
 
     @abstractmethod
     def _unknown(self, model: str) -> str:
-        """What is said of a model that nobody here serves."""
+        """The message for a model that nobody here serves."""
 
     @abstractmethod
     async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
@@ -79,7 +79,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
             await self._serve(stream, backend, request, exchange, slot)
 
     def _backend_for(self, request: R) -> B:
-        """Raises why the request is not taken."""
+        """The backend that serves this request. Raises why the request is not taken."""
         if self.is_draining:
             raise Draining("this worker is stopping")
         if (error := self._refusal()) is not None:
@@ -90,8 +90,8 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
         return backend
 
     async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
-        """Answer, until done, until the client goes, or until the request has had its time: the backend is cancelled
-        within one step."""
+        """Answer until the exchange is done, the client goes, or the request has had its time. Then the backend is
+        cancelled within one step."""
         answer = asyncio.create_task(self._answer(stream, backend, request, exchange, slot))
         client_end = asyncio.create_task(_wait_for_end(stream))
         tasks: set[asyncio.Future[Any]] = {answer, client_end}

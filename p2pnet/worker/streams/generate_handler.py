@@ -36,9 +36,9 @@ MAX_PAUSE_S = 0.02
 class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
     """Serves `/p2pnet/generate/1`.
 
-    A request takes one slot, of those of its model, however many answers it asks for: a slot is a stream, its buffers
-    and its reader, of which there is one. That a request of many answers waits for memory is for the engine to see to;
-    if each answer took a slot, one for more answers than there are slots would never find them free together.
+    A request takes one slot of its model, however many answers it asks for: a slot is a stream with its buffers and its
+    reader, and there is one. The engine makes a request of many answers wait for memory. If each answer took a slot, a
+    request for more answers than there are slots would never find them free together.
     """
 
     protocol = GENERATE
@@ -73,6 +73,6 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
 
 
 def tokens_in(events: Iterable[BackendEvent]) -> int:
-    """Tokens of the answer, not of the prompt's echo. A delta that names no ids counts as one token: what is passed on
-    from a server elsewhere comes token by token, without them."""
+    """How many tokens of the answer, not of the prompt's echo, there are. A delta that names no ids counts as one
+    token: answers of a server elsewhere come token by token, without ids."""
     return sum(max(1, len(event.token_ids)) for event in events if isinstance(event, TextDelta) and not event.is_prompt)

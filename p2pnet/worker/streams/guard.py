@@ -40,7 +40,7 @@ class Share:
 
 
 class Guard:
-    """One worker's, for all protocols together. `now_s` is a monotonic clock in seconds."""
+    """Guards one worker, for all protocols together. `now_s` is a monotonic clock in seconds."""
 
     def __init__(self, config: GuardConfig | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._config = config or GuardConfig()
@@ -67,12 +67,12 @@ class Guard:
         return len(frozenset().union(*(quota.sharing(now_s) for quota in self._quotas.values())))
 
     def check(self, gateway: str) -> None:
-        """Before a request is even read. Raises NotAllowed, or Busy when it has asked too often."""
+        """Check a gateway before its request is even read. Raises NotAllowed, or Busy when it has asked too often."""
         self._check_listed(gateway)
         self._check_rate(gateway)
 
     def check_probe(self, gateway: str) -> None:
-        """Before a probe is read. Raises as `check`."""
+        """Check a gateway before its probe is read. Raises as `check`."""
         self._check_listed(gateway)
         now_s = self._now_s()
         if self._probes.is_spent(gateway, now_s):
@@ -81,7 +81,8 @@ class Guard:
 
     @contextlib.contextmanager
     def reading(self, gateway: str, protocol: str, limit: int) -> Iterator[None]:
-        """Read a request of this protocol. Raises Busy when `limit` are being read, or this gateway has its part."""
+        """Read a request of this protocol. Raises Busy when `limit` requests are being read, or as many of this gateway
+        as is its part."""
         now_s = self._now_s()
         quota = self._reading.setdefault(protocol, Quota())
         if self._has_part(quota, gateway, limit, now_s) or quota.taken >= limit:
@@ -94,7 +95,7 @@ class Guard:
 
     @contextlib.contextmanager
     def share(self, gateway: str, key: ModelTask, slots: int) -> Iterator[Share]:
-        """Hold one of the slots of a model for a gateway. Raises Busy when all are taken, or when it has its part."""
+        """Hold one of a model's slots for a gateway. Raises Busy when all are taken, or the gateway has its share."""
         now_s = self._now_s()
         quota = self._quota(key, now_s)
         has_part = self._has_part(quota, gateway, slots, now_s)

@@ -65,7 +65,7 @@ class InboundHandler(ABC, Generic[R]):
 
     @abstractmethod
     def _check(self, peer_id: str) -> None:
-        """Raises why this peer is not even listened to."""
+        """Raises why this peer is not even listened to, if so."""
 
     @abstractmethod
     async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
@@ -99,7 +99,8 @@ class InboundHandler(ABC, Generic[R]):
         return requests[0]
 
     def _check_size(self, received_bytes: int) -> None:
-        """What this worker's owner does not want is no fault of the request: others may take it."""
+        """Raises FeatureMissing for a request that is larger than this worker's owner wants. That is no fault of the
+        request: others may take it."""
         if self.max_request_bytes is not None and received_bytes > LENGTH_BYTES + self.max_request_bytes:
             raise FeatureMissing(f"this worker takes no request of more than {self.max_request_bytes} bytes")
 

@@ -14,10 +14,10 @@ MAX_MERGED_BYTES = 32 << 10
 
 
 def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
-    """The same events with the deltas between two others put together, as far as a frame may hold them.
+    """The same events, with the deltas between two others joined as far as a frame may hold them.
 
-    What is said of one choice stays in its order; choices of one request are independent of one another. A delta of
-    text and one of a tool call stay apart, and so do the prompt's echo and the answer. So do deltas with ids and those
+    The deltas of one choice stay in their order; choices of one request are independent of one another. A delta of text
+    and one of a tool call stay apart, and so do the prompt's echo and the answer. So do deltas with ids and those
     without: a delta's ids say exactly what it carries, and whoever goes on after them relies on that.
     """
     result: list[BackendEvent] = []

@@ -19,12 +19,12 @@ little of every decision."""
 
 
 def may_take(held: Mapping[str, int], gateway: str, slots: int) -> bool:
-    """Whether a gateway may take one more of `slots`. `held` has what each gateway holds that shares them now, this
-    one among them.
+    """Whether a gateway may take one more of `slots`. `held` is what each gateway that shares them now holds, this one
+    included.
 
-    Up to its share, rounded down, it may always. Beyond it, it may as long as a free slot is left for each other
-    gateway that is below its own: so what nobody else wants is used, and who comes finds a slot. What runs is never
-    cut, so shares become fair as running requests end.
+    A gateway may always take its share, rounded down. It may take more as long as a free slot is left for each other
+    gateway that is below its own share. So slots that nobody else wants are used, and a gateway that comes finds one.
+    What runs is never cut, so shares become fair as running requests end.
     """
     share = max(1, slots // len(held))
     if held[gateway] < share:
@@ -41,7 +41,7 @@ class Quota:
         self._seen_s: OrderedDict[str, float] = OrderedDict()
 
     def may_take(self, gateway: str, slots: int, now_s: float) -> bool:
-        """Whether this gateway may have one more. To ask is to be counted."""
+        """Whether this gateway may have one more. A gateway that asks is counted."""
         self._note(gateway, now_s)
         return may_take({seen: self._held[seen] for seen in {*self._held, *self._seen_s}}, gateway, slots)
 

@@ -15,9 +15,11 @@ class Constraint(Protocol):
         """Whether the form is complete: nothing may follow but an end token."""
 
     def allowed(self) -> torch.Tensor:
-        """Which ids may come next: booleans (vocabulary,). Never none of them. End tokens are among them wherever the
-        form may end."""
+        """Which ids may come next, as booleans (vocabulary,): at least one. End tokens are among them wherever the form
+        may end."""
 
     def accept(self, token_id: int) -> None:
-        """The next token of the answer, one of those allowed; an end token too. Raises InvalidRequest for another one:
-        it is of an answer that this one goes on with."""
+        """Take the next token of the answer, one of those allowed, which may be an end token.
+
+        Raises InvalidRequest for another one, which can only come from an answer that this one goes on with.
+        """

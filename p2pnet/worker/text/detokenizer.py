@@ -66,11 +66,11 @@ class Detokenizer:
         return self._emit_invalid(text)
 
     def flush(self) -> Piece | None:
-        """The sequence is over: what is still pending, however broken."""
+        """The last piece: what is still pending when the sequence is over, however broken."""
         return self._emit(len(self._pending), self._pending_text()) if self._pending else None
 
     def preview(self, ids: Sequence[int]) -> str:
-        """What these ids would add to what was fed and flushed so far, all at once."""
+        """The text that these ids would add to what was fed and flushed so far, all at once."""
         context = self._decode(self._context)
         text = self._decode([*self._context, *ids])
         if text.startswith(context):
@@ -84,13 +84,13 @@ class Detokenizer:
         return Piece((*ids, token_id), text + self._markers[token_id])
 
     def _emit(self, count: int, text: str) -> Piece:
-        """The first `count` pending ids are out, and the context of what follows."""
+        """Emit the first `count` pending ids, which are then the context of what follows."""
         emitted, self._pending = self._pending[:count], self._pending[count:]
         self._context = self._visible(emitted) or self._context
         return Piece(tuple(emitted), text)
 
     def _emit_invalid(self, text: str) -> Piece | None:
-        """Bytes that can become no character must not be held for ever: emit those before the last three tokens."""
+        """Emit the pending ids before the last three: bytes that can become no character must not be held for ever."""
         count = len(self._pending) - _MAX_CONTINUATION_BYTES
         if count <= 0:
             return None
@@ -100,7 +100,7 @@ class Detokenizer:
         return self._emit(count, text[: len(text) - len(after)])
 
     def _pending_text(self) -> str:
-        """What the pending ids add to the context."""
+        """The text that the pending ids add to the context."""
         return self.preview(self._pending)
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -108,7 +108,7 @@ class Detokenizer:
         return text
 
     def _whole_characters(self, ids: list[int]) -> list[int]:
-        """Without the rest of a character that these ids do not begin: it would spoil the bytes that follow it."""
+        """The ids without the rest of a character that they do not begin: it would spoil the bytes that follow it."""
         while ids and self._decode(ids).startswith(REPLACEMENT):
             ids = ids[1:]
         return ids

@@ -22,7 +22,7 @@ from p2pnet.worker.text.stopping import StopStrings
 
 
 class Decoder(Protocol):
-    """Makes text of ids: a tokenizer's detokenizer, or the echo backend's list of words."""
+    """Makes text of ids: a tokenizer's detokenizer, or a made-up backend's list of words."""
 
     def feed(self, token_id: int) -> Piece | None:
         """The piece that this id completes, if any."""
@@ -91,9 +91,10 @@ class Emitter:
         return self._parser is not None and self._parser.has_calls
 
     def replay(self, ids: Iterable[int]) -> None:
-        """The ids that an earlier worker's deltas had. What they say is not said again.
+        """Take the ids that an earlier worker's deltas had. What they say is not said again.
 
-        Their text is looked through in one piece: there may be thousands of them, and somebody waits for the next."""
+        Their text is looked through in one piece: there may be thousands of them, and somebody waits for the next.
+        """
         pieces = [self._decoder.feed(token_id) for token_id in ids]
         pieces.append(self._decoder.flush())  # bytes that what followed showed to be no character
         self._decode(Piece((), "".join(piece.text for piece in pieces if piece is not None)))
@@ -133,7 +134,7 @@ class Emitter:
         self.is_stopped = verdict.is_stopped or (self._parser is not None and self._parser.is_done)
 
     def _parse(self, text: str) -> None:
-        """One character after the other where there may be calls, so that it is known what each of them said."""
+        """Parse one character after the other where there may be calls, so that it is known what each of them said."""
         if self._parser is None:
             self._safe_end += len(text)
             self._say(text, self._safe_end)
@@ -150,7 +151,7 @@ class Emitter:
             self._said.append(_Said(what, end))
 
     def _release(self) -> TextDelta | None:
-        """All waiting ids of which everything is known that they say, as one delta."""
+        """One delta with all waiting ids whose whole text is known."""
         consumed = self._safe_end - (0 if self._parser is None else self._parser.held)
         ids: list[int] = []
         end = 0
@@ -164,7 +165,7 @@ class Emitter:
         return self._delta([], self._said[-1].end) if self._said else None
 
     def _delta(self, ids: list[int], end: int) -> TextDelta:
-        """What was said up to `end`."""
+        """A delta with all that was said up to `end`."""
         said: list[str | ToolCallDelta] = []
         while self._said and self._said[0].end <= end:
             said.append(self._said.popleft().what)

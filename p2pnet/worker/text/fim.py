@@ -57,7 +57,7 @@ class Gap:
 
 
 class FillInMiddle:
-    """One tokenizer's."""
+    """Encodes texts with a gap for one tokenizer."""
 
     def __init__(self, tokenizer: Any, marks: tuple[int, int, int], end_token_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
@@ -66,7 +66,8 @@ class FillInMiddle:
         """What ends a middle."""
 
     def encode(self, before: str, after: str) -> Gap:
-        """Raises InvalidRequest when a text has one of the marks in it, which would move the gap."""
+        """Encode a text with a gap. Raises InvalidRequest when a text has one of the marks in it, which would move the
+        gap."""
         before_ids, after_ids = self._ids(before), self._ids_inside(after)
         for ids, param in ((before_ids, "prompt"), (after_ids, "suffix")):
             if not self._all_marks.isdisjoint(ids):
@@ -83,13 +84,13 @@ class FillInMiddle:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ids_inside(self, text: str) -> tuple[int, ...]:
-        """As in the middle of a text, where nothing is put before the first word."""
+        """The ids of a text as in the middle of another, where nothing is put before the first word."""
         anchor, ids = self._ids(_ANCHOR), self._ids(_ANCHOR + text)
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids(text)
 
 
 def find_fim(tokenizer: Any) -> FillInMiddle | None:
-    """None where the tokenizer has no family's tokens."""
+    """How this tokenizer fills in the middle, or None if it has no family's tokens."""
     known: dict[str, int] = tokenizer.get_vocab()
     for family in _FAMILIES:
         marks = _known((family.before, family.after, family.middle), known)

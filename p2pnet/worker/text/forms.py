@@ -15,7 +15,7 @@ from p2pnet.worker.text.vocabulary import Vocabulary
 
 
 class Forms:
-    """What one model's answers can be held to. Not for several threads at the same time."""
+    """The forms that one model's answers can be held to. Not for several threads at the same time."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.vocabulary = Vocabulary(loaded.tokenizer, loaded.vocabulary_size)
@@ -28,13 +28,13 @@ class Forms:
 
     @cached_property
     def markers(self) -> dict[int, str]:
-        """Control tokens that say where a call begins and ends: text for whoever looks for calls."""
+        """Control tokens that say where a call begins and ends. They are text for whoever looks for calls."""
         known = self.vocabulary.control_tokens
         markers = self._tools.markers if self._tools is not None else ()
         return {known[marker]: marker for marker in markers if marker in known}
 
     def constraint(self, request: GenerateRequest) -> ConstraintFactory | None:
-        """Makes the constraint of each answer. Raises InvalidRequest or FeatureMissing."""
+        """A factory of the constraint of each answer. Raises InvalidRequest or FeatureMissing."""
         prompt, wanted = request.prompt, request.response_format
         if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tool_choice != "none":
             if wanted is not None:
@@ -51,7 +51,7 @@ class Forms:
         )
 
     def parser(self, request: GenerateRequest, seed: int) -> ToolCallParser | None:
-        """Finds the calls in one answer, if it may have any. Raises InvalidRequest."""
+        """A parser that finds the calls in one answer, if it may have any. Raises InvalidRequest."""
         prompt = request.prompt
         if self._tools is None or not isinstance(prompt, ChatPrompt):
             return None
@@ -64,5 +64,5 @@ class Forms:
 
     @cached_property
     def _compiler(self) -> GrammarCompiler:
-        """Made when it is first needed: it reads the whole vocabulary once more."""
+        """The compiler. It is made when it is first needed, because it reads the whole vocabulary once more."""
         return GrammarCompiler(self.vocabulary, self._end_token_ids)

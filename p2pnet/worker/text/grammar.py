@@ -69,7 +69,7 @@ _SNIPPET = re.compile(r"\n +\d+ \| .*|<non-verbose/>", re.DOTALL)
 
 
 class GrammarCompiler:
-    """Compiles for one vocabulary. Safe to use from several threads; compiling leaves the interpreter to the others."""
+    """Compiles for one vocabulary. Safe to use from several threads; other threads run while it compiles."""
 
     def __init__(self, vocabulary: Vocabulary, end_token_ids: Iterable[int]) -> None:
         """`end_token_ids` end an answer. Without any, a Constraint whose form is complete has nothing to allow."""
@@ -121,7 +121,7 @@ class GrammarCompiler:
         return matcher
 
     def _probe(self, matcher: LLMatcher) -> str:
-        """What is wrong a few tokens into an answer; nothing, mostly."""
+        """What goes wrong within a few tokens of an answer; nothing, mostly."""
         for _ in range(PROBED_TOKENS):
             allowed = np.flatnonzero(_unpacked(matcher, self._vocabulary.size))
             if matcher.is_stopped() or not len(allowed):
@@ -148,10 +148,10 @@ class GrammarConstraint:
         return self._matcher.is_stopped() or not np.delete(self._mask().numpy(), self._end_ids).any()
 
     def allowed(self) -> torch.Tensor:
-        """Which ids may come next: booleans (vocabulary,), on the CPU, to be read only. Never none of them.
+        """Which ids may come next: booleans (vocabulary,), on the CPU, to be read only. At least one may.
 
-        Raises WorkerFailed when there is none after all: following the form became too complex, or no token says what
-        has to come, such as an end where the model has no end token.
+        Raises WorkerFailed when none may after all: following the form became too complex, or no token says what has to
+        come, such as an end where the model has no end token.
         """
         mask = self._mask()
         if not mask.numpy().any():  # a tenth of the time that torch takes
@@ -159,9 +159,9 @@ class GrammarConstraint:
         return mask
 
     def accept(self, token_id: int) -> None:
-        """The next token of the answer, one of those allowed; an end token too.
+        """Take the next token of the answer, one of those allowed, which may be an end token.
 
-        Raises InvalidRequest for another one: it is not from here, but of an answer to go on with. Raises WorkerFailed
+        Raises InvalidRequest for another one, which can only come from an answer to go on with. Raises WorkerFailed
         when following the form became too complex, or led nowhere.
         """
         if not self._may_follow(token_id):
@@ -171,7 +171,8 @@ class GrammarConstraint:
         self._check()
 
     def _may_follow(self, token_id: int) -> bool:
-        """By the mask; but where nobody asked for one yet, as in an answer to go on with, without it if possible."""
+        """Whether this id may come next, by the mask. Where nobody has asked for a mask yet, as in an answer to go on
+        with, it does without one if possible."""
         if not 0 <= token_id < self._size:
             return False
         is_plain = self._allowed is None and token_id not in self._end_ids
@@ -187,13 +188,14 @@ class GrammarConstraint:
         return self._allowed
 
     def _check(self) -> None:
-        """Where llguidance gives up, at a limit or a dead end, its masks go on, with just an end token in them."""
+        """Raises WorkerFailed if llguidance has given up, at a limit or a dead end: its masks go on, with just an end
+        token in them."""
         if self._matcher.is_error():
             raise WorkerFailed("the form that the answer has to have cannot be followed any further")
 
 
 def json_rule(schema: str, param: str = "response_format") -> str:
-    """The part of a grammar that is JSON which this schema, as JSON text, accepts. Raises InvalidRequest."""
+    """The part of a grammar that is JSON accepted by this schema, which is JSON text. Raises InvalidRequest."""
     checked: dict[str, Any] = {**parse_schema(schema, param), "x-guidance": _JSON_OPTIONS}
     return "%json " + msgspec.json.encode(checked).decode()
 
@@ -213,7 +215,7 @@ def _ll_tokenizer(vocabulary: Vocabulary, end_ids: tuple[int, ...]) -> LLTokeniz
 
 
 class _Tokens:
-    """The vocabulary as llguidance reads it. One of the end tokens stands for all of them; none of them is text."""
+    """The vocabulary as llguidance reads it. One end token stands for all of them; none of them is text."""
 
     bos_token_id = None
 
@@ -228,7 +230,7 @@ class _Tokens:
 
 
 def _message(error: str) -> str:
-    """What llguidance says, for the client: one line, not too long, and without advice that only we could follow."""
+    """What llguidance says, for the client: one short line, without advice that only we could follow."""
     if _ONE_OF_REFUSED in error:
         return "The JSON schema has a oneOf whose options may hold at the same time. Use anyOf."
     if error.startswith(_NOTHING_FITS):

@@ -27,7 +27,7 @@ _PROBE = "probe_5f1c"
 
 
 def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int) -> tuple[int, ...]:
-    """The ids to continue, one at least. Raises InvalidRequest."""
+    """The ids to continue, at least one. Raises InvalidRequest."""
     match prompt:
         case ChatPrompt():
             ids = _encode_chat(prompt, tokenizer)
@@ -43,7 +43,7 @@ def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int) -> tuple
 
 
 def has_tools(tokenizer: Any) -> bool:
-    """Whether the chat template shows tools to the model: tried with one."""
+    """Whether the chat template shows tools to the model. One tool is tried."""
     if not tokenizer.chat_template:
         return False
     tool = _tool(Tool(_PROBE, _PROBE, '{"type": "object", "properties": {}}'))
@@ -57,7 +57,7 @@ def has_tools(tokenizer: Any) -> bool:
 
 
 def tool_format(tokenizer: Any) -> ToolFormat | None:
-    """How the model writes calls of tools, where its chat template has them in a form that we read. Else None."""
+    """How the model writes tool calls, if its chat template has them in a form that we read."""
     return find_format(_template(tokenizer)) if has_tools(tokenizer) else None
 
 
@@ -111,10 +111,10 @@ class _TurnStyle:
 
 
 def _turns(prompt: ChatPrompt, style: _TurnStyle) -> list[dict[str, Any]]:
-    """The messages as templates expect them: what one has not is not a key.
+    """The messages as templates expect them: what a message does not have is not a key.
 
-    A result has the name of the tool it came from, also where the client left it to the call's id: Hermes' template
-    refuses one without.
+    A result has the name of the tool it came from, even if the client only gave the call's id: Hermes' template refuses
+    one without.
     """
     called = {call.id: call.name for message in prompt.messages for call in message.tool_calls}
     turns = []
@@ -138,7 +138,7 @@ def _call(call: ToolCall, style: _TurnStyle) -> dict[str, Any]:
 
 
 def _arguments(call: ToolCall) -> dict[str, Any] | str:
-    """As an object where they are one; a model's broken arguments stay the text that they were."""
+    """The arguments as an object if they are one. A model's broken arguments stay the text that they were."""
     try:
         return msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
     except (ValueError, RecursionError):
@@ -146,7 +146,8 @@ def _arguments(call: ToolCall) -> dict[str, Any] | str:
 
 
 def _shown_id(call_id: str, style: _TurnStyle) -> str:
-    """Mistral's templates take ids of nine letters and digits, and refuse all others."""
+    """The id that the template is given: Mistral's templates take ids of nine letters and digits, and refuse all
+    others."""
     if not style.has_short_ids or (len(call_id) == _SHORT_ID_CHARS and call_id.isalnum() and call_id.isascii()):
         return call_id
     return blake2b(call_id.encode(), digest_size=_SHORT_ID_CHARS).hexdigest()[:_SHORT_ID_CHARS]

@@ -19,7 +19,7 @@ there. A text may also begin with what belongs to one token with an anchor; then
 
 
 def check_resume(request: GenerateRequest) -> None:
-    """What can be said of `resume_tokens` and `resume_text` at once. Raises InvalidRequest."""
+    """Checks `resume_tokens` and `resume_text` as far as that needs no model. Raises InvalidRequest."""
     if not request.resume_tokens and not request.resume_text:
         return
     param = "resume_text" if request.resume_text else "resume_tokens"
@@ -34,7 +34,7 @@ def check_resume(request: GenerateRequest) -> None:
 
 
 def encodings(text: str, tokenizer: Any, detokenizer: Detokenizer) -> Iterator[tuple[int, ...]]:
-    """Ids that say exactly this text where the detokenizer is, the likeliest first; none where there are no such ids.
+    """Yields ids that say exactly this text where the detokenizer is, the likeliest first.
 
     There are none for a text that has the name of a control token in it, which would become that token, and for one
     that the tokenizer changes: Unicode that it normalizes, half of a character.
@@ -48,7 +48,7 @@ def encodings(text: str, tokenizer: Any, detokenizer: Detokenizer) -> Iterator[t
 
 
 def _encoded_after(anchor: str, text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Nothing, where the anchor and the text are not apart."""
+    """The ids of the text after an anchor, or none if the anchor and the text share a token."""
     first = _encoded(anchor, tokenizer) if anchor else ()
     ids = _encoded(anchor + text, tokenizer)
     return ids[len(first) :] if ids[: len(first)] == first else ()

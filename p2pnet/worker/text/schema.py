@@ -42,7 +42,8 @@ Schema = dict[str, Any]
 
 
 def parse_schema(text: str, param: str) -> Schema:
-    """The schema in this text. Raises InvalidRequest, naming `param`, when it is none or costs too much to compile."""
+    """The schema in this text. Raises InvalidRequest, naming `param`, when it is no schema or costs too much to
+    compile."""
     try:
         schema = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -73,7 +74,7 @@ def _objections(schema: Schema) -> Iterator[str]:
 
 
 def _is_deeper_than(value: Any, levels: int) -> bool:
-    """Without recursion, which a hostile text could exhaust."""
+    """Whether the value is nested deeper than this. Done without recursion, which a hostile text could exhaust."""
     layer = [value]
     for _ in range(levels):
         layer = [child for parent in layer for child in _children(parent)]
@@ -112,7 +113,7 @@ def _patterns(objects: list[Schema]) -> set[str]:
 
 
 def _common_multiple(objects: list[Schema]) -> int:
-    """Of all `multipleOf`, counted in units of the last decimal of any."""
+    """The common multiple of all `multipleOf`, counted in units of the last decimal of any."""
     numbers = [found["multipleOf"] for found in objects if type(found.get("multipleOf")) in (int, float)]
     multiples = [Decimal(str(number)) for number in numbers if number > 0]
     if any(abs(multiple.adjusted()) > _MULTIPLE_DIGITS for multiple in multiples):

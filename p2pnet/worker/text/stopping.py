@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StopVerdict:
-    """After one piece: the text that can no longer become part of a stop string, and which of them has ended it."""
+    """The verdict after one piece: the text that can no longer become part of a stop string, and the stop string that
+    has ended it."""
 
     safe: str
     stop: str | None = None
@@ -30,7 +31,7 @@ class StopStrings:
         self._held = ""
 
     def feed(self, piece: str) -> StopVerdict:
-        """The next piece of text, of any length."""
+        """Take the next piece of text, of any length."""
         text = self._held + piece
         cut = _cut(text, self._stops)
         if cut is not None:
@@ -42,7 +43,7 @@ class StopStrings:
         return StopVerdict(text[:safe])
 
     def flush(self) -> str:
-        """The text is over: what was held back turned out to be no stop string."""
+        """The text that was held back, when the text is over: it turned out to be no stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -60,7 +61,8 @@ def _held_length(text: str, stops: Sequence[str]) -> int:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Only beginnings of `stop` that end in the text's last character are compared: a stop string may be long."""
+    """How many characters of `stop` the text ends with. Only beginnings of `stop` that end in the text's last character
+    are compared: a stop string may be long."""
     size = min(len(text), len(stop) - 1)
     while size > 0:
         size = stop.rfind(text[-1], 0, size) + 1

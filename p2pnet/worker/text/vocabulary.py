@@ -25,7 +25,7 @@ _Spelling = Callable[[str], bytes]
 
 
 class Vocabulary:
-    """All ids of one model. Build it once: it reads every token of the tokenizer."""
+    """The vocabulary of one model. Build it once: it reads every token of the tokenizer."""
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         """`size` is how many ids the model has; those that the tokenizer does not know stand for no bytes."""
@@ -46,8 +46,11 @@ class Vocabulary:
         return len(self._bytes)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What an id adds to the text, which need not be whole characters. A control token's own name; b"" for an id
-        that the tokenizer does not know. Raises IndexError beyond `size`."""
+        """The bytes that an id adds to the text, which need not be whole characters.
+
+        They are a control token's own name, and b"" for an id that the tokenizer does not know. Raises IndexError
+        beyond `size`.
+        """
         return self._bytes[token_id]
 
 
@@ -89,7 +92,8 @@ def _steps(decoder: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _byte_level(token: str) -> bytes:
-    """As tokenizers does it: a token with a character outside of the alphabet, which somebody added, is plain text."""
+    """The bytes of a token of a byte-level tokenizer, as tokenizers does it: a token with a character outside of the
+    alphabet, which somebody added, is plain text."""
     codes = [_BYTE_OF.get(character) for character in token]
     return _as_written(token) if None in codes else bytes(code for code in codes if code is not None)
 

@@ -38,8 +38,8 @@ class EchoOptions:
     """What the echo backend pretends to be.
 
     `says` is what it generates: the last message or text word by word, or "tok0 ", "tok1 " and so on up to max_tokens.
-    `delay_s` passes before each token. `fails_after_tokens` is how many it gives in each answer, those of other workers
-    aside, before it raises WorkerFailed; None is never.
+    `delay_s` passes before each token. After `fails_after_tokens` tokens of its own in an answer it raises
+    WorkerFailed; None is never.
     """
 
     name: str = "echo"
@@ -50,11 +50,11 @@ class EchoOptions:
 
 
 class EchoBackend(OneModel):
-    """Every word is a token, and its id is its index in what is said.
+    """Repeats words. Every word is a token, and its id is its index in what is said.
 
-    An answer goes on after ids if they are those of its first words, and after a text if it begins with that: of a word
-    that was cut the rest is said. `gate`, when given, is awaited with a word's index before it: a test holds a
-    generation there.
+    An answer can be resumed after ids that are those of its first words, and after a text that it begins with: where
+    that text ends within a word, the rest of the word is said. `gate`, when given, is awaited with a word's index
+    before it: a test holds a generation there.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EchoBackend(OneModel):
         """How many generations are under way; a test sees here that a cancelled one has ended."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Accepted, TextDelta*, Finished; see Backend."""
+        """Yields Accepted, TextDelta*, Finished; see Backend."""
         check_generate(request, self._card)
         part = self._part(request)
         yield Accepted(part.prompt_tokens, self._card.digest)
@@ -84,7 +84,7 @@ class EchoBackend(OneModel):
             self.running -= 1
 
     def _part(self, request: GenerateRequest) -> _Part:
-        """What of its answer the request asks for. Raises RequestError."""
+        """The part of its answer that the request asks for. Raises RequestError."""
         context_length = self._card.context_length
         prompt_tokens = _count_tokens(request.prompt)
         if not request.resume_text:
@@ -123,7 +123,7 @@ class EchoBackend(OneModel):
         return _WORD.findall(_text(prompt))
 
     async def _before(self, index: int, given: int) -> None:
-        """What may happen before a token, when so many were given: a test's gate, a delay, a failure."""
+        """Do what may happen before a token, after so many were given: wait at a test's gate, pause, fail."""
         if self._gate:
             await self._gate(index)
         if self._options.delay_s:
@@ -134,8 +134,8 @@ class EchoBackend(OneModel):
 
 @dataclass(frozen=True)
 class _Part:
-    """The words from the one with index `resumed` to the one before `limit`, as far as there are so many. `uncounted`
-    of them are the prompt's."""
+    """The words from index `resumed` to before `limit`, as far as there are so many. `uncounted` of them belong to the
+    prompt."""
 
     words: list[str]
     resumed: int
@@ -145,10 +145,8 @@ class _Part:
 
 
 def _after(text: str, words: list[str]) -> tuple[list[str], int]:
-    """The words, of which the last one that the text has a part of is cut at its end; and how many the text is then.
-
-    Raises FeatureMissing where nothing that begins so is said here.
-    """
+    """The words, cut where `text` ends, and how many of them the text has. Raises FeatureMissing when they do not begin
+    with the text."""
     if not "".join(words).startswith(text):
         raise FeatureMissing("Nothing that begins so is said here.", "resume_text")
     end = 0
@@ -162,7 +160,7 @@ def _after(text: str, words: list[str]) -> tuple[list[str], int]:
 
 
 def _text(prompt: Prompt) -> str:
-    """What is repeated: the last message, the text, or the ids as numbers."""
+    """The text that is repeated: the last message, the text, or the ids as numbers."""
     match prompt:
         case ChatPrompt(messages):
             return messages[-1].content
@@ -173,6 +171,6 @@ def _text(prompt: Prompt) -> str:
 
 
 def _count_tokens(prompt: Prompt) -> int:
-    """Words of the whole prompt; an empty one counts as one, for the token it would begin with."""
+    """The number of words in the whole prompt. An empty prompt counts as one, for the token it would begin with."""
     texts = [message.content for message in prompt.messages] if isinstance(prompt, ChatPrompt) else [_text(prompt)]
     return sum(len(_WORD.findall(text)) for text in texts) or 1

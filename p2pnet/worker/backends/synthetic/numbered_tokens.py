@@ -9,7 +9,7 @@ from p2pnet.worker.text.detokenizer import Piece
 
 
 class NumberedTokens:
-    """The decoder of such an answer."""
+    """Decodes such tokens: the text of an id is the piece with that index."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -22,6 +22,6 @@ class NumberedTokens:
 
 
 def check_first_tokens(resume_tokens: Sequence[int], count: int) -> None:
-    """Raises InvalidRequest unless these are the first tokens of an answer of so many."""
+    """Raises InvalidRequest unless these are the first tokens of an answer with `count` tokens."""
     if tuple(resume_tokens) != tuple(range(len(resume_tokens))) or len(resume_tokens) > count:
         raise InvalidRequest("These are not the first tokens of what is said here.", "resume_tokens")

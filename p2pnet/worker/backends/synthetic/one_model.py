@@ -7,7 +7,7 @@ from p2pnet.worker.backend import BackendLoad
 
 
 class OneModel:
-    """A backend of one model, but for its `generate` or `embed`."""
+    """The part of a backend of one model that does not answer requests."""
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card

@@ -47,15 +47,15 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class ScriptedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call of a tool. Without a name it is of the first tool that is offered. `arguments` is an object, or a text
-    that need not be JSON."""
+    """A call of a tool: by default of the first tool that is offered. `arguments` is an object, or a text that need not
+    be JSON."""
 
     arguments: dict[str, Any] | str = "{}"
     name: str | None = None
 
 
 class ScriptedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is said, and `when`: where JSON is asked for, after a tool's result, where tools are offered, or always."""
+    """What is said, and `when`: if JSON is asked for, after a tool's result, if tools are offered, or always."""
 
     when: Literal["json", "result", "tools", "always"] = "always"
     text: str = ""
@@ -63,8 +63,8 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScriptedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model: it gives the first of its `answers` that fits, or vectors of so many `dimensions`, or else it repeats
-    what it is told. `fails_after_tokens` and `token_delay_s` are for those that answer."""
+    """One model. It gives the first of its `answers` that fits, or vectors with `dimensions` numbers, or repeats what
+    it is told. `fails_after_tokens` and `token_delay_s` are for those that answer."""
 
     model: ModelId
     answers: tuple[ScriptedAnswer, ...] = ()
@@ -80,14 +80,14 @@ class ScriptedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class ScriptedModels:
-    """What a file of scripts serves."""
+    """The backends that a file of scripts describes."""
 
     backends: Sequence[ScriptedBackend | EchoBackend]
     embedders: Sequence[ScriptedEmbedder]
 
 
 def read_scripts(path: Path) -> tuple[ScriptedModel, ...]:
-    """Raises UsageError, which says what is wrong with the file and where."""
+    """Read the models of a file. Raises UsageError, which says what is wrong with the file and where."""
     fix = "See docs/clients.md for what a script looks like."
     try:
         models = msgspec.json.decode(path.read_bytes(), type=tuple[ScriptedModel, ...])
@@ -112,14 +112,14 @@ def open_scripts(models: Sequence[ScriptedModel], sleep: Sleep = asyncio.sleep) 
 
 
 class ScriptedEmbedder(OneModel):
-    """Turns texts into vectors by their hash: the same text, the same vector, of length 1."""
+    """Turns a text into a vector of length 1 by its hash: the same text has the same vector."""
 
     def __init__(self, model: ScriptedModel, dimensions: int) -> None:
         super().__init__(ModelCard(model.model, model.digest, model.context_length, "embed", features=EMBEDDING))
         self._dimensions = dimensions
 
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
-        """Accepted, Embedding in order, Finished; see EmbedBackend."""
+        """Yields Accepted, Embedding in order, Finished; see EmbedBackend."""
         check_model(request, self._card)
         dimensions = request.dimensions or self._dimensions
         if dimensions > self._dimensions:
@@ -132,7 +132,7 @@ class ScriptedEmbedder(OneModel):
 
 
 def vector_of(text: TextPrompt | TokenPrompt, dimensions: int) -> bytes:
-    """float32, little-endian. A shorter vector is the longer one cut and normalised again."""
+    """The vector in float32, little-endian. A shorter vector is the longer one, cut and normalised again."""
     numbers = hashlib.shake_256(msgspec.msgpack.encode(text)).digest(2 * dimensions)
     found = [number / 32768 - 1 for number in struct.unpack(f"<{dimensions}H", numbers)]
     length = math.hypot(*found) or 1.0
@@ -140,7 +140,7 @@ def vector_of(text: TextPrompt | TokenPrompt, dimensions: int) -> bytes:
 
 
 def script_of(answers: Sequence[ScriptedAnswer]) -> Script:
-    """The first answer that fits; nothing where none does."""
+    """A script that gives the first answer that fits, and says nothing where none does."""
 
     def script(request: GenerateRequest) -> Said:
         fitting = next((answer for answer in answers if _fits(answer, request)), ScriptedAnswer())

@@ -69,8 +69,8 @@ asked for as one request with its own seed."""
 
 
 def in_turns(*answers: Said) -> Script:
-    """The first answer to a new chat, the next where the assistant has had one turn already, and so on; the last one
-    from then on."""
+    """A script that gives the first answer to a new chat, the second one after one turn of the assistant, and so on.
+    From then on it gives the last one."""
 
     def script(request: GenerateRequest) -> Said:
         prompt = request.prompt
@@ -101,7 +101,7 @@ class ScriptedBackend(OneModel):
         """All that were accepted."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Accepted, TextDelta*, Finished; see Backend. Choices take turns, token by token."""
+        """Yields Accepted, TextDelta*, Finished; see Backend. Choices take turns, token by token."""
         check_generate(request, self._card)
         prompt_tokens = _count_tokens(request.prompt)
         limit = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
@@ -125,7 +125,7 @@ class ScriptedBackend(OneModel):
         yield Finished(reasons[0], usage, other_reasons=tuple(reasons[1:]))
 
     def _said(self, request: GenerateRequest, choice: int) -> Said:
-        """What the script says, of which a chat without parallel calls gets one call."""
+        """What the script says. A chat without parallel calls gets one call of it."""
         sampling = msgspec.structs.replace(request.sampling, seed=choice_seed(request.sampling.seed, choice))
         said = self._script(msgspec.structs.replace(request, sampling=sampling, n=1, resume_tokens=()))
         is_parallel = isinstance(request.prompt, ChatPrompt) and request.prompt.parallel_tool_calls
@@ -148,7 +148,7 @@ class _ScriptedAnswer:
         self.reason: FinishReason = "length" if tokens >= limit else "tool_calls" if said.calls else "stop"
 
     def deltas(self) -> Iterator[int | TextDelta]:
-        """Each token's index before it is computed, and the deltas that the tokens complete."""
+        """Yields each token's index before the token is computed, and the deltas that tokens complete."""
         is_stopped = yield from self._say_text()
         if is_stopped:
             self.reason = "stop"
@@ -163,7 +163,7 @@ class _ScriptedAnswer:
             yield TextDelta("", (token_id,), self._choice, self._logprobs(token_id, token), (piece,))
 
     def _say_text(self) -> Generator[int | TextDelta, None, bool]:
-        """Returns whether a stop string or a stop token has ended the answer."""
+        """Says the text. Returns whether a stop string or a stop token has ended the answer."""
         emitter = Emitter(NumberedTokens(self._texts), self._request.stop, choice=self._choice)
         end = min(self._limit, len(self._texts))
         emitter.replay(range(min(self.count, end)))
@@ -187,7 +187,8 @@ class _ScriptedAnswer:
 
 
 def _call_tokens(request: GenerateRequest, choice: int, said: Said) -> Iterator[ToolCallDelta]:
-    """The first token of a call is its name, the others are its arguments. Ids are made as our engine makes them."""
+    """The tokens of all calls: the first one of a call is its name, the others are its arguments. Ids are made as our
+    engine makes them."""
     earlier = sum(len(m.tool_calls) for m in request.prompt.messages) if isinstance(request.prompt, ChatPrompt) else 0
     seed = choice_seed(request.sampling.seed, choice)
     for index, call in enumerate(said.calls):
@@ -207,7 +208,8 @@ def _prompt_echo(request: GenerateRequest, choice: int) -> TextDelta:
 
 
 def _logprob(token_id: int, token: str, count: int) -> TokenLogprob:
-    """Made up: a token is likelier than all others, and the further on in the answer the less likely."""
+    """A made-up log-probability: a token is likelier than all others, and less likely the further on it is in the
+    answer."""
     logprob = -(token_id + 1) / 8
     others = (TopLogprob(1000 + i, b"?%d" % i, logprob - i) for i in range(1, count))
     top = (TopLogprob(token_id, token.encode(), logprob), *others) if count else ()
@@ -225,5 +227,5 @@ def _text(prompt: Prompt) -> str:
 
 
 def _count_tokens(prompt: Prompt) -> int:
-    """Of the whole prompt; an empty one counts as one, for the token it would begin with."""
+    """The number of tokens in the whole prompt. An empty prompt counts as one, for the token it would begin with."""
     return len(_TOKEN.findall(_text(prompt))) or 1

@@ -18,7 +18,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Address:
-    """Where an upstream server is: `root` has no slash at its end. `is_openai` when the user wrote `/v1`."""
+    """Where an upstream server is. `root` has no slash at its end; `is_openai` says that the user wrote `/v1`."""
 
     root: str
     is_openai: bool = False
@@ -28,7 +28,7 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """`http://host:port`, with or without `/v1` or a slash behind it. Raises UsageError, which repeats no secret."""
+    """Parse `http://host:port`, perhaps with `/v1` or a slash behind it. Raises UsageError, which repeats no secret."""
     fix = "Give it as http://127.0.0.1:11434, with the server's own host and port."
     try:
         parts = urlsplit(url.strip())

@@ -23,10 +23,10 @@ MAX_DELTA_LOGPROB_BYTES = 16 << 10
 
 
 class UpstreamAnswer:
-    """Feed it pieces with `take` until `is_complete`, then ask for the `rest` and for `finished`.
+    """Collects one answer. Feed it pieces with `take` until `is_complete`, then ask for the `rest` and for `finished`.
 
-    Reasoning is part of the text, except where the text has to be JSON. `completion_tokens`, where the server does not
-    count, are its pieces: most servers send one for each token.
+    Reasoning is part of the text, except where the text has to be JSON. Where the server does not count tokens,
+    `completion_tokens` is the number of pieces: most servers send one for each token.
     """
 
     def __init__(self, request: GenerateRequest, max_tokens: int) -> None:
@@ -39,12 +39,12 @@ class UpstreamAnswer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every choice has come to its end."""
+        """Whether every choice has ended."""
         return all(choice.reason is not None for choice in self._choices)
 
     @property
     def is_cut(self) -> bool:
-        """Whether we have ended every choice ourselves: the server need not go on."""
+        """Whether we have ended every choice ourselves, so that the server need not go on."""
         return all(choice.is_cut for choice in self._choices)
 
     def take(self, pieces: Iterable[AnswerPiece]) -> Iterator[TextDelta]:
@@ -55,7 +55,7 @@ class UpstreamAnswer:
             yield from self._allowed(self._choices[piece.choice].take(piece))
 
     def rest(self) -> Iterator[TextDelta]:
-        """What was held back. Raises WorkerFailed when an answer has no end."""
+        """The deltas that were held back. Raises WorkerFailed when the answer has no end."""
         if not self.is_complete:
             raise WorkerFailed("the upstream server broke off in mid-answer")
         for choice in self._choices:
@@ -68,7 +68,7 @@ class UpstreamAnswer:
         return Finished(first, counted, other_reasons=tuple(others), stop=self._choices[0].stop)
 
     def _allowed(self, deltas: Iterable[TextDelta]) -> Iterator[TextDelta]:
-        """What a gateway would blame on this worker is not passed on."""
+        """Yields the deltas. Raises WorkerFailed rather than pass on what a gateway would blame on this worker."""
         for delta in deltas:
             try:
                 self._limits.check_delta(delta)
@@ -94,11 +94,11 @@ class _ChoiceState:
         self.stop: str | None = None
 
     def go_on(self, repeated: str) -> None:
-        """It goes on with a text of which this may be repeated."""
+        """The answer goes on after a text whose end, `repeated`, the server may say again."""
         self._is_resumed, self._repeated = True, repeated
 
     def take(self, piece: AnswerPiece) -> Iterator[TextDelta]:
-        """Raises WorkerFailed for what cannot come in the middle of an answer."""
+        """The deltas of one more piece. Raises WorkerFailed for what cannot come in the middle of an answer."""
         if self.reason is not None:
             return
         if self._is_resumed and piece.reasoning:
@@ -120,7 +120,7 @@ class _ChoiceState:
             yield from self._deltas(self._stops.flush())
 
     def _unsaid(self, text: str) -> str:
-        """Without what is repeated."""
+        """The text without what it repeats."""
         again = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, self._repeated, strict=False)))
         self._repeated = self._repeated[again:] if again == len(text) else ""
         return text[again:]
@@ -142,14 +142,14 @@ class _ChoiceState:
         return end
 
     def _deltas(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[TextDelta]:
-        """The text and the log-probabilities together, in as many deltas as frames need: one, as a rule."""
+        """The text and its log-probabilities, in as many deltas as frames need: one, as a rule."""
         packs = groups(logprobs, logprob_bytes, MAX_DELTA_LOGPROB_BYTES)
         for part, pack in zip_longest(cut(text, MAX_DELTA_CHARS), packs, fillvalue=None):
             yield TextDelta(part or "", choice=self._index, logprobs=tuple(pack or ()))
 
 
 def _parts(call: ToolCallDelta) -> Iterator[ToolCallDelta]:
-    """A call in pieces that fit a frame: the first has the id and the name."""
+    """The parts of a call that each fit a frame: the first has the id and the name."""
     first, *others = cut(call.arguments, MAX_DELTA_CHARS) if call.arguments else ("",)
     yield ToolCallDelta(call.index, call.id, call.name, first)
     for arguments in others:

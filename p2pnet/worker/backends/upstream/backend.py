@@ -41,7 +41,8 @@ MIN_SPEED_S = 1.0
 
 @dataclass(frozen=True)
 class UpstreamOptions:
-    """Which server, and how it is spoken to. `kind` None: found out. `key` goes to the server and nowhere else."""
+    """Which server to use, and how to speak to it. With `kind` None, its kind is found out. `key` is sent to the server
+    and nowhere else."""
 
     url: str
     kind: Kind | None = None
@@ -93,12 +94,12 @@ class UpstreamBackend:
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """Those that the server has now and that can be announced; none while it is away."""
+        """The server's models that can be announced now: none while it is away."""
         return tuple(offer.card for offer in self._models.offers.values())
 
     @property
     def load(self) -> BackendLoad:
-        """Only the speed: how much room the server has is not known."""
+        """Only the speed is known: the server does not say how much room it has."""
         return BackendLoad(decode_tokens_per_s=self._speed.measure)
 
     async def refresh(self) -> None:
@@ -106,11 +107,11 @@ class UpstreamBackend:
         await self._models.ask()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Accepted, TextDelta*, Finished; see Backend.
+        """Yields Accepted, TextDelta*, Finished; see Backend.
 
-        `Accepted.prompt_tokens` is an estimate; `Finished.usage` has the server's own count, and the estimate and the
-        number of deltas where it does not count. The seed is passed on: whether it makes an answer repeatable is the
-        server's to say.
+        `Accepted.prompt_tokens` is an estimate. `Finished.usage` is the server's own count; where the server does not
+        count, it is the estimate and the number of deltas. The seed is passed on: the server decides whether it makes
+        an answer repeatable.
         """
         offer = self._offer(request)
         call = self._dialect.call(request, offer)
@@ -152,7 +153,7 @@ class UpstreamBackend:
     async def _opened(
         self, opening: asyncio.Future[UpstreamStream], offer: Offer, request: GenerateRequest
     ) -> UpstreamStream:
-        """The answer, once it has begun. What its refusal says of the model is kept in mind."""
+        """The stream, once the answer has begun. What a refusal says of the model is remembered."""
         try:
             return await opening
         except FeatureMissing as error:

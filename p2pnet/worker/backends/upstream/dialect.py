@@ -68,14 +68,15 @@ class AnswerReader(Protocol):
     """Whether the server has said that nothing follows."""
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
-        """Raises WorkerFailed on what cannot be read, and on an error that the server reports."""
+        """The pieces that one line has. Raises WorkerFailed on what cannot be read, and on an error that the server
+        reports."""
 
 
 class Dialect(Protocol):
     """How one kind of server is spoken to."""
 
     def call(self, request: GenerateRequest, offer: Offer) -> UpstreamCall:
-        """Raises FeatureMissing or InvalidRequest for what cannot be said in its words."""
+        """The request in the server's words. Raises FeatureMissing or InvalidRequest for what they cannot say."""
 
     def reader(self, request: GenerateRequest) -> AnswerReader: ...
 
@@ -94,8 +95,9 @@ as our own engine passes it on."""
 def continued(request: GenerateRequest) -> GenerateRequest:
     """The request with its `resume_text` in the prompt: after a text, or as the last message of a chat.
 
-    Of that message space at the end is left out, as templates do: the answer may bring it again, see `space_after`.
-    Raises FeatureMissing for what a server would begin anew: a form, a call, reasoning that it takes out of the text.
+    Space at the end of that message is left out, as templates do: the answer may bring it again, see `space_after`.
+    Raises FeatureMissing for answers that a server would begin anew: those with a form, a call, or reasoning that it
+    takes out of the text.
     """
     text, prompt = request.resume_text, request.prompt
     if not text:
@@ -117,18 +119,18 @@ def continued(request: GenerateRequest) -> GenerateRequest:
 
 
 def space_after(request: GenerateRequest) -> str:
-    """What `continued` has left out."""
+    """The space at the end of `resume_text` that `continued` has left out."""
     text = request.resume_text if isinstance(request.prompt, ChatPrompt) else ""
     return text[len(text.rstrip()) :]
 
 
 def small_seed(seed: int) -> int:
-    """Seeds that fit are passed on as they are."""
+    """A seed that all servers take. Those that fit are passed on as they are."""
     return seed % MAX_SEED
 
 
 def estimated_prompt_tokens(prompt: Prompt) -> int:
-    """About how many tokens a prompt has; the server tells the true number only when it has finished."""
+    """An estimate of the prompt's tokens: the server tells the true number only when it has finished."""
     match prompt:
         case ChatPrompt(messages, tools):
             texts = [message.content for message in messages]
@@ -146,7 +148,7 @@ def _text_tokens(text: str) -> int:
 
 
 def json_object(text: str, what: str, param: str) -> dict[str, Any]:
-    """JSON text that must be an object. Raises InvalidRequest."""
+    """Parses JSON text that must be an object. Raises InvalidRequest."""
     try:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -157,7 +159,7 @@ def json_object(text: str, what: str, param: str) -> dict[str, Any]:
 
 
 def tool_definition(tool: Tool) -> dict[str, Any]:
-    """As OpenAI and Ollama both have it."""
+    """The definition of a tool, which OpenAI and Ollama write alike."""
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description

@@ -9,7 +9,7 @@ MAX_LINE_BYTES = 1 << 20
 
 
 class LineSplitter:
-    """Feed it bytes; it gives whole lines without their ends. Raises WorkerFailed on a line over the cap."""
+    """Feed it bytes, and it gives whole lines without their ends. Raises WorkerFailed on a line over the cap."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -28,7 +28,7 @@ class LineSplitter:
         return lines
 
     def flush(self) -> list[bytes]:
-        """The last line, where it has no end."""
+        """The last line, if it has no end."""
         line = bytes(self._rest.strip())
         self._rest.clear()
         return [line] if line else []

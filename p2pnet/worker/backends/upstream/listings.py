@@ -55,8 +55,8 @@ class OpenAIListing:
         )
 
     async def _has(self, path: str) -> bool:
-        """Most servers answer a GET of what can only be posted with 405; llama.cpp answers it as if there was nothing,
-        and has to be sent something."""
+        """Whether the server has this route. Most servers answer a GET of what can only be posted with 405; llama.cpp
+        answers it as if there was nothing, and has to be sent something."""
         status, _ = await self._session.fetch(path)
         if status == METHOD_NOT_ALLOWED:
             return True
@@ -65,7 +65,7 @@ class OpenAIListing:
 
 
 class OllamaListing:
-    """Lists the models of Ollama. What it shows of a model is asked once for each digest."""
+    """Lists the models of Ollama. The details of a model are asked for once for each digest."""
 
     def __init__(self, session: UpstreamSession) -> None:
         self._session = session
@@ -87,7 +87,8 @@ class OllamaListing:
         return [offer for offer in offers if offer is not None]
 
     def _local(self, tags: list[ollama.Tag]) -> list[ollama.Tag]:
-        """Strangers' prompts are not sent on to somebody else's servers, in the name of who runs this one."""
+        """The models that run on this server. Strangers' prompts are not sent on to somebody else's servers in its
+        owner's name."""
         for tag in tags[:MAX_SHOWN]:
             if tag.is_remote and tag.name not in self._warned:
                 self._warned.add(tag.name)
@@ -107,7 +108,7 @@ class OllamaListing:
 
 
 async def detect(session: UpstreamSession, address: Address) -> Kind:
-    """Which kind of server this is. Raises UsageError when it is not there, or neither."""
+    """Finds out which kind of server this is. Raises UsageError when it is not there, or is of neither kind."""
     try:
         if not address.is_openai and await _is_ollama(session):
             return Kind.ollama

@@ -15,7 +15,7 @@ MAX_TOKEN_ID = 1 << 31
 
 
 class Alternative(msgspec.Struct):
-    """`id` is told by llama.cpp only."""
+    """Another token in the same position. Only llama.cpp tells its `id`."""
 
     token: str = ""
     logprob: float | None = None
@@ -28,7 +28,7 @@ class Token(Alternative):
 
 
 def token_logprobs(tokens: Sequence[Token], top: int) -> Iterator[TokenLogprob]:
-    """Ours, with as many alternatives as were asked for. The id is 0 where the server tells none."""
+    """Our entries, with as many alternatives as were asked for. The id is 0 where the server tells none."""
     for token in tokens:
         others = tuple(top_logprob(other) for other in (token.top_logprobs or [])[:top])
         yield TokenLogprob(_id(token.id), _bytes(token), token.logprob, others)
@@ -43,7 +43,7 @@ def _id(token_id: int) -> int:
 
 
 def _bytes(token: Alternative) -> bytes:
-    """The bytes themselves where the server has them: a token need not be whole characters."""
+    """The token's bytes, as the server tells them if it does: a token need not be whole characters."""
     if token.bytes and all(0 <= byte < 256 for byte in token.bytes):
         return bytes(token.bytes[:MAX_TOKEN_BYTES])
     return token.token.encode("utf-8", "replace")[:MAX_TOKEN_BYTES]

@@ -27,7 +27,7 @@ class Listing(Protocol):
     """Asks one kind of server for its models."""
 
     async def __call__(self) -> list[Offer]:
-        """In the server's own order. Raises WorkerFailed."""
+        """The offers in the server's own order. Raises WorkerFailed."""
 
 
 class PolledModels:
@@ -65,11 +65,11 @@ class PolledModels:
             await asyncio.wait([self._task])
 
     def ask_soon(self) -> None:
-        """Something went wrong that the next list may explain: do not wait for it."""
+        """Ask at once instead of at the next turn: something went wrong that the next list may explain."""
         self._asked.set()
 
     def without_tools(self, offer: Offer) -> None:
-        """The server has just said that it cannot call tools with this model."""
+        """Note that the server has just said that it cannot call tools with this model."""
         self._no_tools.add(offer.card.digest)
         self._offers = {name: self._cut(other) for name, other in self._offers.items()}
 
@@ -101,7 +101,7 @@ class PolledModels:
                 logger.exception("the upstream server %s could not be asked", self._shown_url)
 
     async def _pause(self) -> None:
-        """Until the next turn, or until somebody asks for it."""
+        """Wait until the next turn, or until somebody asks for it."""
         pause = asyncio.ensure_future(self._sleep(POLL_S))
         asked = asyncio.ensure_future(self._asked.wait())
         try:
@@ -113,7 +113,7 @@ class PolledModels:
         self._asked.clear()
 
     def _chosen(self, found: Iterable[Offer]) -> dict[str, Offer]:
-        """Those that can be announced, first come first. How many bytes a record holds is the announcer's to see."""
+        """The offers that can be announced, first come first. The announcer sees to how many bytes a record holds."""
         chosen: dict[str, Offer] = {}
         for offer in map(self._cut, found):
             name = offer.card.id

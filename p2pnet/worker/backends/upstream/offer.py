@@ -59,7 +59,7 @@ def is_model_id(name: str) -> bool:
 
 
 def precision(level: str | None) -> tuple[str, str]:
-    """Quantization and dtype, in our words, out of a file type of GGUF."""
+    """Quantization and dtype in our words, from a file type of GGUF."""
     if level in _UNQUANTIZED:
         return "none", _UNQUANTIZED[level]
     return (level if level and _fits(level, Label) else UNKNOWN), UNKNOWN

@@ -24,7 +24,7 @@ MAX_NAME_CHARS = 128
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """A server's JSON."""
+    """Decodes a server's JSON."""
     try:
         return decode(body)
     except UNREADABLE as error:
@@ -32,7 +32,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Usage | None:
-    """What a server counted; None for what it does not tell, or cannot be."""
+    """The server's counts, or None where it does not tell them or they cannot be true."""
     if prompt_tokens is None or completion_tokens is None:
         return None
     if not all(0 <= count < MAX_COUNT for count in (prompt_tokens, completion_tokens, cached_tokens)):
@@ -41,7 +41,7 @@ def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_to
 
 
 def finish_reason(said: str, known: Mapping[str, FinishReason]) -> FinishReason:
-    """Any reason that is not `known` says that the answer is not complete."""
+    """The reason in our words. Raises WorkerFailed for one that is not `known`: the answer is not complete then."""
     if said not in known:
         raise WorkerFailed("the upstream server ended the answer before it was complete")
     return known[said]

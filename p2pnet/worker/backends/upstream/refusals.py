@@ -41,7 +41,7 @@ _LACKS = (
 
 
 def refusal(status: int, body: bytes, key: str | None = None) -> P2PNetError:
-    """The error that an answer with this status, other than 200, stands for."""
+    """The error that stands for an answer with this status, which is not 200."""
     told = _told(body)
     said = " ".join(told)
     message = sanitised(told[0] if told else "", key)
@@ -69,7 +69,7 @@ def sanitised(message: str, key: str | None = None) -> str:
 
 
 def _told(body: bytes) -> list[str]:
-    """What the body says, the message first, then type and code. Bodies that are not JSON say nothing."""
+    """The texts in the body: the message first, then type and code. A body that is not JSON has none."""
     try:
         value = msgspec.json.decode(body)
     except UNREADABLE:
@@ -78,7 +78,7 @@ def _told(body: bytes) -> list[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Of `{"error": {"message", "type", "code"}}`, `{"error": text}`, `{"message": text}` and `{"detail": text}`."""
+    """Reads `{"error": {"message", "type", "code"}}`, `{"error": text}`, `{"message": text}` and `{"detail": text}`."""
     if not isinstance(value, dict):
         return
     for name in ("error", "message", "detail"):

@@ -75,7 +75,8 @@ class UpstreamSession:
         await self._session.close()
 
     async def fetch(self, path: str, posted: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of a small request: a GET, or a POST of JSON. Raises WorkerFailed when there is no answer."""
+        """Make a small request, a GET or a POST of JSON, and return its status and body. Raises WorkerFailed when there
+        is no answer."""
         try:
             async with asyncio.timeout(LIST_S), await self._send(path, posted) as response:
                 return response.status, await _read(response, MAX_LIST_BYTES)
@@ -85,7 +86,7 @@ class UpstreamSession:
     async def open(self, call: UpstreamCall) -> UpstreamStream:
         """Post a request, and return its answer as soon as the server has said 200.
 
-        Raises what its refusal stands for (see `refusals`), or WorkerFailed.
+        Raises the error that its refusal stands for (see `refusals`), or WorkerFailed.
         """
         try:
             response = await self._send(call.path, msgspec.json.encode(call.body))
@@ -105,7 +106,7 @@ class UpstreamSession:
         raise refusal(response.status, body, self._key)
 
     async def _send(self, path: str, posted: bytes | None) -> aiohttp.ClientResponse:
-        """A connection of the pool may have been closed a moment ago: then once more, on another one."""
+        """Send, and once more on another connection if the pool's had been closed a moment ago."""
         try:
             return await self._send_once(path, posted)
         except aiohttp.ServerDisconnectedError:
@@ -155,7 +156,7 @@ class UpstreamStream:
             yield line
 
     async def drain(self) -> None:
-        """After the last line that matters: let the body end, so that its connection can be used again."""
+        """Let the body end after the last line that matters, so that its connection can be used again."""
         try:
             async with asyncio.timeout(DRAIN_S):
                 while not self._response.content.at_eof():
@@ -175,7 +176,8 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 
 def no_delay_socket(address: Any) -> socket.socket:
-    """A token is a small packet, and so is a request: neither waits for the other's acknowledgement."""
+    """A socket without Nagle's delay. A token is a small packet, and so is a request: neither waits for the other's
+    acknowledgement."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

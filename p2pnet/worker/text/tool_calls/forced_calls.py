@@ -28,7 +28,7 @@ schema, since the patterns of a stranger's own would be compiled."""
 
 @dataclass(frozen=True)
 class JsonPart:
-    """JSON that this schema accepts; the schema as JSON text."""
+    """JSON that this schema accepts. The schema is JSON text."""
 
     schema: str
 

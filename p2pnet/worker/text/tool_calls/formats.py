@@ -32,8 +32,8 @@ class ToolFormat:
     """How a family of models writes its calls.
 
     `markers` are what the grammar has to see: some are special tokens in the families' tokenizers, which decoding
-    leaves out. `signs` are what a chat template that asks for this format has in its text, all of them.
-    `has_short_ids` says that the template takes no call ids but of nine letters and digits.
+    leaves out. `signs` are texts that are all in a chat template that asks for this format. `has_short_ids` says that
+    the template takes only call ids of nine letters and digits.
     """
 
     name: str
@@ -167,7 +167,7 @@ _FOREIGN_SIGNS = (
 
 
 def find_format(template: str) -> ToolFormat | None:
-    """The format that a chat template asks for. None when it asks for one which we do not read."""
+    """The format that a chat template asks for, or None when it asks for one that we do not read."""
     if any(sign in template for sign in _FOREIGN_SIGNS):
         return None
     return next(known for known in FORMATS if all(sign in template for sign in known.signs))

@@ -35,7 +35,7 @@ def hermes(reader: CallReader) -> Reading[None]:
 
 
 def qwen_coder(reader: CallReader) -> Reading[None]:
-    """Qwen3-Coder: tags for the call, its function and each parameter. The first of them is at times left out."""
+    """Qwen3-Coder: tags for the call, its function and each parameter. The first tag is at times left out."""
 
     def call(opener: str) -> Reading[bool]:
         if opener == TOOL_CALL:
@@ -84,7 +84,7 @@ def deepseek(reader: CallReader) -> Reading[None]:
 
 
 def bare_json(reader: CallReader) -> Reading[None]:
-    """Llama 3, and others without a mark of their own: the answer is an object, or several; or they follow a tag."""
+    """Llama 3, and others without a mark of their own: the answer is an object or several, or they follow a tag."""
     is_marked = False
     while True:
         yield from reader.space()

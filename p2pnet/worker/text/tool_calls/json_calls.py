@@ -19,7 +19,7 @@ _KEYS = _ARGUMENT_KEYS | {"name", "type", "id"}
 
 
 def call_object(reader: CallReader, is_marked: bool, closer: str = "") -> Reading[bool]:
-    """From the brace on, a call; False when it is none, and then all of it is pending.
+    """Read a call from its brace on. False when it is none, and then all of it is pending.
 
     Without a mark before it an object may be the answer itself: then it has to begin like a call, of a tool on offer.
     `closer`, outside a string, ends a call whose braces do not. What comes after a call that breaks off is text.
@@ -53,7 +53,7 @@ def call_object(reader: CallReader, is_marked: bool, closer: str = "") -> Readin
 
 
 def arguments(reader: CallReader, closer: str = "") -> Reading[bool]:
-    """A value that is the open call's arguments. Whether the closer ended it, which is then pending."""
+    """Read a value that is the open call's arguments. Returns whether the closer ended it, which is then pending."""
     reader.drop()
     try:
         return (yield from _value(reader, reader.argue_pending, closer))
@@ -63,7 +63,7 @@ def arguments(reader: CallReader, closer: str = "") -> Reading[bool]:
 
 
 def string(reader: CallReader) -> Reading[str | None]:
-    """What a key or a name says. None when it is none; what was taken is pending."""
+    """Read a key or a name. None when it is none; what was taken is pending."""
     start = reader.pending_count
     if (yield from reader.peek()) != '"' or not (yield from _string(reader, keep, _MAX_STRING_CHARS)):
         return None
@@ -74,7 +74,7 @@ def string(reader: CallReader) -> Reading[str | None]:
 
 
 def _key(reader: CallReader) -> Reading[str | None]:
-    """A key and its colon, with the space around them."""
+    """Read a key and its colon, with the space around them."""
     yield from reader.space()
     key = yield from string(reader)
     yield from reader.space()
@@ -98,7 +98,7 @@ def _end_of_object(reader: CallReader) -> Reading[bool]:
 
 
 def _value(reader: CallReader, settle: Callable[[], None], closer: str = "") -> Reading[bool]:
-    """Any JSON value, by its brackets and quotes alone. Whether `closer` ended it."""
+    """Read any JSON value, by its brackets and quotes alone. Returns whether `closer` ended it."""
     depth = 0
     while True:
         char = yield from reader.peek()
@@ -122,7 +122,7 @@ def _value(reader: CallReader, settle: Callable[[], None], closer: str = "") -> 
 
 
 def _string(reader: CallReader, settle: Callable[[], None], max_chars: float = inf) -> Reading[bool]:
-    """From one quote to the other. False when it is longer than this."""
+    """Read from one quote to the other. False when it is longer than this."""
     yield from reader.take()
     settle()
     is_escaped, size = False, 0

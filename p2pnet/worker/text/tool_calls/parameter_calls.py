@@ -30,7 +30,8 @@ _PYTHON_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
 
 
 def call(reader: CallReader, closer: str) -> Reading[bool]:
-    """From the function's name to its end tag, or to `closer`; False when it is no call, and all of it is pending."""
+    """Read a call from the function's name to its end tag, or to `closer`. False when it is no call, and then all of it
+    is pending."""
     name = yield from reader.word(">")
     if name is None:
         return False
@@ -50,7 +51,7 @@ def call(reader: CallReader, closer: str) -> Reading[bool]:
 
 
 def _parameter(reader: CallReader, schemas: Mapping[str, Mapping[str, Any]]) -> Reading[str]:
-    """One parameter, to the tag that ends it. What is none is text."""
+    """Read one parameter, to the tag that ends it. What is no parameter is text."""
     key = yield from reader.word(">")
     if key is None:
         reader.say()
@@ -88,7 +89,7 @@ def _json(reader: CallReader) -> Reading[str]:
 
 
 def is_text(schema: Mapping[str, Any] | None) -> bool:
-    """Whether nothing but a string is allowed; so it is taken to be where no schema is known."""
+    """Whether nothing but a string is allowed. That is assumed where no schema is known."""
     if schema is None:
         return True
     if "type" in schema:

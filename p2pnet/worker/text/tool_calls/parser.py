@@ -35,7 +35,7 @@ class ToolCallParser:
 
     @property
     def held(self) -> int:
-        """How many of the characters fed are not reflected in what was returned yet.
+        """How many of the characters fed are not in what was returned yet.
 
         They are the last ones: after a single character, text that is returned ends right before them. Another parser
         has to be fed with all of an answer's beginning to go on with it.
@@ -48,11 +48,11 @@ class ToolCallParser:
 
     @property
     def is_done(self) -> bool:
-        """Whether the answer has all the calls that it may have: what comes after the last one is left out."""
+        """Whether the answer has all the calls that it may have. What comes after the last one is left out."""
         return self._reader.closed_calls >= self._max_calls
 
     def feed(self, text: str) -> list[TextOrCall]:
-        """The next piece of the answer, of any length."""
+        """Take the next piece of the answer, of any length."""
         for char in text:
             if self.is_done:
                 break
@@ -60,7 +60,7 @@ class ToolCallParser:
         return self._reader.collect()
 
     def flush(self) -> list[TextOrCall]:
-        """The answer is over: what was held back."""
+        """What was held back, when the answer is over."""
         if not self.is_done:
             try:
                 self._grammar.throw(AnswerEnded())
@@ -70,7 +70,7 @@ class ToolCallParser:
 
 
 def call_id(seed: int, position: int) -> str:
-    """The id of a call, which is the same on whatever worker the answer is made.
+    """The id of a call, which is the same whichever worker makes the answer.
 
     `position` counts all calls of the conversation, or turns with the same seed would repeat ids.
     """

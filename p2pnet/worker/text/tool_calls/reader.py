@@ -27,11 +27,11 @@ Reading = Generator[None, str, T]
 
 
 class AnswerEnded(Exception):
-    """Thrown into a grammar where the answer stops, for what it has to say of the rest."""
+    """Thrown into a grammar where the answer stops, so that it can say the rest."""
 
 
 class CallReader:
-    """Owns what has been read and said of one answer."""
+    """Knows what has been read and said of one answer."""
 
     def __init__(self, tools: Mapping[str, Properties], call_id: Callable[[int], str]) -> None:
         """`tools` are those on offer, `call_id` gives the id of the call with an index."""
@@ -53,11 +53,11 @@ class CallReader:
 
     @property
     def held(self) -> int:
-        """How many characters were read of which something may yet be said."""
+        """How many of the characters read may still be said."""
         return len(self._pending) + (self._next is not None)
 
     def collect(self) -> list[TextOrCall]:
-        """What was said since the last time, as few pieces as possible."""
+        """What was said since the last time, in as few pieces as possible."""
         said, self._said = self._said, []
         return _joined(said)
 
@@ -68,7 +68,7 @@ class CallReader:
         return self._next
 
     def take(self) -> Reading[str]:
-        """The next character, now pending."""
+        """Take the next character, which is then pending."""
         char = yield from self.peek()
         self._next = None
         self._pending.append(char)
@@ -79,7 +79,7 @@ class CallReader:
             yield from self.take()
 
     def literal(self, text: str) -> Reading[bool]:
-        """Take this text, as far as it comes; whether all of it did."""
+        """Take this text, as far as it comes. Returns whether all of it did."""
         for expected in text:
             if (yield from self.peek()) != expected:
                 return False
@@ -87,7 +87,7 @@ class CallReader:
         return True
 
     def word(self, ends: str) -> Reading[str | None]:
-        """A bare name that stops before one of `ends`. None when it is no name; what was taken is pending."""
+        """Take a bare name that stops before one of `ends`. None when it is no name; what was taken is pending."""
         word: list[str] = []
         while len(word) <= MAX_NAME_CHARS:
             char = yield from self.peek()
@@ -99,9 +99,9 @@ class CallReader:
         return None
 
     def until(self, markers: Collection[str], settle: Callable[[str, int], None]) -> Reading[str]:
-        """Read on to the end of a marker, and return it; it is pending. No marker begins another.
+        """Read on to the end of a marker, and return it; it is then pending. No marker begins another.
 
-        `settle(freed, kept)` is told of each text that cannot belong to a marker, and how much pending after it may.
+        `settle(freed, kept)` is told of each text that cannot belong to a marker, and how many characters after it may.
         """
         beginnings = frozenset(marker[0] for marker in markers)
         candidate = ""
@@ -128,48 +128,48 @@ class CallReader:
         return "".join(self._pending[start:])
 
     def say(self, kept: int = 0) -> None:
-        """What is pending is plain text, but for the last `kept` characters."""
+        """Say what is pending as plain text, except the last `kept` characters."""
         text = self._release(kept)
         if text:
             self._said.append(text)
             self._drops_space = False
 
     def say_rest(self) -> None:
-        """What is pending is plain text, unless it is space that may turn out to stand between calls."""
+        """Say what is pending as plain text, unless it is space that may turn out to stand between calls."""
         if not (self._drops_space and self.pending().isspace()):
             self.say()
 
     def drop(self) -> None:
-        """What is pending is markup around a call."""
+        """Drop what is pending: it is markup around a call."""
         self._release(0)
 
     def open(self, name: str) -> None:
-        """A call begins; what is pending is markup around it."""
+        """Begin a call. What is pending is markup around it."""
         self.drop()
         self._said.append(ToolCallDelta(self.calls, self._call_id(self.calls), name))
         self.calls += 1
         self.is_open, self.has_arguments, self._drops_space = True, False, True
 
     def argue(self, text: str) -> None:
-        """Some text of the open call's arguments."""
+        """Say some text of the open call's arguments."""
         self._said.append(ToolCallDelta(self.calls - 1, arguments=text))
         self.has_arguments = self._drops_space = True
 
     def argue_pending(self, kept: int = 0, spell: Callable[[str], str] = str) -> None:
-        """What is pending, but for the last `kept` characters, is said by `spell` of it in the arguments."""
+        """Say what is pending, except the last `kept` characters, as arguments that `spell` makes of it."""
         text = spell(self._release(kept))
         if text:
             self.argue(text)
 
     def close(self) -> None:
-        """The open call is complete. One without arguments has an empty object: clients read them as JSON."""
+        """End the open call. One without arguments has an empty object: clients read them as JSON."""
         if not self.has_arguments:
             self.argue("{}")
         self.is_open = False
         self.closed_calls += 1
 
     def end(self) -> None:
-        """Nothing more comes: what is pending was text, but for space after a call and unfinished markup."""
+        """End the answer. What is pending was text, except space after a call and unfinished markup."""
         if not self.is_open:
             self.say_rest()
         self.drop()
@@ -186,21 +186,21 @@ class CallReader:
 
 
 def is_name(word: str | None) -> bool:
-    """Whether a tool may be called so: what the wire can carry, and a terminal can show."""
+    """Whether a tool may have this name: whether the wire can carry it and a terminal can show it."""
     return bool(word) and len(word or "") <= MAX_NAME_CHARS and (word or "").isprintable()
 
 
 def is_word(text: str) -> bool:
-    """Whether it can stand for a name without quotes."""
+    """Whether the text can be a name without quotes."""
     return is_name(text) and not any(char.isspace() or char in _NOT_IN_A_WORD for char in text)
 
 
 def keep(*_: object) -> None:
-    """Settles nothing: all stays pending."""
+    """Settles nothing, so that all stays pending."""
 
 
 def _joined(said: list[TextOrCall]) -> list[TextOrCall]:
-    """Neighbouring texts in one, and neighbouring pieces of one call in one."""
+    """Joins neighbouring texts, and neighbouring pieces of one call."""
     joined: list[TextOrCall] = []
     for is_text, group in groupby(said, lambda part: isinstance(part, str)):
         parts = list(group)

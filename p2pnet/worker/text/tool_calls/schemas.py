@@ -18,7 +18,7 @@ Properties = Mapping[str, Mapping[str, Any]]
 
 
 def parameters_of(tool: Tool) -> dict[str, Any]:
-    """The schema. Raises InvalidRequest when it is not a JSON object, or not one of a sane size."""
+    """A tool's parameters as a schema. Raises InvalidRequest for what is no JSON object, or not of a sane size."""
     if len(tool.parameters) > MAX_SCHEMA_CHARS:
         raise InvalidRequest(f"The parameters of the tool {tool.name!r} are too long.", "tools")
     try:
@@ -31,7 +31,7 @@ def parameters_of(tool: Tool) -> dict[str, Any]:
 
 
 def properties_of(tool: Tool) -> Properties:
-    """The schemas of its parameters, as far as they are plain. Raises InvalidRequest."""
+    """The schemas of a tool's parameters by name, as far as they are plain. Raises InvalidRequest."""
     properties = parameters_of(tool).get("properties")
     if not isinstance(properties, dict):
         return {}

@@ -61,7 +61,8 @@ class OllamaDialect:
 
 
 def _options(request: GenerateRequest, offer: Offer) -> dict[str, Any]:
-    """Said in full: its own defaults, and those in a model's file, would change the distribution."""
+    """All options. They are said in full, because Ollama's defaults, and those in a model's file, would change the
+    distribution."""
     sampling = request.sampling
     options: dict[str, Any] = {
         "seed": small_seed(sampling.seed),
@@ -104,7 +105,7 @@ def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 
 def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
-    """Its tool calls have objects where ours have text, and its tools' answers are matched by the tool's name."""
+    """One message. Its tool calls have objects where ours have text, and a tool's result needs the tool's name."""
     said: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         said["tool_calls"] = [

@@ -36,7 +36,7 @@ class _Details(msgspec.Struct):
 
 
 class Tag(msgspec.Struct):
-    """A model in its list. `remote_host` is set for those that run on somebody else's servers."""
+    """A model in Ollama's list. `remote_host` is set for those that run on somebody else's servers."""
 
     name: str
     digest: str = ""
@@ -53,7 +53,7 @@ class _Tags(msgspec.Struct):
 
 
 class Shown(msgspec.Struct):
-    """What it shows of one model."""
+    """The details that Ollama shows of one model."""
 
     model_info: dict[str, Any] | None = None
     parameters: str | None = None
@@ -84,7 +84,7 @@ _decode_running = msgspec.json.Decoder(_RunningModels).decode
 
 
 def parse_version(body: bytes) -> tuple[int, ...] | None:
-    """None where this is not Ollama."""
+    """Ollama's version, or None where this is not Ollama."""
     try:
         version = _decode_version(body).version
     except UNREADABLE:
@@ -93,12 +93,12 @@ def parse_version(body: bytes) -> tuple[int, ...] | None:
 
 
 def parse_tags(body: bytes) -> list[Tag]:
-    """Raises WorkerFailed."""
+    """The models in the list. Raises WorkerFailed."""
     return decoded(_decode_tags, body).models or []
 
 
 def parse_shown(body: bytes) -> Shown:
-    """Raises WorkerFailed."""
+    """The details of a model. Raises WorkerFailed."""
     return decoded(_decode_shown, body)
 
 
@@ -109,9 +109,9 @@ def parse_running(body: bytes) -> dict[str, int]:
 
 
 def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple[int, ...]) -> Offer | None:
-    """The offer of one model; None when it does not generate (an embedding model) or runs elsewhere.
+    """The offer of one model, or None when it does not generate (an embedding model) or runs elsewhere.
 
-    `running_context` is the context it was last seen loaded with.
+    `running_context` is the context with which it was last seen loaded.
     """
     capabilities = frozenset(shown.capabilities) if shown.capabilities is not None else frozenset({"completion"})
     if "completion" not in capabilities or shown.remote_host:
@@ -134,11 +134,11 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
 
 
 def _continues(template: str) -> bool:
-    """Whether the template leaves a chat's last message, if an assistant's, open: the model goes on with it.
+    """Whether the template leaves a last message of the assistant open, so that the model goes on with it.
 
     That is what Ollama's maintainers advise (ollama/ollama issue 6778), and most templates written for it do so: those
     that do not end the last message, and the older ones, for a prompt and a response, which Ollama cuts after the
-    response. Models that it renders without a template are not known to.
+    response. Of models that it renders without a template this is not known.
     """
     if ".Messages" in template:
         return re.search(r"\{\{-?\s*if\s+not\s+\$last\b", template) is not None
@@ -146,7 +146,8 @@ def _continues(template: str) -> bool:
 
 
 def _context_length(shown: Shown, running_context: int | None) -> int:
-    """What it serves, which is seldom what the model could do: its own default unless the model's file says more."""
+    """The context that it serves, which is seldom all that the model could do: Ollama's own default unless the model's
+    file says more."""
     told = running_context or _own_context(shown) or DEFAULT_CONTEXT_LENGTH
     lengths = [
         value
@@ -162,7 +163,7 @@ def _own_context(shown: Shown) -> int | None:
 
 
 def _own_stops(shown: Shown) -> tuple[str, ...]:
-    """`stop` lines of the model's parameters, each a quoted string."""
+    """The `stop` lines of the model's parameters, each a quoted string."""
     stops = []
     for quoted in re.findall(r'^stop\s+(".*")\s*$', shown.parameters or "", re.MULTILINE):
         try:

@@ -34,7 +34,7 @@ class _Message(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """`message` of a chat, `response` and `thinking` of a text."""
+    """One line. A chat has `message`; a text has `response` and `thinking`."""
 
     message: _Message | None = None
     response: str | None = None
@@ -60,7 +60,7 @@ class OllamaReader:
         self.is_ended = False
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
-        """What one line says."""
+        """The piece that one line is."""
         said = decoded(_decode_line, line)
         if said.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
@@ -80,7 +80,7 @@ class OllamaReader:
         return finish_reason(said.done_reason or "", FINISH_REASONS)
 
     def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
-        """A whole call at once."""
+        """A call, which comes whole."""
         name, index = call.function.name, self._calls
         check_tool_call(index, call.id, name)
         self._calls += 1

@@ -68,7 +68,7 @@ class OpenAIDialect:
 
 
 def _sampling(request: GenerateRequest, offer: Offer, flavour: Flavour) -> Iterator[tuple[str, Any]]:
-    """Said in full where a server has defaults of its own: ours change nothing."""
+    """The sampling fields, said in full where a server has defaults of its own: our defaults change nothing."""
     sampling = request.sampling
     yield "temperature", sampling.temperature
     yield "top_p", sampling.top_p
@@ -155,12 +155,13 @@ def _text_extras(body: dict[str, Any], request: GenerateRequest, offer: Offer, f
 
 
 def _top(logprobs: int, flavour: Flavour) -> int:
-    """llama.cpp takes 0 for no log-probabilities at all; what was not asked for is left out when it answers."""
+    """How many alternatives to ask for. llama.cpp takes 0 for no log-probabilities at all; what was not asked for is
+    left out when it answers."""
     return max(1, logprobs) if flavour is LLAMA_CPP else logprobs
 
 
 def _room(request: GenerateRequest, context_length: int) -> int:
-    """Tokens that the context surely still holds: no vocabulary makes more tokens of a text than it has bytes."""
+    """How many tokens the context surely still holds: no vocabulary makes more tokens of a text than it has bytes."""
     match request.prompt:
         case TextPrompt(text):
             used = len(text.encode("utf-8", "replace"))

@@ -26,12 +26,12 @@ _ENGINE = frozenset(
 
 @dataclass(frozen=True)
 class Flavour:
-    """One kind of server. `owners` are the words it puts into `owned_by`.
+    """One kind of server. `owners` are the words that it writes into `owned_by`.
 
-    `chat` and `text` are what `/v1/chat/completions` and `/v1/completions` do. `top_k_off` is how top_k is switched
-    off; None where there is no such field. `honours_parallel`: whether it keeps to `parallel_tool_calls` False.
-    `continues` are the fields that have it go on with a chat's last message, an assistant's; empty where it cannot, and
-    then texts are not gone on with either: a card says it once for both.
+    `chat` and `text` are what `/v1/chat/completions` and `/v1/completions` do. `top_k_off` switches top_k off; None
+    where there is no such field. `honours_parallel` says whether it keeps to `parallel_tool_calls` False. `continues`
+    are the fields that make it go on with an assistant's message at the end of a chat. Where they are empty it cannot,
+    and then its texts are not resumed either: a card says it once for both.
     """
 
     name: str
@@ -93,5 +93,5 @@ FLAVOURS = {flavour.name: flavour for flavour in (UNRECOGNISED, VLLM, SGLANG, LL
 
 
 def flavour_of(owned_by: str | None) -> Flavour:
-    """By what a server writes into `owned_by`."""
+    """The flavour of a server, by what it writes into `owned_by`."""
     return next((flavour for flavour in FLAVOURS.values() if owned_by in flavour.owners), UNRECOGNISED)

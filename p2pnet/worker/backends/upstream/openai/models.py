@@ -93,14 +93,15 @@ def is_model_list(body: bytes) -> bool:
 
 
 def parse_template_has_tools(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` says that the chat template has tools: without, it drops them in silence."""
+    """Whether llama.cpp's `/props` says that the chat template has tools. A template without them drops tools in
+    silence."""
     caps = _template_caps(body)
     return caps is not None and caps.supports_tools and caps.supports_tool_calls
 
 
 def parse_continues_chats(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` is of a version that goes on with a chat's last message: those that tell what a
-    template can do are all later than that."""
+    """Whether llama.cpp's `/props` is of a version that goes on with a chat's last message: all versions that tell what
+    a template can do are."""
     return _template_caps(body) is not None
 
 
@@ -134,13 +135,13 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
 
 
 def _precision(file_type: str | None) -> tuple[str, str]:
-    """Quantization and dtype out of llama.cpp's words: `Q4_K - Medium`, `all F32`, `F16`."""
+    """Quantization and dtype from llama.cpp's words: `Q4_K - Medium`, `all F32`, `F16`."""
     words = re.findall(r"\w+", (file_type or "").removesuffix("(guessed)").removeprefix("all "))
     return precision("_".join(words))
 
 
 def _declared(meta: _Meta | None) -> str:
-    """What llama.cpp says of a file's size and shape: it tells quantizations of one model apart."""
+    """What llama.cpp says of a file's size and shape, which tells quantizations of one model apart."""
     return f"{meta.n_params}/{meta.n_vocab}/{meta.size}" if meta else ""
 
 

@@ -53,7 +53,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Logprobs(msgspec.Struct):
-    """Of a chat: `content`. Of a text: the three lists, except llama.cpp, which has `content` there too."""
+    """A chat has `content`. A text has the three lists, except from llama.cpp, which sends `content` there too."""
 
     content: list[Token] | None = None
     tokens: list[str] | None = None
@@ -106,7 +106,7 @@ class OpenAIReader:
         self.is_ended = False
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
-        """What one line says. Comments and the names of events say nothing."""
+        """The pieces that one line has. Comments and the names of events have none."""
         field, _, value = line.partition(b":")
         if field == b"error":
             raise WorkerFailed("the upstream server failed in mid-answer")
@@ -138,7 +138,7 @@ class OpenAIReader:
         )
 
     def _stop(self, choice: _ChunkChoice) -> str | None:
-        """Only what was asked for."""
+        """The stop string that ended it, if it is one that was asked for."""
         return next((stop for stop in (choice.stop_reason, choice.matched_stop) if stop in self._stops), None)
 
     def _tool_call(self, choice: int, call: _ToolCall) -> ToolCallDelta:
@@ -157,7 +157,7 @@ class OpenAIReader:
 
 
 def _columns(logprobs: _Logprobs) -> Iterator[Token]:
-    """The tokens of a text, whose logprobs come in three lists."""
+    """The tokens of a text, whose log-probabilities come in three lists."""
     tops = logprobs.top_logprobs or []
     for index, (text, logprob) in enumerate(zip(logprobs.tokens or [], logprobs.token_logprobs or [], strict=False)):
         top = (tops[index] if index < len(tops) else None) or {}
