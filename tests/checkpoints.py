@@ -29,6 +29,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from tests.built_once import built_once
+
 CONTEXT_LENGTH = 512
 SLIDING_WINDOW = 16
 """Smaller than the tests' long prompts."""
@@ -180,6 +182,11 @@ def build_checkpoint(architecture: str, folder: Path) -> Path:
 
     The same architecture gives the same weights each time. `llama` is sharded, `gpt2` has no chat template.
     """
+    built_once.copy(f"checkpoint-{architecture}", partial(_build, architecture), folder)
+    return folder
+
+
+def _build(architecture: str, folder: Path) -> None:
     chosen = _ARCHITECTURES[architecture]
     tokenizer = chosen.tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE if chosen.has_chat_template else None
@@ -195,4 +202,3 @@ def build_checkpoint(architecture: str, folder: Path) -> Path:
         model = factory.from_config(config)
     model.save_pretrained(folder, max_shard_size=chosen.max_shard_size)
     tokenizer.save_pretrained(folder)
-    return folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+from tests import leaks
+from tests.built_once import built_once
 from tests.depth import PROFILES, depth, is_deep
 from tests.tiny_swarm import TinySwarm, tiny_swarm_of_processes
 
@@ -64,7 +68,68 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of all processes of the run: that of each lies in it."""
+    own = tmp_path_factory.getbasetemp()
+    built_once.shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "built"
+
+
 @pytest.fixture(scope="session")
 def tiny_swarm() -> Iterator[TinySwarm]:
     with tiny_swarm_of_processes() as swarm:
         yield swarm
+
+
+# ---- nothing is left behind
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each process of the run has a temp folder of its own, which is empty in the end. Its name is short, for sockets
+    in it; pytest's own is elsewhere."""
+    tmp_path_factory.getbasetemp()
+    with tempfile.TemporaryDirectory(prefix="t-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        before = leaks.look()
+        yield
+        assert leaks.left(before) == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def file_leaves_nothing(run_leaves_nothing: None) -> Iterator[None]:
+    """But for what has been started for the whole run meanwhile."""
+    before = leaks.look()
+    _held.clear()
+    yield
+    assert leaks.left(before | _held) == []
+
+
+@pytest.fixture(autouse=True)
+def each_leaves_nothing(request: pytest.FixtureRequest, file_leaves_nothing: None) -> Iterator[None]:
+    """What a test with a file's fixtures starts through these is theirs: it is gone when the file is done."""
+    before = leaks.look()
+    yield
+    if not any(fixture in _holders for fixture in request.fixturenames):
+        assert leaks.left(before) == []
+
+
+_held: set[str] = set()
+"""What fixtures of the whole run have started while this file ran."""
+_holders: set[str] = set()
+"""The fixtures of files and of the whole run that hold something."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    if fixturedef.scope == "function" or fixturedef.argname.endswith("_leaves_nothing"):
+        return (yield)
+    before = leaks.look()
+    try:
+        return (yield)
+    finally:
+        if made := leaks.look() - before:
+            _holders.add(fixturedef.argname)
+            if fixturedef.scope == "session":
+                _held.update(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+
+from tests.built_once import built_once
 
 WIDTH = 48
 MAX_TOKENS = 64
@@ -190,6 +193,11 @@ ENCODERS = tuple(_ENCODERS)
 
 def build_model(name: str, folder: Path) -> Path:
     """Save one of ENCODERS in the format of transformers alone, and return its folder. The same each time."""
+    built_once.copy(f"model-{name}", partial(_build_model, name), folder)
+    return folder
+
+
+def _build_model(name: str, folder: Path) -> None:
     chosen = _ENCODERS[name]
     tokenizer = chosen.tokenizer()
     with torch.random.fork_rng():
@@ -200,11 +208,15 @@ def build_model(name: str, folder: Path) -> Path:
                 parameter.mul_(2)  # wider than for training: else all texts are nearly alike
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def build_encoder(name: str, folder: Path) -> Path:
     """Save one of ENCODERS as sentence-transformers does, and return its folder. The same each time."""
+    built_once.copy(f"encoder-{name}", partial(_build_encoder, name), folder)
+    return folder / "sentences"
+
+
+def _build_encoder(name: str, folder: Path) -> None:
     chosen = _ENCODERS[name]
     transformer = Transformer(str(build_model(name, folder / "transformer")), **chosen.settings)
     with torch.random.fork_rng():
@@ -212,4 +224,3 @@ def build_encoder(name: str, folder: Path) -> Path:
         steps = chosen.steps()
     sentences = SentenceTransformer(modules=[transformer, *steps], device="cpu", **chosen.options)
     sentences.save(str(folder / "sentences"), create_model_card=False)
-    return folder / "sentences"
