@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NAMESPACES = Path("/run/netns")
-TOOLS_OWN = {".hypothesis", ".pytest_cache", "artefacts"}
-"""In the working folder: pytest, hypothesis and the browser's screenshots stay."""
+"""Of the whole machine: the names of ours hold our process id."""
 PYTHONS_OWN = "multiprocessing.resource_tracker"
 """Started with the first of multiprocessing's locks, it lives as long as we do."""
 GRACE_S = 5.0
@@ -31,16 +30,16 @@ def look() -> Found:
         (
             *(f"process {pid}" for pid in _children()),
             *(f"socket {inode}" for inode in _sockets()),
-            *(f"namespace {name}" for name in _names(NAMESPACES)),
+            *(f"namespace {name}" for name in _names(NAMESPACES) if str(os.getpid()) in name),
             *(f"file {name} in the temp folder" for name in _names(Path(tempfile.gettempdir()))),
-            *(f"file {name} in the working folder" for name in _names(Path()) - TOOLS_OWN),
+            *(f"file {name} in the working folder" for name in _names(Path()) if not _is_of_a_tool(name)),
         )
     )
 
 
-def left(before: Found) -> list[str]:
+def left(before: Found, grace_s: float = GRACE_S) -> list[str]:
     """What has come since and stays, in words."""
-    deadline_s = time.monotonic() + GRACE_S
+    deadline_s = time.monotonic() + grace_s
     while found := sorted(told for one in look() - before if (told := _in_words(one))):
         if time.monotonic() > deadline_s:
             return found
@@ -66,6 +65,11 @@ def _names(folder: Path) -> set[str]:
     with contextlib.suppress(OSError):
         return set(os.listdir(folder))  # noqa: PTH208 - names, and fast
     return set()
+
+
+def _is_of_a_tool(name: str) -> bool:
+    """The caches of pytest, hypothesis, mypy; and the browser's screenshots."""
+    return name.startswith(".") or name == "artefacts"
 
 
 def _in_words(one: str) -> str:
