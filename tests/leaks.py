@@ -20,6 +20,7 @@ GRACE_S = 5.0
 """Who is on the way out is given the time to go."""
 POLL_S = 0.02
 LISTENING = "0A"
+ZOMBIE = "Z"
 
 Found = frozenset[str]
 
@@ -81,10 +82,10 @@ def _in_words(one: str) -> str:
 def _process_in_words(pid: str) -> str:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
-    is_over = not command  # a zombie has no command line
-    return "" if is_over or PYTHONS_OWN in command else f"process {pid}: {command}"
+    return "" if state == ZOMBIE or PYTHONS_OWN in command else f"process {pid}: {command}"
 
 
 def _socket_in_words(inode: str) -> str:

@@ -16,10 +16,15 @@ from tests.leaks import left, look
 
 @contextmanager
 def a_process() -> Iterator[str]:
-    child = subprocess.Popen(["sleep", "60"])
-    yield f"process {child.pid}: sleep 60 "
-    child.kill()
-    child.wait()
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        child.stdin.write(b"ready")
+        child.stdin.flush()
+        assert child.stdout.read(5) == b"ready"
+        yield f"process {child.pid}: cat "
+    finally:
+        child.communicate()
 
 
 @contextmanager

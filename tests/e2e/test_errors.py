@@ -112,10 +112,9 @@ def test_a_listen_port_in_use(start: Start, transport: str) -> None:
     assert "--listen" in error
 
 
-def test_an_identity_in_use(start: Start) -> None:
-    path = str(start.root / "shared.key")
-    holder = start.bootstrap("--identity", path)
-    holder.wait_ready()
+def test_an_identity_in_use(start: Start, bootstrap: Process) -> None:
+    path = str(start.root / "data" / "bootstrap.key")
+    assert Identity.load(Path(path)).peer_id == bootstrap.ready.peer_id
     error = error_of(run("bootstrap", *LISTEN, "--identity", path, root=start.root))
     assert path in error
     assert "--identity" in error
