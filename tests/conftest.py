@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
@@ -24,6 +25,10 @@ SWARMS = ("tiny_swarm", "swarm_url")
 """Fixtures that are worth a process of their own: each is started once in a run."""
 STORIES = {"e2e", "faults", "nat", "notebooks", "operate", "page"}
 """Folders whose files take long: they come first, so that none is left when all else is done."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in its background has them ignore Ctrl-C, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _name, _examples in PROFILES.items():
     settings.register_profile(_name, settings(), max_examples=_examples)
