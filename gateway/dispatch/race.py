@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self
 
@@ -55,30 +55,32 @@ class Race(Generic[Q, E]):
         for running in self._rivals:
             await self._attempts.end(running)
 
-    async def next(self) -> list[Routed | E] | None:
+    async def next(self) -> Sequence[Routed | E] | None:
         """None once the worker has said all. Raises what it failed with, or the last one of two."""
         try:
-            event = await self._next_event()
+            winner = self._winner or await self._begin()
+            # Each token comes this way, so it is not passed on by one more call.
+            event = self._opening.popleft() if self._opening else await winner.attempt.next(winner.stream)
             if event is None:
                 return None
             given = self._progress.take(event)
         except P2PNetError as error:
             await self._fail(error)
             raise
-        trace = self._first.account.trace
-        if not given or trace.is_routed or self._routed is None:
-            return list(given)
-        trace.is_routed = True
-        return [self._routed, *given]
+        if self._routed is None or not given:
+            return given
+        routed, self._routed = self._routed, None
+        self._first.account.trace.is_routed = True
+        return [routed, *given]
 
-    async def _next_event(self) -> E | None:
-        if self._winner is None:
-            self._winner = await self._decide()
-            self._progress.begin(self._winner.attempt.card, self._is_by_text)
-            self._routed = self._winner.account.trace.routed(self._winner.attempt)
-        if self._opening:
-            return self._opening.popleft()
-        return await self._winner.next()
+    async def _begin(self) -> Running[E]:
+        """Find out who goes on. The client is told who it is, with the first that it is given of this request."""
+        self._winner = winner = await self._decide()
+        self._progress.begin(winner.attempt.card, self._is_by_text)
+        trace = winner.account.trace
+        if not trace.is_routed:
+            self._routed = trace.routed(winner.attempt)
+        return winner
 
     async def _fail(self, error: P2PNetError) -> None:
         if self._winner is None:
