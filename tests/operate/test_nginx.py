@@ -23,6 +23,7 @@ from p2pnet.config import GuardConfig
 from p2pnet.messages import Accepted, TextDelta
 from tests.gateway.fake_generate import FakeGenerate, answer, service
 from tests.operate.nginx import CONFIGURATION, Nginx, nginx
+from tests.processes import wait_until
 from tests.requirements import requires_tools
 
 PATH = "/v1/completions"
@@ -154,6 +155,7 @@ async def test_plain_http_leads_to_tls(site: Site) -> None:
 async def test_its_log_names_no_address_and_no_query(site: Site) -> None:
     async with site.nginx.client() as http:
         await http.get("/v1/models?secret=1", headers={"x-request-id": "mine"})
+    wait_until(lambda: site.nginx.access_log.endswith("\n"), "nginx has written its line: it answers first")
     (line,) = site.nginx.access_log.splitlines()
     assert line.endswith(f"gateway=127.0.0.1:{site.gateway.port} id=mine")
     assert " 200 GET /v1/models " in line
