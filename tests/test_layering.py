@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from tests.rooms import ROOMS, may_import, room_of
 
 ROOT = Path(__file__).parent.parent
+
+MAX_LINES = 350
 
 NETWORK_STACK = ("asyncio", "hivemind", "torch", "transformers", "fastapi", "starlette", "uvicorn", "socket")
 
@@ -159,6 +162,21 @@ def test_imports_are_found() -> None:
 
 def module_of(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_no_file_is_two() -> None:
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {file: length for file, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_no_file_imports_one_that_imports_it() -> None:
+    """However long the way round is. What is imported late is imported all the same."""
+    graph: dict[str, set[str]] = {}
+    for found in IMPORTS:
+        graph.setdefault(module_of(found.file), set()).add(found.module)
+    modules = {module_of(path.relative_to(ROOT).as_posix()) for path in SOURCES}
+    ours = {module: others & modules - {module} for module, others in graph.items()}
+    assert list(TopologicalSorter(ours).static_order())  # raises CycleError
 
 
 def test_every_module_is_in_a_room() -> None:
