@@ -58,10 +58,6 @@ class Running(Generic[E]):
         self.account = account
         self.is_over = False
 
-    async def next(self) -> E | None:
-        """The next event; None at the end. Raises what the worker failed with."""
-        return await self.attempt.next(self.stream)
-
 
 class Attempts:
     """All attempts of one gateway."""

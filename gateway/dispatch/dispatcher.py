@@ -204,15 +204,14 @@ class Dispatcher:
         first = self._attempts.start(step, choice, account)
         hedge: Hedge[E] | None = None
         if job.may_be_hedged and len(self._table.roster.of(step.query.key)) >= 2:
-            exclude = {choice.worker.peer_id}
-            hedge = Hedge(self.hedging.delay_s(step.query.key), lambda: self._second(step, exclude, account))
+            hedge = Hedge(self.hedging.delay_s(step.query.key), lambda: self._second(step, choice, account))
         return Race(self._attempts, first, job.progress, step.is_by_text, hedge)
 
-    def _second(self, step: Step[Q, E], exclude: set[str], account: Account) -> Running[E] | None:
+    def _second(self, step: Step[Q, E], first: WorkerChoice, account: Account) -> Running[E] | None:
         """Another worker for what the first one is late with, where that takes a free slot from nobody."""
         if self._admission.waiting(step.query.model):
             return None
-        choice = self._choose(step.query, {*exclude, *account.refusals})
+        choice = self._choose(step.query, {first.worker.peer_id, *account.refusals})
         if choice is None or choice.worker.pressure() >= choice.worker.slots or not self.hedging.spend():
             return None
         choice.worker.reserve(step.query.key, self._now_s())

@@ -121,7 +121,7 @@ class Race(Generic[Q, E]):
         events: list[E] = []
         attempt = running.attempt
         try:
-            while (event := await running.next()) is not None:
+            while (event := await attempt.next(running.stream)) is not None:
                 events.append(event)
                 if attempt.has_token or attempt.finish_reason:
                     break
