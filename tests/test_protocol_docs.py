@@ -60,7 +60,7 @@ from p2pnet.wire.codec import (
     encode_frame,
 )
 from p2pnet.worker.engine.sampler import uniform
-from p2pnet.worker.streams import guard, inbound
+from p2pnet.worker.streams import arrivals, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -230,7 +230,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     codec,
     answer_limits,
     client,
-    inbound,
+    arrivals,
     guard,
     records,
     directory,
