@@ -1,4 +1,4 @@
-"""Requests that are still arriving: nobody keeps a place that others need, and strangers take none of known gateways."""
+"""Requests that are still arriving: nobody keeps a place that others need, strangers take none of known gateways."""
 
 from __future__ import annotations
 
