@@ -47,7 +47,7 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.network import lookup
-from p2pnet.network.hivemind import dht_node, joining, p2pd_stream
+from p2pnet.network.hivemind import dht_node, joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
@@ -238,6 +238,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     joining,
     lookup,
     p2pd_stream,
+    streams,
 )
 
 

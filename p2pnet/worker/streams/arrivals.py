@@ -19,9 +19,9 @@ sent whole arrives within a round trip: to push it out, 64 streams have to be op
 MAX_UNREAD_PER_GATEWAY = MAX_UNREAD_REQUESTS // 2
 """With more than these a gateway that wants one more, when all are taken, gives up one of its own."""
 
-MAX_UNREAD_BYTES = 32 << 20
-"""What has come of the requests of strangers, and as much of the others': eight of the largest prompts each. A worker
-of 64 places could otherwise be made to hold 256 MiB that nobody has to pay for."""
+MAX_UNREAD_BYTES = 24 << 20
+"""What has come of the requests of strangers, and as much of the others': six of the largest prompts each. A byte that
+waits costs nearly two, and 64 of the largest would be half a gigabyte."""
 
 
 class Arrival:

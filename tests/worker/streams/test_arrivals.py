@@ -121,7 +121,7 @@ def test_what_has_come_is_bounded_in_bytes() -> None:
     with ledger() as made:
         made.come("small", received_bytes=MAX_UNREAD_BYTES // MAX_UNREAD_REQUESTS)
         made.come("known", received_bytes=LARGEST)
-        for name in names("large", 8):
+        for name in names("large", MAX_UNREAD_BYTES // MAX_REQUEST_FRAME_BYTES):
             made.come(name, received_bytes=LARGEST)
         assert made.gone == ["large 0"]
         made.by_name["small"].grow(1)
