@@ -6,6 +6,7 @@ passes over them. Knows nothing of what is stored, nor of who asks.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,9 @@ def encode_ping_response(response: PingResponse) -> bytes:
 
 def decode_ping_response(data: bytes) -> PingResponse:
     fields = _Fields(data)
-    return PingResponse(_sender_in(fields.last_bytes(2)), next(reversed(fields.doubles(4)), None), bool(fields.last(5)))
+    time_s = next(reversed(fields.doubles(4)), None)
+    is_time = time_s is not None and math.isfinite(time_s)
+    return PingResponse(_sender_in(fields.last_bytes(2)), time_s if is_time else None, bool(fields.last(5)))
 
 
 def encode_store_request(request: StoreRequest) -> bytes:
