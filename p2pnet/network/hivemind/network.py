@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from p2pnet.config import NetworkConfig
 from p2pnet.identity import Identity
 from p2pnet.network.connections import Connections
+from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.dht import Dht
 from p2pnet.network.hivemind.dht_reader import DhtReader
 from p2pnet.network.hivemind.joining import Joiner
@@ -32,7 +33,8 @@ class HivemindNetwork:
         self._reader = DhtReader(self._dht, self._connections, validator, config.rpc_timeout_s)
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
-        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner)
+        bounds = Bounds(self._p2pd, self._streams, self._connections, config.max_p2pd_bytes)
+        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner, bounds)
 
     @classmethod
     async def start(

@@ -52,7 +52,7 @@ class RawStream:
         peer_id: str,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_close: Callable[[RawStream], None],
+        on_close: Callable[[RawStream], object],
     ) -> None:
         self._peer_id = peer_id
         self._reader = reader

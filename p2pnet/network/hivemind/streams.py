@@ -30,12 +30,21 @@ class Streams:
         self._open_socket = open_socket
         self._connections = connections
         self._open_timeout_s = open_timeout_s
-        self._streams: set[RawStream] = set()
+        self._streams: dict[RawStream, bool] = {}
+        """Each, and whether it was opened here."""
         self._parting: set[asyncio.Task[None]] = set()
 
     @property
     def count(self) -> int:
         return len(self._streams)
+
+    def peers(self) -> set[str]:
+        """Those at the other ends of all of them."""
+        return {stream.peer_id for stream in self._streams}
+
+    def peers_opened_to(self) -> set[str]:
+        """Those at the other ends of streams that were opened here."""
+        return {stream.peer_id for stream, is_opener in self._streams.items() if is_opener}
 
     async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream of one of our own protocols. Raises PeerUnreachable."""
@@ -64,7 +73,7 @@ class Streams:
         """What accepts inbound streams and lets `handler` serve them."""
 
         async def accept(peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            raw = self._track(peer_id, reader, writer)
+            raw = self._track(peer_id, reader, writer, is_opener=False)
             stream = P2pdStream(raw, is_opener=False, in_background=self._in_background)
             try:
                 await handler(stream)
@@ -86,16 +95,18 @@ class Streams:
         except BaseException:
             self._connections.forget(peer_id)
             raise
-        return self._track(peer_id, reader, writer)
+        return self._track(peer_id, reader, writer, is_opener=True)
 
     def _is_in_use(self, peer_id: str) -> bool:
         """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
         when nothing comes."""
         return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
-    def _track(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard)
-        self._streams.add(stream)
+    def _track(
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_opener: bool
+    ) -> RawStream:
+        stream = RawStream(peer_id, reader, writer, on_close=lambda closed: self._streams.pop(closed, None))
+        self._streams[stream] = is_opener
         return stream
 
     def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -1,0 +1,74 @@
+"""Decides which peers to part from when there are too many connections: those from where most come, the newest first.
+
+While there is room nobody is parted from: a hundred peers behind one NAT, or of a test on one machine, hurt nobody.
+Functions of data: knows nothing of p2pd, nor of how connections are closed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from p2pnet.network.origins import is_behind_relay, origin_of
+
+MAX_CONNECTIONS_PER_PEER = 8
+"""Two ends that dial one another at the same time, over TCP and QUIC, directly and through a relay or two, have six."""
+
+CROWDED = 1024
+"""Connections. From here on those from where most come are closed. At some 40 kB each in p2pd they cost 40 MB."""
+
+ALWAYS_PER_ORIGIN = 8
+"""Peers that stay from each address however crowded it is: a household, and what libp2p's relays allow to one."""
+
+ALWAYS_PER_RELAY = 256
+"""Peers that stay through each relay: a worker behind NAT has all of its gateways through one or two."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One connection to a peer, and the multiaddr of its other end."""
+
+    peer_id: str
+    address: str
+
+
+class Crowd:
+    """Remembers in which order peers came."""
+
+    def __init__(self, crowded: int = CROWDED) -> None:
+        self._crowded = crowded
+        self._arrived: dict[str, None] = {}
+
+    def too_many(self, connections: Sequence[Connection], in_use: Collection[str] = ()) -> list[str]:
+        """The peers to part from, of all that are connected now. `in_use` are those that this peer needs itself."""
+        counts = Counter(connection.peer_id for connection in connections)
+        self._arrived = {peer: None for peer in (*self._arrived, *counts) if peer in counts}
+        many = [peer for peer, count in counts.items() if count > MAX_CONNECTIONS_PER_PEER]
+        excess = len(connections) - sum(counts[peer] for peer in many) - self._crowded
+        if excess <= 0:
+            return many
+        leaving = self._last_comers(connections, {*in_use, *many})
+        return [*many, *leaving[:excess]]
+
+    def _last_comers(self, connections: Sequence[Connection], exempt: Collection[str]) -> list[str]:
+        """Who may be parted from, in this order: the last of the largest origin first, until all are equally large."""
+        ranked = [
+            (rank, peer)
+            for origin, peers in self._by_origin(connections).items()
+            for rank, peer in enumerate(peers)
+            if rank >= (ALWAYS_PER_RELAY if is_behind_relay(origin) else ALWAYS_PER_ORIGIN) and peer not in exempt
+        ]
+        return [peer for _, peer in sorted(ranked, key=lambda each: -each[0])]
+
+    def _by_origin(self, connections: Sequence[Connection]) -> dict[str, list[str]]:
+        """The peers from each origin, in the order in which they came. One with a direct connection came by that."""
+        origins: dict[str, str] = {}
+        for connection in connections:
+            origin = origin_of(connection.address)
+            if connection.peer_id not in origins or is_behind_relay(origins[connection.peer_id]):
+                origins[connection.peer_id] = origin
+        found: dict[str, list[str]] = defaultdict(list)
+        for peer in self._arrived:
+            found[origins[peer]].append(peer)
+        return found

@@ -1,0 +1,85 @@
+"""Keeps p2pd within bounds, from outside: its connections, circuits that nobody uses, and its memory.
+
+p2pd has no limits of its own. Knows nothing of how a p2pd that was ended is started again: see `maintenance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from p2pnet.network.connections import Connections
+from p2pnet.network.crowd import Connection, Crowd
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.streams import Streams
+from p2pnet.network.multiaddrs import is_relayed
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 0.5
+"""What comes in between is what p2pd takes unseen: some 400 connections, or 100 MB of what strangers have it hold."""
+
+MIN_LIFE_S = 20.0
+"""A p2pd that has grown too far again so soon is only ended at twice its bound: being started again all the time would
+serve nobody."""
+
+IDLE_CIRCUIT_S = 60.0
+"""A relayed connection without a stream for so long is closed: it costs the relay a circuit, and another one is made in
+half a second. Who is of use is probed more often than this."""
+
+PARTING_AT_ONCE = 64
+"""Peers that are parted from at the same time: each is a question to p2pd."""
+
+
+class Bounds:
+    """Looks twice a second, for as long as `run` runs."""
+
+    def __init__(self, p2pd: P2pd, streams: Streams, connections: Connections, max_bytes: int) -> None:
+        self._p2pd = p2pd
+        self._streams = streams
+        self._connections = connections
+        self._max_bytes = max_bytes
+        self._crowd = Crowd()
+        self._idle_since_s: dict[str, float] = {}
+        self._ended_s = float("-inf")
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            try:
+                await self.look(loop.time())
+            except P2PD_ERRORS as error:
+                logger.debug("p2pd did not answer: %s", error)
+
+    async def look(self, now_s: float) -> None:
+        """Once. Raises one of P2PD_ERRORS."""
+        if self._is_too_large(now_s):
+            self._ended_s = now_s
+            self._p2pd.kill()
+            return
+        connections = await self._p2pd.connections()
+        crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
+        if crowd:
+            logger.warning("parting from %d peers: there are %d connections", len(crowd), len(connections))
+        await self._part_from([*crowd, *self._idle(connections, now_s)])
+
+    def _is_too_large(self, now_s: float) -> bool:
+        size = self._p2pd.memory_bytes()
+        allowed = self._max_bytes if now_s - self._ended_s > MIN_LIFE_S else 2 * self._max_bytes
+        if size > allowed:
+            logger.warning("p2pd has %d MB, %d MB allowed: it is ended", size >> 20, allowed >> 20)
+        return size > allowed
+
+    def _idle(self, connections: Sequence[Connection], now_s: float) -> list[str]:
+        """Peers that are connected through relays only, and have had no stream for a while."""
+        direct = {connection.peer_id for connection in connections if not is_relayed(connection.address)}
+        busy = direct | self._streams.peers() | self._p2pd.inbound.peers()
+        idle = {connection.peer_id for connection in connections} - busy
+        self._idle_since_s = {peer: self._idle_since_s.get(peer, now_s) for peer in idle}
+        return [peer for peer, since_s in self._idle_since_s.items() if now_s - since_s > IDLE_CIRCUIT_S]
+
+    async def _part_from(self, peers: Sequence[str]) -> None:
+        for start in range(0, len(peers), PARTING_AT_ONCE):
+            await asyncio.gather(*map(self._connections.hang_up, peers[start : start + PARTING_AT_ONCE]))
