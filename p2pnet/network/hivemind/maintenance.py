@@ -55,9 +55,11 @@ class Maintenance:
             await self._supervisor.revive()
             try:
                 await self._joiner.rejoin()
-            finally:
+            except Exception:  # it is tried again soon, and whatever it was, p2pd may die again
+                logger.exception("p2pd runs again, but the network was not joined")
+            else:
                 logger.info("p2pd runs again, as the same peer")
-                self._changed.set()
+            self._changed.set()
 
     async def _look_after(self) -> None:
         """Notice new addresses of ours, and initial peers that have come back."""

@@ -1,0 +1,108 @@
+"""What is done about a p2pd that has grown too far, too many connections, and circuits that nobody uses."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from p2pnet.network.crowd import CROWDED, MAX_CONNECTIONS_PER_PEER, Connection
+from p2pnet.network.hivemind.bounds import IDLE_CIRCUIT_S, MIN_LIFE_S, Bounds
+from p2pnet.network.inbound import InboundStream, InboundStreams
+from tests.stories import peer
+
+BOUND = 100
+CIRCUIT = f"/ip4/203.0.113.1/tcp/1/p2p/{peer('relay').peer_id}/p2p-circuit"
+
+
+class Site:
+    """Stands for p2pd, the streams and the connections at once."""
+
+    def __init__(self) -> None:
+        self.bytes = BOUND
+        self.list: list[Connection] = []
+        self.inbound = InboundStreams()
+        self.opened_to: set[str] = set()
+        self.asked: list[str] = []
+        part = cast(Any, self)
+        self.bounds = Bounds(part, part, part, BOUND)
+
+    def memory_bytes(self) -> int:
+        return self.bytes
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+    async def connections(self) -> list[Connection]:
+        return self.list
+
+    def peers(self) -> set[str]:
+        return self.opened_to
+
+    def peers_opened_to(self) -> set[str]:
+        return self.opened_to
+
+    async def hang_up(self, peer_id: str) -> None:
+        self.asked.append(peer_id)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+async def test_a_p2pd_over_its_bound_is_ended(site: Site) -> None:
+    await site.bounds.look(0)
+    assert site.asked == []
+    site.bytes = BOUND + 1
+    await site.bounds.look(1)
+    assert site.asked == ["kill"]
+
+
+async def test_it_is_not_ended_all_the_time(site: Site) -> None:
+    """One that is over its bound again soon may have honest work: it is ended at twice as much, or later."""
+    site.bytes = BOUND + 1
+    await site.bounds.look(0)
+    await site.bounds.look(MIN_LIFE_S)
+    assert site.asked == ["kill"]
+    await site.bounds.look(MIN_LIFE_S + 1)
+    site.bytes = 2 * BOUND + 1
+    await site.bounds.look(MIN_LIFE_S + 2)
+    assert site.asked == ["kill"] * 3
+
+
+async def test_a_crowd_is_parted_from(site: Site) -> None:
+    site.list = [Connection(f"stranger {number}", "/ip4/192.0.2.1/tcp/1") for number in range(CROWDED + 3)]
+    site.opened_to = {f"stranger {CROWDED + 2}"}
+    await site.bounds.look(0)
+    assert site.asked == [f"stranger {CROWDED + back}" for back in (1, 0, -1)]
+
+
+async def test_a_peer_with_many_connections_is_parted_from(site: Site) -> None:
+    site.list = [Connection("stranger", "/ip4/192.0.2.1/tcp/1")] * (MAX_CONNECTIONS_PER_PEER + 1)
+    await site.bounds.look(0)
+    assert site.asked == ["stranger"]
+
+
+async def test_a_circuit_without_streams_is_closed(site: Site) -> None:
+    site.list = [Connection("gateway", CIRCUIT)]
+    for now_s in (0, IDLE_CIRCUIT_S):
+        await site.bounds.look(now_s)
+    assert site.asked == []
+    await site.bounds.look(IDLE_CIRCUIT_S + 1)
+    assert site.asked == ["gateway"]
+
+
+@pytest.mark.parametrize("use", ["inbound", "outbound", "direct"])
+async def test_one_that_is_in_use_is_not(site: Site, use: str) -> None:
+    site.list = [Connection("gateway", CIRCUIT)]
+    await site.bounds.look(0)
+    if use == "inbound":
+        site.inbound.enter(InboundStream("gateway", "relay", lambda: None))
+    elif use == "outbound":
+        site.opened_to = {"gateway"}
+    else:
+        site.list.append(Connection("gateway", "/ip4/192.0.2.1/tcp/1"))
+    for now_s in (1, IDLE_CIRCUIT_S, 2 * IDLE_CIRCUIT_S):
+        await site.bounds.look(now_s)
+    assert site.asked == []
