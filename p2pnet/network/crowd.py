@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from p2pnet.network.origins import is_behind_relay, origin_of
+from p2pnet.network.multiaddrs import address_group, is_relayed
 
 MAX_CONNECTIONS_PER_PEER = 8
 """Two ends that dial one another at the same time, over TCP and QUIC, directly and through a relay or two, have six."""
@@ -18,8 +19,9 @@ MAX_CONNECTIONS_PER_PEER = 8
 CROWDED = 1024
 """Connections. From here on those from where most come are closed. At some 40 kB each in p2pd they cost 40 MB."""
 
-ALWAYS_PER_ORIGIN = 8
-"""Peers that stay from each address however crowded it is: a household, and what libp2p's relays allow to one."""
+ALWAYS_PER_GROUP = 8
+"""Peers that stay of each group of addresses however crowded it is: a household, and what libp2p's relays allow to one
+address."""
 
 ALWAYS_PER_RELAY = 256
 """Peers that stay through each relay: a worker behind NAT has all of its gateways through one or two."""
@@ -52,23 +54,36 @@ class Crowd:
         return [*many, *leaving[:excess]]
 
     def _last_comers(self, connections: Sequence[Connection], exempt: Collection[str]) -> list[str]:
-        """Who may be parted from, in this order: the last of the largest origin first, until all are equally large."""
+        """Who may be parted from, in this order: the last of the largest group first, until all are equally large."""
         ranked = [
             (rank, peer)
-            for origin, peers in self._by_origin(connections).items()
+            for group, peers in self._by_group(connections).items()
             for rank, peer in enumerate(peers)
-            if rank >= (ALWAYS_PER_RELAY if is_behind_relay(origin) else ALWAYS_PER_ORIGIN) and peer not in exempt
+            if rank >= (ALWAYS_PER_RELAY if group.is_relayed else ALWAYS_PER_GROUP) and peer not in exempt
         ]
         return [peer for _, peer in sorted(ranked, key=lambda each: -each[0])]
 
-    def _by_origin(self, connections: Sequence[Connection]) -> dict[str, list[str]]:
-        """The peers from each origin, in the order in which they came. One with a direct connection came by that."""
-        origins: dict[str, str] = {}
+    def _by_group(self, connections: Sequence[Connection]) -> dict[_Group, list[str]]:
+        """The peers of each group, in the order in which they came. One with a direct connection came by that."""
+        groups: dict[str, _Group] = {}
         for connection in connections:
-            origin = origin_of(connection.address)
-            if connection.peer_id not in origins or is_behind_relay(origins[connection.peer_id]):
-                origins[connection.peer_id] = origin
-        found: dict[str, list[str]] = defaultdict(list)
+            group = _group_of(connection.address)
+            if connection.peer_id not in groups or groups[connection.peer_id].is_relayed:
+                groups[connection.peer_id] = group
+        found: dict[_Group, list[str]] = defaultdict(list)
         for peer in self._arrived:
-            found[origins[peer]].append(peer)
+            found[groups[peer]].append(peer)
         return found
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Addresses that belong together; of relayed connections, those of the relay."""
+
+    addresses: str
+    is_relayed: bool
+
+
+@lru_cache(maxsize=8192)
+def _group_of(address: str) -> _Group:
+    return _Group(address_group(address), is_relayed(address))

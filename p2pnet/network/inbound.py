@@ -16,18 +16,18 @@ one worker has half of them."""
 class InboundStream:
     """One that has been let in. `close` ends it, from outside."""
 
-    def __init__(self, peer_id: str, origin: str, close: Callable[[], None]) -> None:
+    def __init__(self, peer_id: str, group: str, close: Callable[[], None]) -> None:
         self.peer_id = peer_id
-        self.origin = origin
+        self.group = group
         self.close = close
 
 
 class InboundStreams:
-    """All of them, by the address that they come from and by peer."""
+    """All of them, by the group of addresses that they come from and by peer."""
 
     def __init__(self, max_streams: int = MAX_INBOUND_STREAMS) -> None:
         self._max_streams = max_streams
-        self._by_origin: dict[str, dict[str, dict[InboundStream, None]]] = defaultdict(lambda: defaultdict(dict))
+        self._by_group: dict[str, dict[str, dict[InboundStream, None]]] = defaultdict(lambda: defaultdict(dict))
         self._sizes: dict[str, int] = defaultdict(int)
         self._count = 0
 
@@ -37,13 +37,13 @@ class InboundStreams:
 
     def peers(self) -> set[str]:
         """Those that have at least one."""
-        return {peer for peers in self._by_origin.values() for peer in peers}
+        return {peer for peers in self._by_group.values() for peer in peers}
 
     def enter(self, stream: InboundStream) -> None:
-        """Let one in. When that is one too many, the newest of the peer that has most, from the address that has most,
+        """Let one in. When that is one too many, the newest of the peer that has most, from the group that has most,
         is closed: it may be this one."""
-        self._by_origin[stream.origin][stream.peer_id][stream] = None
-        self._sizes[stream.origin] += 1
+        self._by_group[stream.group][stream.peer_id][stream] = None
+        self._sizes[stream.group] += 1
         self._count += 1
         if self._count > self._max_streams:
             excess = self._newest_of_the_most()
@@ -52,17 +52,17 @@ class InboundStreams:
 
     def leave(self, stream: InboundStream) -> None:
         """It is gone. Idempotent."""
-        peers = self._by_origin.get(stream.origin, {})
+        peers = self._by_group.get(stream.group, {})
         if peers.get(stream.peer_id, {}).pop(stream, stream) is stream:
             return
         self._count -= 1
-        self._sizes[stream.origin] -= 1
+        self._sizes[stream.group] -= 1
         if not peers[stream.peer_id]:
             del peers[stream.peer_id]
         if not peers:
-            del self._by_origin[stream.origin], self._sizes[stream.origin]
+            del self._by_group[stream.group], self._sizes[stream.group]
 
     def _newest_of_the_most(self) -> InboundStream:
-        origin = max(self._sizes, key=self._sizes.__getitem__)
-        streams = max(self._by_origin[origin].values(), key=len)
+        group = max(self._sizes, key=self._sizes.__getitem__)
+        streams = max(self._by_group[group].values(), key=len)
         return next(reversed(streams))

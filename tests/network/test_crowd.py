@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2pnet.network.crowd import (
-    ALWAYS_PER_ORIGIN,
+    ALWAYS_PER_GROUP,
     ALWAYS_PER_RELAY,
     CROWDED,
     MAX_CONNECTIONS_PER_PEER,
@@ -41,7 +41,7 @@ def test_large_addresses_are_levelled() -> None:
 
 
 def test_each_address_keeps_a_household() -> None:
-    many = [connection for host in range(20) for connection in those_at(f"192.0.2.{host}", ALWAYS_PER_ORIGIN)]
+    many = [connection for host in range(20) for connection in those_at(f"192.0.2.{host}", ALWAYS_PER_GROUP)]
     assert Crowd(crowded=10).too_many(many) == []
 
 

@@ -1,4 +1,4 @@
-"""Calls of the DHT that announce a message of 4 MiB, send the first few bytes of it, and keep the rest to themselves."""
+"""Calls of the DHT that announce a message of 4 MiB, send the first few bytes of it, and nothing more."""
 
 from __future__ import annotations
 

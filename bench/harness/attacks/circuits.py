@@ -1,4 +1,4 @@
-"""Circuits through the bootstrap, from one stranger to another: many that are idle, and one that is as fast as it can."""
+"""Circuits through the bootstrap, from one stranger to another: many idle ones, and one that is as fast as it can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = bytes(1 << 15)
 
 
 async def attack(target: Target, idle: int = 1000, seconds_of_load: float = 1.0) -> None:
-    """The idle ones stay until the end; the fast one runs before that for so long, since it takes a core from others."""
+    """The idle ones stay until the end; one of them is fast for so long, and no longer: it takes a core from others."""
     async with Stranger(host="127.0.9.1") as far, Stranger(host="127.0.9.2") as near:
         accept_circuits(far, _read_all)
         await reserve(await far.dial(target.bootstrap.tcp_address))

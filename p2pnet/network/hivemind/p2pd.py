@@ -30,8 +30,7 @@ from p2pnet.network.hivemind.daemon import Daemon
 from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
 from p2pnet.network.inbound import MAX_INBOUND_STREAMS, InboundStream, InboundStreams
-from p2pnet.network.multiaddrs import without_peer_id, worth_announcing
-from p2pnet.network.origins import origin_of
+from p2pnet.network.multiaddrs import address_group, without_peer_id, worth_announcing
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,9 @@ P2PD_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """The unix socket through which p2pd passes the bytes of one stream."""
 
-Accept = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""Serve one inbound stream: the peer at its other end, and the stream's socket."""
+Accept = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serve one inbound stream: the peer at its other end, the multiaddr its connection comes from, and the stream's
+socket."""
 
 
 class P2pd:
@@ -151,8 +151,12 @@ class P2pd:
 
     async def serve(self, protocol: str, accept: Accept) -> None:
         """Have inbound streams of a protocol accepted, by this process and by each later one."""
-        self._served[protocol] = accept
+        self.will_serve(protocol, accept)
         await self._register(protocol, accept)
+
+    def will_serve(self, protocol: str, accept: Accept) -> None:
+        """Have inbound streams of a protocol accepted by each process that is started from now on."""
+        self._served[protocol] = accept
 
     async def serve_again(self) -> None:
         """Tell a process that has just been started which protocols are served."""
@@ -161,12 +165,12 @@ class P2pd:
 
     async def _register(self, protocol: str, accept: Accept) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            origin = origin_of(_address(info.addr.to_bytes()))
-            stream = InboundStream(info.peer_id.to_base58(), origin, writer.transport.abort)
+            address = _address(info.addr.to_bytes())
+            stream = InboundStream(info.peer_id.to_base58(), address_group(address), writer.transport.abort)
             self.inbound.enter(stream)
             try:
                 if not writer.is_closing():
-                    await accept(stream.peer_id, reader, writer)
+                    await accept(stream.peer_id, address, reader, writer)
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()  # it may be parting from the other end for a while
             finally:
@@ -214,7 +218,7 @@ def _address(packed: bytes) -> str:
     try:
         return str(Multiaddr(packed))
     except (MultiaddrError, ValueError, LookupError, TypeError):
-        return ""
+        return "/unknown"
 
 
 def reason(error: BaseException) -> str:

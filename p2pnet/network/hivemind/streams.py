@@ -30,8 +30,7 @@ class Streams:
         self._open_socket = open_socket
         self._connections = connections
         self._open_timeout_s = open_timeout_s
-        self._streams: dict[RawStream, bool] = {}
-        """Each, and whether it was opened here."""
+        self._streams: set[RawStream] = set()
         self._parting: set[asyncio.Task[None]] = set()
 
     @property
@@ -44,7 +43,7 @@ class Streams:
 
     def peers_opened_to(self) -> set[str]:
         """Those at the other ends of streams that were opened here."""
-        return {stream.peer_id for stream, is_opener in self._streams.items() if is_opener}
+        return {stream.peer_id for stream in self._streams if not stream.address}
 
     async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream of one of our own protocols. Raises PeerUnreachable."""
@@ -72,8 +71,10 @@ class Streams:
     def serving(self, handler: StreamHandler) -> Accept:
         """What accepts inbound streams and lets `handler` serve them."""
 
-        async def accept(peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            raw = self._track(peer_id, reader, writer, is_opener=False)
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
             stream = P2pdStream(raw, is_opener=False, in_background=self._in_background)
             try:
                 await handler(stream)
@@ -81,6 +82,21 @@ class Streams:
                 stream.drop()
                 raise
             stream.close()
+
+        return accept
+
+    def serving_raw(self, handler: Callable[[RawStream], Awaitable[None]]) -> Accept:
+        """The same for a protocol that is not one of ours: `handler` is handed the bytes as they are, and closes the
+        stream."""
+
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
+            try:
+                await handler(raw)
+            finally:
+                raw.close()
 
         return accept
 
@@ -95,7 +111,7 @@ class Streams:
         except BaseException:
             self._connections.forget(peer_id)
             raise
-        return self._track(peer_id, reader, writer, is_opener=True)
+        return self._track(peer_id, reader, writer)
 
     def _is_in_use(self, peer_id: str) -> bool:
         """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
@@ -103,10 +119,10 @@ class Streams:
         return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
     def _track(
-        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_opener: bool
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = ""
     ) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=lambda closed: self._streams.pop(closed, None))
-        self._streams[stream] = is_opener
+        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address)
+        self._streams.add(stream)
         return stream
 
     def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
