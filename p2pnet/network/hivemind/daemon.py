@@ -28,6 +28,10 @@ STOP_TIMEOUT_S = 3.0
 
 MAX_LINE_BYTES = 1 << 16
 
+MAX_CONTROL_BYTES = 1 << 16
+"""Of one message to p2pd: the largest names the addresses of a peer to dial. p2pd reads strangers' messages of its own
+unary calls by the same bound, and reserves what they announce. We register no such call."""
+
 MAX_CONNECTIONS = 2 * CROWDED
 """Above this p2pd itself parts from peers that have been there for two minutes, whoever they are, down to CROWDED. Its
 own defaults, 512 and 256, would have newcomers push out those who are served."""
@@ -149,6 +153,7 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         "listen": f"/unix{folder}/control.sock",
         "id": str(config.identity_file),
         "hostAddrs": ",".join(listen),
+        "persistentConnMaxMsgSize": MAX_CONTROL_BYTES,
         "connManager": 1,
         "connLo": CROWDED,
         "connHi": MAX_CONNECTIONS,
