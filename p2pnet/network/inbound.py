@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
-MAX_INBOUND_STREAMS = 2048
-"""Each costs a file here and in p2pd, and some 50 kB in both together: 100 MB. A gateway with a thousand requests at
-one worker has half of them."""
+MAX_INBOUND_STREAMS = 1536
+"""Each costs a file here and in p2pd, and some 50 kB in both together: 75 MB. A gateway with a thousand requests at
+one worker has two thirds of them."""
 
 
 class InboundStream:

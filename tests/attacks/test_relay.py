@@ -20,7 +20,7 @@ IDENTITIES = scaled(ci=600, deep=3000)
 CIRCUITS = 1000
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def besieged() -> Iterator[Besieged]:
     with siege(workers=1) as made:
         yield made
