@@ -16,9 +16,6 @@ from p2pnet.network.multiaddrs import address_group, is_relayed
 MAX_CONNECTIONS_PER_PEER = 8
 """Two ends that dial one another at the same time, over TCP and QUIC, directly and through a relay or two, have six."""
 
-CROWDED = 1024
-"""Connections. From here on those from where most come are closed. At some 40 kB each in p2pd they cost 40 MB."""
-
 ALWAYS_PER_GROUP = 8
 """Peers that stay of each group of addresses however crowded it is: a household, and what libp2p's relays allow to one
 address."""
@@ -36,10 +33,10 @@ class Connection:
 
 
 class Crowd:
-    """Remembers in which order peers came."""
+    """Remembers in which order peers came. With more than `max_connections` it is one."""
 
-    def __init__(self, crowded: int = CROWDED) -> None:
-        self._crowded = crowded
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
         self._arrived: dict[str, None] = {}
 
     def too_many(self, connections: Sequence[Connection], in_use: Collection[str] = ()) -> list[str]:
@@ -47,7 +44,7 @@ class Crowd:
         counts = Counter(connection.peer_id for connection in connections)
         self._arrived = {peer: None for peer in (*self._arrived, *counts) if peer in counts}
         many = [peer for peer, count in counts.items() if count > MAX_CONNECTIONS_PER_PEER]
-        excess = len(connections) - sum(counts[peer] for peer in many) - self._crowded
+        excess = len(connections) - sum(counts[peer] for peer in many) - self._max_connections
         if excess <= 0:
             return many
         leaving = self._last_comers(connections, {*in_use, *many})

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from p2pnet.config import NetworkConfig
 from p2pnet.network.connections import Connections
 from p2pnet.network.crowd import Connection, Crowd
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
@@ -35,12 +36,12 @@ PARTING_AT_ONCE = 64
 class Bounds:
     """Looks twice a second, for as long as `run` runs."""
 
-    def __init__(self, p2pd: P2pd, streams: Streams, connections: Connections, max_bytes: int) -> None:
+    def __init__(self, p2pd: P2pd, streams: Streams, connections: Connections, config: NetworkConfig) -> None:
         self._p2pd = p2pd
         self._streams = streams
         self._connections = connections
-        self._max_bytes = max_bytes
-        self._crowd = Crowd()
+        self._max_bytes = config.max_p2pd_bytes
+        self._crowd = Crowd(config.max_connections)
         self._idle_since_s: dict[str, float] = {}
         self._ended_s = float("-inf")
 

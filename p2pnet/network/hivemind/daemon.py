@@ -15,7 +15,6 @@ from pathlib import Path
 
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
-from p2pnet.network.crowd import CROWDED
 from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.socket_folder import SocketFolder
 from p2pnet.network.multiaddrs import is_loopback
@@ -32,9 +31,9 @@ MAX_CONTROL_BYTES = 1 << 16
 """Of one message to p2pd: the largest names the addresses of a peer to dial. p2pd reads strangers' messages of its own
 unary calls by the same bound, and reserves what they announce. We register no such call."""
 
-MAX_CONNECTIONS = 2 * CROWDED
-"""Above this p2pd itself parts from peers that have been there for two minutes, whoever they are, down to CROWDED. Its
-own defaults, 512 and 256, would have newcomers push out those who are served."""
+TRIMMED_FACTOR = 2
+"""With so many times the connections that are allowed p2pd itself parts from peers that have been there for two
+minutes, whoever they are. Its own defaults, 256 and 512, would have newcomers push out those who are served."""
 
 RELAY_BUFFER_BYTES = 1 << 14
 """For each direction of a circuit. p2pd's default is 16 MiB: a thousand idle circuits took 580 MB, with this they take
@@ -45,8 +44,10 @@ UNCOUNTED_RESERVATIONS = 1 << 30
 use up any smaller number; and whatever the number, one address may have all of them. We count connections instead: see
 `crowd`. A reservation ends with its connection, and costs 7 kB until it is forgotten."""
 
-COLLECTED_ABOVE = 0.5
-"""The part of its bound on memory above which p2pd's Go collects garbage eagerly, and gives it back to the system."""
+COLLECTED_ABOVE_BYTES = 96 << 20
+RELAY_COLLECTED_ABOVE_BYTES = 192 << 20
+"""Above this p2pd's Go collects garbage eagerly, and gives it back to the system. What is in use stays below it: 1,500
+streams and 1,000 connections have 100 MB, and a relay's 1,000 circuits with 100 kB each on its way 140 MB."""
 
 
 class Daemon:
@@ -155,8 +156,8 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
         "hostAddrs": ",".join(listen),
         "persistentConnMaxMsgSize": MAX_CONTROL_BYTES,
         "connManager": 1,
-        "connLo": CROWDED,
-        "connHi": MAX_CONNECTIONS,
+        "connLo": config.max_connections,
+        "connHi": TRIMMED_FACTOR * config.max_connections,
         "natPortMap": int(_asks_router(config) and not all(map(is_loopback, listen))),
         "idleTimeout": "60s",
         # No -b: with it p2pd exits when none of its bootstrap peers answers. We dial the initial peers ourselves.
@@ -179,7 +180,8 @@ def environment(config: NetworkConfig) -> dict[str, str]:
     nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_start` makes sure.
     """
     quiet = {"GOLOG_LOG_LEVEL": "error"}
-    frugal = {"GOMEMLIMIT": str(round(config.max_p2pd_bytes * COLLECTED_ABOVE))}
+    collected_above = RELAY_COLLECTED_ABOVE_BYTES if config.is_bootstrap else COLLECTED_ABOVE_BYTES
+    frugal = {"GOMEMLIMIT": str(min(collected_above, config.max_p2pd_bytes // 2))}
     one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if config.is_bootstrap else {}
     return quiet | frugal | dict(os.environ) | one_thread
 

@@ -42,7 +42,7 @@ class HivemindNetwork:
         )
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
-        bounds = Bounds(self._p2pd, self._streams, self._connections, config.max_p2pd_bytes)
+        bounds = Bounds(self._p2pd, self._streams, self._connections, config)
         self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner, bounds)
 
     @classmethod

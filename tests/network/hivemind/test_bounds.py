@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from p2pnet.network.crowd import CROWDED, MAX_CONNECTIONS_PER_PEER, Connection
+from p2pnet.config import NetworkConfig
+from p2pnet.network.crowd import MAX_CONNECTIONS_PER_PEER, Connection
 from p2pnet.network.hivemind.bounds import IDLE_CIRCUIT_S, MIN_LIFE_S, Bounds
 from p2pnet.network.inbound import InboundStream, InboundStreams
 from tests.stories import peer
 
 BOUND = 100
+CROWDED = 50
 CIRCUIT = f"/ip4/203.0.113.1/tcp/1/p2p/{peer('relay').peer_id}/p2p-circuit"
 
 
@@ -25,7 +28,8 @@ class Site:
         self.opened_to: set[str] = set()
         self.asked: list[str] = []
         part = cast(Any, self)
-        self.bounds = Bounds(part, part, part, BOUND)
+        config = NetworkConfig(Path("key"), max_p2pd_bytes=BOUND, max_connections=CROWDED)
+        self.bounds = Bounds(part, part, part, config)
 
     def memory_bytes(self) -> int:
         return self.bytes
