@@ -50,6 +50,11 @@ class Crowd:
         leaving = self._last_comers(connections, {*in_use, *many})
         return [*many, *leaving[:excess]]
 
+    def newest(self, of: Collection[str]) -> list[str]:
+        """Those of them that came last: half of them, and a few if there are few."""
+        newest_first = [peer for peer in reversed(self._arrived) if peer in of]
+        return newest_first[: max(ALWAYS_PER_GROUP, len(newest_first) // 2)]
+
     def _last_comers(self, connections: Sequence[Connection], exempt: Collection[str]) -> list[str]:
         """Who may be parted from, in this order: the last of the largest group first, until all are equally large."""
         ranked = [

@@ -35,10 +35,6 @@ class InboundStreams:
     def count(self) -> int:
         return self._count
 
-    def peers(self) -> set[str]:
-        """Those that have at least one."""
-        return {peer for peers in self._by_group.values() for peer in peers}
-
     def enter(self, stream: InboundStream) -> None:
         """Let one in. When that is one too many, the newest of the peer that has most, from the group that has most,
         is closed: it may be this one."""

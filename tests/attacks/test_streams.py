@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.harness.attacks import announced_messages, crowds, half_open_streams
+from bench.harness.attacks import announced_messages, crowds, half_open_streams, pings
 from bench.harness.chain_model import ChainBackend
 from bench.harness.siege import MODEL, Besieged, assert_held, siege
 from bench.harness.storm import wait_for_workers
@@ -21,6 +21,7 @@ from bench.harness.stranger.connection import Connection
 from bench.harness.stranger.multistream import NotAgreed
 from bench.harness.stranger.peer import PING, Stranger
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig, WorkerConfig
+from p2pnet.network.interface import Stream
 from p2pnet.peer import Peer, now_ms
 from p2pnet.wire.protocols import EMBED, GENERATE, STATUS
 from p2pnet.worker.serve import Worker
@@ -31,11 +32,14 @@ FEW_FILES = 1024
 """What systems give to a program that does not ask for more."""
 MAX_P2PD_BYTES = 80 << 20
 """Twice what one has at its start."""
+PING_SECONDS = scaled(ci=10.0, deep=40.0)
+"""It takes some seconds until that is as much as a p2pd may have."""
 IDENTITIES = scaled(ci=300, deep=1500)
 ROOM = 100
 A_FEW = 8
 SOON_S = 30.0
 """On a machine with other work."""
+KEPT = "/stranger/kept/1"
 KADEMLIA = "/ipfs/kad/1.0.0"
 """p2pd's own DHT, in which anyone could store provider records without end."""
 
@@ -89,6 +93,12 @@ async def test_those_from_where_most_come_are_parted_from(tmp_path: Path) -> Non
             assert staying.is_open
 
 
+async def test_pings(besieged: Besieged) -> None:
+    """When strangers have p2pd hold streams of protocols that it answers by itself, then it parts from them before it
+    is too large."""
+    assert_held(await besieged.withstand(pings.attack, PING_SECONDS))
+
+
 async def test_nobody_stores_provider_records(besieged: Besieged) -> None:
     """p2pd's own DHT is not there: 600,000 records in 7 s had nowhere else to go."""
     for peer in (besieged.target.bootstrap, *besieged.target.workers, besieged.target.gateway):
@@ -115,6 +125,7 @@ async def test_a_p2pd_that_is_ended_for_its_memory_loses_no_request(besieged: Be
             address = await tcp_address_of(peer)
             (before,) = own_p2pds()
             under_way = asyncio.create_task(besieged.ask_for(SECONDS, pace_per_s=20))
+            await peer.network.handle(KEPT, keep)
             async with Stranger() as stranger:
                 await hold_memory(await stranger.dial(address))
             honest = await under_way
@@ -152,8 +163,16 @@ def own_p2pds() -> list[int]:
     return [child.pid for child in psutil.Process().children() if child.name() == "p2pd"]
 
 
+async def keep(stream: Stream) -> None:
+    """Serve somebody for as long as they want."""
+    while await stream.read():
+        pass
+
+
 async def hold_memory(connection: Connection) -> None:
-    """Open streams that p2pd answers itself, until it is gone."""
+    """Open streams that p2pd answers itself, until it is gone; and one of ours, as those have who are not parted from
+    when p2pd is large."""
     with contextlib.suppress(OSError, EOFError):
+        await connection.open(KEPT)
         while True:
             await connection.open(PING)

@@ -25,6 +25,18 @@ MIN_LIFE_S = 20.0
 """A p2pd that has grown too far again so soon is only ended at twice its bound: being started again all the time would
 serve nobody."""
 
+STRAINED = 0.22
+STRAINED_RELAY = 0.5
+"""The part of its bound on memory above which p2pd parts from those that it has no stream with. What libp2p's own
+protocols hold for whom cannot be seen; but who is served, or serves us, has a stream. With its default bound, a
+thousand streams or connections stay below the first, and a thousand busy circuits below the second."""
+
+USEFUL_S = 10.0
+"""Who has had a stream so lately is not parted from: a gateway's requests are short, and it probes as often."""
+
+STRAINED_PAUSE_S = 2.0
+"""Then it is seen what that has helped, before more are parted from."""
+
 IDLE_CIRCUIT_S = 60.0
 """A relayed connection without a stream for so long is closed: it costs the relay a circuit, and another one is made in
 half a second. Who is of use is probed more often than this."""
@@ -41,9 +53,11 @@ class Bounds:
         self._streams = streams
         self._connections = connections
         self._max_bytes = config.max_p2pd_bytes
+        self._strained_bytes = (STRAINED_RELAY if config.is_bootstrap else STRAINED) * config.max_p2pd_bytes
         self._crowd = Crowd(config.max_connections)
-        self._idle_since_s: dict[str, float] = {}
+        self._relayed_since_s: dict[str, float] = {}
         self._ended_s = float("-inf")
+        self._relieved_s = float("-inf")
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -56,7 +70,8 @@ class Bounds:
 
     async def look(self, now_s: float) -> None:
         """Once. Raises one of P2PD_ERRORS."""
-        if self._is_too_large(now_s):
+        size = self._p2pd.memory_bytes()
+        if self._is_too_large(size, now_s):
             self._ended_s = now_s
             self._p2pd.kill()
             return
@@ -64,10 +79,11 @@ class Bounds:
         crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
         if crowd:
             logger.warning("parting from %d peers: there are %d connections", len(crowd), len(connections))
-        await self._part_from([*crowd, *self._idle(connections, now_s)])
+        idle = self._idle(connections, now_s)
+        useless = self._useless(connections, now_s) if size > self._strained_bytes else []
+        await self._part_from(list(dict.fromkeys([*crowd, *idle, *useless])))
 
-    def _is_too_large(self, now_s: float) -> bool:
-        size = self._p2pd.memory_bytes()
+    def _is_too_large(self, size: int, now_s: float) -> bool:
         allowed = self._max_bytes if now_s - self._ended_s > MIN_LIFE_S else 2 * self._max_bytes
         if size > allowed:
             logger.warning("p2pd has %d MB, %d MB allowed: it is ended", size >> 20, allowed >> 20)
@@ -76,10 +92,29 @@ class Bounds:
     def _idle(self, connections: Sequence[Connection], now_s: float) -> list[str]:
         """Peers that are connected through relays only, and have had no stream for a while."""
         direct = {connection.peer_id for connection in connections if not is_relayed(connection.address)}
-        busy = direct | self._streams.peers() | self._p2pd.inbound.peers()
-        idle = {connection.peer_id for connection in connections} - busy
-        self._idle_since_s = {peer: self._idle_since_s.get(peer, now_s) for peer in idle}
-        return [peer for peer, since_s in self._idle_since_s.items() if now_s - since_s > IDLE_CIRCUIT_S]
+        relayed = {connection.peer_id for connection in connections} - direct - self._streams.peers()
+        self._relayed_since_s = {peer: self._relayed_since_s.get(peer, now_s) for peer in relayed}
+        return [
+            peer
+            for peer, since_s in self._relayed_since_s.items()
+            if now_s - max(since_s, self._streams.last_used_s(peer)) > IDLE_CIRCUIT_S
+        ]
+
+    def _useless(self, connections: Sequence[Connection], now_s: float) -> list[str]:
+        """Peers without a stream for a while, the last that came: whoever makes p2pd grow is among them."""
+        if now_s - self._relieved_s < STRAINED_PAUSE_S:
+            return []
+        self._relieved_s = now_s
+        useless = self._crowd.newest(
+            {
+                connection.peer_id
+                for connection in connections
+                if now_s - self._streams.last_used_s(connection.peer_id) > USEFUL_S
+            }
+            - self._streams.peers()
+        )
+        logger.warning("p2pd is large: parting from %d peers of %d connections", len(useless), len(connections))
+        return useless
 
     async def _part_from(self, peers: Sequence[str]) -> None:
         for start in range(0, len(peers), PARTING_AT_ONCE):

@@ -9,8 +9,7 @@ import pytest
 
 from p2pnet.config import NetworkConfig
 from p2pnet.network.crowd import MAX_CONNECTIONS_PER_PEER, Connection
-from p2pnet.network.hivemind.bounds import IDLE_CIRCUIT_S, MIN_LIFE_S, Bounds
-from p2pnet.network.inbound import InboundStream, InboundStreams
+from p2pnet.network.hivemind.bounds import IDLE_CIRCUIT_S, MIN_LIFE_S, STRAINED, STRAINED_PAUSE_S, Bounds
 from tests.stories import peer
 
 BOUND = 100
@@ -22,9 +21,10 @@ class Site:
     """Stands for p2pd, the streams and the connections at once."""
 
     def __init__(self) -> None:
-        self.bytes = BOUND
+        self.bytes = 0
         self.list: list[Connection] = []
-        self.inbound = InboundStreams()
+        self.used_s: dict[str, float] = {}
+        self.last_addresses: tuple[str, ...] = ()
         self.opened_to: set[str] = set()
         self.asked: list[str] = []
         part = cast(Any, self)
@@ -46,6 +46,9 @@ class Site:
     def peers_opened_to(self) -> set[str]:
         return self.opened_to
 
+    def last_used_s(self, peer_id: str) -> float:
+        return self.used_s.get(peer_id, -1e9)
+
     async def hang_up(self, peer_id: str) -> None:
         self.asked.append(peer_id)
 
@@ -56,6 +59,7 @@ def site() -> Site:
 
 
 async def test_a_p2pd_over_its_bound_is_ended(site: Site) -> None:
+    site.bytes = BOUND
     await site.bounds.look(0)
     assert site.asked == []
     site.bytes = BOUND + 1
@@ -97,16 +101,33 @@ async def test_a_circuit_without_streams_is_closed(site: Site) -> None:
     assert site.asked == ["gateway"]
 
 
-@pytest.mark.parametrize("use", ["inbound", "outbound", "direct"])
+@pytest.mark.parametrize("use", ["lately", "now", "direct"])
 async def test_one_that_is_in_use_is_not(site: Site, use: str) -> None:
     site.list = [Connection("gateway", CIRCUIT)]
     await site.bounds.look(0)
-    if use == "inbound":
-        site.inbound.enter(InboundStream("gateway", "relay", lambda: None))
-    elif use == "outbound":
+    if use == "lately":
+        site.used_s["gateway"] = IDLE_CIRCUIT_S
+    elif use == "now":
         site.opened_to = {"gateway"}
     else:
         site.list.append(Connection("gateway", "/ip4/192.0.2.1/tcp/1"))
-    for now_s in (1, IDLE_CIRCUIT_S, 2 * IDLE_CIRCUIT_S):
+    for now_s in (IDLE_CIRCUIT_S + 1, 2 * IDLE_CIRCUIT_S):
         await site.bounds.look(now_s)
     assert site.asked == []
+
+
+async def test_a_large_p2pd_parts_from_those_it_has_no_stream_with(site: Site) -> None:
+    """The last that came first, half of them at a time."""
+    site.list = [Connection(f"peer {number}", "/ip4/192.0.2.1/tcp/1") for number in range(40)]
+    site.opened_to = {"peer 39"}
+    site.used_s = {"peer 38": 0}
+    site.bytes = int(STRAINED * BOUND)
+    await site.bounds.look(0)
+    assert site.asked == []
+    site.bytes += 1
+    for now_s in (1, STRAINED_PAUSE_S):
+        await site.bounds.look(now_s)
+    assert site.asked == [f"peer {number}" for number in range(37, 18, -1)]
+    site.list = site.list[:19]
+    await site.bounds.look(1 + STRAINED_PAUSE_S)
+    assert site.asked[19:] == [f"peer {number}" for number in range(18, 9, -1)]
