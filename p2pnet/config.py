@@ -22,7 +22,6 @@ class RelayLimits:
     duration_s: int = 6 * 3600
     max_circuits: int = 1024
     """Open circuits to one peer: each gateway that uses it holds one."""
-    max_reservations: int = 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,11 @@ class NetworkConfig:
     """To connect to one of the initial peers: two round trips around the world, over a relay, after a lost packet."""
     open_timeout_s: float = 10.0
     """To open a stream to a peer: as above."""
+    max_connections: int = 1024
+    """With more, those are closed of whom most come from one address. At some 40 kB each in p2pd they cost 40 MB."""
+    max_p2pd_bytes: int = 512 << 20
+    """How far p2pd's memory may grow before it is started again. A relay with a thousand circuits, each with 100 kB on
+    its way, has 210 MB; 2,000 streams and as many connections add 160 MB."""
     rpc_timeout_s: float = 3.0
     """One DHT question. A peer that takes longer is passed over; others hold the same keys."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -75,6 +76,25 @@ def test_a_worker_behind_nat_serves_through_the_relay(segment: Topology, start: 
     assert completion.completion_tokens == TOKENS
     assert relayed > LIBP2P_DEFAULT_CIRCUIT_BYTES
     assert took_s < MAX_SECONDS * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # others may be using the machine
+
+
+def test_a_worker_behind_nat_finds_back_to_its_relay(segment: Topology, start: Start) -> None:
+    """Given a worker that serves through a relay, when the relay's p2pd is killed, then the worker has a place at the
+    next one soon, and the next request is served through it: libp2p would not ask again for an hour."""
+    bootstrap_host, gateway_host = segment.public_host(), segment.public_host()
+    worker_host, router = segment.host_behind_nat()
+    router.run("iptables", "-I", "FORWARD", "-d", gateway_host.address, "-j", "DROP")
+    bootstrap = start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix)
+    address = _address_at(bootstrap, bootstrap_host)
+    gateway = _gateway(start, gateway_host, address)
+    worker = _worker_behind_nat(start, worker_host, address)
+    _wait_for_circuit(start, gateway_host, gateway, address, worker)
+
+    assert bootstrap.daemon_pid is not None
+    os.kill(bootstrap.daemon_pid, signal.SIGKILL)
+    completion = _complete(gateway_host, gateway)
+    assert completion.is_done
+    assert completion.completion_tokens == TOKENS
 
 
 def test_both_behind_nat(segment: Topology, start: Start) -> None:

@@ -84,6 +84,11 @@ class Connection:
             await stream.write(data)
         return stream
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was completed, and has not ended."""
+        return self.stage in (Stage.MUXED, Stage.SERVING) and not self._session.is_closed
+
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, from either side."""
         while self._tasks:

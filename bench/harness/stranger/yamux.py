@@ -117,7 +117,7 @@ class Session:
         self._on_stream = on_stream
         self._next = 1 if is_client else 2
         self._streams: dict[int, MuxedStream] = {}
-        self._is_closed = False
+        self.is_closed = False
 
     async def open(self) -> MuxedStream:
         """A new stream; nothing is said on it."""
@@ -128,7 +128,7 @@ class Session:
 
     async def send(self, kind: int, flags: int, stream: int, length: int, data: bytes = b"") -> None:
         """Send one frame, whatever it says. Raises ConnectionError when the connection is gone."""
-        if self._is_closed:
+        if self.is_closed:
             raise ConnectionResetError("the connection is closed")
         await self._channel.write(_HEADER.pack(0, kind, flags, stream, length) + data)
 
@@ -142,7 +142,7 @@ class Session:
                 while True:
                     await self._take_frame()
         finally:
-            self._is_closed = True
+            self.is_closed = True
             for stream in list(self._streams.values()):
                 stream.break_off()
 

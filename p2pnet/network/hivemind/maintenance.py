@@ -1,4 +1,4 @@
-"""Keeps a peer in the network: brings it back when p2pd dies, and looks after its addresses and initial peers.
+"""Keeps a peer in the network: brings it back when p2pd dies, looks after its addresses, initial peers and bounds.
 
 Owns when that is done, and tells who waits for it that something has changed. Knows nothing of how it is done.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.supervisor import Supervisor
@@ -22,18 +24,20 @@ REJOIN_INTERVAL_S = 5.0
 
 
 class Maintenance:
-    """Two tasks that end with `stop`."""
+    """Three tasks that end with `stop`, and with nothing else: what one of them meets is logged, and it goes on."""
 
-    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner) -> None:
+    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner, bounds: Bounds) -> None:
         self._supervisor = supervisor
         self._p2pd = p2pd
         self._joiner = joiner
+        self._bounds = bounds
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin with it, in a network that has been joined."""
-        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._look_after())]
+        work = (self._supervise, self._look_after, self._bounds.run)
+        self._tasks = [asyncio.create_task(_kept_up(each)) for each in work]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -49,8 +53,12 @@ class Maintenance:
         """Bring the peer back whenever p2pd dies."""
         while True:
             await self._supervisor.revive()
-            await self._joiner.rejoin()
-            logger.info("p2pd runs again, as the same peer")
+            try:
+                await self._joiner.rejoin()
+            except Exception:  # it is tried again soon, and whatever it was, p2pd may die again
+                logger.exception("p2pd runs again, but the network was not joined")
+            else:
+                logger.info("p2pd runs again, as the same peer")
             self._changed.set()
 
     async def _look_after(self) -> None:
@@ -70,3 +78,13 @@ class Maintenance:
                     last_rejoin_s = loop.time()
             except P2PD_ERRORS as error:
                 logger.debug("p2pd did not answer: %s", error)
+
+
+async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
+    """Do it for ever: whatever it raises, the peer needs it as before."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("looking after this peer was interrupted")
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)

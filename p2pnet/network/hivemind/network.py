@@ -14,6 +14,7 @@ from p2pnet.network.connections import Connections
 from p2pnet.network.dht.calls import CallStream
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.dht.serving import CallServer
+from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.maintenance import Maintenance
 from p2pnet.network.hivemind.p2pd import P2pd
@@ -41,7 +42,8 @@ class HivemindNetwork:
         )
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
-        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner)
+        bounds = Bounds(self._p2pd, self._streams, self._connections, config)
+        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner, bounds)
 
     @classmethod
     async def start(

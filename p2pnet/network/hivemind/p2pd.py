@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import base58
+import psutil
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -19,11 +22,15 @@ from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_s
 from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
 from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pnet.config import NetworkConfig
+from p2pnet.network.crowd import Connection
 from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
-from p2pnet.network.multiaddrs import without_peer_id, worth_announcing
+from p2pnet.network.inbound import MAX_INBOUND_STREAMS, InboundStream, InboundStreams
+from p2pnet.network.multiaddrs import address_group, without_peer_id, worth_announcing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +53,8 @@ class P2pd:
         self._peer_id = peer_id
         self._listen = config.listen
         self._served: dict[str, Accept] = {}
+        self.inbound = InboundStreams(min(MAX_INBOUND_STREAMS, raise_file_limit() // 2))
+        """The streams that others have opened to us, of all protocols that are served here."""
         self._addresses: tuple[str, ...] = ()
         self._daemon: Daemon
         self._p2p: P2P
@@ -76,6 +85,17 @@ class P2pd:
     async def wait(self) -> int:
         """Wait for the end of the process, wanted or not; returns the exit status."""
         return await self._daemon.wait()
+
+    def kill(self) -> None:
+        """End the process at once: whoever waits for its end starts the next one."""
+        self._daemon.kill()
+
+    def memory_bytes(self) -> int:
+        """What the process has in memory now; 0 when there is none."""
+        try:
+            return int(psutil.Process(self._daemon.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     async def stop(self) -> None:
         """End the process, also when it has died already."""
@@ -113,22 +133,21 @@ class P2pd:
         except P2PD_ERRORS as error:
             logger.debug("%s could not be hung up on: %s", peer_id, reason(error))
 
+    async def connections(self) -> list[Connection]:
+        """All that there are now, those that are relayed included. Raises one of P2PD_ERRORS."""
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS)
+        stream, response = await self._asked(request)
+        stream[1].close()
+        return [Connection(_peer_id(peer.id), _address(peer.addrs[0])) for peer in response.peers if peer.addrs]
+
     async def open_socket(self, peer_id: str, protocol: str) -> StreamSocket:
         """Open a stream to a peer that is connected. Raises one of P2PD_ERRORS."""
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
             streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
         )
-        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
-        try:
-            response = p2pd_pb2.Response()
-            await write_pbmsg(writer, request)
-            await read_pbmsg_safe(reader, response)
-            raise_if_failed(response)
-        except BaseException:
-            writer.close()
-            raise
-        return reader, writer
+        stream, _ = await self._asked(request)
+        return stream
 
     async def serve(self, protocol: str, accept: Accept) -> None:
         """Have inbound streams of a protocol accepted, by this process and by each later one."""
@@ -141,15 +160,36 @@ class P2pd:
 
     async def serve_again(self) -> None:
         """Tell a process that has just been started which protocols are served."""
-        for protocol, accept in list(self._served.items()):
+        for protocol, accept in list(self._served.items()):  # more may be served meanwhile: those register themselves
             await self._register(protocol, accept)
 
     async def _register(self, protocol: str, accept: Accept) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            address = str(Multiaddr(info.addr.to_bytes()))
-            await accept(info.peer_id.to_base58(), address, reader, writer)
+            address = _address(info.addr.to_bytes())
+            stream = InboundStream(info.peer_id.to_base58(), address_group(address), writer.transport.abort)
+            self.inbound.enter(stream)
+            try:
+                if not writer.is_closing():
+                    await accept(stream.peer_id, address, reader, writer)
+                    with contextlib.suppress(OSError):
+                        await writer.wait_closed()  # it may be parting from the other end for a while
+            finally:
+                self.inbound.leave(stream)
 
         await self._p2p.add_binary_stream_handler(protocol, serve)
+
+    async def _asked(self, request: p2pd_pb2.Request) -> tuple[StreamSocket, p2pd_pb2.Response]:
+        """Ask p2pd over a socket of its own, which stays open. Raises one of P2PD_ERRORS."""
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        try:
+            response = p2pd_pb2.Response()
+            await write_pbmsg(writer, request)
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            raise
+        return (reader, writer), response
 
 
 async def attach(daemon: Daemon) -> P2P:
@@ -165,6 +205,20 @@ def full_addresses(addresses: Iterable[HivemindMultiaddr], peer_id: str) -> list
     """hivemind's multiaddrs as text that ends in the peer's id. Its vendored Multiaddr garbles Ed25519 /p2p parts when
     it prints them; PyPI's does not."""
     return [f"{Multiaddr(address.to_bytes())}/p2p/{peer_id}" for address in addresses]
+
+
+@lru_cache(maxsize=8192)
+def _peer_id(packed: bytes) -> str:
+    return str(base58.b58encode(packed).decode())
+
+
+@lru_cache(maxsize=8192)
+def _address(packed: bytes) -> str:
+    """A multiaddr as text. p2pd makes it, but out of what a relay may have said: what makes no sense is no address."""
+    try:
+        return str(Multiaddr(packed))
+    except (MultiaddrError, ValueError, LookupError, TypeError):
+        return "/unknown"
 
 
 def reason(error: BaseException) -> str:

@@ -23,6 +23,9 @@ MAX_PARTING = 256
 """Streams that part at the same time. It takes two round trips; but an end that says nothing has `PARTING_S`, so that
 strangers could have us hold thousands. The oldest is dropped."""
 
+MAX_REMEMBERED_USES = 8192
+"""Peers of which it is known when they last had a stream: more than can be connected."""
+
 OpenSocket = Callable[[str, str], Awaitable[StreamSocket]]
 """Open a stream of a protocol to a peer that is connected. Raises one of P2PD_ERRORS."""
 
@@ -35,11 +38,24 @@ class Streams:
         self._connections = connections
         self._open_timeout_s = open_timeout_s
         self._streams: set[RawStream] = set()
+        self._last_used_s: dict[str, float] = {}
         self._parting: dict[asyncio.Task[None], None] = {}
 
     @property
     def count(self) -> int:
         return len(self._streams)
+
+    def peers(self) -> set[str]:
+        """Those at the other ends of all of them."""
+        return {stream.peer_id for stream in self._streams}
+
+    def last_used_s(self, peer_id: str) -> float:
+        """When a stream to or from a peer was opened last, by the event loop's clock; long ago when that is unknown."""
+        return self._last_used_s.get(peer_id, float("-inf"))
+
+    def peers_opened_to(self) -> set[str]:
+        """Those at the other ends of streams that were opened here."""
+        return {stream.peer_id for stream in self._streams if not stream.address}
 
     async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream of one of our own protocols. Raises PeerUnreachable."""
@@ -119,6 +135,10 @@ class Streams:
     ) -> RawStream:
         stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address)
         self._streams.add(stream)
+        self._last_used_s.pop(peer_id, None)
+        self._last_used_s[peer_id] = asyncio.get_running_loop().time()
+        if len(self._last_used_s) > MAX_REMEMBERED_USES:
+            del self._last_used_s[next(iter(self._last_used_s))]
         return stream
 
     def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -46,7 +46,10 @@ class Supervisor:
         """Wait until p2pd dies, and start it again, however often that takes."""
         status = await self._p2pd.wait()
         logger.warning("p2pd has died (exit status %s); starting it again", status)
-        await self.stop()
+        try:
+            await self.stop()
+        except Exception:  # of what has died: another one is started all the same
+            logger.exception("a p2pd that has died could not be put away")
         self._connections.forget_all()
         self._dht.forget_all()
         await self._restart()
@@ -60,3 +63,5 @@ class Supervisor:
                 return await self.start()
             except (P2PNetError, *P2PD_ERRORS) as error:
                 logger.error("p2pd does not start: %s", error)
+            except Exception:  # the next one may: there is nobody else who would try
+                logger.exception("p2pd does not start")
