@@ -87,7 +87,7 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "errors config identity network records peer worker.backend worker.checkpoints worker.embedding "
+        "display errors config identity network records peer worker.backend worker.checkpoints worker.embedding "
         "worker.engine worker.backends worker.observability worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
