@@ -16,7 +16,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.identity": "errors private_files",
     "p2pnet.rate_limit": "",
     "p2pnet.flow": "",
-    "p2pnet.network": "errors",
+    "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "network",
     "p2pnet.network.hivemind": "errors config identity network network.libp2p",
     "p2pnet.records": "errors messages identity network",

@@ -98,6 +98,10 @@ class Network(Protocol):
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
 
+    async def record_addresses(self) -> tuple[str, ...]:
+        """Those of them that a record names: IP addresses, few, and none that other peers of this network do not
+        dial. None where all are too near: on a public network, a peer at home that has no relay."""
+
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         """Serve inbound streams of `protocol`. A stream is closed when its handler returns or raises."""
 

@@ -87,6 +87,10 @@ class MemoryNetwork:
     async def addresses(self) -> tuple[str, ...]:
         return (f"/memory/0/p2p/{self._peer_id}",)
 
+    async def record_addresses(self) -> tuple[str, ...]:
+        """Nothing is dialled here: records need one of their usual form."""
+        return (f"/ip4/127.0.0.1/tcp/1/p2p/{self._peer_id}",)
+
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
 

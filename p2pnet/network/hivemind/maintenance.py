@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.supervisor import Supervisor
@@ -15,7 +16,8 @@ from p2pnet.network.hivemind.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 MAINTENANCE_INTERVAL_S = 1.0
-"""How often our addresses are looked at: a relay reservation shows up in them within this time."""
+"""How often our addresses and connections are looked at: a relay reservation shows up within this time, and so does
+where a peer was found."""
 
 REJOIN_INTERVAL_S = 5.0
 """How often initial peers that are not in our routing table are asked again: a bootstrap that returns is found soon."""
@@ -24,7 +26,8 @@ REJOIN_INTERVAL_S = 5.0
 class Maintenance:
     """Two tasks that end with `stop`."""
 
-    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner) -> None:
+    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner, connections: Connections) -> None:
+        self._connections = connections
         self._supervisor = supervisor
         self._p2pd = p2pd
         self._joiner = joiner
@@ -63,6 +66,7 @@ class Maintenance:
                 before = self._p2pd.last_addresses
                 if await self._p2pd.addresses() != before:
                     self._changed.set()
+                self._connections.note_live(await self._p2pd.connected())
                 if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
                     await self._joiner.remember_neighbours()
                     if await self._joiner.rejoin():

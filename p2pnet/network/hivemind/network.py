@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from p2pnet.config import NetworkConfig
 from p2pnet.identity import Identity
 from p2pnet.network.connections import Connections
+from p2pnet.network.dial_addresses import Scope, scope_of_network, worth_recording
 from p2pnet.network.hivemind.dht import Dht
 from p2pnet.network.hivemind.dht_reader import DhtReader
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.maintenance import Maintenance
+from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
@@ -23,23 +25,24 @@ from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, St
 class HivemindNetwork:
     """See `interface.Network`. Make one with `start`."""
 
-    def __init__(self, config: NetworkConfig, peer_id: str, validator: Validator, now_ms: Clock) -> None:
+    def __init__(self, config: NetworkConfig, peer_id: str, validator: Validator, now_ms: Clock, scope: Scope) -> None:
+        self._scope = scope
         self._p2pd = P2pd(config, peer_id)
         self._dht = Dht(config, peer_id, validator)
-        self._connections = Connections(self._p2pd.dial, self._p2pd.hang_up)
-        self._connections.learn(config.initial_peers)
+        self._connections = Connections(self._p2pd.dial, self._p2pd.hang_up, config.initial_peers, scope)
         self._streams = Streams(self._p2pd.open_socket, self._connections, config.open_timeout_s)
         self._reader = DhtReader(self._dht, self._connections, validator, config.rpc_timeout_s)
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
-        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner)
+        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner, self._connections)
 
     @classmethod
     async def start(
         cls, config: NetworkConfig, identity: Identity, validator: Validator, now_ms: Clock
     ) -> HivemindNetwork:
         """Start p2pd and join. Raises DaemonFailed, or JoinError when initial peers are named and none is reachable."""
-        self = cls(config, identity.peer_id, validator, now_ms)
+        scope = scope_of_network(await resolved(config.initial_peers))
+        self = cls(config, identity.peer_id, validator, now_ms, scope)
         await self._supervisor.start()
         try:
             await self._p2pd.keep_ports()
@@ -67,7 +70,11 @@ class HivemindNetwork:
     async def addresses(self) -> tuple[str, ...]:
         return await self._p2pd.addresses()
 
+    async def record_addresses(self) -> tuple[str, ...]:
+        return worth_recording(await resolved(await self._p2pd.addresses()), self._scope)
+
     async def meet(self, address: str) -> Meeting:
+        self._connections.name([address])
         return await self._joiner.meet(address)
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from hivemind.p2p import P2P, PeerID
@@ -104,6 +105,18 @@ class P2pd:
         plain = [Multiaddr(without_peer_id(address)) for address in addresses]
         await self._p2p._client.connect(PeerID.from_base58(peer_id), plain)
 
+    async def connected(self) -> list[tuple[str, str]]:
+        """The peers that there are connections to, and the full multiaddr of each at its other end."""
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        try:
+            response = p2pd_pb2.Response()
+            await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+            await read_pbmsg_safe(reader, response)
+        finally:
+            writer.close()
+        raise_if_failed(response)
+        return [_connection(peer.id, address) for peer in response.peers for address in peer.addrs]
+
     async def hang_up(self, peer_id: str) -> None:
         """Close all connections to a peer. Never raises."""
         try:
@@ -144,6 +157,13 @@ class P2pd:
             await accept(info.peer_id.to_base58(), reader, writer)
 
         await self._p2p.add_binary_stream_handler(protocol, serve)
+
+
+@lru_cache(maxsize=4096)
+def _connection(peer_id: bytes, address: bytes) -> tuple[str, str]:
+    """As text. Most connections are those of the last look."""
+    peer = PeerID(peer_id).to_base58()
+    return peer, f"{Multiaddr(address)}/p2p/{peer}"
 
 
 async def attach(daemon: Daemon) -> P2P:
