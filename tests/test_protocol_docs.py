@@ -46,8 +46,9 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
-from p2pnet.network import lookup
-from p2pnet.network.hivemind import dht_node, joining, p2pd_stream
+from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
+from p2pnet.network.dht import messages as dht_messages
+from p2pnet.network.hivemind import joining, p2pd_stream
 from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
@@ -234,7 +235,12 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     guard,
     records,
     directory,
-    dht_node,
+    call_limits,
+    calls,
+    contact,
+    dht_messages,
+    storage,
+    values,
     joining,
     lookup,
     p2pd_stream,

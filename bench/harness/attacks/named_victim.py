@@ -9,7 +9,6 @@ from types import TracebackType
 from bench.harness.stranger import dht
 from bench.harness.stranger.peer import Stranger
 from bench.harness.target import Target
-from p2pnet.identity import Identity
 
 MODEL = "elsewhere"
 """Not the honest requests' model: the gateway looks at these workers, and nobody needs them."""
@@ -61,10 +60,10 @@ async def attack(target: Target, records: int = 300, victim: Victim | None = Non
         async with Victim() as own:
             await attack(target, records, own)
             return
-    async with Stranger() as stranger:
-        connection = await stranger.dial(target.bootstrap.tcp_address)
-        for _ in range(records):
-            worker = Identity.generate()
-            record = dht.capability(worker, victim.addresses(worker.peer_id), MODEL, lifetime_ms=LIFETIME_MS)
-            await dht.announce(connection, worker, record)
-        await asyncio.Event().wait()
+    for _ in range(records):
+        async with Stranger() as worker:
+            connection = await worker.dial(target.bootstrap.tcp_address)
+            named = victim.addresses(worker.peer_id)
+            record = dht.capability(worker.identity, named, MODEL, lifetime_ms=LIFETIME_MS)
+            await dht.announce(connection, worker.identity, record)
+    await asyncio.Event().wait()

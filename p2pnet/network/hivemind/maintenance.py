@@ -11,6 +11,7 @@ import logging
 from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,16 @@ REJOIN_INTERVAL_S = 5.0
 class Maintenance:
     """Two tasks that end with `stop`."""
 
-    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner, connections: Connections) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        p2pd: P2pd,
+        joiner: Joiner,
+        connections: Connections,
+        record_addresses: RecordAddresses,
+    ) -> None:
         self._connections = connections
+        self._record_addresses = record_addresses
         self._supervisor = supervisor
         self._p2pd = p2pd
         self._joiner = joiner
@@ -63,8 +72,9 @@ class Maintenance:
         while True:
             await asyncio.sleep(MAINTENANCE_INTERVAL_S)
             try:
-                before = self._p2pd.last_addresses
-                if await self._p2pd.addresses() != before:
+                before = (self._p2pd.last_addresses, self._record_addresses.last)
+                recorded = await self._record_addresses.look()
+                if (self._p2pd.last_addresses, recorded) != before:
                     self._changed.set()
                 self._connections.note_live(await self._p2pd.connected())
                 if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:

@@ -45,7 +45,8 @@ InBackground = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class RawStream:
-    """Bytes as they are: for libp2p's own protocols. `on_close` is told each time that it is closed."""
+    """Bytes as they are: for protocols that are not ours. `on_close` is told each time that it is closed. `address` is
+    where the connection of an inbound one comes from."""
 
     def __init__(
         self,
@@ -53,7 +54,9 @@ class RawStream:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_close: Callable[[RawStream], None],
+        address: str = "",
     ) -> None:
+        self.address = address
         self._peer_id = peer_id
         self._reader = reader
         self._writer = writer

@@ -63,8 +63,10 @@ class Streams:
     def serving(self, handler: StreamHandler) -> Accept:
         """What accepts inbound streams and lets `handler` serve them."""
 
-        async def accept(peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            raw = self._track(peer_id, reader, writer)
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
             stream = P2pdStream(raw, is_opener=False, in_background=self._in_background)
             try:
                 await handler(stream)
@@ -72,6 +74,21 @@ class Streams:
                 stream.drop()
                 raise
             stream.close()
+
+        return accept
+
+    def serving_raw(self, handler: Callable[[RawStream], Awaitable[None]]) -> Accept:
+        """The same for a protocol that is not one of ours: `handler` is handed the bytes as they are, and closes the
+        stream."""
+
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
+            try:
+                await handler(raw)
+            finally:
+                raw.close()
 
         return accept
 
@@ -93,8 +110,10 @@ class Streams:
         when nothing comes."""
         return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
-    def _track(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard)
+    def _track(
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = ""
+    ) -> RawStream:
+        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address)
         self._streams.add(stream)
         return stream
 

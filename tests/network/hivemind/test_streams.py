@@ -134,7 +134,7 @@ async def test_an_inbound_stream_parts_when_its_handler_is_done(site: Site) -> N
     async def handler(stream: Stream) -> None:
         assert stream.peer_id == A
 
-    await site.streams.serving(handler)(A, *await site.socket())
+    await site.streams.serving(handler)(A, "/ip4/192.0.2.1/tcp/1", *await site.socket())
     assert site.streams.count == 1
     assert await asyncio.get_running_loop().sock_recv(site.far_ends[0], len(MARK)) == MARK
     site.far_ends[0].close()
@@ -147,5 +147,5 @@ async def test_an_inbound_stream_is_dropped_when_its_handler_fails(site: Site) -
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await site.streams.serving(handler)(A, *await site.socket())
+        await site.streams.serving(handler)(A, "/ip4/192.0.2.1/tcp/1", *await site.socket())
     assert site.streams.count == 0
