@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from p2pnet.network.clock_watch import ClockState
+
 
 class Stream(Protocol):
     """A byte stream to one authenticated peer. It has no frames: see `wire`."""
@@ -118,6 +120,10 @@ class Network(Protocol):
         connection to it passes for alive for another half a minute, and every new stream is opened into the void.
         Never raises.
         """
+
+    @property
+    def clock(self) -> ClockState:
+        """How this machine's clock stands to those of other peers, as far as that is known."""
 
     async def store(self, entries: Sequence[Entry]) -> int:
         """Store entries on the peers nearest to their keys. Returns how many were accepted by at least one peer."""

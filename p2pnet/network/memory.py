@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pnet.errors import PeerLost, PeerUnreachable
+from p2pnet.network.clock_watch import IN_TIME
 from p2pnet.network.interface import Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator, key_id
 from p2pnet.network.multiaddrs import peer_id_of
 
@@ -65,6 +66,7 @@ class MemoryNetwork:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[_MemoryStream] = set()
         self._changed = asyncio.Event()
+        self.clock = IN_TIME
 
     @property
     def peer_id(self) -> str:

@@ -5,11 +5,13 @@ Owns in which order a peer starts and leaves. Knows nothing of records or models
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
 from p2pnet.config import NetworkConfig
 from p2pnet.identity import Identity
+from p2pnet.network.clock_watch import ClockState, ClockWatch
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.calls import CallStream
 from p2pnet.network.dht.node import DhtNode
@@ -43,6 +45,8 @@ class HivemindNetwork:
             timeout_s=config.rpc_timeout_s,
         )
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
+        self._clock_watch = ClockWatch(self._joiner.other_clocks, now_ms)
+        self._watching: asyncio.Task[None]
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
         self._maintenance = Maintenance(
             self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses
@@ -69,6 +73,7 @@ class HivemindNetwork:
             await self._supervisor.stop()
             raise
         self._maintenance.start()
+        self._watching = asyncio.create_task(self._clock_watch.run())
         return self
 
     @property
@@ -105,6 +110,10 @@ class HivemindNetwork:
     async def hang_up(self, peer_id: str) -> None:
         await self._connections.hang_up(peer_id)
 
+    @property
+    def clock(self) -> ClockState:
+        return self._clock_watch.state
+
     async def store(self, entries: Sequence[Entry]) -> int:
         return await self._dht.store(entries)
 
@@ -115,6 +124,8 @@ class HivemindNetwork:
         await self._maintenance.wait_changed()
 
     async def close(self) -> None:
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
         await self._maintenance.stop()
         await self._dht.stop()
         await self._streams.wait_parted()
