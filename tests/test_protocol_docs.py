@@ -48,7 +48,7 @@ from p2pnet.messages import (
 )
 from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
 from p2pnet.network.dht import messages as dht_messages
-from p2pnet.network.hivemind import joining, p2pd_stream
+from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
@@ -61,7 +61,7 @@ from p2pnet.wire.codec import (
     encode_frame,
 )
 from p2pnet.worker.engine.sampler import uniform
-from p2pnet.worker.streams import guard, inbound
+from p2pnet.worker.streams import arrivals, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -231,7 +231,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     codec,
     answer_limits,
     client,
-    inbound,
+    arrivals,
     guard,
     records,
     directory,
@@ -244,6 +244,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     joining,
     lookup,
     p2pd_stream,
+    streams,
 )
 
 

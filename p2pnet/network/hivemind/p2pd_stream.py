@@ -83,6 +83,8 @@ class RawStream:
             return b""
 
     async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop raises RuntimeError then, where asyncio's drain raises OSError
+            raise PeerLost(f"the stream to {self._peer_id} is gone")
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -146,19 +148,17 @@ class P2pdStream:
         if self._task is None:
             self._raw.end_use()
             self._task = self._in_background(self._part())
+            self._task.add_done_callback(lambda _: self._raw.close())  # also of one that was cancelled before it began
 
     def drop(self) -> None:
         """Close the socket at once."""
         self._raw.close()
 
     async def _part(self) -> None:
-        try:
-            with contextlib.suppress(PeerLost, TimeoutError):
-                async with asyncio.timeout(PARTING_S):
-                    await self._raw.write(MARK)
-                    await (self._wait_for_reset() if self._is_opener else self._let_go())
-        finally:
-            self._raw.close()
+        with contextlib.suppress(PeerLost, TimeoutError):
+            async with asyncio.timeout(PARTING_S):
+                await self._raw.write(MARK)
+                await (self._wait_for_reset() if self._is_opener else self._let_go())
 
     async def _wait_for_reset(self) -> None:
         """The opener's part, once it has said stop."""
