@@ -64,9 +64,10 @@ class DialBudget:
         """Those of a peer's places that may be dialled now, which is taken for a try of each."""
         wanted = dict.fromkeys(places)
         proven = {place for place in wanted if self._is_proven(place, now_s)}
+        own = {place for place in proven if place.peer_id == peer_id}
         due = self._due((place for place in wanted if place not in proven), now_s)
-        if not due or self._is_one_too_many(peer_id, now_s):
-            return proven
+        if (due or proven != own) and self._is_one_too_many(peer_id, now_s):
+            return own
         for network in {_network_of(place.host) for place in due}:  # once for a dial
             if network is not None:
                 self._networks.spend(network, now_s)

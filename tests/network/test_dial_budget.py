@@ -128,6 +128,17 @@ def test_strangers_are_dialled_at_a_rate_and_those_who_answered_are_none() -> No
     assert budget.admitted("new", [Place("10.99.0.1", 1, "new")], 1.0)
 
 
+def test_strangers_who_are_said_to_be_behind_a_relay_are_dialled_at_that_rate_too() -> None:
+    """A relay that is there is asked for each of them; those who once answered are asked for at any time."""
+    budget = DialBudget()
+    relay = Place("8.8.8.8", 31337, "relay")
+    budget.note_there(relay, 0.0)
+    budget.note_connected("old", 0.0)
+    asked = [bool(budget.admitted(f"{n}", [relay], 0.0)) for n in range(2000)]
+    assert sum(asked) == NEW_PEERS_PER_MINUTE / 60 * BURST_S
+    assert budget.admitted("old", [relay], 0.0) == budget.admitted("relay", [relay], 0.0) == {relay}
+
+
 def test_thousands_that_answer_are_no_strangers() -> None:
     budget = DialBudget()
     for number in range(3000):
