@@ -119,8 +119,8 @@ def binary() -> Path:
 
 
 def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...], folder: Path) -> list[str]:
-    """p2pd's command line for this kind of peer. Neither -dhtServer nor -dhtClient: its own Kademlia stores whatever
-    strangers send it, and `network/dht` passes addresses on itself."""
+    """p2pd's command line for this kind of peer. Never -dhtServer: its own Kademlia stores whatever strangers send
+    it, and `network/dht` passes addresses on itself."""
     chosen: dict[str, str | int] = {
         "listen": f"/unix{folder}/control.sock",
         "id": str(config.identity_file),
@@ -168,6 +168,7 @@ def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[
         }
     if config.is_behind_nat:
         return {
+            "dhtClient": 1,  # p2pd refuses -autoRelay without; a client stores nothing for others
             "autonat": 1,  # also turns on hole punching
             "relay": 1,
             "relayService": 0,
