@@ -92,9 +92,15 @@ class Gateway:
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
-            metrics = GatewayMetrics(lambda: model_views(sources), streams=lambda: network.open_streams)
+            metrics = GatewayMetrics(
+                lambda: model_views(sources),
+                streams=lambda: network.open_streams,
+                clock_ahead_s=lambda: network.clock.ahead_s,
+            )
             location = Location(network.peer_id, config.initial_peers)
-            overview = OverviewBuilder(sources, history, location, lambda: table.has_refreshed, serving.spans)
+            overview = OverviewBuilder(
+                sources, history, location, lambda: table.has_refreshed, serving.spans, lambda: network.clock.ahead_s
+            )
             reports.add(history.note, lambda _: history.note_models(table.known_models()))
             reports.add(metrics.note, access.note, overview.note)
             observability = Observability(

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from p2pnet.errors import UsageError
+from p2pnet.private_files import NOBODY_ELSE, read_private
 
 _KEY_FILE_PREFIX = bytes.fromhex("08011240")
 """Protobuf of libp2p's PrivateKey: Type = Ed25519 (1), Data = 64 bytes, the seed followed by the public key."""
@@ -45,7 +46,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: Path) -> Identity:
-        """Read a key file. Raises UsageError when it is no Ed25519 key of libp2p's format."""
+        """Read a key file. Raises UsageError when it is no Ed25519 key of libp2p's format, or not ours alone."""
         data = _read_key_file(path)
         seed, public = data[4 : 4 + _SEED_BYTES], data[4 + _SEED_BYTES :]
         has_right_form = data.startswith(_KEY_FILE_PREFIX) and len(data) == 4 + _SEED_BYTES + _PUBLIC_KEY_BYTES
@@ -138,7 +139,9 @@ def _exists(path: Path) -> bool:
 
 def _read_key_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_private(path, NOBODY_ELSE)
+    except UsageError as error:
+        raise UsageError(error.message, f"{error.fix} Or name another identity file with --identity.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
 

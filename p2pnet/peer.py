@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from p2pnet.config import NetworkConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.identity import Identity
-from p2pnet.network.interface import Network
+from p2pnet.network.interface import Clock, Network
 
 
 def now_ms() -> int:
@@ -26,13 +26,13 @@ class Peer:
     directory: Directory
 
     @classmethod
-    async def join(cls, config: NetworkConfig) -> Peer:
+    async def join(cls, config: NetworkConfig, clock: Clock = now_ms) -> Peer:
         """Start p2pd and join the network. Raises DaemonFailed or JoinError."""
         from p2pnet.network.hivemind.network import HivemindNetwork  # costs 1.3 s: not before it is needed
 
         identity = Identity.load_or_create(config.identity_file)
-        network = await HivemindNetwork.start(config, identity, validator(now_ms), now_ms)
-        return cls(config, identity, network, Directory(network, now_ms))
+        network = await HivemindNetwork.start(config, identity, validator(clock), clock)
+        return cls(config, identity, network, Directory(network, clock))
 
     async def join_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can join: our own, or those that we joined through ourselves."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 from p2pnet.errors import RecordRefused
 from p2pnet.identity import Identity, verify
 from p2pnet.messages import Count, Digest, Load, ModelId
+from p2pnet.network.dial_addresses import MAX_ADDRESSES, place_of
 from p2pnet.network.multiaddrs import peer_id_of
 
 RECORD_VERSION = 1
@@ -33,7 +34,6 @@ MAX_CLOCK_SKEW_MS = 5_000
 """hivemind refuses peers whose clocks differ by more than 3 s; two such errors and a slow network stay under this."""
 
 MAX_MODELS = 32
-MAX_ADDRESSES = 16
 MAX_ADDRESS_CHARS = 256
 
 Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
@@ -68,10 +68,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):
     """The slow half of an announcement: what a worker runs and how it is reached.
 
-    `addresses` are full multiaddrs that end in the worker's own peer id, circuit addresses included. `slots` are over
-    all models together. `is_online` False withdraws the worker. `withdrawn` are models that it has announced lately and
-    does not run any more: the record overwrites what stands under their directory keys. `name` is what its owner
-    calls the worker: a claim like any other, and not unique.
+    `addresses` are full multiaddrs that end in the worker's own peer id, as `network.dial_addresses` allows them.
+    `slots` are over all models together. `is_online` False withdraws the worker. `withdrawn` are models that it has
+    announced lately and does not run any more: the record overwrites what stands under their directory keys. `name` is
+    what its owner calls the worker: a claim like any other, and not unique.
     """
 
     peer_id: PeerId
@@ -165,7 +165,10 @@ def _check_capability(record: CapabilityRecord) -> None:
     for address in record.addresses:
         try:
             is_own = peer_id_of(address) == record.peer_id
+            has_form = place_of(address) is not None
         except ValueError as error:
             raise RecordRefused(str(error)) from error
         if not is_own:
             raise RecordRefused("an address that is not the peer's own")
+        if not has_form:
+            raise RecordRefused("an address that is not of IP with TCP or QUIC, nor a relay's")

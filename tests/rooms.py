@@ -12,10 +12,11 @@ ROOMS: dict[str, str] = {
     "p2pnet.config": "",
     "p2pnet.messages": "",
     "p2pnet.status_messages": "messages",
-    "p2pnet.identity": "errors",
+    "p2pnet.private_files": "errors",
+    "p2pnet.identity": "errors private_files",
     "p2pnet.rate_limit": "",
     "p2pnet.flow": "",
-    "p2pnet.network": "errors",
+    "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "network",
     "p2pnet.network.dht": "errors rate_limit network network.libp2p",
     "p2pnet.network.hivemind": "errors config identity network network.libp2p network.dht",
@@ -59,7 +60,7 @@ ROOMS: dict[str, str] = {
         "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
     ),
     "gateway.queueing": "errors records gateway.interface gateway.routing",
-    "gateway.observability": "errors config messages network records gateway.peers gateway.routing",
+    "gateway.observability": "errors config messages private_files network records gateway.peers gateway.routing",
     "gateway.dispatch": (
         "errors config messages flow network records features wire client gateway.interface gateway.peers "
         "gateway.routing gateway.membership gateway.queueing gateway.observability"
@@ -69,7 +70,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.service": "gateway.interface gateway.observability",
     "gateway.model_names": "errors messages features gateway.interface gateway.routing",
-    "gateway.http": "errors messages rate_limit flow gateway.interface gateway.observability",
+    "gateway.http": "errors messages private_files rate_limit flow gateway.interface gateway.observability",
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.ollama": (
@@ -88,8 +89,9 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "errors config identity network records peer worker.backend worker.checkpoints worker.embedding "
-        "worker.engine worker.backends worker.observability worker.owner worker.serve worker.benchmark doctor top "
+        "display errors config private_files identity network records peer worker.backend worker.checkpoints "
+        "worker.embedding worker.engine worker.backends worker.observability worker.owner worker.serve "
+        "worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

@@ -210,7 +210,7 @@ async def test_a_later_announcement_takes_the_place_of_an_earlier_one() -> None:
     story = Story()
     await story.announce(WORKER, "tiny")
     story.clock.advance(10)
-    later = await story.announce(WORKER, "tiny", addresses=(f"/memory/0/p2p/{WORKER.peer_id}",))
+    later = await story.announce(WORKER, "tiny", addresses=(f"/ip4/203.0.113.9/tcp/1/p2p/{WORKER.peer_id}",))
     assert await story.reader.workers() == (later,)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import RecordRefused
 from p2pnet.messages import Load, Measure
+from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.records import (
-    MAX_ADDRESSES,
     MAX_CLOCK_SKEW_MS,
     MAX_LIFETIME_MS,
     MAX_MODELS,
@@ -81,8 +81,8 @@ HONEST = {
         WORKER,
         addresses=(
             f"/ip6/2001:db8::1/udp/1/quic-v1/p2p/{WORKER.peer_id}",
-            f"/dns4/worker.example/tcp/1/p2p/{WORKER.peer_id}",
-            f"/memory/0/p2p/{WORKER.peer_id}",
+            f"/ip4/203.0.113.7/tcp/65535/p2p/{WORKER.peer_id}",
+            f"/ip6/2001:db8::1/tcp/1/p2p/{RELAY.peer_id}/p2p-circuit/p2p/{WORKER.peer_id}",
         ),
     ),
     "a withdrawal of some models": capability(WORKER, "tiny", withdrawn=("large", "tiny")),
@@ -215,7 +215,33 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "an address with NUL": {"addresses": [f"/dns4/a\0b/tcp/1/p2p/{WORKER.peer_id}"]},
     "an address with escapes": {"addresses": [f"/dns4/{ESCAPE}/tcp/1/p2p/{WORKER.peer_id}"]},
     "a long address": {"addresses": ["/ip4/203.0.113.7" * 20 + f"/p2p/{WORKER.peer_id}"]},
-    "too many addresses": {"addresses": [f"/memory/0/p2p/{WORKER.peer_id}"] * (MAX_ADDRESSES + 1)},
+    "too many addresses": {"addresses": [address_of(WORKER)] * (MAX_ADDRESSES + 1)},
+    "a name": {"addresses": [f"/dns4/victim.example/tcp/443/p2p/{WORKER.peer_id}"]},
+    "any name": {"addresses": [f"/dns/victim.example/udp/443/quic-v1/p2p/{WORKER.peer_id}"]},
+    "names behind a name": {"addresses": [f"/dnsaddr/victim.example/p2p/{WORKER.peer_id}"]},
+    "WebSocket": {"addresses": [f"/ip4/203.0.113.7/tcp/80/ws/p2p/{WORKER.peer_id}"]},
+    "WebSocket with a Host": {"addresses": [f"/dns4/victim.example/tcp/443/wss/p2p/{WORKER.peer_id}"]},
+    "WebSocket over TLS": {"addresses": [f"/ip4/203.0.113.7/tcp/443/tls/ws/p2p/{WORKER.peer_id}"]},
+    "WebTransport": {"addresses": [f"/ip4/203.0.113.7/udp/443/quic-v1/webtransport/p2p/{WORKER.peer_id}"]},
+    "an older QUIC": {"addresses": [f"/ip4/203.0.113.7/udp/443/quic/p2p/{WORKER.peer_id}"]},
+    "plain UDP": {"addresses": [f"/ip4/203.0.113.7/udp/53/p2p/{WORKER.peer_id}"]},
+    "WebRTC": {"addresses": [f"/ip4/203.0.113.7/udp/9/webrtc-direct/p2p/{WORKER.peer_id}"]},
+    "HTTP": {"addresses": [f"/ip4/203.0.113.7/tcp/80/http/p2p/{WORKER.peer_id}"]},
+    "no transport": {"addresses": [f"/ip4/203.0.113.7/p2p/{WORKER.peer_id}"]},
+    "no port": {"addresses": [f"/ip4/203.0.113.7/tcp/0/p2p/{WORKER.peer_id}"]},
+    "only a process": {"addresses": [f"/memory/0/p2p/{WORKER.peer_id}"]},
+    "only a peer": {"addresses": [f"/p2p/{WORKER.peer_id}"]},
+    "a circuit through nobody": {"addresses": [f"/p2p-circuit/p2p/{WORKER.peer_id}"]},
+    "a circuit through an unnamed peer": {"addresses": [f"/ip4/203.0.113.9/tcp/1/p2p-circuit/p2p/{WORKER.peer_id}"]},
+    "a circuit through two relays": {"addresses": [f"{CIRCUIT}{STRANGER.peer_id}/p2p-circuit/p2p/{WORKER.peer_id}"]},
+    "a circuit through a name": {
+        "addresses": [f"/dns4/victim.example/tcp/1/p2p/{RELAY.peer_id}/p2p-circuit/p2p/{WORKER.peer_id}"]
+    },
+    "two peers, one after the other": {
+        "addresses": [f"/ip4/203.0.113.7/tcp/1/p2p/{STRANGER.peer_id}/p2p/{WORKER.peer_id}"]
+    },
+    "a host within a host": {"addresses": [f"/ip4/203.0.113.7/ip6/::1/tcp/1/p2p/{WORKER.peer_id}"]},
+    "an address with a zone": {"addresses": [f"/ip6zone/eth0/ip6/fe80::1/tcp/1/p2p/{WORKER.peer_id}"]},
     "addresses as text": {"addresses": address_of(WORKER)},
     "an address as bytes": {"addresses": [address_of(WORKER).encode()]},
     "a null address": {"addresses": [None]},

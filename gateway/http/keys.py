@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pnet.errors import UsageError
+from p2pnet.private_files import NOBODY_ELSE_WRITES, open_lock, read_private
 
 KEY_PREFIX = "sk-p2pnet-"
 KEY_BYTES = 32
@@ -56,7 +57,7 @@ def hash_key(key: str) -> str:
 def read_keys(path: Path) -> dict[str, ApiKey]:
     """The keys of a file, by their hashes. Raises UsageError, which names the line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_private(path, NOBODY_ELSE_WRITES).decode()
     except OSError as error:
         raise UsageError(
             f"The key file {path} cannot be read: {error.strerror}.",
@@ -152,7 +153,7 @@ def _locked(path: Path) -> Iterator[None]:
     beside = path.parent / f".{path.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = beside.open("a")
+        lock = open_lock(beside)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise UsageError(

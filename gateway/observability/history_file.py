@@ -20,6 +20,8 @@ import msgspec
 
 from gateway.observability.recent import MAX_REQUESTS, Kept
 from gateway.observability.reports import RequestReport
+from p2pnet.errors import UsageError
+from p2pnet.private_files import NOBODY_ELSE, keep_private
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,11 @@ def _claim(path: Path) -> int:
     be closed after SQLite's own, whose locks go with the first descriptor of the file that is closed."""
     claim = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # who asked what is its owner's business
     try:
+        keep_private(claim, path, NOBODY_ELSE)  # a copy that was put back may be everybody's to read
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except UsageError as error:
+        os.close(claim)
+        raise OSError(errno.EPERM, error.message) from error
     except OSError as error:
         os.close(claim)
         if error.errno == errno.EWOULDBLOCK:

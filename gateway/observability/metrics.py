@@ -51,8 +51,8 @@ LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 
 
 class GatewayMetrics:
-    """The metrics of one gateway, in a registry of its own. `note` is an Observer. `models` and the number of open
-    `streams` are asked for at each scrape."""
+    """The metrics of one gateway, in a registry of its own. `note` is an Observer. `models`, the number of open
+    `streams` and how far this machine's clock is ahead are asked for at each scrape."""
 
     def __init__(
         self,
@@ -60,9 +60,11 @@ class GatewayMetrics:
         now_s: Callable[[], float] = time.monotonic,
         max_models: int = MAX_MODELS,
         streams: Callable[[], int] = int,
+        clock_ahead_s: Callable[[], float] = float,
     ) -> None:
         self._now_s = now_s
         self._count_streams = streams
+        self._clock_ahead_s = clock_ahead_s
         self._scraping = asyncio.Lock()
         self._scraped = b""
         self._scraped_s = float("-inf")
@@ -79,6 +81,9 @@ class GatewayMetrics:
         self._workers = _WorkersNow(models, self._used, ModelLabels(max_models))
         self._registry.register(self._workers)
         self._streams = Gauge("p2pnet_streams", "Streams to workers, of every protocol.", registry=self._registry)
+        self._clock = Gauge(
+            "p2pnet_clock_ahead_seconds", "How far this clock is ahead of other peers'.", registry=self._registry
+        )
         self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
         ProcessCollector(registry=self._registry)
 
@@ -98,6 +103,7 @@ class GatewayMetrics:
             if self._now_s() - self._scraped_s >= SCRAPE_AGE_S:
                 self._workers.look()
                 self._streams.set(self._count_streams())
+                self._clock.set(self._clock_ahead_s())
                 self._tasks.set(len(asyncio.all_tasks()))
                 self._scraped = await asyncio.to_thread(generate_latest, self._registry)
                 self._scraped_s = self._now_s()

@@ -51,12 +51,14 @@ class OverviewBuilder:
         location: Location,
         is_ready: Callable[[], bool],
         running: Callable[[], Iterable[Span]] = tuple,
+        clock_ahead_s: Callable[[], float] = float,
     ) -> None:
         self._sources = sources
         self._history = history
         self._location = location
         self._is_ready = is_ready
         self._running = running
+        self._clock_ahead_s = clock_ahead_s
         self._timeline = Timeline()
         self._started_unix_s = sources.unix_s()
         self._made: Overview | None = None
@@ -103,6 +105,7 @@ class OverviewBuilder:
             requests_per_s=round(rates.requests_per_s, 1),
             tokens_per_s=round(rates.tokens_per_s, 1),
             is_ready=self._is_ready(),
+            clock_ahead_s=round(self._clock_ahead_s(), 1),
         )
 
     def _series(self, unix_s: float) -> Series:

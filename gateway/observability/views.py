@@ -133,7 +133,7 @@ class WorkerPage:
 
 @dataclass(frozen=True)
 class GatewayView:
-    """This gateway, and what it does now."""
+    """This gateway, and what it does now. `clock_ahead_s` is how far this machine's clock is ahead of other peers'."""
 
     id: str
     agent: str
@@ -143,6 +143,7 @@ class GatewayView:
     requests_per_s: float
     tokens_per_s: float
     is_ready: bool
+    clock_ahead_s: float
 
 
 @dataclass(frozen=True)

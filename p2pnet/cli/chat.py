@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2pnet.cli import options
+from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ class Conversation:
         """Print the answer as it comes, and remember both. Raises P2PNetError when there is none."""
         turns = [*self._turns, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": turns, "temperature": self._temperature, "stream": True}
-        pieces = []
+        pieces: list[str] = []
         with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 response.read()
                 raise P2PNetError(_error_text(response))
             for piece in _pieces(response):
-                print(piece, end="", flush=True)
+                print(visible(piece, after=pieces[-1] if pieces else ""), end="", flush=True)
                 pieces.append(piece)
         print()
         self._turns = [*turns, {"role": "assistant", "content": "".join(pieces)}]
@@ -82,7 +83,7 @@ class Conversation:
 def _converse(talk: Conversation) -> None:
     import readline  # noqa: F401  line editing and history for input()
 
-    print(f"Talking to {talk.model}. Ctrl-D leaves.")
+    print(f"Talking to {visible(talk.model)}. Ctrl-D leaves.")
     while True:
         try:
             question = input("> ").strip()
@@ -93,7 +94,7 @@ def _converse(talk: Conversation) -> None:
             try:
                 talk.ask(question)
             except P2PNetError as error:
-                print(f"Error: {error}", file=sys.stderr)
+                print(f"Error: {visible(error.message)}", file=sys.stderr)
 
 
 def _pieces(response: httpx.Response) -> Iterator[str]:
@@ -110,7 +111,8 @@ def _pieces(response: httpx.Response) -> Iterator[str]:
         if "error" in event:
             raise P2PNetError(event["error"]["message"])
         for choice in event["choices"]:
-            yield choice["delta"].get("content") or ""
+            if piece := choice["delta"].get("content"):
+                yield str(piece)
     raise P2PNetError("the answer broke off")
 
 

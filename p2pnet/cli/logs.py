@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from p2pnet.display.printable import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,11 +45,20 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class PlainFormatter(logging.Formatter):
+    """A line with time and level, and what is behind it. What strangers are quoted with does nothing to a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def configure(level: str, is_json: bool) -> None:
     """Set up the root logger, once, at the start of a command."""
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
-    handler.setFormatter(JsonFormatter() if is_json else plain)
+    handler.setFormatter(JsonFormatter() if is_json else PlainFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         for name in QUIET_LOGGERS:

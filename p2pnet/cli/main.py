@@ -8,6 +8,7 @@ import typer
 
 from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, top
 from p2pnet.cli.serve.command import serve
+from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
 
 app = typer.Typer(
@@ -55,5 +56,6 @@ def main() -> None:
 
 
 def _leave(text: str) -> None:
-    print(f"Error: {text}", file=sys.stderr)
+    """Some errors quote strangers, which must not act on the terminal."""
+    print(f"Error: {visible(text)}", file=sys.stderr)
     sys.exit(1)

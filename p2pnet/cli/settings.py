@@ -14,6 +14,7 @@ import platformdirs
 from p2pnet.config import DEFAULT_LISTEN
 from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import check_listen_address, check_peer_address
+from p2pnet.private_files import open_lock
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
@@ -104,7 +105,7 @@ class IdentityFile:
     def _try(cls, path: Path) -> IdentityFile | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.with_name(f".{path.name}.lock").open("a")
+            lock = open_lock(path.with_name(f".{path.name}.lock"))
         except OSError as error:
             raise UsageError(
                 f"The folder {path.parent} cannot be written to: {error.strerror}.",

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from p2pnet.network.clock_watch import ClockState
+
 
 class Stream(Protocol):
     """A byte stream to one authenticated peer. It has no frames: see `wire`."""
@@ -98,6 +100,10 @@ class Network(Protocol):
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
 
+    async def record_addresses(self) -> tuple[str, ...]:
+        """Those of them that a record names: IP addresses, few, and none that other peers of this network do not
+        dial. None where all are too near: on a public network, a peer at home that has no relay."""
+
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         """Serve inbound streams of `protocol`. A stream is closed when its handler returns or raises."""
 
@@ -114,6 +120,10 @@ class Network(Protocol):
         connection to it passes for alive for another half a minute, and every new stream is opened into the void.
         Never raises.
         """
+
+    @property
+    def clock(self) -> ClockState:
+        """How this machine's clock stands to those of other peers, as far as that is known."""
 
     async def store(self, entries: Sequence[Entry]) -> int:
         """Store entries on the peers nearest to their keys. Returns how many were accepted by at least one peer."""

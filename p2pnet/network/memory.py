@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pnet.errors import PeerLost, PeerUnreachable
+from p2pnet.network.clock_watch import IN_TIME
 from p2pnet.network.interface import Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator, key_id
 from p2pnet.network.multiaddrs import peer_id_of
 
@@ -65,6 +66,7 @@ class MemoryNetwork:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[_MemoryStream] = set()
         self._changed = asyncio.Event()
+        self.clock = IN_TIME
 
     @property
     def peer_id(self) -> str:
@@ -86,6 +88,10 @@ class MemoryNetwork:
 
     async def addresses(self) -> tuple[str, ...]:
         return (f"/memory/0/p2p/{self._peer_id}",)
+
+    async def record_addresses(self) -> tuple[str, ...]:
+        """Nothing is dialled here: records need one of their usual form."""
+        return (f"/ip4/127.0.0.1/tcp/1/p2p/{self._peer_id}",)
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler

@@ -14,6 +14,8 @@ from p2pnet.top.overview import Failure, Model, Overview, Point, Worker
 
 MAX_MODELS = 12
 MAX_FAILURES = 5
+CLOCK_S = 2.0
+"""A clock that is wrong by more is said: peers refuse one another from three seconds on."""
 NEVER = "-"
 
 
@@ -86,6 +88,9 @@ def _summary(overview: Overview, now: datetime, width: int) -> list[FrameLine]:
     up = "" if gateway.started is None else f", up {duration((now - gateway.started).total_seconds())}"
     title = f"gateway {short_id(gateway.id)} ({printable(gateway.agent)}){up}"
     state = "" if gateway.is_ready else ", not ready"
+    if abs(gateway.clock_ahead_s) > CLOCK_S:
+        way = "ahead" if gateway.clock_ahead_s > 0 else "behind"
+        state += f", its clock is {abs(gateway.clock_ahead_s):.0f} s {way}"
     now_line = (
         f"{gateway.requests_per_s:.1f} requests/s, {gateway.tokens_per_s:.0f} tokens/s, "
         f"{gateway.in_flight} under way, {gateway.waiting} waiting"

@@ -25,6 +25,7 @@ class GatewaySection(msgspec.Struct, frozen=True):
     requests_per_s: float = 0.0
     tokens_per_s: float = 0.0
     is_ready: bool = False
+    clock_ahead_s: float = 0.0
 
 
 class Model(msgspec.Struct, frozen=True):

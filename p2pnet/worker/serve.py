@@ -97,6 +97,7 @@ class Worker:
             self._owner.state,
             self._generate.is_draining,
             self._network.open_streams,
+            self._network.clock,
         )
 
     async def stop(self) -> None:

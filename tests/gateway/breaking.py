@@ -255,8 +255,8 @@ class BreakingNetwork:
     def open_streams(self) -> int:
         return self._inner.open_streams
 
-    async def addresses(self) -> tuple[str, ...]:
-        return await self._inner.addresses()
+    async def record_addresses(self) -> tuple[str, ...]:
+        return await self._inner.record_addresses()
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(stream: Stream) -> None:

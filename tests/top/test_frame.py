@@ -106,6 +106,14 @@ def test_all_of_it() -> None:
     assert "max 35.9" in text and "max 359" in text and "max 3.6 s" in text
 
 
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(-42.3, ", its clock is 42 s behind"), (3600.0, "3600 s ahead"), (1.9, "")]
+)
+def test_a_clock_that_is_off_is_said(ahead_s: float, said: str) -> None:
+    title = text_of(told(gateway=TOLD["gateway"] | {"clock_ahead_s": ahead_s}))[0]
+    assert title.endswith(said) and ("clock" in title) == bool(said)
+
+
 def test_what_is_bad_is_marked() -> None:
     marked = [line.text.split()[0] for line in frame(told(), NOW, Size(140)) if line.kind is Kind.BAD]
     assert marked[:2] == ["lost", "..ft9HyQ6Y"]

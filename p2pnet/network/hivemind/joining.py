@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Sequence
 
 from p2pnet.config import NetworkConfig
@@ -27,6 +28,9 @@ dials an address that failed again after 5 s, and not before."""
 
 MAX_CLOCK_SKEW_S = 3.0
 """hivemind's own limit: beyond it peers disagree on what has expired."""
+
+CLOCKS = 7
+"""How many peers are asked at a time what their clocks say: two of them may lie."""
 
 RELAY_POLL_S = 0.1
 RELAY_WAIT_S = 15.0
@@ -111,6 +115,23 @@ class Joiner:
         if abs(ahead_s or 0.0) <= MAX_CLOCK_SKEW_S:
             self._dht.met(peer_id, pong.sender)
         return Meeting(took_s, ahead_s)
+
+    async def other_clocks(self) -> list[float]:
+        """By how many seconds the clocks of a few other peers are ahead of ours, of those that answer."""
+        known = sorted(self._dht.neighbour_ids())
+        asking = [self._clock_ahead_s(peer_id) for peer_id in random.sample(known, min(CLOCKS, len(known)))]
+        if not asking:
+            asking = [self._clock_at(address) for address in self._config.initial_peers[:CLOCKS]]
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        return [ahead_s for ahead_s in found if isinstance(ahead_s, float)]
+
+    async def _clock_ahead_s(self, peer_id: str) -> float | None:
+        asked_s = self._now_ms() / 1000
+        pong = await self._dht.ping(peer_id)
+        return clock_ahead_s(pong.time_s, asked_s, self._now_ms() / 1000) if pong.time_s else None
+
+    async def _clock_at(self, address: str) -> float | None:
+        return (await self.meet(address)).clock_ahead_s
 
     async def _meet_all(self, addresses: Sequence[str]) -> list[Exception]:
         """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""

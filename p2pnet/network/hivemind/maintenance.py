@@ -9,15 +9,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
 MAINTENANCE_INTERVAL_S = 1.0
-"""How often our addresses are looked at: a relay reservation shows up in them within this time."""
+"""How often our addresses and connections are looked at: a relay reservation shows up within this time, and so does
+where a peer was found."""
 
 REJOIN_INTERVAL_S = 5.0
 """How often initial peers that are not in our routing table are asked again: a bootstrap that returns is found soon."""
@@ -26,7 +29,17 @@ REJOIN_INTERVAL_S = 5.0
 class Maintenance:
     """Three tasks that end with `stop`, and with nothing else: what one of them meets is logged, and it goes on."""
 
-    def __init__(self, supervisor: Supervisor, p2pd: P2pd, joiner: Joiner, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        p2pd: P2pd,
+        joiner: Joiner,
+        connections: Connections,
+        record_addresses: RecordAddresses,
+        bounds: Bounds,
+    ) -> None:
+        self._connections = connections
+        self._record_addresses = record_addresses
         self._supervisor = supervisor
         self._p2pd = p2pd
         self._joiner = joiner
@@ -68,9 +81,11 @@ class Maintenance:
         while True:
             await asyncio.sleep(MAINTENANCE_INTERVAL_S)
             try:
-                before = self._p2pd.last_addresses
-                if await self._p2pd.addresses() != before:
+                before = (self._p2pd.last_addresses, self._record_addresses.last)
+                recorded = await self._record_addresses.look()
+                if (self._p2pd.last_addresses, recorded) != before:
                     self._changed.set()
+                self._connections.note_live(await self._p2pd.connected())
                 if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
                     await self._joiner.remember_neighbours()
                     if await self._joiner.rejoin():

@@ -5,19 +5,24 @@ Owns in which order a peer starts and leaves. Knows nothing of records or models
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
 from p2pnet.config import NetworkConfig
 from p2pnet.identity import Identity
+from p2pnet.network.clock_watch import ClockState, ClockWatch
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.calls import CallStream
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.dht.serving import CallServer
+from p2pnet.network.dial_addresses import Scope, scope_of_network
 from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.maintenance import Maintenance
+from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
+from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
 from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, StreamHandler, Validator
@@ -26,10 +31,10 @@ from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, St
 class HivemindNetwork:
     """See `interface.Network`. Make one with `start`."""
 
-    def __init__(self, config: NetworkConfig, peer_id: str, validator: Validator, now_ms: Clock) -> None:
+    def __init__(self, config: NetworkConfig, peer_id: str, validator: Validator, now_ms: Clock, scope: Scope) -> None:
         self._p2pd = P2pd(config, peer_id)
-        self._connections = Connections(self._p2pd.dial, self._p2pd.hang_up)
-        self._connections.learn(config.initial_peers)
+        self._record_addresses = RecordAddresses(self._p2pd.addresses, scope)
+        self._connections = Connections(self._p2pd.dial, self._p2pd.hang_up, config.initial_peers, scope)
         self._streams = Streams(self._p2pd.open_socket, self._connections, config.open_timeout_s)
         self._dht = DhtNode(
             peer_id,
@@ -37,34 +42,40 @@ class HivemindNetwork:
             is_acceptable=validator,
             now_ms=now_ms,
             open_stream=self._open_call,
-            own_addresses=lambda: self._p2pd.last_addresses,
+            own_addresses=lambda: self._record_addresses.last,
             timeout_s=config.rpc_timeout_s,
         )
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
+        self._clock_watch = ClockWatch(self._joiner.other_clocks, now_ms)
+        self._watching: asyncio.Task[None]
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
         bounds = Bounds(self._p2pd, self._streams, self._connections, config)
-        self._maintenance = Maintenance(self._supervisor, self._p2pd, self._joiner, bounds)
+        self._maintenance = Maintenance(
+            self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses, bounds
+        )
 
     @classmethod
     async def start(
         cls, config: NetworkConfig, identity: Identity, validator: Validator, now_ms: Clock
     ) -> HivemindNetwork:
         """Start p2pd and join. Raises DaemonFailed, or JoinError when initial peers are named and none is reachable."""
-        self = cls(config, identity.peer_id, validator, now_ms)
+        scope = scope_of_network(await resolved(config.initial_peers))
+        self = cls(config, identity.peer_id, validator, now_ms, scope)
         calls = CallServer()
         for protocol, answer in self._dht.methods().items():
             self._p2pd.will_serve(protocol, self._streams.serving_raw(partial(calls.serve, answer=answer)))
         await self._supervisor.start()
         try:
             await self._p2pd.keep_ports()
-            await self._p2pd.addresses()
+            await self._record_addresses.look()
             await self._joiner.join()
             await self._joiner.wait_for_relay()
-            await self._p2pd.addresses()
+            await self._record_addresses.look()
         except BaseException:
             await self._supervisor.stop()
             raise
         self._maintenance.start()
+        self._watching = asyncio.create_task(self._clock_watch.run())
         return self
 
     @property
@@ -82,7 +93,11 @@ class HivemindNetwork:
     async def addresses(self) -> tuple[str, ...]:
         return await self._p2pd.addresses()
 
+    async def record_addresses(self) -> tuple[str, ...]:
+        return await self._record_addresses.look()
+
     async def meet(self, address: str) -> Meeting:
+        self._connections.name([address])
         return await self._joiner.meet(address)
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
@@ -97,6 +112,10 @@ class HivemindNetwork:
     async def hang_up(self, peer_id: str) -> None:
         await self._connections.hang_up(peer_id)
 
+    @property
+    def clock(self) -> ClockState:
+        return self._clock_watch.state
+
     async def store(self, entries: Sequence[Entry]) -> int:
         return await self._dht.store(entries)
 
@@ -107,6 +126,8 @@ class HivemindNetwork:
         await self._maintenance.wait_changed()
 
     async def close(self) -> None:
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
         await self._maintenance.stop()
         await self._dht.stop()
         await self._streams.wait_parted()

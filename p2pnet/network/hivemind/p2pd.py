@@ -125,6 +125,18 @@ class P2pd:
         plain = [Multiaddr(without_peer_id(address)) for address in addresses]
         await self._p2p._client.connect(PeerID.from_base58(peer_id), plain)
 
+    async def connected(self) -> list[tuple[str, str]]:
+        """The peers that there are connections to, and the full multiaddr of each at its other end."""
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        try:
+            response = p2pd_pb2.Response()
+            await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+            await read_pbmsg_safe(reader, response)
+        finally:
+            writer.close()
+        raise_if_failed(response)
+        return [_connection(peer.id, address) for peer in response.peers for address in peer.addrs]
+
     async def hang_up(self, peer_id: str) -> None:
         """Close all connections to a peer. Never raises."""
         try:
@@ -190,6 +202,13 @@ class P2pd:
             writer.close()
             raise
         return (reader, writer), response
+
+
+@lru_cache(maxsize=4096)
+def _connection(peer_id: bytes, address: bytes) -> tuple[str, str]:
+    """As text. Most connections are those of the last look."""
+    peer = PeerID(peer_id).to_base58()
+    return peer, f"{Multiaddr(address)}/p2p/{peer}"
 
 
 async def attach(daemon: Daemon) -> P2P:

@@ -46,12 +46,12 @@ async def limits_of(addresses: Sequence[str]) -> GrantedLimits | None:
     with TemporaryDirectory(prefix="p2pnet-") as folder:
         config = NetworkConfig(Path(folder) / "probe.key", listen=LOOPBACK_LISTEN, is_client=True)
         p2pd = P2pd(config, Identity.load_or_create(config.identity_file).peer_id)
-        streams = Streams(p2pd.open_socket, Connections(p2pd.dial, p2pd.hang_up), config.open_timeout_s)
+        streams = Streams(p2pd.open_socket, Connections(p2pd.dial, p2pd.hang_up, addresses), config.open_timeout_s)
         await p2pd.start()
         try:
             peer_id = peer_id_of(addresses[0])
             assert peer_id is not None
-            stream = await streams.open_raw(peer_id, HOP_PROTOCOL, addresses)
+            stream = await streams.open_raw(peer_id, HOP_PROTOCOL)
             try:
                 async with asyncio.timeout(config.open_timeout_s):
                     return await granted_limits(stream)

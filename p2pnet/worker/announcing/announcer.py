@@ -65,6 +65,7 @@ class Announcer:
         self._listed: dict[str, int] = {}
         """When the last record that lists a model expires, in Unix milliseconds, by model."""
         self._left_out: tuple[str, ...] = ()
+        self._times_without_address = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, is_paused: bool = False) -> bool:
@@ -107,7 +108,8 @@ class Announcer:
             return await self._store(await self._online())
 
     async def _online(self) -> CapabilityRecord:
-        addresses = await self._network.addresses()
+        addresses = await self._network.record_addresses()
+        self._warn_without(addresses)
         record = msgspec.structs.replace(self._capabilities(), models=self._told, addresses=addresses)
         running = {card.id for card in record.models}
         self._listed = {
@@ -178,6 +180,15 @@ class Announcer:
         if left_out and left_out != self._left_out:
             logger.warning("one announcement does not hold all models; nobody finds %s", ", ".join(left_out))
         self._left_out = left_out
+
+    def _warn_without(self, addresses: tuple[str, ...]) -> None:
+        """Warn once when there is no address to announce, but not at the start: a router may still be asked."""
+        self._times_without_address = 0 if addresses else self._times_without_address + 1
+        if self._times_without_address == 2:
+            logger.warning(
+                "nobody can dial this worker: it has no address of a public network. Serve with --behind-nat, or "
+                "forward the --listen ports on the router and name them with --announce"
+            )
 
     async def _store(self, record: Record) -> bool:
         entries = entries_for(record, seal(record, self._identity))

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from p2pnet.records import MAX_ADDRESSES, MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, sealed_size
+from p2pnet.network.dial_addresses import MAX_ADDRESSES
+from p2pnet.records import MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, sealed_size
 
 LEAST = {"withdrawn": 0, "addresses": 1, "models": 1}
 """What is shortened, in this order, and to how many at least. Names of withdrawn models are forgotten anyway within

@@ -65,6 +65,9 @@ class WorkerMetrics(Observer):
         self._is_serving = self._gauge("is_serving", "1 when requests are taken, 0 when paused or stopping.")
         self._gateways = self._gauge("gateways", "Gateways that have asked for a slot lately, or hold one.")
         self._streams = Gauge("p2pnet_streams", "Streams to other peers, of every protocol.", registry=self._registry)
+        self._clock = Gauge(
+            "p2pnet_clock_ahead_seconds", "How far this clock is ahead of other peers'.", registry=self._registry
+        )
         self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
         ProcessCollector(registry=self._registry)
 
@@ -109,6 +112,7 @@ class WorkerMetrics(Observer):
         self._is_serving.set(standing.status.is_serving)
         self._gateways.set(standing.gateways)
         self._streams.set(standing.streams)
+        self._clock.set(standing.clock.ahead_s)
         self._tasks.set(len(asyncio.all_tasks()))
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type

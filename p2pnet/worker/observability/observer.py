@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pnet.messages import Finished
+from p2pnet.network.clock_watch import IN_TIME, ClockState
 from p2pnet.records import ModelCard
 from p2pnet.status_messages import Status
 
@@ -18,7 +19,7 @@ NOT_BEGUN = Status(is_serving=False)
 @dataclass(frozen=True)
 class Standing:
     """How a worker is at one moment. `gateways` share it now, over so many `streams`. `owner` says whether its owner
-    lets it serve, or has paused it and why."""
+    lets it serve, or has paused it and why. `clock` is this machine's."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
@@ -26,6 +27,7 @@ class Standing:
     owner: str = "serving"
     is_stopping: bool = False
     streams: int = 0
+    clock: ClockState = IN_TIME
 
 
 class Observer:

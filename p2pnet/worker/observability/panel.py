@@ -13,6 +13,7 @@ from enum import Enum, auto
 from p2pnet.display.durations import duration
 from p2pnet.display.printable import printable, short_id
 from p2pnet.messages import Load
+from p2pnet.network.clock_watch import FIX
 from p2pnet.network.multiaddrs import is_loopback, is_private, is_relayed, relay_of
 from p2pnet.records import ModelCard
 from p2pnet.worker.observability.observer import Standing
@@ -60,7 +61,7 @@ def lines(view: View) -> tuple[Line, ...]:
     """The panel, from top to bottom."""
     standing, given = view.standing, view.given
     load = standing.status.load
-    top = (
+    top: tuple[Line, ...] = (
         Line("worker", f"{_called(view)}, up {duration(view.uptime_s)}"),
         _joined(view),
         Line("models", _models(standing.models, load.slots)),
@@ -68,6 +69,8 @@ def lines(view: View) -> tuple[Line, ...]:
         Line("requests", f"{load.running} running, {load.queued} waiting, {given.requests:,} answered"),
         Line("tokens", f"{given.tokens:,} given, {_rate(given.tokens_per_s)}"),
     )
+    if standing.clock.is_off:
+        top = (*top, Line("clock", f"{standing.clock.says}: {FIX}", Tone.WARNING))
     if view.warned is None:
         return top
     return *top, Line("warning", f"{printable(view.warned.text)} ({duration(view.warned.age_s)} ago)", Tone.WARNING)

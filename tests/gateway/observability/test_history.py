@@ -355,6 +355,7 @@ async def test_what_cannot_be_used_is_moved_aside_whole(
 ) -> None:
     path = tmp_path / "gateway.sqlite3"
     damage(path)
+    path.chmod(0o600)  # else that would be said, too
     before = path.read_bytes()
     history = await opened()
     history.note(report(attempt()))

@@ -200,6 +200,10 @@ async def test_the_process_is_shown() -> None:
     assert await value(counting(), "process_open_fds")
 
 
+async def test_the_clock_is_shown() -> None:
+    assert await value(GatewayMetrics(clock_ahead_s=lambda: -42.0), "p2pnet_clock_ahead_seconds") == -42
+
+
 async def test_streams_and_tasks_are_those_at_the_scrape() -> None:
     streams = [3]
     metrics = GatewayMetrics(now_s=itertools.count(step=1000).__next__, streams=lambda: streams[0])

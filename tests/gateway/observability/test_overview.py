@@ -51,6 +51,7 @@ async def test_a_gateway_that_has_just_started(desk: Desk) -> None:
         "requests_per_s": 0.0,
         "tokens_per_s": 0.0,
         "is_ready": True,
+        "clock_ahead_s": 0.0,
     }
     assert seen["workers"] == {"workers": [], "total": 0}
     assert [point["requests"] for point in seen["series"]["points"]] == [0] * 360

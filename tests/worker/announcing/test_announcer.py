@@ -11,13 +11,14 @@ from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import PeerUnreachable
 from p2pnet.messages import Load, Measure
+from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.network.interface import Clock, Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
-from p2pnet.records import MAX_ADDRESSES, CapabilityRecord, Record, open_record, seal
+from p2pnet.records import CapabilityRecord, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import MODELS_INTERVAL_S, Announcer
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
-from tests.stories import ManualClock, capability, card, peer, settle
+from tests.stories import ManualClock, address_of, capability, card, peer, settle
 from tests.worker.scripted import Scripted
 
 WORKER = peer("worker")
@@ -38,7 +39,7 @@ class FlakyNetwork:
         self.refusing = False
         self.attempts = 0
         self.sequences: list[int] = []
-        self.visible: tuple[str, ...] = (f"/memory/0/p2p/{WORKER.peer_id}",)
+        self.visible: tuple[str, ...] = (address_of(WORKER),)
         self.change = self._inner.change
         self._now_ms = now_ms
         self._attempted = asyncio.Event()
@@ -47,7 +48,7 @@ class FlakyNetwork:
     def peer_id(self) -> str:
         return self._inner.peer_id
 
-    async def addresses(self) -> tuple[str, ...]:
+    async def record_addresses(self) -> tuple[str, ...]:
         return self.visible
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
@@ -141,7 +142,7 @@ async def test_the_first_announcement_says_everything() -> None:
         issued_ms=site.clock.now_ms,
         expires_ms=site.clock.now_ms + 180_000,
         models=(card("tiny"),),
-        addresses=(f"/memory/0/p2p/{WORKER.peer_id}",),
+        addresses=(address_of(WORKER),),
         protocols=("/p2pnet/generate/1", "/p2pnet/status/1"),
         slots=4,
         is_online=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from p2pnet.records import MAX_ADDRESSES, MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
+from p2pnet.network.dial_addresses import MAX_ADDRESSES
+from p2pnet.records import MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
 from p2pnet.worker.announcing.fitting import fitted
 from tests.stories import capability, card, peer
 

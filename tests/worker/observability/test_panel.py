@@ -9,6 +9,7 @@ from rich.console import Console
 
 from p2pnet.cli.serve.panel import table
 from p2pnet.messages import Finished, Load, Usage
+from p2pnet.network.clock_watch import FIX, ClockState
 from p2pnet.status_messages import Status
 from p2pnet.worker.observability.observer import Observer, Observers, Standing
 from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
@@ -74,6 +75,10 @@ PAUSED = Standing(Status(False, Load(slots=8)), 0, (card("tiny"),), "paused unti
         (view(PAUSED), Line("state", "paused until 18:00, as the schedule says", Tone.WARNING)),
         (view(Standing(Status(False))), Line("state", "no model to serve now", Tone.WARNING)),
         (view(Standing(Status(False))), Line("models", "none")),
+        (
+            view(Standing(Status(True), clock=ClockState(-42.0, 5))),
+            Line("clock", f"this machine's clock is 42 s behind those of 5 peers: {FIX}", Tone.WARNING),
+        ),
         (
             view(Standing(Status(False, Load(running=1)), models=(card("a"),), is_stopping=True)),
             Line("state", "stopping: 1 request may finish", Tone.WARNING),

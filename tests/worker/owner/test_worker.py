@@ -51,9 +51,9 @@ class HeldNetwork(MemoryNetwork):
         self.is_failing = False
         self._has_tried = asyncio.Event()
 
-    async def addresses(self) -> tuple[str, ...]:
+    async def record_addresses(self) -> tuple[str, ...]:
         await self._pass("addresses")
-        return await super().addresses()
+        return await super().record_addresses()
 
     async def store(self, entries: Sequence[Entry]) -> int:
         await self._pass("store")

@@ -1,0 +1,85 @@
+"""Clocks that run off in mid-life, and peers that lie about theirs, with real daemons."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.gateway import Gateway
+from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
+from p2pnet.network.hivemind.network import HivemindNetwork
+from p2pnet.peer import Peer, now_ms
+from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
+from p2pnet.worker.serve import Worker
+
+
+class Clock:
+    """The clock of one machine, which can be set."""
+
+    def __init__(self) -> None:
+        self.off_s = 0.0
+
+    def __call__(self) -> int:
+        return now_ms() + round(self.off_s * 1000)
+
+
+class Site:
+    """Four bootstraps, and a peer that has joined through all of them, each with a clock of its own."""
+
+    def __init__(self, others: list[Clock], clock: Clock, peer: Peer) -> None:
+        self.others = others
+        self.clock = clock
+        self.peer = peer
+
+    async def look(self) -> None:
+        """What is done every 20 s."""
+        assert isinstance(self.peer.network, HivemindNetwork)
+        await self.peer.network._clock_watch.look()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as closing:
+        others: list[Clock] = []
+        addresses: list[str] = []
+        for number in range(4):
+            others.append(Clock())
+            config = NetworkConfig(tmp_path / f"{number}.key", LOOPBACK_LISTEN, initial_peers=tuple(addresses[:1]))
+            peer = await Peer.join(config, others[-1])
+            closing.push_async_callback(peer.close)
+            addresses.append((await peer.network.addresses())[0])
+        clock = Clock()
+        peer = await Peer.join(
+            NetworkConfig(tmp_path / "own.key", LOOPBACK_LISTEN, initial_peers=tuple(addresses)), clock
+        )
+        closing.push_async_callback(peer.close)
+        yield Site(others, clock, peer)
+
+
+async def test_a_clock_that_runs_off_is_said_and_a_liar_changes_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a peer among others, when one of these lies about the time, then nothing is said; when the peer's own clock
+    runs off, then the log says so and what to do, and the state is what a worker's panel and a gateway's overview
+    show."""
+    site.others[0].off_s = 500.0
+    await site.look()
+    assert not site.peer.network.clock.is_off
+    assert caplog.messages == []
+    site.clock.off_s = -30.0
+    await site.look()
+    state = site.peer.network.clock
+    assert (state.is_off, state.peers) == (True, 4)
+    assert state.ahead_s == pytest.approx(-30.0, abs=1.0)
+    (warning,) = caplog.messages
+    assert "30 s behind those of 4 peers" in warning and "timedatectl" in warning
+    worker = await Worker.start(site.peer.network, site.peer.identity, [EchoBackend(EchoOptions("echo"))], site.clock)
+    gateway = await Gateway.start(site.peer.network, site.peer.directory)
+    try:
+        assert worker.standing().clock == state
+    finally:
+        await gateway.stop(0)
+        await worker.stop()
