@@ -71,7 +71,7 @@ async def test_a_p2pd_that_dies_after_a_failed_rejoin_is_started_again_too() -> 
     first, and whoever waits for a change is told."""
     peer = Peer(deaths=2, rejoin=[RuntimeError("what nobody thought of"), ValueError("nor of this")])
     part = cast(Any, peer)
-    maintenance = Maintenance(part, part, part, part)
+    maintenance = Maintenance(part, part, part, part, part, part)
     maintenance.start()
     async with asyncio.timeout(SOON_S):
         await maintenance.wait_changed()
