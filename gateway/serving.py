@@ -58,6 +58,7 @@ class Serving:
             network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s
         )
         table.on_change = self.admission.wake
+        table.meet = self.prober.meet
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Serving:
