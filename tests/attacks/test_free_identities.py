@@ -1,0 +1,29 @@
+"""Workers that are announced and that nobody is, by the hundred, beside two that serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from bench.harness.attacks import free_identities
+from bench.harness.siege import Besieged, assert_held, siege
+from tests.depth import scaled
+
+SECONDS = scaled(ci=6.0, deep=40.0)
+IDENTITIES = {"silent": scaled(ci=20, deep=200), "refusing": scaled(ci=40, deep=2000), "stalling": 20}
+
+
+@pytest.fixture(scope="module")
+def besieged() -> Iterator[Besieged]:
+    with siege(workers=2) as made:
+        yield made
+
+
+@pytest.mark.parametrize("way", free_identities.WAYS)
+async def test_workers_that_nobody_is_take_no_requests(besieged: Besieged, way: str) -> None:
+    """Given workers that serve, when records of many others lead to a socket that says nothing, to a closed port, or to
+    peers that answer probes and no request, then honest requests are answered as before."""
+    attack = partial(free_identities.attack, identities=IDENTITIES[way], way=way)
+    assert_held(await besieged.withstand(attack, SECONDS))
