@@ -31,9 +31,9 @@ on growing."""
 MAX_SILENT = 32_768
 """Those of which it is remembered that they did not answer; some 5 MB."""
 
-LOTS = 4
-"""When there are more newcomers than room, this many times as many as there is room for are drawn, and the subnets
-among them have their turns. To look at the subnets of all would take as long as to read them."""
+LOTS = 4_096
+"""When there are more newcomers than room, so many are drawn, and the subnets among them have their turns. To look at
+the subnets of all would take as long as to read them."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Newcomers:
 
     def _drawn(self, records: Sequence[CapabilityRecord], count: int) -> list[CapabilityRecord]:
         unasked = [record for record in records if record.peer_id not in self._silent]
-        drawn = self._rng.sample(unasked, min(len(unasked), LOTS * count))
+        drawn = self._rng.sample(unasked, min(len(unasked), LOTS))
         if len(drawn) < count:
             asked = [record for record in records if record.peer_id in self._silent]
             drawn += self._rng.sample(asked, min(len(asked), count - len(drawn)))
