@@ -25,7 +25,8 @@ from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
 WAYS = ("silent", "refusing", "stalling")
 CLOSED_PORT = 9
 ANNOUNCED_AT_ONCE = 8
-AGAIN_S = 5.0
+AGAIN_S = 0.5
+"""Often, since a worker that announces itself anew may be there again."""
 
 
 async def attack(target: Target, identities: int = 20, way: str = "silent", seed: int = 1) -> None:
