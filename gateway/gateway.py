@@ -13,7 +13,7 @@ from gateway.http.access import Access, KeyRing
 from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
 from gateway.http.server import HttpServer, serve_http
-from gateway.membership.table import PeerTable
+from gateway.membership.table import PeerTable, Remembered
 from gateway.model_names.naming import Names
 from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.choice_log import ChoiceLog
@@ -88,7 +88,7 @@ class Gateway:
         async with AsyncExitStack() as opened:
             history = await History.open(config.history_file)
             opened.push_async_callback(history.close)
-            table = PeerTable(directory, known_models=history.known_models)
+            table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served))
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)

@@ -17,6 +17,7 @@ from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
 from gateway.routing.choose import WorkerChoice, choose
+from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
 from p2pnet.network.interface import Network
@@ -48,6 +49,7 @@ class Serving:
         self._rng = rng or random.Random()
         self._now_s = now_s
         self._note_choice = note_choice
+        self._recent = RecentChoices()
         self.table = table
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
@@ -56,6 +58,7 @@ class Serving:
             network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s
         )
         table.on_change = self.admission.wake
+        table.meet = self.prober.meet
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Serving:
@@ -81,7 +84,8 @@ class Serving:
         self._tasks.append(asyncio.create_task(work))
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
-        choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude)
+        choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude, recent=self._recent)
         if choice is not None:
+            self._recent.note(query.key, choice.worker)
             self._note_choice(query, choice)
         return choice

@@ -7,11 +7,15 @@ picks the newest record. Knows nothing of sockets, nor of who is worth asking.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Container, Sequence
+from typing import TypeVar
 
 from p2pnet.errors import RecordRefused
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, Record, open_record
+
+R = TypeVar("R", CapabilityRecord, LoadRecord)
 
 SHARDS = 16
 """Over how many keys the list of all workers is spread: one dictionary of the DHT travels in one reply under 4 MiB,
@@ -20,6 +24,10 @@ which holds a thousand records of the largest size."""
 EXPIRY_GRACE_MS = 10_000
 """How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
 so peers whose clocks differ by a few seconds must not see each other's as bad. Readers drop expired ones themselves."""
+
+MAX_RECORDS = 20_000
+"""Capability records remembered: 50 MB of usual ones. Where there are more, those of workers that are in use stay, and
+it falls to lot which others do: whoever announces itself next has the same chance as who was first."""
 
 
 def model_key(model: str) -> str:
@@ -74,39 +82,54 @@ def entries_for(record: Record, sealed: bytes) -> list[Entry]:
 class Directory:
     """Reads the directory through a network. Remembers the newest record of each peer, so that none can be replayed."""
 
-    def __init__(self, network: Network, now_ms: Clock) -> None:
+    def __init__(self, network: Network, now_ms: Clock, rng: random.Random | None = None) -> None:
         self._network = network
         self._now_ms = now_ms
-        self._newest: dict[tuple[type[Record], str], Record] = {}
+        self._rng = rng or random.Random()
+        self._capabilities: dict[str, CapabilityRecord] = {}
+        self._loads: dict[str, LoadRecord] = {}
 
-    async def workers(self) -> tuple[CapabilityRecord, ...]:
+    async def workers(self, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
         """All workers that are online: those found now, and those found before whose records have not expired."""
-        await self._read([worker_key(shard) for shard in range(SHARDS)], CapabilityRecord)
+        await self._read_capabilities([worker_key(shard) for shard in range(SHARDS)], in_use)
         return self._online()
 
-    async def workers_of(self, model: str) -> tuple[CapabilityRecord, ...]:
+    async def workers_of(self, model: str, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
         """The workers that announce one model."""
-        await self._read([model_key(model)], CapabilityRecord)
+        await self._read_capabilities([model_key(model)], in_use)
         return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
 
-    async def loads(self) -> dict[str, LoadRecord]:
-        """The load of all workers, by peer id."""
-        await self._read([load_key(shard) for shard in range(SHARDS)], LoadRecord)
-        return {record.peer_id: record for record in self._newest.values() if isinstance(record, LoadRecord)}
+    async def loads(self, is_asked_for: Callable[[str], bool] = lambda peer_id: True) -> dict[str, LoadRecord]:
+        """The load of all workers, or of those that are asked for, by peer id."""
+        found = await self._fetch([load_key(shard) for shard in range(SHARDS)])
+        self._remember(self._loads, [stored for stored in found if is_asked_for(stored.subkey)], LoadRecord)
+        return dict(self._loads)
 
-    async def _read(self, keys: Sequence[str], kind: type[Record]) -> None:
-        """Remember the newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
-        for stored in (value for values in (await self._network.fetch(keys)).values() for value in values):
+    async def _read_capabilities(self, keys: Sequence[str], in_use: Container[str]) -> None:
+        self._remember(self._capabilities, await self._fetch(keys), CapabilityRecord)
+        surplus = len(self._capabilities) - MAX_RECORDS
+        if surplus > 0:
+            others = [peer_id for peer_id in self._capabilities if peer_id not in in_use]
+            for peer_id in self._rng.sample(others, min(surplus, len(others))):
+                del self._capabilities[peer_id]
+
+    async def _fetch(self, keys: Sequence[str]) -> list[StoredValue]:
+        return [stored for values in (await self._network.fetch(keys)).values() for stored in values]
+
+    def _remember(self, newest: dict[str, R], found: Sequence[StoredValue], kind: type[R]) -> None:
+        """The newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
+        now_ms = self._now_ms()
+        for stored in found:
             try:
-                record = open_record(stored.value, self._now_ms())
+                record = open_record(stored.value, now_ms)
             except RecordRefused:
                 continue
-            known = self._newest.get((kind, record.peer_id))
+            known = newest.get(record.peer_id)
             if isinstance(record, kind) and (known is None or known.sequence < record.sequence):
-                self._newest[kind, record.peer_id] = record
-        now_ms = self._now_ms()
-        self._newest = {key: record for key, record in self._newest.items() if record.expires_ms > now_ms}
+                newest[record.peer_id] = record
+        for peer_id in [peer_id for peer_id, record in newest.items() if record.expires_ms <= now_ms]:
+            del newest[peer_id]
 
     def _online(self) -> tuple[CapabilityRecord, ...]:
-        capabilities = (record for record in self._newest.values() if isinstance(record, CapabilityRecord))
-        return tuple(sorted((record for record in capabilities if record.is_online), key=lambda record: record.peer_id))
+        online = (record for record in self._capabilities.values() if record.is_online)
+        return tuple(sorted(online, key=lambda record: record.peer_id))

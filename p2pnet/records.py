@@ -6,7 +6,7 @@ Knows nothing of the DHT that carries it, nor of clocks: `now_ms` is passed in.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,6 +32,9 @@ MAX_LIFETIME_MS = 10 * 60_000
 
 MAX_CLOCK_SKEW_MS = 5_000
 """hivemind refuses peers whose clocks differ by more than 3 s; two such errors and a slow network stay under this."""
+
+MAX_PASSED = 1 << 16
+"""Records of which it is remembered that they have passed, some 6 MB; up to twice as many at times."""
 
 MAX_MODELS = 32
 MAX_ADDRESS_CHARS = 256
@@ -138,9 +141,9 @@ def open_record(sealed: bytes, now_ms: int, grace_ms: int = 0) -> Record:
     return record
 
 
-@lru_cache(maxsize=4096)
 def _open_signed(sealed: bytes) -> Record:
-    """Every check that does not depend on the time of reading, so that polling costs one signature check a record."""
+    """Every check that does not depend on the time of reading. What was checked before is only decoded: a signature
+    and addresses take thirty times as long, and who polls reads the same records each time."""
     if len(sealed) > MAX_RECORD_BYTES:
         raise RecordRefused(f"record of {len(sealed)} bytes, {MAX_RECORD_BYTES} allowed")
     try:
@@ -148,6 +151,34 @@ def _open_signed(sealed: bytes) -> Record:
         record: Record = _decode_record(envelope.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordRefused(f"not a record: {error}") from error
+    name = blake2b(sealed, digest_size=16).digest()
+    if not _passed.has(name):
+        _check(record, envelope)
+    _passed.add(name)
+    return record
+
+
+class _Passed:
+    """The hashes of records that have passed every check, of the last ones read. Those of one generation after another:
+    were the oldest one dropped for each new one, then of more than fit, read in turn, none would ever be found."""
+
+    def __init__(self) -> None:
+        self._young: set[bytes] = set()
+        self._old: set[bytes] = set()
+
+    def has(self, name: bytes) -> bool:
+        return name in self._young or name in self._old
+
+    def add(self, name: bytes) -> None:
+        self._young.add(name)
+        if len(self._young) >= MAX_PASSED:
+            self._young, self._old = set(), self._young
+
+
+_passed = _Passed()
+
+
+def _check(record: Record, envelope: _Envelope) -> None:
     if record.version != RECORD_VERSION:
         raise RecordRefused(f"record version {record.version}, {RECORD_VERSION} understood")
     if not 0 < record.expires_ms - record.issued_ms <= MAX_LIFETIME_MS:
@@ -156,7 +187,6 @@ def _open_signed(sealed: bytes) -> Record:
         raise RecordRefused("the signature is not its peer's")
     if isinstance(record, CapabilityRecord):
         _check_capability(record)
-    return record
 
 
 def _check_capability(record: CapabilityRecord) -> None:

@@ -66,7 +66,7 @@ def capability(identity: Identity, *models: str, issued_ms: int = NOW_MS, **chan
         expires_ms=issued_ms + LIFETIME_MS,
         models=tuple(card(model) for model in models or ("tiny",)),
         addresses=(address_of(identity),),
-        protocols=("/p2pnet/generate/1",),
+        protocols=("/p2pnet/generate/1", "/p2pnet/status/1"),
         agent="p2pnet/0.1.0",
     )
     return msgspec.structs.replace(record, **changes)

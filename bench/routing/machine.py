@@ -85,7 +85,8 @@ class Machine:
         self._kept: OrderedDict[bytes, None] = OrderedDict()
         self._begun: dict[int, float] = {}
         card = ModelCard(MODEL, DIGEST, 1 << 20, features=("text",))
-        self.record = CapabilityRecord(name, 1, 1, 2, (card,), ("/ip4/203.0.113.1/tcp/1",), slots=self.slots)
+        subnet = ".".join(map(str, rng.choices(range(1, 100), k=3)))
+        self.record = CapabilityRecord(name, 1, 1, 2, (card,), (f"/ip4/{subnet}.1/tcp/1",), slots=self.slots)
 
     @property
     def throughput(self) -> float:

@@ -15,6 +15,7 @@ from bench.routing.scenario import KEY
 from bench.routing.simulated_gateway import Gateway, Policy
 from gateway.peers.worker import Worker
 from gateway.routing.choose import SAMPLE, choose
+from gateway.routing.recent_choices import RecentChoices
 
 DRAWS = 16
 RESORT_S = 0.25
@@ -22,11 +23,16 @@ RESORT_S = 0.25
 
 def ours(has_affinity: bool = True, sample: int = SAMPLE) -> Policy:
     """As the gateway does it."""
+    remembered: WeakKeyDictionary[Gateway, RecentChoices] = WeakKeyDictionary()
 
     def pick(gateway: Gateway, job: Job) -> Worker | None:
         query = job.query if has_affinity else replace(job.query, affinity=None)
-        choice = choose(gateway.roster, query, gateway.now_s, gateway.rng, job.failed_at, sample)
-        return choice.worker if choice is not None else None
+        recent = remembered.setdefault(gateway, RecentChoices())
+        choice = choose(gateway.roster, query, gateway.now_s, gateway.rng, job.failed_at, sample, recent)
+        if choice is None:
+            return None
+        recent.note(query.key, choice.worker)
+        return choice.worker
 
     return pick
 

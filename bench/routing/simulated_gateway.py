@@ -141,9 +141,8 @@ class Gateway:
         job.finished_s = now_s
         if (worker := self.workers.get(machine.name)) is not None:
             worker.release(KEY)
-            worker.health.note_success()
+            worker.note_served(KEY)
             worker.heard_s = now_s
-            worker.note_taken(KEY)
             worker.note_load(load, now_s)
             if job.begun_first_s is not None:
                 worker.pace(KEY).token_s.note((now_s - job.begun_first_s) / job.answer, now_s)

@@ -26,7 +26,11 @@ NOW_S = 1000.0
 def worker_of(number: int, rng: random.Random) -> Worker:
     card = ModelCard("m", "sha256:" + "0" * 64, 4096, features=("text",))
     slots = rng.choice((1, 2, 4, 8, 16))
-    worker = Worker(CapabilityRecord(f"w{number}", 1, 1, 2, (card,), ("/ip4/203.0.113.1/tcp/1",), slots=slots))
+    address = f"/ip4/9.{number >> 8}.{number & 255}.1/tcp/1"
+    worker = Worker(CapabilityRecord(f"w{number}", 1, 1, 2, (card,), (address,), slots=slots))
+    worker.served_at_once = slots
+    if number % 10:  # the others are strangers
+        worker.health.note_success()
     worker.note_load(Load(running=rng.randrange(slots + 1), slots=slots), NOW_S - 10)
     worker.pace(KEY).first_token_s.note(rng.random(), NOW_S - 10)
     worker.pace(KEY).token_s.note(rng.random() / 10, NOW_S - 10)

@@ -99,8 +99,7 @@ class Attempts:
     def _note_health(self, attempt: Attempt, error: P2PNetError | None) -> None:
         worker, now_s = attempt.worker, self._now_s()
         if attempt.finish_reason:
-            worker.health.note_success()
-            worker.note_taken(attempt.key)
+            worker.note_served(attempt.key)
             worker.pace(attempt.key).durations_s.note(now_s - attempt.began_s)
         elif isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)

@@ -1,7 +1,8 @@
-"""Asks workers whether they are there: those in trouble, those lost, and those not heard of lately.
+"""Asks workers whether they are there: newcomers, those in trouble, those lost, and those not heard of lately.
 
 A bounded sample in each round, so that a network of thousands costs no more than one of a hundred. What announces its
-load, or serves requests, is heard of and needs no probe.
+load, or serves requests, is heard of and needs no probe. Newcomers have a bound of their own: however many there are,
+they keep nobody else from being missed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from gateway.membership.table import PeerTable
 from gateway.peers.health import State
@@ -27,6 +30,9 @@ ROUND_S = 1.0
 MAX_PROBES = 32
 """Workers asked in one round: a second's work for a small machine. One half is for those in trouble and one for silent
 ones, and what either leaves is the other's: a network of lost workers must not keep the next from being missed."""
+
+MAX_NEWCOMERS = 32
+"""Newcomers asked in a second, but for those that a request waits for."""
 
 UNHEARD_S = 11.0
 """A worker announces its load every 10 s. One that has not, and has said nothing else, is asked whether it is there."""
@@ -67,6 +73,8 @@ class Prober:
         self._table = table
         self._now_s = now_s
         self._asked_s: dict[str, float] = {}
+        self._meetings: dict[str, asyncio.Task[bool]] = {}
+        self._meetings_s: deque[float] = deque(maxlen=MAX_NEWCOMERS)
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """Probe for ever. No round waits for the one before it, in which somebody may not answer."""
@@ -74,13 +82,38 @@ class Prober:
         try:
             while True:
                 await sleep(ROUND_S)
+                self.meet_next()
                 probing = asyncio.create_task(self._try_round())
                 rounds.add(probing)
                 probing.add_done_callback(rounds.discard)
         finally:
-            for probing in rounds:
-                probing.cancel()
-            await asyncio.gather(*rounds, return_exceptions=True)
+            under_way: list[asyncio.Task[Any]] = [*rounds, *self._meetings.values()]
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def meet(self, newcomers: Sequence[Worker], enough: int) -> None:
+        """Ask newcomers for whom somebody waits. Returns once `enough` of them are there, or all have been asked."""
+        pending = {self._meeting(worker) for worker in newcomers}
+        while pending and enough > 0:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            enough -= sum(not meeting.cancelled() and meeting.result() for meeting in done)
+
+    def meet_next(self) -> None:
+        """Ask the newcomers whose turn it is."""
+        now_s = self._now_s()
+        lately = sum(now_s - asked_s < ROUND_S for asked_s in self._meetings_s)
+        for worker in self._table.newcomers.next(MAX_NEWCOMERS - lately, skip=self._meetings):
+            self._meeting(worker)
+
+    def _meeting(self, newcomer: Worker) -> asyncio.Task[bool]:
+        """The one under way, or a new one."""
+        peer_id = newcomer.peer_id
+        if peer_id not in self._meetings:
+            self._meetings_s.append(self._now_s())
+            self._meetings[peer_id] = asyncio.create_task(self._try_probe(newcomer))
+            self._meetings[peer_id].add_done_callback(lambda _: self._meetings.pop(peer_id, None))
+        return self._meetings[peer_id]
 
     async def _look_again(self) -> None:
         """When our own place in the network has changed, when our p2pd is back for instance, all in trouble are asked
@@ -99,8 +132,8 @@ class Prober:
         await asyncio.gather(*map(self._probe, due))
 
     def due(self) -> list[Worker]:
-        """The workers to ask now. Of those in trouble, the ones not asked for longest come first; of the silent ones,
-        the ones silent for longest, and last those of which nothing was ever heard."""
+        """The workers to ask now, those that have served us first. Of those in trouble, the ones not asked for longest
+        come first; of the silent ones, the ones silent for longest, and last those of which nothing was ever heard."""
         now_s = self._now_s()
         trouble: list[Worker] = []
         silent: list[Worker] = []
@@ -109,8 +142,8 @@ class Prober:
             if (is_in_trouble or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
                 (trouble if is_in_trouble else silent).append(worker)
         trouble.extend(worker for worker in self._table.lost if self._may_ask(worker, now_s))
-        trouble.sort(key=lambda worker: self._asked_s.get(worker.peer_id, float("-inf")))
-        silent.sort(key=lambda worker: worker.heard_s if math.isfinite(worker.heard_s) else now_s)
+        trouble.sort(key=lambda worker: (not worker.is_tried, self._asked_s.get(worker.peer_id, float("-inf"))))
+        silent.sort(key=lambda worker: (not worker.is_tried, worker.heard_s if worker.heard_s > -math.inf else now_s))
         share = max(MAX_PROBES // 2, MAX_PROBES - len(silent))
         return [*trouble[:share], *silent[: MAX_PROBES - len(trouble[:share])]]
 
@@ -129,12 +162,21 @@ class Prober:
             return False
         return now_s - self._asked_s.get(worker.peer_id, float("-inf")) >= AGAIN_S
 
-    async def _probe(self, worker: Worker) -> None:
+    async def _try_probe(self, worker: Worker) -> bool:
+        try:
+            return await self._probe(worker)
+        except Exception:  # the edge: whatever one newcomer brings about is its own
+            logger.exception("%s could not be asked", worker.peer_id)
+            self._table.note_lost(worker)
+            return False
+
+    async def _probe(self, worker: Worker) -> bool:
         if await self._ask(worker, TIMEOUT_S):
             self._table.note_found(worker)
-        else:
-            self._table.note_lost(worker)
-            await self._network.hang_up(worker.peer_id)
+            return True
+        self._table.note_lost(worker)
+        await self._network.hang_up(worker.peer_id)
+        return False
 
     async def _ask(self, worker: Worker, timeout_s: float) -> bool:
         if STATUS_PROTOCOL not in worker.record.protocols:

@@ -1,30 +1,54 @@
-"""The peer table: the workers that this gateway may use, and those that it has lost.
+"""The peer table: the workers that this gateway may use, those that it has lost, and newcomers.
 
 Owns which workers are in and which have been lost. Chooses nothing (see `gateway.routing.choose`), asks no worker
-(see `gateway.membership.probing`).
+(see `gateway.membership.probing`): a newcomer is in once it has answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
+from gateway.membership.known_models import KnownModels
+from gateway.membership.newcomers import Newcomers
 from gateway.peers.worker import Worker
 from gateway.routing.roster import Roster
 from p2pnet.directory import Directory
 from p2pnet.records import CapabilityRecord, LoadRecord
+from p2pnet.wire.exchange import STATUS_PROTOCOL
 
 logger = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 2.0
 """How soon a new worker is seen. One refresh is a handful of small messages to the peers that hold the directory."""
 
-MAX_KNOWN_MODELS = 10_000
-"""Names of models remembered after their workers have gone."""
+PAUSE_FOR_A_RECORD_S = 0.0002
+"""And so much later for each record: to read one takes a tenth of this, so that no number of them takes the gateway's
+time from its requests."""
+
+MAX_STRANGERS = 4_096
+"""Workers that have answered and served nothing yet, some 20 MB. One more takes the place of another one that has
+nothing of ours to do, by lot: all of a large network are in for a while, and those that serve stay."""
+
+MAX_TRIED = 16_384
+"""Workers that have served. As many have to serve a request first as it would take to push one out."""
+
+FEW_WORKERS = 256
+PAUSE_FOR_A_WORKER_S = 0.0001
+"""A roster of more than a few is made anew no sooner than after this for each: newcomers of a large network come many
+in a second, and each roster takes milliseconds."""
+
+MAX_MET = 8
+"""Newcomers that are asked at once for a request, which waits until one of them has answered."""
+
+MAX_MET_AT_START = 32
+"""Newcomers that a gateway that has just started asks before it says that it is ready."""
 
 MAX_GONE = 1_000
 """Workers that have gone and of which the measurements are kept, in case they come back."""
@@ -42,8 +66,21 @@ MAX_LOOKED_UP = 1_024
 Monotonic = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """What is known from earlier runs of this gateway: models, and whether a peer has served a request."""
+
+    models: Iterable[str] = ()
+    has_served: Callable[[str], bool] = lambda peer_id: False
+
+
+async def _meet_nobody(newcomers: Sequence[Worker], enough: int) -> None:
+    """Where nobody probes, nobody is met."""
+
+
 class PeerTable:
-    """All workers by peer id, and the roster to choose from. `on_change` is called after a change of the roster."""
+    """All workers by peer id, and the roster to choose from. `on_change` is called after a change of the roster.
+    `meet` has newcomers asked whether they are there: it returns once `enough` of them are, or all have been asked."""
 
     def __init__(
         self,
@@ -51,21 +88,30 @@ class PeerTable:
         now_s: Monotonic = time.monotonic,
         unix_s: Callable[[], float] = time.time,
         refresh_interval_s: float = REFRESH_INTERVAL_S,
-        known_models: Iterable[str] = (),
+        remembered: Remembered | None = None,
+        rng: random.Random | None = None,
     ) -> None:
+        remembered = remembered or Remembered()
         self._directory = directory
         self._now_s = now_s
         self._unix_s = unix_s
         self._refresh_interval_s = refresh_interval_s
+        self._has_served = remembered.has_served
+        self._rng = rng or random.Random()
+        self.newcomers = Newcomers(self._worker_of, self._rng)
         self._workers: dict[str, Worker] = {}
         self._lost: dict[str, Worker] = {}
         self._gone: OrderedDict[str, Worker] = OrderedDict()
         self._loads_seen: dict[str, int] = {}
         self._looking_up: dict[str, asyncio.Event] = {}
         self._looked_up_s: OrderedDict[str, float] = OrderedDict()
-        self._first_seen_s: dict[str, int] = dict.fromkeys(known_models, int(unix_s()))
-        self.roster = Roster(())
+        self._models = KnownModels(remembered.models, unix_s)
+        self._announced = 0
+        self._roster = Roster(())
+        self._made_s = float("-inf")
+        self._is_outdated = False
         self.on_change: Callable[[], None] = lambda: None
+        self.meet: Callable[[Sequence[Worker], int], Awaitable[None]] = _meet_nobody
         self.has_refreshed = False
 
     @property
@@ -78,6 +124,15 @@ class PeerTable:
         """Those that are announced and did not answer."""
         return tuple(self._lost.values())
 
+    @property
+    def roster(self) -> Roster:
+        """Of those in use. Of very many it may be a moment old."""
+        pause_s = PAUSE_FOR_A_WORKER_S * len(self._workers) if len(self._workers) > FEW_WORKERS else 0.0
+        if self._is_outdated and self._now_s() - self._made_s >= pause_s:
+            self._roster = Roster(self._workers.values())
+            self._made_s, self._is_outdated = self._now_s(), False
+        return self._roster
+
     async def keep_fresh(self) -> None:
         """Refresh for ever. Runs as a task for as long as the gateway does."""
         while True:
@@ -85,41 +140,63 @@ class PeerTable:
                 await self.refresh()
             except Exception:  # the edge: one bad refresh must not be the last one
                 logger.exception("the directory could not be read")
-            await asyncio.sleep(self._refresh_interval_s)
+            await asyncio.sleep(self._refresh_interval_s + PAUSE_FOR_A_RECORD_S * self._announced)
 
     async def refresh(self) -> None:
-        """Read the directory once."""
-        records = {record.peer_id: record for record in await self._directory.workers()}
+        """Read the directory once. The first time newcomers are met before anybody is told that it was read."""
+        records = {record.peer_id: record for record in _usable(await self._directory.workers(self))}
+        self._announced = len(records)
         gone = [worker for worker in self._workers.values() if worker.peer_id not in records]
         for worker in gone:
             self._put_away(self._workers.pop(worker.peer_id))
         for worker in [worker for worker in self._lost.values() if worker.peer_id not in records]:
             self._put_away(self._lost.pop(worker.peer_id))
+        self.newcomers.keep(records.keys())
         if self._take_in(records.values()) or gone:
             self._rebuild()
+        if not self.has_refreshed:
+            newcomers = self.newcomers.next(MAX_MET_AT_START)
+            await self.meet(newcomers, len(newcomers))
         self.has_refreshed = True
-        self._note_loads((await self._directory.loads()).values())
+        self._note_loads((await self._directory.loads(self._workers.__contains__)).values())
 
     async def look_up(self, model: str) -> None:
-        """Ask the directory for the workers of one model that the last refresh did not show. Cheap for names that
-        somebody invents: each is asked for once at a time, and not again right after."""
+        """Meet workers of one model: newcomers, or those that the last refresh did not show. Returns once somebody is
+        there, or those asked do not answer."""
+        if await self._has_met(model):
+            return
+        await self._read_one(model)
+        await self._has_met(model)
+
+    async def _has_met(self, model: str) -> bool:
+        """Whether one of the newcomers has answered that announce it."""
+        found = self.newcomers.next(MAX_MET, model=model)
+        if found:
+            await self.meet(found, 1)
+        return any(worker.peer_id in self._workers for worker in found)
+
+    async def _read_one(self, model: str) -> None:
+        """Ask the directory for one model. Cheap for names that somebody invents: each is asked for once at a time, and
+        not again right after."""
         while (under_way := self._looking_up.get(model)) is not None:
             await under_way.wait()
         if self._has_looked_up(model) or len(self._looking_up) >= MAX_LOOK_UPS:
             return
         self._looking_up[model] = asyncio.Event()
         try:
-            found = await self._directory.workers_of(model)
+            found = _usable(await self._directory.workers_of(model, self))
         finally:
             self._looking_up.pop(model).set()
         self._looked_up_s[model] = self._now_s()
         if len(self._looked_up_s) > MAX_LOOKED_UP:
             self._looked_up_s.popitem(last=False)
-        if self._take_in(found):
+        if self._take_in(found, MAX_MET):
             self._rebuild()
 
     def note_lost(self, worker: Worker) -> None:
-        """It does not answer: out of the roster until it announces itself anew, or answers a probe."""
+        """It does not answer: out of the roster until it answers a probe, or, where it has served, announces itself
+        anew."""
+        self.newcomers.note_silent(worker, self._now_s())
         if self._workers.get(worker.peer_id) is not worker:
             return
         worker.health.note_unanswered(self._now_s())
@@ -132,27 +209,35 @@ class PeerTable:
         if self._lost.get(worker.peer_id) is worker:
             self._use(self._lost.pop(worker.peer_id))
             self._rebuild()
+        elif self.newcomers.take(worker):
+            self._welcome(worker)
         else:
             self.on_change()
 
     def models(self) -> list[ModelEntry]:
         """One entry per model, over all its workers."""
-        by_model: dict[str, list[CapabilityRecord]] = {}
-        for worker in self._workers.values():
-            for model in {card.id for card in worker.record.models}:
-                by_model.setdefault(model, []).append(worker.record)
-        return [self._entry(model, records) for model, records in sorted(by_model.items())]
+        return self._models.entries(worker.record for worker in self._workers.values())
 
     def has_known(self, model: str) -> bool:
-        """Whether any worker has ever announced this model to us."""
-        return model in self._first_seen_s
+        """Whether any worker that answered has ever announced this model to us, or one does that has not been asked."""
+        return model in self._models or self.newcomers.announce(model)
 
     def known_models(self) -> tuple[str, ...]:
-        return tuple(self._first_seen_s)
+        return self._models.names
 
-    def _take_in(self, records: Iterable[CapabilityRecord]) -> bool:
-        """Returns whether that changed anything."""
-        changed = [record for record in records if self._take_in_one(record)]
+    def __contains__(self, peer_id: object) -> bool:
+        """Whether it has ever answered."""
+        return peer_id in self._workers or peer_id in self._lost
+
+    def _take_in(self, records: Iterable[CapabilityRecord], room: int = 0) -> bool:
+        """Returns whether that changed anything of those in use. Who is not known has to answer first: for so many
+        there is always room."""
+        known: list[CapabilityRecord] = []
+        unknown: list[CapabilityRecord] = []
+        for record in records:
+            (known if record.peer_id in self or record.peer_id in self._gone else unknown).append(record)
+        self.newcomers.offer(unknown, self._now_s(), room)
+        changed = [record for record in known if self._take_in_one(record)]
         if changed:
             self._forget_models()
         return bool(changed)
@@ -161,22 +246,49 @@ class PeerTable:
         if (lost := self._lost.get(record.peer_id)) is not None:
             if record.sequence <= lost.record.sequence:
                 return False
+            if not lost.is_tried:
+                lost.record = record
+                return False
             self._use(self._lost.pop(record.peer_id))
         worker = self._workers.get(record.peer_id)
         if worker is not None and worker.record is record:
             return False
-        self._note_models(record)
+        self._models.note(record)
         if worker is None:
-            known = self._gone.pop(record.peer_id, None)
-            worker = self._use(known or Worker(record))
-        if record.sequence > worker.record.sequence:
+            worker = self._use(self._gone.pop(record.peer_id))
+        if record.sequence > worker.record.sequence and worker.is_tried:
             worker.health.note_announced(self._now_s())
         worker.record = record
         return True
 
+    def _worker_of(self, record: CapabilityRecord) -> Worker:
+        worker = Worker(record)
+        worker.health.has_served = self._has_served(record.peer_id)
+        return worker
+
+    def _welcome(self, newcomer: Worker) -> None:
+        """It has answered."""
+        self._make_room(newcomer.is_tried)
+        self._use(newcomer)
+        self._forget_models()
+        self._rebuild()
+
+    def _make_room(self, is_tried: bool) -> None:
+        """For one more of its kind: of strangers those are the first to go that do not answer any more."""
+        bound = MAX_TRIED if is_tried else MAX_STRANGERS
+        alike = [worker for worker in (*self._lost.values(), *self._workers.values()) if worker.is_tried == is_tried]
+        idle = [worker for worker in alike if not worker.in_flight]
+        if len(alike) < bound or not idle:
+            return
+        first = [worker for worker in idle if worker.peer_id in self._lost] or idle
+        gone = self._rng.choice(first).peer_id
+        self._lost.pop(gone, None)
+        self._workers.pop(gone, None)
+
     def _use(self, worker: Worker) -> Worker:
         """From now on."""
         worker.since_unix_s = self._unix_s()
+        self._models.note(worker.record)
         self._workers[worker.peer_id] = worker
         return worker
 
@@ -184,6 +296,9 @@ class PeerTable:
         return self._now_s() - self._looked_up_s.get(model, float("-inf")) < LOOK_UP_AGAIN_S
 
     def _put_away(self, worker: Worker) -> None:
+        """Strangers have to be met again, if none of ours is there."""
+        if not worker.is_tried and not worker.in_flight:
+            return
         self._gone[worker.peer_id] = worker
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
@@ -207,34 +322,13 @@ class PeerTable:
             worker.heard_s = max(worker.heard_s, sampled_s)
 
     def _rebuild(self) -> None:
-        self.roster = Roster(self._workers.values())
+        self._is_outdated = True
         self.on_change()
 
-    def _note_models(self, record: CapabilityRecord) -> None:
-        for card in record.models:
-            self._first_seen_s.setdefault(card.id, int(self._unix_s()))
-
     def _forget_models(self) -> None:
-        """The oldest of those that nobody announces now: a name costs its inventor nothing."""
-        surplus = len(self._first_seen_s) - MAX_KNOWN_MODELS
-        if surplus <= 0:
-            return
-        announced = (*self._workers.values(), *self._lost.values())
-        running = {card.id for worker in announced for card in worker.record.models}
-        for model in [model for model in self._first_seen_s if model not in running][:surplus]:
-            del self._first_seen_s[model]
+        self._models.forget(worker.record for worker in (*self._workers.values(), *self._lost.values()))
 
-    def _entry(self, model: str, records: list[CapabilityRecord]) -> ModelEntry:
-        cards = [card for record in records for card in record.models if card.id == model]
-        return ModelEntry(
-            id=model,
-            created_s=self._first_seen_s[model],
-            workers=len(records),
-            context_length=max(card.context_length for card in cards),
-            digests=tuple(sorted({card.digest for card in cards})),
-            tasks=tuple(sorted({card.task for card in cards})),
-            features=tuple(sorted({feature for card in cards for feature in card.features})),
-            quantizations=tuple(sorted({card.quantization for card in cards})),
-            dtypes=tuple(sorted({card.dtype for card in cards})),
-            is_warm=not all(card.is_cold for card in cards),
-        )
+
+def _usable(records: Iterable[CapabilityRecord]) -> list[CapabilityRecord]:
+    """Of workers that can be asked whether they are there."""
+    return [record for record in records if STATUS_PROTOCOL in record.protocols]

@@ -94,6 +94,10 @@ class History:
         """What the requests that were sent to this worker since then say of it."""
         return self._recent.measured(worker, since_unix_s)
 
+    def has_served(self, worker: str) -> bool:
+        """Whether any of these requests succeeded there."""
+        return bool(self.measured(worker, float("-inf")).success_rate)
+
     async def flush(self) -> None:
         """Write now what is not written yet."""
         if self._file is not None:

@@ -60,6 +60,8 @@ class Health:
         self._failed_s = float("-inf")
         self._trial_until_s = 0.0
         self._well_since_s: float | None = None
+        self.has_served = False
+        """Whether a request of ours has ever succeeded there."""
         self.reason: str | None = None
         """Why it cools, or is on trial: the code of the last error."""
 
@@ -105,6 +107,7 @@ class Health:
             self._end_trouble(well_since_s=now_s)
 
     def note_success(self) -> None:
+        self.has_served = True
         self._recent.append(True)
         self._cooldowns = 0
         self._end_trouble(well_since_s=None)

@@ -9,8 +9,15 @@ from collections import Counter, deque
 
 from gateway.peers.health import Health
 from gateway.peers.pace import PeakEwma, Window
+from gateway.peers.subnets import subnets_of
 from p2pnet.messages import Load
 from p2pnet.records import CapabilityRecord, ModelCard, ModelTask
+
+BELIEVED_AT_FIRST = 4
+"""A claim of slots costs nothing: of a worker that has served nothing yet, so many are believed."""
+
+BELIEVED_GROWTH = 2
+"""And then this many times as many as it was seen to serve at once: a large one that is needed shows soon how large."""
 
 MAX_DISPATCHES = 512
 """Requests remembered since a load was sampled: a worker of more slots has newer samples long before."""
@@ -41,6 +48,8 @@ class Worker:
         self.since_unix_s: float | None = None
         """Since when this gateway has had it in use without a break."""
         self.health = Health()
+        self.served_at_once = 0
+        """The most requests of ours for one model that it had when it served one of them to its end."""
         self.load: Load | None = None
         self.load_sampled_s = float("-inf")
         self.round_trip_s = PeakEwma()
@@ -55,6 +64,16 @@ class Worker:
     @property
     def peer_id(self) -> str:
         return self.record.peer_id
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether it has served a request of ours to its end."""
+        return self.health.has_served
+
+    @property
+    def subnets(self) -> frozenset[str]:
+        """Where its addresses are."""
+        return subnets_of(self.record.addresses)
 
     @property
     def in_flight(self) -> int:
@@ -74,6 +93,11 @@ class Worker:
     def slots(self) -> int:
         """How many requests of each of its models it takes at the same time: `slots` are over all of them."""
         return max(1, self.record.slots // max(1, len(self.record.models)))
+
+    @property
+    def believed_slots(self) -> int:
+        """Of its slots those that what was seen of it speaks for."""
+        return min(self.slots, max(BELIEVED_AT_FIRST, BELIEVED_GROWTH * self.served_at_once))
 
     def has_room(self, key: ModelTask, now_s: float) -> bool:
         """Whether it may take one more, as far as is known here: others' requests are found out by asking."""
@@ -107,6 +131,12 @@ class Worker:
         self._in_flight[key] -= 1
         if not self._in_flight[key]:
             del self._in_flight[key]
+
+    def note_served(self, key: ModelTask) -> None:
+        """It served a request to its end, whose slot has been given back: from now on it is tried."""
+        self.served_at_once = max(self.served_at_once, self._in_flight[key] + 1)
+        self.health.note_success()
+        self.note_taken(key)
 
     def note_load(self, load: Load, sampled_s: float) -> None:
         """What it says of itself, unless something newer is known."""

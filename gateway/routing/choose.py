@@ -9,11 +9,13 @@ stampedes. The numbers here were chosen with `bench/routing/sim.py`; see docs/ro
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from gateway.peers.worker import Worker
+from gateway.routing.able import Able, Strangers
+from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import Roster
 from gateway.routing.route_query import RouteQuery
 from gateway.routing.scoring import Considered, Moment, Standing
@@ -53,23 +55,41 @@ def choose(
     rng: random.Random,
     exclude: Collection[str] = (),
     sample: int = SAMPLE,
+    recent: RecentChoices | None = None,
 ) -> WorkerChoice | None:
     """A worker that can do what is asked, has room and may be asked now; None when there is none at this moment.
 
-    `exclude` are peer ids that have failed this request. When health or freshness leave nobody, those are asked after
-    all that are otherwise able: but not while a healthy one is merely full, for then waiting is better. `sample` is how
-    many workers are compared."""
-    group = roster.able(query)
-    if group is None:
+    While a worker that has served has room, those that have served none are left out, but for their turns. `recent` is
+    to whom the last requests went: without it nobody has had enough, and strangers have no turns. `exclude` are peer
+    ids that have failed this request. When health or freshness leave nobody, those are asked after all that are
+    otherwise able: but not while a healthy one is merely full, for then waiting is better. `sample` is how many workers
+    are compared."""
+    able = roster.able(query)
+    if able is None:
         return None
-    moment = Moment(query, now_s, exclude)
-    drawn = _draw(group, moment, rng, sample)
-    if not drawn:
-        return _look_at_all(group, moment, rng, sample)
-    known = _known_beginning(group, moment)
+    moment = Moment(query, able, now_s, exclude)
+    ready = _draw(able.tried, moment, rng, sample) if able.tried is not None else []
+    if able.tried is None or not ready:
+        return _among_strangers(able, moment, rng, sample) or _look_at_all(able, moment, rng, sample)
+    if able.strangers is not None and recent is not None and recent.is_strangers_turn(query.key):
+        stranger = _next_stranger(able.strangers, moment, rng)
+        if stranger is not None:
+            return WorkerChoice(stranger, "not tried yet", tuple(moment.considered([stranger, *ready])))
+
+    def has_share_left(worker: Worker) -> bool:
+        return recent is None or recent.has_share_left(query.key, worker, len(ready))
+
+    return _best_of_tried(able.tried, moment, list(filter(has_share_left, ready)) or ready, has_share_left)
+
+
+def _best_of_tried(
+    group: WeightedGroup, moment: Moment, ready: Sequence[Worker], has_share_left: Callable[[Worker], bool]
+) -> WorkerChoice:
+    """The best of these, or the worker where the beginning is known."""
+    known = _known_beginning(group, moment, has_share_left)
     if known is None:
-        return _best_of(moment, drawn, f"best of {len(drawn)}")
-    workers = [known, *(worker for worker in drawn if worker is not known)]
+        return _best_of(moment, ready, f"best of {len(ready)}")
+    workers = [known, *(worker for worker in ready if worker is not known)]
     considered = moment.considered(workers)
     if considered[0].expected_s <= MAX_AFFINE_DELAY * min(each.expected_s for each in considered):
         return WorkerChoice(known, "same beginning", tuple(considered))
@@ -77,7 +97,8 @@ def choose(
 
 
 def _draw(group: WeightedGroup, moment: Moment, rng: random.Random, sample: int) -> list[Worker]:
-    """Some different workers that are ready: of all if they are few, else those found soon enough, if any."""
+    """Some different workers that are ready: of all if they are few, else those found soon enough, or by a look at all.
+    Where none is, those that have room by their own word."""
     found: dict[str, Worker] = {}
     if len(group.workers) > DRAWS:
         for _ in range(DRAWS):
@@ -86,8 +107,27 @@ def _draw(group: WeightedGroup, moment: Moment, rng: random.Random, sample: int)
                 found[worker.peer_id] = worker
                 if len(found) == sample:
                     break
-        return list(found.values())
-    return _sampled([worker for worker in group.workers if moment.is_ready(worker)], rng, sample)
+    return list(found.values()) or _sampled(_with_room(group, moment), rng, sample)
+
+
+def _with_room(group: WeightedGroup, moment: Moment) -> list[Worker]:
+    by_standing: dict[Standing, list[Worker]] = {Standing.READY: [], Standing.NEW: []}
+    for worker in group.workers:
+        if (standing := moment.standing(worker)) in by_standing:
+            by_standing[standing].append(worker)
+    return by_standing[Standing.READY] or by_standing[Standing.NEW]
+
+
+def _next_stranger(strangers: Strangers, moment: Moment, rng: random.Random) -> Worker | None:
+    """One whose turn it is to be tried, if there is one."""
+    found = strangers.draw(rng, lambda worker: moment.is_ready(worker) and strangers.is_free(worker), 1)
+    return found[0] if found else None
+
+
+def _among_strangers(able: Able, moment: Moment, rng: random.Random, sample: int) -> WorkerChoice | None:
+    """The best of some, where nobody that has served has room."""
+    drawn = able.strangers.draw(rng, moment.is_ready, sample) if able.strangers is not None else []
+    return _best_of(moment, drawn, f"best of {len(drawn)}") if drawn else None
 
 
 def _sampled(workers: Sequence[Worker], rng: random.Random, sample: int) -> list[Worker]:
@@ -97,15 +137,15 @@ def _sampled(workers: Sequence[Worker], rng: random.Random, sample: int) -> list
     return order[:sample]
 
 
-def _look_at_all(group: WeightedGroup, moment: Moment, rng: random.Random, sample: int) -> WorkerChoice | None:
-    """The most willing of all workers, when none was found that is ready."""
+def _look_at_all(able: Able, moment: Moment, rng: random.Random, sample: int) -> WorkerChoice | None:
+    """The most willing of all workers, when none was found that is ready; rather one that has served."""
     by_standing: dict[Standing, list[Worker]] = {}
-    for worker in group.workers:
+    for worker in able.workers:
         by_standing.setdefault(moment.standing(worker), []).append(worker)
     standing = min(by_standing)
-    workers = by_standing[standing]
     if standing in (Standing.FULL, Standing.CLOSED):
         return None
+    workers = [worker for worker in by_standing[standing] if worker.is_tried] or by_standing[standing]
     if standing is Standing.COOLING:
         workers = [min(workers, key=lambda worker: worker.health.cooling_until_s or 0.0)]
     chosen = _sampled(workers, rng, sample)
@@ -114,15 +154,16 @@ def _look_at_all(group: WeightedGroup, moment: Moment, rng: random.Random, sampl
     return _best_of(moment, chosen, f"nobody better: {standing.name.lower().replace('_', ' ')}")
 
 
-def _known_beginning(group: WeightedGroup, moment: Moment) -> Worker | None:
+def _known_beginning(group: WeightedGroup, moment: Moment, has_share_left: Callable[[Worker], bool]) -> Worker | None:
     """The worker that requests of this beginning go to, or the next one in its place: if it is ready, not busier than
-    others and not much slower."""
+    others and has not had most of the last requests."""
     if moment.query.affinity is None:
         return None
     near = group.near(moment.query.affinity)
-    mean = (1 + sum(worker.pressure() for worker in near)) / sum(worker.slots for worker in near)
+    mean = (1 + sum(worker.pressure() for worker in near)) / sum(weight_of(worker) for worker in near)
     for worker in near[:AFFINE_TRIES]:
-        if worker.pressure() < ceil(MAX_AFFINE_LOAD * mean * worker.slots) and moment.is_ready(worker):
+        is_busy = worker.pressure() >= ceil(MAX_AFFINE_LOAD * mean * weight_of(worker))
+        if not is_busy and moment.is_ready(worker) and has_share_left(worker):
             return worker
     return None
 

@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from gateway.peers.worker import Worker
+from gateway.routing.able import Able
 from gateway.routing.route_query import RouteQuery
-from gateway.routing.weighted_sampling import WeightedGroup
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
 from p2pnet.records import ModelCard, ModelTask
@@ -29,13 +29,13 @@ class Roster:
             for card in worker.record.models:
                 self._by_key.setdefault((card.id, card.task), []).append(worker)
         self._lengths: dict[ModelTask, list[int]] = {}
-        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], WeightedGroup | None] = {}
+        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], Able | None] = {}
 
     def of(self, key: ModelTask) -> Sequence[Worker]:
         """All that run the model."""
         return self._by_key.get(key, ())
 
-    def able(self, query: RouteQuery) -> WeightedGroup | None:
+    def able(self, query: RouteQuery) -> Able | None:
         """Those that can do what is asked, busy or not; None when there is nobody.
 
         Remembered, since it takes a look at all: for all lengths of answers between two lengths of contexts at once."""
@@ -49,7 +49,7 @@ class Roster:
             if len(self._able) >= MAX_VARIETIES:
                 self._able.clear()
             workers = [worker for worker in self.of(query.key) if _is_able(worker, query)]
-            self._able[variety] = WeightedGroup(workers) if workers else None
+            self._able[variety] = Able(workers, query.key) if workers else None
         return self._able[variety]
 
     def _context_lengths(self, key: ModelTask) -> list[int]:

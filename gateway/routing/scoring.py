@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gateway.peers.health import State
 from gateway.peers.pace import PeakEwma
 from gateway.peers.worker import Pace, Worker
+from gateway.routing.able import Able
 from gateway.routing.route_query import USUAL_TOKENS, RouteQuery
 from gateway.routing.weighted_sampling import weight_of
 
@@ -66,7 +67,7 @@ class Standing(IntEnum):
 
     READY = 0
     NEW = 1
-    """Nothing is measured of it yet, and it has as many requests as that is worth."""
+    """It has as many requests as what was seen of it speaks for, whatever it claims."""
     STALE = 2
     """Nothing was heard of it for a while."""
     FULL = 3
@@ -81,8 +82,10 @@ class Standing(IntEnum):
 class Moment:
     """What workers are to one request now."""
 
-    def __init__(self, query: RouteQuery, now_s: float, exclude: Collection[str]) -> None:
+    def __init__(self, query: RouteQuery, able: Able, now_s: float, exclude: Collection[str]) -> None:
+        able.look(now_s)
         self.query = query
+        self._able = able
         self._key = query.key
         self._answer = 0 if query.task == "embed" else min(query.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
         self._now_s = now_s
@@ -107,7 +110,9 @@ class Moment:
 
     def _standing_of_fit(self, worker: Worker) -> Standing:
         in_flight = worker.in_flight_of(self._key)
-        if in_flight < NEW_IN_FLIGHT or self._is_measured(worker):
+        if self._is_measured(worker):
+            return Standing.READY if in_flight < worker.believed_slots else Standing.NEW
+        if in_flight < NEW_IN_FLIGHT:
             return Standing.READY
         return Standing.NEW if in_flight < MAX_NEW_IN_FLIGHT else Standing.FULL
 
@@ -130,8 +135,9 @@ class Moment:
         for worker, pace in zip(workers, paces, strict=True):
             first_s, token_s, trip_s = pace.first_token_s.value, pace.token_s.value, worker.round_trip_s.value
             stands = self._part_that_stands(worker, pace)
-            work_s = FIRST_TOKEN_PART * _faded(first_s, usual_first_s, stands)
-            work_s += self._answer * _faded(token_s, _claimed_token_s(worker, usual_token_s), stands)
+            first_part_s = max(self._able.least_first_token_s, _faded(first_s, usual_first_s, stands))
+            each_s = max(self._able.least_token_s, _faded(token_s, _claimed_token_s(worker, usual_token_s), stands))
+            work_s = FIRST_TOKEN_PART * first_part_s + self._answer * each_s
             pressure, slots = worker.pressure(), worker.slots
             expected_s = _faded(trip_s, usual_trip_s, self._part_left(worker.round_trip_s.noted_s))
             expected_s += work_s * (1 + pressure / weight_of(worker))

@@ -54,7 +54,7 @@ class WeightedGroup:
 
 def weight_of(worker: Worker) -> int:
     """Its slots, as far as they are believed."""
-    return min(worker.slots, MAX_WEIGHT)
+    return min(worker.believed_slots, MAX_WEIGHT)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -85,6 +85,9 @@ class Swarm:
         self._running.push_async_callback(worker.stop)
         self._workers.append(worker)
         await self.table.refresh()
+        await self.serving.prober.meet(self.table.newcomers.next(100), 100)
+        for known in self.table.workers:
+            known.health.has_served = True  # which leaves the choice open to the story
 
     def prefer(self, name: str, model: str = "m", task: str = "generate") -> None:
         """Have one worker tried first: the gateway believes that all others are slow."""

@@ -32,8 +32,8 @@ async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
             running.push_async_callback(worker.stop)
         network = world.join(peer("gateway").peer_id)
         table = PeerTable(Directory(network, clock), unix_s=lambda: clock() / 1000)
-        await table.refresh()
         serving = await running.enter_async_context(Serving(network, table, rng=random.Random(1)))
+        await table.refresh()
         service = GatewayService(
             generate=serving.dispatcher.run,
             embed=serving.dispatcher.embed,

@@ -64,8 +64,8 @@ async def _gateway(
 ) -> Serving:
     network = world.join(peer(f"gateway {number}").peer_id)
     table = PeerTable(Directory(network, clock), unix_s=lambda: clock() / 1000)
-    await table.refresh()
     config = ServingConfig(dispatch=DispatchConfig(wait_s=60))
     serving = Serving(network, table, config, reports.append, rng=random.Random(number))
     await running.enter_async_context(serving)
+    await table.refresh()
     return serving

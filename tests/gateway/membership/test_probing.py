@@ -16,6 +16,7 @@ import pytest
 
 from gateway.membership.probing import (
     AGAIN_S,
+    MAX_NEWCOMERS,
     MAX_PROBES,
     MAX_URGENT_TIMEOUT_S,
     ROUND_S,
@@ -41,7 +42,7 @@ from p2pnet.records import seal
 from p2pnet.status_messages import Status, StatusEvent
 from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
-from tests.stories import NOW_MS, ManualClock, capability, load_record, peer
+from tests.stories import NOW_MS, ManualClock, capability, card, load_record, peer
 
 A, B = peer("a"), peer("b")
 KEY = ("tiny", "generate")
@@ -187,12 +188,21 @@ class Site:
         return {worker.peer_id for worker in self.table.workers}
 
 
-async def site_of(*identities: Identity, handler: StreamHandler | None = None, **changes: Any) -> Site:
+async def announced(*identities: Identity, handler: StreamHandler | None = None, **changes: Any) -> Site:
+    """Workers of which the gateway has only read."""
     site = Site()
     for identity in identities:
         await site.join(identity, handler)
         await site.announce(identity, **{"protocols": SPOKEN} | changes)
     await site.table.refresh()
+    return site
+
+
+async def site_of(*identities: Identity, handler: StreamHandler | None = None, **changes: Any) -> Site:
+    """Workers in use, that have answered once and said no more."""
+    site = await announced(*identities, handler=handler, **changes)
+    for newcomer in site.table.newcomers.next(len(identities)):
+        site.table.note_found(newcomer)
     return site
 
 
@@ -299,16 +309,147 @@ async def test_a_large_network_costs_little_to_look_through() -> None:
 
 
 @pytest.mark.parametrize("protocols", [(GENERATE_PROTOCOL,), ()])
-async def test_of_who_does_not_speak_the_protocol_nothing_is_said(protocols: tuple[str, ...]) -> None:
-    site = await site_of(A, protocols=protocols)
+async def test_who_cannot_be_asked_is_not_used(protocols: tuple[str, ...]) -> None:
+    site = await announced(A, protocols=protocols)
+    site.prober.meet_next()
+    await turn()
+    assert site.network.asked == []
+    assert site.workers() == set()
+    await site.announce(A, protocols=SPOKEN)
+    await site.table.refresh()
+    site.prober.meet_next()
+    await turn()
+    assert site.workers() == {A.peer_id}
+    await site.announce(A, protocols=protocols)
+    await site.table.refresh()
+    assert site.workers() == set()
+
+
+# ---- newcomers
+
+
+async def test_a_newcomer_is_used_once_it_has_answered_and_not_before() -> None:
+    site = await announced(A)
+    assert (site.workers(), site.table.models()) == (set(), [])
+    site.prober.meet_next()
+    await turn()
+    assert site.workers() == {A.peer_id}
     worker = site.worker(A)
-    worker.health.note_failure(site.passing.now_s(), "peer_lost")
-    until_s = worker.health.cooling_until_s
-    await site.prober.probe_round()
-    assert site.network.asked == []
-    assert worker.health.cooling_until_s == until_s
-    assert await site.prober.is_there(worker)
-    assert site.network.asked == []
+    assert worker.heard_s == site.passing.now_s()
+    assert worker.load is not None and worker.load.slots == 4
+
+
+async def test_one_that_does_not_answer_is_asked_more_and_more_seldom_and_used_once_it_does() -> None:
+    site = await announced(A)
+    site.network.failing[A.peer_id] = PeerUnreachable("gone")
+    asked_s = []
+    for second in range(150):
+        await site.passing.pass_to(float(second))
+        await site.table.refresh()
+        before = len(site.network.asked)
+        site.prober.meet_next()
+        await turn()
+        if len(site.network.asked) > before:
+            asked_s.append(second)
+    assert asked_s == [0, 2, 6, 14, 30, 62, 126]
+    assert site.network.hung_up == [A.peer_id] * 7
+    assert site.table.lost == ()
+    del site.network.failing[A.peer_id]
+    await site.passing.pass_to(160.0)
+    await site.announce(A, protocols=SPOKEN, addresses=("/ip4/198.51.100.1/tcp/1/p2p/" + A.peer_id,))
+    await site.table.refresh()
+    site.prober.meet_next()
+    await turn()
+    assert site.workers() == {A.peer_id}, "it has moved"
+
+
+async def test_so_many_newcomers_are_asked_in_a_second_and_no_more() -> None:
+    site = Site()
+    flood(site, 10 * MAX_NEWCOMERS)
+    for second in range(5):
+        for part in (0.0, 0.4, 0.9):
+            await site.passing.pass_to(second + part)
+            site.prober.meet_next()
+            await turn()
+        assert len(site.network.asked) == (second + 1) * MAX_NEWCOMERS
+
+
+async def test_a_flood_of_newcomers_keeps_nobody_from_being_missed() -> None:
+    site = Site()
+    lost = crowd(site, 3, lost=3)
+    flood(site, 1_000)
+    await site.passing.pass_to(100.0)
+    assert site.prober.due() == lost
+
+
+async def test_who_has_served_is_asked_before_strangers_in_trouble() -> None:
+    site = Site()
+    workers = crowd(site, 10 * MAX_PROBES, lost=5 * MAX_PROBES)
+    known = [workers[5 * MAX_PROBES - 1], workers[-1]]
+    for worker in known:
+        worker.health.note_success()
+    await site.passing.pass_to(100.0)
+    assert set(known) < set(site.prober.due())
+
+
+def flood(site: Site, size: int, subnet: str = "198.51.100") -> None:
+    """So many newcomers more, at the addresses of one subnet."""
+    record = capability(A, protocols=SPOKEN)
+    records = [
+        msgspec.structs.replace(record, peer_id=f"{number:052}", addresses=(f"/ip4/{subnet}.{number % 250}/tcp/1",))
+        for number in range(size)
+    ]
+    site.table.newcomers.offer(records, site.passing.now_s())
+
+
+async def test_a_request_for_a_model_that_only_newcomers_run_waits_for_their_answer_and_no_longer() -> None:
+    site = Site()
+    site.table.meet = site.prober.meet
+    flood(site, 50)
+    site.network.silent = {f"{number:052}" for number in range(50)}
+    for identity in (A, B):
+        await site.join(identity)
+    site.network.silent.add(B.peer_id)
+    await site.announce(A, protocols=SPOKEN, models=(card("rare"),))
+    await site.announce(B, protocols=SPOKEN, models=(card("rare"),))
+    await site.table.look_up("rare")
+    assert site.workers() == {A.peer_id}
+    assert site.passing.now_s() < 0.1, "the silent one was not waited for"
+
+
+async def test_a_request_waits_for_the_probe_that_is_under_way() -> None:
+    site = await announced(A)
+    site.table.meet = site.prober.meet
+    site.prober.meet_next()
+    await site.table.look_up("tiny")
+    assert site.workers() == {A.peer_id}
+    assert site.network.asked == [A.peer_id]
+
+
+async def test_a_model_of_newcomers_that_are_silent_is_known_and_nobody_runs_it() -> None:
+    site = await announced(A)
+    site.table.meet = site.prober.meet
+    site.network.failing[A.peer_id] = PeerUnreachable("gone")
+    assert site.table.has_known("tiny")
+    await site.table.look_up("tiny")
+    assert site.workers() == set()
+    assert site.table.models() == []
+
+
+async def test_a_gateway_that_starts_is_ready_once_it_has_met_those_that_answer() -> None:
+    site = Site()
+    site.table.meet = site.prober.meet
+    for identity in (A, B):
+        await site.join(identity)
+        await site.announce(identity, protocols=SPOKEN)
+    site.network.silent.add(B.peer_id)
+    starting = asyncio.create_task(site.table.refresh())
+    await turn()
+    assert site.workers() == {A.peer_id}
+    assert not site.table.has_refreshed
+    await site.passing.pass_to(TIMEOUT_S)
+    await starting
+    assert site.table.has_refreshed
 
 
 # ---- what it makes of the answer
@@ -541,6 +682,8 @@ class Life:
 @asynccontextmanager
 async def life(refresh_at_s: float, probe_at_s: float, clock_ahead_s: float = 0.0) -> AsyncIterator[Life]:
     site = await site_of(A, B)
+    for each in (A, B):
+        site.worker(each).health.note_success()
     lived = Life(site, refresh_at_s, probe_at_s, clock_ahead_s)
     try:
         yield lived

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.membership.table import LOOK_UP_AGAIN_S, MAX_GONE, MAX_KNOWN_MODELS, MAX_LOOK_UPS, MAX_LOOKED_UP, PeerTable
+from gateway.membership.known_models import MAX_KNOWN_MODELS
+from gateway.membership.table import LOOK_UP_AGAIN_S, MAX_GONE, MAX_LOOK_UPS, MAX_LOOKED_UP, PeerTable
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
 from p2pnet.directory import Directory, entries_for, validator
@@ -99,12 +100,26 @@ class Site:
             refresh_interval_s=0,
         )
         self.table.on_change = self._note_change
+        self.table.meet = self._meet
 
     def now_s(self) -> float:
         return (self.clock.now_ms - NOW_MS) / 1000
 
     def _note_change(self) -> None:
         self.changes += 1
+
+    async def _meet(self, newcomers: Sequence[Worker], enough: int) -> None:
+        """Everybody answers."""
+        for newcomer in newcomers:
+            self.table.note_found(newcomer)
+
+    async def refresh(self) -> None:
+        """Read the directory, and meet whoever is new."""
+        await self.table.refresh()
+        await self.meet()
+
+    async def meet(self) -> None:
+        await self._meet(self.table.newcomers.next(1_000), 1_000)
 
     async def announce(self, identity: Identity, *models: str, **changes: Any) -> None:
         self.clock.advance(0.001)
@@ -134,7 +149,7 @@ async def site_of(*identities: Identity) -> Site:
     site = Site()
     for identity in identities:
         await site.announce(identity, "tiny")
-    await site.table.refresh()
+    await site.refresh()
     return site
 
 
@@ -151,11 +166,11 @@ async def test_a_refresh_shows_who_is_there_now() -> None:
     site = Site()
     await site.announce(A, "tiny")
     await site.announce(B, "tiny", "large")
-    await site.table.refresh()
+    await site.refresh()
     assert site.table.has_refreshed
     assert site.workers() == site.in_roster() == {A.peer_id, B.peer_id}
     await site.announce(A, "tiny", expires_ms=site.clock.now_ms + 300_000, is_online=False)
-    await site.table.refresh()
+    await site.refresh()
     assert site.workers() == site.in_roster() == {B.peer_id}
 
 
@@ -163,7 +178,7 @@ async def test_one_entry_per_model_over_all_its_workers() -> None:
     site = Site()
     await site.announce(A, models=(card("tiny"), card("large", context_length=9)))
     await site.announce(B, models=(card("tiny", context_length=2048, digest=OTHER_DIGEST),))
-    await site.table.refresh()
+    await site.refresh()
     first_seen_s = site.clock.now_ms // 1000
     entries = [(e.id, e.created_s, e.workers, e.context_length, e.digests) for e in site.table.models()]
     assert entries == [
@@ -175,11 +190,11 @@ async def test_one_entry_per_model_over_all_its_workers() -> None:
 async def test_a_model_keeps_the_time_at_which_it_was_first_seen() -> None:
     site = Site()
     await site.announce(A, "tiny")
-    await site.table.refresh()
+    await site.refresh()
     for _ in range(3):
         site.clock.advance(50)
         await site.announce(A, "tiny")
-        await site.table.refresh()
+        await site.refresh()
     (entry,) = site.table.models()
     assert entry.created_s == NOW_MS // 1000
 
@@ -187,7 +202,7 @@ async def test_a_model_keeps_the_time_at_which_it_was_first_seen() -> None:
 async def test_a_model_that_has_gone_is_still_known() -> None:
     site = await site_of(A)
     site.clock.advance(1000)
-    await site.table.refresh()
+    await site.refresh()
     assert site.table.models() == []
     assert site.table.has_known("tiny")
     assert not site.table.has_known("large")
@@ -196,7 +211,7 @@ async def test_a_model_that_has_gone_is_still_known() -> None:
 async def test_a_worker_that_generates_and_embeds_with_a_model_is_one_worker() -> None:
     site = Site()
     await site.announce(A, models=(card("tiny"), card("tiny", task="embed")))
-    await site.table.refresh()
+    await site.refresh()
     assert [(entry.id, entry.workers) for entry in site.table.models()] == [("tiny", 1)]
 
 
@@ -204,13 +219,13 @@ async def test_names_that_somebody_invents_are_forgotten_but_not_those_that_run_
     site, per_record = Site(), 25
     await site.announce(B, "tiny")
     await site.announce(peer("c"), "away")
-    await site.table.refresh()
+    await site.refresh()
     away = site.worker(peer("c"))
     site.table.note_lost(away)
     rounds = MAX_KNOWN_MODELS // per_record + 2
     for turn in range(rounds):
         await site.announce(A, *(f"{turn}-{number}" for number in range(per_record)))
-        await site.table.refresh()
+        await site.refresh()
     known = [turn for turn in range(rounds) if site.table.has_known(f"{turn}-0")]
     assert known == list(range(rounds - len(known), rounds))
     assert 0 < MAX_KNOWN_MODELS - len(known) * per_record < 2 * per_record
@@ -229,6 +244,7 @@ async def test_it_stays_fresh_though_the_directory_fails_at_times() -> None:
         site.network.failing = None
     await site.announce(B, "tiny")
     await site.network.fetched(4)
+    await site.meet()
     assert site.workers() == {A.peer_id, B.peer_id}
     refreshing.cancel()
     await asyncio.wait([refreshing])
@@ -239,11 +255,11 @@ async def test_the_roster_is_made_anew_only_when_something_changed() -> None:
     site = await site_of(A)
     roster, changes = site.table.roster, site.changes
     for _ in range(3):
-        await site.table.refresh()
+        await site.refresh()
         await site.table.look_up("tiny")
     assert (site.table.roster, site.changes) == (roster, changes)
     await site.announce(A, "tiny", "large")
-    await site.table.refresh()
+    await site.refresh()
     assert site.table.roster is not roster
     assert site.table.roster.of(("large", "generate"))
 
@@ -336,7 +352,7 @@ async def test_who_is_lost_is_out_of_the_roster_until_it_is_found() -> None:
     site.table.note_lost(lost)
     assert (site.workers(), site.lost(), site.in_roster()) == ({B.peer_id}, {A.peer_id}, {B.peer_id})
     assert lost.health.state(site.now_s()) is State.COOLING
-    await site.table.refresh()
+    await site.refresh()
     assert site.lost() == {A.peer_id}
     site.table.note_found(lost)
     assert (site.workers(), site.lost()) == ({A.peer_id, B.peer_id}, set())
@@ -344,15 +360,28 @@ async def test_who_is_lost_is_out_of_the_roster_until_it_is_found() -> None:
     assert lost.health.state(site.now_s()) is State.HEALTHY
 
 
-async def test_who_is_lost_comes_back_when_it_announces_itself_anew() -> None:
+async def test_who_has_served_and_is_lost_comes_back_when_it_announces_itself_anew() -> None:
     site = await site_of(A)
     lost = site.worker(A)
+    lost.health.note_success()
     site.table.note_lost(lost)
     await site.announce(A, "tiny")
-    await site.table.refresh()
+    await site.refresh()
     assert (site.workers(), site.lost()) == ({A.peer_id}, set())
     assert site.worker(A) is lost
     assert lost.health.may_take(site.now_s())
+
+
+async def test_a_lost_stranger_may_announce_what_it_likes_until_it_answers() -> None:
+    site = await site_of(A)
+    lost = site.worker(A)
+    site.table.note_lost(lost)
+    await site.announce(A, "tiny", "large")
+    await site.refresh()
+    assert (site.workers(), site.lost()) == (set(), {A.peer_id})
+    site.table.note_found(lost)
+    assert site.workers() == {A.peer_id}
+    assert {entry.id for entry in site.table.models()} == {"tiny", "large"}
 
 
 async def test_a_look_up_does_not_bring_back_who_is_lost() -> None:
@@ -392,13 +421,13 @@ async def test_requests_in_flight_are_counted_while_their_worker_is_lost_gone_an
     worker.release(KEY)
     assert worker.in_flight == 1
     site.clock.advance(1000)
-    await site.table.refresh()
+    await site.refresh()
     assert (site.workers(), site.lost()) == (set(), set())
     site.table.note_lost(worker)
     site.table.note_found(worker)
     assert (site.workers(), site.lost()) == (set(), set())
     await site.announce(A, "tiny")
-    await site.table.refresh()
+    await site.refresh()
     assert site.worker(A) is worker
     assert worker.in_flight == 1
     worker.release(KEY)
@@ -408,13 +437,16 @@ async def test_requests_in_flight_are_counted_while_their_worker_is_lost_gone_an
 async def test_who_has_gone_is_remembered_within_limits() -> None:
     site = await site_of(A)
     worker = site.worker(A)
+    worker.health.note_success()
     site.clock.advance(1000)
-    await site.table.refresh()
+    await site.refresh()
     table = site.table
     for number in range(MAX_GONE):
-        table._put_away(Worker(capability(peer(f"other {number}"))))
+        other = Worker(capability(peer(f"other {number}")))
+        other.health.note_success()
+        table._put_away(other)
     await site.announce(A, "tiny")
-    await site.table.refresh()
+    await site.refresh()
     assert site.worker(A) is not worker
 
 
@@ -436,7 +468,7 @@ async def test_a_load_is_noted_as_old_as_it_is() -> None:
     site = await site_of(A)
     await site.say_load(A, queued=2)
     site.clock.advance(5)
-    await site.table.refresh()
+    await site.refresh()
     worker = site.worker(A)
     assert worker.load is not None and worker.load.queued == 2
     assert worker.load_sampled_s == worker.heard_s == pytest.approx(site.now_s() - 5)
@@ -447,16 +479,16 @@ async def test_a_load_that_was_read_before_says_nothing_new(clock_ahead_s: float
     site = await site_of(A)
     site.clock.advance(1)
     await site.say_load(A, clock_ahead_s)
-    await site.table.refresh()
+    await site.refresh()
     worker = site.worker(A)
     heard_s = worker.heard_s
     assert heard_s <= site.now_s()
     for _ in range(4):
         site.clock.advance(2)
-        await site.table.refresh()
+        await site.refresh()
     assert worker.heard_s == heard_s
     await site.say_load(A, clock_ahead_s)
-    await site.table.refresh()
+    await site.refresh()
     assert worker.heard_s == pytest.approx(site.now_s())
 
 
@@ -466,7 +498,7 @@ async def test_a_worker_whose_clock_is_behind_is_not_heard_of_less_than_it_was()
     worker.heard_s = site.now_s()
     worker.note_load(Load(running=7), site.now_s())
     await site.say_load(A, -20)
-    await site.table.refresh()
+    await site.refresh()
     assert worker.heard_s == site.now_s()
     assert worker.load == Load(running=7)
 
@@ -475,7 +507,7 @@ async def test_a_load_without_a_time_is_from_long_ago() -> None:
     site = await site_of(A)
     record = load_record(A, site.clock.now_ms, load=Load(3))
     await site.world.join(A.peer_id).store(entries_for(record, seal(record, A)))
-    await site.table.refresh()
+    await site.refresh()
     worker = site.worker(A)
     assert worker.load == Load(3)
     assert worker.heard_s < -1e6
@@ -486,9 +518,9 @@ async def test_loads_of_strangers_and_of_the_lost_are_nobodys() -> None:
     site.table.note_lost(site.worker(A))
     await site.say_load(A)
     await site.say_load(B)
-    await site.table.refresh()
+    await site.refresh()
     assert site.worker(A).load is None
     site.table.note_found(site.worker(A))
-    await site.table.refresh()
+    await site.refresh()
     assert site.worker(A).load is not None
     assert msgspec.structs.asdict(site.worker(A).load or Load())["running"] == 1

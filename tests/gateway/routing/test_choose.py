@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
 from gateway.routing.choose import choose
+from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import MAX_VARIETIES, Roster, is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
 from gateway.routing.scoring import FADE_S, MAX_NEW_IN_FLIGHT, NEW_IN_FLIGHT, STALE_S
@@ -50,8 +51,15 @@ def with_in_flight(count: int, key: tuple[str, str] = TINY_KEY) -> Story:
     return story
 
 
+def tried(worker: Worker) -> None:
+    """It has served requests, as many at once as it says it can."""
+    worker.health.note_success()
+    worker.served_at_once = worker.slots
+
+
 def measured(first_token_s: float = 0.2, token_s: float = 0.01, then: Story | None = None) -> Story:
     def story(worker: Worker) -> None:
+        tried(worker)
         worker.pace(TINY_KEY).first_token_s.note(first_token_s, NOW_S - 1)
         worker.pace(TINY_KEY).token_s.note(token_s, NOW_S - 1)
         if then is not None:
@@ -298,6 +306,7 @@ def said_and_sent(running: int, sent: int) -> Story:
 
 def measured_ago(passed_s: float, token_s: float, then: Story | None = None) -> Story:
     def story(worker: Worker) -> None:
+        tried(worker)
         worker.pace(TINY_KEY).first_token_s.note(0.2, NOW_S - passed_s)
         worker.pace(TINY_KEY).token_s.note(token_s, NOW_S - passed_s)
         if then is not None:
@@ -319,10 +328,12 @@ def slow_by_record(worker: Worker) -> None:
 
 
 def fast_by_record(worker: Worker) -> None:
+    tried(worker)
     worker.note_load(Load(slots=4, decode_tokens_per_s=Measure(1e12, 1)), NOW_S - 10)
 
 
 def warmed_up(worker: Worker) -> None:
+    tried(worker)
     worker.pace(TINY_KEY).first_token_s.note(0.2, NOW_S - 30)
     worker.pace(TINY_KEY).token_s.note(0.2, NOW_S - 30)
 
@@ -388,7 +399,7 @@ def test_of_two_the_better_one_is_taken(better: Worker, worse: Worker) -> None:
 
 EQUALS: dict[str, tuple[Worker, Worker]] = {
     "nothing is known of either": (A, B),
-    "what is not measured is taken to be the same": (worker("a", story=known()), B),
+    "what is not measured is taken to be the same": (worker("a", story=known()), worker("b", story=tried)),
     "to say that one is fast changes nothing": (worker("a", story=known()), worker("b", story=fast_by_record)),
 }
 
@@ -407,15 +418,16 @@ def draws(workers: Sequence[Worker], times: int = 2000, asked: RouteQuery = TINY
 
 def test_a_choice_is_explained() -> None:
     busy = worker("b", slots=2, story=measured(0.4, 0.02, with_in_flight(1)))
-    choice = choose(Roster([A, busy]), TINY, NOW_S, random.Random(1))
+    idle = worker("a", story=tried)
+    choice = choose(Roster([idle, busy]), TINY, NOW_S, random.Random(1))
     assert choice is not None
-    assert (choice.worker, choice.why) == (A, "best of 2")
+    assert (choice.worker, choice.why) == (idle, "best of 2")
     by_id = {considered.worker: considered for considered in choice.considered}
-    assert by_id.keys() == ids([A, busy])
+    assert by_id.keys() == ids([idle, busy])
     about = by_id[busy.peer_id]
     assert (about.in_flight, about.pressure, about.slots, about.state) == (1, 1, 2, State.HEALTHY)
     assert (about.first_token_s, about.token_s, about.round_trip_s) == (0.4, 0.02, None)
-    assert about.expected_s > by_id[A.peer_id].expected_s > 0
+    assert about.expected_s > by_id[idle.peer_id].expected_s > 0
 
 
 @pytest.mark.parametrize(
@@ -443,8 +455,8 @@ def test_the_same_draw_gives_the_same_choice() -> None:
 
 def test_workers_are_sampled_in_proportion_to_their_slots() -> None:
     large, small = (
-        [worker(f"large {n}", slots=12) for n in range(20)],
-        [worker(f"small {n}", slots=4) for n in range(60)],
+        [worker(f"large {n}", slots=12, story=tried) for n in range(20)],
+        [worker(f"small {n}", slots=4, story=tried) for n in range(60)],
     )
     counts = draws([*large, *small], times=4000)
     assert sum(counts[each.peer_id] for each in large) == pytest.approx(2000, abs=150)
@@ -471,11 +483,12 @@ def test_gateways_with_the_same_stale_view_do_not_stampede() -> None:
 
 def sends(roster: Roster, asked: RouteQuery, count: int, seed: int = 1) -> Counter[str]:
     """That many requests at once, of which none has ended."""
-    rng = random.Random(seed)
+    rng, recent = random.Random(seed), RecentChoices()
     taken: Counter[str] = Counter()
     for _ in range(count):
-        choice = choose(roster, asked, NOW_S, rng)
+        choice = choose(roster, asked, NOW_S, rng, recent=recent)
         assert choice is not None
+        recent.note(asked.key, choice.worker)
         choice.worker.reserve(asked.key, NOW_S)
         taken[choice.worker.peer_id] += 1
     return taken
@@ -502,7 +515,7 @@ def test_a_new_worker_gets_requests_at_once_but_no_flood() -> None:
     new = worker("new", slots=64)
     olds = [worker(str(n), slots=64, story=known(token_s=0.5)) for n in range(3)]
     taken = sends(Roster([new, *olds]), TINY, 50)
-    assert taken[new.peer_id] == NEW_IN_FLIGHT
+    assert taken[new.peer_id] == 1
 
 
 KNOWN_BEGINNING = RouteQuery("tiny", affinity=BEGINNING)
