@@ -52,12 +52,13 @@ ROOMS: dict[str, str] = {
     "p2pnet.doctor": "display errors config messages network network.libp2p directory client peer",
     "p2pnet.top": "display errors",
     "gateway.interface": "messages",
+    "gateway.shares": "",
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages records features wire gateway.peers",
     "gateway.membership": (
         "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
     ),
-    "gateway.queueing": "errors records gateway.interface gateway.routing",
+    "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": "errors config messages network records gateway.peers gateway.routing",
     "gateway.dispatch": (
         "errors config messages flow network records features wire client gateway.interface gateway.peers "
@@ -68,7 +69,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.service": "gateway.interface gateway.observability",
     "gateway.model_names": "errors messages features gateway.interface gateway.routing",
-    "gateway.http": "errors messages rate_limit flow gateway.interface gateway.observability",
+    "gateway.http": "errors messages rate_limit flow gateway.interface gateway.shares gateway.observability",
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.ollama": (
@@ -79,7 +80,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
     "gateway.app": (
-        "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
+        "errors gateway.shares gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (
