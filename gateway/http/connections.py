@@ -97,11 +97,12 @@ class Connections:
         return self._shares.has_room(caller) if caller else self._shares.taken < self._shares.bound
 
     def _cut_one(self, newcomer: str) -> bool:
-        """The longest idle one of whoever has most. Nobody's is cut for a newcomer that has as many, but its own."""
+        """The longest idle one of whoever has most. For a newcomer that has as many, only its own are cut."""
         if not self._idle:
             return False
         greediest = max(self._idle, key=self._held)
-        if greediest != newcomer and self._held(greediest) <= self._held(newcomer):
+        own = self._held(newcomer)
+        if own and greediest != newcomer and self._held(greediest) <= own:
             return False
         oldest = next(iter(self._idle[greediest]))
         self.closed(oldest)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.http.connections import Connections
@@ -58,6 +58,9 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._counted = counted
+        self._answering: RequestResponseCycle | None = None
+        """The request that is being answered. uvicorn knows the last one that came, and tells it alone when the
+        connection is lost: an answer with another request behind it would never end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,6 +73,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._end_head()
         self._end_stall()
         self._counted.closed(self)
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -101,6 +107,10 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if not self.cycle.response_complete:
             self._counted.note_asking(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

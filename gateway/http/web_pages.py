@@ -37,7 +37,7 @@ ELSEWHERE = (b"cross-site", b"same-site")
 
 JSON_TYPE = re.compile(rb"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
-_AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.%]+\]|[^\s:/\[\]@?#]+)(:(?P<port>[0-9]{0,5}))?", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?P<name>\[[^\s\[\]]+\]|[^\s:/\[\]@?#]+)(:(?P<port>[0-9]{0,5}))?", re.IGNORECASE)
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)", re.IGNORECASE)
 
 
