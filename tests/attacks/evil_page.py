@@ -40,7 +40,12 @@ run();
 
 def evil_html(url: str, model: str) -> str:
     """What it asks is for the gateway at this URL."""
-    spam = {"model": model, "messages": [{"role": "user", "content": "spam"}], "max_tokens": 3}
+    spam = {
+        "model": model,
+        "messages": [{"role": "user", "content": "spam"}],
+        "max_tokens": 3,
+        "options": {"num_predict": 3},
+    }
     return HTML % {"url": url, "model": model, "spam": json.dumps(spam)}
 
 

@@ -12,7 +12,9 @@ BODY_BYTES = 3_900_000
 AT_ONCE = 4
 """Bodies on their way at the same time: what arrives has a bound of its own."""
 
+TAKEN_IN_S = 0.05
 PAUSE_S = 0.2
+"""Before one that was refused comes again."""
 
 
 async def attack(target: Target, bodies: int = 250) -> None:
@@ -35,7 +37,7 @@ async def _wait(url: str, sending: asyncio.Semaphore) -> None:
                 writer.write(f"{head}\r\n".encode())
                 writer.write(prompt)
                 await writer.drain()
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TAKEN_IN_S)
             await reader.readuntil(b"\r\n\r\n")
         except (OSError, asyncio.IncompleteReadError):
             pass  # refused, and hung up
