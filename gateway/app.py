@@ -19,10 +19,10 @@ from gateway.http.json_response import error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.page import page, read_files
 from gateway.http.proxies import Proxies
+from gateway.http.uploads import Uploads
 from gateway.http.web_pages import WebPages
 from gateway.observability.http_counts import surface_of
 from gateway.service import GatewayService
-from gateway.shares import Shares
 from gateway.surfaces.anthropic import routes as anthropic
 from gateway.surfaces.anthropic.render import render_error as anthropic_error
 from gateway.surfaces.fauxpilot import routes as fauxpilot
@@ -67,7 +67,7 @@ def create_app(
         access=access,
         proxies=proxies or Proxies(),
         pages=None if access.has_keys else pages,
-        arriving=Shares(limits.max_arriving_bytes),
+        uploads=Uploads(limits.max_arriving_bytes),
     )
     if pages is not None and pages.origins:
         _let_read(app, pages)

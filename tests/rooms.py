@@ -80,7 +80,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
     "gateway.app": (
-        "errors gateway.shares gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
+        "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (

@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.http.access import Access, RateLimited, Unauthorized
 from gateway.http.failures import Failure, describe, failure
 from gateway.http.proxies import Proxies
+from gateway.http.uploads import Uploads
 from gateway.http.web_pages import ForeignHost, ForeignPage, NotJson, WebPages
 from gateway.interface import Caller
-from gateway.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ FailureResponse = Callable[[Failure, str], Response]
 
 class Edge:
     """Gives every request its id and its caller, and every response the id; no traceback leaves. `pages` says which web
-    pages may ask; `arriving` counts the bytes of bodies that arrive."""
+    pages may ask; `uploads` counts the bodies that arrive."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Edge:
         access: Access,
         proxies: Proxies,
         pages: WebPages | None,
-        arriving: Shares,
+        uploads: Uploads,
     ) -> None:
         self._app = app
         self._make_id = make_id
@@ -71,7 +71,7 @@ class Edge:
         self._access = access
         self._proxies = proxies
         self._pages = pages
-        self._arriving = arriving
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,7 +82,7 @@ class Edge:
             request_id = self._make_id().encode()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
-        state["arriving"] = self._arriving
+        state["uploads"] = self._uploads
         has_started = False
 
         async def send_with_id(message: Message) -> None:

@@ -28,9 +28,9 @@ a slower one is told so better at once than after that minute."""
 MAX_WAITING_TOTAL = 2048
 """Of all models. Each holds its connection and its prompt: 20 MiB of them when prompts are of usual length."""
 
-MAX_WAITING_BYTES = 64 << 20
-"""What the prompts of all that wait may take of the memory: thrice what 2,048 of usual length take. One caller gets
-half of it when it is alone, which are eight bodies of the largest size; 250 such bodies would be a gigabyte."""
+MAX_WAITING_BYTES = 48 << 20
+"""What the prompts of all that wait may take of the memory: twice what 2,048 of usual length take. One caller gets half
+of it when it is alone, which are six of the largest size; 250 such would be a gigabyte."""
 
 WAKE_INTERVAL_S = 0.05
 """How often the queues are tried without anybody having said that something changed: workers that refused a request

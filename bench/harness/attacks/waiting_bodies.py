@@ -13,7 +13,7 @@ AT_ONCE = 4
 """Bodies on their way at the same time: what arrives has a bound of its own."""
 
 TAKEN_IN_S = 0.05
-PAUSE_S = 0.2
+PAUSE_S = 5.0
 """Before one that was refused comes again."""
 
 
