@@ -245,7 +245,7 @@ class _Load:
 
 async def _gauges(connection: Connection) -> dict[str, float]:
     """What a metrics page says of its process."""
-    page = (await connection.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n")).body()
+    page = (await connection.ask(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")).body()
     found = {name: gauge.search(page) for name, gauge in GAUGES.items()}
     return {name: float(match[1]) for name, match in found.items() if match is not None}
 

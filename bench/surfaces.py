@@ -109,7 +109,9 @@ async def measure(requests: int) -> dict[str, list[float]]:
 
 def _bytes(path: str, body: dict[str, Any], key: str) -> bytes:
     document = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-length: {len(document)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\ncontent-length: {len(document)}\r\n"
+    )
     return head.encode() + b"content-type: application/json\r\n\r\n" + document
 
 

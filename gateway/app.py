@@ -10,6 +10,7 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from gateway.http.access import Access
 from gateway.http.edge import Edge, http_failure
@@ -18,6 +19,8 @@ from gateway.http.json_response import error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.page import page, read_files
 from gateway.http.proxies import Proxies
+from gateway.http.uploads import Uploads
+from gateway.http.web_pages import WebPages
 from gateway.observability.http_counts import surface_of
 from gateway.service import GatewayService
 from gateway.surfaces.anthropic import routes as anthropic
@@ -39,10 +42,14 @@ def create_app(
     limits: HttpLimits | None = None,
     access: Access | None = None,
     proxies: Proxies | None = None,
+    pages: WebPages | None = None,
 ) -> FastAPI:
-    """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop."""
-    limits = limits or HttpLimits()
-    app = FastAPI(title="p2pnet gateway", redirect_slashes=False)
+    """The gateway as an ASGI application. It owns no connection and no task of its own: nothing to start or stop.
+
+    Without keys `pages` says which web pages may ask; None asks nobody. With keys it only says which may read."""
+    limits, access = limits or HttpLimits(), access or Access()
+    # FastAPI's own pages of documentation load programs from elsewhere.
+    app = FastAPI(title="p2pnet gateway", redirect_slashes=False, docs_url=None, redoc_url=None)
     app.include_router(page(read_files()))  # before Ollama's, which answers at the root too
     app.include_router(anthropic.surface(service, limits))  # before OpenAI's, which has a path in common with it
     app.include_router(openai.surface(service, limits))
@@ -57,9 +64,13 @@ def create_app(
         Edge,
         make_id=service.make_id,
         failure_response=failure_response,
-        access=access or Access(),
+        access=access,
         proxies=proxies or Proxies(),
+        pages=None if access.has_keys else pages,
+        uploads=Uploads(limits.max_arriving_bytes),
     )
+    if pages is not None and pages.origins:
+        _let_read(app, pages)
     return app
 
 
@@ -67,6 +78,17 @@ def failure_response(failure: Failure, path: str) -> Response:
     """An error in the dialect of the surface that the path belongs to."""
     render_error = RENDER_ERROR.get(surface_of(path), openai_error)
     return error_response(failure, render_error(failure))
+
+
+def _let_read(app: FastAPI, pages: WebPages) -> None:
+    """Pages of these origins may ask whatever they like, and read what comes (CORS)."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=sorted(pages.origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["*"],
+    )
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from gateway.http.access import Access, KeyRing
 from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
 from gateway.http.server import HttpServer, serve_http
+from gateway.http.web_pages import WebPages
 from gateway.membership.table import PeerTable, Remembered
 from gateway.model_names.naming import Names
 from gateway.observability.build_views import Sources, model_views, worker_page
@@ -36,7 +37,8 @@ from p2pnet.network.interface import Network
 class GatewayConfig:
     """What one gateway gives its clients. `history_file` is where it remembers requests; None is in memory alone.
     Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get.
-    `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine."""
+    `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine. `pages` are the
+    web pages that may use it."""
 
     http: HttpLimits = field(default_factory=HttpLimits)
     serving: ServingConfig = field(default_factory=ServingConfig)
@@ -46,6 +48,7 @@ class GatewayConfig:
     code_model: str | None = None
     initial_peers: tuple[str, ...] = ()
     proxies: Proxies = field(default_factory=Proxies)
+    pages: WebPages = field(default_factory=WebPages)
 
 
 def check_host(host: str, has_keys: bool) -> None:
@@ -123,8 +126,8 @@ class Gateway:
                 code_model_name=config.code_model,
                 aliases=config.aliases,
             )
-            app = HttpCounts(create_app(service, config.http, access, config.proxies), metrics.note_http)
-            server = await serve_http(app, host, port)
+            app = HttpCounts(create_app(service, config.http, access, config.proxies, config.pages), metrics.note_http)
+            server = await serve_http(app, host, port, config.proxies)
             await opened.enter_async_context(serving)
             return cls(server, watchers, opened.pop_all())
 

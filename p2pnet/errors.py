@@ -87,6 +87,15 @@ class ContextOverflow(RequestError):
 
     code = "context_length_exceeded"
 
+    @classmethod
+    def by_prompt(cls, context_length: int, prompt_tokens: int) -> ContextOverflow:
+        """A prompt that is longer than the context by itself, worded as OpenAI words it: `prompt_tokens` at least."""
+        return cls(
+            f"This model's maximum context length is {context_length} tokens, but the prompt alone has at least "
+            f"{prompt_tokens}.",
+            "prompt",
+        )
+
 
 class FeatureMissing(RequestError):
     """The model, or what runs it here, cannot do what was asked: others may. Nothing is dropped in silence."""

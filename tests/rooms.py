@@ -54,12 +54,13 @@ ROOMS: dict[str, str] = {
     "p2pnet.doctor": "display errors config messages network network.libp2p directory client peer",
     "p2pnet.top": "display errors",
     "gateway.interface": "messages",
+    "gateway.shares": "",
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages records features wire gateway.peers",
     "gateway.membership": (
         "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
     ),
-    "gateway.queueing": "errors records gateway.interface gateway.routing",
+    "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": "errors config messages private_files network records gateway.peers gateway.routing",
     "gateway.dispatch": (
         "errors config messages flow network records features wire client gateway.interface gateway.peers "
@@ -70,7 +71,9 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.service": "gateway.interface gateway.observability",
     "gateway.model_names": "errors messages features gateway.interface gateway.routing",
-    "gateway.http": "errors messages private_files rate_limit flow gateway.interface gateway.observability",
+    "gateway.http": (
+        "errors messages private_files rate_limit flow gateway.interface gateway.shares gateway.observability"
+    ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.ollama": (

@@ -136,12 +136,12 @@ def chat_request(model: str, max_tokens: int) -> bytes:
         "messages": [{"role": "user", "content": "Count, please."}],
     }
     body = json.dumps(document).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"content-type: application/json\r\n\r\n" + body
 
 
 def models_request() -> bytes:
-    return b"GET /v1/models HTTP/1.1\r\nhost: bench\r\n\r\n"
+    return b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 def _dechunked(body: bytes) -> bytes:

@@ -45,7 +45,7 @@ class ChatRequest:
         }
         body = json.dumps(document).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nx-request-id: {self.request_id}\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-request-id: {self.request_id}\r\n"
             f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body

@@ -21,6 +21,7 @@ from gateway.dispatch.hedging import Hedging
 from gateway.dispatch.progress import E, Progress, Q
 from gateway.dispatch.race import Hedge, Race
 from gateway.dispatch.refusals import Refusals
+from gateway.dispatch.request_size import size_of
 from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.slot_wait import SlotWait
 from gateway.dispatch.watch import Watch
@@ -61,13 +62,15 @@ Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 
 @dataclass(frozen=True)
 class _Job(Generic[Q, E]):
-    """An answer to be completed: a whole request's, or under `index` one of several that go on apart."""
+    """An answer to be completed: a whole request's, or under `index` one of several that go on apart. `size` is in
+    bytes."""
 
     progress: Progress[Q, E]
     ask: Ask[Q, E]
     caller: Caller
     trace: RequestTrace
     may_be_hedged: bool
+    size: int
     index: int | None = None
 
 
@@ -101,12 +104,14 @@ class Dispatcher:
         workers fail."""
         self.hedging.note_request()
         trace = RequestTrace(request, caller, self._now_s)
-        return self._reported(_Job(GenerateProgress(request), self._generate, caller, trace, may_be_hedged=True))
+        progress, size = GenerateProgress(request), size_of(request)
+        return self._reported(_Job(progress, self._generate, caller, trace, may_be_hedged=True, size=size))
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
         """Waiting*, Routed, Accepted, Embedding for each input in any order, Finished. Raises as `run`."""
         trace = RequestTrace(request, caller, self._now_s)
-        return self._reported(_Job(EmbedProgress(request), self._embed, caller, trace, may_be_hedged=False))
+        progress, size = EmbedProgress(request), size_of(request)
+        return self._reported(_Job(progress, self._embed, caller, trace, may_be_hedged=False, size=size))
 
     async def _reported(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Serve a whole request. Once it is over, whoever wants to know is told what happened."""
@@ -133,7 +138,7 @@ class Dispatcher:
         while not progress.is_over:
             step = await self._next_step(job, deadline_s, policy)
             is_urgent = progress.has_begun or is_sent_back
-            ticket = Ticket(step.query, job.caller, deadline_s, account.refusals, is_urgent, is_patient=wait_s > 0)
+            ticket = Ticket(step.query, job.caller, deadline_s, account.refusals, is_urgent, wait_s > 0, job.size)
             async with SlotWait(self._admission, ticket, trace, policy, self._now_s) as wait:
                 while (waiting := await wait.next()) is not None:
                     yield waiting

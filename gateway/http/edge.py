@@ -1,11 +1,10 @@
-"""Wraps the whole application: request ids, callers, capped bodies, the last resort for errors.
+"""Wraps the whole application: who may ask, request ids, callers, the last resort for errors.
 
 Pure ASGI. Knows nothing of surfaces; how an error looks is handed in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -13,14 +12,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.access import Access, RateLimited, Unauthorized
 from gateway.http.failures import Failure, describe, failure
-from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
+from gateway.http.uploads import Uploads
+from gateway.http.web_pages import ForeignHost, ForeignPage, NotJson, WebPages
 from gateway.interface import Caller
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,10 @@ WAIT_HEADER = b"x-p2pnet-wait-s"
 MAX_WAIT_S = 600.0
 """As long as OpenAI's clients wait for anything."""
 
-OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})
+HEALTH_PATHS = frozenset({"/health", "/livez", "/readyz"})
+"""Whatever watches a gateway may ask for these under any name."""
+
+OPEN_PATHS = HEALTH_PATHS | {"/"}
 """What needs no key: they say that a gateway is there, and nothing of it."""
 
 OPEN_FOLDER = "/static/"
@@ -49,7 +52,8 @@ FailureResponse = Callable[[Failure, str], Response]
 
 
 class Edge:
-    """Gives every request its id and its caller, and every response the id; no traceback leaves."""
+    """Gives every request its id and its caller, and every response the id; no traceback leaves. `pages` says which web
+    pages may ask; `uploads` counts the bodies that arrive."""
 
     def __init__(
         self,
@@ -58,12 +62,16 @@ class Edge:
         failure_response: FailureResponse,
         access: Access,
         proxies: Proxies,
+        pages: WebPages | None,
+        uploads: Uploads,
     ) -> None:
         self._app = app
         self._make_id = make_id
         self._failure_response = failure_response
         self._access = access
         self._proxies = proxies
+        self._pages = pages
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +82,7 @@ class Edge:
             request_id = self._make_id().encode()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
+        state["uploads"] = self._uploads
         has_started = False
 
         async def send_with_id(message: Message) -> None:
@@ -85,11 +94,13 @@ class Edge:
             await send(message)
 
         try:
+            if self._pages is not None and scope["path"] not in HEALTH_PATHS:
+                self._pages.check(scope["method"], scope["headers"])
             caller = self._caller(scope)
             state["caller"] = caller
             with self._access.admitted(caller) if scope["method"] == "POST" else nullcontext():
                 await self._app(scope, receive, send_with_id)
-        except (Unauthorized, RateLimited) as error:
+        except (ForeignHost, ForeignPage, NotJson, Unauthorized, RateLimited) as error:
             await self._failure_response(describe(error), scope["path"])(scope, receive, send_with_id)
         except ClientDisconnect:
             return  # went away while it sent its request: nobody is left to answer
@@ -107,25 +118,6 @@ class Edge:
             return Caller(address)
         caller = self._access.identify(headers, address)
         return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)))
-
-
-async def read_body(request: Request, limits: HttpLimits) -> bytes:
-    """The whole body of a request. Raises HTTPException 413 or 408 when it is too large or too slow."""
-    too_large = HTTPException(413, f"The request's body is larger than {limits.max_body_bytes} bytes.")
-    # One that says so itself is not waited for: a client that expects a 100 before it sends gets the 413 instead.
-    said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > limits.max_body_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            async for part in request.stream():
-                body += part
-                if len(body) > limits.max_body_bytes:
-                    raise too_large
-    except TimeoutError as error:
-        raise HTTPException(408, f"The request's body did not arrive within {limits.body_timeout_s:g} s.") from error
-    return bytes(body)
 
 
 def http_failure(error: HTTPException, method: str, path: str) -> Failure:

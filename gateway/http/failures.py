@@ -48,6 +48,9 @@ OUTCOMES: dict[str, Outcome] = {
     INTERNAL: Outcome(500),
     "usage": Outcome(500),
     # The HTTP edge's own.
+    "foreign_host": Outcome(403),
+    "foreign_origin": Outcome(403),
+    "unsupported_media_type": Outcome(415),
     "unknown_url": Outcome(404),
     "response_not_found": Outcome(404),
     "method_not_allowed": Outcome(405),

@@ -1,14 +1,22 @@
-"""Limits how long and how large the head of a request may be, on uvicorn's connections.
+"""Limits what a client may do with one of uvicorn's connections: how long and large a head is, how long nobody reads.
 
 A client that sends a byte of its headers now and then would otherwise hold a connection for ever (slow loris), and one
-whose headers never end would fill the memory. Bodies have their own limits (`edge.read_body`).
+whose headers never end would fill the memory. Bodies have their own limits (`uploads.read_body`), and how many
+connections there may be is counted in `connections.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+from urllib.parse import urlsplit
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from gateway.http.connections import Connections
+from gateway.http.limits import WRITE_TIMEOUT_S
 
 HEAD_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers. A browser that connects ahead
@@ -17,24 +25,57 @@ of time just connects again."""
 MAX_HEAD_BYTES = 32 << 10
 """Of the request line and headers: four times what nginx allows. Cookies of other programs on the same host fit."""
 
-_STATUS = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+MAX_PIPELINED = 16
+"""Requests behind one that is being answered. Browsers and clients send none; 14,000 fit into one read of the socket,
+and would wait as long as a stream lasts."""
+
+_STATUS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's own protocol, with a watch on each head while it is read."""
+    """uvicorn's own protocol, with a watch on each head while it is read, and on answers that nobody reads."""
 
     _head_bytes: int | None = None
     """What has come of the head that is being read; None while none is."""
     _timer: asyncio.TimerHandle | None = None
-    _is_head_too_large = False
-    """Found out when all of it has come at once, before its bytes were looked at."""
+    _refused: int | None = None
+    """The status for a head that has come at once, when the parser is told to stop at it."""
+    _stalled: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        counted: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._counted = counted
+        self._answering: RequestResponseCycle | None = None
+        """The request that is being answered. uvicorn knows the last one that came, and tells it alone when the
+        connection is lost: an answer with another request behind it would never end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._begin_head()
+        if self._counted.open(self, self.client[0] if self.client else ""):
+            self._begin_head()
+        else:
+            self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        self._end_stall()
+        self._counted.closed(self)
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -45,6 +86,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(431)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refused = 400
+            raise ValueError("too many requests at once")
         super().on_message_begin()
         if self._head_bytes is None:
             self._begin_head()
@@ -52,13 +96,42 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._end_head()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            self._is_head_too_large = True
+            self._refused = 431
             raise ValueError("the head is too large")  # ends the parsing: this request must not begin
+        if not self.url.startswith(b"/"):
+            # A whole URL names the host that is meant, whatever else is said (RFC 9112, 3.2.2).
+            self.headers.append((b"host", urlsplit(self.url).netloc))
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self._counted.note_asking(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._counted.note_idle(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(WRITE_TIMEOUT_S, self.cut)
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def cut(self) -> None:
+        """End the connection at once, whatever is still to be written."""
+        self.transport.abort()
+
     def send_400_response(self, msg: str) -> None:
-        if self._is_head_too_large:
-            self._refuse(431)
+        if self._refused is not None:
+            self._refuse(self._refused)
         else:
             super().send_400_response(msg)
 
@@ -71,6 +144,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _end_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _refuse(self, status: int) -> None:
         """Say why, unless an earlier request is being answered, and hang up."""

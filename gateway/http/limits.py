@@ -7,6 +7,10 @@ from dataclasses import dataclass
 MAX_BODY_BYTES = 4 << 20
 """A prompt of a million tokens is about 4 MiB of text; only text is accepted. Parsing this much takes some 20 ms."""
 
+MAX_ARRIVING_BYTES = 32 << 20
+"""Of all bodies that have not arrived in full. Those of usual length come in one piece; of the largest, one caller that
+is alone may have four on the way."""
+
 BODY_TIMEOUT_S = 30.0
 """4 MiB arrive in this time over 1.2 Mbit/s; whoever is slower than that holds a connection for nothing."""
 
@@ -23,9 +27,10 @@ worker of a client that reads slowly."""
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """What one client may take of the gateway."""
+    """What one client may take of the gateway; `max_arriving_bytes` is of all of them together."""
 
     max_body_bytes: int = MAX_BODY_BYTES
+    max_arriving_bytes: int = MAX_ARRIVING_BYTES
     body_timeout_s: float = BODY_TIMEOUT_S
     keep_alive_s: float = KEEP_ALIVE_S
     write_timeout_s: float = WRITE_TIMEOUT_S

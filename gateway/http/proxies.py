@@ -40,6 +40,11 @@ class Proxies:
             return str(IPv6Network((address, HOME_PREFIX_BITS), strict=False))
         return str(address)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether what comes from there may be anybody's."""
+        address = _address(peer)
+        return address is not None and self._trusts(address)
+
     def _forwarded(self, peer: Address, headers: Headers) -> Address:
         """The last address that a trusted proxy has named, or else the proxy itself."""
         nearest = peer

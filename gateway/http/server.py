@@ -11,11 +11,14 @@ import errno
 import math
 import socket
 from collections.abc import Generator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.http.connections import Connections, connections_bound
 from gateway.http.http_protocol import GuardedProtocol
+from gateway.http.proxies import Proxies
 from p2pnet.errors import UsageError
 
 KEEP_ALIVE_CONNECTION_S = 75
@@ -32,13 +35,13 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class HttpServer:
     """A running HTTP server. `url` is its base URL, with the port that it really has."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, connections: Connections) -> None:
         host, self.port = listener.getsockname()[:2]
         host = WILDCARDS.get(host, host)
         self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
         self._listener = listener
         self._is_stopping = False
-        self._server = _Server(_config(self._cut_quietly))
+        self._server = _Server(_config(self._cut_quietly, connections))
         self._app = app
         self._task: asyncio.Task[None] | None = None
 
@@ -73,9 +76,10 @@ class HttpServer:
                 raise
 
 
-async def serve_http(app: ASGIApp, host: str, port: int) -> HttpServer:
-    """Serve `app` until `stop`. Port 0 takes any free port. Raises UsageError when the address cannot be had."""
-    server = HttpServer(app, _bind(host, port))
+async def serve_http(app: ASGIApp, host: str, port: int, proxies: Proxies | None = None) -> HttpServer:
+    """Serve `app` until `stop`, with as many open files as this process may have. Port 0 takes any free port. Raises
+    UsageError when the address cannot be had."""
+    server = HttpServer(app, _bind(host, port), Connections(connections_bound(), proxies))
     await server.start()
     return server
 
@@ -96,12 +100,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, connections: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",  # the application owns nothing to start; a failing lifespan would exit the process
         ws="none",
-        http=GuardedProtocol,
+        http=partial(GuardedProtocol, counted=connections),  # type: ignore[arg-type]  # called, and nothing else
         interface="asgi3",
         log_config=None,  # logging is the command's business
         access_log=False,

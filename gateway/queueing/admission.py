@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 
-from gateway.queueing.fair_queue import may_wait
 from gateway.queueing.model_queue import ModelQueue
 from gateway.queueing.ticket import Ticket
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
+from gateway.shares import Shares, may_take
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
 from p2pnet.records import ModelTask
 
@@ -27,6 +27,10 @@ a slower one is told so better at once than after that minute."""
 
 MAX_WAITING_TOTAL = 2048
 """Of all models. Each holds its connection and its prompt: 20 MiB of them when prompts are of usual length."""
+
+MAX_WAITING_BYTES = 48 << 20
+"""What the prompts of all that wait may take of the memory: twice what 2,048 of usual length take. One caller gets half
+of it when it is alone, which are six of the largest size; 250 such would be a gigabyte."""
 
 WAKE_INTERVAL_S = 0.05
 """How often the queues are tried without anybody having said that something changed: workers that refused a request
@@ -46,11 +50,12 @@ Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """How many requests may wait, the urgent ones not counted. Of each bound one caller may have as much as is still
-    free (see `fair_queue.may_wait`)."""
+    """How many requests may wait, and how large all of them may be, the urgent ones not counted. Of each bound one
+    caller may have as much as is still free (see `gateway.shares`)."""
 
     max_waiting: int = MAX_WAITING
     max_waiting_total: int = MAX_WAITING_TOTAL
+    max_waiting_bytes: int = MAX_WAITING_BYTES
 
 
 class Admission:
@@ -69,8 +74,10 @@ class Admission:
         self._limits = limits or QueueLimits()
         self._queues: dict[ModelTask, ModelQueue] = {}
         self._grants: dict[Ticket, asyncio.Future[WorkerChoice]] = {}
-        self._callers: Counter[str] = Counter()
-        """How many requests each has waiting, of all models, the urgent ones not counted."""
+        self._waiting = Shares(self._limits.max_waiting_total)
+        """How many requests each caller has waiting, of all models, the urgent ones not counted."""
+        self._bytes = Shares(self._limits.max_waiting_bytes)
+        """And how large they are."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def admit(self, ticket: Ticket) -> WorkerChoice:
@@ -144,7 +151,8 @@ class Admission:
             self._queues[key] = ModelQueue(self._serve, self._is_gone, self._now_s())
         self._queues[key].tickets.push(ticket, ticket.caller, ticket.query.tokens, ticket.is_urgent)
         if not ticket.is_urgent:
-            self._callers[ticket.caller.name] += 1
+            self._waiting.take(ticket.caller.name)
+            self._bytes.take(ticket.caller.name, ticket.size)
         loop = asyncio.get_running_loop()
         self._grants[ticket] = loop.create_future()
         if self._timer is None:
@@ -156,12 +164,17 @@ class Admission:
         model, name, limits = ticket.query.model, ticket.caller.name, self._limits
         queue = self._queues.get(ticket.query.key)
         waiting, own = (0, 0) if queue is None else (queue.tickets.in_turn, queue.tickets.waiting_of(name))
-        total = self._callers.total()
-        if not may_wait(own, waiting, limits.max_waiting):
+        if not may_take(own, waiting, limits.max_waiting):
             bound = f"{waiting} requests wait for the model {model}, {own} of them yours, and {limits.max_waiting} may"
-        elif not may_wait(self._callers[name], total, limits.max_waiting_total):
+        elif not self._waiting.has_room(name):
             bound = (
-                f"{total} requests wait here, {self._callers[name]} of them yours, and {limits.max_waiting_total} may"
+                f"{self._waiting.taken} requests wait here, {self._waiting.of(name)} of them yours, and "
+                f"{limits.max_waiting_total} may"
+            )
+        elif not self._bytes.has_room(name, ticket.size):
+            bound = (
+                f"the requests that wait here take {self._bytes.taken} bytes, yours {self._bytes.of(name)} of them, "
+                f"and {limits.max_waiting_bytes} may be taken"
             )
         else:
             return
@@ -178,9 +191,8 @@ class Admission:
         if not self._queues[ticket.query.key].tickets:
             del self._queues[ticket.query.key]
         if not ticket.is_urgent:
-            self._callers[ticket.caller.name] -= 1
-            if not self._callers[ticket.caller.name]:
-                del self._callers[ticket.caller.name]
+            self._waiting.give_back(ticket.caller.name)
+            self._bytes.give_back(ticket.caller.name, ticket.size)
         if not self._grants and self._timer is not None:
             self._timer.cancel()
             self._timer = None

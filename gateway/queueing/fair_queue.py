@@ -42,15 +42,6 @@ def share_of(priority: int) -> int:
     return int(QUANTUM * float(PRIORITY_FACTOR) ** bounded)
 
 
-def may_wait(own: int, waiting: int, bound: int) -> bool:
-    """Whether a caller that has `own` of the `waiting` requests may have one more wait where `bound` may.
-
-    It may have as many as slots are still free (Choudhury & Hahne 1998, dynamic thresholds): alone it fills half of
-    the queue, one of two busy callers a third, and there is always something left for whoever comes next.
-    """
-    return own < bound - waiting
-
-
 class _Line(Generic[T]):
     """One caller's requests in the order they came, and what it has spent since it joined the round robin."""
 

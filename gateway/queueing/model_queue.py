@@ -109,10 +109,10 @@ class _NoRoom:
         self._refused: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
 
     def add(self, ticket: Ticket) -> None:
-        needs = frozenset(ticket.exclude), ticket.query.max_tokens or 0
+        needs = frozenset(ticket.exclude), ticket.query.context
         self._refused.setdefault((ticket.query.digest, ticket.query.features), []).append(needs)
 
     def cover(self, ticket: Ticket) -> bool:
-        tokens = ticket.query.max_tokens or 0
+        tokens = ticket.query.context
         refused = self._refused.get((ticket.query.digest, ticket.query.features), ())
         return any(least <= tokens and (not exclude or exclude <= ticket.exclude) for exclude, least in refused)

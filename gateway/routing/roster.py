@@ -38,12 +38,12 @@ class Roster:
     def able(self, query: RouteQuery) -> Able | None:
         """Those that can do what is asked, busy or not; None when there is nobody.
 
-        Remembered, since it takes a look at all: for all lengths of answers between two lengths of contexts at once."""
+        Remembered, since it takes a look at all: for all lengths between those of two contexts at once."""
         variety = (
             query.key,
             query.digest,
             query.features,
-            bisect_left(self._context_lengths(query.key), query.max_tokens or 0),
+            bisect_left(self._context_lengths(query.key), query.context),
         )
         if variety not in self._able:
             if len(self._able) >= MAX_VARIETIES:
@@ -80,10 +80,12 @@ def obstacle(workers: Iterable[Worker], query: RouteQuery) -> P2PNetError | None
     except P2PNetError as error:
         return error
     longest = max(card.context_length for card in cards if query.features.issubset(card.features))
-    if (query.max_tokens or 0) <= longest:
+    if query.context <= longest:
         return None
+    if query.prompt_tokens >= longest:
+        return ContextOverflow.by_prompt(longest, query.prompt_tokens)
     return ContextOverflow(
-        f"The model {query.model} has a context of {longest} tokens, and {query.max_tokens} were requested.",
+        f"The model {query.model} has a context of {longest} tokens, and {query.context} were requested.",
         "max_tokens",
     )
 
@@ -103,12 +105,13 @@ def _card(worker: Worker, query: RouteQuery) -> ModelCard | None:
 
 
 def _is_able(worker: Worker, query: RouteQuery) -> bool:
-    """How long the prompt is only the worker knows: what can be ruled out is an answer longer than the context."""
+    """How long the prompt is only the worker knows: what can be ruled out is an answer that is longer than the context,
+    or a prompt that is so much longer that it cannot fit."""
     record, card = worker.record, _card(worker, query)
     return (
         card is not None
         and query.features.issubset(card.features)
-        and (query.max_tokens or 0) <= card.context_length
+        and query.context <= card.context_length
         and bool(record.addresses)
         and (not record.protocols or PROTOCOLS[query.task] in record.protocols)
     )

@@ -18,6 +18,13 @@ USUAL_TOKENS = 256
 
 CHARS_PER_TOKEN = 4
 
+MAX_TOKEN_CHARS = 256
+"""Of a prompt a token stands for fewer characters than this, in every vocabulary: the longest tokens that are known are
+128 spaces. So a text that is this much longer than a context does not fit, and nobody has to make tokens of it."""
+
+CUT_ROLES = frozenset({"assistant"})
+"""Whose messages chat templates may leave out in part: what a model has thought does not come back to it."""
+
 KEY_BYTES = 16
 
 MIN_CHARS = 128
@@ -35,7 +42,8 @@ MAX_CHAT_CHARS = 1 << 14
 @dataclass(frozen=True)
 class RouteQuery:
     """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
-    requests against one another. `affinity` names those that begin in the same way; None is no preference."""
+    requests against one another. `prompt_tokens` is what the prompt has at least. `affinity` names those that begin in
+    the same way; None is no preference."""
 
     model: str
     task: str = "generate"
@@ -44,6 +52,12 @@ class RouteQuery:
     max_tokens: int | None = None
     tokens: int = 1
     affinity: bytes | None = None
+    prompt_tokens: int = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens that the context must hold at least."""
+        return self.prompt_tokens + (self.max_tokens or 0)
 
     @property
     def key(self) -> ModelTask:
@@ -59,6 +73,7 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
             request.digest,
             _embedding_features(request),
             tokens=sum(_tokens_of(text) for text in request.inputs),
+            prompt_tokens=max(_input_tokens(text) for text in request.inputs),
         )
     answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
     return RouteQuery(
@@ -69,6 +84,7 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         request.max_tokens,
         _tokens_of(request.prompt) + answer * request.n,
         beginning_of(request.prompt),
+        _least_tokens_of(request.prompt),
     )
 
 
@@ -84,6 +100,21 @@ def _tokens_of(prompt: Prompt) -> int:
     if isinstance(prompt, TextPrompt):
         return 1 + (len(prompt.text) + len(prompt.suffix)) // CHARS_PER_TOKEN
     return sum(1 + len(message.content) // CHARS_PER_TOKEN for message in prompt.messages)
+
+
+def _least_tokens_of(prompt: Prompt) -> int:
+    """Never more than there will be."""
+    if isinstance(prompt, TokenPrompt):
+        return len(prompt.token_ids)
+    if isinstance(prompt, TextPrompt):
+        return (len(prompt.text) + len(prompt.suffix)) // MAX_TOKEN_CHARS
+    read = (message.content for message in prompt.messages if message.role not in CUT_ROLES)
+    return sum(len(content.strip()) for content in read) // MAX_TOKEN_CHARS  # templates strip them, too
+
+
+def _input_tokens(prompt: TextPrompt | TokenPrompt) -> int:
+    """A text to be made a vector of is cut to fit, ids are not."""
+    return len(prompt.token_ids) if isinstance(prompt, TokenPrompt) else 0
 
 
 def beginning_of(prompt: Prompt) -> bytes | None:

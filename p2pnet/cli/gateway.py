@@ -90,6 +90,26 @@ class GatewayFlags:
             "callers share the queues by their addresses. Repeatable. Default: nobody is believed.",
         ),
     ] = field(default_factory=list)
+    allowed_host: Annotated[
+        list[str],
+        typer.Option(
+            "--allowed-host",
+            envvar="P2PNET_ALLOWED_HOST",
+            metavar="NAME",
+            help="Without keys, answer under this name too. Repeatable. Default: only under localhost, addresses, and "
+            "what containers call their machine, so that no web page can use the gateway by a name of its own.",
+        ),
+    ] = field(default_factory=list)
+    allowed_origin: Annotated[
+        list[str],
+        typer.Option(
+            "--allowed-origin",
+            envvar="P2PNET_ALLOWED_ORIGIN",
+            metavar="ORIGIN",
+            help="Let the pages of another site use the gateway from a browser, such as https://chat.example or "
+            "http://localhost:3000. Repeatable. Default: only the gateway's own page.",
+        ),
+    ] = field(default_factory=list)
     initial_peers: options.InitialPeers = field(default_factory=list)
     listen: options.Listen = field(default_factory=list)
     identity: options.IdentityOption = None
@@ -126,6 +146,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import GatewayConfig
     from gateway.http.proxies import parse_proxies
+    from gateway.http.web_pages import parse_web_pages
     from gateway.model_names.naming import parse_aliases
     from gateway.queueing.admission import QueueLimits
     from gateway.serving import ServingConfig
@@ -138,6 +159,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
         code_model=flags.code_model,
         initial_peers=network.initial_peers,
         proxies=parse_proxies(flags.trusted_proxy),
+        pages=parse_web_pages(flags.allowed_host, flags.allowed_origin),
     )
 
 

@@ -18,6 +18,7 @@ from gateway.http.edge import Edge
 from gateway.http.failures import OUTCOMES
 from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
+from gateway.http.uploads import Uploads
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -133,7 +134,7 @@ async def test_an_error_in_the_middle_of_a_response_does_not_start_another() -> 
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("secret")
 
-    call = AsgiCall(Edge(broken, lambda: "0123", failure_response, Access(), Proxies()), CHAT, BODY)
+    call = AsgiCall(Edge(broken, lambda: "0123", failure_response, Access(), Proxies(), None, Uploads()), CHAT, BODY)
     await call.task
     assert [message["type"] for message in call.sent] == ["http.response.start"]
 

@@ -14,11 +14,11 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
-from gateway.http.edge import read_body
 from gateway.http.failures import describe
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, WholeReply
+from gateway.http.uploads import read_body
 from gateway.interface import ModelEntry
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService

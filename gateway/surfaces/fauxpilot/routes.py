@@ -9,10 +9,10 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.edge import read_body
 from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, WholeReply
+from gateway.http.uploads import read_body
 from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.edge import read_body
 from gateway.http.json_response import EncodedJson, body_docs
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import StreamedReply, VectorsReply, WholeReply
+from gateway.http.uploads import read_body
 from gateway.service import GatewayService
 from gateway.surfaces.ollama import models, render, schema
 from gateway.surfaces.ollama.models import ModelList

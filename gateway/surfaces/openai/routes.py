@@ -6,11 +6,11 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.http.edge import read_body
 from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
+from gateway.http.uploads import read_body
 from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService

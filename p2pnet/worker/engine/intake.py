@@ -21,6 +21,7 @@ from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids
 from p2pnet.worker.text.emission import Emitter
 from p2pnet.worker.text.fim import find_fim
 from p2pnet.worker.text.forms import Forms
+from p2pnet.worker.text.length import check_fits
 from p2pnet.worker.text.prompting import encode_prompt
 from p2pnet.worker.text.resuming import encodings
 
@@ -60,7 +61,7 @@ class Intake:
 
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
         """One sequence for each answer, and the echo that can be sent at once. Raises RequestError."""
-        prompt = self._encode(request)
+        prompt = self._encode(request, context_length)
         if request.resume_text:
             return [self._after_text(request, prompt, context_length)], []
         max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length)
@@ -77,14 +78,16 @@ class Intake:
             sequences.append(self._sequence(request, prompt, max_tokens, choice, constraint, echo))
         return sequences, echoed
 
-    def _encode(self, request: GenerateRequest) -> _Encoded:
+    def _encode(self, request: GenerateRequest, context_length: int) -> _Encoded:
         """Encode the prompt. Raises RequestError."""
         prompt = request.prompt
         if isinstance(prompt, TextPrompt) and prompt.suffix:
             assert self._fim is not None  # the feature was checked
+            for text in (prompt.text, prompt.suffix):
+                check_fits(text, self._tokenizer, context_length)
             gap = self._fim.encode(prompt.text, prompt.suffix)
             return _Encoded(gap.ids, gap.before_ids, self._end_token_ids | self._fim.end_token_ids)
-        ids = encode_prompt(prompt, self._tokenizer, self._vocabulary_size)
+        ids = encode_prompt(prompt, self._tokenizer, self._vocabulary_size, context_length)
         return _Encoded(ids, () if isinstance(prompt, ChatPrompt) else ids, self._end_token_ids)
 
     def _after_text(self, request: GenerateRequest, prompt: _Encoded, context_length: int) -> Sequence:

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt, Tool, ToolCall
+from p2pnet.worker.text.length import CHARS_PER_TOKEN, check_fits
 from p2pnet.worker.text.tool_calls.formats import ToolFormat, find_format
 from p2pnet.worker.text.tool_calls.schemas import parameters_of
 
@@ -26,12 +27,14 @@ _SHORT_ID_CHARS = 9
 _PROBE = "probe_5f1c"
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int) -> tuple[int, ...]:
-    """The ids to continue, at least one. Raises InvalidRequest."""
+def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int, context_length: int) -> tuple[int, ...]:
+    """The ids to continue, at least one. Raises InvalidRequest, or ContextOverflow for a text so much longer than the
+    context that not all of it had to be tokenized."""
     match prompt:
         case ChatPrompt():
-            ids = _encode_chat(prompt, tokenizer)
+            ids = _encode_chat(prompt, tokenizer, context_length)
         case TextPrompt(text):
+            check_fits(text, tokenizer, context_length)
             ids = _encode_text(text, tokenizer)
         case TokenPrompt(token_ids):
             ids = token_ids
@@ -61,25 +64,42 @@ def tool_format(tokenizer: Any) -> ToolFormat | None:
     return find_format(_template(tokenizer)) if has_tools(tokenizer) else None
 
 
-def _encode_chat(prompt: ChatPrompt, tokenizer: Any) -> tuple[int, ...]:
+def _encode_chat(prompt: ChatPrompt, tokenizer: Any, context_length: int) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         raise InvalidRequest("This model has no chat template: use completions instead of chat.", "messages")
     tools = _tools(prompt) or None
     style = _TurnStyle(has_short_ids=_has_short_ids(tokenizer))
+    longest = None if _chars(prompt) <= CHARS_PER_TOKEN * context_length else context_length
     try:
         try:
-            ids = _render(tokenizer, _turns(prompt, style), tools)
+            ids = _render(tokenizer, _turns(prompt, style), tools, longest)
         except TypeError:
             # Most templates take a call's arguments as an object; DeepSeek's join them to text, and fail on one.
             if not any(message.tool_calls for message in prompt.messages):
                 raise
-            ids = _render(tokenizer, _turns(prompt, replace(style, are_arguments_text=True)), tools)
+            ids = _render(tokenizer, _turns(prompt, replace(style, are_arguments_text=True)), tools, longest)
     except _TEMPLATE_ERRORS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", "messages") from error
     return tuple(ids)
 
 
-def _render(tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+def _chars(prompt: ChatPrompt) -> int:
+    """What the template is given to make its text of; it may leave some of it out."""
+    said = sum(len(message.content) for message in prompt.messages)
+    called = sum(len(call.arguments) for message in prompt.messages for call in message.tool_calls)
+    return said + called + sum(len(tool.description) + len(tool.parameters) for tool in prompt.tools)
+
+
+def _render(
+    tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, longest: int | None
+) -> list[int]:
+    """Raises ContextOverflow where the text is too long for `longest` tokens; None: it is too short to be."""
+    if longest is not None:
+        check_fits(
+            tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False),
+            tokenizer,
+            longest,
+        )
     ids: list[int] = tokenizer.apply_chat_template(
         turns, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
     )

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.http import http_protocol
+from gateway.http.connections import Connections
 from gateway.http.http_protocol import GuardedProtocol
 from gateway.http.server import HttpServer
 from tests.gateway.fake_generate import FakeGenerate, Serve, answer
@@ -120,4 +121,4 @@ def _protocol(loop: _Loop) -> GuardedProtocol:
 
     config = Config(app, lifespan="off", log_config=None)
     config.load()
-    return GuardedProtocol(config, ServerState(), {}, loop)  # type: ignore[arg-type]
+    return GuardedProtocol(config, ServerState(), {}, loop, counted=Connections())  # type: ignore[arg-type]

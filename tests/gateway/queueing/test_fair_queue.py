@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.interface import Caller
-from gateway.queueing.fair_queue import QUANTUM, FairQueue, may_wait, share_of
+from gateway.queueing.fair_queue import QUANTUM, FairQueue, share_of
 from tests.depth import examples
 
 Q = QUANTUM
@@ -64,33 +64,6 @@ def names(requests: Iterable[Request]) -> str:
 )
 def test_share(priority: int, share: int) -> None:
     assert share_of(priority) == share
-
-
-@pytest.mark.parametrize(
-    ("own", "waiting", "may"),
-    [
-        (0, 0, True),
-        (4, 4, True),
-        (5, 5, False),
-        (0, 9, True),
-        (0, 10, False),
-        (3, 6, True),
-        (4, 7, False),
-        (1, 9, False),
-    ],
-)
-def test_a_caller_may_have_as_much_as_is_free(own: int, waiting: int, may: bool) -> None:
-    assert may_wait(own, waiting, bound=10) is may
-
-
-def test_callers_that_keep_asking_leave_room_for_the_next() -> None:
-    for callers in range(1, 9):
-        own = [0] * callers
-        while any(may_wait(mine, sum(own), 100) for mine in own):
-            own = [mine + may_wait(mine, sum(own), 100) for mine in own]
-        assert sum(own) < 100
-        assert max(own) - min(own) <= 1
-        assert min(own) >= 100 // (callers + 1)
 
 
 ORDERS: dict[str, tuple[list[tuple[str, int]], dict[str, int], str]] = {

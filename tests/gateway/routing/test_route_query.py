@@ -37,12 +37,19 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
     ),
     "token ids": (
         GenerateRequest("r", "tiny", TokenPrompt((1, 2, 3)), max_tokens=1),
-        RouteQuery("tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4),
+        RouteQuery("tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4, prompt_tokens=3),
     ),
     "an embedding": (embed(TextPrompt("12345678")), RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3)),
     "embeddings of all kinds": (
         embed(TextPrompt(LONG), TokenPrompt((1, 2)), dimensions=8),
-        RouteQuery("tiny", "embed", DIGEST, frozenset({"text", "tokens", "dimensions"}), tokens=len(LONG) // 4 + 3),
+        RouteQuery(
+            "tiny",
+            "embed",
+            DIGEST,
+            frozenset({"text", "tokens", "dimensions"}),
+            tokens=len(LONG) // 4 + 3,
+            prompt_tokens=2,
+        ),
     ),
 }
 

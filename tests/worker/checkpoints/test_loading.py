@@ -230,7 +230,7 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def encode(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...]:
-    return encode_prompt(prompt, loaded.tokenizer, loaded.vocabulary_size)
+    return encode_prompt(prompt, loaded.tokenizer, loaded.vocabulary_size, loaded.context_length)
 
 
 def test_a_chat_is_rendered_with_the_models_template(chat_model: LoadedModel) -> None:

@@ -67,6 +67,7 @@ DEEPSEEK_TEMPLATE = (
     "{% endfor %}{% endfor %}"
 )
 
+CONTEXT = 4096
 SCHEMA = '{"type": "object", "properties": {"city": {"type": "string"}}}'
 WEATHER = Tool("get_weather", "The weather.", SCHEMA)
 CALL = ToolCall("call_0123456789abcdef01234567", "get_weather", '{"city": "Köln"}')
@@ -86,7 +87,7 @@ def tokenizer_with(template: Any) -> Any:
 def shown(template: Any, prompt: ChatPrompt) -> str:
     """What the model reads."""
     tokenizer = tokenizer_with(template)
-    text: str = tokenizer.decode(encode_prompt(prompt, tokenizer, len(tokenizer)))
+    text: str = tokenizer.decode(encode_prompt(prompt, tokenizer, len(tokenizer), CONTEXT))
     return text
 
 
