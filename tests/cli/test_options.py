@@ -42,6 +42,8 @@ EXPECTED_FLAGS = {
             "--log-json",
             "--wait-seconds",
             "--max-waiting",
+            "--allowed-host",
+            "--allowed-origin",
             "--api-key-file",
             "--alias",
             "--code-model",

@@ -59,5 +59,5 @@ async def test_room_is_given_back_when_a_body_is_there_or_its_client_is_gone(ser
         await gone.send(b" " * 150_000)
         gone._writer.transport.abort()
         whole = await Sender.begin(server, 150_000)
-        await whole.send(SMALL.rjust(80_000))
+        await whole.send(SMALL.rjust(150_000))
         assert await whole.status() == 200
