@@ -1,7 +1,7 @@
-"""Watches all answers under way for silence, and cuts those of workers that are gone.
+"""Watches all answers under way, and cuts those of workers that are gone, or many times slower than others.
 
-One timer for everything: no answer pays for it with each of its tokens. A worker that answers and sends no tokens is
-given up much later. A gateway that was held up itself blames nobody.
+One timer for everything: no answer pays for it with each of its tokens. A worker that answers probes and sends no
+tokens is given up much later where nobody else has room. A gateway that was held up itself blames nobody.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.lateness import MIN_FIRST_TOKEN_S, MIN_TOKEN_S, first_token_limit_s, token_limit_s
 from gateway.dispatch.silence import MIN_SUSPICION_S, give_up_s, suspicion_s
+from gateway.dispatch.usual import Usual
 from gateway.peers.worker import Worker
+from p2pnet.errors import TooSlow
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,9 @@ TICK_S = 0.1
 
 MAX_LAG_S = 0.3
 """A look that comes this much too late says that this gateway was busy, not that workers were silent."""
+
+JUDGE_S = 0.5
+"""How often it is asked of an answer whether it is too slow: who else has room for it takes a look at all workers."""
 
 Check = Callable[[Worker], Awaitable[bool]]
 """Asks a worker whether it is there. False: it does not answer."""
@@ -36,7 +42,9 @@ class Watch:
         note_lost: Callable[[Worker], None],
         limit_s: float,
         now_s: Callable[[], float] = time.monotonic,
+        usual: Usual | None = None,
     ) -> None:
+        self.usual = usual or Usual()
         self._check = check
         self._note_lost = note_lost
         self._limit_s = limit_s
@@ -82,6 +90,9 @@ class Watch:
             if attempt.waits_since_s is None:
                 continue
             silent_s = now_s - max(attempt.waits_since_s, self._lagged_s)
+            if now_s - attempt.judged_s >= JUDGE_S:
+                attempt.judged_s = now_s
+                self._judge(attempt, silent_s)
             if silent_s > shortest_s:
                 self._look_at(attempt, silent_s)
 
@@ -89,8 +100,41 @@ class Watch:
         gaps_s = attempt.worker.pace(attempt.key).gaps_s
         if silent_s > give_up_s(gaps_s, attempt.has_token, self._limit_s):
             attempt.cut(f"the worker sent nothing for {silent_s:.1f} s")
-        elif silent_s > suspicion_s(gaps_s, attempt.has_token):
+            return
+        if silent_s > suspicion_s(gaps_s, attempt.has_token):
             self._suspect(attempt.worker, silent_s)
+
+    def _judge(self, attempt: Attempt, silent_s: float) -> None:
+        """Cut it where it is too slow and somebody else has room."""
+        if attempt.has_token and attempt.key[1] != "embed":
+            self._judge_pace(attempt, silent_s)
+        else:
+            self._judge_wait(attempt, silent_s)
+
+    def _judge_wait(self, attempt: Attempt, silent_s: float) -> None:
+        """For the first token. Vectors come together, in no pace: for the next one as for the first."""
+        terms, now_s = attempt.terms, self._now_s()
+        waited_s = silent_s if attempt.has_token else now_s - max(attempt.began_s, self._lagged_s)
+        if waited_s < MIN_FIRST_TOKEN_S:
+            return
+        usual_s = self.usual.first_token_s(attempt.key, terms.prompt_tokens, attempt.worker.peer_id)
+        limit_s = terms.first_token_limit_s
+        if usual_s is not None:
+            usual_limit_s = first_token_limit_s(usual_s, terms.prompt_tokens, attempt.card.is_cold, terms.patience)
+            limit_s = min(limit_s, usual_limit_s)
+        if waited_s > limit_s and terms.has_elsewhere():
+            attempt.cut(f"the worker said nothing of its answer for {waited_s:.1f} s", TooSlow)
+
+    def _judge_pace(self, attempt: Attempt, silent_s: float) -> None:
+        pace_s = attempt.stretch.pace_s(silent_s, self._lagged_s)
+        if pace_s is None or pace_s <= MIN_TOKEN_S:
+            return
+        usual_s = self.usual.token_s(attempt.key, attempt.worker.peer_id)
+        if usual_s is None or pace_s <= token_limit_s(usual_s, attempt.terms.patience):
+            return
+        if attempt.terms.has_elsewhere():
+            attempt.worker.pace(attempt.key).token_s.note(pace_s, self._now_s())
+            attempt.cut(f"the worker took {pace_s:.1f} s for each token", TooSlow)
 
     def _suspect(self, worker: Worker, silent_s: float) -> None:
         """Have it asked, unless it has said something lately or is being asked."""

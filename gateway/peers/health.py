@@ -125,6 +125,13 @@ class Health:
         self._cooldowns += 1
         self._cooling_until_s = now_s + pause_s
 
+    def note_doubt(self, now_s: float, reason: str, asked_s: float) -> None:
+        """Another worker did what this one, asked at `asked_s`, was late with or said cannot be done. Honest ones are
+        late now and then, and may be right: so it counts as a failure that a worker says itself, and those of requests
+        that were under way together count once."""
+        if asked_s > self._failed_s:
+            self.note_failure(now_s, reason, is_gone=False)
+
     def note_announced(self, now_s: float) -> None:
         """It announced itself anew, so it runs: whether it can be reached a trial may show at once."""
         if self.is_missed and self.state(now_s) is State.COOLING:

@@ -35,7 +35,8 @@ MAX_CHAT_CHARS = 1 << 14
 @dataclass(frozen=True)
 class RouteQuery:
     """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
-    requests against one another. `affinity` names those that begin in the same way; None is no preference."""
+    requests against one another; `prompt_tokens` is how many of these have to be read before the answer begins, or goes
+    on. `affinity` names those that begin in the same way; None is no preference."""
 
     model: str
     task: str = "generate"
@@ -44,6 +45,7 @@ class RouteQuery:
     max_tokens: int | None = None
     tokens: int = 1
     affinity: bytes | None = None
+    prompt_tokens: int = 1
 
     @property
     def key(self) -> ModelTask:
@@ -53,13 +55,10 @@ class RouteQuery:
 def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
     """What routing needs to know of it."""
     if isinstance(request, EmbedRequest):
-        return RouteQuery(
-            request.model,
-            "embed",
-            request.digest,
-            _embedding_features(request),
-            tokens=sum(_tokens_of(text) for text in request.inputs),
-        )
+        tokens = sum(_tokens_of(text) for text in request.inputs)
+        features = _embedding_features(request)
+        return RouteQuery(request.model, "embed", request.digest, features, tokens=tokens, prompt_tokens=tokens)
+    prompt_tokens = _tokens_of(request.prompt)
     answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
     return RouteQuery(
         request.model,
@@ -67,8 +66,9 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         request.digest,
         features_needed(request),
         request.max_tokens,
-        _tokens_of(request.prompt) + answer * request.n,
+        prompt_tokens + answer * request.n,
         beginning_of(request.prompt),
+        prompt_tokens + len(request.resume_tokens) + len(request.resume_text) // CHARS_PER_TOKEN,
     )
 
 
