@@ -159,8 +159,8 @@ class Swarm:
         self._listen = TRANSPORTS[transport]
         self._processes: list[Process] = []
 
-    def bootstrap(self) -> Process:
-        return self._start("bootstrap", *P2PNET, "bootstrap", *self._listen)
+    def bootstrap(self, *arguments: str) -> Process:
+        return self._start("bootstrap", *P2PNET, "bootstrap", *self._listen, *arguments)
 
     def gateway(self, peer: Process, port: int = 0, *arguments: str) -> Process:
         join = (*self._listen, "--initial-peers", peer.address)

@@ -1,0 +1,1 @@
+"""A libp2p peer made by hand, over TCP on loopback: what an attacker can write, whose identities cost nothing."""
