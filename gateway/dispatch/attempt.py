@@ -170,6 +170,7 @@ class Attempt:
             pace.first_token_s.note(self.first_token_s, now_s)
             self.worker.health.note_begun(now_s, self.began_s)
             self.stretch = Stretch(now_s)
+            self._answer_tokens = tokens - 1
         else:
             gap_s = now_s - self._last_event_s
             self.stretch.note(waited_s, tokens, now_s)

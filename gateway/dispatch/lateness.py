@@ -12,8 +12,8 @@ FIRST_TOKEN_TIMES = 10.0
 MIN_FIRST_TOKEN_S = 2.0
 """No first token is too late before. A busy machine, a lost packet and a dial over a relay take a second."""
 
-READ_S = 0.005
-"""So much more for each token of the prompt: others may have had theirs cached. A laptop reads 200 a second."""
+READ_S = 0.01
+"""So much more for each token of the prompt: others may have had theirs cached. A laptop reads a hundred a second."""
 
 COLD_S = 120.0
 """A model that is announced as not in memory may be loaded from a slow disk first."""

@@ -32,10 +32,11 @@ class Moving:
         passed_over: Refusals,
         has_verdict: bool = False,
     ) -> Terms:
-        """For what this worker, which has just been chosen, is asked. One that was known to have more requests than
-        slots may take its time. `passed_over` are those that have failed the request. `has_verdict`: until the answer
-        begins, the client can be told something without it."""
-        crowd = max(1.0, worker.pressure() / worker.slots)
+        """For what this worker, which has just been chosen, is asked. One that has announced more requests than slots
+        may take its time: it was chosen all the same. `passed_over` are those that have failed the request.
+        `has_verdict`: until the answer begins, the client can be told something without it."""
+        announced = 0 if worker.load is None else worker.load.running + worker.load.queued
+        crowd = max(1.0, announced / worker.slots)
 
         def has_elsewhere() -> bool:
             if has_verdict and not progress.has_begun:

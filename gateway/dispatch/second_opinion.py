@@ -12,7 +12,7 @@ from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.usual import Usual
 from gateway.peers.subnets import subnets_of
 from gateway.peers.worker import Worker
-from p2pnet.errors import P2PNetError, RequestError
+from p2pnet.errors import ContextOverflow, P2PNetError, RequestError
 from p2pnet.records import ModelCard, ModelTask
 
 WAIT_S = 5.0
@@ -31,6 +31,12 @@ class _Refusal:
     worker: Worker
     card: ModelCard
     asked_s: float
+    error: RequestError
+
+    def is_refuted_by(self, card: ModelCard) -> bool:
+        """Whether who announces this card can do no more than who refused."""
+        may_be_too_short = isinstance(self.error, ContextOverflow) and self.card.context_length < card.context_length
+        return self.card.digest == card.digest and not may_be_too_short
 
 
 class SecondOpinion:
@@ -49,18 +55,17 @@ class SecondOpinion:
     def note_refusal(self, attempt: Attempt, error: P2PNetError, now_s: float) -> None:
         """A worker has said so, if that is what it said."""
         if error.is_hearsay and isinstance(error, RequestError):
-            self._refusals.append(_Refusal(attempt.worker, attempt.card, attempt.began_s))
+            self._refusals.append(_Refusal(attempt.worker, attempt.card, attempt.began_s, error))
             if not error.may_retry:
                 self.until_s = min(self.until_s, now_s + WAIT_S)
 
     def note_served(self, attempt: Attempt, now_s: float) -> None:
         """A worker has served it. Where it is one that has served before, that speaks against those who refused it and
-        announce no less: the same weights, and as long a context."""
+        can do no less."""
         if not self._refusals or not self._usual.knows(attempt.key, attempt.worker.peer_id):
             return
-        served = attempt.card
         for refusal in self._refusals:
-            if refusal.card.digest == served.digest and refusal.card.context_length >= served.context_length:
+            if refusal.is_refuted_by(attempt.card):
                 refusal.worker.health.note_doubt(now_s, REFUSED, refusal.asked_s)
 
     def passed_over(

@@ -41,7 +41,7 @@ class Site:
         self.network = network
         self.gate = asyncio.Event()
         self.begun: list[int] = []
-        self._hold_at = hold_at
+        self.hold_at = hold_at
         self.backend = EchoBackend(options, gate=self._before_token)
         self.requests = 0
 
@@ -53,7 +53,7 @@ class Site:
         if index == 0:
             self.requests += 1
         self.begun.append(index)
-        if self._hold_at is not None and index >= self._hold_at:
+        if self.hold_at is not None and index >= self.hold_at:
             await self.gate.wait()
 
 
