@@ -24,7 +24,7 @@ TOKEN_TIMES = 20.0
 MIN_TOKEN_S = 0.5
 """No pace is too slow that is quicker: two tokens a second are read as they come."""
 
-STRETCH_S = 5.0
+STRETCH_S = 2.0
 """A pace is that of so many seconds of waiting for the worker: a machine may be held up for a moment."""
 
 UNASKED_S = 60.0

@@ -63,13 +63,13 @@ def paced(*tokens: tuple[float, int]) -> tuple[Stretch, float]:
         ([], STRETCH_S, STRETCH_S),
         ([], 9.0, 9.0),
         ([(9.0, 1)], 0.5, 9.5 / 2),  # so far there is one stretch and a little more
-        ([(9.0, 1), (9.0, 1)], 4.0, 13.0 / 2),
-        ([(STRETCH_S, 1)] * 10, 0.5, 5.5 / 2),
-        ([(0.25, 1)] * 20, 4.0, 9.0 / 21),  # quick until now
-        ([(0.25, 1)] * 20, STRETCH_S, STRETCH_S),
-        ([(0.25, 1)] * 30, 2.0, 9.5 / 31),
-        ([(0.25, 1)] * 30, 4.0, 6.5 / 11),
-        ([(2.0, 100)] * 2, 1.0, 5.0 / 201),
+        ([(9.0, 1), (9.0, 1)], 1.5, 10.5 / 2),
+        ([(STRETCH_S, 1)] * 10, 0.5, 2.5 / 2),
+        ([(0.25, 1)] * 8, 1.5, 3.5 / 9),  # quick until now
+        ([(0.25, 1)] * 8, STRETCH_S, STRETCH_S),
+        ([(0.25, 1)] * 12, 0.5, 3.5 / 13),
+        ([(0.25, 1)] * 12, 1.5, 2.5 / 5),
+        ([(1.5, 100)], 1.0, 2.5 / 101),
     ],
 )
 def test_the_pace_is_that_of_the_last_seconds(

@@ -224,7 +224,7 @@ async def test_where_all_are_slow_at_once_a_request_is_not_sent_around() -> None
         for site in sites:
             site.gate.set()
         assert is_complete((await task)[0])
-        assert 2 <= len(told.outcomes()) <= 5
+        assert 2 <= told.outcomes().count("too_slow") <= 4  # after 2, 4, 8 and 16 s
 
 
 # ---- in mid-answer
