@@ -79,6 +79,9 @@ class DirectoryConfig:
 class ExchangeTimeouts:
     """What one exchange with a worker may take before it counts as lost."""
 
+    first_byte_s: float = 3.0
+    """Worker: from the opened stream to the first byte of the request. A client opens a stream when it has something to
+    send, so this is a round trip on a bad line."""
     request_s: float = 30.0
     """Worker: from the opened stream to the whole request. A slow uplink sends 1 MiB in 10 s."""
     stall_s: float = 60.0

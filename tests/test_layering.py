@@ -41,6 +41,7 @@ PURE = {
     "p2pnet/worker/text/stopping.py": NETWORK_STACK,
     "p2pnet/worker/announcing/fitting.py": NETWORK_STACK,
     "p2pnet/worker/streams/merging.py": NETWORK_STACK,
+    "p2pnet/worker/streams/arrivals.py": NETWORK_STACK,
     "p2pnet/worker/streams/quota.py": NETWORK_STACK,
     "p2pnet/rate_limit.py": NETWORK_STACK,
     "p2pnet/worker/streams/guard.py": NETWORK_STACK,

@@ -46,8 +46,9 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
-from p2pnet.network import lookup
-from p2pnet.network.hivemind import dht_node, joining, p2pd_stream
+from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
+from p2pnet.network.dht import messages as dht_messages
+from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
@@ -60,7 +61,7 @@ from p2pnet.wire.codec import (
     encode_frame,
 )
 from p2pnet.worker.engine.sampler import uniform
-from p2pnet.worker.streams import guard, inbound
+from p2pnet.worker.streams import arrivals, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -230,14 +231,20 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     codec,
     answer_limits,
     client,
-    inbound,
+    arrivals,
     guard,
     records,
     directory,
-    dht_node,
+    call_limits,
+    calls,
+    contact,
+    dht_messages,
+    storage,
+    values,
     joining,
     lookup,
     p2pd_stream,
+    streams,
 )
 
 

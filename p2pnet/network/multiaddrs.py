@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
@@ -15,6 +16,9 @@ from multiaddr.exceptions import Error as MultiaddrError
 from p2pnet.errors import UsageError
 
 EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
+
+GROUP_BITS = {4: 24, 6: 48}
+"""Of addresses that count as one, by IP version: what one customer of a provider is usually given."""
 
 _PLAIN = re.compile(r"/[\x21-\x7e]+")
 """A slash, then printable ASCII. The parser also takes addresses without the one, and strips white space around them,
@@ -106,6 +110,19 @@ def is_loopback(address: str) -> bool:
 def is_private(address: str) -> bool:
     host = _host_of(address)
     return bool(host) and ipaddress.ip_address(host).is_private
+
+
+@lru_cache(maxsize=4096)
+def address_group(address: str) -> str:
+    """Who shares one bound with whoever's connection comes from this address: an IPv4 /24 or an IPv6 /48, of which one
+    customer may have all addresses; on a private network, where each machine is somebody's, the address alone. Those
+    who come through a relay share its."""
+    try:
+        host = ipaddress.ip_address(_host_of(address))
+    except ValueError:
+        return "elsewhere"
+    bits = host.max_prefixlen if host.is_private else GROUP_BITS[host.version]
+    return str(ipaddress.ip_network((host, bits), strict=False))
 
 
 def _checked(address: str, example: str) -> str:

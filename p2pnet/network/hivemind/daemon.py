@@ -119,7 +119,8 @@ def binary() -> Path:
 
 
 def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...], folder: Path) -> list[str]:
-    """p2pd's command line for this kind of peer."""
+    """p2pd's command line for this kind of peer. Neither -dhtServer nor -dhtClient: its own Kademlia stores whatever
+    strangers send it, and `network/dht` passes addresses on itself."""
     chosen: dict[str, str | int] = {
         "listen": f"/unix{folder}/control.sock",
         "id": str(config.identity_file),
@@ -155,7 +156,6 @@ def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[
     if config.is_bootstrap:
         limits = config.relay
         return {
-            "dhtServer": 1,
             "autonat": 1,
             "relay": 1,
             "relayService": 1,
@@ -168,7 +168,6 @@ def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[
         }
     if config.is_behind_nat:
         return {
-            "dhtClient": 1,
             "autonat": 1,  # also turns on hole punching
             "relay": 1,
             "relayService": 0,
@@ -178,9 +177,9 @@ def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[
             "trustedRelays": ",".join(relays),
         }
     if config.is_client:
-        return {"dhtClient": 1, "autonat": 1, "relay": 1, "relayService": 0}  # relay: it dials workers through relays
+        return {"autonat": 1, "relay": 1, "relayService": 0}  # relay: it dials workers through relays
     # With relay=1, p2pd would offer to relay for others whatever relayService says, and cut them at 128 KiB.
-    return {"dhtServer": 1, "autonat": 1, "relay": 0}
+    return {"autonat": 1, "relay": 0}
 
 
 async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:

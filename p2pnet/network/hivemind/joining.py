@@ -9,14 +9,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from hivemind.dht.routing import DHTID
-from hivemind.p2p import PeerID
-from hivemind.proto import dht_pb2
-
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import JoinError, PeerUnreachable
 from p2pnet.network.connections import Connections
-from p2pnet.network.hivemind.dht import Dht
+from p2pnet.network.dht.asking import CALL_ERRORS
+from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, full_addresses, reason
 from p2pnet.network.interface import Clock, Meeting
 from p2pnet.network.multiaddrs import is_relayed, peer_id_of
@@ -42,7 +39,9 @@ MAX_REMEMBERED = 8
 class Joiner:
     """The way into the network, and the way back."""
 
-    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: Dht, connections: Connections, now_ms: Clock) -> None:
+    def __init__(
+        self, config: NetworkConfig, p2pd: P2pd, dht: DhtNode, connections: Connections, now_ms: Clock
+    ) -> None:
         self._config = config
         self._p2pd = p2pd
         self._dht = dht
@@ -88,10 +87,10 @@ class Joiner:
     async def remember_neighbours(self) -> None:
         """Keep the addresses of DHT peers that we are connected to: the way back when p2pd dies and no initial peer is
         left."""
-        neighbours = self._dht.node.protocol.routing_table.peer_id_to_uid
+        neighbours = self._dht.neighbour_ids()
         for peer in await self._p2pd.p2p.list_peers():
             peer_id = peer.peer_id.to_base58()
-            if peer.peer_id in neighbours and not self._connections.knows(peer_id):
+            if peer_id in neighbours and not self._connections.knows(peer_id):
                 self._connections.learn(full_addresses(peer.addrs, peer_id))
 
     async def meet(self, address: str) -> Meeting:
@@ -99,28 +98,25 @@ class Joiner:
         peer_id = peer_id_of(address)
         assert peer_id is not None, "checked by the command line"
         self._connections.learn([address])
-        protocol = self._dht.node.protocol
-        peer = PeerID.from_base58(peer_id)
         began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._config.join_timeout_s):
                 await self._connections.connect(peer_id)
                 asked_s = self._now_ms() / 1000
-                ping = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
-                pong = await protocol.get_stub(peer).rpc_ping(ping, timeout=self._config.join_timeout_s)
-        except P2PD_ERRORS as error:
+                pong = await self._dht.ping(peer_id)
+        except (*P2PD_ERRORS, *CALL_ERRORS) as error:
             raise PeerUnreachable(reason(error)) from error
         took_s = asyncio.get_running_loop().time() - began_s
-        ahead_s = clock_ahead_s(pong.dht_time, asked_s, self._now_ms() / 1000) if pong.dht_time else None
-        if pong.peer.node_id and abs(ahead_s or 0.0) <= MAX_CLOCK_SKEW_S:
-            await protocol.update_routing_table(DHTID.from_bytes(pong.peer.node_id), peer, responded=True)
+        ahead_s = clock_ahead_s(pong.time_s, asked_s, self._now_ms() / 1000) if pong.time_s else None
+        if abs(ahead_s or 0.0) <= MAX_CLOCK_SKEW_S:
+            self._dht.met(peer_id, pong.sender)
         return Meeting(took_s, ahead_s)
 
     async def _meet_all(self, addresses: Sequence[str]) -> list[Exception]:
         """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""
         results = await asyncio.gather(*(self._join_through(address) for address in addresses), return_exceptions=True)
         if self._dht.neighbours:
-            await self._dht.node.find_nearest_nodes([self._dht.node_id])
+            await self._dht.look_around()
         return [result for result in results if isinstance(result, Exception)]
 
     async def _join_through(self, address: str) -> None:

@@ -33,8 +33,9 @@ P2PD_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """The unix socket through which p2pd passes the bytes of one stream."""
 
-Accept = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""Serve one inbound stream: the peer at its other end, and the stream's socket."""
+Accept = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serve one inbound stream: the peer at its other end, the multiaddr its connection comes from, and the stream's
+socket."""
 
 
 class P2pd:
@@ -131,17 +132,22 @@ class P2pd:
 
     async def serve(self, protocol: str, accept: Accept) -> None:
         """Have inbound streams of a protocol accepted, by this process and by each later one."""
-        self._served[protocol] = accept
+        self.will_serve(protocol, accept)
         await self._register(protocol, accept)
+
+    def will_serve(self, protocol: str, accept: Accept) -> None:
+        """Have inbound streams of a protocol accepted by each process that is started from now on."""
+        self._served[protocol] = accept
 
     async def serve_again(self) -> None:
         """Tell a process that has just been started which protocols are served."""
-        for protocol, accept in self._served.items():
+        for protocol, accept in list(self._served.items()):
             await self._register(protocol, accept)
 
     async def _register(self, protocol: str, accept: Accept) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await accept(info.peer_id.to_base58(), reader, writer)
+            address = str(Multiaddr(info.addr.to_bytes()))
+            await accept(info.peer_id.to_base58(), address, reader, writer)
 
         await self._p2p.add_binary_stream_handler(protocol, serve)
 

@@ -45,7 +45,8 @@ InBackground = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class RawStream:
-    """Bytes as they are: for libp2p's own protocols. `on_close` is told each time that it is closed."""
+    """Bytes as they are: for protocols that are not ours. `on_close` is told each time that it is closed. `address` is
+    where the connection of an inbound one comes from."""
 
     def __init__(
         self,
@@ -53,7 +54,9 @@ class RawStream:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_close: Callable[[RawStream], None],
+        address: str = "",
     ) -> None:
+        self.address = address
         self._peer_id = peer_id
         self._reader = reader
         self._writer = writer
@@ -80,6 +83,8 @@ class RawStream:
             return b""
 
     async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop raises RuntimeError then, where asyncio's drain raises OSError
+            raise PeerLost(f"the stream to {self._peer_id} is gone")
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -143,19 +148,17 @@ class P2pdStream:
         if self._task is None:
             self._raw.end_use()
             self._task = self._in_background(self._part())
+            self._task.add_done_callback(lambda _: self._raw.close())  # also of one that was cancelled before it began
 
     def drop(self) -> None:
         """Close the socket at once."""
         self._raw.close()
 
     async def _part(self) -> None:
-        try:
-            with contextlib.suppress(PeerLost, TimeoutError):
-                async with asyncio.timeout(PARTING_S):
-                    await self._raw.write(MARK)
-                    await (self._wait_for_reset() if self._is_opener else self._let_go())
-        finally:
-            self._raw.close()
+        with contextlib.suppress(PeerLost, TimeoutError):
+            async with asyncio.timeout(PARTING_S):
+                await self._raw.write(MARK)
+                await (self._wait_for_reset() if self._is_opener else self._let_go())
 
     async def _wait_for_reset(self) -> None:
         """The opener's part, once it has said stop."""

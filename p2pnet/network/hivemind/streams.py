@@ -19,6 +19,10 @@ from p2pnet.network.interface import Stream, StreamHandler
 LEAVING_S = 5.0
 """How long a network that closes waits for its streams to part: their last bytes may still be on their way."""
 
+MAX_PARTING = 256
+"""Streams that part at the same time. It takes two round trips; but an end that says nothing has `PARTING_S`, so that
+strangers could have us hold thousands. The oldest is dropped."""
+
 OpenSocket = Callable[[str, str], Awaitable[StreamSocket]]
 """Open a stream of a protocol to a peer that is connected. Raises one of P2PD_ERRORS."""
 
@@ -31,7 +35,7 @@ class Streams:
         self._connections = connections
         self._open_timeout_s = open_timeout_s
         self._streams: set[RawStream] = set()
-        self._parting: set[asyncio.Task[None]] = set()
+        self._parting: dict[asyncio.Task[None], None] = {}
 
     @property
     def count(self) -> int:
@@ -63,8 +67,10 @@ class Streams:
     def serving(self, handler: StreamHandler) -> Accept:
         """What accepts inbound streams and lets `handler` serve them."""
 
-        async def accept(peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            raw = self._track(peer_id, reader, writer)
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
             stream = P2pdStream(raw, is_opener=False, in_background=self._in_background)
             try:
                 await handler(stream)
@@ -72,6 +78,21 @@ class Streams:
                 stream.drop()
                 raise
             stream.close()
+
+        return accept
+
+    def serving_raw(self, handler: Callable[[RawStream], Awaitable[None]]) -> Accept:
+        """The same for a protocol that is not one of ours: `handler` is handed the bytes as they are, and closes the
+        stream."""
+
+        async def accept(
+            peer_id: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            raw = self._track(peer_id, reader, writer, address)
+            try:
+                await handler(raw)
+            finally:
+                raw.close()
 
         return accept
 
@@ -93,13 +114,19 @@ class Streams:
         when nothing comes."""
         return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
-    def _track(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard)
+    def _track(
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = ""
+    ) -> RawStream:
+        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address)
         self._streams.add(stream)
         return stream
 
     def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(parting)
-        self._parting.add(task)
-        task.add_done_callback(self._parting.discard)
+        self._parting[task] = None
+        task.add_done_callback(lambda done: self._parting.pop(done, None))
+        if len(self._parting) > MAX_PARTING:
+            oldest = next(iter(self._parting))
+            del self._parting[oldest]
+            oldest.cancel()
         return task

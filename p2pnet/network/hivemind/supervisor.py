@@ -1,4 +1,4 @@
-"""Starts p2pd and the DHT node on it, ends them, and starts both again when p2pd dies.
+"""Starts p2pd, ends it, and starts it again when it dies.
 
 Knows nothing of joining: who has it started again finds a peer that knows nobody.
 """
@@ -11,7 +11,7 @@ import logging
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import P2PNetError
 from p2pnet.network.connections import Connections
-from p2pnet.network.hivemind.dht import Dht
+from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.relay_start import start_relay
 
@@ -22,26 +22,24 @@ RESTART_PAUSE_S = (0.1, 0.5, 2.0, 10.0)
 
 
 class Supervisor:
-    """p2pd and the DHT node, which live and die together."""
+    """The one who looks after p2pd. What it knew of others dies with it."""
 
-    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: Dht, connections: Connections) -> None:
+    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: DhtNode, connections: Connections) -> None:
         self._config = config
         self._p2pd = p2pd
         self._dht = dht
         self._connections = connections
 
     async def start(self) -> None:
-        """Start both, or none. Raises DaemonFailed."""
+        """Start it, with all that is served. Raises DaemonFailed."""
         await (start_relay(self._p2pd, self._config.relay) if self._config.is_bootstrap else self._p2pd.start())
         try:
             await self._p2pd.serve_again()
-            await self._dht.start(self._p2pd.p2p)
         except BaseException:
             await self._p2pd.stop()
             raise
 
     async def stop(self) -> None:
-        self._dht.stop()
         await self._p2pd.stop()
 
     async def revive(self) -> None:
@@ -50,6 +48,7 @@ class Supervisor:
         logger.warning("p2pd has died (exit status %s); starting it again", status)
         await self.stop()
         self._connections.forget_all()
+        self._dht.forget_all()
         await self._restart()
 
     async def _restart(self) -> None:

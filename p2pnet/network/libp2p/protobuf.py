@@ -5,12 +5,23 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+_VARINT = 0
+_FIXED_64 = 1
+_LENGTH_DELIMITED = 2
+
 
 def field(number: int, value: int | bytes) -> bytes:
     """One field: a varint, or bytes behind their length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + delimited(value)
+    return varint(number << 3 | _LENGTH_DELIMITED) + delimited(value)
+
+
+def fixed_64(number: int, value: bytes) -> bytes:
+    """One field of eight bytes: a double, for instance."""
+    return varint(number << 3 | _FIXED_64) + value
 
 
 def delimited(message: bytes) -> bytes:
@@ -29,19 +40,32 @@ def varint(number: int) -> bytes:
 def fields_of(message: bytes) -> dict[int, int | bytes]:
     """The fields of a protobuf message: numbers, and bytes; of repeated ones the last. Raises ValueError for other wire
     types, IndexError when it is cut off."""
-    found: dict[int, int | bytes] = {}
-    position = 0
+    return dict(each_field(message, at_most=len(message)))
+
+
+def each_field(message: bytes, at_most: int) -> Iterator[tuple[int, int | bytes]]:
+    """The fields in their order, repeated ones too: numbers as int, bytes and fixed 64 bits as bytes. Raises ValueError
+    for other wire types and for more fields than `at_most`, IndexError when it is cut off."""
+    position = count = 0
     while position < len(message):
+        if count == at_most:
+            raise ValueError(f"more than {at_most} fields")
+        count += 1
         tag, position = read_varint(message, position)
-        value, position = read_varint(message, position)
-        if tag & 7 == 0:
-            found[tag >> 3] = value
-        elif tag & 7 == 2:
-            found[tag >> 3] = message[position : position + value]
-            position += value
+        if tag & 7 == _FIXED_64:
+            value: int | bytes = message[position : position + 8]
+            position += 8
         else:
-            raise ValueError(f"wire type {tag & 7}")
-    return found
+            number, position = read_varint(message, position)
+            value = number
+            if tag & 7 == _LENGTH_DELIMITED:
+                value = message[position : position + number]
+                position += number
+            elif tag & 7 != _VARINT:
+                raise ValueError(f"wire type {tag & 7}")
+        if position > len(message):
+            raise IndexError("cut off")
+        yield tag >> 3, value
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
         refusal: Callable[[], P2PNetError | None] = lambda: None,
         guard: Guard | None = None,
     ) -> None:
-        super().__init__(guard or Guard(), timeouts, meter.observer)
+        guard = guard or Guard()
+        super().__init__(guard, guard.requests_arriving, timeouts, meter.observer)
         self._find = find
         self._meter = meter
         self._refusal = refusal
@@ -77,6 +78,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
         ):
             slot.when_released(share.release)
             await self._serve(stream, backend, request, exchange, slot)
+            self._guard.note_served(stream.peer_id)
 
     def _backend_for(self, request: R) -> B:
         """The backend that serves this request. Raises why the request is not taken."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 from p2pnet.config import GuardConfig
@@ -15,6 +15,7 @@ from p2pnet.errors import Busy, NotAllowed
 from p2pnet.rate_limit import RateLimit
 from p2pnet.records import ModelTask
 from p2pnet.worker.observability.load import full
+from p2pnet.worker.streams.arrivals import Arrivals
 from p2pnet.worker.streams.quota import Quota
 
 PROBES_PER_MINUTE = 240.0
@@ -23,6 +24,10 @@ core."""
 
 MAX_QUOTAS = 64
 """Models whose slots are counted: twice what a worker announces, since models come and go."""
+
+MAX_SERVED = 1024
+"""Gateways that are remembered for having been served: the last ones. To be served costs a request that is computed, so
+an attacker who wants others forgotten pays a thousand of them."""
 
 
 class Share:
@@ -49,8 +54,10 @@ class Guard:
         self._requests = None if per_minute is None else RateLimit(per_minute)
         self._probes = RateLimit(PROBES_PER_MINUTE)
         self._quotas: dict[ModelTask, Quota] = {}
-        self._reading: dict[str, Quota] = {}
         self._held: Counter[str] = Counter()
+        self._served: OrderedDict[str, None] = OrderedDict()
+        self.requests_arriving = Arrivals(self._served.__contains__)
+        self.probes_arriving = Arrivals(self._served.__contains__)
 
     @property
     def max_request_bytes(self) -> int | None:
@@ -80,20 +87,6 @@ class Guard:
         self._probes.spend(gateway, now_s)
 
     @contextlib.contextmanager
-    def reading(self, gateway: str, protocol: str, limit: int) -> Iterator[None]:
-        """Read a request of this protocol. Raises Busy when `limit` requests are being read, or as many of this gateway
-        as is its part."""
-        now_s = self._now_s()
-        quota = self._reading.setdefault(protocol, Quota())
-        if self._has_part(quota, gateway, limit, now_s) or quota.taken >= limit:
-            raise Busy("too many requests are on their way to this worker")
-        quota.take(gateway)
-        try:
-            yield
-        finally:
-            quota.give_back(gateway, self._now_s())
-
-    @contextlib.contextmanager
     def share(self, gateway: str, key: ModelTask, slots: int) -> Iterator[Share]:
         """Hold one of a model's slots for a gateway. Raises Busy when all are taken, or the gateway has its share."""
         now_s = self._now_s()
@@ -116,6 +109,13 @@ class Guard:
             yield share
         finally:
             share.release()
+
+    def note_served(self, gateway: str) -> None:
+        """A request of this gateway was answered to the end: the next ones do not vie with strangers' to be read."""
+        self._served[gateway] = None
+        self._served.move_to_end(gateway)
+        if len(self._served) > MAX_SERVED:
+            self._served.popitem(last=False)
 
     def _check_listed(self, gateway: str) -> None:
         allowed = self._config.allowed_gateways

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
@@ -21,12 +22,10 @@ from p2pnet.wire.codec import LENGTH_BYTES, encode_frame
 from p2pnet.wire.exchange import AnyEvent, Exchange
 from p2pnet.wire.protocols import AnyAnswer, WireProtocol
 from p2pnet.worker.observability.observer import Observer
+from p2pnet.worker.streams.arrivals import Arrival, Arrivals
 from p2pnet.worker.streams.guard import Guard
 
 logger = logging.getLogger(__name__)
-
-MAX_UNREAD_REQUESTS = 64
-"""Streams whose request is still arriving: each may hold 4 MiB before it can be told that the worker is busy."""
 
 MAX_FAILURE_CHARS = 500
 """A message is a sentence or two; the frame that carries it must fit."""
@@ -41,12 +40,11 @@ class InboundHandler(ABC, Generic[R]):
     max_request_bytes: int | None = None
     """Of a request's frame; None is what the protocol allows."""
 
-    def __init__(self, guard: Guard, timeouts: ExchangeTimeouts | None, observer: Observer) -> None:
+    def __init__(self, guard: Guard, arrivals: Arrivals, timeouts: ExchangeTimeouts | None, observer: Observer) -> None:
         self._guard = guard
+        self._arrivals = arrivals
         self._timeouts = timeouts or ExchangeTimeouts()
         self._observer = observer
-        self.unread = 0
-        """Streams whose request has not arrived yet."""
 
     async def __call__(self, stream: Stream) -> None:
         """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
@@ -71,29 +69,37 @@ class InboundHandler(ABC, Generic[R]):
     async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
         """Send events until the exchange is done, or raise why not."""
 
-    async def _next_request(self, stream: Stream) -> R:
-        with self._guard.reading(stream.peer_id, self.protocol.name, MAX_UNREAD_REQUESTS):
-            self.unread += 1
-            try:
-                return await self._read_request(stream)
-            finally:
-                self.unread -= 1
+    @property
+    def unread(self) -> int:
+        """Requests that have not arrived yet."""
+        return len(self._arrivals)
 
-    async def _read_request(self, stream: Stream) -> R:
+    async def _next_request(self, stream: Stream) -> R:
+        """Raises Busy when its place was needed for others that have come since."""
+        limit_s = self._timeouts.request_s
+        deadline_s = asyncio.get_running_loop().time() + limit_s
+        timer = asyncio.timeout(min(self._timeouts.first_byte_s, limit_s))
+        with self._arrivals.place(stream.peer_id, partial(_expire, timer)) as arrival:
+            try:
+                async with timer:
+                    return await self._read_request(stream, arrival, partial(timer.reschedule, deadline_s))
+            except TimeoutError as error:
+                arrival.check()
+                missing = "no whole request" if arrival.received_bytes else "nothing of a request"
+                raise ProtocolViolation(f"{missing} came in time") from error
+
+    async def _read_request(self, stream: Stream, arrival: Arrival, note_begun: Callable[[], None]) -> R:
         decoder = self.protocol.request_decoder()
         requests: list[R] = []
-        received_bytes = 0
-        try:
-            async with asyncio.timeout(self._timeouts.request_s):
-                while not requests:
-                    data = await stream.read()
-                    if not data:
-                        raise PeerLost("no whole request came")
-                    requests = decoder.feed(data)
-                    received_bytes += len(data)
-                    self._check_size(received_bytes)
-        except TimeoutError as error:
-            raise ProtocolViolation(f"no whole request within {self._timeouts.request_s:.0f} s") from error
+        while not requests:
+            data = await stream.read()
+            if not data:
+                raise PeerLost("no whole request came")
+            if not arrival.received_bytes:
+                note_begun()
+            arrival.grow(len(data))
+            requests = decoder.feed(data)
+            self._check_size(arrival.received_bytes)
         if len(requests) > 1 or not decoder.is_empty:
             raise ProtocolViolation("bytes after the request")
         return requests[0]
@@ -120,3 +126,9 @@ class InboundHandler(ABC, Generic[R]):
                 await stream.write(b"".join(frames))
         except TimeoutError as error:
             raise PeerLost(f"the client read nothing for {self._timeouts.stall_s:.0f} s") from error
+
+
+def _expire(timer: asyncio.Timeout) -> None:
+    """Now. One that is just ending whatever waits needs no second end."""
+    if not timer.expired():
+        timer.reschedule(asyncio.get_running_loop().time())

@@ -29,7 +29,8 @@ class StatusHandler(InboundHandler[StatusRequest]):
         timeouts: ExchangeTimeouts | None = None,
         observer: Observer | None = None,
     ) -> None:
-        super().__init__(guard or Guard(), timeouts, observer or Observer())
+        guard = guard or Guard()
+        super().__init__(guard, guard.probes_arriving, timeouts, observer or Observer())
         self._status = status
 
     def _check(self, peer_id: str) -> None:

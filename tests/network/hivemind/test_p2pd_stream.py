@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from p2pnet.errors import PeerLost
 from p2pnet.network.hivemind.p2pd_stream import LENGTH_BYTES, MARK, P2pdStream, RawStream
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -158,4 +159,33 @@ OPENED = {"of now": _opener_lets_the_acceptor_end, "of before": _opener_of_an_ol
 @on_each_loop
 @pytest.mark.parametrize("story", OPENED.values(), ids=OPENED)
 def test_the_opener_waits_for_the_end(loop: NewLoop, story: Story) -> None:
+    run(loop, story)
+
+
+async def _written_to_once_it_is_gone() -> None:
+    end = await End.make(is_opener=True)
+    end.p2pd.close()
+    for _ in range(3):
+        with pytest.raises(PeerLost):
+            await end.stream.write(b"more")
+    end.stream.close()
+    await end.wait_parted()
+
+
+async def _written_to_once_it_is_dropped() -> None:
+    end = await End.make(is_opener=True)
+    end.stream.drop()
+    for _ in range(3):
+        with pytest.raises(PeerLost):
+            await end.stream.write(b"more")
+    await end.wait_parted()
+
+
+WRITTEN = {"p2pd is gone": _written_to_once_it_is_gone, "we have dropped it": _written_to_once_it_is_dropped}
+
+
+@on_each_loop
+@pytest.mark.parametrize("story", WRITTEN.values(), ids=WRITTEN)
+def test_who_writes_to_a_stream_that_is_gone_has_lost_its_peer(loop: NewLoop, story: Story) -> None:
+    """Not only the first time: uvloop raises something else of its own from the second on."""
     run(loop, story)

@@ -12,9 +12,9 @@ from p2pnet.errors import PeerUnreachable
 from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.p2pd import StreamSocket
 from p2pnet.network.hivemind.p2pd_stream import MARK, RawStream
-from p2pnet.network.hivemind.streams import Streams
+from p2pnet.network.hivemind.streams import MAX_PARTING, Streams
 from p2pnet.network.interface import Stream
-from tests.stories import peer
+from tests.stories import peer, settle
 
 A = peer("a").peer_id
 HERE = f"/ip4/192.0.2.1/tcp/1/p2p/{A}"
@@ -134,7 +134,7 @@ async def test_an_inbound_stream_parts_when_its_handler_is_done(site: Site) -> N
     async def handler(stream: Stream) -> None:
         assert stream.peer_id == A
 
-    await site.streams.serving(handler)(A, *await site.socket())
+    await site.streams.serving(handler)(A, "/ip4/192.0.2.1/tcp/1", *await site.socket())
     assert site.streams.count == 1
     assert await asyncio.get_running_loop().sock_recv(site.far_ends[0], len(MARK)) == MARK
     site.far_ends[0].close()
@@ -147,5 +147,19 @@ async def test_an_inbound_stream_is_dropped_when_its_handler_fails(site: Site) -
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await site.streams.serving(handler)(A, *await site.socket())
+        await site.streams.serving(handler)(A, "/ip4/192.0.2.1/tcp/1", *await site.socket())
+    assert site.streams.count == 0
+
+
+async def test_streams_whose_other_ends_do_not_part_are_bounded(site: Site) -> None:
+    """Closed all at once: the oldest are dropped, those among them that have not begun to part."""
+    opened = [await site.streams.open(A, PROTOCOL) for _ in range(MAX_PARTING + 3)]
+    for stream in opened:
+        stream.close()
+    await settle(lambda: site.streams.count == MAX_PARTING)
+    said = [await asyncio.get_running_loop().sock_recv(far_end, len(MARK)) for far_end in site.far_ends]
+    assert said == [b""] * 3 + [MARK] * MAX_PARTING
+    for far_end in site.far_ends:
+        far_end.close()
+    await site.streams.wait_parted()
     assert site.streams.count == 0

@@ -38,9 +38,9 @@ from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
+from p2pnet.worker.streams.arrivals import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.embed_handler import READ_AHEAD_VECTORS, EmbedHandler
 from p2pnet.worker.streams.generate_handler import GenerateHandler
-from p2pnet.worker.streams.inbound import MAX_UNREAD_REQUESTS
 from tests.stories import ManualClock, ask, card, peer, settle
 
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id
@@ -279,11 +279,12 @@ async def test_a_request_that_does_not_come_whole_in_time_is_given_up() -> None:
     assert only_failure(await site.ask(framed(REQUEST)[:-1])).code == "protocol_violation"
 
 
-async def test_too_many_requests_on_their_way_are_told_busy() -> None:
+async def test_of_too_many_requests_on_their_way_the_oldest_is_told_busy() -> None:
     site = Site(*ANSWER)
     waiting = [await site.open(framed(REQUEST)[:3]) for _ in range(MAX_UNREAD_REQUESTS)]
     await settle(lambda: site.handler.unread == MAX_UNREAD_REQUESTS)
-    assert only_failure(await site.ask(REQUEST)).code == "busy"
+    assert isinstance((await site.ask(REQUEST))[-1], Finished)
+    assert only_failure(await events_of(waiting.pop(0))).code == "busy"
     for stream in waiting:
         stream.close()
     await settle(lambda: site.handler.unread == 0)

@@ -38,8 +38,8 @@ from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
+from p2pnet.worker.streams.arrivals import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.generate_handler import READ_AHEAD_EVENTS, GenerateHandler, tokens_in
-from p2pnet.worker.streams.inbound import MAX_UNREAD_REQUESTS
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Scripted, Step
 
@@ -516,12 +516,13 @@ async def test_a_worker_goes_on_after_every_failure() -> None:
 
 
 async def test_streams_without_a_request_are_bounded() -> None:
+    """The oldest goes, and is told so."""
     site = Site(EchoBackend())
     waiting = [await site.open() for _ in range(MAX_UNREAD_REQUESTS)]
     await settle(lambda: site.handler.unread == MAX_UNREAD_REQUESTS)
-    (refused,) = await site.ask(ask())
-    assert isinstance(refused, Failed)
-    assert refused.code == "busy"
+    assert text_of(await site.ask(ask())) == "one two three"
+    assert only_failure(await events_of(waiting.pop(0))).code == "busy"
+    assert site.handler.unread == len(waiting)
     for stream in waiting:
         stream.close()
     await settle(lambda: site.handler.unread == 0)

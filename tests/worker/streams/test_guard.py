@@ -25,7 +25,6 @@ from p2pnet.worker.observability.load import LoadMeter
 from p2pnet.worker.streams import guard, quota
 from p2pnet.worker.streams.generate_handler import GenerateHandler
 from p2pnet.worker.streams.guard import PROBES_PER_MINUTE, Guard
-from p2pnet.worker.streams.inbound import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.quota import MEMORY_S, Quota, may_take
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Scripted, Step
@@ -421,16 +420,3 @@ async def test_requests_that_arrive_together_do_not_pass_the_rate_together() -> 
         await stream.write(encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES))
     codes = [code_of(await events_of(stream)) for stream in streams]
     assert sorted(map(str, codes)) == ["None", "busy", "busy", "busy", "busy"]
-
-
-async def test_one_gateway_does_not_take_all_the_reading() -> None:
-    site = Site(*ANSWER)
-    assert code_of(await site.ask(B, REQUEST)) is None
-    waiting = [await site.open(A) for _ in range(MAX_UNREAD_REQUESTS - 1)]
-    await settle(lambda: site.handler.unread == MAX_UNREAD_REQUESTS - 1)
-    assert code_of(await site.ask(A, REQUEST)) == "busy"
-    assert code_of(await site.ask(B, REQUEST)) is None
-    for stream in waiting:
-        stream.close()
-    await settle(lambda: site.handler.unread == 0)
-    assert code_of(await site.ask(A, REQUEST)) is None

@@ -20,8 +20,8 @@ from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame, status_event
 from p2pnet.wire.exchange import STATUS_PROTOCOL
 from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.serve import Worker
+from p2pnet.worker.streams.arrivals import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.guard import PROBES_PER_MINUTE, Guard
-from p2pnet.worker.streams.inbound import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.status_handler import StatusHandler
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Scripted, Step
@@ -110,7 +110,9 @@ async def test_probes_that_are_on_their_way_are_bounded() -> None:
         site.clock.advance(60 / PROBES_PER_MINUTE)
         waiting.append(await site.open(PROBE[:3]))
         await settle(lambda: site.handler.unread == len(waiting))
-    assert await site.code(PROBE) == "busy"
+    site.clock.advance(60 / PROBES_PER_MINUTE)
+    assert await site.ask(PROBE) == [STATUS]
+    assert status_event_decoder().feed(await waiting.pop(0).read())[0].code == "busy"
     for stream in waiting:
         stream.close()
     await settle(lambda: site.handler.unread == 0)

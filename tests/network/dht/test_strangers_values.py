@@ -1,10 +1,9 @@
-"""What hivemind hands us, byte by byte, without any daemon: values to store, and dictionaries that peers answer."""
+"""What strangers hand us, byte by byte, without any daemon: values to store, and dictionaries that they answer."""
 
 from __future__ import annotations
 
 import random
 import struct
-import time
 from typing import Any
 
 import msgspec
@@ -12,16 +11,30 @@ import pytest
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.dht.validation import DHTRecord
 from hivemind.proto import dht_pb2
 from hivemind.utils.serializer import MSGPackSerializer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pnet.directory import model_key, validator
-from p2pnet.network.hivemind.dht_node import MAX_VALUES_PER_KEY, BoundedStorage, NoCache, RecordValidator
-from p2pnet.network.hivemind.dht_reader import acceptable_values
-from p2pnet.network.interface import StoredValue, key_id
+from p2pnet.network.dht.answering import Answering
+from p2pnet.network.dht.call_limits import Caller
+from p2pnet.network.dht.calls import STORE
+from p2pnet.network.dht.messages import (
+    MAX_RESPONSE_BYTES,
+    Malformed,
+    Sender,
+    Stored,
+    StoreRequest,
+    decode_find_response,
+    decode_store_response,
+    encode_store_request,
+)
+from p2pnet.network.dht.node import acceptable_values
+from p2pnet.network.dht.routing_table import RoutingTable
+from p2pnet.network.dht.storage import Storage
+from p2pnet.network.dht.values import MAX_VALUES_PER_KEY, pack_dictionary, pack_value, unpack_value
+from p2pnet.network.interface import StoredValue, Validator, key_id
 from p2pnet.records import MAX_RECORD_BYTES, seal
 from tests.depth import examples
 from tests.stories import NOW_MS, capability, peer
@@ -38,7 +51,18 @@ EXPIRES_S = EXPIRES_MS / 1000
 SUBKEY = MSGPackSerializer.dumps(WORKER.peer_id)
 VALUE = MSGPackSerializer.dumps(SEALED)
 
-CHECK = RecordValidator(validator(lambda: NOW_MS))
+CHECK = validator(lambda: NOW_MS)
+
+
+def is_taken(key: bytes, subkey: bytes, value: bytes, expires_s: float, check: Validator = CHECK) -> bool:
+    """Whether a node stores this when the worker asks it to."""
+    node = Answering(RoutingTable(0), Storage(), check, lambda: NOW_MS, Sender, lambda _: None)
+    request = encode_store_request(StoreRequest((Stored(key, subkey, value, expires_s),), Sender()))
+    try:
+        answer = node.methods()[STORE](Caller(WORKER.peer_id, "192.0.2.1/32"), request)
+    except Malformed:
+        return False
+    return decode_store_response(answer).accepted == (True,)
 
 
 def everything(_: StoredValue) -> bool:
@@ -54,7 +78,7 @@ def test_a_key_has_the_id_that_hivemind_gives_it() -> None:
 
 
 def test_a_worker_s_record_as_hivemind_sends_it_is_valid() -> None:
-    assert CHECK.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, EXPIRES_S))
+    assert is_taken(KEY_ID, SUBKEY, VALUE, EXPIRES_S)
 
 
 def test_the_value_reaches_the_validator_as_it_was_stored() -> None:
@@ -64,13 +88,13 @@ def test_the_value_reaches_the_validator_as_it_was_stored() -> None:
         seen.append(value)
         return True
 
-    assert RecordValidator(remember).validate(DHTRecord(KEY_ID, SUBKEY, VALUE, EXPIRES_S))
+    assert is_taken(KEY_ID, SUBKEY, VALUE, EXPIRES_S, remember)
     assert seen == [StoredValue(KEY_ID, WORKER.peer_id, SEALED, EXPIRES_MS)]
 
 
-def test_what_is_signed_and_stripped_stays_the_same() -> None:
-    record = DHTRecord(KEY_ID, SUBKEY, VALUE, EXPIRES_S)
-    assert CHECK.sign_value(record) == CHECK.strip_value(record) == VALUE
+def test_nobody_stores_for_somebody_else() -> None:
+    theirs = seal(capability(OTHER), OTHER)
+    assert not is_taken(KEY_ID, MSGPackSerializer.dumps(OTHER.peer_id), MSGPackSerializer.dumps(theirs), EXPIRES_S)
 
 
 BAD_SUBKEYS = {
@@ -124,27 +148,27 @@ BAD_EXPIRIES = {
 
 @pytest.mark.parametrize("subkey", BAD_SUBKEYS.values(), ids=BAD_SUBKEYS)
 def test_a_bad_subkey_is_refused(subkey: bytes) -> None:
-    for check in (CHECK, RecordValidator(everything)):
-        assert check.validate(DHTRecord(KEY_ID, subkey, VALUE, EXPIRES_S)) is False
+    for check in (CHECK, everything):
+        assert not is_taken(KEY_ID, subkey, VALUE, EXPIRES_S, check)
 
 
 @pytest.mark.parametrize("value", BAD_VALUES.values(), ids=BAD_VALUES)
 def test_a_bad_value_is_refused(value: bytes) -> None:
-    for check in (CHECK, RecordValidator(everything)):
-        assert check.validate(DHTRecord(KEY_ID, SUBKEY, value, EXPIRES_S)) is False
+    for check in (CHECK, everything):
+        assert not is_taken(KEY_ID, SUBKEY, value, EXPIRES_S, check)
 
 
 @pytest.mark.parametrize("expires_s", BAD_EXPIRIES.values(), ids=BAD_EXPIRIES)
 def test_a_bad_expiry_is_refused(expires_s: float) -> None:
-    for check in (CHECK, RecordValidator(everything)):
-        assert check.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, expires_s)) is False
+    for check in (CHECK, everything):
+        assert not is_taken(KEY_ID, SUBKEY, VALUE, expires_s, check)
 
 
 def test_every_millisecond_of_our_time_survives_the_way_through_seconds() -> None:
     rng = random.Random(2)
-    check = RecordValidator(lambda value: value.expires_ms == expected_ms)
     for expected_ms in rng.sample(range(1_000_000_000_000, 4_000_000_000_000), 2000):
-        assert check.validate(DHTRecord(KEY_ID, SUBKEY, VALUE, expected_ms / 1000))
+        value = unpack_value(KEY_ID, WORKER.peer_id, VALUE, expected_ms / 1000)
+        assert value is not None and value.expires_ms == expected_ms
 
 
 FUZZ = settings(derandomize=True, deadline=None, max_examples=examples(200))
@@ -153,9 +177,9 @@ FUZZ = settings(derandomize=True, deadline=None, max_examples=examples(200))
 @FUZZ
 @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=80), st.floats())
 def test_any_bytes_are_refused_in_silence(key: bytes, subkey: bytes, value: bytes, expires_s: float) -> None:
-    assert CHECK.validate(DHTRecord(key, subkey, value, expires_s)) is False
-    assert CHECK.validate(DHTRecord(KEY_ID, SUBKEY, value, expires_s)) is False
-    assert CHECK.validate(DHTRecord(KEY_ID, subkey, VALUE, EXPIRES_S)) is False
+    assert not is_taken(key, subkey, value, expires_s)
+    assert not is_taken(KEY_ID, SUBKEY, value, expires_s)
+    assert not is_taken(KEY_ID, subkey, VALUE, EXPIRES_S)
 
 
 # ---- what others answer
@@ -167,10 +191,11 @@ HONEST = [
 HONEST_ITEMS = [[value.subkey, MSGPackSerializer.dumps(value.value), EXPIRES_S] for value in HONEST]
 
 
-def values_in(packed: bytes, kind: int = dht_pb2.FOUND_DICTIONARY) -> list[StoredValue]:
+async def values_in(packed: bytes, kind: int = dht_pb2.FOUND_DICTIONARY) -> list[StoredValue]:
     """What we make of one peer's answer to one key."""
-    result = dht_pb2.FindResult(type=kind, value=packed)
-    return acceptable_values(DHTID.generate(KEY.encode()), result, validator(lambda: NOW_MS))
+    response = dht_pb2.FindResponse(results=[dht_pb2.FindResult(type=kind, value=packed)])
+    (result,) = decode_find_response(response.SerializeToString()).results
+    return await acceptable_values(KEY_ID, result.dictionary, CHECK)
 
 
 def dictionary(items: Any, head: tuple[Any, Any] = (1000, EXPIRES_S), code: int = 0x50) -> bytes:
@@ -183,8 +208,8 @@ async def test_a_dictionary_as_hivemind_packs_it_is_read() -> None:
     theirs = DictionaryDHTValue()
     for subkey, value, expires_s in HONEST_ITEMS:
         theirs.store(subkey, value, expires_s)
-    assert values_in(MSGPackSerializer.dumps(theirs)) == HONEST
-    assert values_in(dictionary(HONEST_ITEMS)) == HONEST
+    assert await values_in(MSGPackSerializer.dumps(theirs)) == HONEST
+    assert await values_in(dictionary(HONEST_ITEMS)) == HONEST
 
 
 BAD_ITEMS: dict[str, Any] = {
@@ -221,16 +246,16 @@ BAD_ITEMS: dict[str, Any] = {
 async def test_one_bad_entry_hides_no_good_one(item: Any) -> None:
     for position in range(3):
         items = [*HONEST_ITEMS[:position], item, *HONEST_ITEMS[position:]]
-        assert values_in(dictionary(items)) == HONEST
+        assert await values_in(dictionary(items)) == HONEST
 
 
 async def test_all_bad_entries_together_hide_no_good_one() -> None:
-    assert values_in(dictionary([*BAD_ITEMS.values(), *HONEST_ITEMS, *BAD_ITEMS.values()])) == HONEST
+    assert await values_in(dictionary([*BAD_ITEMS.values(), *HONEST_ITEMS, *BAD_ITEMS.values()])) == HONEST
 
 
 @pytest.mark.parametrize("head", [(None, None), ("a", "b"), (-1, float("nan")), (0, float("inf")), ([], {})])
 async def test_size_and_latest_expiry_of_a_dictionary_are_not_believed(head: tuple[Any, Any]) -> None:
-    assert values_in(dictionary(HONEST_ITEMS, head)) == HONEST
+    assert await values_in(dictionary(HONEST_ITEMS, head)) == HONEST
 
 
 GARBAGE = {
@@ -263,50 +288,40 @@ GARBAGE = {
 
 @pytest.mark.parametrize("packed", GARBAGE.values(), ids=GARBAGE)
 async def test_a_garbage_dictionary_is_empty(packed: bytes) -> None:
-    assert values_in(packed) == []
+    assert await values_in(packed) == []
 
 
 @pytest.mark.parametrize("kind", [dht_pb2.NOT_FOUND, dht_pb2.FOUND_REGULAR])
 async def test_only_a_dictionary_is_an_answer(kind: int) -> None:
-    assert values_in(dictionary(HONEST_ITEMS), kind) == []
-    assert values_in(VALUE, kind) == []
+    assert await values_in(dictionary(HONEST_ITEMS), kind) == []
+    assert await values_in(VALUE, kind) == []
 
 
 async def test_a_dictionary_cut_anywhere_is_empty() -> None:
     packed = dictionary(HONEST_ITEMS)
-    assert all(values_in(packed[:length]) == [] for length in range(0, len(packed), 3))
+    assert all([await values_in(packed[:length]) == [] for length in range(0, len(packed), 3)])
 
 
 @FUZZ
 @given(st.binary(max_size=200), st.booleans())
 async def test_any_bytes_are_an_empty_dictionary(junk: bytes, is_wrapped: bool) -> None:
-    assert values_in(msgspec.msgpack.encode(msgspec.msgpack.Ext(0x50, junk)) if is_wrapped else junk) == []
+    assert await values_in(msgspec.msgpack.encode(msgspec.msgpack.Ext(0x50, junk)) if is_wrapped else junk) == []
 
 
-# ---- what we keep for others
+# ---- what we answer
 
 
-def test_a_full_dictionary_takes_no_newcomer_until_one_has_expired() -> None:
-    storage = BoundedStorage()
-    id_ = DHTID.generate(KEY.encode())
-    soon_s, later_s = time.time() + 1000, time.time() + 2000
-    for number in range(MAX_VALUES_PER_KEY):
-        assert storage.store_subkey(id_, str(number), b"value", soon_s)
-    assert not storage.store_subkey(id_, "newcomer", b"value", later_s)
-    assert storage.store_subkey(id_, "0", b"newer value", later_s)
-    assert storage.store_subkey(DHTID.generate(b"another key"), "newcomer", b"value", soon_s)
+async def test_hivemind_reads_our_dictionaries() -> None:
+    packed = pack_dictionary([(value.subkey, pack_value(value.value), EXPIRES_S) for value in HONEST], EXPIRES_S)
+    theirs = MSGPackSerializer.loads(packed)
+    assert isinstance(theirs, DictionaryDHTValue)
+    with theirs.freeze():
+        assert {subkey: MSGPackSerializer.loads(item.value) for subkey, item in theirs.items()} == {
+            value.subkey: value.value for value in HONEST
+        }
 
 
 def test_the_largest_values_of_a_full_dictionary_fit_into_one_reply() -> None:
-    dictionary = DictionaryDHTValue()
-    for number in range(MAX_VALUES_PER_KEY):
-        dictionary.store(f"{number:052}", MSGPackSerializer.dumps(bytes(MAX_RECORD_BYTES)), EXPIRES_S + 10**9)
-    assert len(MSGPackSerializer.dumps(dictionary)) < 4 << 20
-
-
-def test_nothing_can_be_put_into_the_cache() -> None:
-    cache = NoCache()
-    id_ = DHTID.generate(KEY.encode())
-    assert not cache.store_subkey(id_, WORKER.peer_id, VALUE, time.time() + 1000)
-    assert not cache.store(id_, VALUE, time.time() + 1000)
-    assert cache.get(id_) is None
+    value = pack_value(bytes(MAX_RECORD_BYTES))
+    entries = ((f"{number:052}", value, EXPIRES_S) for number in range(MAX_VALUES_PER_KEY))
+    assert len(pack_dictionary(entries, EXPIRES_S)) < MAX_RESPONSE_BYTES

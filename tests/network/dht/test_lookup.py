@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from p2pnet.network.lookup import BEAM, MAX_ASKED_PER_KEY, Lookup, PeerReply
+from p2pnet.network.dht.lookup import BEAM, MAX_ASKED_PER_KEY, Lookup, PeerReply
 
 BITS = 160
 REPLICAS = 5
@@ -45,7 +45,7 @@ class Swarm:
 async def found(swarm: Swarm, keys: Sequence[int], start: Sequence[int]) -> dict[int, set[str]]:
     lookup: Lookup[int, str] = Lookup(keys, {node: node for node in start}, own_id=-1)
     await lookup.run(swarm.ask)
-    return {key: set(values) for key, values in lookup.values.items()}
+    return {key: set(lookup.values(key)) for key in keys}
 
 
 @pytest.mark.parametrize("size", [1, 2, 10, 100, 2000])
@@ -98,7 +98,7 @@ async def test_peers_that_never_answer_end_with_the_deadline() -> None:
 
     lookup: Lookup[int, str] = Lookup([1], {5: 5}, own_id=-1)
     await lookup.run(silence, timeout_s=0.01)
-    assert lookup.values == {1: []}
+    assert lookup.values(1) == []
 
 
 async def test_our_own_id_is_never_asked() -> None:

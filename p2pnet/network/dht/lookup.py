@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from p2pnet.network.dht.messages import MAX_NEAREST
+
+logger = logging.getLogger(__name__)
 
 BEAM = 10
 """How many of the nearest peers must have answered before a key counts as looked up: twice the replicas of a value."""
@@ -21,9 +26,6 @@ PARALLEL = 8
 
 MAX_ASKED_PER_KEY = 40
 """Peers asked, times the keys of a lookup: those in the beam, some on the way there, and one liar's inventions."""
-
-MAX_NEAREST = 20
-"""Peers believed from one answer for one key: no honest one names more than Kademlia's k."""
 
 LOOKUP_TIMEOUT_S = 10.0
 """After this, what was found has to do: three peers in a row that do not answer."""
@@ -41,7 +43,7 @@ class PeerReply(Generic[PeerT, ValueT]):
 
 
 Ask = Callable[[PeerT, Sequence[int]], Awaitable[PeerReply[PeerT, ValueT] | None]]
-"""Ask one peer for some keys. None when it does not answer."""
+"""Ask one peer for some keys. None when it does not answer, which is also what is made of anything that it raises."""
 
 
 class Lookup(Generic[PeerT, ValueT]):
@@ -53,11 +55,12 @@ class Lookup(Generic[PeerT, ValueT]):
         self._peers = {node: peer for node, peer in known.items() if node != own_id}
         self._first = set(self._peers)
         self._asked: set[int] = set()
+        self._answered: set[int] = set()
         self._silent: set[int] = set()
-        self.values: dict[int, list[ValueT]] = {key: [] for key in keys}
+        self._values: dict[int, dict[ValueT, None]] = {key: {} for key in keys}
 
     async def run(self, ask: Ask[PeerT, ValueT], timeout_s: float = LOOKUP_TIMEOUT_S) -> None:
-        """Ask until the nearest have been asked, or until a limit. What was found is in `values`."""
+        """Ask until the nearest have been asked, or until a limit."""
         try:
             async with asyncio.timeout(timeout_s):
                 while batch := self._next():
@@ -65,6 +68,14 @@ class Lookup(Generic[PeerT, ValueT]):
                     await asyncio.gather(*(self._visit(node, ask) for node in batch))
         except TimeoutError:
             return
+
+    def values(self, key: int) -> list[ValueT]:
+        """What was found under a key, each once, in no order."""
+        return list(self._values[key])
+
+    def nearest(self, key: int, count: int) -> list[PeerT]:
+        """The peers that have answered and are nearest to a key, nearest first."""
+        return [self._peers[node] for node in heapq.nsmallest(count, self._answered, key=key.__xor__)]
 
     def _next(self) -> list[int]:
         """Who to ask now: those we knew before, then the nearest to any key that others have named."""
@@ -78,12 +89,17 @@ class Lookup(Generic[PeerT, ValueT]):
         return waiting[:room]
 
     async def _visit(self, node: int, ask: Ask[PeerT, ValueT]) -> None:
-        reply = await ask(self._peers[node], self._keys)
+        try:
+            reply = await ask(self._peers[node], self._keys)
+        except Exception as error:  # the edge: one peer's answer is that peer's alone
+            logger.debug("what a peer answered could not be read: %r", error)
+            reply = None
         if reply is None:
             self._silent.add(node)
             return
+        self._answered.add(node)
         for key in self._keys:
-            self.values[key].extend(reply.values.get(key, ()))
+            self._values[key].update(dict.fromkeys(reply.values.get(key, ())))
             for near, peer in list(reply.nearest.get(key, {}).items())[:MAX_NEAREST]:
                 if near != self._own_id:
                     self._peers.setdefault(near, peer)
