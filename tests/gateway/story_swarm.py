@@ -21,8 +21,9 @@ from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, 
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import seal
-from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, encode_frame, request_decoder
-from p2pnet.wire.exchange import GENERATE_PROTOCOL
+from p2pnet.status_messages import Status
+from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, MAX_STATUS_FRAME_BYTES, encode_frame, request_decoder
+from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, capability, card, peer
@@ -90,8 +91,12 @@ class Swarm:
         self._running.push_async_callback(site.network.kill)
         self._running.push_async_callback(worker.stop)
         self.sites.append(site)
-        await self.peers.refresh()
+        await self.refresh()
         return site
+
+    async def refresh(self) -> None:
+        """Have the gateway read the directory."""
+        await self.peers.refresh()
 
     async def impostor(
         self, name: str, handler: StreamHandler, *features: str, digest: str = ECHO_DIGEST, resumes: bool = True
@@ -102,11 +107,12 @@ class Swarm:
         network = self.world.join(identity.peer_id)
         self._running.push_async_callback(network.kill)
         await network.handle(GENERATE_PROTOCOL, handler)
+        await network.handle(STATUS_PROTOCOL, is_there)
         record = capability(
             identity, models=(card("echo", features=("chat", "text", *["resume"] * resumes, *features), digest=digest),)
         )
         await network.store(entries_for(record, seal(record, identity)))
-        await self.peers.refresh()
+        await self.refresh()
         return identity.peer_id
 
     async def run(
@@ -177,6 +183,12 @@ def answers(*events: Event, then: Callable[[], Awaitable[object]] | None = None)
             await then()
 
     return handle
+
+
+async def is_there(stream: Stream) -> None:
+    """Answers a probe."""
+    await stream.read()
+    await stream.write(encode_frame(Status(True), MAX_STATUS_FRAME_BYTES))
 
 
 def refuses(code: str) -> StreamHandler:

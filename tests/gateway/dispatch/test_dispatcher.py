@@ -317,7 +317,7 @@ async def test_a_model_whose_workers_have_gone_has_no_worker() -> None:
     async with swarm() as given:
         await given.worker("a")
         given.clock.advance(1000)
-        await given.peers.refresh()
+        await given.refresh()
         assert type((await given.run())[1]) is NoWorker
 
 

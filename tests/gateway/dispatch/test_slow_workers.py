@@ -24,6 +24,7 @@ from tests.stories import ask, settle
 
 Outcome = tuple[list[Event], P2PNetError | None]
 KEY = ("echo", "generate")
+MAX_ASKED = 20
 PATIENT = ExchangeTimeouts(accept_s=300, silence_s=300)
 
 
@@ -49,12 +50,15 @@ class Story:
             assert is_complete((await self.given.run())[0])
 
     async def asked(self, peer_id: str, request: GenerateRequest | None = None) -> asyncio.Task[Outcome]:
-        """A request that is under way at this worker."""
-        self.given.prefer(peer_id)
-        task = asyncio.create_task(self.given.run(request))
-        await settle(lambda: self.given.known(peer_id).in_flight > 0)
-        await turns()
-        return task
+        """A request that is under way at this worker: the first that is sent there."""
+        for _ in range(MAX_ASKED):
+            self.given.prefer(peer_id)
+            task = asyncio.create_task(self.given.run(request))
+            await turns()
+            if self.given.known(peer_id).in_flight:
+                return task
+            await task
+        raise AssertionError("no request was sent there")
 
     async def after(self, seconds: float) -> None:
         """So much later, looked at as often as a gateway looks."""
