@@ -96,7 +96,7 @@ class Dispatcher:
         self._now_s = now_s
         self.hedging = Hedging()
         self._usual = watch.usual
-        self._moving = Moving(table, watch.usual, now_s)
+        self._moving = Moving(table, now_s)
         self._attempts = Attempts(watch, admission, self.hedging, now_s)
 
     def run(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:

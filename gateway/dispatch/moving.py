@@ -9,7 +9,6 @@ from gateway.dispatch.attempt import Terms
 from gateway.dispatch.lateness import UNASKED_S
 from gateway.dispatch.progress import E, Progress, Q
 from gateway.dispatch.refusals import Refusals
-from gateway.dispatch.usual import Usual
 from gateway.membership.table import PeerTable
 from gateway.peers.worker import Worker
 from gateway.routing.route_query import RouteQuery
@@ -19,9 +18,8 @@ from p2pnet.features import RESUME
 class Moving:
     """Knows all workers of one gateway."""
 
-    def __init__(self, table: PeerTable, usual: Usual, now_s: Callable[[], float]) -> None:
+    def __init__(self, table: PeerTable, now_s: Callable[[], float]) -> None:
         self._table = table
-        self._usual = usual
         self._now_s = now_s
 
     def terms(
@@ -48,11 +46,10 @@ class Moving:
         return Terms(query.prompt_tokens, passed_over.patience * crowd, limit_s, has_elsewhere)
 
     def _has_room(self, query: RouteQuery, slow: Worker, passed_over: Refusals) -> bool:
-        """Whether another worker has, one that is known to give whole answers."""
+        """Whether another worker has, that is well."""
         group, now_s = self._table.roster.able(query), self._now_s()
         return group is not None and any(
-            self._usual.knows(query.key, worker.peer_id)
-            and worker is not slow
+            worker is not slow
             and worker.peer_id not in passed_over
             and worker.health.may_take(now_s)
             and worker.has_room(query.key, now_s)

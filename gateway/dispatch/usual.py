@@ -1,12 +1,14 @@
 """Knows how long the answers of each model usually take, by the workers that have given whole ones. Keeps no clock.
 
 What is usual for one worker is the median of the others: so none says itself what may be expected of it, nor does one
-that answers often count for more than one that answers now and then. Who breaks off, or is given up, says nothing.
+that answers often count for more than one that answers now and then. Where no other has answered it is what it was
+itself before. Who breaks off, or is given up, says nothing.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from statistics import median_low
 
 from gateway.peers.pace import Window
@@ -16,7 +18,7 @@ SAMPLES = 16
 """Answers remembered of a worker: what it is like now, and what a cached prompt and a long one make of it."""
 
 MIN_SAMPLES = 3
-"""Fewer answers say nothing of what is usual."""
+"""Fewer answers, of all that are compared with, say nothing of what is usual."""
 
 HIGH = 0.75
 """The quantile that stands for one worker: most of its answers took no longer, and one that was held up does not make
@@ -72,21 +74,22 @@ class Usual:
     def first_token_s(self, key: ModelTask, prompt_tokens: int, judged: str) -> float | None:
         """How long others than the one that is judged usually take to the first token after such a prompt: as after
         their shorter ones, in proportion to its length. None where too little is known."""
-        usual = [
-            max(first_s, each_s * (prompt_tokens + READ_TOGETHER))
-            for times in self._others(key, judged)
-            if (first_s := _high(times.first_s)) is not None and (each_s := _high(times.first_s_per_token)) is not None
-        ]
-        return median_low(usual) if usual else None
+
+        def seconds(times: _Times) -> float:
+            each_s = times.first_s_per_token.quantile(HIGH) or 0.0
+            return max(times.first_s.quantile(HIGH) or 0.0, each_s * (prompt_tokens + READ_TOGETHER))
+
+        return self._usual(key, judged, lambda times: times.first_s, seconds)
 
     def token_s(self, key: ModelTask, judged: str) -> float | None:
         """How long others than the one that is judged usually take for each further token."""
-        usual = [token_s for times in self._others(key, judged) if (token_s := _high(times.token_s)) is not None]
-        return median_low(usual) if usual else None
+        return self._usual(key, judged, lambda times: times.token_s, lambda times: times.token_s.quantile(HIGH) or 0.0)
 
-    def _others(self, key: ModelTask, judged: str) -> list[_Times]:
-        return [times for peer_id, times in self._models.get(key, {}).items() if peer_id != judged]
-
-
-def _high(window: Window) -> float | None:
-    return window.quantile(HIGH) if len(window) >= MIN_SAMPLES else None
+    def _usual(
+        self, key: ModelTask, judged: str, samples: Callable[[_Times], Window], seconds: Callable[[_Times], float]
+    ) -> float | None:
+        known = {peer_id: times for peer_id, times in self._models.get(key, {}).items() if len(samples(times))}
+        own = known.pop(judged, None)
+        if sum(len(samples(times)) for times in known.values()) >= MIN_SAMPLES:
+            return median_low(map(seconds, known.values()))
+        return seconds(own) if own is not None and len(samples(own)) >= MIN_SAMPLES else None

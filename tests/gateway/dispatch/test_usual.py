@@ -23,7 +23,7 @@ def usual(**first_token_s: float) -> Usual:
     ("workers", "judged", "expected"),
     [
         ({}, "a", None),
-        ({"a": 1.0}, "a", None),
+        ({"a": 1.0}, "a", 1.0),  # nobody else has answered
         ({"a": 1.0}, "b", 1.0),
         ({"a": 1.0, "b": 5.0}, "a", 5.0),
         ({"a": 1.0, "b": 5.0}, "c", 1.0),
@@ -46,6 +46,16 @@ def test_a_few_answers_say_nothing() -> None:
         made.note(KEY, "a", SHORT, 1.0, None)
         assert made.knows(KEY, "a") and not made.knows(KEY, "b")
     assert (made.first_token_s(KEY, SHORT, "b"), made.token_s(KEY, "b")) == (pytest.approx(1.0), None)
+
+
+def test_a_few_answers_of_many_workers_say_as_much_as_many_of_one() -> None:
+    made = Usual()
+    for number in range(MIN_SAMPLES):
+        assert made.first_token_s(KEY, SHORT, "judged") is None
+        made.note(KEY, str(number), SHORT, 1.0 + number, 1.0 + number)
+    assert made.first_token_s(KEY, SHORT, "judged") == pytest.approx(2.0)
+    assert made.token_s(KEY, "judged") == pytest.approx(2.0)
+    assert made.first_token_s(KEY, SHORT, "0") is None
 
 
 def test_however_often_one_answers_it_counts_once_and_by_its_last_answers() -> None:
