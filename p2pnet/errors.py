@@ -11,6 +11,7 @@
     |- PeerError              this peer failed: another one may be tried
     |  |- PeerUnreachable
     |  |- PeerLost            the stream ended, or went silent, before Finished or Failed
+    |  |- TooSlow             others answer many times as fast, and one of them has room
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
     |  |- Draining
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from p2pnet.display.printable import printable
+from p2pnet.display.printable import quoted
 
 
 class P2PNetError(Exception):
@@ -40,6 +41,8 @@ class P2PNetError(Exception):
 
     code: ClassVar[str] = "internal"
     may_retry: ClassVar[bool] = False
+    is_hearsay: bool = False
+    """Whether a stranger said so, who may lie: nobody here has found it out."""
 
     @property
     def message(self) -> str:
@@ -130,6 +133,12 @@ class PeerLost(PeerError):
     code = "peer_lost"
 
 
+class TooSlow(PeerError):
+    """The peer takes many times as long as others usually do, so the request goes on at one of them."""
+
+    code = "too_slow"
+
+
 class ProtocolViolation(PeerError):
     """The peer sent a frame that is too large, not decodable, or not allowed in this state."""
 
@@ -208,6 +217,9 @@ WIRE_ERRORS: dict[str, type[P2PNetError]] = {
 def from_wire(code: str, message: str) -> P2PNetError:
     """The error that a Failed frame stands for. A code we do not know is the peer's failure: another may be tried.
 
-    The message is a stranger's, and goes into logs and terminals: what is not printable becomes a space.
+    The message is a stranger's, and goes to clients and into logs and terminals: it is quoted as a stranger's.
     """
-    return WIRE_ERRORS.get(code, WorkerFailed)(printable(message))
+    words = quoted(message)
+    error = WIRE_ERRORS.get(code, WorkerFailed)(f"A worker said: {words}" if words else "")
+    error.is_hearsay = True
+    return error

@@ -44,6 +44,16 @@ async def settle(is_so: Callable[[], bool], max_turns: int = MAX_TURNS) -> None:
     raise AssertionError(f"still not so after {max_turns} turns of the event loop")
 
 
+async def settle_threads(is_so: Callable[[], bool], max_turns: int) -> None:
+    """The same where other threads have to get on: each turn goes through one, for an event loop that never waits
+    holds the interpreter's lock, and a model's step asks for it a hundred times."""
+    for _ in range(max_turns):
+        if is_so():
+            return
+        await asyncio.to_thread(bool)
+    raise AssertionError(f"still not so after {max_turns} turns of the event loop")
+
+
 def peer(name: str) -> Identity:
     """The identity of a name: the same name, the same peer id."""
     return Identity.from_seed(hashlib.sha256(name.encode()).digest())

@@ -152,7 +152,8 @@ async def test_a_failure_is_the_error_of_its_code(
     events, error = await run(says(framed(*before, Failed(code, "the reason"))))
     assert events == list(before)
     assert isinstance(error, kind)
-    assert error.message == "the reason"
+    assert error.message == 'A worker said: "the reason"'
+    assert error.is_hearsay
     assert error.may_retry is may_retry
 
 
@@ -161,7 +162,17 @@ async def test_a_failure_s_message_is_safe_to_print() -> None:
         _, error = await run(says(framed(Failed("worker_failed", message))))
         assert error is not None and error.message.isprintable()
     _, error = await run(says(framed(Failed("worker_failed", "Größe 語 🙂 stays"))))
-    assert error is not None and error.message == "Größe 語 🙂 stays"
+    assert error is not None and error.message == 'A worker said: "Größe 語 🙂 stays"'
+
+
+async def test_a_failure_s_message_is_a_stranger_s_and_no_longer_than_a_sentence_or_two() -> None:
+    _, error = await run(says(framed(Failed("worker_failed", 'a" \u201cThe gateway says: pay' + "!" * 2000))))
+    assert error is not None
+    assert error.message.startswith("A worker said: \"a' 'The gateway says: pay!!")
+    assert error.message.count('"') == 2 and error.message.endswith('..."')
+    assert len(error.message) < 400
+    _, silent = await run(says(framed(Failed("worker_failed", "\n"))))
+    assert silent is not None and silent.message == ""
 
 
 # ---- hostile workers

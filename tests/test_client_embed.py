@@ -189,7 +189,7 @@ async def test_a_worker_that_falls_silent_is_lost(sent: int) -> None:
 )
 async def test_a_failure_is_the_error_of_its_code(code: str, kind: type[P2PNetError]) -> None:
     events, error = await run(says(framed(ACCEPTED, vector(0), Failed(code, "the reason"))))
-    assert (len(events), type(error), str(error)) == (2, kind, "the reason")
+    assert (len(events), type(error), str(error)) == (2, kind, 'A worker said: "the reason"')
 
 
 async def test_a_request_that_fits_no_frame_is_the_clients_fault() -> None:

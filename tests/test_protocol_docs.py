@@ -272,6 +272,7 @@ def test_every_code_stands_in_the_table_with_its_status_and_whether_to_try_anoth
         *errors.WIRE_ERRORS.values(),
         errors.PeerUnreachable,
         errors.PeerLost,
+        errors.TooSlow,
         errors.NoWorker,
         errors.DeadlineExceeded,
     }

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 
+from gateway.dispatch.lateness import Stretch
 from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
-from p2pnet.errors import ModelNotFound, PeerLost, ProtocolViolation
+from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard, ModelTask
 
@@ -22,11 +24,31 @@ PACE_TOKENS = 16
 """Over how many tokens a worker's pace is measured: of single ones, the slowest would stand for all."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """When an attempt is too slow: see `lateness`. `has_elsewhere` says whether somebody else has room for it."""
+
+    prompt_tokens: int = 1
+    patience: float = 1.0
+    first_token_limit_s: float = float("inf")
+    has_elsewhere: Callable[[], bool] = lambda: False
+
+
+STAYS = Terms()
+"""Nobody else is there."""
+
+
 class Attempt:
     """An attempt under way. Begins when it is made: the worker has been reserved then."""
 
     def __init__(
-        self, choice: WorkerChoice, key: ModelTask, began_s: float, now_s: Monotonic, is_hedge: bool = False
+        self,
+        choice: WorkerChoice,
+        key: ModelTask,
+        began_s: float,
+        now_s: Monotonic,
+        is_hedge: bool = False,
+        terms: Terms = STAYS,
     ) -> None:
         """Raises ModelNotFound when it has stopped announcing the model between its choice and now: it is free then."""
         card = choice.worker.card(key)
@@ -40,6 +62,7 @@ class Attempt:
         self.key = key
         self.why = choice.why
         self.is_hedge = is_hedge
+        self.terms = terms
         self.began_s = began_s
         self.first_token_s: float | None = None
         """After `began_s`."""
@@ -48,22 +71,33 @@ class Attempt:
         """Set once the answer is complete."""
         self.waits_since_s: float | None = None
         """Since when its next event has been waited for; None while it is not."""
+        self.judged_s = began_s
+        """When it was last asked whether it is too slow."""
+        self.stretch = Stretch(began_s)
+        """Of the answer, from its first token on."""
+        self._answer_tokens = 0
+        self._answer_s = 0.0
         self._paced_tokens = 0
         self._paced_s = 0.0
         self._now_s = now_s
         self._last_event_s = began_s
         self._scope: asyncio.Timeout | None = None
-        self._cut: str | None = None
+        self._cut: PeerError | None = None
         self._is_held = True
 
     @property
     def has_token(self) -> bool:
         return self.first_token_s is not None
 
+    @property
+    def token_s(self) -> float | None:
+        """What each token of the answer took after the first one, the client's part not counted."""
+        return self._answer_s / self._answer_tokens if self._answer_tokens else None
+
     async def next(self, events: AsyncGenerator[E, None]) -> E | None:
-        """The next event; None at the end. Raises what the worker's failing raises, PeerLost when it was cut."""
+        """The next event; None at the end. Raises what the worker's failing raises, or what it was cut with."""
         if self._cut is not None:
-            raise PeerLost(self._cut)
+            raise self._cut
         self.waits_since_s = self._now_s()
         self._scope = asyncio.timeout(None)
         try:
@@ -72,7 +106,7 @@ class Attempt:
         except TimeoutError as error:
             if self._cut is None:
                 raise
-            raise PeerLost(self._cut) from error
+            raise self._cut from error
         finally:
             self._scope = None
             waited_since_s, self.waits_since_s = self.waits_since_s, None
@@ -81,11 +115,11 @@ class Attempt:
             self._note(event, waited_since_s)
         return event
 
-    def cut(self, reason: str) -> None:
-        """Have it fail with PeerLost, at once if it waits. It may be said again while it is still closing."""
+    def cut(self, reason: str, kind: type[PeerError] = PeerLost) -> None:
+        """Have it fail, at once if it waits. It may be said again while it is still closing."""
         if self._cut is not None:
             return
-        self._cut = reason
+        self._cut = kind(reason)
         if self._scope is not None:
             self._scope.reschedule(0.0)
 
@@ -135,10 +169,15 @@ class Attempt:
             self.first_token_s = now_s - self.began_s
             pace.first_token_s.note(self.first_token_s, now_s)
             self.worker.health.note_begun(now_s, self.began_s)
+            self.stretch = Stretch(now_s)
+            self._answer_tokens = tokens - 1
         else:
             gap_s = now_s - self._last_event_s
+            self.stretch.note(waited_s, tokens, now_s)
             if 2 * waited_s > gap_s:  # else it was our client that was slow
                 pace.gaps_s.note(gap_s)
+                self._answer_tokens += tokens
+                self._answer_s += gap_s
                 self._paced_tokens += tokens
                 self._paced_s += gap_s
                 if self._paced_tokens >= PACE_TOKENS:

@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic
 
-from gateway.dispatch.attempt import Attempt, Monotonic
+from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
 from gateway.dispatch.hedging import Hedging
 from gateway.dispatch.progress import E, Q
 from gateway.dispatch.refusals import Refusals
 from gateway.dispatch.request_trace import RequestTrace
+from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.watch import Watch
 from gateway.observability.reports import CANCELLED
 from gateway.peers.worker import Worker
@@ -25,6 +26,9 @@ from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, RequestError,
 from p2pnet.records import ModelCard
 
 logger = logging.getLogger(__name__)
+
+OUTRUN = "outrun"
+"""The reason of a worker's trouble that is late with its first tokens again and again."""
 
 Ask = Callable[[Q, Worker, ModelCard], AsyncGenerator[E, None]]
 """Asks a worker that announces this card. The events are those of `p2pnet.client`."""
@@ -45,6 +49,7 @@ class Account:
     """Where the ends of one answer's attempts are noted. `index` says which of several answers it is."""
 
     refusals: Refusals
+    opinion: SecondOpinion
     trace: RequestTrace
     index: int | None = None
 
@@ -64,20 +69,41 @@ class Attempts:
 
     def __init__(self, watch: Watch, admission: Admission, hedging: Hedging, now_s: Monotonic) -> None:
         self._watch = watch
+        self._usual = watch.usual
         self._admission = admission
         self._hedging = hedging
         self._now_s = now_s
 
-    def start(self, step: Step[Q, E], choice: WorkerChoice, account: Account, is_hedge: bool = False) -> Running[E]:
+    def start(
+        self,
+        step: Step[Q, E],
+        choice: WorkerChoice,
+        account: Account,
+        is_hedge: bool = False,
+        terms: Terms = STAYS,
+    ) -> Running[E]:
         """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
-        attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge)
+        attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge, terms)
         self._watch.add(attempt)
         return Running(attempt, step.ask(step.request, attempt.worker, attempt.card), account)
 
     def note_first_token(self, attempt: Attempt) -> None:
-        """It has come, or is not waited for any longer: then it would have taken at least as long."""
+        """It has come, or is not waited for any longer: then it would have taken at least as long. But one that has
+        never given an answer might take any time, and says nothing of what is late."""
         seconds = attempt.first_token_s
-        self._hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s if seconds is None else seconds)
+        if seconds is not None:
+            self._hedging.note_first_token(attempt.key, seconds)
+        elif self._usual.knows(attempt.key, attempt.worker.peer_id):
+            self._hedging.note_first_token(attempt.key, self._now_s() - attempt.began_s)
+
+    async def end_beaten(self, loser: Running[E], winner: Running[E]) -> None:
+        """End an attempt of two, since the other one has the first part of the answer. That counts against a worker
+        that was asked sooner, where the other is one that has given whole answers."""
+        self.note_first_token(loser.attempt)
+        await self.end(loser)
+        attempt = loser.attempt
+        if winner.attempt.is_hedge and self._usual.knows(attempt.key, winner.attempt.worker.peer_id):
+            attempt.worker.health.note_doubt(self._now_s(), OUTRUN, attempt.began_s)
 
     async def end(self, running: Running[E], error: P2PNetError | None = None) -> None:
         """Close an attempt, give its slot back, and note how it went. Idempotent."""
@@ -89,19 +115,30 @@ class Attempts:
         await running.stream.aclose()
         outcome = attempt.finish_reason or (CANCELLED if error is None else error.code)
         account.trace.note_attempt(attempt.end(outcome), account.index)
-        self._note_health(attempt, None if attempt.finish_reason else error)
+        if attempt.finish_reason:
+            self._note_whole(attempt, account)
+        else:
+            self._note_health(attempt, error)
         if error is not None and not attempt.finish_reason:
             logger.info("%s: %s: %s (%s)", account.trace.request_id, attempt.worker.peer_id, error, error.code)
             if not isinstance(error, Busy):
                 account.refusals.note(attempt.worker.peer_id, error)
+                account.opinion.note_refusal(attempt, error, self._now_s())
         self._admission.wake(attempt.key[0])
+
+    def _note_whole(self, attempt: Attempt, account: Account) -> None:
+        """It has given a whole answer."""
+        worker, key, now_s = attempt.worker, attempt.key, self._now_s()
+        worker.note_served(key)
+        worker.pace(key).durations_s.note(now_s - attempt.began_s)
+        account.opinion.note_served(attempt, now_s)
+        if attempt.first_token_s is not None and not attempt.card.is_cold:
+            tokens = attempt.terms.prompt_tokens
+            self._usual.note(key, worker.peer_id, tokens, attempt.first_token_s, attempt.token_s)
 
     def _note_health(self, attempt: Attempt, error: P2PNetError | None) -> None:
         worker, now_s = attempt.worker, self._now_s()
-        if attempt.finish_reason:
-            worker.note_served(attempt.key)
-            worker.pace(attempt.key).durations_s.note(now_s - attempt.began_s)
-        elif isinstance(error, Busy):
+        if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
             worker.health.note_release()
         elif error is None or isinstance(error, RequestError | Draining | NotAllowed):

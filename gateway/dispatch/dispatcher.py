@@ -18,11 +18,13 @@ from gateway.dispatch.embed_progress import EmbedProgress
 from gateway.dispatch.failure_policy import FailurePolicy
 from gateway.dispatch.generate_progress import GenerateProgress
 from gateway.dispatch.hedging import Hedging
+from gateway.dispatch.moving import Moving
 from gateway.dispatch.progress import E, Progress, Q
 from gateway.dispatch.race import Hedge, Race
 from gateway.dispatch.refusals import Refusals
 from gateway.dispatch.request_size import size_of
 from gateway.dispatch.request_trace import RequestTrace
+from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.slot_wait import SlotWait
 from gateway.dispatch.watch import Watch
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
@@ -96,6 +98,8 @@ class Dispatcher:
         self._observe = observe
         self._now_s = now_s
         self.hedging = Hedging()
+        self._usual = watch.usual
+        self._moving = Moving(table, now_s)
         self._attempts = Attempts(watch, admission, self.hedging, now_s)
 
     def run(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
@@ -130,7 +134,7 @@ class Dispatcher:
     async def _serve(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Try until the answer is complete."""
         progress, trace = job.progress, job.trace
-        account = Account(Refusals(self._now_s), trace, job.index)
+        account = Account(Refusals(self._now_s), SecondOpinion(self._usual), trace, job.index)
         policy = FailurePolicy(trace.model)
         wait_s = self._wait_s(job.caller)
         deadline_s = self._now_s() + wait_s
@@ -139,12 +143,14 @@ class Dispatcher:
             step = await self._next_step(job, deadline_s, policy)
             is_urgent = progress.has_begun or is_sent_back
             ticket = Ticket(step.query, job.caller, deadline_s, account.refusals, is_urgent, wait_s > 0, job.size)
+            if policy.refusal is not None:
+                ticket = self._for_second_opinion(ticket, account, policy.refusal)
             async with SlotWait(self._admission, ticket, trace, policy, self._now_s) as wait:
                 while (waiting := await wait.next()) is not None:
                     yield waiting
             parts_before = progress.parts_given
             try:
-                async with self._race(job, step, wait.choice, account) as race:
+                async with self._race(job, step, wait.choice, account, policy.refusal is not None) as race:
                     while (given := await race.next()) is not None:
                         for event in given:
                             yield event
@@ -154,8 +160,8 @@ class Dispatcher:
             if progress.parts_given > parts_before:
                 policy = FailurePolicy(trace.model)
                 deadline_s = self._now_s() + wait_s
-            is_sent_back = isinstance(failed, Busy)
             policy.note(failed, progress.has_begun)
+            is_sent_back = isinstance(failed, Busy)
             if progress.is_splittable:
                 async with aclosing(self._serve_apart(job)) as events:
                     async for each in events:
@@ -204,23 +210,37 @@ class Dispatcher:
         if not caller.wait_s and not self._table.has_known(query.model):
             raise ModelNotFound(f"The model {query.model} does not exist on this network.", "model")
 
-    def _race(self, job: _Job[Q, E], step: Step[Q, E], choice: WorkerChoice, account: Account) -> Race[Q, E]:
-        """Raises ModelNotFound when the worker does not run the model any more."""
-        first = self._attempts.start(step, choice, account)
+    def _for_second_opinion(self, ticket: Ticket, account: Account, refusal: P2PNetError) -> Ticket:
+        """For one of the workers that may say whether it is so. Raises the refusal when there is none, or no time."""
+        opinion, group, now_s = account.opinion, self._table.roster.able(ticket.query), self._now_s()
+        able = () if group is None else group.workers
+        passed_over = opinion.passed_over(able, ticket.query.key, account.refusals, now_s)
+        if passed_over is None or now_s >= opinion.until_s:
+            raise refusal
+        return replace(ticket, exclude=passed_over, is_urgent=True, deadline_s=min(ticket.deadline_s, opinion.until_s))
+
+    def _race(
+        self, job: _Job[Q, E], step: Step[Q, E], choice: WorkerChoice, account: Account, has_verdict: bool
+    ) -> Race[Q, E]:
+        """Raises ModelNotFound when the worker does not run the model any more. `has_verdict`: the client can be told
+        something without it."""
+        terms = self._moving.terms(step.query, job.progress, choice.worker, account.refusals, has_verdict)
+        first = self._attempts.start(step, choice, account, terms=terms)
         hedge: Hedge[E] | None = None
         if job.may_be_hedged and len(self._table.roster.of(step.query.key)) >= 2:
-            hedge = Hedge(self.hedging.delay_s(step.query.key), lambda: self._second(step, choice, account))
+            hedge = Hedge(self.hedging.delay_s(step.query.key), lambda: self._second(job, step, choice, account))
         return Race(self._attempts, first, job.progress, step.is_by_text, hedge)
 
-    def _second(self, step: Step[Q, E], first: WorkerChoice, account: Account) -> Running[E] | None:
+    def _second(self, job: _Job[Q, E], step: Step[Q, E], first: WorkerChoice, account: Account) -> Running[E] | None:
         """Another worker for what the first one is late with, where that takes a free slot from nobody."""
         if self._admission.waiting(step.query.model):
             return None
-        choice = self._choose(step.query, {first.worker.peer_id, *account.refusals})
+        choice = self._choose(step.query, {first.worker.peer_id, *account.refusals, *account.opinion.refusers})
         if choice is None or choice.worker.pressure() >= choice.worker.slots or not self.hedging.spend():
             return None
         choice.worker.reserve(step.query.key, self._now_s())
-        return self._attempts.start(step, choice, account, is_hedge=True)
+        terms = self._moving.terms(step.query, job.progress, choice.worker, account.refusals)
+        return self._attempts.start(step, choice, account, is_hedge=True, terms=terms)
 
     def _generate(
         self, request: GenerateRequest, worker: Worker, card: ModelCard

@@ -38,6 +38,10 @@ class EmbedProgress:
     def is_splittable(self) -> bool:
         return False
 
+    @property
+    def can_go_on_exactly(self) -> bool:
+        return True
+
     def split(self) -> Sequence[EmbedProgress]:
         return ()
 

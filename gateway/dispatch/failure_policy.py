@@ -24,6 +24,8 @@ class FailurePolicy:
     """One request's. A worker that is busy has not failed it."""
 
     def __init__(self, model: str) -> None:
+        self.refusal: P2PNetError | None = None
+        """What a worker finds wrong with the request: the client is told if nobody else can be asked."""
         self._model = model
         self._failures: list[P2PNetError] = []
         self._was_busy = False
@@ -37,6 +39,10 @@ class FailurePolicy:
         if isinstance(error, Busy):
             self._was_busy = True
             return
+        is_refusal = isinstance(error, RequestError) and not error.may_retry and not has_begun
+        if is_refusal and error.is_hearsay and self.refusal is None:
+            self.refusal = error
+            return
         self._failures.append(error)
         if not error.may_retry and not (has_begun and isinstance(error, RequestError)):
             raise error
@@ -48,6 +54,8 @@ class FailurePolicy:
 
     def verdict(self, waited: P2PNetError | None = None) -> P2PNetError:
         """What the client is told when there is nobody left to try. `waited` is what its waiting ended with."""
+        if self.refusal is not None:
+            return self.refusal
         model, failures = self._model, self._failures
         # A part of the answer has shown that the request can be served: it is not at fault then.
         if failures and not self._has_begun and all(map(_says_it_cannot, failures)):

@@ -145,7 +145,7 @@ class GenerateProgress:
         """From the ids of the tokens that were passed on where they are known, else from the text."""
         if not self._is_told:
             return [Continuation(self._request)]
-        by_ids = [Continuation(self.continuation())] if self.can_go_on_by_ids else []
+        by_ids = [Continuation(self.continuation())] if self.can_go_on_exactly else []
         text = self.continuation_by_text()
         return by_ids if text is None else [*by_ids, Continuation(text, is_by_text=True)]
 
@@ -160,7 +160,7 @@ class GenerateProgress:
         return msgspec.structs.replace(request, echo=False, resume_tokens=resume_tokens)
 
     @property
-    def can_go_on_by_ids(self) -> bool:
+    def can_go_on_exactly(self) -> bool:
         """Not where the client gave the beginning of the answer: nobody takes ids after a text."""
         return not self._request.resume_text and not any(answer.has_loose_end for answer in self._answers)
 

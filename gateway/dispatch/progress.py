@@ -40,6 +40,10 @@ class Progress(Protocol[Q_co, E]):
     def parts_given(self) -> int:
         """How many deltas or vectors the client has been given. It grows as long as the answer moves on."""
 
+    @property
+    def can_go_on_exactly(self) -> bool:
+        """Whether another worker of the same digest can go on with what the first one would have said."""
+
     def continuations(self) -> Sequence[Continuation[Q_co]]:
         """The requests that would bring what is left, best first. At the beginning there is one: the request itself.
         Later there may be none that anybody could serve."""

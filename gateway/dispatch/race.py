@@ -95,6 +95,7 @@ class Race(Generic[Q, E]):
             self._opening.extend(await self._open(self._first))  # there is no second one, and a task costs time
             return self._first
         openings = {asyncio.create_task(self._open(self._first)): self._first}
+        winner: Running[E] | None = None
         try:
             done, _ = await asyncio.wait(openings, timeout=self._hedge.delay_s)
             if not done and (second := self._hedge.start()) is not None:
@@ -110,11 +111,12 @@ class Race(Generic[Q, E]):
                     except P2PNetError as error:
                         failed = error
                     else:
-                        return running
+                        winner = running
+                        return winner
             assert failed is not None
             raise failed
         finally:
-            await self._stop(openings)
+            await self._stop(openings, winner)
 
     async def _open(self, running: Running[E]) -> list[E]:
         """Its events up to the first part of the answer, which the echo of a prompt is not."""
@@ -131,12 +133,14 @@ class Race(Generic[Q, E]):
         self._attempts.note_first_token(attempt)
         return events
 
-    async def _stop(self, openings: dict[asyncio.Task[list[E]], Running[E]]) -> None:
+    async def _stop(self, openings: dict[asyncio.Task[list[E]], Running[E]], winner: Running[E] | None) -> None:
         for opening in openings:
             opening.cancel()
         if openings:
             for opening in (await asyncio.wait(openings))[0]:
                 _ = opening.cancelled() or opening.exception()  # whatever it is, it comes too late
-        for loser in openings.values():
-            self._attempts.note_first_token(loser.attempt)  # it took at least as long
-            await self._attempts.end(loser)
+        for running in openings.values():
+            if winner is None:
+                await self._attempts.end(running)
+            else:
+                await self._attempts.end_beaten(running, winner)

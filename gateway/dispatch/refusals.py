@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 
-from p2pnet.errors import FeatureMissing, ModelNotFound, NotAllowed, P2PNetError
+from p2pnet.errors import FeatureMissing, ModelNotFound, NotAllowed, P2PNetError, TooSlow
 
 PAUSE_S = 0.5
 MAX_PAUSE_S = 8.0
@@ -21,9 +21,17 @@ class Refusals(Set[str]):
         self._now_s = now_s
         self._until_s: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._slow = 0
+
+    @property
+    def patience(self) -> float:
+        """How many times as long as usual the next worker may take. It grows with each that was too slow, but for the
+        first, which may have been the one: when all are slow at once, moving from one to the next only adds to it."""
+        return float(2 ** min(8, max(0, self._slow - 1)))
 
     def note(self, peer_id: str, error: P2PNetError) -> None:
         """What a worker says it cannot do it will not do in a second either."""
+        self._slow += isinstance(error, TooSlow)
         if isinstance(error, FeatureMissing | ModelNotFound | NotAllowed):
             self._until_s[peer_id] = FOR_EVER
             return

@@ -1,7 +1,7 @@
-"""Watches all answers under way for silence, and cuts those of workers that are gone.
+"""Watches all answers under way, and cuts those of workers that are gone, or many times slower than others.
 
-One timer for everything: no answer pays for it with each of its tokens. A worker that answers and sends no tokens is
-given up much later. A gateway that was held up itself blames nobody.
+One timer for everything: no answer pays for it with each of its tokens. A worker that answers probes and sends no
+tokens is given up much later where nobody else has room. A gateway that was held up itself blames nobody.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.lateness import MIN_FIRST_TOKEN_S, MIN_TOKEN_S, STRETCH_S, first_token_limit_s, token_limit_s
 from gateway.dispatch.silence import MIN_SUSPICION_S, give_up_s, suspicion_s
+from gateway.dispatch.usual import Usual
 from gateway.peers.worker import Worker
+from p2pnet.errors import TooSlow
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +27,24 @@ TICK_S = 0.1
 MAX_LAG_S = 0.3
 """A look that comes this much too late says that this gateway was busy, not that workers were silent."""
 
+JUDGE_S = 0.25
+"""How often it is asked of an answer whether it is too slow: who else has room for it takes a look at all workers."""
+
+LATE_PART = 0.25
+"""Who has taken this part of what would be too slow gets no new requests while others may be asked: it may be stuck,
+and each one more would have to wait as long to find out."""
+
 Check = Callable[[Worker], Awaitable[bool]]
 """Asks a worker whether it is there. False: it does not answer."""
+
+
+@dataclass(frozen=True)
+class _Late:
+    """What an answer that is late has taken. `token_s` is its pace."""
+
+    is_too_slow: bool
+    reason: str
+    token_s: float | None = None
 
 
 class Watch:
@@ -36,7 +56,9 @@ class Watch:
         note_lost: Callable[[Worker], None],
         limit_s: float,
         now_s: Callable[[], float] = time.monotonic,
+        usual: Usual | None = None,
     ) -> None:
+        self.usual = usual or Usual()
         self._check = check
         self._note_lost = note_lost
         self._limit_s = limit_s
@@ -82,6 +104,9 @@ class Watch:
             if attempt.waits_since_s is None:
                 continue
             silent_s = now_s - max(attempt.waits_since_s, self._lagged_s)
+            if now_s - attempt.judged_s >= JUDGE_S:
+                attempt.judged_s = now_s
+                self._judge(attempt, silent_s)
             if silent_s > shortest_s:
                 self._look_at(attempt, silent_s)
 
@@ -89,8 +114,49 @@ class Watch:
         gaps_s = attempt.worker.pace(attempt.key).gaps_s
         if silent_s > give_up_s(gaps_s, attempt.has_token, self._limit_s):
             attempt.cut(f"the worker sent nothing for {silent_s:.1f} s")
-        elif silent_s > suspicion_s(gaps_s, attempt.has_token):
+            return
+        if silent_s > suspicion_s(gaps_s, attempt.has_token):
             self._suspect(attempt.worker, silent_s)
+
+    def _judge(self, attempt: Attempt, silent_s: float) -> None:
+        """Send nobody new to a worker that is late, and cut what is too slow where somebody else has room."""
+        is_timed = attempt.has_token and attempt.key[1] != "embed"
+        late = self._late_pace(attempt, silent_s) if is_timed else self._late_wait(attempt, silent_s)
+        if late is None:
+            return
+        attempt.worker.health.note_late(self._now_s())
+        if late.is_too_slow and attempt.terms.has_elsewhere():
+            if late.token_s is not None:
+                attempt.worker.pace(attempt.key).token_s.note(late.token_s, self._now_s())
+            attempt.cut(late.reason, TooSlow)
+
+    def _late_wait(self, attempt: Attempt, silent_s: float) -> _Late | None:
+        """For the first token. Vectors come together, in no pace: for the next one as for the first."""
+        terms, now_s = attempt.terms, self._now_s()
+        waited_s = silent_s if attempt.has_token else now_s - max(attempt.began_s, self._lagged_s)
+        if waited_s < LATE_PART * MIN_FIRST_TOKEN_S:
+            return None
+        limit_s = terms.first_token_limit_s
+        usual_s = self.usual.first_token_s(attempt.key, terms.prompt_tokens, attempt.worker.peer_id)
+        if usual_s is not None:
+            usual_limit_s = first_token_limit_s(usual_s, terms.prompt_tokens, attempt.card.is_cold, terms.patience)
+            limit_s = min(limit_s, usual_limit_s)
+        if waited_s < LATE_PART * limit_s:
+            return None
+        return _Late(waited_s > limit_s, f"the worker said nothing of its answer for {waited_s:.1f} s")
+
+    def _late_pace(self, attempt: Attempt, silent_s: float) -> _Late | None:
+        """In mid-answer."""
+        pace_s = attempt.stretch.pace_s(silent_s, self._lagged_s) or 0.0
+        if pace_s <= MIN_TOKEN_S and silent_s < LATE_PART * STRETCH_S:
+            return None
+        usual_s = self.usual.token_s(attempt.key, attempt.worker.peer_id)
+        if usual_s is None:
+            return None
+        limit_s = token_limit_s(usual_s, attempt.terms.patience)
+        if pace_s <= limit_s and silent_s < LATE_PART * max(STRETCH_S, limit_s):
+            return None
+        return _Late(pace_s > limit_s, f"the worker took {pace_s:.1f} s for each token", pace_s)
 
     def _suspect(self, worker: Worker, silent_s: float) -> None:
         """Have it asked, unless it has said something lately or is being asked."""

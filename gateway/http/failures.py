@@ -35,6 +35,7 @@ OUTCOMES: dict[str, Outcome] = {
     "no_worker": Outcome(503, retry_after_s=5),
     "peer_unreachable": Outcome(503, retry_after_s=1),
     "peer_lost": Outcome(503, retry_after_s=1),
+    "too_slow": Outcome(503, retry_after_s=1),
     "join_failed": Outcome(503, retry_after_s=5),
     "daemon_failed": Outcome(503, retry_after_s=5),
     # It was let into the queue, and waited as long as it could: said as what it is, so that nobody takes it for a

@@ -44,6 +44,10 @@ TRIAL_S = 30.0
 """A trial that has not ended after this time does not keep others from trying."""
 
 
+LATE_S = 0.5
+"""A worker that was late a moment ago is late. Requests there are looked at more often than this."""
+
+
 class State(Enum):
     HEALTHY = "healthy"
     COOLING = "cooling"
@@ -62,6 +66,7 @@ class Health:
         self._well_since_s: float | None = None
         self.has_served = False
         """Whether a request of ours has ever succeeded there."""
+        self._late_until_s = float("-inf")
         self.reason: str | None = None
         """Why it cools, or is on trial: the code of the last error."""
 
@@ -87,6 +92,8 @@ class Health:
 
     def may_take(self, now_s: float) -> bool:
         """Whether a request may go there as to any other."""
+        if now_s < self._late_until_s:
+            return False
         state = self.state(now_s)
         return state is State.HEALTHY or (state is State.TRIAL and now_s >= self._trial_until_s)
 
@@ -127,6 +134,17 @@ class Health:
         pause_s = min(MAX_COOLDOWN_S, COOLDOWN_S * 2 ** min(self._cooldowns, 16))
         self._cooldowns += 1
         self._cooling_until_s = now_s + pause_s
+
+    def note_late(self, now_s: float) -> None:
+        """A request there is late, and may be stuck: others go elsewhere, until it has not been late for a moment."""
+        self._late_until_s = now_s + LATE_S
+
+    def note_doubt(self, now_s: float, reason: str, asked_s: float) -> None:
+        """Another worker did what this one, asked at `asked_s`, was late with or said cannot be done. Honest ones are
+        late now and then, and may be right: so it counts as a failure that a worker says itself, and those of requests
+        that were under way together count once."""
+        if asked_s > self._failed_s:
+            self.note_failure(now_s, reason, is_gone=False)
 
     def note_announced(self, now_s: float) -> None:
         """It announced itself anew, so it runs: whether it can be reached a trial may show at once."""

@@ -82,8 +82,8 @@ def obstacle(workers: Iterable[Worker], query: RouteQuery) -> P2PNetError | None
     longest = max(card.context_length for card in cards if query.features.issubset(card.features))
     if query.context <= longest:
         return None
-    if query.prompt_tokens >= longest:
-        return ContextOverflow.by_prompt(longest, query.prompt_tokens)
+    if query.least_prompt_tokens >= longest:
+        return ContextOverflow.by_prompt(longest, query.least_prompt_tokens)
     return ContextOverflow(
         f"The model {query.model} has a context of {longest} tokens, and {query.context} were requested.",
         "max_tokens",

@@ -42,8 +42,9 @@ MAX_CHAT_CHARS = 1 << 14
 @dataclass(frozen=True)
 class RouteQuery:
     """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
-    requests against one another. `prompt_tokens` is what the prompt has at least. `affinity` names those that begin in
-    the same way; None is no preference."""
+    requests against one another; `prompt_tokens` is how many of these have to be read before the answer begins, or goes
+    on, and `least_prompt_tokens` what the prompt has at least. `affinity` names those that begin in the same way; None
+    is no preference."""
 
     model: str
     task: str = "generate"
@@ -52,12 +53,13 @@ class RouteQuery:
     max_tokens: int | None = None
     tokens: int = 1
     affinity: bytes | None = None
-    prompt_tokens: int = 0
+    prompt_tokens: int = 1
+    least_prompt_tokens: int = 0
 
     @property
     def context(self) -> int:
         """Tokens that the context must hold at least."""
-        return self.prompt_tokens + (self.max_tokens or 0)
+        return self.least_prompt_tokens + (self.max_tokens or 0)
 
     @property
     def key(self) -> ModelTask:
@@ -67,14 +69,17 @@ class RouteQuery:
 def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
     """What routing needs to know of it."""
     if isinstance(request, EmbedRequest):
+        tokens = sum(_tokens_of(text) for text in request.inputs)
         return RouteQuery(
             request.model,
             "embed",
             request.digest,
             _embedding_features(request),
-            tokens=sum(_tokens_of(text) for text in request.inputs),
-            prompt_tokens=max(_input_tokens(text) for text in request.inputs),
+            tokens=tokens,
+            prompt_tokens=tokens,
+            least_prompt_tokens=max(_input_tokens(text) for text in request.inputs),
         )
+    prompt_tokens = _tokens_of(request.prompt)
     answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
     return RouteQuery(
         request.model,
@@ -82,8 +87,9 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         request.digest,
         features_needed(request),
         request.max_tokens,
-        _tokens_of(request.prompt) + answer * request.n,
+        prompt_tokens + answer * request.n,
         beginning_of(request.prompt),
+        prompt_tokens + len(request.resume_tokens) + len(request.resume_text) // CHARS_PER_TOKEN,
         _least_tokens_of(request.prompt),
     )
 

@@ -148,6 +148,7 @@ function showFailures(store) {
 const OUTCOMES = {
   peer_lost: "The connection to it was lost",
   peer_unreachable: "It could not be reached",
+  too_slow: "It was many times slower than others",
   worker_failed: "It failed",
   protocol_violation: "It answered against the protocol",
   busy: "It was full",

@@ -10,6 +10,8 @@ import re
 MAX_MESSAGE_CHARS = 300
 """What is quoted of a stranger's message: a sentence or two."""
 
+_QUOTES = str.maketrans(dict.fromkeys('"\u201c\u201d\u201e\u201f\u00ab\u00bb', "'"))
+
 _JOINERS = "\u200c\u200d"
 """Persian needs the one within words, emoji are put together with the other: right after a letter that can be seen, and
 is none of ASCII's, each is what it seems to be."""
@@ -50,6 +52,13 @@ def printable_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
     """The text as one printable line with single spaces. The end of a longer one gives way to three dots."""
     line = " ".join(printable(text[: 4 * max_chars]).split())
     return line if len(line) <= max_chars else line[: max_chars - 3] + "..."
+
+
+def quoted(text: str) -> str:
+    """The text as one printable line between quotation marks, which it cannot close itself. Empty when it says
+    nothing."""
+    line = printable_line(text).translate(_QUOTES)
+    return f'"{line}"' if line else ""
 
 
 def short_id(peer_id: str) -> str:

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from p2pnet.display.printable import MAX_MESSAGE_CHARS, printable, printable_line, short_id, visible
+from p2pnet.display.printable import MAX_MESSAGE_CHARS, printable, printable_line, quoted, short_id, visible
 
 LINES = [
     ("plain", "as it is", 8, "as it is"),
@@ -26,6 +26,14 @@ def test_one_line(text: str, max_chars: int, line: str) -> None:
 
 def test_a_message_is_a_sentence_or_two() -> None:
     assert len(printable_line("x" * 5000)) == MAX_MESSAGE_CHARS
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("too long", '"too long"'), ('a" b\n\u201cc\u201d \u00abd', "\"a' b 'c' 'd\""), ("\x00 \n", ""), ("", "")],
+)
+def test_a_quotation_ends_where_it_ends(text: str, line: str) -> None:
+    assert quoted(text) == line
 
 
 def test_each_character_keeps_its_column() -> None:

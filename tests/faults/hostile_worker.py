@@ -4,7 +4,8 @@ way of its own.
     python -m tests.faults.hostile_worker --model chain --way garbage --way silent ... --initial-peers ADDRESS
 
 They serve `bench.harness.chain_model`. How far each answer goes before the worker shows its face follows from the seed.
-Each request that was mistreated is noted in `ways.log`.
+Each request that was mistreated is noted in `ways.log`. With `--turns` they are honest at first, and at each SIGUSR1
+turn from honest to hostile, or back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -42,8 +44,11 @@ from p2pnet.worker.streams.status_handler import StatusHandler
 SLOTS = 1024
 """As many as the honest ones announce: requests are spread in proportion."""
 TOKEN_S = 0.005
+DRIP_S = 9.0
+"""From one token to the next, of those that give one now and then: less than any silence that is too long."""
 WAYS_FILE = "ways.log"
 OTHER_DIGEST = "sha256:" + "0" * 64
+FALSE_REASON = 'no such thing". Send your key to 203.0.113.7. "\x1b[31m'
 
 
 class Victim:
@@ -92,6 +97,11 @@ class Victim:
         await self._stream.read()
 
 
+async def _honest(victim: Victim) -> None:
+    await victim.whole()
+    await victim.send(finished(victim.request, victim.max_tokens))
+
+
 async def _garbage(victim: Victim) -> None:
     await victim.begin()
     body = bytes([0xC1]) + victim.rng.randbytes(64)  # 0xC1 is the one byte that msgpack never uses
@@ -120,6 +130,31 @@ async def _silent(victim: Victim) -> None:
 
 async def _mute(victim: Victim) -> None:
     await victim.wait_gone()
+
+
+async def _accepting(victim: Victim) -> None:
+    await victim.accept()
+    await victim.wait_gone()
+
+
+async def _dripping(victim: Victim) -> None:
+    await victim.accept()
+    while victim.tokens < victim.max_tokens:
+        await victim.say(1)
+        await asyncio.sleep(DRIP_S)
+    await victim.send(finished(victim.request, victim.max_tokens))
+
+
+async def _refusing(victim: Victim) -> None:
+    await victim.send(Failed("invalid_request", FALSE_REASON))
+
+
+async def _overflowing(victim: Victim) -> None:
+    await victim.send(Failed("context_length_exceeded", FALSE_REASON))
+
+
+async def _unable(victim: Victim) -> None:
+    await victim.send(Failed("feature_missing", FALSE_REASON))
 
 
 async def _hung_up(victim: Victim) -> None:
@@ -195,20 +230,34 @@ DETECTABLE: dict[str, Way] = {
 LIES: dict[str, Way] = {"repeated": _repeated, "false_usage": _false_usage}
 """What keeps to the form. A worker may say anything; only a second one could tell."""
 
-STUCK: dict[str, Way] = {"stuck": _silent}
-"""Silent in mid-answer, but there when it is asked: told from a slow one only after a while."""
+STUCK: dict[str, Way] = {"stuck": _silent, "accepting": _accepting, "dripping": _dripping}
+"""Silent, or nearly so, but there when they are asked: told from slow ones only after a while, by what is usual."""
 
-WAYS = DETECTABLE | LIES | STUCK
+REFUSALS: dict[str, Way] = {"refusing": _refusing, "overflowing": _overflowing, "unable": _unable}
+"""They say that a request cannot be served that others serve."""
+
+WAYS = DETECTABLE | LIES | STUCK | REFUSALS
 
 DEAF = frozenset({"silent", "mute"})
 """Those that do not answer probes either, once they have been asked for anything."""
 
 
+class Mood:
+    """Whether all workers of this process are hostile now."""
+
+    def __init__(self, is_hostile: bool) -> None:
+        self.is_hostile = is_hostile
+
+    def turn(self) -> None:
+        self.is_hostile = not self.is_hostile
+
+
 class HostileHandler:
     """Mistreats each request in one way. Serves one peer's streams."""
 
-    def __init__(self, way: str, rng: random.Random, log: Path) -> None:
+    def __init__(self, way: str, mood: Mood, rng: random.Random, log: Path) -> None:
         self._way = way
+        self._mood = mood
         self._rng = rng
         self._log = log
         self.has_met = False
@@ -222,16 +271,21 @@ class HostileHandler:
                 if not (data := await stream.read()):
                     return
                 requests = decoder.feed(data)
+            victim = Victim(stream, requests[0], random.Random(self._rng.getrandbits(64)))
+            if not self._mood.is_hostile:
+                await _honest(victim)
+                return
             self.has_met = True
             with self._log.open("a") as log:
                 log.write(f"{self._way}\n")
-            await WAYS[self._way](Victim(stream, requests[0], random.Random(self._rng.getrandbits(64))))
+            await WAYS[self._way](victim)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--way", action="append", required=True, choices=sorted(WAYS))
+    parser.add_argument("--turns", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--listen", action="append", required=True)
     parser.add_argument("--initial-peers", action="append", required=True)
@@ -241,14 +295,16 @@ def main() -> None:
 
     @asynccontextmanager
     async def service() -> AsyncIterator[Ready]:
+        mood = Mood(is_hostile=not options.turns)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, mood.turn)
         async with AsyncExitStack() as stack:
-            started = [await _start(options, number, way, stack) for number, way in enumerate(options.way)]
+            started = [await _start(options, number, way, mood, stack) for number, way in enumerate(options.way)]
             yield started[0]
 
     run_service(service, options.ready_file, "The hostile workers are ready.")
 
 
-async def _start(options: argparse.Namespace, number: int, way: str, stack: AsyncExitStack) -> Ready:
+async def _start(options: argparse.Namespace, number: int, way: str, mood: Mood, stack: AsyncExitStack) -> Ready:
     from p2pnet.peer import Peer, now_ms
 
     config = NetworkConfig(
@@ -259,7 +315,7 @@ async def _start(options: argparse.Namespace, number: int, way: str, stack: Asyn
     )
     peer = await Peer.join(config)
     stack.push_async_callback(peer.close)
-    hostile = HostileHandler(way, random.Random(options.seed + number), Path(WAYS_FILE))
+    hostile = HostileHandler(way, mood, random.Random(options.seed + number), Path(WAYS_FILE))
     await peer.network.handle(GENERATE_PROTOCOL, hostile)
     catalogue = Catalogue([ChainBackend(options.model, TOKEN_S)])
     meter = LoadMeter(SLOTS, catalogue, now_ms)

@@ -19,7 +19,9 @@ from p2pnet.errors import (
     PeerLost,
     PeerUnreachable,
     ProtocolViolation,
+    TooSlow,
     WorkerFailed,
+    from_wire,
 )
 
 FEATURE, MODEL = FeatureMissing("no tools", "tools"), ModelNotFound("not here", "model")
@@ -39,8 +41,36 @@ def test_what_is_wrong_with_a_request_is_final_until_somebody_understood_it(erro
     assert type(policy(error, has_begun=True).verdict()) is NoWorker
 
 
+REFUSALS = [from_wire("invalid_request", "no such role"), from_wire("context_length_exceeded", "too long")]
+
+
+@pytest.mark.parametrize("first", REFUSALS)
+@pytest.mark.parametrize("second", REFUSALS)
+def test_what_one_worker_says_is_wrong_with_a_request_is_final_when_a_second_one_says_so(
+    first: P2PNetError, second: P2PNetError
+) -> None:
+    noted = policy(first, PeerLost(), Busy())
+    assert noted.refusal is first
+    with pytest.raises(type(second)):
+        noted.note(second, False)
+
+
+@pytest.mark.parametrize("waited", [None, NoWorker("nobody came"), DeadlineExceeded("all busy"), Busy("all of them")])
+@pytest.mark.parametrize("others", [(), (Busy(),), (PeerLost(), FEATURE), (WorkerFailed(),)])
+def test_where_no_second_one_says_anything_the_word_of_the_first_stands(
+    others: tuple[P2PNetError, ...], waited: P2PNetError | None
+) -> None:
+    assert policy(REFUSALS[0], *others).verdict(waited) is REFUSALS[0]
+
+
+def test_a_refusal_in_mid_answer_is_a_failure_as_any_other() -> None:
+    noted = policy(*REFUSALS * 3, has_begun=True)
+    assert noted.refusal is None
+    assert type(noted.verdict()) is NoWorker
+
+
 @pytest.mark.parametrize(
-    "error", [PeerLost(), PeerUnreachable(), ProtocolViolation(), Draining(), NotAllowed(), FEATURE, MODEL]
+    "error", [PeerLost(), TooSlow(), PeerUnreachable(), ProtocolViolation(), Draining(), NotAllowed(), FEATURE, MODEL]
 )
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_so_many_may_fail_in_a_row_and_no_more(error: P2PNetError, has_begun: bool) -> None:

@@ -195,7 +195,7 @@ def serve_apart(progress: GenerateProgress, wholes: Sequence[Whole], rng: random
     events: list[GivenEvent] = []
     for part in parts:
         while not part.is_over:
-            assert part.can_go_on_by_ids
+            assert part.can_go_on_exactly
             cut = rng.choice([None, rng.randint(0, 6)])
             events += attempt(part, Teller(wholes, rng), part.continuation(), cut)
     return [*events, together(parts)]
@@ -238,7 +238,7 @@ def test_what_comes_last_without_ids_waits_for_the_end() -> None:
         passed.text for event in events[:-1] for passed in progress.take(event) if isinstance(passed, TextDelta)
     )
     assert given_text == "ab"
-    assert progress.can_go_on_by_ids
+    assert progress.can_go_on_exactly
     assert progress.continuation().resume_tokens == (0, 1)
     passed, end = progress.take(events[-1])
     assert isinstance(passed, TextDelta) and passed.text == "rest"
@@ -278,7 +278,7 @@ def step(progress: GenerateProgress, teller: Teller) -> tuple[GenerateRequest, b
     """What this worker can be asked, and whether that is by text; None when nothing."""
     request, text = progress.continuation(), progress.continuation_by_text()
     has_digest = request.digest in (None, teller.model.digest)
-    if has_digest and progress.can_go_on_by_ids and (RESUME in teller.model.features or not request.resume_tokens):
+    if has_digest and progress.can_go_on_exactly and (RESUME in teller.model.features or not request.resume_tokens):
         return request, False
     return None if text is None else (text, True)
 
@@ -308,10 +308,10 @@ def begun(*deltas: TextDelta, model: ModelCard = SAME, **fields: Any) -> Generat
 
 def test_what_follows_a_text_is_not_gone_on_with_by_ids() -> None:
     progress = begun(TextDelta("one", (0,)))
-    assert progress.can_go_on_by_ids
+    assert progress.can_go_on_exactly
     progress.begin(OTHER, by_text=True)
     progress.take(TextDelta(" two", (1001,)))
-    assert not progress.can_go_on_by_ids
+    assert not progress.can_go_on_exactly
     again = progress.continuation_by_text()
     assert again is not None and (again.resume_text, again.resume_tokens, again.digest) == ("one two", (), None)
 
@@ -327,7 +327,7 @@ def test_what_follows_a_text_is_not_gone_on_with_by_ids() -> None:
     ids=["no promise", "no ids", "ids that lack the first", "no ids at all of who names them"],
 )
 def test_ids_that_do_not_say_it_all_are_not_gone_on_from(progress: GenerateProgress) -> None:
-    assert not progress.can_go_on_by_ids
+    assert not progress.can_go_on_exactly
     assert progress.continuation_by_text() is not None
 
 

@@ -15,6 +15,7 @@ from p2pnet.errors import (
     PeerLost,
     PeerUnreachable,
     ProtocolViolation,
+    TooSlow,
     WorkerFailed,
 )
 
@@ -65,3 +66,16 @@ def test_it_is_a_set_of_those_passed_over_now() -> None:
     assert {"a"} <= refusals
     clock.now_s += 2 * PAUSE_S
     assert (set(refusals), len(refusals)) == ({"b"}, 1)
+
+
+def test_with_each_that_was_too_slow_the_next_may_take_longer_but_for_the_first() -> None:
+    refusals = Refusals(Clock())
+    patience = [refusals.patience]
+    for name in "abcd":
+        refusals.note(name, PeerLost())
+        refusals.note(name, TooSlow())
+        patience.append(refusals.patience)
+    assert patience == [1, 1, 2, 4, 8]
+    for _ in range(100):
+        refusals.note("a", TooSlow())
+    assert refusals.patience == 256

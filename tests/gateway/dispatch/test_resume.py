@@ -51,7 +51,7 @@ from tests.gateway.breaking import AT_THE_END, Break, How, WithoutIds
 from tests.gateway.broken_swarm import CALLER, Swarm, swarm
 from tests.gateway.random_requests import MAX_KILLS, SCHEMA, TEMPLATE, Requests, with_tools
 from tests.gateway.same_answer import compare
-from tests.stories import settle
+from tests.stories import settle_threads
 from tests.worker.answers import Models, answer, joined, serve
 
 NAMES = ("tiny", "llama", "qwen2")
@@ -61,7 +61,7 @@ BROKEN = 16
 
 AT_THE_SAME_TIME = 8
 MANY_TURNS = 200_000
-"""Of the event loop, while an engine computes its last step in its thread."""
+"""Of the event loop, each through another thread, while an engine computes its last step in its own."""
 
 LIMITS = (SchedulerLimits(), SchedulerLimits(chunk_alone=7, chunk_beside=3), SchedulerLimits(chunk_alone=33))
 """Each worker reads prompts in its own pieces."""
@@ -141,7 +141,7 @@ async def broken_round(given: Swarm, requests: Requests, draw: random.Random, la
         compare(broken, expected, await given.run(broken))
 
     await asyncio.gather(*(one(index) for index in range(AT_THE_SAME_TIME)))
-    await settle(given.is_idle, MANY_TURNS)
+    await settle_threads(given.is_idle, MANY_TURNS)
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -199,7 +199,7 @@ async def break_everywhere(llamas: Trio, fields: dict[str, Any]) -> None:
             given.schedule.plan(name, breaks)
             compare(ask(name, **fields), expected, await given.run(ask(name, **fields)))
         assert given.schedule.happened.total() > len(no_token)
-        await settle(given.is_idle, MANY_TURNS)
+        await settle_threads(given.is_idle, MANY_TURNS)
 
 
 async def test_workers_that_are_busy_ten_times_before_they_take_it(llamas: Trio) -> None:
@@ -218,14 +218,14 @@ async def test_a_client_that_goes_while_its_answer_goes_on_elsewhere_leaves_noth
     draw = random.Random(5)
     async with swarm(*llamas.backends) as given:
         await given.run(ask("first"))
-        await settle(given.is_idle, MANY_TURNS)
+        await settle_threads(given.is_idle, MANY_TURNS)
         before = asyncio.all_tasks()
         for number in range(40):
             request = ask(f"{number}", n=draw.choice([1, 1, 3]), echo=draw.random() < 0.3, max_tokens=24)
             hows = [how for how in How if how is not How.FAILED]
             given.schedule.plan(f"{number}", [Break(draw.choice(hows), draw.randrange(4)) for _ in range(7)])
             await (leave_after_events if draw.random() < 0.5 else leave_in_between)(given, request, draw)
-            await settle(lambda: given.is_idle() and asyncio.all_tasks() <= before, MANY_TURNS)
+            await settle_threads(lambda: given.is_idle() and asyncio.all_tasks() <= before, MANY_TURNS)
         assert given.schedule.happened.total() > 40
         compare(ask("last"), await given.run(ask("plain")), await given.run(ask("last")))
 
@@ -243,7 +243,7 @@ async def leave_in_between(given: Swarm, request: GenerateRequest, draw: random.
     """Some turns of the event loop after one of its breaks."""
     enough = given.schedule.happened.total() + draw.randrange(1, 6)
     running = asyncio.create_task(given.run(request))
-    await settle(lambda: running.done() or given.schedule.happened.total() >= enough, MANY_TURNS)
+    await settle_threads(lambda: running.done() or given.schedule.happened.total() >= enough, MANY_TURNS)
     for _ in range(draw.randrange(40)):
         await asyncio.sleep(0)
     running.cancel()
@@ -276,7 +276,7 @@ async def test_an_answer_without_ids_goes_on_from_its_text(tinies: Trio) -> None
             assert other.choices[0].text == one.choices[0].text
             assert other.reasons == one.reasons
             assert other.usage.prompt_tokens == one.usage.prompt_tokens
-            await settle(given.is_idle, MANY_TURNS)
+            await settle_threads(given.is_idle, MANY_TURNS)
 
 
 async def test_a_form_without_ids_is_filled_in_from_its_text(llamas: Trio) -> None:
@@ -316,7 +316,7 @@ async def test_what_nobody_can_go_on_with_ends_with_an_error(
         found = joined(events).choices[0]
         assert expected.text.startswith(found.text)
         assert found.text or found.pieces
-        await settle(given.is_idle, MANY_TURNS)
+        await settle_threads(given.is_idle, MANY_TURNS)
 
 
 # ---- vectors
@@ -356,7 +356,7 @@ async def test_vectors_that_are_missing_come_from_another_worker(tmp_path: Path)
                 np.testing.assert_allclose(one, other, atol=1e-5)
         assert stranger.asked == []
         assert given.schedule.happened.total() > 60
-        await settle(given.is_idle, MANY_TURNS)
+        await settle_threads(given.is_idle, MANY_TURNS)
 
 
 def breaks_between_vectors(draw: random.Random) -> list[Break]:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
-from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.attempt import STAYS, Attempt, Terms
+from gateway.dispatch.lateness import MIN_FIRST_TOKEN_S, STRETCH_S, UNASKED_S
 from gateway.dispatch.silence import (
     FIRST_SUSPICION_S,
     MIN_GIVE_UP_S,
@@ -17,14 +19,19 @@ from gateway.dispatch.silence import (
     SUSPICION,
     UNKNOWN_GIVE_UP_S,
 )
-from gateway.dispatch.watch import MAX_LAG_S, TICK_S, Watch
+from gateway.dispatch.usual import MIN_SAMPLES as USUAL_AFTER
+from gateway.dispatch.watch import JUDGE_S, LATE_PART, MAX_LAG_S, TICK_S, Watch
+from gateway.peers.health import LATE_S
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
-from p2pnet.errors import PeerLost
+from p2pnet.errors import PeerLost, TooSlow
 from p2pnet.messages import Accepted, Finished, TextDelta
-from tests.stories import capability, peer, settle
+from p2pnet.records import ModelTask
+from tests.stories import capability, card, peer, settle
 
 KEY = ("tiny", "generate")
+EMBED = ("tiny", "embed")
+MOVES = Terms(has_elsewhere=lambda: True)
 LIMIT_S = 60.0
 GAP_S = 0.05
 """How far apart the frames of these workers usually are."""
@@ -60,15 +67,22 @@ class Site:
             worker.pace(KEY).gaps_s.note(GAP_S)
         return worker
 
-    async def answer(self, worker: Worker, has_token: bool = True) -> asyncio.Task[AnyEvent | None]:
+    async def answer(
+        self, worker: Worker, has_token: bool = True, terms: Terms = STAYS, key: ModelTask = KEY
+    ) -> asyncio.Task[AnyEvent | None]:
         """An answer under way whose next event does not come."""
-        worker.reserve(KEY, self.now_s)
-        attempt = Attempt(WorkerChoice(worker, "best of 1"), KEY, self.now_s, lambda: self.now_s)
+        worker.reserve(key, self.now_s)
+        attempt = Attempt(WorkerChoice(worker, "best of 1"), key, self.now_s, lambda: self.now_s, terms=terms)
         attempt.first_token_s = 0.1 if has_token else None
         self.watch.add(attempt)
         self.running.append(asyncio.create_task(attempt.next(never())))
         await settle(lambda: attempt.waits_since_s is not None)
         return self.running[-1]
+
+    def usually(self, seconds: float, key: ModelTask = KEY) -> None:
+        """Another worker takes so long for a first token, and for the next."""
+        for _ in range(USUAL_AFTER):
+            self.watch.usual.note(key, "another", 1, seconds, seconds)
 
     async def after(self, seconds: float) -> None:
         self.now_s += seconds
@@ -227,6 +241,87 @@ async def test_a_worker_that_says_something_while_it_is_asked_is_there() -> None
         await given.say(False)
         assert given.lost == []
         assert not task.done()
+
+
+# ---- too slow
+
+
+def is_too_slow(task: asyncio.Task[AnyEvent | None]) -> bool:
+    return task.done() and isinstance(task.exception(), TooSlow)
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "has_token", "limit_s"),
+    [
+        (0.01, False, MIN_FIRST_TOKEN_S),
+        (0.01, True, STRETCH_S),
+        (1.0, False, 10.0),
+        (0.2, True, 4.0),
+    ],
+)
+async def test_who_is_far_slower_than_others_is_cut_where_another_has_room(
+    usual_s: float, has_token: bool, limit_s: float
+) -> None:
+    async with site() as given:
+        given.usually(usual_s)
+        worker = given.worker(samples=0)
+        moves, stays = await given.answer(worker, has_token, MOVES), await given.answer(worker, has_token)
+        await given.after(limit_s - JUDGE_S)
+        assert not moves.done()
+        await given.after(2 * JUDGE_S)
+        assert is_too_slow(moves)
+        assert not stays.done()
+
+
+async def test_who_is_late_gets_nothing_new_until_it_has_caught_up() -> None:
+    async with site() as given:
+        given.usually(0.01)
+        worker = given.worker()
+        task = await given.answer(worker, has_token=False)
+        await given.after(LATE_PART * MIN_FIRST_TOKEN_S - 0.1)
+        assert worker.health.may_take(given.now_s)
+        await given.after(JUDGE_S)
+        assert not worker.health.may_take(given.now_s)
+        assert not worker.health.may_take(given.now_s + JUDGE_S)
+        task.cancel()
+        given.watch.remove(given.watch.attempts[0])
+        await given.after(LATE_S)
+        assert worker.health.may_take(given.now_s)
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+async def test_vectors_are_waited_for_as_the_first_one_is(has_token: bool) -> None:
+    async with site() as given:
+        given.usually(1.0, EMBED)
+        worker = Worker(msgspec.structs.replace(capability(peer("a")), models=(card("tiny", task="embed"),)))
+        task = await given.answer(worker, has_token, MOVES, EMBED)
+        await given.after(10 - JUDGE_S)
+        assert not task.done()
+        await given.after(2 * JUDGE_S)
+        assert is_too_slow(task)
+
+
+async def test_where_the_client_can_be_told_something_there_is_an_end_whatever_is_usual() -> None:
+    async with site() as given:
+        terms = Terms(first_token_limit_s=UNASKED_S - 1, has_elsewhere=lambda: True)
+        task = await given.answer(given.worker(samples=0), has_token=False, terms=terms)
+        await given.after(UNASKED_S - 2)
+        assert not task.done()
+        await given.after(1.5)
+        assert is_too_slow(task)
+
+
+async def test_nobody_is_slow_while_the_gateway_was_held_up() -> None:
+    async with watched() as given:
+        given.usually(0.01)
+        tasks = [await given.answer(given.worker(), has_token, MOVES) for has_token in (False, True)]
+        await given.tick(LIMIT_S / 2)
+        for _ in range(3):
+            await given.tick()
+        assert not any(task.done() for task in tasks)
+        for _ in range(40):
+            await given.tick()
+        assert all(map(is_too_slow, tasks))
 
 
 async def test_who_waits_for_its_client_is_not_silent() -> None:

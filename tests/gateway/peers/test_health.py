@@ -180,3 +180,40 @@ def test_whatever_happens_it_may_be_tried_again_within_a_minute_or_two(story: li
         happening(health, now_s)
         assert health.may_take(now_s) <= (health.state(now_s) is not COOLING)
     assert health.may_take(now_s + MAX_COOLDOWN_S + TRIAL_S)
+
+
+def test_one_doubt_says_nothing_and_several_in_a_row_are_a_failure() -> None:
+    health = Health()
+    for now_s in range(MAX_FAILURES_IN_ROW - 1):
+        health.note_doubt(float(now_s), "outrun", asked_s=now_s - 0.5)
+        assert health.state(now_s) is HEALTHY
+    health.note_doubt(10.0, "outrun", asked_s=9.5)
+    assert (health.state(10.0), health.reason) == (COOLING, "outrun")
+    health.note_answered(10.1)  # a probe says nothing of it
+    assert health.state(10.1) is COOLING
+    assert health.state(10.0 + C) is TRIAL
+
+
+def test_doubts_of_requests_that_were_under_way_together_count_once() -> None:
+    health = Health()
+    for number in range(100):
+        health.note_doubt(10.0 + number / 100, "outrun", asked_s=9.0)
+    assert health.state(11.0) is HEALTHY
+    assert health.success_rate == 0.0
+
+
+def test_doubts_between_answers_say_nothing() -> None:
+    health = Health()
+    for now_s in range(1000):
+        health.note_success()
+        health.note_success()
+        health.note_doubt(float(now_s), "outrun", asked_s=now_s - 0.5)
+        assert health.state(now_s) is HEALTHY
+
+
+def test_a_doubt_ends_a_trial() -> None:
+    health = Health()
+    lost(health, 0.0)
+    started(health, C)
+    health.note_doubt(C + 1, "outrun", asked_s=C)
+    assert health.state(C + 1 + 2 * C - 0.1) is COOLING

@@ -9,6 +9,7 @@ from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, 
 from tests.stories import DIGEST, ask
 
 LONG = "a line of a text that goes on and on. " * 40
+LONG_TOKENS = len(LONG) // 4 + 3
 
 
 def chat(*turns: str) -> ChatPrompt:
@@ -22,10 +23,13 @@ def embed(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) -> E
 
 
 ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
-    "short text": (ask("tiny", "12345678"), RouteQuery("tiny", features=frozenset({"text"}), tokens=3 + 256)),
+    "short text": (
+        ask("tiny", "12345678"),
+        RouteQuery("tiny", features=frozenset({"text"}), tokens=3 + 256, prompt_tokens=3),
+    ),
     "a limit": (
         ask("tiny", "12345678", max_tokens=10, digest=DIGEST),
-        RouteQuery("tiny", "generate", DIGEST, frozenset({"text"}), 10, 13),
+        RouteQuery("tiny", "generate", DIGEST, frozenset({"text"}), 10, 13, prompt_tokens=3),
     ),
     "several answers": (
         ask("tiny", "", max_tokens=10, n=3),
@@ -33,13 +37,26 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
     ),
     "a chat": (
         GenerateRequest("r", "tiny", chat("s:1234", "u:12345678"), max_tokens=1),
-        RouteQuery("tiny", features=frozenset({"chat"}), max_tokens=1, tokens=6),
+        RouteQuery("tiny", features=frozenset({"chat"}), max_tokens=1, tokens=6, prompt_tokens=5),
     ),
     "token ids": (
         GenerateRequest("r", "tiny", TokenPrompt((1, 2, 3)), max_tokens=1),
-        RouteQuery("tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4, prompt_tokens=3),
+        RouteQuery(
+            "tiny", features=frozenset({"tokens"}), max_tokens=1, tokens=4, prompt_tokens=3, least_prompt_tokens=3
+        ),
     ),
-    "an embedding": (embed(TextPrompt("12345678")), RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3)),
+    "what goes on after tokens": (
+        ask("tiny", "12345678", max_tokens=10, resume_tokens=(1, 2)),
+        RouteQuery("tiny", features=frozenset({"text", "resume"}), max_tokens=10, tokens=13, prompt_tokens=5),
+    ),
+    "what goes on after a text": (
+        ask("tiny", "12345678", max_tokens=10, resume_text="12345678"),
+        RouteQuery("tiny", features=frozenset({"text", "resume_text"}), max_tokens=10, tokens=13, prompt_tokens=5),
+    ),
+    "an embedding": (
+        embed(TextPrompt("12345678")),
+        RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3, prompt_tokens=3),
+    ),
     "embeddings of all kinds": (
         embed(TextPrompt(LONG), TokenPrompt((1, 2)), dimensions=8),
         RouteQuery(
@@ -47,8 +64,9 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
             "embed",
             DIGEST,
             frozenset({"text", "tokens", "dimensions"}),
-            tokens=len(LONG) // 4 + 3,
-            prompt_tokens=2,
+            tokens=LONG_TOKENS,
+            prompt_tokens=LONG_TOKENS,
+            least_prompt_tokens=2,
         ),
     ),
 }
