@@ -144,6 +144,10 @@ def models_request() -> bytes:
     return b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
+def workers_request() -> bytes:
+    return b"GET /p2pnet/v1/workers HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
 def _dechunked(body: bytes) -> bytes:
     parts = []
     start = 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from bench.harness.http_client import Connection, models_request
+from bench.harness.http_client import Connection, models_request, workers_request
 from bench.harness.served_log import being_served
 from bench.harness.swarm import Process
 from bench.harness.timed_client import Answered, ChatRequest, TimedStream
@@ -194,6 +194,18 @@ async def wait_for_workers(url: str, model: str, count: int) -> None:
         return await workers_listed(url, model) == count
 
     await until(is_so, f"{count} workers of {model} are listed")
+
+
+async def wait_until_well(url: str, count: int) -> None:
+    """Until the gateway has so many workers, and holds nothing against any of them any more."""
+
+    async def is_so() -> bool:
+        connection = await Connection.connect(url)
+        workers = json.loads((await connection.ask(workers_request())).body())["workers"]
+        connection.close()
+        return [worker["state"] for worker in workers] == ["healthy"] * count
+
+    await until(is_so, f"{count} workers are well")
 
 
 async def workers_listed(url: str, model: str) -> int:

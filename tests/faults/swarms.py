@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.harness.chain_model import chain_text
-from bench.harness.storm import Herd, wait_for_workers
+from bench.harness.storm import Herd, wait_for_workers, wait_until_well
 from bench.harness.swarm import Process, Swarm, swarm
 from bench.harness.timed_client import Answered, ChatRequest, ask
 
@@ -38,6 +38,10 @@ class ChainSwarm:
 
     async def wait_listed(self, workers: int) -> None:
         await wait_for_workers(self.url, MODEL, workers)
+
+    async def wait_well(self, workers: int) -> None:
+        """A worker that was struck a moment ago is left alone for some seconds."""
+        await wait_until_well(self.url, workers)
 
 
 @contextmanager

@@ -55,11 +55,11 @@ def test_no_stream_notices_silent_workers_nor_lost_daemons(given: ChainSwarm) ->
     kinds = (Kind.GONE, Kind.STOP, Kind.P2PD)
     victims = random.Random(SEED).sample(range(WORKERS), len(kinds))  # one that has come back would have no streams
     faults = [Fault((n + 1) * SPACING_S, *pair) for n, pair in enumerate(zip(victims, kinds, strict=True))]
-    asyncio.run(given.wait_listed(WORKERS))
+    asyncio.run(given.wait_well(WORKERS))
     asked = requests(SILENCED_STREAMS, enough_tokens(faults, DELAY_MS / 1000, spare_s=2), "silence")
     outcome = asyncio.run(storm(given.url, given.herd, asked, faults, STOPPED_S))
     assert faults_of(outcome.answers) == []
-    assert all(struck.cut for struck in outcome.strikes)
+    assert all(struck.cut for struck in outcome.strikes), "a worker that served nobody was struck: that shows nothing"
     for kind in kinds:
         print(f"added gaps, {kind}", sorted(outcome.added_gaps(kind)))
 
