@@ -114,7 +114,8 @@ async def _rate(besieged: Besieged, clients: int, seconds: float) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="*", choices=names(), metavar="NAME", help=f"{', '.join(names())}; default: all")
+    known = [*names(), []]  # argparse checks the default too
+    parser.add_argument("name", nargs="*", choices=known, metavar="NAME", help=f"{', '.join(names())}; default: all")
     parser.add_argument("--seconds", type=float, default=10.0, help="before, during and after, each")
     parser.add_argument("--clients", type=int, default=4, help="honest ones, each with one request at a time")
     parser.add_argument("--workers", type=int, default=2)

@@ -35,8 +35,10 @@ class NetworkConfig:
     initial_peers: tuple[str, ...] = ()
     is_bootstrap: bool = False
     """Public, serves as a relay."""
-    is_behind_nat: bool = False
-    """Nobody can dial it: take reservations at relays, and store no one else's keys."""
+    is_behind_nat: bool | None = None
+    """Whether nobody can dial it: then it has places at relays, and stores no one else's keys. None: it finds out."""
+    relays_for_others: bool = True
+    """Whether peers behind NAT may be reached through it, where it has a public address itself."""
     is_client: bool = False
     """Takes part only to read: stores nothing for others (a gateway on a laptop, a CLI command)."""
     asks_router: bool | None = None
@@ -57,9 +59,9 @@ class NetworkConfig:
     """One DHT question. A peer that takes longer is passed over; others hold the same keys."""
 
     @property
-    def is_dht_client(self) -> bool:
-        """Whether it only asks: keys must not be stored, nor others join, where nobody can ask."""
-        return self.is_client or self.is_behind_nat
+    def is_known_to_be_reached(self) -> bool:
+        """Whether its user says that others can dial it."""
+        return self.is_bootstrap or bool(self.announce) or self.is_behind_nat is False
 
 
 @dataclass(frozen=True)

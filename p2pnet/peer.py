@@ -36,7 +36,8 @@ class Peer:
 
     async def join_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can join: our own, or those that we joined through ourselves."""
-        return self.config.initial_peers if self.config.is_dht_client else await self.network.addresses()
+        can_be_joined = self.network.is_direct and not self.config.is_client
+        return await self.network.addresses() if can_be_joined else self.config.initial_peers
 
     async def close(self) -> None:
         await self.network.close()

@@ -18,21 +18,13 @@ from p2pnet.doctor.network_verdicts import Asked, Met, Seen, ThroughGateway
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
 from p2pnet.network.interface import Network
-from p2pnet.network.libp2p.autonat import (
-    AUTONAT_PROTOCOL,
-    IDENTIFY_PROTOCOL,
-    DialBack,
-    dial_back,
-    dialable,
-    observed_address,
-)
-from p2pnet.network.libp2p.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
-from p2pnet.network.multiaddrs import is_loopback, is_private, peer_id_of
+from p2pnet.network.libp2p.autonat import DialBack
+from p2pnet.network.libp2p.relay import HOP_PROTOCOL, GrantedLimits, reserve
+from p2pnet.network.multiaddrs import peer_id_of
+from p2pnet.network.reach.sight import Sight, look
 
 MAX_ASKED = 3
 """Peers that are asked to dial back, and workers that are asked for a token: enough for one of them to be well."""
-DIAL_BACK_S = 20.0
-"""A peer tries for 15 s before it says that we cannot be reached."""
 ANSWER_S = 10.0
 """For anything that is one question and one answer."""
 TOKEN_S = 20.0
@@ -50,13 +42,14 @@ async def meet(network: Network, address: str) -> Met:
 async def seen_by(network: Network, met: Sequence[Met]) -> Seen:
     """How the peers that were met see us, the first few of them. Never raises."""
     peers = _peers_of(met)[:MAX_ASKED]
-    sights = await asyncio.gather(*(_sight(network, peer_id) for peer_id in peers))
+    own = await network.addresses()
+    sights = await asyncio.gather(*(look(network.open_raw_stream, peer_id, network.peer_id, own) for peer_id in peers))
     known = [sight for sight in sights if sight.observed is not None]
     if not known:
         return Seen()
-    best = next((sight for sight in known if not sight.is_private), known[0])
-    transports = dict.fromkeys(name for sight in known for name, _ in sight.dialled)
-    return Seen(best.observed, best.is_private, tuple((name, _together(known, name)) for name in transports))
+    best = next((sight for sight in known if not sight.is_near), known[0])
+    transports = dict.fromkeys(tried.transport for sight in known for tried in sight.tried)
+    return Seen(best.observed, best.is_near, tuple((name, _together(known, name)) for name in transports))
 
 
 async def relay_offers(network: Network, met: Sequence[Met]) -> tuple[GrantedLimits | None, ...]:
@@ -96,42 +89,11 @@ def _peers_of(met: Sequence[Met]) -> list[str]:
     return list(dict.fromkeys(peer_id for peer_id in reached if peer_id is not None))
 
 
-async def _sight(network: Network, peer_id: str) -> Seen:
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            stream = await network.open_raw_stream(peer_id, IDENTIFY_PROTOCOL)
-            try:
-                observed = await observed_address(stream)
-            finally:
-                stream.close()
-    except (P2PNetError, TimeoutError):
-        return Seen()
-    if observed is None:
-        return Seen()
-    if is_private(observed) or is_loopback(observed):
-        return Seen(observed, is_private=True)
-    where = dialable(observed, await network.addresses())
-    outcomes = await asyncio.gather(*(_dialled(network, peer_id, addresses) for addresses in where.values()))
-    return Seen(observed, dialled=tuple(zip(where, outcomes, strict=True)))
-
-
-async def _dialled(network: Network, peer_id: str, addresses: Sequence[str]) -> DialBack:
-    try:
-        async with asyncio.timeout(DIAL_BACK_S):
-            stream = await network.open_raw_stream(peer_id, AUTONAT_PROTOCOL)
-            try:
-                return await dial_back(stream, network.peer_id, addresses)
-            finally:
-                stream.close()
-    except (P2PNetError, TimeoutError):
-        return DialBack.NOT_TRIED
-
-
-def _together(sights: Sequence[Seen], transport: str) -> DialBack:
+def _together(sights: Sequence[Sight], transport: str) -> DialBack:
     """Puts together what several peers say. One that has reached us proves that it can be done; one that tried and has
     not counts for more than those that did not try."""
-    outcomes = {dict(sight.dialled).get(transport, DialBack.NOT_TRIED) for sight in sights}
-    return next(each for each in (DialBack.REACHED, DialBack.NOT_REACHED, DialBack.NOT_TRIED) if each in outcomes)
+    outcomes = {tried.outcome for sight in sights for tried in sight.tried if tried.transport == transport}
+    return next((each for each in DialBack if each in outcomes), DialBack.NOT_TRIED)
 
 
 async def _offer(network: Network, peer_id: str) -> GrantedLimits | None:
@@ -139,7 +101,8 @@ async def _offer(network: Network, peer_id: str) -> GrantedLimits | None:
         async with asyncio.timeout(ANSWER_S):
             stream = await network.open_raw_stream(peer_id, HOP_PROTOCOL)
             try:
-                return await granted_limits(stream)
+                reservation = await reserve(stream)
+                return None if reservation is None else reservation.limits
             finally:
                 stream.close()
     except (P2PNetError, TimeoutError):

@@ -9,7 +9,7 @@ from p2pnet.display.printable import printable, short_id
 from p2pnet.doctor.verdict import Verdict, failed, ok, warning
 from p2pnet.network.interface import Meeting
 from p2pnet.network.libp2p.autonat import DialBack
-from p2pnet.network.libp2p.relay_limits import GrantedLimits
+from p2pnet.network.libp2p.relay import GrantedLimits
 
 CLOCK_LIMIT_S = 3.0
 """hivemind's: beyond it peers do not let one another in."""

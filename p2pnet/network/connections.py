@@ -27,6 +27,14 @@ _FOUND = re.compile(r"\[(/[^\]\s]+)\][^\n]* peer id mismatch: expected \w+, but 
 HangUp = Callable[[str], Awaitable[None]]
 """Close all connections to a peer. Never raises."""
 
+Knock = Callable[[Sequence[str]], Awaitable[bool]]
+"""Whether anybody answers at these full multiaddrs. Never raises."""
+
+
+async def unheard(addresses: Sequence[str]) -> bool:
+    """Where nobody can knock, somebody may be there."""
+    return True
+
 
 class NotDialled(OSError):
     """Nothing was tried: a stranger names nothing that may be dialled, or what was dialled too often."""
@@ -46,9 +54,11 @@ class Connections:
         named: Iterable[str] = (),
         scope: Scope = Scope.LOOPBACK,
         now_s: Callable[[], float] = time.monotonic,
+        knock: Knock = unheard,
     ) -> None:
         self._dial = dial
         self._hang_up = hang_up
+        self._knock = knock
         self._scope = scope
         self._now_s = now_s
         self._budget = DialBudget()
@@ -56,6 +66,9 @@ class Connections:
         self._known: dict[str, tuple[str, ...]] = {}
         self._connected: set[str] = set()
         self._live: frozenset[str] = frozenset()
+        self._missed: dict[str, None] = {}
+        """Peers that were not there when they were last wanted: who dials fails again for a while, once he has failed.
+        So it is knocked first."""
         self._dialling: dict[tuple[str, tuple[str, ...]], asyncio.Task[None]] = {}
         self._hanging_up: dict[str, asyncio.Task[None]] = {}
         self.name(named)
@@ -135,11 +148,15 @@ class Connections:
 
     async def _dial_now(self, peer_id: str) -> None:
         addresses = self._due(peer_id)
+        if peer_id in self._missed and addresses and not await self._knock(addresses):
+            raise NotDialled("nobody answers where it was")
         try:
             await self._dial(peer_id, addresses)
         except Exception as error:  # whatever the dialler raises goes on to who wanted the peer
+            self._note_missed(peer_id)
             self._note_found(addresses, str(error))
             raise
+        self._missed.pop(peer_id, None)
         self._budget.note_connected(peer_id, self._now_s())
         if len(self._connected) >= MAX_KNOWN_PEERS:
             self._connected.clear()  # it only saves round trips
@@ -179,6 +196,12 @@ class Connections:
     def forget(self, peer_id: str) -> None:
         """It could not be used: the next one who wants it dials."""
         self._connected.discard(peer_id)
+        self._note_missed(peer_id)
+
+    def _note_missed(self, peer_id: str) -> None:
+        self._missed[peer_id] = None
+        if len(self._missed) > MAX_KNOWN_PEERS:
+            del self._missed[next(iter(self._missed))]
 
     def forget_all(self) -> None:
         self._connected.clear()

@@ -73,6 +73,14 @@ def scope_of_host(host: str) -> Scope | None:
     return Scope.PUBLIC if ip.is_global else Scope.PRIVATE
 
 
+def scope_of_text(text: str) -> Scope | None:
+    """The same of what may be no IP address at all (a MAC address, an IPv6 one with its zone): None then, too."""
+    try:
+        return scope_of_host(text)
+    except ValueError:
+        return None
+
+
 def _plain(host: str) -> str:
     """One spelling for each address, IPv4 within IPv6 among them."""
     ip = ipaddress.ip_address(host)

@@ -100,6 +100,10 @@ class Network(Protocol):
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment, circuit addresses included."""
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether others can dial this peer, so that they can join through it."""
+
     async def record_addresses(self) -> tuple[str, ...]:
         """Those of them that a record names: IP addresses, few, and none that other peers of this network do not
         dial. None where all are too near: on a public network, a peer at home that has no relay."""

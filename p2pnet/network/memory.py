@@ -89,6 +89,10 @@ class MemoryNetwork:
     async def addresses(self) -> tuple[str, ...]:
         return (f"/memory/0/p2p/{self._peer_id}",)
 
+    @property
+    def is_direct(self) -> bool:
+        return True
+
     async def record_addresses(self) -> tuple[str, ...]:
         """Nothing is dialled here: records need one of their usual form."""
         return (f"/ip4/127.0.0.1/tcp/1/p2p/{self._peer_id}",)

@@ -36,7 +36,7 @@ from p2pnet.doctor.network_verdicts import (
 from p2pnet.doctor.verdict import Level, Verdict, exit_status, failed, ok, warning
 from p2pnet.network.interface import Meeting
 from p2pnet.network.libp2p.autonat import DialBack
-from p2pnet.network.libp2p.relay_limits import GrantedLimits
+from p2pnet.network.libp2p.relay import GrantedLimits
 from tests.processes import free_port
 from tests.stories import NOW_MS
 

@@ -157,7 +157,7 @@ def _worker_behind_nat(start: Start, host: Host, address: str) -> Process:
     script = start.root / "script.json"
     says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
     script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--script", str(script), "--behind-nat", *LISTEN, "--initial-peers", address)
+    arguments = ("serve", "--script", str(script), *LISTEN, "--initial-peers", address)
     return start(*arguments, prefix=host.prefix)
 
 

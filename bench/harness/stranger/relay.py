@@ -14,7 +14,7 @@ from bench.harness.stranger.connection import Connection
 from bench.harness.stranger.peer import Stranger
 from bench.harness.stranger.yamux import MuxedStream
 from p2pnet.network.libp2p.protobuf import delimited, field, fields_of
-from p2pnet.network.libp2p.relay_limits import HOP_PROTOCOL
+from p2pnet.network.libp2p.relay import HOP_PROTOCOL
 
 STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 

@@ -37,7 +37,8 @@ class ServeConfig:
     listen: tuple[str, ...]
     announce: tuple[str, ...]
     initial_peers: tuple[str, ...]
-    is_behind_nat: bool
+    is_behind_nat: bool | None
+    relays_for_others: bool
     metrics_host: str
     metrics_port: int | None
     ready_file: Path | None
@@ -50,6 +51,7 @@ class ServeConfig:
             announce=self.announce,
             initial_peers=self.initial_peers,
             is_behind_nat=self.is_behind_nat,
+            relays_for_others=self.relays_for_others,
         )
 
 
@@ -72,7 +74,8 @@ def config_of(flags: ServeFlags) -> ServeConfig:
         listen=listen_addresses(flags.listen),
         announce=tuple(map(check_listen_address, flags.announce)),
         initial_peers=initial_peers_required(flags.initial_peers),
-        is_behind_nat=flags.behind_nat,
+        is_behind_nat=True if flags.behind_nat else False if flags.public else None,
+        relays_for_others=not flags.no_relay,
         metrics_host=flags.metrics_host,
         metrics_port=flags.metrics_port,
         ready_file=flags.ready_file,
@@ -86,6 +89,8 @@ def _check_combination(flags: ServeFlags) -> None:
         raise UsageError(
             "There is nothing to serve.", "Name a model with --model (tiny is bundled), or a server with --upstream."
         )
+    if flags.behind_nat and flags.public:
+        raise UsageError("--behind-nat and --public contradict one another.", "Leave both out: it is found out.")
     if flags.served_name is not None and len(flags.model) != 1:
         raise UsageError("--served-name is the name of one --model.", "Leave it out, or run a worker for each model.")
     if flags.idle_unload_seconds is not None and not flags.model:

@@ -89,7 +89,24 @@ class ServeFlags:
         typer.Option(
             "--behind-nat",
             envvar="P2PNET_BEHIND_NAT",
-            help="Nobody can dial this machine: serve through the relays among the initial peers.",
+            help="Nobody can dial this machine: serve through relays. Without this and --public it is found out by "
+            "asking other peers to dial back.",
+        ),
+    ] = False
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            envvar="P2PNET_PUBLIC",
+            help="Others can dial this machine: ask nobody whether they can, and take no relay.",
+        ),
+    ] = False
+    no_relay: Annotated[
+        bool,
+        typer.Option(
+            "--no-relay",
+            envvar="P2PNET_NO_RELAY",
+            help="Do not relay for peers behind NAT, also where this machine has a public address.",
         ),
     ] = False
     max_concurrency: Annotated[

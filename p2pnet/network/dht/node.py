@@ -53,7 +53,8 @@ class DhtNode:
         timeout_s: float,
     ) -> None:
         self._peer_id = peer_id
-        self._is_client = is_client
+        self.is_client = is_client
+        """Whether it only asks for now: keys must not be stored, nor others join, where nobody can ask."""
         self._is_acceptable = is_acceptable
         self._now_ms = now_ms
         self._own_addresses = own_addresses
@@ -68,12 +69,16 @@ class DhtNode:
 
     def methods(self) -> Mapping[str, Answer]:
         """By protocol, what this node answers: nothing where it only asks."""
-        return {} if self._is_client else self._answering.methods()
+        return {} if self.is_client else self._answering.methods()
 
     @property
     def neighbours(self) -> int:
         """How many nodes are known at this moment."""
         return len(self._table)
+
+    def contacts(self) -> list[Contact]:
+        """The nodes that are known, with where they say that they can be dialled."""
+        return list(self._table)
 
     def neighbour_ids(self) -> set[str]:
         """Their peer ids."""
@@ -119,7 +124,7 @@ class DhtNode:
         accepted: set[int] = set()
         for index, id_ in enumerate(ids):
             nearest = lookup.nearest(id_, REPLICAS)
-            if not self._is_client and self._is_among(nearest, id_):
+            if not self.is_client and self._is_among(nearest, id_):
                 nearest = nearest[: REPLICAS - 1]
                 if self._store_here(entries[index]):
                     accepted.add(index)
@@ -210,7 +215,7 @@ class DhtNode:
 
     def _sender(self) -> Sender:
         """What this node says of itself; where it only asks, nothing, so that others do not count on it."""
-        return Sender() if self._is_client else Sender(self.own_id, packed_addresses(self._own_addresses()))
+        return Sender() if self.is_client else Sender(self.own_id, packed_addresses(self._own_addresses()))
 
     def _note_answered(self, contact: Contact, sender: Sender) -> None:
         self._silent.note_answered(contact.peer)

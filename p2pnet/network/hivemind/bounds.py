@@ -6,17 +6,15 @@ p2pd has no limits of its own. Knows nothing of how a p2pd that was ended is sta
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 
 from p2pnet.config import NetworkConfig
 from p2pnet.network.connections import Connections
 from p2pnet.network.crowd import Connection, Crowd
-from p2pnet.network.hivemind.lost_relay import FIRST_WAIT_S, LostRelay
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.streams import Streams
-from p2pnet.network.multiaddrs import is_relayed, peer_id_of
+from p2pnet.network.multiaddrs import is_relayed
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +41,6 @@ IDLE_CIRCUIT_S = 60.0
 """A relayed connection without a stream for so long is closed: it costs the relay a circuit, and another one is made in
 half a second. Who is of use is probed more often than this."""
 
-REDIAL_S = 2.0
-"""For a relay that is lost to be there again. It is tried every five seconds; memory is not looked at meanwhile."""
-
 PARTING_AT_ONCE = 64
 """Peers that are parted from at the same time: each is a question to p2pd."""
 
@@ -59,11 +54,6 @@ class Bounds:
         self._connections = connections
         self._max_bytes = config.max_p2pd_bytes
         self._strained_bytes = (STRAINED_RELAY if config.is_bootstrap else STRAINED) * config.max_p2pd_bytes
-        self._relays = (
-            {peer_id_of(address) or "" for address in config.initial_peers} if config.is_behind_nat else set()
-        )
-        self._lost_relay = LostRelay()
-        self._redialled_s = float("-inf")
         self._crowd = Crowd(config.max_connections)
         self._relayed_since_s: dict[str, float] = {}
         self._ended_s = float("-inf")
@@ -86,9 +76,6 @@ class Bounds:
             self._p2pd.kill()
             return
         connections = await self._p2pd.connections()
-        if await self._has_lost_its_relay(connections, now_s):
-            self._p2pd.kill()
-            return
         crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
         if crowd:
             logger.warning("parting from %d peers: there are %d connections", len(crowd), len(connections))
@@ -101,25 +88,6 @@ class Bounds:
         if size > allowed:
             logger.warning("p2pd has %d MB, %d MB allowed: it is ended", size >> 20, allowed >> 20)
         return size > allowed
-
-    async def _has_lost_its_relay(self, connections: Sequence[Connection], now_s: float) -> bool:
-        is_connected = any(
-            connection.peer_id in self._relays and not is_relayed(connection.address) for connection in connections
-        )
-        has_circuit = any(map(is_relayed, self._p2pd.last_addresses))
-        is_over = self._lost_relay.is_over(has_circuit, is_connected, now_s)
-        if self._lost_relay.is_lost and not is_connected and now_s - self._redialled_s >= FIRST_WAIT_S:
-            self._redialled_s = now_s
-            await asyncio.gather(*map(self._redial, self._relays))
-        if is_over:
-            logger.warning("no relay has a place for this peer any more: p2pd is started again, to ask for one")
-        return is_over
-
-    async def _redial(self, relay: str) -> None:
-        with contextlib.suppress(*P2PD_ERRORS):
-            async with asyncio.timeout(REDIAL_S):
-                self._connections.forget(relay)
-                await self._connections.connect(relay)
 
     def _idle(self, connections: Sequence[Connection], now_s: float) -> list[str]:
         """Peers that are connected through relays only, and have had no stream for a while."""

@@ -59,7 +59,7 @@ class Daemon:
         self._log_task = asyncio.create_task(self._log_output())
 
     @classmethod
-    async def start(cls, config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...]) -> Daemon:
+    async def start(cls, config: NetworkConfig, listen: tuple[str, ...], is_relay: bool) -> Daemon:
         """Start p2pd and wait until it serves its control socket. Raises DaemonFailed."""
         raise_file_limit()
         folder = SocketFolder.make()
@@ -67,13 +67,13 @@ class Daemon:
         try:
             process = await asyncio.create_subprocess_exec(
                 str(binary()),
-                *flags(config, listen, relays, folder.path),
+                *flags(config, listen, is_relay, folder.path),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 stdin=asyncio.subprocess.DEVNULL,
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C in the terminal must reach us first: records are withdrawn through it
-                env=environment(config),
+                env=environment(config, is_relay),
             )
             async with asyncio.timeout(config.start_timeout_s):
                 await _wait_until_ready(process)
@@ -147,7 +147,7 @@ def binary() -> Path:
     return Path(spec.origin).parent / "hivemind_cli" / "p2pd"
 
 
-def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...], folder: Path) -> list[str]:
+def flags(config: NetworkConfig, listen: tuple[str, ...], is_relay: bool, folder: Path) -> list[str]:
     """p2pd's command line for this kind of peer. No -dhtServer: its own Kademlia stores whatever strangers send it, and
     `network/dht` passes addresses on itself."""
     chosen: dict[str, str | int] = {
@@ -165,7 +165,7 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], relays: tuple[str, ...
     }
     if config.announce:
         chosen["announceAddrs"] = ",".join(config.announce)
-    chosen |= _reachability_flags(config, relays)
+    chosen |= _reachability_flags(config, is_relay)
     return [f"-{name}={value}" for name, value in chosen.items()]
 
 
@@ -173,8 +173,8 @@ def _asks_router(config: NetworkConfig) -> bool:
     return not config.is_client if config.asks_router is None else config.asks_router
 
 
-def environment(config: NetworkConfig) -> dict[str, str]:
-    """p2pd's environment: quiet, frugal, and for a bootstrap with one thread.
+def environment(config: NetworkConfig, is_relay: bool) -> dict[str, str]:
+    """p2pd's environment: quiet, frugal, and for a relay with one thread.
 
     p2pd starts two relay services, ours and one with libp2p's limits, and the later one stays. With one thread that
     nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_start` makes sure.
@@ -182,12 +182,14 @@ def environment(config: NetworkConfig) -> dict[str, str]:
     quiet = {"GOLOG_LOG_LEVEL": "error"}
     collected_above = RELAY_COLLECTED_ABOVE_BYTES if config.is_bootstrap else COLLECTED_ABOVE_BYTES
     frugal = {"GOMEMLIMIT": str(min(collected_above, config.max_p2pd_bytes // 2))}
-    one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if config.is_bootstrap else {}
+    one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if is_relay else {}
     return quiet | frugal | dict(os.environ) | one_thread
 
 
-def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[str, str | int]:
-    if config.is_bootstrap:
+def _reachability_flags(config: NetworkConfig, is_relay: bool) -> dict[str, str | int]:
+    """All take circuits that come to them: `network/reach` asks relays for places itself, since p2pd leaves a relay
+    that it has lost alone for an hour."""
+    if is_relay:
         limits = config.relay
         return {
             "autonat": 1,
@@ -201,21 +203,11 @@ def _reachability_flags(config: NetworkConfig, relays: tuple[str, ...]) -> dict[
             "relayMaxReservations": UNCOUNTED_RESERVATIONS,
             "relayBufferSize": RELAY_BUFFER_BYTES,
         }
-    if config.is_behind_nat:
-        return {
-            "dhtClient": 1,  # p2pd wants a DHT for autoRelay, which has no use for it here; a client serves nobody
-            "autonat": 1,  # also turns on hole punching
-            "relay": 1,
-            "relayService": 0,
-            "forceReachabilityPrivate": 1,
-            "autoRelay": 1,
-            "relayDiscovery": 0,  # with discovery and fewer than four relays the first reservation takes 3 minutes
-            "trustedRelays": ",".join(relays),
-        }
     if config.is_client:
-        return {"autonat": 1, "relay": 1, "relayService": 0}  # relay: it dials workers through relays
-    # With relay=1, p2pd would offer to relay for others whatever relayService says, and cut them at 128 KiB.
-    return {"autonat": 1, "relay": 0}
+        return {"autonat": 1, "relay": 1, "relayService": 0}
+    # "private": or else p2pd would offer to relay whatever relayService says, and cut circuits at 128 KiB. It punches
+    # holes so, too, once it has been told its address by four peers.
+    return {"autonat": 1, "relay": 1, "relayService": 0, "forceReachabilityPrivate": 1}
 
 
 async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:

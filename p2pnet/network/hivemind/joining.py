@@ -17,7 +17,7 @@ from p2pnet.network.dht.asking import CALL_ERRORS
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, full_addresses, reason
 from p2pnet.network.interface import Clock, Meeting
-from p2pnet.network.multiaddrs import is_relayed, peer_id_of
+from p2pnet.network.multiaddrs import peer_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,6 @@ MAX_CLOCK_SKEW_S = 3.0
 
 CLOCKS = 7
 """How many peers are asked at a time what their clocks say: two of them may lie."""
-
-RELAY_POLL_S = 0.1
-RELAY_WAIT_S = 15.0
-"""How long a peer behind NAT waits for its first reservation before it goes on without; it usually takes 0.4 s."""
 
 MAX_REMEMBERED = 8
 """Peers of old that are asked when nobody else is left."""
@@ -65,17 +61,6 @@ class Joiner:
             problems = await self._meet_all(initial)
         if self._dht.neighbours == 0 and len(problems) == len(initial):
             raise join_error(initial, problems)
-
-    async def wait_for_relay(self) -> None:
-        """A peer behind NAT can be reached once a relay has granted it a reservation: not before that is it ready."""
-        if not self._config.is_behind_nat:
-            return
-        deadline_s = asyncio.get_running_loop().time() + RELAY_WAIT_S
-        while not any(map(is_relayed, await self._p2pd.visible())):
-            if asyncio.get_running_loop().time() > deadline_s:
-                logger.warning("none of the initial peers relays for us: nobody can reach this peer yet")
-                return
-            await asyncio.sleep(RELAY_POLL_S)
 
     async def rejoin(self) -> bool:
         """Meet initial peers that we lost sight of; when nobody is left, any peer we have known. Returns whether we

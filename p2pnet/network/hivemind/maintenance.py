@@ -57,6 +57,10 @@ class Maintenance:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def note_changed(self) -> None:
+        """It is reached otherwise than before."""
+        self._changed.set()
+
     async def wait_changed(self) -> None:
         """Wait until this peer's addresses, or its place in the network, have changed."""
         await self._changed.wait()

@@ -6,6 +6,7 @@ Owns in which order a peer starts and leaves. Knows nothing of records or models
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -22,10 +23,13 @@ from p2pnet.network.hivemind.joining import Joiner
 from p2pnet.network.hivemind.maintenance import Maintenance
 from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
+from p2pnet.network.hivemind.reaching import Reaching
 from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
 from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, StreamHandler, Validator
+
+logger = logging.getLogger(__name__)
 
 
 class HivemindNetwork:
@@ -33,25 +37,36 @@ class HivemindNetwork:
 
     def __init__(self, config: NetworkConfig, peer_id: str, validator: Validator, now_ms: Clock, scope: Scope) -> None:
         self._p2pd = P2pd(config, peer_id)
-        self._record_addresses = RecordAddresses(self._p2pd.addresses, scope)
-        self._connections = Connections(self._p2pd.dial, self._p2pd.hang_up, config.initial_peers, scope)
+        self._record_addresses = RecordAddresses(self.addresses, scope)
+        self._connections = Connections(
+            self._p2pd.dial,
+            self._p2pd.hang_up,
+            config.initial_peers,
+            scope,
+            knock=lambda addresses: self._reaching.knock(addresses),
+        )
         self._streams = Streams(self._p2pd.open_socket, self._connections, config.open_timeout_s)
         self._dht = DhtNode(
             peer_id,
-            is_client=config.is_dht_client,
+            is_client=config.is_client,
             is_acceptable=validator,
             now_ms=now_ms,
             open_stream=self._open_call,
             own_addresses=lambda: self._record_addresses.last,
             timeout_s=config.rpc_timeout_s,
         )
+        self._answers = self._dht.methods()
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._clock_watch = ClockWatch(self._joiner.other_clocks, now_ms)
         self._watching: asyncio.Task[None]
+        self._reach_task: asyncio.Task[None] | None = None
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
         bounds = Bounds(self._p2pd, self._streams, self._connections, config)
         self._maintenance = Maintenance(
             self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses, bounds
+        )
+        self._reaching = Reaching(
+            config, scope, self._p2pd, self._streams, self._connections, self._dht, self._maintenance.note_changed
         )
 
     @classmethod
@@ -62,16 +77,19 @@ class HivemindNetwork:
         scope = scope_of_network(await resolved(config.initial_peers))
         self = cls(config, identity.peer_id, validator, now_ms, scope)
         calls = CallServer()
-        for protocol, answer in self._dht.methods().items():
+        for protocol, answer in self._answers.items():
             self._p2pd.will_serve(protocol, self._streams.serving_raw(partial(calls.serve, answer=answer)))
         await self._supervisor.start()
         try:
             await self._p2pd.keep_ports()
             await self._record_addresses.look()
             await self._joiner.join()
-            await self._joiner.wait_for_relay()
+            self._reach_task = asyncio.create_task(self._reaching.run())
+            if not await self._reaching.own.settled():
+                logger.warning("nobody can reach this peer yet: it cannot be dialled, and no peer relays for it")
             await self._record_addresses.look()
         except BaseException:
+            await self._stop_reaching()
             await self._supervisor.stop()
             raise
         self._maintenance.start()
@@ -91,7 +109,11 @@ class HivemindNetwork:
         return self._streams.count
 
     async def addresses(self) -> tuple[str, ...]:
-        return await self._p2pd.addresses()
+        return await self._reaching.addresses()
+
+    @property
+    def is_direct(self) -> bool:
+        return self._reaching.own.is_direct
 
     async def record_addresses(self) -> tuple[str, ...]:
         return await self._record_addresses.look()
@@ -129,9 +151,15 @@ class HivemindNetwork:
         self._watching.cancel()
         await asyncio.gather(self._watching, return_exceptions=True)
         await self._maintenance.stop()
+        await self._stop_reaching()
         await self._dht.stop()
         await self._streams.wait_parted()
         await self._supervisor.stop()
+
+    async def _stop_reaching(self) -> None:
+        if self._reach_task is not None:
+            self._reach_task.cancel()
+            await asyncio.gather(self._reach_task, return_exceptions=True)
 
     async def _open_call(self, peer_id: str, protocol: str, claimed: Sequence[str]) -> CallStream:
         """A stream for a call of the DHT. Where others say that a node is comes second to where we know it to be."""

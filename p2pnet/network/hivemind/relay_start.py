@@ -17,7 +17,7 @@ from p2pnet.identity import Identity
 from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.streams import Streams
-from p2pnet.network.libp2p.relay_limits import HOP_PROTOCOL, GrantedLimits, granted_limits
+from p2pnet.network.libp2p.relay import HOP_PROTOCOL, GrantedLimits, reserve
 from p2pnet.network.multiaddrs import peer_id_of
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ async def limits_of(addresses: Sequence[str]) -> GrantedLimits | None:
             stream = await streams.open_raw(peer_id, HOP_PROTOCOL)
             try:
                 async with asyncio.timeout(config.open_timeout_s):
-                    return await granted_limits(stream)
+                    reservation = await reserve(stream)
+                    return None if reservation is None else reservation.limits
             finally:
                 stream.close()
         except (*P2PD_ERRORS, PeerLost, PeerUnreachable) as error:

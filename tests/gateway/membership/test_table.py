@@ -45,6 +45,10 @@ class CountedNetwork:
     def open_streams(self) -> int:
         return self._inner.open_streams
 
+    @property
+    def is_direct(self) -> bool:
+        return True
+
     async def record_addresses(self) -> tuple[str, ...]:
         return await self._inner.record_addresses()
 

@@ -9,7 +9,7 @@ from multiaddr import Multiaddr
 
 from p2pnet.network.libp2p.autonat import DialBack, dial_back, dial_request, dialable, observed_address
 from p2pnet.network.libp2p.protobuf import delimited, field, fields_of
-from tests.network.libp2p.test_relay_limits import Relay
+from tests.network.libp2p.test_relay import Relay
 from tests.stories import peer
 
 ME = peer("me").peer_id

@@ -6,7 +6,7 @@ import pytest
 
 from p2pnet.network.libp2p.delimited import MAX_REPLY_BYTES, read_message
 from p2pnet.network.libp2p.protobuf import delimited, varint
-from tests.network.libp2p.test_relay_limits import Relay
+from tests.network.libp2p.test_relay import Relay
 
 LONG = bytes(300)
 """Its length takes two bytes."""

@@ -48,6 +48,10 @@ class FlakyNetwork:
     def peer_id(self) -> str:
         return self._inner.peer_id
 
+    @property
+    def is_direct(self) -> bool:
+        return True
+
     async def record_addresses(self) -> tuple[str, ...]:
         return self.visible
 

@@ -51,6 +51,10 @@ class HeldNetwork(MemoryNetwork):
         self.is_failing = False
         self._has_tried = asyncio.Event()
 
+    @property
+    def is_direct(self) -> bool:
+        return True
+
     async def record_addresses(self) -> tuple[str, ...]:
         await self._pass("addresses")
         return await super().record_addresses()

@@ -1,0 +1,149 @@
+"""Keeps this peer reachable over its p2pd: hands `network/reach` what it asks peers with, and its node of the DHT what
+comes of it.
+
+Owns which peers may relay for this one. Knows nothing of how places are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from p2pnet.config import NetworkConfig
+from p2pnet.errors import P2PNetError
+from p2pnet.network.connections import Connections
+from p2pnet.network.dht.node import DhtNode
+from p2pnet.network.dial_addresses import Scope
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.streams import Streams
+from p2pnet.network.interface import Stream
+from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
+from p2pnet.network.multiaddrs import is_relayed, peer_id_of, relay_of
+from p2pnet.network.reach.held_relay import Candidate
+from p2pnet.network.reach.knocking import knock
+from p2pnet.network.reach.own_reach import OwnReach
+from p2pnet.network.reach.reachability import Reach, Reachability
+from p2pnet.network.reach.relays import Relays
+from p2pnet.network.reach.sight import Sight, look
+
+MAX_CANDIDATES = 16
+"""Nodes of the DHT that are considered as relays, beside the initial peers."""
+
+CIRCUIT_S = 3.0
+"""For a relay to say whether it leads to a peer: it asks that peer."""
+
+MAX_CIRCUITS = 4
+"""Relays of one peer that are asked so."""
+
+
+class Reaching:
+    """Of one peer. What it is asked for before `run` runs is what p2pd sees itself."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        scope: Scope,
+        p2pd: P2pd,
+        streams: Streams,
+        connections: Connections,
+        dht: DhtNode,
+        changed: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._p2pd = p2pd
+        self._streams = streams
+        self._connections = connections
+        self._dht = dht
+        self._rng = random.Random()
+        self._own_changed = changed
+        reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
+        relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
+        self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
+        self._note()
+
+    @property
+    def own(self) -> OwnReach:
+        """How others reach this peer."""
+        return self._own
+
+    async def addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs through which others can reach this peer at this moment."""
+        return self._own.addresses(await self._p2pd.addresses())
+
+    async def run(self) -> None:
+        """Keep it reachable, until it is cancelled."""
+        await self._own.run()
+
+    # ---- how it reaches others
+
+    async def open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        """A stream to a relay. What it is known by stays: `addresses` may be somebody else's claims."""
+        return await self._streams.open_raw(peer_id, protocol, () if self._connections.knows(peer_id) else addresses)
+
+    async def hang_up(self, peer_id: str) -> None:
+        await self._connections.hang_up(peer_id)
+
+    async def knock(self, addresses: Sequence[str]) -> bool:
+        """Whether anybody answers at any of these full multiaddrs, directly or through a relay. Never raises."""
+        direct = [address for address in addresses if not is_relayed(address)]
+        if direct and await knock(direct):
+            return True
+        relayed = [address for address in addresses if is_relayed(address)]
+        by_relay = {relay_of(address): address for address in relayed}
+        asked = [self._is_behind(address) for address in list(by_relay.values())[:MAX_CIRCUITS]]
+        return any(await asyncio.gather(*asked)) if asked else not direct
+
+    async def _is_behind(self, circuit: str) -> bool:
+        """Whether the relay of a circuit address leads to its peer now."""
+        relay, peer_id = relay_of(circuit), peer_id_of(circuit)
+        assert relay is not None and peer_id is not None, "it is a full circuit address"
+        try:
+            async with asyncio.timeout(CIRCUIT_S):
+                stream = await self.open_raw(relay, HOP_PROTOCOL, (circuit.split("/p2p-circuit")[0],))
+                try:
+                    return await leads_to(stream, peer_id)
+                finally:
+                    stream.close()
+        except (P2PNetError, *P2PD_ERRORS):
+            return False
+
+    # ---- what it asks, and whom
+
+    async def _look(self, peer_id: str) -> Sight:
+        visible = await self._p2pd.addresses()
+        return await look(self._streams.open_raw, peer_id, self._p2pd.peer_id, visible)
+
+    def _who_may_look(self) -> list[str]:
+        """Peers that we joined through, and nodes of the DHT."""
+        named = (peer_id_of(address) for address in self._config.initial_peers)
+        known = {peer_id for peer_id in named if peer_id} | self._dht.neighbour_ids()
+        return sorted(known - {self._p2pd.peer_id})
+
+    def _candidates(self) -> list[Candidate]:
+        """Those that may relay: first those that we joined through, then nodes of the DHT, which others can dial."""
+        named: dict[str, list[str]] = {}
+        for address in self._config.initial_peers:
+            if not is_relayed(address) and (peer_id := peer_id_of(address)) is not None:
+                named.setdefault(peer_id, []).append(address)
+        nodes = [node for node in self._dht.contacts() if node.peer_id not in named and node.addresses]
+        chosen = self._rng.sample(nodes, min(len(nodes), MAX_CANDIDATES))
+        return [
+            *(Candidate(peer_id, tuple(addresses)) for peer_id, addresses in named.items()),
+            *(Candidate(node.peer_id, node.full_addresses()) for node in chosen),
+        ]
+
+    def _note(self) -> None:
+        """Something was learnt, or a relay won or lost."""
+        self._own.note_changed()
+        self._dht.is_client = self._config.is_client or not self._own.is_direct
+        self._own_changed()
+
+
+def fixed_reach(config: NetworkConfig, scope: Scope) -> Reach | None:
+    """What needs no asking: its user says so, it needs not be reached, or it is in a network of one house or machine,
+    where no peer dials back. None: it has to be found out."""
+    if config.is_behind_nat and not config.is_bootstrap:
+        return Reach.HIDDEN
+    is_near = scope is not Scope.PUBLIC
+    return Reach.DIRECT if is_near or config.is_client or config.is_known_to_be_reached else None

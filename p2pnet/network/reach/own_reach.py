@@ -1,0 +1,77 @@
+"""Says how others reach this peer at this moment: where they can dial it, or through which relays.
+
+Knows how reachability and relays go together, and neither of their ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from p2pnet.network.dial_addresses import Scope
+from p2pnet.network.reach.reachability import Reach, Reachability
+from p2pnet.network.reach.relays import Relays
+
+SETTLED_S = 10.0
+"""How long a peer that starts waits until others can reach it. A dial back takes some round trips, a place at a relay
+as many; but where packets are dropped a peer that dials back says so after 15 s only."""
+
+GRACE_S = 0.7
+"""In which a peer that can be dialled usually hears so. Then relays are asked, whatever comes of it later."""
+
+POLL_S = 0.05
+
+
+class OwnReach:
+    """Of one peer. Relays are wanted while it is not known that others can dial it."""
+
+    def __init__(self, peer_id: str, reachability: Reachability, relays: Relays, scope: Scope) -> None:
+        self._peer_id = peer_id
+        self._reachability = reachability
+        self._relays = relays
+        self._scope = scope
+        self._has_waited = False
+
+    @property
+    def reach(self) -> Reach:
+        return self._reachability.reach
+
+    @property
+    def is_direct(self) -> bool:
+        return self.reach is Reach.DIRECT
+
+    def addresses(self, visible: Sequence[str]) -> tuple[str, ...]:
+        """Full multiaddrs for others: those that are `visible` to p2pd, those where others have dialled us, and those
+        through relays. On a public network a peer that nobody can dial names relays alone, if it has any."""
+        proven = tuple(f"{address}/p2p/{self._peer_id}" for address in self._reachability.addresses)
+        relayed = self._relays.addresses()
+        if self.reach is Reach.HIDDEN and self._scope is Scope.PUBLIC and relayed:
+            return relayed
+        return tuple(dict.fromkeys((*visible, *proven, *relayed)))
+
+    def note_changed(self) -> None:
+        """Something was learnt, or a relay was won or lost."""
+        self._relays.are_wanted = self.reach is Reach.HIDDEN or (self.reach is Reach.UNKNOWN and self._has_waited)
+
+    def doubt(self) -> None:
+        """Something has happened after which it may be otherwise."""
+        self._reachability.doubt()
+
+    async def run(self) -> None:
+        """Keep it so until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reachability.run())
+            tasks.create_task(self._relays.run())
+            await asyncio.sleep(GRACE_S)
+            self._has_waited = True
+            self.note_changed()
+
+    async def settled(self) -> bool:
+        """Wait for a while until others can reach this peer; returns whether they can."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + SETTLED_S
+        while not (self.is_direct or self._relays.held):
+            if loop.time() > deadline_s:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True

@@ -1,0 +1,128 @@
+"""Learns whether others can dial this peer, by asking some of them to (libp2p's AutoNAT).
+
+What one says is its word alone: two have to agree, where there are two. Knows nothing of relays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+from p2pnet.network.libp2p.autonat import DialBack
+from p2pnet.network.reach.sight import Sight
+
+logger = logging.getLogger(__name__)
+
+ASKED = 3
+"""Peers asked at a time, which all have to be believed wrong when two agree."""
+
+AGREEING = 2
+
+AGAIN_S = 300.0
+"""How often it is asked while nothing has changed. A p2pd dials back 3 times a minute for one peer, 30 for all."""
+
+UNKNOWN_AGAIN_S = 20.0
+"""While nobody has tried."""
+
+HASTE_S = 5.0
+"""But no oftener than this, whatever changes."""
+
+
+class Reach(Enum):
+    """Whether others can dial this peer."""
+
+    UNKNOWN = "unknown"
+    DIRECT = "direct"
+    HIDDEN = "behind NAT"
+
+
+Look = Callable[[str], Awaitable[Sight]]
+"""Ask one peer how it sees us. Never raises."""
+
+
+def judge(sights: Sequence[Sight]) -> tuple[Reach, tuple[str, ...]]:
+    """Whether others can dial us, and the addresses at which enough of them have: full multiaddrs without our id."""
+    outcomes = [sight.outcome for sight in sights if sight.outcome is not DialBack.NOT_TRIED]
+    needed = min(AGREEING, len(outcomes))
+    if not needed:
+        return Reach.UNKNOWN, ()
+    if outcomes.count(DialBack.REACHED) >= needed:
+        reached = [
+            address
+            for sight in sights
+            for tried in sight.tried
+            if tried.outcome is DialBack.REACHED
+            for address in tried.addresses
+        ]
+        return Reach.DIRECT, tuple(dict.fromkeys(reached))
+    return (Reach.HIDDEN if outcomes.count(DialBack.NOT_REACHED) >= needed else Reach.UNKNOWN), ()
+
+
+class Reachability:
+    """What is known of it. `fixed` is what the user has said, who is not doubted."""
+
+    def __init__(
+        self,
+        look: Look,
+        peers: Callable[[], Sequence[str]],
+        changed: Callable[[], None],
+        fixed: Reach | None = None,
+        rng: random.Random | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look = look
+        self._peers = peers
+        self._changed = changed
+        self._is_fixed = fixed is not None
+        self._rng = rng or random.Random()
+        self._now_s = now_s
+        self._doubted = asyncio.Event()
+        self.reach = fixed or Reach.UNKNOWN
+        self.since_s = now_s()
+        """Since when it is so, on the clock that was given."""
+        self.addresses: tuple[str, ...] = ()
+        """Where others have dialled us, without our id."""
+
+    def doubt(self) -> None:
+        """Ask again soon: something has changed."""
+        self._doubted.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while not self._is_fixed:
+            await self.ask()
+            pause_s = UNKNOWN_AGAIN_S if self.reach is Reach.UNKNOWN else AGAIN_S
+            await asyncio.sleep(HASTE_S)
+            try:
+                async with asyncio.timeout(pause_s - HASTE_S):
+                    await self._doubted.wait()
+            except TimeoutError:
+                continue
+        await asyncio.Event().wait()
+
+    async def ask(self) -> None:
+        """Ask some peers, and believe what enough of them say. Nobody's word changes nothing."""
+        self._doubted.clear()
+        peers = list(dict.fromkeys(self._peers()))
+        chosen = self._rng.sample(peers, min(ASKED, len(peers)))
+        sights: list[Sight] = []
+        for coming in asyncio.as_completed([self._look(peer) for peer in chosen]):
+            sights.append(await coming)
+            reach, addresses = judge(sights)
+            is_last = len(sights) == len(chosen)
+            agreeing = sum(sight.outcome is DialBack.REACHED for sight in sights)
+            if reach is not Reach.UNKNOWN and (is_last or agreeing >= AGREEING):
+                self._note(reach, addresses)
+
+    def _note(self, reach: Reach, addresses: tuple[str, ...]) -> None:
+        if (reach, addresses) == (self.reach, self.addresses):
+            return
+        if reach is not self.reach:
+            self.since_s = self._now_s()
+            logger.info("others %s", "can dial this peer" if reach is Reach.DIRECT else "cannot dial this peer")
+        self.reach, self.addresses = reach, addresses
+        self._changed()

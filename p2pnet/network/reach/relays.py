@@ -1,0 +1,152 @@
+"""Chooses relays for a peer that nobody can dial, and keeps places at two of them.
+
+Any peer may relay, so those are asked that it joined through and those that it knows as nodes of the DHT, and the
+nearest stay. When one is lost another one is asked at once, while the first is still looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from p2pnet.network.dial_addresses import Scope, may_dial
+from p2pnet.network.libp2p.relay import Reservation
+from p2pnet.network.multiaddrs import is_relayed, without_peer_id
+from p2pnet.network.reach.held_relay import Candidate, HeldRelay, Ways
+
+PLACES = 2
+"""While one relay is replaced there is another one."""
+
+ASKED_AT_ONCE = 4
+"""Candidates that are asked while there are too few places: the nearest of them stay."""
+
+GIVEN_UP_S = 20.0
+"""A relay that has given no place for so long makes room for another candidate. It may be asked again later."""
+
+RESTING_S = 60.0
+"""Who was given up is asked again after this, or at once when there is nobody else."""
+
+LOOK_S = 0.5
+
+ADDRESSES_PER_RELAY = 2
+"""Of a relay, in a record: one for TCP and one for QUIC."""
+
+ENOUGH_BYTES = 1 << 30
+"""A relay that cuts circuits sooner is taken only where there is no other: libp2p's own defaults cut at 128 KiB."""
+
+
+class Relays:
+    """The relays of one peer, looked after by `run`."""
+
+    def __init__(
+        self,
+        peer_id: str,
+        candidates: Callable[[], Sequence[Candidate]],
+        ways: Ways,
+        scope: Scope,
+        changed: Callable[[], None] = lambda: None,
+        now_s: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._peer_id = peer_id
+        self._candidates = candidates
+        self._ways = ways
+        self._scope = scope
+        self._changed = changed
+        self._now_s = now_s
+        self._pause = pause
+        self._asked: dict[HeldRelay, asyncio.Task[None]] = {}
+        self._resting_until_s: dict[str, float] = {}
+        self.are_wanted = False
+        """Whether there are to be any. Without, those that there are stay until they are lost."""
+
+    @property
+    def held(self) -> list[HeldRelay]:
+        """Those where there is a place, best first."""
+        return sorted((relay for relay in self._asked if relay.reservation is not None), key=_worth)
+
+    def addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs at which others reach this peer through them, best relay first."""
+        return tuple(
+            f"{address}/p2p-circuit/p2p/{self._peer_id}" for relay in self.held for address in self._addresses_of(relay)
+        )
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                self.look()
+                await self._pause(LOOK_S)
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        tasks = list(self._asked.values())
+        self._asked.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def look(self) -> None:
+        """Ask more of them, or leave some alone."""
+        now_s = self._now_s()
+        if not self.are_wanted:
+            self._leave(list(self._asked))
+            return
+        held = self.held
+        others = [relay for relay in self._asked if relay not in held]
+        if len(held) >= PLACES:
+            # Those that are lost, or were never had, have been replaced.
+            self._leave([*held[PLACES:], *others])
+            return
+        self._leave([each for each in others if now_s - (each.lost_s or now_s) > GIVEN_UP_S and self._fresh(now_s)])
+        room = ASKED_AT_ONCE - len(self._asked)
+        for candidate in self._fresh(now_s)[: max(0, room)]:
+            relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
+            self._asked[relay] = asyncio.create_task(relay.run())
+
+    def _fresh(self, now_s: float) -> list[Candidate]:
+        """Candidates that are not asked now, nor resting."""
+        asked = {relay.candidate.peer_id for relay in self._asked}
+        return [
+            candidate
+            for candidate in self._candidates()
+            if candidate.peer_id not in asked
+            and candidate.peer_id != self._peer_id
+            and now_s >= self._resting_until_s.get(candidate.peer_id, now_s)
+        ]
+
+    def _leave(self, relays: Sequence[HeldRelay]) -> None:
+        for relay in relays:
+            self._asked.pop(relay).cancel()
+            self._resting_until_s[relay.candidate.peer_id] = self._now_s() + RESTING_S
+        if any(relay.reservation is not None for relay in relays):
+            self._changed()
+
+    def _addresses_of(self, relay: HeldRelay) -> list[str]:
+        """Where others dial the relay: as it says itself, as far as anybody may dial that; or else where we do."""
+        claimed = relay.reservation.addresses if relay.reservation is not None else ()
+        peer_id = relay.candidate.peer_id
+        full = [address if address.endswith(f"/p2p/{peer_id}") else f"{address}/p2p/{peer_id}" for address in claimed]
+        fitting = [address for address in full if not is_relayed(address) and may_dial(address, self._scope)]
+        known = [address for address in relay.candidate.addresses if not is_relayed(address)]
+        return _one_for_each_transport(fitting or known)
+
+
+def _one_for_each_transport(addresses: Sequence[str]) -> list[str]:
+    """The first of each, QUIC first: it needs fewer round trips, and holes are punched with it."""
+    first: dict[bool, str] = {}
+    for address in addresses:
+        first.setdefault("/udp/" in without_peer_id(address), address)
+    return [first[is_quic] for is_quic in (True, False) if is_quic in first][:ADDRESSES_PER_RELAY]
+
+
+def _worth(relay: HeldRelay) -> tuple[bool, float]:
+    """The less the better."""
+    return not _is_generous(relay.reservation), relay.round_trip_s or 0.0
+
+
+def _is_generous(reservation: Reservation | None) -> bool:
+    data_bytes = None if reservation is None else reservation.limits.data_bytes
+    return data_bytes is None or data_bytes >= ENOUGH_BYTES
