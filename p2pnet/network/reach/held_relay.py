@@ -78,7 +78,9 @@ class HeldRelay:
         changed: Callable[[], None] = lambda: None,
         now_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        ping_timeout_s: float = PING_TIMEOUT_S,
     ) -> None:
+        self._ping_timeout_s = ping_timeout_s
         self.candidate = candidate
         self._ways = ways
         self._changed = changed
@@ -148,7 +150,7 @@ class HeldRelay:
     async def _ping(self, pings: Stream) -> None:
         began_s = self._now_s()
         try:
-            async with asyncio.timeout(PING_TIMEOUT_S):
+            async with asyncio.timeout(self._ping_timeout_s):
                 await ping(pings)
         except TimeoutError:  # it passes for connected: nothing would come of a new stream, either
             await self._ways.hang_up(self.candidate.peer_id)

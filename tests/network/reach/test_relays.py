@@ -1,0 +1,96 @@
+"""Which relays a peer has places at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from p2pnet.network.dial_addresses import Scope
+from p2pnet.network.reach.relays import PLACES, RESTING_S, Relays
+from tests.network.reach.relay_world import OWN, STINGY, Relay, RelayWorld
+
+
+@asynccontextmanager
+async def kept(*relays: Relay, are_wanted: bool = True) -> AsyncIterator[tuple[RelayWorld, Relays]]:
+    world = RelayWorld(*relays)
+    made = Relays(
+        OWN,
+        lambda: [relay.candidate for relay in relays],
+        world,
+        Scope.LOOPBACK,
+        world.note_change,
+        world.clock,
+        world.pause,
+    )
+    made.are_wanted = are_wanted
+    running = asyncio.create_task(made.run())
+    try:
+        yield world, made
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert all(relay.streams == [] for relay in relays)
+
+
+def names(relays: Relays, world: RelayWorld) -> list[str]:
+    return [world.relays[held.candidate.peer_id].name for held in relays.held]
+
+
+async def test_two_of_the_nearest_are_kept() -> None:
+    async with kept(Relay("far", 0.3), Relay("near", 0.01), Relay("middle", 0.1)) as (world, relays):
+        await world.passes(10)
+        assert names(relays, world) == ["near", "middle"]
+
+
+async def test_others_reach_us_through_each() -> None:
+    relay = Relay("only")
+    async with kept(relay) as (world, relays):
+        await world.passes(3)
+        [address] = relay.candidate.addresses
+        assert relays.addresses() == (f"{address}/p2p-circuit/p2p/{OWN}",)
+        relay.go()
+        await world.passes(3)
+        assert relays.addresses() == ()
+
+
+async def test_nobody_is_asked_where_none_is_wanted() -> None:
+    relay = Relay("a")
+    async with kept(relay, are_wanted=False) as (world, relays):
+        await world.passes(5)
+        assert relay.asked == 0
+        relays.are_wanted = True
+        await world.passes(5)
+        assert names(relays, world) == ["a"]
+        relays.are_wanted = False
+        await world.passes(1)
+        assert relays.held == []
+
+
+async def test_one_that_is_lost_is_replaced_at_once() -> None:
+    near, next_, spare = Relay("near", 0.01), Relay("next", 0.02), Relay("spare", 0.3)
+    async with kept(near, next_, spare) as (world, relays):
+        await world.passes(10)
+        await world.passes(RESTING_S)
+        near.go()
+        assert await world.passes(5, lambda: "spare" in names(relays, world)) < 2
+        assert names(relays, world)[0] == "next"
+
+
+async def test_one_that_cuts_circuits_soon_is_taken_where_there_is_no_other() -> None:
+    stingy, generous, far = Relay("stingy", 0.01, STINGY), Relay("generous", 0.1), Relay("far", 0.2)
+    async with kept(stingy, generous, far) as (world, relays):
+        await world.passes(10)
+        assert names(relays, world) == ["generous", "far"]
+        far.go()
+        generous.go()
+        await world.passes(RESTING_S + 5)
+        assert names(relays, world) == ["stingy"]
+
+
+async def test_those_that_refuse_make_room_for_others() -> None:
+    full = [Relay(f"full{number}", is_full=True) for number in range(6)]
+    async with kept(*full, Relay("a"), Relay("b")) as (world, relays):
+        await world.passes(60)
+        assert sorted(names(relays, world)) == ["a", "b"]
+        assert len(relays.held) == PLACES
