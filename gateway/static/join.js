@@ -70,9 +70,7 @@ function steps({ initial_peers, command }) {
       el(
         "p",
         {},
-        "Add ",
-        el("code", {}, "--behind-nat"),
-        ". The worker is then reached through a relay among the peers above.",
+        "There is nothing to do: the worker finds out, and is reached through a relay.",
       ),
     ),
     card(

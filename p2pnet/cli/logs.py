@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 QUIET_LOGGERS = ("hivemind", "asyncio", "httpx", "httpcore", "urllib3", "filelock", "transformers", "uvicorn")
 """They speak of every lost peer and every request; --log-level debug lets them."""
 
+NOISY_LOGGERS = ("multiaddr",)
+"""They write down each step of their parsing, hundreds of lines a second: of no use to anybody here."""
+
 
 LEVELS = {
     logging.DEBUG: "debug",
@@ -60,6 +63,8 @@ def configure(level: str, is_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if is_json else PlainFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if level != "debug":
         for name in QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -117,7 +117,7 @@ def judge_nat(seen: Seen) -> Verdict:
         return warning(
             "nat",
             f"behind NAT: {where} and cannot reach it there",
-            "Serve with --behind-nat; or forward the --listen ports on the router, and name them with --announce.",
+            "A worker is then reached through relays; or forward the --listen ports on the router, with --announce.",
         )
     return warning("nat", f"{where}, and none would dial it now", "Ask again in a minute.")
 

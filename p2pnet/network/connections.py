@@ -141,6 +141,7 @@ class Connections:
             task = asyncio.ensure_future(self._hang_up(peer_id))
             self._hanging_up[peer_id] = task
             task.add_done_callback(lambda _: self._hanging_up.pop(peer_id))
+            self._note_missed(peer_id)
         await asyncio.wait({self._hanging_up[peer_id]})
 
     def _fitting(self, addresses: Iterable[str]) -> list[str]:

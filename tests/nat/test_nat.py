@@ -5,41 +5,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from tests.nat.topology import Host, Topology, topology
-from tests.processes import Process, Start, processes, run, wait_until
-from tests.requirements import requires_network_namespaces, requires_tools
+from tests.nat.machines import (
+    LISTEN,
+    TOKENS,
+    address_at,
+    assert_unreachable,
+    complete,
+    start_gateway,
+    start_worker,
+    wait_for_circuit,
+)
+from tests.nat.topology import Host, Topology
+from tests.processes import Start, run
 
 pytestmark = pytest.mark.timeout(300)
 
-MODEL = "words"
-TOKENS = 2000
-TOKEN_DELAY_S = 0.002
 MAX_SECONDS = 30
 """From the start of the worker's process to the last token."""
-LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31337/quic-v1")
 LIBP2P_DEFAULT_CIRCUIT_BYTES = 128 << 10
 """Where a relay cuts a circuit, silently, unless it is told otherwise."""
-
-
-@pytest.fixture
-def segment() -> Iterator[Topology]:
-    requires_network_namespaces()
-    requires_tools("curl")
-    with topology() as made:
-        yield made
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with processes("nat") as starting:
-        yield starting
 
 
 def test_a_worker_behind_nat_serves_through_the_relay(segment: Topology, start: Start) -> None:
@@ -51,19 +39,19 @@ def test_a_worker_behind_nat_serves_through_the_relay(segment: Topology, start: 
     # libp2p would have the worker dial the gateway, and leave the relay out of it.
     router.run("iptables", "-I", "FORWARD", "-d", gateway_host.address, "-j", "DROP")
     bootstrap = start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix)
-    address = _address_at(bootstrap, bootstrap_host)
-    gateway = _gateway(start, gateway_host, address)
-    _assert_unreachable(gateway_host, worker_host, router)
+    address = address_at(bootstrap, bootstrap_host)
+    gateway = start_gateway(start, gateway_host, address)
+    assert_unreachable(gateway_host, worker_host, router)
 
     began_s = time.monotonic()
-    worker = _worker_behind_nat(start, worker_host, address)
-    record = _wait_for_circuit(start, gateway_host, gateway, address, worker)
+    worker = start_worker(start, worker_host, address)
+    record = wait_for_circuit(start, gateway_host, gateway, address, worker)
     announced_s = time.monotonic() - began_s
     print("announced:", *record["addresses"])
     assert any(f"/p2p/{bootstrap.ready.peer_id}/p2p-circuit" in dialled for dialled in record["addresses"])
 
     relayed_before = bootstrap_host.received_bytes()
-    completion = _complete(gateway_host, gateway)
+    completion = complete(gateway_host, gateway)
     took_s = time.monotonic() - began_s
     relayed = bootstrap_host.received_bytes() - relayed_before
     print(
@@ -85,14 +73,14 @@ def test_a_worker_behind_nat_finds_back_to_its_relay(segment: Topology, start: S
     worker_host, router = segment.host_behind_nat()
     router.run("iptables", "-I", "FORWARD", "-d", gateway_host.address, "-j", "DROP")
     bootstrap = start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix)
-    address = _address_at(bootstrap, bootstrap_host)
-    gateway = _gateway(start, gateway_host, address)
-    worker = _worker_behind_nat(start, worker_host, address)
-    _wait_for_circuit(start, gateway_host, gateway, address, worker)
+    address = address_at(bootstrap, bootstrap_host)
+    gateway = start_gateway(start, gateway_host, address)
+    worker = start_worker(start, worker_host, address)
+    wait_for_circuit(start, gateway_host, gateway, address, worker)
 
     assert bootstrap.daemon_pid is not None
     os.kill(bootstrap.daemon_pid, signal.SIGKILL)
-    completion = _complete(gateway_host, gateway)
+    completion = complete(gateway_host, gateway)
     assert completion.is_done
     assert completion.completion_tokens == TOKENS
 
@@ -103,14 +91,14 @@ def test_both_behind_nat(segment: Topology, start: Start) -> None:
     gateway_host, gateway_router = segment.host_behind_nat()
     worker_host, worker_router = segment.host_behind_nat()
     bootstrap = start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix)
-    address = _address_at(bootstrap, bootstrap_host)
-    gateway = _gateway(start, gateway_host, address)
-    _assert_unreachable(gateway_host, worker_host, worker_router)
-    _assert_unreachable(worker_host, gateway_host, gateway_router)
-    worker = _worker_behind_nat(start, worker_host, address)
-    _wait_for_circuit(start, gateway_host, gateway, address, worker)
+    address = address_at(bootstrap, bootstrap_host)
+    gateway = start_gateway(start, gateway_host, address)
+    assert_unreachable(gateway_host, worker_host, worker_router)
+    assert_unreachable(worker_host, gateway_host, gateway_router)
+    worker = start_worker(start, worker_host, address)
+    wait_for_circuit(start, gateway_host, gateway, address, worker)
     for _ in range(2):  # the second one may find a direct connection
-        completion = _complete(gateway_host, gateway)
+        completion = complete(gateway_host, gateway)
         assert completion.is_done
         assert completion.completion_tokens == TOKENS
 
@@ -120,7 +108,7 @@ def test_the_doctor_tells_who_is_behind_nat(segment: Topology, start: Start) -> 
     bootstrap has dialled both back, and each is told what is so, and that the bootstrap relays."""
     bootstrap_host, public_host = segment.public_host(), segment.public_host()
     hidden_host, router = segment.host_behind_nat()
-    address = _address_at(start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix), bootstrap_host)
+    address = address_at(start("bootstrap", *LISTEN, prefix=bootstrap_host.prefix), bootstrap_host)
 
     public = _examined(start, public_host, address)
     assert public["nat"] == (
@@ -136,7 +124,7 @@ def test_the_doctor_tells_who_is_behind_nat(segment: Topology, start: Start) -> 
         assert found["relay"] == ("ok", "1 of 1 peers would relay for this machine")
 
 
-# ---- the machines and what runs on them
+# ---- what is looked at
 
 
 def _examined(start: Start, host: Host, address: str) -> dict[str, tuple[str, str]]:
@@ -145,105 +133,3 @@ def _examined(start: Start, host: Host, address: str) -> dict[str, tuple[str, st
     outcome = run("doctor", *flags, root=start.root, prefix=host.prefix)
     assert outcome.status == 0, outcome.stdout
     return {row["check"]: (row["level"], row["says"]) for row in json.loads(outcome.stdout)}
-
-
-def _gateway(start: Start, host: Host, address: str) -> Process:
-    arguments = ("gateway", "--port", "0", *LISTEN, "--initial-peers", address)
-    return start(*arguments, prefix=host.prefix)
-
-
-def _worker_behind_nat(start: Start, host: Host, address: str) -> Process:
-    """What it says is written down: the network is looked at here."""
-    script = start.root / "script.json"
-    says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
-    script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--script", str(script), *LISTEN, "--initial-peers", address)
-    return start(*arguments, prefix=host.prefix)
-
-
-def _address_at(process: Process, host: Host) -> str:
-    """The address through which others on the segment join."""
-    return next(address for address in process.ready.addresses if address.startswith(f"/ip4/{host.address}/tcp/"))
-
-
-def _assert_unreachable(seeker: Host, hidden: Host, router: Host) -> None:
-    """Nobody outside can open a connection to the hidden machine, nor to its router."""
-    for target in (hidden.address, router.address):
-        probe = subprocess.run(
-            [*seeker.prefix, "curl", "-s", "--connect-timeout", "1", f"http://{target}:31337"],
-            capture_output=True,
-            check=False,
-        )
-        assert probe.returncode in (7, 28), f"{target} can be reached from outside"  # no route, or no answer
-
-
-def _wait_for_circuit(
-    start: Start, seeker: Host, gateway: Process, address: str, worker: Process
-) -> dict[str, list[str]]:
-    """The worker's record, once the directory has it with an address through a relay."""
-    found: list[dict[str, list[str]]] = []
-
-    def is_announced() -> bool:
-        outcome = run("peers", "--json", "--initial-peers", address, root=start.root, prefix=seeker.prefix)
-        assert outcome.status == 0, outcome.stderr
-        records = [row["worker"] for row in json.loads(outcome.stdout)]
-        found[:] = [record for record in records if record["peer_id"] == worker.ready.peer_id]
-        return any("/p2p-circuit" in dialled for record in found for dialled in record["addresses"])
-
-    worker.wait_ready()
-    models = f"{gateway.ready.http}/v1/models"  # cheaper to ask again and again than the directory is
-    wait_until(lambda: MODEL in seeker.run("curl", "-s", models), "the gateway lists the model")
-    wait_until(is_announced, "the directory has the worker with a circuit address")
-    return found[0]
-
-
-# ---- requests
-
-
-@dataclass
-class Completion:
-    """A streamed completion as curl saw it."""
-
-    is_done: bool = False
-    finish_reason: str | None = None
-    completion_tokens: int = 0
-    first_token_s: float = 0.0
-
-
-def _complete(host: Host, gateway: Process) -> Completion:
-    """Ask the gateway on `host`, on that same machine, for exactly TOKENS tokens."""
-    body = {
-        "model": MODEL,
-        "prompt": "What is p2pnet?",
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": 0,
-    }
-    assert gateway.ready.http is not None
-    url = f"{gateway.ready.http}/v1/completions"
-    completion = Completion()
-    command = [*host.prefix, "curl", "-sN", "--max-time", "120", url, "-d", json.dumps(body)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
-        assert curl.stdout is not None
-        for line in curl.stdout:
-            if line.startswith("data: "):
-                _note(completion, line.removeprefix("data: ").strip())
-            else:
-                assert line.strip() == "" or line.startswith(":"), line  # a comment: that it waits, or that it is there
-    return completion
-
-
-def _note(completion: Completion, data: str) -> None:
-    assert not completion.is_done
-    if data == "[DONE]":
-        completion.is_done = True
-        return
-    event = json.loads(data)
-    assert "error" not in event, event
-    completion.first_token_s = completion.first_token_s or time.monotonic()
-    for choice in event["choices"]:
-        completion.finish_reason = choice["finish_reason"]
-    if event.get("usage"):
-        completion.completion_tokens = event["usage"]["completion_tokens"]

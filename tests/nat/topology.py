@@ -12,9 +12,24 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 PUBLIC_PREFIX = "11.0.0"
 _numbers = itertools.count(1)
+
+
+class Nat(Enum):
+    """What stands between a machine and the public segment."""
+
+    CONE = "cone"
+    """A router that keeps the port where it is free, for whoever is asked from it."""
+    SYMMETRIC = "symmetric"
+    """One that takes another port for each that is asked: nobody can be told which it will be."""
+    DOUBLE = "double"
+    """A router behind a router, as with a provider that shares addresses."""
+    NO_UDP = "no_udp"
+    ONLY_443 = "only_443"
+    """Nothing but TCP to port 443 goes out, as in offices and hotels."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,19 @@ class Host:
     def run(self, *command: str) -> str:
         """Run a command there; returns what it printed."""
         return _run(*self.prefix, *command)
+
+    def reboot(self) -> None:
+        """As a router: it forgets what was asked for through it, for its address goes for a moment."""
+        self.run("ip", "address", "del", f"{self.address}/24", "dev", "eth0")
+        self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
+
+    def cut(self) -> None:
+        """Its line is gone."""
+        self.run("ip", "link", "set", "eth0", "down")
+
+    def mend(self) -> None:
+        """Its line is back."""
+        self.run("ip", "link", "set", "eth0", "up")
 
     def received_bytes(self) -> int:
         """What has arrived at its network card so far."""
@@ -53,28 +81,36 @@ class Topology:
         self._plug(host, "eth0")
         return host
 
-    def host_behind_nat(self) -> tuple[Host, Host]:
-        """A machine with a private address, and its router: it masquerades, and lets nothing in that was not asked for.
+    def host_behind_nat(self, nat: Nat = Nat.CONE) -> tuple[Host, Host]:
+        """A machine with a private address, and its router on the segment: it masquerades, and lets nothing in that was
+        not asked for.
 
         A router forgets what was asked for after conntrack's usual time.
         """
-        network = f"10.77.{next(self._private)}"
         router = Host(self._namespace(), f"{PUBLIC_PREFIX}.{next(self._public)}")
-        host = Host(self._namespace(), f"{network}.2")
         self._plug(router, "eth0")
-        _run(
-            "ip", "-n", router.namespace, "link", "add", "lan0", "type", "veth", "peer", "eth0", "netns", host.namespace
-        )
-        _give_address(router.namespace, "lan0", f"{network}.1/24")
+        _masquerade(router, nat)
+        host = self._behind(router)
+        if nat is Nat.DOUBLE:
+            _masquerade(host, nat)
+            host = self._behind(host)
+        return host, router
+
+    def move(self, host: Host, router: Host) -> Host:
+        """Take a machine from the network that it is on to that of another router, with another address."""
+        _run("ip", "-n", host.namespace, "link", "delete", "eth0")
+        return self._behind(router, host.namespace)
+
+    def _behind(self, router: Host, namespace: str = "") -> Host:
+        """A machine on a router's own network."""
+        network = f"10.77.{next(self._private)}"
+        host = Host(namespace or self._namespace(), f"{network}.2")
+        lan = f"lan{network.rsplit('.', 1)[1]}"
+        _run("ip", "-n", router.namespace, "link", "add", lan, "type", "veth", "peer", "eth0", "netns", host.namespace)
+        _give_address(router.namespace, lan, f"{network}.1/24")
         _give_address(host.namespace, "eth0", f"{host.address}/24")
         _run("ip", "-n", host.namespace, "route", "add", "default", "via", f"{network}.1")
-        router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
-        for chain in ("INPUT", "FORWARD"):
-            answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
-            router.run("iptables", "-A", chain, "-i", "eth0", *answers, "-j", "ACCEPT")
-            router.run("iptables", "-A", chain, "-i", "eth0", "-j", "DROP")
-        return host, router
+        return host
 
     def _plug(self, host: Host, device: str) -> None:
         """Connect a machine to the public segment."""
@@ -110,6 +146,22 @@ def topology() -> Iterator[Topology]:
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _masquerade(router: Host, nat: Nat) -> None:
+    """Make a machine the router of whoever is behind it."""
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    ports = ("--random",) if nat is Nat.SYMMETRIC else ()
+    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE", *ports)
+    if nat is Nat.NO_UDP:
+        router.run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "DROP")
+    if nat is Nat.ONLY_443:
+        router.run("iptables", "-A", "FORWARD", "-o", "eth0", "-p", "tcp", "--dport", "443", "-j", "ACCEPT")
+        router.run("iptables", "-A", "FORWARD", "-o", "eth0", "-j", "DROP")
+    for chain in ("INPUT", "FORWARD"):
+        answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
+        router.run("iptables", "-A", chain, "-i", "eth0", *answers, "-j", "ACCEPT")
+        router.run("iptables", "-A", chain, "-i", "eth0", "-j", "DROP")
 
 
 def _give_address(namespace: str, device: str, address: str) -> None:

@@ -13,6 +13,7 @@ from p2pnet.config import NetworkConfig
 from p2pnet.network.connections import Connections
 from p2pnet.network.crowd import Connection, Crowd
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.multiaddrs import is_relayed
 
@@ -48,25 +49,31 @@ PARTING_AT_ONCE = 64
 class Bounds:
     """Looks twice a second, for as long as `run` runs."""
 
-    def __init__(self, p2pd: P2pd, streams: Streams, connections: Connections, config: NetworkConfig) -> None:
+    def __init__(
+        self, p2pd: P2pd, streams: Streams, connections: Connections, returned: ReturnedPeers, config: NetworkConfig
+    ) -> None:
         self._p2pd = p2pd
         self._streams = streams
         self._connections = connections
         self._max_bytes = config.max_p2pd_bytes
         self._strained_bytes = (STRAINED_RELAY if config.is_bootstrap else STRAINED) * config.max_p2pd_bytes
         self._crowd = Crowd(config.max_connections)
+        self._returned = returned
         self._relayed_since_s: dict[str, float] = {}
         self._ended_s = float("-inf")
         self._relieved_s = float("-inf")
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            try:
-                await self.look(loop.time())
-            except P2PD_ERRORS as error:
-                logger.debug("p2pd did not answer: %s", error)
+        try:
+            while True:
+                await asyncio.sleep(LOOK_INTERVAL_S)
+                try:
+                    await self.look(loop.time())
+                except P2PD_ERRORS as error:
+                    logger.debug("p2pd did not answer: %s", error)
+        finally:
+            await self._returned.stop()
 
     async def look(self, now_s: float) -> None:
         """Once. Raises one of P2PD_ERRORS."""
@@ -76,6 +83,7 @@ class Bounds:
             self._p2pd.kill()
             return
         connections = await self._p2pd.connections()
+        self._returned.look(connections)
         crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
         if crowd:
             logger.warning("parting from %d peers: there are %d connections", len(crowd), len(connections))

@@ -25,6 +25,7 @@ from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
 from p2pnet.network.hivemind.reaching import Reaching
 from p2pnet.network.hivemind.record_addresses import RecordAddresses
+from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
 from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, StreamHandler, Validator
@@ -61,12 +62,18 @@ class HivemindNetwork:
         self._watching: asyncio.Task[None]
         self._reach_task: asyncio.Task[None] | None = None
         self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
-        bounds = Bounds(self._p2pd, self._streams, self._connections, config)
+        self._reaching = Reaching(
+            config,
+            scope,
+            self._p2pd,
+            self._streams,
+            self._connections,
+            self._dht,
+            changed=lambda: self._maintenance.note_changed(),
+        )
+        bounds = Bounds(self._p2pd, self._streams, self._connections, ReturnedPeers(self._reaching), config)
         self._maintenance = Maintenance(
             self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses, bounds
-        )
-        self._reaching = Reaching(
-            config, scope, self._p2pd, self._streams, self._connections, self._dht, self._maintenance.note_changed
         )
 
     @classmethod

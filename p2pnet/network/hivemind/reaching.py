@@ -60,7 +60,7 @@ class Reaching:
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
-        self._note()
+        self._apply()
 
     @property
     def own(self) -> OwnReach:
@@ -135,9 +135,12 @@ class Reaching:
 
     def _note(self) -> None:
         """Something was learnt, or a relay won or lost."""
+        self._apply()
+        self._own_changed()
+
+    def _apply(self) -> None:
         self._own.note_changed()
         self._dht.is_client = self._config.is_client or not self._own.is_direct
-        self._own_changed()
 
 
 def fixed_reach(config: NetworkConfig, scope: Scope) -> Reach | None:

@@ -186,8 +186,8 @@ class Announcer:
         self._times_without_address = 0 if addresses else self._times_without_address + 1
         if self._times_without_address == 2:
             logger.warning(
-                "nobody can dial this worker: it has no address of a public network. Serve with --behind-nat, or "
-                "forward the --listen ports on the router and name them with --announce"
+                "nobody can reach this worker: it cannot be dialled, and no peer relays for it. Name another peer with "
+                "--initial-peers, or forward the --listen ports on the router and name them with --announce"
             )
 
     async def _store(self, record: Record) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from p2pnet.config import NetworkConfig
 from p2pnet.network.crowd import MAX_CONNECTIONS_PER_PEER, Connection
 from p2pnet.network.hivemind.bounds import IDLE_CIRCUIT_S, MIN_LIFE_S, STRAINED, STRAINED_PAUSE_S, Bounds
+from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from tests.stories import peer
 
 BOUND = 100
@@ -29,7 +30,7 @@ class Site:
         self.asked: list[str] = []
         part = cast(Any, self)
         config = NetworkConfig(Path("key"), max_p2pd_bytes=BOUND, max_connections=CROWDED)
-        self.bounds = Bounds(part, part, part, config)
+        self.bounds = Bounds(part, part, part, ReturnedPeers(part), config)
 
     def memory_bytes(self) -> int:
         return self.bytes

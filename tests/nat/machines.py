@@ -1,0 +1,120 @@
+"""What the stories of NAT share: peers on machines of their own, and requests that are made on one of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.nat.topology import Host
+from tests.processes import Process, Start, run, wait_until
+
+MODEL = "words"
+TOKENS = 2000
+TOKEN_DELAY_S = 0.002
+LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31337/quic-v1")
+
+
+def start_gateway(start: Start, host: Host, *addresses: str) -> Process:
+    arguments = ("gateway", "--log-level", "debug", "--port", "0", *LISTEN, *_joining(addresses))
+    return start(*arguments, prefix=host.prefix)
+
+
+def start_worker(start: Start, host: Host, *addresses: str) -> Process:
+    """What it says is written down: the network is looked at here."""
+    script = start.root / "script.json"
+    says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
+    script.write_text(json.dumps([{"model": MODEL, **says}]))
+    arguments = ("serve", "--log-level", "debug", "--script", str(script), *LISTEN, *_joining(addresses))
+    return start(*arguments, prefix=host.prefix)
+
+
+def _joining(addresses: Sequence[str]) -> list[str]:
+    return [word for address in addresses for word in ("--initial-peers", address)]
+
+
+def address_at(process: Process, host: Host) -> str:
+    """The address through which others on the segment join."""
+    return next(address for address in process.ready.addresses if address.startswith(f"/ip4/{host.address}/tcp/"))
+
+
+def assert_unreachable(seeker: Host, hidden: Host, router: Host) -> None:
+    """Nobody outside can open a connection to the hidden machine, nor to its router."""
+    for target in (hidden.address, router.address):
+        probe = subprocess.run(
+            [*seeker.prefix, "curl", "-s", "--connect-timeout", "1", f"http://{target}:31337"],
+            capture_output=True,
+            check=False,
+        )
+        assert probe.returncode in (7, 28), f"{target} can be reached from outside"  # no route, or no answer
+
+
+def wait_for_circuit(
+    start: Start, seeker: Host, gateway: Process, address: str, worker: Process
+) -> dict[str, list[str]]:
+    """The worker's record, once the directory has it with an address through a relay."""
+    found: list[dict[str, list[str]]] = []
+
+    def is_announced() -> bool:
+        outcome = run("peers", "--json", "--initial-peers", address, root=start.root, prefix=seeker.prefix)
+        assert outcome.status == 0, outcome.stderr
+        records = [row["worker"] for row in json.loads(outcome.stdout)]
+        found[:] = [record for record in records if record["peer_id"] == worker.ready.peer_id]
+        return any("/p2p-circuit" in dialled for record in found for dialled in record["addresses"])
+
+    worker.wait_ready()
+    models = f"{gateway.ready.http}/v1/models"  # cheaper to ask again and again than the directory is
+    wait_until(lambda: MODEL in seeker.run("curl", "-s", models), "the gateway lists the model")
+    wait_until(is_announced, "the directory has the worker with a circuit address")
+    return found[0]
+
+
+@dataclass
+class Completion:
+    """A streamed completion as curl saw it."""
+
+    is_done: bool = False
+    finish_reason: str | None = None
+    completion_tokens: int = 0
+    first_token_s: float = 0.0
+
+
+def complete(host: Host, gateway: Process, tokens: int = TOKENS) -> Completion:
+    """Ask the gateway on `host`, on that same machine, for exactly so many tokens."""
+    body = {
+        "model": MODEL,
+        "prompt": "What is p2pnet?",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0,
+    }
+    assert gateway.ready.http is not None
+    url = f"{gateway.ready.http}/v1/completions"
+    completion = Completion()
+    command = [*host.prefix, "curl", "-sN", "--max-time", "120", url, "-d", json.dumps(body)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        for line in curl.stdout:
+            if line.startswith("data: "):
+                _note(completion, line.removeprefix("data: ").strip())
+            else:
+                assert line.strip() == "" or line.startswith(":"), line  # a comment: that it waits, or that it is there
+    return completion
+
+
+def _note(completion: Completion, data: str) -> None:
+    assert not completion.is_done
+    if data == "[DONE]":
+        completion.is_done = True
+        return
+    event = json.loads(data)
+    assert "error" not in event, event
+    completion.first_token_s = completion.first_token_s or time.monotonic()
+    for choice in event["choices"]:
+        completion.finish_reason = choice["finish_reason"]
+    if event.get("usage"):
+        completion.completion_tokens = event["usage"]["completion_tokens"]

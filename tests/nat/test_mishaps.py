@@ -1,0 +1,123 @@
+"""What befalls peers behind NAT: relays that go, routers that forget, lines that break. Each is found again soon."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.depth import scaled
+from tests.nat.machines import LISTEN, address_at, complete, start_gateway, start_worker, wait_for_circuit
+from tests.nat.topology import Host, Nat, Topology
+from tests.processes import Process, Start
+
+pytestmark = pytest.mark.timeout(400)
+
+FOUND_AGAIN_S = 10.0
+AWAY_S = scaled(ci=15.0, deep=60.0)
+"""Longer than it takes to see that a line is gone."""
+
+
+@dataclass
+class Story:
+    """A worker behind NAT, a gateway with a public address, and a bootstrap or two that relay."""
+
+    segment: Topology
+    start: Start
+    bootstraps: list[tuple[Process, Host]]
+    gateway: Process
+    gateway_host: Host
+    worker: Process
+    worker_host: Host
+    router: Host
+
+    def served_within(self, limit_s: float, what: str) -> float:
+        """Asks for a few tokens; returns how many seconds that took."""
+        began_s = time.monotonic()
+        completion = complete(self.gateway_host, self.gateway, tokens=5)
+        took_s = time.monotonic() - began_s
+        print(f"{what}: served after {took_s:.1f} s")
+        if not completion.is_done or took_s > limit_s:
+            self.start.print_logs()
+        assert completion.is_done, f"not served: {what}"
+        assert took_s <= limit_s, f"{took_s:.1f} s: {what}"
+        return took_s
+
+    def restart_bootstrap(self, number: int, away_s: float) -> None:
+        """Stop one, and start it again on its address, as the same peer."""
+        process, host = self.bootstraps[number]
+        process.stop(signal.SIGTERM)
+        time.sleep(away_s)
+        others = [address_at(*each) for n, each in enumerate(self.bootstraps) if n != number]
+        self.bootstraps[number] = (start_bootstrap(self.start, host, number, others), host)
+        self.bootstraps[number][0].wait_ready()
+
+
+def start_bootstrap(start: Start, host: Host, number: int, others: list[str]) -> Process:
+    joining = [word for address in others for word in ("--initial-peers", address)]
+    key = start.root / f"bootstrap-{number}.key"
+    return start("bootstrap", *LISTEN, "--identity", str(key), *joining, prefix=host.prefix)
+
+
+@pytest.fixture
+def story(segment: Topology, start: Start) -> Callable[[int], Story]:
+    def begin(relays: int) -> Story:
+        bootstraps: list[tuple[Process, Host]] = []
+        for number in range(relays):
+            host = segment.public_host()
+            others = [address_at(*each) for each in bootstraps]
+            bootstraps.append((start_bootstrap(start, host, number, others), host))
+        gateway_host = segment.public_host()
+        worker_host, router = segment.host_behind_nat(Nat.CONE)
+        # Only relays let the worker be reached: no hole is punched.
+        router.run("iptables", "-I", "FORWARD", "-d", gateway_host.address, "-j", "DROP")
+        addresses = [address_at(*each) for each in bootstraps]
+        gateway = start_gateway(start, gateway_host, *addresses)
+        worker = start_worker(start, worker_host, *addresses)
+        wait_for_circuit(start, gateway_host, gateway, addresses[0], worker)
+        made = Story(segment, start, bootstraps, gateway, gateway_host, worker, worker_host, router)
+        made.served_within(30, "at the start")
+        return made
+
+    return begin
+
+
+def test_the_only_relay_stops_and_comes_back(story: Callable[[int], Story]) -> None:
+    given = story(1)
+    given.restart_bootstrap(0, AWAY_S)
+    given.served_within(FOUND_AGAIN_S, f"the only relay was away for {AWAY_S:.0f} s")
+
+
+@pytest.mark.parametrize("relays", [1, 2])
+def test_the_router_forgets_while_nobody_asks(story: Callable[[int], Story], relays: int) -> None:
+    given = story(relays)
+    given.router.reboot()
+    given.served_within(FOUND_AGAIN_S, f"the router was started again, with {relays} relays")
+
+
+def test_the_line_is_gone_for_a_while(story: Callable[[int], Story]) -> None:
+    given = story(1)
+    given.router.cut()
+    time.sleep(AWAY_S)
+    given.router.mend()
+    given.served_within(FOUND_AGAIN_S, f"the line was gone for {AWAY_S:.0f} s")
+
+
+@pytest.mark.deep
+def test_two_relays_are_restarted_one_after_the_other(story: Callable[[int], Story]) -> None:
+    given = story(2)
+    for number in (0, 1):
+        given.restart_bootstrap(number, away_s=3.0)
+        given.served_within(FOUND_AGAIN_S, f"relay {number} was restarted")
+
+
+@pytest.mark.deep
+def test_the_machine_moves_to_another_network(story: Callable[[int], Story]) -> None:
+    given = story(1)
+    _, router = given.segment.host_behind_nat(Nat.CONE)
+    router.run("iptables", "-I", "FORWARD", "-d", given.gateway_host.address, "-j", "DROP")
+    given.segment.move(given.worker_host, router)
+    given.served_within(FOUND_AGAIN_S, "the machine has moved")
