@@ -18,7 +18,7 @@ LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31
 
 
 def start_gateway(start: Start, host: Host, *addresses: str) -> Process:
-    arguments = ("gateway", "--log-level", "debug", "--port", "0", *LISTEN, *_joining(addresses))
+    arguments = ("gateway", "--port", "0", *LISTEN, *_joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
@@ -27,7 +27,7 @@ def start_worker(start: Start, host: Host, *addresses: str) -> Process:
     script = start.root / "script.json"
     says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
     script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--log-level", "debug", "--script", str(script), *LISTEN, *_joining(addresses))
+    arguments = ("serve", "--script", str(script), *LISTEN, *_joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
