@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.nat.topology import Host
 from tests.processes import Process, Start, run, wait_until
@@ -14,30 +14,38 @@ from tests.processes import Process, Start, run, wait_until
 MODEL = "words"
 TOKENS = 2000
 TOKEN_DELAY_S = 0.002
+WORDS = " ".join(f"word{n}" for n in range(TOKENS))
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31337/quic-v1")
 
 
 def start_gateway(start: Start, host: Host, *addresses: str) -> Process:
-    arguments = ("gateway", "--port", "0", *LISTEN, *_joining(addresses))
+    arguments = ("gateway", "--port", "0", *LISTEN, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
-def start_worker(start: Start, host: Host, *addresses: str) -> Process:
+def start_bootstrap(start: Start, host: Host, *arguments: str) -> Process:
+    return start("bootstrap", *LISTEN, *arguments, prefix=host.prefix)
+
+
+def start_worker(
+    start: Start, host: Host, *addresses: str, text: str = WORDS, token_delay_s: float = TOKEN_DELAY_S
+) -> Process:
     """What it says is written down: the network is looked at here."""
     script = start.root / "script.json"
-    says = {"answers": [{"text": " ".join(f"word{n}" for n in range(TOKENS))}], "token_delay_s": TOKEN_DELAY_S}
+    says = {"answers": [{"text": text}], "token_delay_s": token_delay_s, "context_length": 2 * len(text.split())}
     script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--script", str(script), *LISTEN, *_joining(addresses))
+    arguments = ("serve", "--script", str(script), *LISTEN, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
-def _joining(addresses: Sequence[str]) -> list[str]:
+def joining(addresses: Sequence[str]) -> list[str]:
     return [word for address in addresses for word in ("--initial-peers", address)]
 
 
-def address_at(process: Process, host: Host) -> str:
+def address_at(process: Process, host: Host, port: int = 31337) -> str:
     """The address through which others on the segment join."""
-    return next(address for address in process.ready.addresses if address.startswith(f"/ip4/{host.address}/tcp/"))
+    beginning = f"/ip4/{host.address}/tcp/{port}/"
+    return next(address for address in process.ready.addresses if address.startswith(beginning))
 
 
 def assert_unreachable(seeker: Host, hidden: Host, router: Host) -> None:
@@ -78,7 +86,12 @@ class Completion:
     is_done: bool = False
     finish_reason: str | None = None
     completion_tokens: int = 0
+    parts: list[str] = field(default_factory=list)
     first_token_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
 
 
 def complete(host: Host, gateway: Process, tokens: int = TOKENS) -> Completion:
@@ -116,5 +129,6 @@ def _note(completion: Completion, data: str) -> None:
     completion.first_token_s = completion.first_token_s or time.monotonic()
     for choice in event["choices"]:
         completion.finish_reason = choice["finish_reason"]
+        completion.parts.append(choice["text"])
     if event.get("usage"):
         completion.completion_tokens = event["usage"]["completion_tokens"]

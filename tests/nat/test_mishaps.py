@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import pytest
 
 from tests.depth import scaled
-from tests.nat.machines import LISTEN, address_at, complete, start_gateway, start_worker, wait_for_circuit
+from tests.nat.machines import (
+    address_at,
+    complete,
+    joining,
+    start_bootstrap,
+    start_gateway,
+    start_worker,
+    wait_for_circuit,
+)
 from tests.nat.topology import Host, Nat, Topology
 from tests.processes import Process, Start
 
@@ -52,14 +60,13 @@ class Story:
         process.stop(signal.SIGTERM)
         time.sleep(away_s)
         others = [address_at(*each) for n, each in enumerate(self.bootstraps) if n != number]
-        self.bootstraps[number] = (start_bootstrap(self.start, host, number, others), host)
+        self.bootstraps[number] = (start_relay(self.start, host, number, others), host)
         self.bootstraps[number][0].wait_ready()
 
 
-def start_bootstrap(start: Start, host: Host, number: int, others: list[str]) -> Process:
-    joining = [word for address in others for word in ("--initial-peers", address)]
-    key = start.root / f"bootstrap-{number}.key"
-    return start("bootstrap", *LISTEN, "--identity", str(key), *joining, prefix=host.prefix)
+def start_relay(start: Start, host: Host, number: int, others: list[str]) -> Process:
+    """As the same peer each time."""
+    return start_bootstrap(start, host, "--identity", str(start.root / f"bootstrap-{number}.key"), *joining(others))
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def story(segment: Topology, start: Start) -> Callable[[int], Story]:
         for number in range(relays):
             host = segment.public_host()
             others = [address_at(*each) for each in bootstraps]
-            bootstraps.append((start_bootstrap(start, host, number, others), host))
+            bootstraps.append((start_relay(start, host, number, others), host))
         gateway_host = segment.public_host()
         worker_host, router = segment.host_behind_nat(Nat.CONE)
         # Only relays let the worker be reached: no hole is punched.

@@ -81,6 +81,10 @@ class Topology:
         self._plug(host, "eth0")
         return host
 
+    def host(self, nat: Nat | None) -> Host:
+        """A machine behind this; None is with a public address."""
+        return self.public_host() if nat is None else self.host_behind_nat(nat)[0]
+
     def host_behind_nat(self, nat: Nat = Nat.CONE) -> tuple[Host, Host]:
         """A machine with a private address, and its router on the segment: it masquerades, and lets nothing in that was
         not asked for.

@@ -1,0 +1,66 @@
+"""Workers behind every kind of NAT, as a newcomer starts them: without a flag they are served, 10 MB intact.
+
+Each cell says how the bytes went, which is told by what has arrived at the relay's network card.
+"""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+
+import pytest
+
+from tests.nat.machines import MODEL, address_at, complete, start_bootstrap, start_gateway, start_worker
+from tests.nat.topology import Nat, Topology
+from tests.processes import Start, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+NUMBERS = 40_000
+NUMBER_BYTES = 250
+"""10 MB together."""
+
+SERVED_S = 10.0
+"""From the start of the worker's process to the first token."""
+
+WORKERS: dict[str, Nat | None] = {"open": None, **{nat.value: nat for nat in Nat}}
+GATEWAYS: dict[str, Nat | None] = {"open": None, "cone": Nat.CONE, "symmetric": Nat.SYMMETRIC}
+IN_EACH_RUN = ("worker_cone_gateway_open", "worker_only_443_gateway_cone")
+CELLS = [
+    pytest.param(worker, gateway, id=name, marks=[] if name in IN_EACH_RUN else [pytest.mark.deep])
+    for worker in WORKERS
+    for gateway in GATEWAYS
+    for name in [f"worker_{worker}_gateway_{gateway}"]
+]
+
+
+@pytest.mark.parametrize(("worker_kind", "gateway_kind"), CELLS)
+def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: str) -> None:
+    relay_host = segment.public_host()
+    relay = start_bootstrap(start, relay_host, "--listen", "/ip4/0.0.0.0/tcp/443")
+    gateway_host, worker_host = segment.host(GATEWAYS[gateway_kind]), segment.host(WORKERS[worker_kind])
+    gateway = start_gateway(start, gateway_host, address_at(relay, relay_host))
+    models = f"{gateway.ready.http}/v1/models"
+    port = 443 if WORKERS[worker_kind] is Nat.ONLY_443 else 31337
+    text = book()
+
+    worker = start_worker(start, worker_host, address_at(relay, relay_host, port), text=text, token_delay_s=0.0)
+    wait_until(lambda: MODEL in gateway_host.run("curl", "-s", models), "the gateway lists the model")
+    before, asked_s = relay_host.received_bytes(), time.monotonic()
+    answer = complete(gateway_host, gateway, tokens=NUMBERS)
+    took_s = time.monotonic() - asked_s
+    first_s = answer.first_token_s - worker.started_s
+    is_relayed = relay_host.received_bytes() - before > len(text)
+    print(
+        f"{'relayed' if is_relayed else 'direct'}, first token {first_s:.1f} s after the start, 10 MB in {took_s:.1f} s"
+    )
+    assert answer.is_done
+    assert (answer.finish_reason, len(answer.text)) == ("length", len(text))
+    assert sha256(answer.text.encode()).hexdigest() == sha256(text.encode()).hexdigest()
+    assert first_s <= SERVED_S
+    assert not (is_relayed and worker_kind == "open")
+
+
+def book() -> str:
+    """Numbers behind so much space that each, with it, is a token of the scripted model of so many bytes."""
+    return "".join(str(number).rjust(NUMBER_BYTES) for number in range(NUMBERS))
