@@ -33,6 +33,8 @@ class NetworkConfig:
     announce: tuple[str, ...] = ()
     """Addresses others should dial instead of the ones we see (a forwarded port, a DNS name)."""
     initial_peers: tuple[str, ...] = ()
+    address_book: Path | None = None
+    """Where addresses of other peers are kept, for a start without initial peers that answer. None: nowhere."""
     is_bootstrap: bool = False
     """Public, serves as a relay."""
     is_behind_nat: bool | None = None

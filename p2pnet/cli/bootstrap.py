@@ -20,7 +20,7 @@ def bootstrap(
     """Start an entry point: others join the network through it, and peers behind NAT are reached through it."""
     from p2pnet.cli import logs
     from p2pnet.cli.lifecycle import Ready, run_service
-    from p2pnet.cli.settings import IdentityFile, listen_addresses
+    from p2pnet.cli.settings import IdentityFile, address_book_of, listen_addresses
     from p2pnet.cli.settings import initial_peers as resolve
     from p2pnet.config import NetworkConfig
     from p2pnet.network.multiaddrs import check_listen_address
@@ -30,6 +30,7 @@ def bootstrap(
     with IdentityFile.claim(identity, "bootstrap") as identity_file:
         config = NetworkConfig(
             identity_file=identity_file,
+            address_book=address_book_of(identity_file),
             listen=listen_addresses(listen),
             announce=tuple(map(check_listen_address, announce)),
             initial_peers=resolve(initial_peers),

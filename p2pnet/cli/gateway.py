@@ -125,7 +125,7 @@ def gateway(flags: GatewayFlags) -> None:
     from gateway.gateway import check_host
     from p2pnet.cli import logs
     from p2pnet.cli.lifecycle import run_service
-    from p2pnet.cli.settings import IdentityFile, initial_peers_required, listen_addresses
+    from p2pnet.cli.settings import IdentityFile, address_book_of, initial_peers_required, listen_addresses
     from p2pnet.config import NetworkConfig
 
     logs.configure(flags.log_level, flags.log_json)
@@ -133,6 +133,7 @@ def gateway(flags: GatewayFlags) -> None:
     with IdentityFile.claim(flags.identity, "gateway") as identity_file:
         network = NetworkConfig(
             identity_file=identity_file,
+            address_book=address_book_of(identity_file),
             listen=listen_addresses(flags.listen),
             initial_peers=initial_peers_required(flags.initial_peers),
             is_client=True,

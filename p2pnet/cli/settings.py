@@ -66,6 +66,11 @@ def check_name(name: str) -> None:
         ) from error
 
 
+def address_book_of(identity_file: Path) -> Path:
+    """Where a peer keeps the addresses of others: beside its identity."""
+    return identity_file.with_suffix(".peers.json")
+
+
 class IdentityFile:
     """An identity file that this process alone uses: two peers with one key would cut each other off.
 

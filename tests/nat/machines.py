@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.nat.topology import Host
 from tests.processes import Process, Start, run, wait_until
@@ -86,15 +87,61 @@ class Completion:
     is_done: bool = False
     finish_reason: str | None = None
     completion_tokens: int = 0
-    parts: list[str] = field(default_factory=list)
     first_token_s: float = 0.0
+    longest_gap_s: float = 0.0
+    parts: list[str] = field(default_factory=list)
+    _last_s: float = 0.0
 
     @property
     def text(self) -> str:
         return "".join(self.parts)
 
+    def note(self, line: str) -> None:
+        """A line of the stream."""
+        assert not self.is_done
+        data = line.removeprefix("data: ").strip()
+        if not line.startswith("data: "):
+            assert data == "" or data.startswith(":"), line  # a comment: that it waits, or that it is there
+        elif data == "[DONE]":
+            self.is_done = True
+        else:
+            self._note_event(json.loads(data))
 
-def complete(host: Host, gateway: Process, tokens: int = TOKENS) -> Completion:
+    def _note_event(self, event: dict[str, Any]) -> None:
+        assert "error" not in event, event
+        now_s = time.monotonic()
+        self.first_token_s = self.first_token_s or now_s
+        self.longest_gap_s = max(self.longest_gap_s, now_s - (self._last_s or now_s))
+        self._last_s = now_s
+        for choice in event["choices"]:
+            self.finish_reason = choice["finish_reason"]
+            self.parts.append(choice["text"])
+        if event.get("usage"):
+            self.completion_tokens = event["usage"]["completion_tokens"]
+
+
+class Stream:
+    """One that is under way."""
+
+    def __init__(self, curl: subprocess.Popen[str]) -> None:
+        self._curl = curl
+        self._completion = Completion()
+
+    def wait_parts(self, count: int) -> None:
+        assert self._curl.stdout is not None
+        while len(self._completion.parts) < count:
+            self._completion.note(self._curl.stdout.readline())
+
+    def finish(self) -> Completion:
+        """All of it."""
+        with self._curl:
+            assert self._curl.stdout is not None
+            for line in self._curl.stdout:
+                self._completion.note(line)
+        return self._completion
+
+
+def begin(host: Host, gateway: Process, tokens: int = TOKENS) -> Stream:
     """Ask the gateway on `host`, on that same machine, for exactly so many tokens."""
     body = {
         "model": MODEL,
@@ -107,28 +154,10 @@ def complete(host: Host, gateway: Process, tokens: int = TOKENS) -> Completion:
     }
     assert gateway.ready.http is not None
     url = f"{gateway.ready.http}/v1/completions"
-    completion = Completion()
     command = [*host.prefix, "curl", "-sN", "--max-time", "120", url, "-d", json.dumps(body)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
-        assert curl.stdout is not None
-        for line in curl.stdout:
-            if line.startswith("data: "):
-                _note(completion, line.removeprefix("data: ").strip())
-            else:
-                assert line.strip() == "" or line.startswith(":"), line  # a comment: that it waits, or that it is there
-    return completion
+    return Stream(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
 
-def _note(completion: Completion, data: str) -> None:
-    assert not completion.is_done
-    if data == "[DONE]":
-        completion.is_done = True
-        return
-    event = json.loads(data)
-    assert "error" not in event, event
-    completion.first_token_s = completion.first_token_s or time.monotonic()
-    for choice in event["choices"]:
-        completion.finish_reason = choice["finish_reason"]
-        completion.parts.append(choice["text"])
-    if event.get("usage"):
-        completion.completion_tokens = event["usage"]["completion_tokens"]
+def complete(host: Host, gateway: Process, tokens: int = TOKENS) -> Completion:
+    """The same, to its end."""
+    return begin(host, gateway, tokens).finish()

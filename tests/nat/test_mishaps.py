@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,9 +11,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from p2pnet.network.multiaddrs import relay_of
 from tests.depth import scaled
 from tests.nat.machines import (
+    LISTEN,
+    TOKENS,
     address_at,
+    begin,
     complete,
     joining,
     start_bootstrap,
@@ -20,11 +26,13 @@ from tests.nat.machines import (
     wait_for_circuit,
 )
 from tests.nat.topology import Host, Nat, Topology
-from tests.processes import Process, Start
+from tests.processes import Process, Start, run, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
 FOUND_AGAIN_S = 10.0
+SHORT_S = 5.0
+STREAMED_BEFORE = 50
 AWAY_S = scaled(ci=15.0, deep=60.0)
 """Longer than it takes to see that a line is gone."""
 
@@ -41,6 +49,15 @@ class Story:
     worker: Process
     worker_host: Host
     router: Host
+
+    def record(self) -> list[str]:
+        """The addresses in the worker's record."""
+        address = next(address_at(*each) for each in self.bootstraps if each[0].is_running)
+        outcome = run(
+            "peers", "--json", "--initial-peers", address, root=self.start.root, prefix=self.gateway_host.prefix
+        )
+        records = [row["worker"] for row in json.loads(outcome.stdout)]
+        return next(list(record["addresses"]) for record in records if record["peer_id"] == self.worker.ready.peer_id)
 
     def served_within(self, limit_s: float, what: str) -> float:
         """Asks for a few tokens; returns how many seconds that took."""
@@ -62,6 +79,13 @@ class Story:
         others = [address_at(*each) for n, each in enumerate(self.bootstraps) if n != number]
         self.bootstraps[number] = (start_relay(self.start, host, number, others), host)
         self.bootstraps[number][0].wait_ready()
+
+
+def kill(process: Process) -> None:
+    """With its p2pd, as when its machine goes."""
+    assert process.daemon_pid is not None
+    for pid in (process.pid, process.daemon_pid):
+        os.kill(pid, signal.SIGKILL)
 
 
 def start_relay(start: Start, host: Host, number: int, others: list[str]) -> Process:
@@ -111,6 +135,61 @@ def test_the_line_is_gone_for_a_while(story: Callable[[int], Story]) -> None:
     time.sleep(AWAY_S)
     given.router.mend()
     given.served_within(FOUND_AGAIN_S, f"the line was gone for {AWAY_S:.0f} s")
+
+
+def streams_on(given: Story, limit_s: float, what: str, mishap: Callable[[], None]) -> None:
+    """A stream is under way when something befalls it: it is whole, and was silent for no longer than this."""
+    stream = begin(given.gateway_host, given.gateway)
+    stream.wait_parts(STREAMED_BEFORE)
+    mishap()
+    completion = stream.finish()
+    print(f"{what}: the stream was silent for {completion.longest_gap_s:.1f} s")
+    if not completion.is_done or completion.longest_gap_s > limit_s:
+        given.start.print_logs()
+    assert completion.is_done, f"the stream was lost: {what}"
+    assert completion.completion_tokens == TOKENS
+    assert completion.longest_gap_s <= limit_s, what
+
+
+@pytest.mark.deep
+def test_the_relay_dies_in_mid_stream_and_there_is_another_one(story: Callable[[int], Story]) -> None:
+    given = story(2)
+    record = given.record()
+    first = relay_of(record[0])
+    [process] = [each for each, _ in given.bootstraps if each.ready.peer_id == first]
+    streams_on(given, 2.0, "the relay was killed", lambda: kill(process))
+
+
+@pytest.mark.deep
+def test_the_router_forgets_in_mid_stream(story: Callable[[int], Story]) -> None:
+    given = story(1)
+    streams_on(given, FOUND_AGAIN_S, "the router was started again", given.router.reboot)
+
+
+@pytest.mark.deep
+def test_the_line_is_gone_in_mid_stream(story: Callable[[int], Story]) -> None:
+    given = story(1)
+
+    def cut() -> None:
+        given.router.cut()
+        time.sleep(SHORT_S)
+        given.router.mend()
+
+    streams_on(given, SHORT_S + FOUND_AGAIN_S, f"the line was gone for {SHORT_S:.0f} s", cut)
+
+
+@pytest.mark.deep
+def test_all_bootstraps_are_gone_and_another_peer_relays(story: Callable[[int], Story]) -> None:
+    """An open worker of another model is there, which relays as well."""
+    given = story(1)
+    host = given.segment.public_host()
+    other = given.start(
+        "serve", "--model", "tiny", *LISTEN, *joining([address_at(*given.bootstraps[0])]), prefix=host.prefix
+    )
+    other.wait_ready()
+    wait_until(lambda: any(other.ready.peer_id in address for address in given.record()), "it relays for the worker")
+    given.bootstraps[0][0].stop(signal.SIGTERM)
+    given.served_within(FOUND_AGAIN_S, "the only bootstrap is gone for good")
 
 
 @pytest.mark.deep

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from p2pnet.cli.serve.flags import ServeFlags
 from p2pnet.cli.serve.guarding import guard_config
-from p2pnet.cli.settings import check_name, initial_peers_required, key_from, listen_addresses, parse_bytes
+from p2pnet.cli.settings import (
+    address_book_of,
+    check_name,
+    initial_peers_required,
+    key_from,
+    listen_addresses,
+    parse_bytes,
+)
 from p2pnet.config import GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
 from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import check_listen_address
@@ -47,6 +54,7 @@ class ServeConfig:
     def network(self, identity_file: Path) -> NetworkConfig:
         return NetworkConfig(
             identity_file=identity_file,
+            address_book=address_book_of(identity_file),
             listen=self.listen,
             announce=self.announce,
             initial_peers=self.initial_peers,

@@ -15,6 +15,7 @@ from p2pnet.errors import JoinError, PeerUnreachable
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.asking import CALL_ERRORS
 from p2pnet.network.dht.node import DhtNode
+from p2pnet.network.hivemind.address_book import AddressBook
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, full_addresses, reason
 from p2pnet.network.interface import Clock, Meeting
 from p2pnet.network.multiaddrs import peer_id_of
@@ -32,6 +33,9 @@ MAX_CLOCK_SKEW_S = 3.0
 CLOCKS = 7
 """How many peers are asked at a time what their clocks say: two of them may lie."""
 
+ADDRESSES_KEPT = 2
+"""On disk, of each peer: one for TCP and one for QUIC."""
+
 MAX_REMEMBERED = 8
 """Peers of old that are asked when nobody else is left."""
 
@@ -47,6 +51,7 @@ class Joiner:
         self._dht = dht
         self._connections = connections
         self._now_ms = now_ms
+        self._book = None if config.address_book is None else AddressBook(config.address_book, config.initial_peers)
 
     async def join(self) -> None:
         """Join through the initial peers, if there are any. Raises JoinError when none of them lets us in."""
@@ -54,6 +59,9 @@ class Joiner:
         if not initial:
             return
         problems = await self._meet_all(initial)
+        if not self._dht.neighbours and self._book is not None and (kept := self._book.read()):
+            logger.info("no initial peer answers; asking %d addresses of peers that were known before", len(kept))
+            await self._meet_all(kept)
         for _ in range(JOIN_RETRIES):  # whoever is started together with us may need a moment
             if self._dht.neighbours or len(problems) < len(initial):
                 break
@@ -65,13 +73,21 @@ class Joiner:
     async def rejoin(self) -> bool:
         """Meet initial peers that we lost sight of; when nobody is left, any peer we have known. Returns whether we
         knew nobody before, and now do."""
+        self.keep_addresses()
         seen = self._dht.neighbour_ids()
         missing = [address for address in self._config.initial_peers if peer_id_of(address) not in seen]
         if not seen:
             missing += self._connections.newest_addresses(MAX_REMEMBERED)
+            missing += self._book.read()[:MAX_REMEMBERED] if self._book is not None else []
         if missing:
             await self._meet_all(list(dict.fromkeys(missing)))
         return not seen and self._dht.neighbours > 0
+
+    def keep_addresses(self) -> None:
+        """Write down where other nodes can be dialled."""
+        if self._book is not None:
+            nodes = sorted(self._dht.contacts(), key=lambda node: node.node_id)
+            self._book.write([address for node in nodes for address in node.full_addresses()[:ADDRESSES_KEPT]])
 
     async def remember_neighbours(self) -> None:
         """Keep the addresses of DHT peers that we are connected to: the way back when p2pd dies and no initial peer is
