@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from p2pnet.cli.logs import LastWarning, logging_through
 from p2pnet.peer import Peer
-from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, summary
+from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
 from p2pnet.worker.observability.tally import Tally
 from p2pnet.worker.serve import Worker
 
@@ -33,6 +33,8 @@ class Panel:
         self.tally = Tally(time.monotonic)
         self._began_s = time.monotonic()
         self._warnings = LastWarning(time.monotonic)
+        self._reach = ""
+        self._reached_s = 0.0
 
     @classmethod
     def on_terminal(cls, is_wanted: bool) -> Panel:
@@ -49,11 +51,13 @@ class Panel:
             return
 
         async def look() -> View:
+            addresses = await peer.network.addresses()
             return View(
                 peer_id=peer.identity.peer_id,
                 name=worker.name,
                 neighbours=peer.network.neighbours,
-                addresses=await peer.network.addresses(),
+                addresses=addresses,
+                reached_for_s=self._reached_for_s(addresses),
                 standing=worker.standing(),
                 given=self.tally.given,
                 uptime_s=time.monotonic() - self._began_s,
@@ -66,6 +70,13 @@ class Panel:
                     yield
             finally:
                 self.console.print(summary(await look()))
+
+    def _reached_for_s(self, addresses: Sequence[str]) -> float:
+        """For how long it has been reached as by these addresses."""
+        reach, now_s = reach_of(addresses), time.monotonic()
+        if reach != self._reach:
+            self._reach, self._reached_s = reach, now_s
+        return now_s - self._reached_s
 
     def _warned(self) -> Warned | None:
         last = self._warnings.last

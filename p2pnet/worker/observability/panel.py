@@ -55,6 +55,8 @@ class View:
     given: Given
     uptime_s: float
     warned: Warned | None = None
+    reached_for_s: float | None = None
+    """For how long others have reached it as they do now."""
 
 
 def lines(view: View) -> tuple[Line, ...]:
@@ -104,7 +106,8 @@ def _called(view: View) -> str:
 def _joined(view: View) -> Line:
     if not view.neighbours:
         return Line("joined", "no other peer is left: trying to join again", Tone.WARNING)
-    return Line("joined", f"{_count(view.neighbours, 'peer')}, {reach_of(view.addresses)}")
+    since = "" if view.reached_for_s is None else f" for {duration(view.reached_for_s)}"
+    return Line("joined", f"{_count(view.neighbours, 'peer')}, {reach_of(view.addresses)}{since}")
 
 
 def _state(standing: Standing) -> Line:

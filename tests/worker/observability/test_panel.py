@@ -63,6 +63,7 @@ PAUSED = Standing(Status(False, Load(slots=8)), 0, (card("tiny"),), "paused unti
         (view(name="anna-laptop", uptime_s=60), Line("worker", f"anna-laptop (..{ME[-8:]}), up 1 min")),
         (view(uptime_s=59.9), Line("worker", f"..{ME[-8:]}, up 59 s")),
         (view(), Line("joined", "3 peers, reached directly")),
+        (view(reached_for_s=190.0), Line("joined", "3 peers, reached directly for 3 min")),
         (view(neighbours=1), Line("joined", "1 peer, reached directly")),
         (view(neighbours=0), Line("joined", "no other peer is left: trying to join again", Tone.WARNING)),
         (view(), Line("models", "tiny (generate, embed): 16 slots")),
