@@ -11,6 +11,7 @@ from hashlib import sha256
 import pytest
 
 from tests.nat.machines import MODEL, address_at, complete, start_bootstrap, start_gateway, start_worker
+from tests.nat.results import note
 from tests.nat.topology import Nat, Topology
 from tests.processes import Start, wait_until
 
@@ -51,9 +52,8 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
     took_s = time.monotonic() - asked_s
     first_s = answer.first_token_s - worker.started_s
     is_relayed = relay_host.received_bytes() - before > len(text)
-    print(
-        f"{'relayed' if is_relayed else 'direct'}, first token {first_s:.1f} s after the start, 10 MB in {took_s:.1f} s"
-    )
+    way = "through the relay" if is_relayed else "directly"
+    note("cell", worker=worker_kind, gateway=gateway_kind, way=way, first_s=first_s, took_s=took_s)
     assert answer.is_done
     assert (answer.finish_reason, len(answer.text)) == ("length", len(text))
     assert sha256(answer.text.encode()).hexdigest() == sha256(text.encode()).hexdigest()

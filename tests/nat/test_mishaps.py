@@ -25,6 +25,7 @@ from tests.nat.machines import (
     start_worker,
     wait_for_circuit,
 )
+from tests.nat.results import note
 from tests.nat.topology import Host, Nat, Topology
 from tests.processes import Process, Start, run, wait_until
 
@@ -64,7 +65,7 @@ class Story:
         began_s = time.monotonic()
         completion = complete(self.gateway_host, self.gateway, tokens=5)
         took_s = time.monotonic() - began_s
-        print(f"{what}: served after {took_s:.1f} s")
+        note(what, seconds=took_s)
         if not completion.is_done or took_s > limit_s:
             self.start.print_logs()
         assert completion.is_done, f"not served: {what}"
@@ -95,7 +96,7 @@ def start_relay(start: Start, host: Host, number: int, others: list[str]) -> Pro
 
 @pytest.fixture
 def story(segment: Topology, start: Start) -> Callable[[int], Story]:
-    def begin(relays: int) -> Story:
+    def told(relays: int) -> Story:
         bootstraps: list[tuple[Process, Host]] = []
         for number in range(relays):
             host = segment.public_host()
@@ -110,10 +111,10 @@ def story(segment: Topology, start: Start) -> Callable[[int], Story]:
         worker = start_worker(start, worker_host, *addresses)
         wait_for_circuit(start, gateway_host, gateway, addresses[0], worker)
         made = Story(segment, start, bootstraps, gateway, gateway_host, worker, worker_host, router)
-        made.served_within(30, "at the start")
+        assert complete(gateway_host, gateway, tokens=5).is_done
         return made
 
-    return begin
+    return told
 
 
 def test_the_only_relay_stops_and_comes_back(story: Callable[[int], Story]) -> None:
@@ -143,7 +144,7 @@ def streams_on(given: Story, limit_s: float, what: str, mishap: Callable[[], Non
     stream.wait_parts(STREAMED_BEFORE)
     mishap()
     completion = stream.finish()
-    print(f"{what}: the stream was silent for {completion.longest_gap_s:.1f} s")
+    note(f"{what}, in mid-stream", seconds=completion.longest_gap_s)
     if not completion.is_done or completion.longest_gap_s > limit_s:
         given.start.print_logs()
     assert completion.is_done, f"the stream was lost: {what}"
@@ -198,6 +199,21 @@ def test_two_relays_are_restarted_one_after_the_other(story: Callable[[int], Sto
     for number in (0, 1):
         given.restart_bootstrap(number, away_s=3.0)
         given.served_within(FOUND_AGAIN_S, f"relay {number} was restarted")
+
+
+@pytest.mark.deep
+def test_an_open_machine_moves_behind_nat(segment: Topology, start: Start) -> None:
+    bootstrap_host, gateway_host, worker_host = (segment.public_host() for _ in range(3))
+    bootstrap = start_relay(start, bootstrap_host, 0, [])
+    address = address_at(bootstrap, bootstrap_host)
+    gateway = start_gateway(start, gateway_host, address)
+    worker = start_worker(start, worker_host, address)
+    worker.wait_ready()
+    wait_until(lambda: complete(gateway_host, gateway, tokens=5).is_done, "it is served")
+    _, router = segment.host_behind_nat(Nat.CONE)
+    moved = segment.move(worker_host, router)
+    given = Story(segment, start, [(bootstrap, bootstrap_host)], gateway, gateway_host, worker, moved, router)
+    given.served_within(FOUND_AGAIN_S, "an open machine has moved behind NAT")
 
 
 @pytest.mark.deep

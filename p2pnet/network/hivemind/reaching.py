@@ -10,6 +10,8 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
+import psutil
+
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import P2PNetError
 from p2pnet.network.connections import Connections
@@ -19,7 +21,7 @@ from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
-from p2pnet.network.multiaddrs import is_relayed, peer_id_of, relay_of
+from p2pnet.network.multiaddrs import is_relayed, parts_of, peer_id_of, relay_of
 from p2pnet.network.reach.held_relay import Candidate
 from p2pnet.network.reach.knocking import knock
 from p2pnet.network.reach.own_reach import OwnReach
@@ -57,6 +59,7 @@ class Reaching:
         self._dht = dht
         self._rng = random.Random()
         self._own_changed = changed
+        self._visible: tuple[str, ...] = ()
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
@@ -69,7 +72,11 @@ class Reaching:
 
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment."""
-        return self._own.addresses(await self._p2pd.addresses())
+        visible = await self._p2pd.addresses()
+        if self._visible and hosts_of(visible) != hosts_of(self._visible):
+            self._own.note_moved()
+        self._visible = visible
+        return self._own.addresses(visible)
 
     async def run(self) -> None:
         """Keep it reachable, until it is cancelled."""
@@ -141,6 +148,13 @@ class Reaching:
     def _apply(self) -> None:
         self._own.note_changed()
         self._dht.is_client = self._config.is_client or not self._own.is_direct
+
+
+def hosts_of(visible: Sequence[str]) -> frozenset[str]:
+    """The machine's own addresses among these: what others say of where they see it is not one, and comes and goes."""
+    hosts = (parts_of(address)[0][1] for address in visible if not is_relayed(address))
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    return frozenset(host for host in hosts if host in own)
 
 
 def fixed_reach(config: NetworkConfig, scope: Scope) -> Reach | None:

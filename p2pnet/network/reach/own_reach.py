@@ -53,9 +53,9 @@ class OwnReach:
         """Something was learnt, or a relay was won or lost."""
         self._relays.are_wanted = self.reach is Reach.HIDDEN or (self.reach is Reach.UNKNOWN and self._has_waited)
 
-    def doubt(self) -> None:
-        """Something has happened after which it may be otherwise."""
-        self._reachability.doubt()
+    def note_moved(self) -> None:
+        """This machine has other addresses than before."""
+        self._reachability.note_moved()
 
     async def run(self) -> None:
         """Keep it so until it is cancelled."""

@@ -40,6 +40,12 @@ class Reach(Enum):
     HIDDEN = "behind NAT"
 
 
+SAYS = {
+    Reach.UNKNOWN: "it is not known whether others can dial this peer: asking them",
+    Reach.DIRECT: "others can dial this peer",
+    Reach.HIDDEN: "others cannot dial this peer: it is reached through relays",
+}
+
 Look = Callable[[str], Awaitable[Sight]]
 """Ask one peer how it sees us. Never raises."""
 
@@ -87,8 +93,11 @@ class Reachability:
         self.addresses: tuple[str, ...] = ()
         """Where others have dialled us, without our id."""
 
-    def doubt(self) -> None:
-        """Ask again soon: something has changed."""
+    def note_moved(self) -> None:
+        """This machine has other addresses than before: nothing is known of them, until others have been asked."""
+        if self._is_fixed:
+            return
+        self._note(Reach.UNKNOWN, ())
         self._doubted.set()
 
     async def run(self) -> None:
@@ -123,6 +132,6 @@ class Reachability:
             return
         if reach is not self.reach:
             self.since_s = self._now_s()
-            logger.info("others %s", "can dial this peer" if reach is Reach.DIRECT else "cannot dial this peer")
+            logger.info("%s", SAYS[reach])
         self.reach, self.addresses = reach, addresses
         self._changed()

@@ -121,3 +121,13 @@ async def test_the_user_is_believed() -> None:
         await asyncio.sleep(0)
     running.cancel()
     assert (told.asked, told.reachability.reach) == ([], Reach.HIDDEN)
+
+
+async def test_who_has_moved_knows_nothing_until_others_were_asked() -> None:
+    told = Told(a=YES)
+    await told.reachability.ask()
+    told.reachability.note_moved()
+    assert (told.reachability.reach, told.reachability.addresses, told.changes) == (Reach.UNKNOWN, (), 2)
+    fixed = Told(Reach.DIRECT, a=NO)
+    fixed.reachability.note_moved()
+    assert (fixed.reachability.reach, fixed.changes) == (Reach.DIRECT, 0)
