@@ -94,7 +94,7 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
             "public: peers see this machine at 11.0.0.9",
         ),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", UP), ("QUIC", DOWN)))), WARNING, "by TCP, not by QUIC"),
-        (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", DOWN)))), WARNING, "--behind-nat"),
+        (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", DOWN)))), WARNING, "through relays"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", UNKNOWN)))), WARNING, "behind NAT"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", UNKNOWN),))), WARNING, "Ask again in a minute."),
         (judge_nat(Seen(OBSERVED)), WARNING, "none would dial it now"),

@@ -18,15 +18,17 @@ def start() -> Iterator[Start]:
 def test_the_network_is_found_without_its_bootstrap(start: Start) -> None:
     bootstrap = start.bootstrap()
     address = bootstrap.ready.address
-    staying = start.worker("--model", "tiny", peer=address, name="staying")
+    script = start.root / "script.json"
+    script.write_text('[{"model": "words", "answers": [{"text": "one two"}]}]')
+    staying = start.worker("--script", str(script), peer=address, name="staying")
     staying.wait_ready()
-    returning = start.worker("--model", "tiny", peer=address, name="returning")
+    returning = start.worker("--script", str(script), peer=address, name="returning")
     returning.wait_ready()
     book = start.root / "data" / "worker-2.peers.json"
     wait_until(lambda: book.exists() and staying.ready.peer_id in book.read_text(), "the other's address is kept")
     returning.stop()
     bootstrap.stop()
 
-    again = start.worker("--model", "tiny", peer=address, name="again")
+    again = start.worker("--script", str(script), peer=address, name="again")
     assert again.ready.peer_id == returning.ready.peer_id
     assert "no initial peer answers" in again.log

@@ -98,11 +98,12 @@ class Completion:
 
     def note(self, line: str) -> None:
         """A line of the stream."""
-        assert not self.is_done
         data = line.removeprefix("data: ").strip()
         if not line.startswith("data: "):
             assert data == "" or data.startswith(":"), line  # a comment: that it waits, or that it is there
-        elif data == "[DONE]":
+            return
+        assert not self.is_done
+        if data == "[DONE]":
             self.is_done = True
         else:
             self._note_event(json.loads(data))

@@ -123,7 +123,7 @@ def test_the_only_relay_stops_and_comes_back(story: Callable[[int], Story]) -> N
     given.served_within(FOUND_AGAIN_S, f"the only relay was away for {AWAY_S:.0f} s")
 
 
-@pytest.mark.parametrize("relays", [1, 2])
+@pytest.mark.parametrize("relays", [1, pytest.param(2, marks=pytest.mark.deep)])
 def test_the_router_forgets_while_nobody_asks(story: Callable[[int], Story], relays: int) -> None:
     given = story(relays)
     given.router.reboot()

@@ -39,7 +39,8 @@ PLAIN = ServeConfig(
     listen=DEFAULT_LISTEN,
     announce=(),
     initial_peers=(PEER,),
-    is_behind_nat=False,
+    is_behind_nat=None,
+    relays_for_others=True,
     metrics_host="127.0.0.1",
     metrics_port=None,
     ready_file=None,
@@ -103,6 +104,8 @@ ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"listen": [LISTEN], "announce": [LISTEN], "behind_nat": True, "identity": Path("a.key")},
         {"listen": (LISTEN,), "announce": (LISTEN,), "is_behind_nat": True, "identity": Path("a.key")},
     ),
+    "where others can dial it": ({"public": True}, {"is_behind_nat": False}),
+    "for itself alone": ({"no_relay": True}, {"relays_for_others": False}),
     "what is told of it": (
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "no_panel": True},
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "has_panel": False},
@@ -118,6 +121,7 @@ def test_what_flags_come_to(case: str) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "both at once": ({"behind_nat": True, "public": True}, "contradict one another", "Leave both out"),
     "nothing": ({"model": []}, "There is nothing to serve", "--upstream"),
     "one name for two": ({"model": ["tiny", "tiny"], "served_name": "a"}, "name of one --model", "a worker for each"),
     "a name for no model": (
@@ -183,7 +187,8 @@ def test_the_models_of_a_script_and_the_key_of_a_server(tmp_path: Path) -> None:
 
 
 def test_its_network(tmp_path: Path) -> None:
-    config = config_of(flags(listen=[LISTEN], announce=[LISTEN], behind_nat=True))
-    assert config.network(tmp_path / "worker.key") == NetworkConfig(
-        tmp_path / "worker.key", (LISTEN,), (LISTEN,), (PEER,), is_behind_nat=True
+    config = config_of(flags(listen=[LISTEN], announce=[LISTEN], behind_nat=True, no_relay=True))
+    key, book = tmp_path / "worker.key", tmp_path / "worker.peers.json"
+    assert config.network(key) == NetworkConfig(
+        key, (LISTEN,), (LISTEN,), (PEER,), address_book=book, is_behind_nat=True, relays_for_others=False
     )
