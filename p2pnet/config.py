@@ -24,6 +24,10 @@ class RelayLimits:
     """Open circuits to one peer: each gateway that uses it holds one."""
 
 
+VOLUNTEERS_RELAY = RelayLimits(data_bytes=1 << 30, duration_s=2 * 3600, max_circuits=128)
+"""What a worker with a public address gives: enough for a day of answers, and not for films."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """How one peer takes part in libp2p and the DHT."""

@@ -15,7 +15,7 @@ from p2pnet.cli.settings import (
     listen_addresses,
     parse_bytes,
 )
-from p2pnet.config import GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
+from p2pnet.config import VOLUNTEERS_RELAY, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
 from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import check_listen_address
 from p2pnet.worker.backends.synthetic.script_file import ScriptedModel, read_scripts
@@ -60,6 +60,7 @@ class ServeConfig:
             initial_peers=self.initial_peers,
             is_behind_nat=self.is_behind_nat,
             relays_for_others=self.relays_for_others,
+            relay=VOLUNTEERS_RELAY,
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from p2pnet.config import NetworkConfig
 from p2pnet.network.connections import Connections
 from p2pnet.network.crowd import Connection, Crowd
-from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, is_relay
 from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.multiaddrs import is_relayed
@@ -56,7 +56,7 @@ class Bounds:
         self._streams = streams
         self._connections = connections
         self._max_bytes = config.max_p2pd_bytes
-        self._strained_bytes = (STRAINED_RELAY if config.is_bootstrap else STRAINED) * config.max_p2pd_bytes
+        self._strained_bytes = (STRAINED_RELAY if is_relay(config) else STRAINED) * config.max_p2pd_bytes
         self._crowd = Crowd(config.max_connections)
         self._returned = returned
         self._relayed_since_s: dict[str, float] = {}

@@ -100,7 +100,8 @@ class Relays:
             # Those that are lost, or were never had, have been replaced.
             self._leave([*held[PLACES:], *others])
             return
-        self._leave([each for each in others if now_s - (each.lost_s or now_s) > GIVEN_UP_S and self._fresh(now_s)])
+        if self._fresh(now_s):
+            self._leave([each for each in others if each.lost_s is not None and now_s - each.lost_s > GIVEN_UP_S])
         room = ASKED_AT_ONCE - len(self._asked)
         for candidate in self._fresh(now_s)[: max(0, room)]:
             relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
@@ -118,9 +119,11 @@ class Relays:
         ]
 
     def _leave(self, relays: Sequence[HeldRelay]) -> None:
+        now_s = self._now_s()
+        self._resting_until_s = {peer: until_s for peer, until_s in self._resting_until_s.items() if until_s > now_s}
         for relay in relays:
             self._asked.pop(relay).cancel()
-            self._resting_until_s[relay.candidate.peer_id] = self._now_s() + RESTING_S
+            self._resting_until_s[relay.candidate.peer_id] = now_s + RESTING_S
         if any(relay.reservation is not None for relay in relays):
             self._changed()
 

@@ -12,7 +12,7 @@ import pytest
 from p2pnet.cli.options import Device, Dtype
 from p2pnet.cli.serve.config import ServeConfig, config_of
 from p2pnet.cli.serve.flags import ServeFlags
-from p2pnet.config import DEFAULT_LISTEN, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
+from p2pnet.config import DEFAULT_LISTEN, VOLUNTEERS_RELAY, GuardConfig, ModelConfig, NetworkConfig, WorkerConfig
 from p2pnet.errors import UsageError
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.checkpoints.quantization import WantedQuantization
@@ -190,5 +190,9 @@ def test_its_network(tmp_path: Path) -> None:
     config = config_of(flags(listen=[LISTEN], announce=[LISTEN], behind_nat=True, no_relay=True))
     key, book = tmp_path / "worker.key", tmp_path / "worker.peers.json"
     assert config.network(key) == NetworkConfig(
-        key, (LISTEN,), (LISTEN,), (PEER,), address_book=book, is_behind_nat=True, relays_for_others=False
+        *(key, (LISTEN,), (LISTEN,), (PEER,)),
+        address_book=book,
+        is_behind_nat=True,
+        relays_for_others=False,
+        relay=VOLUNTEERS_RELAY,
     )
