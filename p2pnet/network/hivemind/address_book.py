@@ -40,7 +40,7 @@ class AddressBook:
         self._written: frozenset[str] = frozenset()
 
     def read(self) -> list[str]:
-        """The addresses that were kept of this network, most useful first; none where the file makes no sense."""
+        """The addresses that were kept of this network; none where the file makes no sense."""
         with contextlib.suppress(FileNotFoundError):
             try:
                 with self._path.open("rb") as file:

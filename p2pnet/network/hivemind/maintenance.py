@@ -50,7 +50,7 @@ class Maintenance:
     def start(self) -> None:
         """Begin with it, in a network that has been joined."""
         work = (self._supervise, self._look_after, self._bounds.run)
-        self._tasks = [asyncio.create_task(_kept_up(each)) for each in work]
+        self._tasks = [asyncio.create_task(kept_up(each)) for each in work]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -99,7 +99,7 @@ class Maintenance:
                 logger.debug("p2pd did not answer: %s", error)
 
 
-async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
+async def kept_up(work: Callable[[], Awaitable[None]]) -> None:
     """Do it for ever: whatever it raises, the peer needs it as before."""
     while True:
         try:

@@ -20,7 +20,7 @@ from p2pnet.network.dht.serving import CallServer
 from p2pnet.network.dial_addresses import Scope, scope_of_network
 from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
-from p2pnet.network.hivemind.maintenance import Maintenance
+from p2pnet.network.hivemind.maintenance import Maintenance, kept_up
 from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
 from p2pnet.network.hivemind.reaching import Reaching
@@ -91,7 +91,7 @@ class HivemindNetwork:
             await self._p2pd.keep_ports()
             await self._record_addresses.look()
             await self._joiner.join()
-            self._reach_task = asyncio.create_task(self._reaching.run())
+            self._reach_task = asyncio.create_task(kept_up(self._reaching.run))
             if not await self._reaching.own.settled():
                 logger.warning("nobody can reach this peer yet: it cannot be dialled, and no peer relays for it")
             await self._record_addresses.look()

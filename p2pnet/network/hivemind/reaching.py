@@ -60,6 +60,8 @@ class Reaching:
         self._rng = random.Random()
         self._own_changed = changed
         self._visible: tuple[str, ...] = ()
+        self._hosts = frozenset[str]()
+        """This machine's own addresses among those that were visible last."""
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
@@ -73,10 +75,15 @@ class Reaching:
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment."""
         visible = await self._p2pd.addresses()
-        if self._visible and hosts_of(visible) != hosts_of(self._visible):
-            self._own.note_moved()
-        self._visible = visible
+        if visible != self._visible:
+            self._look_at_hosts(visible)
         return self._own.addresses(visible)
+
+    def _look_at_hosts(self, visible: tuple[str, ...]) -> None:
+        """p2pd sees itself at other addresses than before."""
+        hosts_before, self._visible, self._hosts = self._hosts, visible, hosts_of(visible)
+        if hosts_before and self._hosts != hosts_before:
+            self._own.note_moved()
 
     async def run(self) -> None:
         """Keep it reachable, until it is cancelled."""

@@ -35,6 +35,7 @@ FIRST_PAUSE_S = 0.3
 MAX_PAUSE_S = 2.0
 """Before a relay that is gone is knocked at again: it is found soon after it is back."""
 
+FIRST_REFUSED_PAUSE_S = 2.0
 MAX_REFUSED_PAUSE_S = 60.0
 """Before one that is there and gives no place is asked again: it doubles each time."""
 
@@ -96,7 +97,7 @@ class HeldRelay:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        pause_s, refused_pause_s = FIRST_PAUSE_S, 2.0
+        pause_s, refused_pause_s = FIRST_PAUSE_S, FIRST_REFUSED_PAUSE_S
         while True:
             try:
                 await self._hold()
@@ -105,9 +106,11 @@ class HeldRelay:
                 logger.debug("%s gives us no place", self.candidate.peer_id)
             except LOST as error:
                 logger.debug("no place at %s: %s", self.candidate.peer_id, error)
+            except Exception:  # whatever it was: a place that nobody holds any more must not be announced
+                logger.exception("holding a place at %s was interrupted", self.candidate.peer_id)
             if self._note_lost():
                 logger.info("the relay %s is lost; looking for it", self.candidate.peer_id)
-                pause_s, refused_pause_s = FIRST_PAUSE_S, 2.0
+                pause_s, refused_pause_s = FIRST_PAUSE_S, FIRST_REFUSED_PAUSE_S
             if self.is_refused:
                 await self._pause(refused_pause_s)
                 refused_pause_s = min(MAX_REFUSED_PAUSE_S, 2 * refused_pause_s)

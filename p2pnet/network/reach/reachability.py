@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
@@ -78,18 +77,14 @@ class Reachability:
         changed: Callable[[], None],
         fixed: Reach | None = None,
         rng: random.Random | None = None,
-        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
         self._peers = peers
         self._changed = changed
         self._is_fixed = fixed is not None
         self._rng = rng or random.Random()
-        self._now_s = now_s
         self._doubted = asyncio.Event()
         self.reach = fixed or Reach.UNKNOWN
-        self.since_s = now_s()
-        """Since when it is so, on the clock that was given."""
         self.addresses: tuple[str, ...] = ()
         """Where others have dialled us, without our id."""
 
@@ -131,7 +126,6 @@ class Reachability:
         if (reach, addresses) == (self.reach, self.addresses):
             return
         if reach is not self.reach:
-            self.since_s = self._now_s()
             logger.info("%s", SAYS[reach])
         self.reach, self.addresses = reach, addresses
         self._changed()

@@ -25,7 +25,7 @@ GIVEN_UP_S = 20.0
 """A relay that has given no place for so long makes room for another candidate. It may be asked again later."""
 
 RESTING_S = 60.0
-"""Who was given up is asked again after this, or at once when there is nobody else."""
+"""Who was left alone is asked again after this."""
 
 LOOK_S = 0.5
 
@@ -59,7 +59,7 @@ class Relays:
         self._asked: dict[HeldRelay, asyncio.Task[None]] = {}
         self._resting_until_s: dict[str, float] = {}
         self.are_wanted = False
-        """Whether there are to be any. Without, those that there are stay until they are lost."""
+        """Whether there are to be any. Where not, those that there are are left."""
 
     @property
     def held(self) -> list[HeldRelay]:
@@ -100,10 +100,10 @@ class Relays:
             # Those that are lost, or were never had, have been replaced.
             self._leave([*held[PLACES:], *others])
             return
-        if self._fresh(now_s):
+        fresh = self._fresh(now_s)
+        if fresh:
             self._leave([each for each in others if each.lost_s is not None and now_s - each.lost_s > GIVEN_UP_S])
-        room = ASKED_AT_ONCE - len(self._asked)
-        for candidate in self._fresh(now_s)[: max(0, room)]:
+        for candidate in fresh[: max(0, ASKED_AT_ONCE - len(self._asked))]:
             relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
             self._asked[relay] = asyncio.create_task(relay.run())
 

@@ -9,6 +9,7 @@ import base58
 import pytest
 
 from p2pnet.network.libp2p.delimited import MAX_REPLY_BYTES
+from p2pnet.network.libp2p.protobuf import varint
 from p2pnet.network.libp2p.relay import MAX_RELAY_ADDRESSES, GrantedLimits, Reservation, leads_to, reserve
 from tests.stories import peer
 
@@ -38,14 +39,6 @@ def hop_status(limit: bytes) -> bytes:
     """HopMessage: type (1) STATUS, limit (4), status (5) OK; its length before it."""
     body = bytes([0x08, 0x02, 0x22, len(limit)]) + limit + bytes([0x28, 0x64])
     return bytes([len(body)]) + body
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
 
 
 LIMITED = hop_status(b"\x08" + varint(120) + b"\x10" + varint(128 << 10))

@@ -28,6 +28,8 @@ class Relay:
     is_there: bool = True
     is_full: bool = False
     is_mute: bool = False
+    breaks: bool = False
+    """Whether asking it raises what nobody expects."""
     asked: int = 0
     hung_up: int = 0
     streams: list[RelayStream] = field(default_factory=list)
@@ -58,6 +60,8 @@ class RelayStream:
         return await self._answers.get()
 
     async def write(self, data: bytes) -> None:
+        if self._relay.breaks:
+            raise RuntimeError("this was not thought of")
         if not self._relay.is_there:
             raise PeerLost("gone")
         if self._protocol == PING_PROTOCOL:

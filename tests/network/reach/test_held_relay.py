@@ -76,3 +76,14 @@ async def test_a_connection_that_is_dead_and_passes_for_alive_is_hung_up_on() ->
         assert (relay.hung_up, one.reservation) == (1, None)
         relay.is_mute = False
         assert await world.passes(10, lambda: one.reservation is not None) < 3
+
+
+async def test_whatever_goes_wrong_a_place_that_is_not_held_is_none_and_is_asked_for_again() -> None:
+    relay = Relay("a")
+    async with held(relay) as (world, one):
+        await world.passes(5)
+        relay.breaks = True
+        await world.passes(5)
+        assert one.reservation is None
+        relay.breaks = False
+        assert await world.passes(10, lambda: one.reservation is not None) < 3

@@ -63,9 +63,7 @@ class Told:
         self.changes = 0
         self.hold = asyncio.Event()
         self.held: set[str] = set()
-        self.reachability = Reachability(
-            self._look, lambda: list(self.says), self._note, fixed, random.Random(1), now_s=lambda: 0.0
-        )
+        self.reachability = Reachability(self._look, lambda: list(self.says), self._note, fixed, random.Random(1))
 
     async def _look(self, peer_id: str) -> Sight:
         self.asked.append(peer_id)
