@@ -18,7 +18,7 @@ from p2pnet.network.multiaddrs import is_relayed, peer_id_of
 
 logger = logging.getLogger(__name__)
 
-MAX_ADDRESSES = 64
+MAX_KNOWN_ADDRESSES = 64
 """Some thirty peers: of those that are there for days a few are left after weeks."""
 
 MAX_BYTES = 1 << 16
@@ -46,14 +46,14 @@ class AddressBook:
                 with self._path.open("rb") as file:
                     content = msgspec.json.decode(file.read(MAX_BYTES), type=_Content)
                 if not self._named.isdisjoint(content.joined_through):
-                    return [address for address in content.addresses[:MAX_ADDRESSES] if peer_id_of(address)]
+                    return [address for address in content.addresses[:MAX_KNOWN_ADDRESSES] if peer_id_of(address)]
             except (OSError, ValueError) as error:
                 logger.warning("%s is not read, and will be written anew: %s", self._path, error)
         return []
 
     def write(self, addresses: Collection[str]) -> None:
         """Keep these, unless they are those that were kept last. Never raises: it can be done without."""
-        kept = [address for address in addresses if not is_relayed(address)][:MAX_ADDRESSES]
+        kept = [address for address in addresses if not is_relayed(address)][:MAX_KNOWN_ADDRESSES]
         if not kept or not self._named or self._written == frozenset(kept):
             return
         content = msgspec.json.encode(_Content(tuple(sorted(self._named)), tuple(kept)))

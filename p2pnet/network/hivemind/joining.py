@@ -16,7 +16,7 @@ from p2pnet.errors import JoinError, PeerUnreachable
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.asking import CALL_ERRORS
 from p2pnet.network.dht.node import DhtNode
-from p2pnet.network.hivemind.address_book import MAX_ADDRESSES, AddressBook
+from p2pnet.network.hivemind.address_book import MAX_KNOWN_ADDRESSES, AddressBook
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, full_addresses, reason
 from p2pnet.network.interface import Clock, Meeting
 from p2pnet.network.multiaddrs import peer_id_of
@@ -88,7 +88,9 @@ class Joiner:
         """Write down where other nodes can be dialled."""
         if self._book is not None:
             dialled = (node for node in self._dht.contacts() if node.addresses)
-            nodes = nsmallest(MAX_ADDRESSES, dialled, key=lambda node: node.node_id)  # as long as they stay, the same
+            nodes = nsmallest(
+                MAX_KNOWN_ADDRESSES, dialled, key=lambda node: node.node_id
+            )  # as long as they stay, the same
             self._book.write([address for node in nodes for address in node.full_addresses()[:ADDRESSES_KEPT]])
 
     async def remember_neighbours(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.network.hivemind.address_book import MAX_ADDRESSES, AddressBook
+from p2pnet.network.hivemind.address_book import MAX_KNOWN_ADDRESSES, AddressBook
 from tests.stories import peer
 
 BOOTSTRAP, OTHER = (f"/ip4/11.0.0.{n}/tcp/31337/p2p/{peer(name).peer_id}" for n, name in ((1, "boot"), (2, "other")))
@@ -34,7 +34,7 @@ def test_addresses_of_another_network_are_not_used(tmp_path: Path) -> None:
 def test_it_is_bounded_and_holds_no_circuits(tmp_path: Path) -> None:
     book = AddressBook(tmp_path / "book", [BOOTSTRAP])
     book.write([f"{BOOTSTRAP}/p2p-circuit/p2p/{peer('hidden').peer_id}", *KNOWN])
-    assert book.read() == KNOWN[:MAX_ADDRESSES]
+    assert book.read() == KNOWN[:MAX_KNOWN_ADDRESSES]
 
 
 def test_nothing_is_forgotten_while_nobody_is_known(tmp_path: Path) -> None:
