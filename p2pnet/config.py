@@ -20,12 +20,34 @@ class RelayLimits:
     data_bytes: int = 4 << 30
     """Per direction and circuit. A token is under 100 bytes on the wire, so this is days of answers."""
     duration_s: int = 6 * 3600
+    """Of a circuit. Whoever still needs it makes another one."""
     max_circuits: int = 1024
-    """Open circuits to one peer: each gateway that uses it holds one."""
+    """At the same time: one for each pair of a gateway and a worker. An idle one costs some 150 kB. With more, those of
+    the peers and addresses that have most end."""
+    max_circuits_from_an_address: int = 256
+    """An IPv4 /24 or an IPv6 /48: a gateway with as many workers behind NAT."""
+    max_circuits_to_a_peer: int = 256
+    """Each gateway that uses it holds one."""
+    circuits_per_minute: int = 1200
+    """Asked for from one address, and a sixth of that at once: a gateway that starts connects to all workers. Each
+    costs the peer that is asked for a stream."""
+    bytes_per_s: int = 64 << 20
+    """Of all circuits together, both ways: half of what a line of a gigabit carries in and out again."""
+    bytes_per_s_of_an_address: int = 16 << 20
+    """Of all circuits that were asked for from there: thousands of answers at once."""
 
 
-VOLUNTEERS_RELAY = RelayLimits(data_bytes=1 << 30, duration_s=2 * 3600, max_circuits=128)
-"""What a worker with a public address gives: enough for a day of answers, and not for films."""
+VOLUNTEERS_RELAY = RelayLimits(
+    data_bytes=1 << 30,
+    duration_s=2 * 3600,
+    max_circuits=128,
+    max_circuits_from_an_address=32,
+    max_circuits_to_a_peer=64,
+    circuits_per_minute=240,
+    bytes_per_s=4 << 20,
+    bytes_per_s_of_an_address=1 << 20,
+)
+"""What a worker that others can dial gives: enough for a day of answers, and not for films."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class NetworkConfig:
     is_behind_nat: bool | None = None
     """Whether nobody can dial it: then it has places at relays, and stores no one else's keys. None: it finds out."""
     relays_for_others: bool = True
-    """Whether peers behind NAT may be reached through it, where it has a public address itself."""
+    """Whether peers behind NAT may be reached through it, where others can dial it itself."""
     is_client: bool = False
     """Takes part only to read: stores nothing for others (a gateway on a laptop, a CLI command)."""
     asks_router: bool | None = None

@@ -20,7 +20,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.network.libp2p": "errors network",
     "p2pnet.network.dht": "errors rate_limit network network.libp2p",
     "p2pnet.network.reach": "errors network network.libp2p",
-    "p2pnet.network.hivemind": "errors config identity network network.libp2p network.dht network.reach",
+    "p2pnet.network.relaying": "errors config rate_limit network network.libp2p",
+    "p2pnet.network.hivemind": (
+        "errors config identity network network.libp2p network.dht network.reach network.relaying"
+    ),
     "p2pnet.records": "errors messages identity network",
     "p2pnet.features": "errors messages",
     "p2pnet.wire": "errors messages status_messages",

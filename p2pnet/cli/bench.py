@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pnet.cli import options
+from p2pnet.display.sizes import size
 from p2pnet.worker.checkpoints.quantization import WantedQuantization
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ def show(report: Report, console: Console) -> None:
             _rate(figures.prefill_tokens_per_s),
         )
     console.print(table)
-    on_gpu = "" if peak.gpu_bytes is None else f", and of the GPU's {_size(peak.gpu_bytes)}"
-    console.print(f"Memory at most: {_size(peak.process_bytes)}{on_gpu}")
+    on_gpu = "" if peak.gpu_bytes is None else f", and of the GPU's {size(peak.gpu_bytes)}"
+    console.print(f"Memory at most: {size(peak.process_bytes)}{on_gpu}")
     console.print(summary(report.figures))
 
 
@@ -208,7 +209,3 @@ def _rate(per_s: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

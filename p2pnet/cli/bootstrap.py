@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from p2pnet.cli import options
+
+if TYPE_CHECKING:
+    from p2pnet.network.interface import Relayed
+
+logger = logging.getLogger(__name__)
+
+TOLD_EVERY_S = 600.0
+"""How often a bootstrap says what it has relayed: enough to see traffic grow within a day."""
 
 
 def bootstrap(
@@ -40,9 +51,25 @@ def bootstrap(
         @asynccontextmanager
         async def service() -> AsyncIterator[Ready]:
             peer = await Peer.join(config)
+            telling = asyncio.create_task(tell_relayed(lambda: peer.network.relayed))
             try:
                 yield Ready(peer.identity.peer_id, await peer.join_addresses())
             finally:
+                telling.cancel()
                 await peer.close()
 
         run_service(service, ready_file, "The bootstrap is ready.")
+
+
+async def tell_relayed(
+    relayed: Callable[[], Relayed], pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Log now and then what was relayed, when that was anything."""
+    from p2pnet.worker.observability.panel import relaying
+
+    told_bytes = 0
+    while True:
+        await pause(TOLD_EVERY_S)
+        if (now := relayed()).bytes > told_bytes:
+            logger.info("relaying: %s", relaying(now))
+            told_bytes = now.bytes

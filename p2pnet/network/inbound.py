@@ -60,5 +60,5 @@ class InboundStreams:
 
     def _newest_of_the_most(self) -> InboundStream:
         group = max(self._sizes, key=self._sizes.__getitem__)
-        streams = max(self._by_group[group].values(), key=len)
+        streams = max(reversed(self._by_group[group].values()), key=len)  # of equals the last peer that came
         return next(reversed(streams))

@@ -80,6 +80,19 @@ class Meeting:
     clock_ahead_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Relayed:
+    """What a peer does for others as a relay now, and has done since it was started: bytes in both directions."""
+
+    places: int = 0
+    circuits: int = 0
+    circuits_made: int = 0
+    bytes: int = 0
+
+
+NOTHING_RELAYED = Relayed()
+
+
 class Network(Protocol):
     """One peer's view of libp2p and the DHT."""
 
@@ -103,6 +116,10 @@ class Network(Protocol):
     @property
     def is_direct(self) -> bool:
         """Whether others can dial this peer, so that they can join through it."""
+
+    @property
+    def relayed(self) -> Relayed:
+        """What this peer relays for others."""
 
     async def record_addresses(self) -> tuple[str, ...]:
         """Those of them that a record names: IP addresses, few, and none that other peers of this network do not

@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 
 from p2pnet.errors import PeerLost, PeerUnreachable
 from p2pnet.network.clock_watch import IN_TIME
-from p2pnet.network.interface import Entry, Findings, Meeting, StoredValue, Stream, StreamHandler, Validator, key_id
+from p2pnet.network.interface import (
+    NOTHING_RELAYED,
+    Entry,
+    Findings,
+    Meeting,
+    Relayed,
+    StoredValue,
+    Stream,
+    StreamHandler,
+    Validator,
+    key_id,
+)
 from p2pnet.network.multiaddrs import peer_id_of
 
 WINDOW_BYTES = 1 << 18
@@ -92,6 +103,10 @@ class MemoryNetwork:
     @property
     def is_direct(self) -> bool:
         return True
+
+    @property
+    def relayed(self) -> Relayed:
+        return NOTHING_RELAYED
 
     async def record_addresses(self) -> tuple[str, ...]:
         """Nothing is dialled here: records need one of their usual form."""

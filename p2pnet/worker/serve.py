@@ -98,6 +98,7 @@ class Worker:
             self._generate.is_draining,
             self._network.open_streams,
             self._network.clock,
+            self._network.relayed,
         )
 
     async def stop(self) -> None:

@@ -106,7 +106,7 @@ class ServeFlags:
         typer.Option(
             "--no-relay",
             envvar="P2PNET_NO_RELAY",
-            help="Do not relay for peers behind NAT, also where this machine has a public address.",
+            help="Do not relay for peers behind NAT, also where others can dial this machine.",
         ),
     ] = False
     max_concurrency: Annotated[

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from p2pnet.config import NetworkConfig
 from p2pnet.network.connections import Connections
 from p2pnet.network.crowd import Connection, Crowd
-from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, is_relay
+from p2pnet.network.hivemind.daemon import is_known_public
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
 from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.multiaddrs import is_relayed
+from p2pnet.network.relaying.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +52,22 @@ class Bounds:
     """Looks twice a second, for as long as `run` runs."""
 
     def __init__(
-        self, p2pd: P2pd, streams: Streams, connections: Connections, returned: ReturnedPeers, config: NetworkConfig
+        self,
+        p2pd: P2pd,
+        streams: Streams,
+        connections: Connections,
+        returned: ReturnedPeers,
+        relay: Relay,
+        config: NetworkConfig,
     ) -> None:
         self._p2pd = p2pd
         self._streams = streams
         self._connections = connections
         self._max_bytes = config.max_p2pd_bytes
-        self._strained_bytes = (STRAINED_RELAY if is_relay(config) else STRAINED) * config.max_p2pd_bytes
+        self._strained_bytes = (STRAINED_RELAY if is_known_public(config) else STRAINED) * config.max_p2pd_bytes
         self._crowd = Crowd(config.max_connections)
         self._returned = returned
+        self._relay = relay
         self._relayed_since_s: dict[str, float] = {}
         self._ended_s = float("-inf")
         self._relieved_s = float("-inf")
@@ -84,6 +93,7 @@ class Bounds:
             return
         connections = await self._p2pd.connections()
         self._returned.look(connections)
+        self._relay.look({connection.peer_id for connection in connections})
         crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
         if crowd:
             logger.warning("parting from %d peers: there are %d connections", len(crowd), len(connections))

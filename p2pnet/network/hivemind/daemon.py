@@ -11,13 +11,17 @@ import importlib.util
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
+from p2pnet.network.dial_addresses import Scope, scope_of_text
 from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.socket_folder import SocketFolder
-from p2pnet.network.multiaddrs import is_loopback
+from p2pnet.network.multiaddrs import is_loopback, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +39,6 @@ TRIMMED_FACTOR = 2
 """With so many times the connections that are allowed p2pd itself parts from peers that have been there for two
 minutes, whoever they are. Its own defaults, 256 and 512, would have newcomers push out those who are served."""
 
-RELAY_BUFFER_BYTES = 1 << 14
-"""For each direction of a circuit. p2pd's default is 16 MiB: a thousand idle circuits took 580 MB, with this they take
-34 MB, and one circuit is as fast: 600 MB/s on loopback against 230."""
-
-UNCOUNTED_RESERVATIONS = 1 << 30
-"""p2pd counts a reservation for an hour also when its peer has gone, so a thousand identities that come and go would
-use up any smaller number; and whatever the number, one address may have all of them. We count connections instead: see
-`crowd`. A reservation ends with its connection, and costs 7 kB until it is forgotten."""
-
 COLLECTED_ABOVE_BYTES = 96 << 20
 RELAY_COLLECTED_ABOVE_BYTES = 192 << 20
 """Above this p2pd's Go collects garbage eagerly, and gives it back to the system. What is in use stays below it: 1,500
@@ -59,7 +54,7 @@ class Daemon:
         self._log_task = asyncio.create_task(self._log_output())
 
     @classmethod
-    async def start(cls, config: NetworkConfig, listen: tuple[str, ...], is_relay: bool) -> Daemon:
+    async def start(cls, config: NetworkConfig, listen: tuple[str, ...]) -> Daemon:
         """Start p2pd and wait until it serves its control socket. Raises DaemonFailed."""
         raise_file_limit()
         folder = SocketFolder.make()
@@ -67,13 +62,13 @@ class Daemon:
         try:
             process = await asyncio.create_subprocess_exec(
                 str(binary()),
-                *flags(config, listen, is_relay, folder.path),
+                *flags(config, listen, folder.path),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 stdin=asyncio.subprocess.DEVNULL,
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C in the terminal must reach us first: records are withdrawn through it
-                env=environment(config, is_relay),
+                env=environment(config),
             )
             async with asyncio.timeout(config.start_timeout_s):
                 await _wait_until_ready(process)
@@ -147,7 +142,7 @@ def binary() -> Path:
     return Path(spec.origin).parent / "hivemind_cli" / "p2pd"
 
 
-def flags(config: NetworkConfig, listen: tuple[str, ...], is_relay: bool, folder: Path) -> list[str]:
+def flags(config: NetworkConfig, listen: tuple[str, ...], folder: Path) -> list[str]:
     """p2pd's command line for this kind of peer. No -dhtServer: its own Kademlia stores whatever strangers send it, and
     `network/dht` passes addresses on itself."""
     chosen: dict[str, str | int] = {
@@ -165,7 +160,7 @@ def flags(config: NetworkConfig, listen: tuple[str, ...], is_relay: bool, folder
     }
     if config.announce:
         chosen["announceAddrs"] = ",".join(config.announce)
-    chosen |= _reachability_flags(config, is_relay)
+    chosen |= _reachability_flags(config)
     return [f"-{name}={value}" for name, value in chosen.items()]
 
 
@@ -173,41 +168,36 @@ def _asks_router(config: NetworkConfig) -> bool:
     return not config.is_client if config.asks_router is None else config.asks_router
 
 
-def environment(config: NetworkConfig, is_relay: bool) -> dict[str, str]:
-    """p2pd's environment: quiet, frugal, and for a relay with one thread.
-
-    p2pd starts two relay services, ours and one with libp2p's limits, and the later one stays. With one thread that
-    nothing interrupts ours is the later one nearly always: 20 of 20 starts, against 1 of 12. `relay_start` makes sure.
-    """
-    quiet = {"GOLOG_LOG_LEVEL": "error"}
-    collected_above = RELAY_COLLECTED_ABOVE_BYTES if is_relay else COLLECTED_ABOVE_BYTES
+def environment(config: NetworkConfig) -> dict[str, str]:
+    """p2pd's environment: quiet and frugal."""
+    collected_above = RELAY_COLLECTED_ABOVE_BYTES if is_known_public(config) else COLLECTED_ABOVE_BYTES
     frugal = {"GOMEMLIMIT": str(min(collected_above, config.max_p2pd_bytes // 2))}
-    one_thread = {"GOMAXPROCS": "1", "GODEBUG": "asyncpreemptoff=1"} if is_relay else {}
-    return quiet | frugal | dict(os.environ) | one_thread
+    return {"GOLOG_LOG_LEVEL": "error"} | frugal | dict(os.environ)
 
 
-def _reachability_flags(config: NetworkConfig, is_relay: bool) -> dict[str, str | int]:
-    """All take circuits that come to them: `network/reach` asks relays for places itself, since p2pd leaves a relay
-    that it has lost alone for an hour."""
-    if is_relay:
-        limits = config.relay
-        return {
-            "autonat": 1,
-            "relay": 1,
-            "relayService": 1,
-            # Anything but "public" makes the relay cut circuits at 128 KiB and 120 s, whatever the limits say.
-            "forceReachabilityPublic": 1,
-            "relayDataLimit": limits.data_bytes,
-            "relayTimeLimit": f"{limits.duration_s}s",
-            "relayMaxCircuits": limits.max_circuits,
-            "relayMaxReservations": UNCOUNTED_RESERVATIONS,
-            "relayBufferSize": RELAY_BUFFER_BYTES,
-        }
-    if config.is_client:
-        return {"autonat": 1, "relay": 1, "relayService": 0}
-    # "private": or else p2pd would offer to relay whatever relayService says, and cut circuits at 128 KiB. It punches
-    # holes so, too, once it has been told its address by four peers.
-    return {"autonat": 1, "relay": 1, "relayService": 0, "forceReachabilityPrivate": 1}
+def is_known_public(config: NetworkConfig) -> bool:
+    """Whether others can dial a peer from everywhere, as is known at its start: a bootstrap, a machine with a public
+    address, and who says so."""
+    if config.is_bootstrap or config.is_behind_nat is not None:
+        return config.is_bootstrap or not config.is_behind_nat
+    return not config.is_client and _has_public_address(config.listen)
+
+
+def _has_public_address(listen: Sequence[str]) -> bool:
+    """Whether this machine has one itself, among those listened on."""
+    hosts = {value for name, value in (parts_of(address)[0] for address in listen) if name in ("ip4", "ip6")}
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    heard = own if hosts & {"0.0.0.0", "::"} else hosts
+    return any(scope_of_text(host) is Scope.PUBLIC for host in heard)
+
+
+def _reachability_flags(config: NetworkConfig) -> dict[str, str | int]:
+    """All take circuits that come to them, ask relays for places themselves (`network/reach`), and relay themselves
+    (`network/relaying`). p2pd is told whether it is public, which it would go and find out, since then it answers those
+    who ask to be dialled back; and relays with libp2p's limits, until our own relay has taken its place. One that is
+    told that it is not punches holes, once four peers have told it its address."""
+    reachability = "forceReachabilityPublic" if is_known_public(config) else "forceReachabilityPrivate"
+    return {"autonat": 1, "relay": 1, "relayService": 0, reachability: 1}
 
 
 async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:

@@ -28,7 +28,9 @@ from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
-from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Stream, StreamHandler, Validator
+from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Relayed, Stream, StreamHandler, Validator
+from p2pnet.network.libp2p.relay import HOP_PROTOCOL
+from p2pnet.network.relaying.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class HivemindNetwork:
         self._clock_watch = ClockWatch(self._joiner.other_clocks, now_ms)
         self._watching: asyncio.Task[None]
         self._reach_task: asyncio.Task[None] | None = None
-        self._supervisor = Supervisor(config, self._p2pd, self._dht, self._connections)
+        self._supervisor = Supervisor(self._p2pd, self._dht, self._connections)
         self._reaching = Reaching(
             config,
             scope,
@@ -71,7 +73,15 @@ class HivemindNetwork:
             self._dht,
             changed=lambda: self._maintenance.note_changed(),
         )
-        bounds = Bounds(self._p2pd, self._streams, self._connections, ReturnedPeers(self._reaching), config)
+        self._relay = Relay(
+            config.relay,
+            self._streams.open_for_others,
+            lambda: self._record_addresses.last,
+            may_relay=lambda: self._reaching.own.is_direct,
+        )
+        bounds = Bounds(
+            self._p2pd, self._streams, self._connections, ReturnedPeers(self._reaching), self._relay, config
+        )
         self._maintenance = Maintenance(
             self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses, bounds
         )
@@ -86,6 +96,8 @@ class HivemindNetwork:
         calls = CallServer()
         for protocol, answer in self._answers.items():
             self._p2pd.will_serve(protocol, self._streams.serving_raw(partial(calls.serve, answer=answer)))
+        if config.relays_for_others and not config.is_client:
+            self._p2pd.will_serve(HOP_PROTOCOL, self._streams.serving_raw(self._relay.serve))
         await self._supervisor.start()
         try:
             await self._p2pd.keep_ports()
@@ -110,6 +122,10 @@ class HivemindNetwork:
     @property
     def neighbours(self) -> int:
         return self._dht.neighbours
+
+    @property
+    def relayed(self) -> Relayed:
+        return self._relay.relayed
 
     @property
     def open_streams(self) -> int:

@@ -26,12 +26,11 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pnet.config import NetworkConfig
 from p2pnet.network.crowd import Connection
-from p2pnet.network.dial_addresses import Scope, scope_of_text
 from p2pnet.network.hivemind.daemon import Daemon
 from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
 from p2pnet.network.inbound import MAX_INBOUND_STREAMS, InboundStream, InboundStreams
-from p2pnet.network.multiaddrs import address_group, parts_of, without_peer_id, worth_announcing
+from p2pnet.network.multiaddrs import address_group, without_peer_id, worth_announcing
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class P2pd:
 
     async def start(self) -> None:
         """Start a process and attach to it. Raises DaemonFailed."""
-        self._daemon = await Daemon.start(self._config, self._listen, is_relay(self._config))
+        self._daemon = await Daemon.start(self._config, self._listen)
         try:
             self._p2p = await attach(self._daemon)
         except BaseException:
@@ -203,22 +202,6 @@ class P2pd:
             writer.close()
             raise
         return (reader, writer), response
-
-
-def is_relay(config: NetworkConfig) -> bool:
-    """Whether a peer relays for others: a bootstrap, and whoever is likely to be reached from everywhere."""
-    if config.is_bootstrap:
-        return True
-    may_relay = config.relays_for_others and not config.is_client and not config.is_behind_nat
-    return may_relay and (config.is_behind_nat is False or _has_public_address(config.listen))
-
-
-def _has_public_address(listen: Sequence[str]) -> bool:
-    """Whether this machine has one itself, among those listened on."""
-    hosts = {value for name, value in (parts_of(address)[0] for address in listen) if name in ("ip4", "ip6")}
-    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
-    heard = own if hosts & {"0.0.0.0", "::"} else hosts
-    return any(scope_of_text(host) is Scope.PUBLIC for host in heard)
 
 
 @lru_cache(maxsize=4096)

@@ -46,7 +46,7 @@ InBackground = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 class RawStream:
     """Bytes as they are: for protocols that are not ours. `on_close` is told each time that it is closed. `address` is
-    where the connection of an inbound one comes from."""
+    where the connection of an inbound one comes from; `is_ours` one that we have opened for ourselves."""
 
     def __init__(
         self,
@@ -55,8 +55,10 @@ class RawStream:
         writer: asyncio.StreamWriter,
         on_close: Callable[[RawStream], None],
         address: str = "",
+        is_ours: bool = False,
     ) -> None:
         self.address = address
+        self.is_ours = is_ours
         self._peer_id = peer_id
         self._reader = reader
         self._writer = writer

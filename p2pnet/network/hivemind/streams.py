@@ -54,8 +54,8 @@ class Streams:
         return self._last_used_s.get(peer_id, float("-inf"))
 
     def peers_opened_to(self) -> set[str]:
-        """Those at the other ends of streams that were opened here."""
-        return {stream.peer_id for stream in self._streams if not stream.address}
+        """Those at the other ends of streams that were opened here, for ourselves."""
+        return {stream.peer_id for stream in self._streams if stream.is_ours}
 
     async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream of one of our own protocols. Raises PeerUnreachable."""
@@ -117,13 +117,21 @@ class Streams:
         if self._parting:
             await asyncio.wait(self._parting, timeout=LEAVING_S)
 
-    async def _open_connected(self, peer_id: str, protocol: str) -> RawStream:
+    async def open_for_others(self, peer_id: str, protocol: str) -> RawStream:
+        """Open a stream for somebody who asked for it, over a connection that there is. Raises PeerUnreachable."""
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                return await self._open_connected(peer_id, protocol, is_ours=False)
+        except P2PD_ERRORS as error:
+            raise PeerUnreachable(f"no {protocol} stream to {peer_id}: {reason(error)}") from error
+
+    async def _open_connected(self, peer_id: str, protocol: str, is_ours: bool = True) -> RawStream:
         try:
             reader, writer = await self._open_socket(peer_id, protocol)
         except BaseException:
             self._connections.forget(peer_id)
             raise
-        return self._track(peer_id, reader, writer)
+        return self._track(peer_id, reader, writer, is_ours=is_ours)
 
     def _is_in_use(self, peer_id: str) -> bool:
         """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
@@ -131,9 +139,14 @@ class Streams:
         return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
 
     def _track(
-        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = ""
+        self,
+        peer_id: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        address: str = "",
+        is_ours: bool = False,
     ) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address)
+        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address, is_ours=is_ours)
         self._streams.add(stream)
         self._last_used_s.pop(peer_id, None)
         self._last_used_s[peer_id] = asyncio.get_running_loop().time()

@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from p2pnet.config import NetworkConfig
 from p2pnet.errors import P2PNetError
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
-from p2pnet.network.hivemind.relay_start import start_relay
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +22,14 @@ RESTART_PAUSE_S = (0.1, 0.5, 2.0, 10.0)
 class Supervisor:
     """The one who looks after p2pd. What it knew of others dies with it."""
 
-    def __init__(self, config: NetworkConfig, p2pd: P2pd, dht: DhtNode, connections: Connections) -> None:
-        self._config = config
+    def __init__(self, p2pd: P2pd, dht: DhtNode, connections: Connections) -> None:
         self._p2pd = p2pd
         self._dht = dht
         self._connections = connections
 
     async def start(self) -> None:
         """Start it, with all that is served. Raises DaemonFailed."""
-        await (start_relay(self._p2pd, self._config.relay) if self._config.is_bootstrap else self._p2pd.start())
+        await self._p2pd.start()
         try:
             await self._p2pd.serve_again()
         except BaseException:

@@ -14,22 +14,29 @@ MAX_REPLY_BYTES = 1 << 16
 async def read_message(stream: Stream) -> bytes | None:
     """The first message that comes, without its length. None when the stream ends before it does, when it is too long,
     and when its length makes no sense."""
+    found = await read_message_and_rest(stream)
+    return None if found is None else found[0]
+
+
+async def read_message_and_rest(stream: Stream) -> tuple[bytes, bytes] | None:
+    """The same, and what came behind it."""
     data = b""
     while len(data) < MAX_REPLY_BYTES and (more := await stream.read()):
         data += more
         try:
-            message = _first_message(data)
+            found = _first_message(data)
         except ValueError:
             return None
-        if message is not None:
-            return message
+        if found is not None:
+            return found
     return None
 
 
-def _first_message(data: bytes) -> bytes | None:
-    """The first message in `data`; None when more must come. Raises ValueError when none can."""
+def _first_message(data: bytes) -> tuple[bytes, bytes] | None:
+    """The first message in `data`, and the rest; None when more must come. Raises ValueError when none can."""
     try:
         length, start = read_varint(data, 0)
     except IndexError:  # the length itself is cut off
         return None
-    return data[start : start + length] if len(data) >= start + length else None
+    end = start + length
+    return (data[start:end], data[end:]) if len(data) >= end else None

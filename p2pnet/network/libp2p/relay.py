@@ -5,6 +5,8 @@ Knows nothing of p2pd: it is handed streams. https://github.com/libp2p/specs/blo
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,11 +14,21 @@ import base58
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from p2pnet.errors import PeerLost
 from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.delimited import MAX_REPLY_BYTES, read_message
 from p2pnet.network.libp2p.protobuf import delimited, each_field, field, fields_of
 
 HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
+
+FAREWELL = bytes(16)
+"""What is said last over a stream, by whoever wants the other end to end it by a reset. It makes no sense to any secure
+channel, nor to multistream-select, so a peer that reads it within a circuit closes the connection there. Over QUIC a
+stream that is closed and then reset at once, which is what p2pd makes of our close, is never given back: see
+`hivemind/p2pd_stream`."""
+
+LETTING_GO_S = 3.0
+"""How long the other end may take for that: some round trips over a bad line."""
 
 MAX_RELAY_ADDRESSES = 8
 """Of a relay's own addresses those that are looked at."""
@@ -50,7 +62,7 @@ async def reserve(stream: Stream) -> Reservation | None:
     """Ask for a place over `stream`, which was opened for HOP_PROTOCOL. None when it is refused, or the answer makes no
     sense. Whoever has one keeps it, for longer."""
     await stream.write(delimited(field(_TYPE, _RESERVE)))
-    message = await read_message(stream)
+    message = await _answer(stream)
     try:
         return None if message is None or not _is_granted(message) else _reservation_in(message)
     except (IndexError, ValueError):
@@ -61,11 +73,22 @@ async def leads_to(stream: Stream, peer_id: str) -> bool:
     """Whether the relay at the other end of `stream`, which was opened for HOP_PROTOCOL, has a circuit to a peer. It is
     made, and ends with the stream."""
     await stream.write(delimited(field(_TYPE, _CONNECT) + field(_PEER, field(1, base58.b58decode(peer_id)))))
-    message = await read_message(stream)
+    message = await _answer(stream)
     try:
         return message is not None and _is_granted(message)
     except (IndexError, ValueError):
         return False
+
+
+async def _answer(stream: Stream) -> bytes | None:
+    """Read the answer, and have the relay end the stream."""
+    message = await read_message(stream)
+    with contextlib.suppress(PeerLost, TimeoutError):
+        async with asyncio.timeout(LETTING_GO_S):
+            await stream.write(FAREWELL)
+            while message is not None and await stream.read():
+                await stream.write(FAREWELL)
+    return message
 
 
 def _is_granted(message: bytes) -> bool:

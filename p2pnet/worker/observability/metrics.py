@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 
 from p2pnet.messages import Finished
+from p2pnet.network.interface import Relayed
 from p2pnet.worker.observability.observer import Observer, Standing
 
 PREFIX = "p2pnet_worker_"
@@ -69,6 +70,14 @@ class WorkerMetrics(Observer):
             "p2pnet_clock_ahead_seconds", "How far this clock is ahead of other peers'.", registry=self._registry
         )
         self._tasks = Gauge("p2pnet_asyncio_tasks", "Tasks of the event loop.", registry=self._registry)
+        self._relay_places = Gauge(
+            "p2pnet_relay_places", "Peers that nobody can dial and that have a place here.", registry=self._registry
+        )
+        self._relay_circuits = Gauge("p2pnet_relay_circuits", "Circuits through this peer.", registry=self._registry)
+        self._relayed_bytes = Counter(
+            "p2pnet_relayed_bytes", "Bytes carried for others, in both directions.", registry=self._registry
+        )
+        self._relayed_before = 0
         ProcessCollector(registry=self._registry)
 
     def watch(self, standing: Callable[[], Standing]) -> None:
@@ -114,8 +123,15 @@ class WorkerMetrics(Observer):
         self._streams.set(standing.streams)
         self._clock.set(standing.clock.ahead_s)
         self._tasks.set(len(asyncio.all_tasks()))
+        self._note_relayed(standing.relayed)
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def _note_relayed(self, relayed: Relayed) -> None:
+        self._relay_places.set(relayed.places)
+        self._relay_circuits.set(relayed.circuits)
+        self._relayed_bytes.inc(relayed.bytes - self._relayed_before)
+        self._relayed_before = relayed.bytes
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, says, (MODEL, *labels), registry=self._registry)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from p2pnet.messages import Finished
 from p2pnet.network.clock_watch import IN_TIME, ClockState
+from p2pnet.network.interface import NOTHING_RELAYED, Relayed
 from p2pnet.records import ModelCard
 from p2pnet.status_messages import Status
 
@@ -19,7 +20,7 @@ NOT_BEGUN = Status(is_serving=False)
 @dataclass(frozen=True)
 class Standing:
     """How a worker is at one moment. `gateways` share it now, over so many `streams`. `owner` says whether its owner
-    lets it serve, or has paused it and why. `clock` is this machine's."""
+    lets it serve, or has paused it and why. `clock` is this machine's, `relayed` what it does for other peers."""
 
     status: Status = NOT_BEGUN
     gateways: int = 0
@@ -28,6 +29,7 @@ class Standing:
     is_stopping: bool = False
     streams: int = 0
     clock: ClockState = IN_TIME
+    relayed: Relayed = NOTHING_RELAYED
 
 
 class Observer:

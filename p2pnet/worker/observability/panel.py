@@ -12,8 +12,10 @@ from enum import Enum, auto
 
 from p2pnet.display.durations import duration
 from p2pnet.display.printable import printable, short_id
+from p2pnet.display.sizes import size
 from p2pnet.messages import Load
 from p2pnet.network.clock_watch import FIX
+from p2pnet.network.interface import Relayed
 from p2pnet.network.multiaddrs import is_loopback, is_private, is_relayed, relay_of
 from p2pnet.records import ModelCard
 from p2pnet.worker.observability.observer import Standing
@@ -71,6 +73,8 @@ def lines(view: View) -> tuple[Line, ...]:
         Line("requests", f"{load.running} running, {load.queued} waiting, {given.requests:,} answered"),
         Line("tokens", f"{given.tokens:,} given, {_rate(given.tokens_per_s)}"),
     )
+    if standing.relayed.places or standing.relayed.bytes:
+        top = (*top, Line("relaying", relaying(standing.relayed)))
     if standing.clock.is_off:
         top = (*top, Line("clock", f"{standing.clock.says}: {FIX}", Tone.WARNING))
     if view.warned is None:
@@ -85,6 +89,12 @@ def summary(view: View) -> str:
         f"Answered {_count(given.requests, 'request')} with {_count(given.tokens, 'token')} "
         f"in {duration(view.uptime_s)}."
     )
+
+
+def relaying(relayed: Relayed) -> str:
+    """What a peer does for others as a relay."""
+    circuits, places = _count(relayed.circuits, "circuit"), _count(relayed.places, "peer")
+    return f"{circuits} now, for {places} that nobody can dial; {size(relayed.bytes)} carried so far"
 
 
 def reach_of(addresses: Sequence[str]) -> str:

@@ -28,12 +28,17 @@ class Site:
         self.last_addresses: tuple[str, ...] = ()
         self.opened_to: set[str] = set()
         self.asked: list[str] = []
+        self.connected: set[str] = set()
         part = cast(Any, self)
         config = NetworkConfig(Path("key"), max_p2pd_bytes=BOUND, max_connections=CROWDED)
-        self.bounds = Bounds(part, part, part, ReturnedPeers(part), config)
+        self.bounds = Bounds(part, part, part, ReturnedPeers(part), part, config)
 
     def memory_bytes(self) -> int:
         return self.bytes
+
+    def look(self, connected: set[str]) -> None:
+        """As the relay is told of it."""
+        self.connected = connected
 
     def kill(self) -> None:
         self.asked.append("kill")
@@ -57,6 +62,12 @@ class Site:
 @pytest.fixture
 def site() -> Site:
     return Site()
+
+
+async def test_the_relay_is_told_who_is_connected(site: Site) -> None:
+    site.list = [Connection("a", CIRCUIT), Connection("b", "/ip4/203.0.113.2/tcp/1")]
+    await site.bounds.look(0)
+    assert site.connected == {"a", "b"}
 
 
 async def test_a_p2pd_over_its_bound_is_ended(site: Site) -> None:

@@ -84,7 +84,7 @@ async def test_a_p2pd_is_started_until_it_does_start() -> None:
     """Whatever putting the dead one away raises, and starting the next."""
     peer = Peer(0, stop=[OSError("its socket is gone")], start=[AssertionError()], serve_again=[])
     part = cast(Any, peer)
-    supervisor = Supervisor(NetworkConfig(Path("key")), part, part, part)
+    supervisor = Supervisor(part, part, part)
     async with asyncio.timeout(SOON_S):
         await supervisor.revive()
     assert peer.called == ["wait", "stop", "forget_all", "forget_all", "start", "start", "serve_again"]

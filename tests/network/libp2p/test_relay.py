@@ -10,7 +10,7 @@ import pytest
 
 from p2pnet.network.libp2p.delimited import MAX_REPLY_BYTES
 from p2pnet.network.libp2p.protobuf import varint
-from p2pnet.network.libp2p.relay import MAX_RELAY_ADDRESSES, GrantedLimits, Reservation, leads_to, reserve
+from p2pnet.network.libp2p.relay import FAREWELL, MAX_RELAY_ADDRESSES, GrantedLimits, Reservation, leads_to, reserve
 from tests.stories import peer
 
 PEER = peer("worker").peer_id
@@ -62,7 +62,7 @@ GENEROUS = hop_status(b"\x08" + varint(6 * 3600) + b"\x10" + varint(4 << 30))
 async def test_what_a_relay_grants(reply: bytes, expected: GrantedLimits | None) -> None:
     relay = Relay(reply)
     assert await reserve(relay) == (None if expected is None else Reservation(expected))
-    assert relay.received == b"\x02\x08\x00"
+    assert relay.received == b"\x02\x08\x00" + FAREWELL
 
 
 async def test_an_answer_in_single_bytes_is_the_same() -> None:
@@ -118,4 +118,11 @@ async def test_whether_a_relay_leads_to_a_peer(reply: bytes, expected: bool) -> 
     relay = Relay(reply)
     assert await leads_to(relay, PEER) is expected
     packed = base58.b58decode(PEER)
-    assert relay.received == bytes([len(packed) + 6, 0x08, 0x01, 0x12, len(packed) + 2, 0x0A, len(packed)]) + packed
+    question = bytes([len(packed) + 6, 0x08, 0x01, 0x12, len(packed) + 2, 0x0A, len(packed)]) + packed
+    assert relay.received == question + FAREWELL
+
+
+async def test_what_comes_of_a_circuit_is_answered_until_it_ends() -> None:
+    relay = Relay(b"\x04\x08\x02\x28\x64", b"hello", FAREWELL)
+    assert await leads_to(relay, PEER)
+    assert relay.received.endswith(3 * FAREWELL), "so that something is left unread at the relay, whenever it looks"

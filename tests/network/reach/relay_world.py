@@ -11,6 +11,7 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.ping import PING_PROTOCOL
 from p2pnet.network.libp2p.protobuf import delimited
 from p2pnet.network.libp2p.protobuf import field as protobuf_field
+from p2pnet.network.libp2p.relay import FAREWELL
 from p2pnet.network.reach.held_relay import Candidate
 from tests.stories import peer
 
@@ -68,6 +69,9 @@ class RelayStream:
             if not self._relay.is_mute:
                 self._world.now_s += self._relay.round_trip_s
                 self._answers.put_nowait(data)
+            return
+        if data == FAREWELL:
+            self.cut()
             return
         self._relay.asked += 1
         limit = protobuf_field(1, 3600) + protobuf_field(2, self._relay.data_bytes)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 import aiohttp
 import pytest
@@ -27,10 +28,12 @@ from p2pnet.messages import (
     TextPrompt,
     Usage,
 )
+from p2pnet.network.interface import Relayed
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import BackendLoad
 from p2pnet.worker.observability.metrics import WorkerMetrics
 from p2pnet.worker.observability.metrics_server import MetricsServer
+from p2pnet.worker.observability.observer import Standing
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Embedder, Scripted, Step
@@ -129,6 +132,16 @@ async def test_how_busy_it_is() -> None:
         await settle(lambda: site.samples()["p2pnet_streams",] == 0.0)
         assert site.samples()["p2pnet_asyncio_tasks",] < found["p2pnet_asyncio_tasks",]
     assert site.samples()["p2pnet_worker_is_serving",] == 0.0
+
+
+async def test_what_is_relayed_for_others() -> None:
+    site = Site()
+    for bytes_so_far in (1000, 1500):
+        relayed = Relayed(places=2, circuits=1, circuits_made=5, bytes=bytes_so_far)
+        site.metrics.watch(partial(Standing, relayed=relayed))
+        found = site.samples()
+        assert found["p2pnet_relayed_bytes_total",] == bytes_so_far
+        assert (found["p2pnet_relay_places",], found["p2pnet_relay_circuits",]) == (2.0, 1.0)
 
 
 async def test_what_ended_otherwise_is_counted_by_its_code_and_no_stranger_makes_a_label() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from p2pnet.cli.serve.panel import table
 from p2pnet.messages import Finished, Load, Usage
 from p2pnet.network.clock_watch import FIX, ClockState
+from p2pnet.network.interface import Relayed
 from p2pnet.status_messages import Status
 from p2pnet.worker.observability.observer import Observer, Observers, Standing
 from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
@@ -83,6 +84,10 @@ PAUSED = Standing(Status(False, Load(slots=8)), 0, (card("tiny"),), "paused unti
         (
             view(Standing(Status(False, Load(running=1)), models=(card("a"),), is_stopping=True)),
             Line("state", "stopping: 1 request may finish", Tone.WARNING),
+        ),
+        (
+            view(Standing(Status(True), relayed=Relayed(places=2, circuits=1, circuits_made=9, bytes=1_250_000_000))),
+            Line("relaying", "1 circuit now, for 2 peers that nobody can dial; 1.25 GB carried so far"),
         ),
         (view(), Line("requests", "2 running, 1 waiting, 118 answered")),
         (view(), Line("tokens", "14,203 given, 41.3/s now")),
