@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "nat.md"
+WAYS = {"direct": "directly", "punched": "directly, through a hole", "relayed": "through the relay"}
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -28,7 +29,7 @@ def _cells(cells: list[dict[str, Any]]) -> str:
     rows = ["| worker | gateway | bytes go | first token after the worker's start | 10 MB |", "|---|---|---|---|---|"]
     for cell in cells:
         times = f"{cell['first_s']:.1f} s | {cell['took_s']:.1f} s"
-        rows.append(f"| {cell['worker']} | {cell['gateway']} | {cell['way']} | {times} |")
+        rows.append(f"| {cell['worker']} | {cell['gateway']} | {WAYS[cell['way']]} | {times} |")
     return "\n".join(rows)
 
 

@@ -19,7 +19,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "errors network",
     "p2pnet.network.dht": "errors rate_limit network network.libp2p",
-    "p2pnet.network.reach": "errors network network.libp2p",
+    "p2pnet.network.reach": "errors rate_limit network network.libp2p",
     "p2pnet.network.relaying": "errors config rate_limit network network.libp2p",
     "p2pnet.network.hivemind": (
         "errors config identity network network.libp2p network.dht network.reach network.relaying"

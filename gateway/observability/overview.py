@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.failures import failures_of
 from gateway.observability.history import History
-from gateway.observability.mesh import mesh_of, relays_of
+from gateway.observability.mesh import IsDirect, mesh_of, relays_of, way_to
 from gateway.observability.recent import MAX_REQUESTS, RequestQuery, WorkerStatistics
 from gateway.observability.reports import RequestReport
 from gateway.observability.timeline import STEP_S, Series, Span, Timeline
@@ -27,7 +27,6 @@ from gateway.observability.views import (
 )
 from gateway.peers.worker import Worker
 from p2pnet.config import AGENT
-from p2pnet.network.multiaddrs import are_all_relayed
 
 MAX_WORKERS = 200
 """Shown at a glance: more fit on no page. `/p2pnet/v1/workers` lists them all."""
@@ -52,6 +51,7 @@ class OverviewBuilder:
         is_ready: Callable[[], bool],
         running: Callable[[], Iterable[Span]] = tuple,
         clock_ahead_s: Callable[[], float] = float,
+        is_direct: IsDirect = lambda _: None,
     ) -> None:
         self._sources = sources
         self._history = history
@@ -59,6 +59,7 @@ class OverviewBuilder:
         self._is_ready = is_ready
         self._running = running
         self._clock_ahead_s = clock_ahead_s
+        self._is_direct = is_direct
         self._timeline = Timeline()
         self._started_unix_s = sources.unix_s()
         self._made: Overview | None = None
@@ -85,10 +86,13 @@ class OverviewBuilder:
         return Overview(
             gateway=self._gateway(models, unix_s),
             models=[ModelSeen(view, _speed(view.id, page.workers)) for view in models],
-            workers=[_seen(view, known[view.id]) for view in page.workers],
+            workers=[self._seen(view, known[view.id]) for view in page.workers],
             total=page.total,
             mesh=mesh_of(
-                self._location.peer_id, self._location.initial_peers, [known[view.id].record for view in page.workers]
+                self._location.peer_id,
+                self._location.initial_peers,
+                [known[view.id].record for view in page.workers],
+                self._is_direct,
             ),
             series=self._series(unix_s),
             failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
@@ -108,16 +112,16 @@ class OverviewBuilder:
             clock_ahead_s=round(self._clock_ahead_s(), 1),
         )
 
+    def _seen(self, view: WorkerView, worker: Worker) -> WorkerSeen:
+        record = worker.record
+        way = way_to(record, self._is_direct)
+        return WorkerSeen(view, record.name, way, relays_of(record), worker.since_unix_s)
+
     def _series(self, unix_s: float) -> Series:
         """Anew for each whole step only: until then nothing is added."""
         if self._made is not None and unix_s < self._made.series.end_unix_s + STEP_S:
             return self._made.series
         return self._timeline.series(unix_s, self._running())
-
-
-def _seen(view: WorkerView, worker: Worker) -> WorkerSeen:
-    record = worker.record
-    return WorkerSeen(view, record.name, are_all_relayed(record.addresses), relays_of(record), worker.since_unix_s)
 
 
 def _speed(model: str, workers: Iterable[WorkerView]) -> float | None:

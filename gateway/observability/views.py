@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.observability.failures import FailureSeen
-from gateway.observability.mesh import Mesh
+from gateway.observability.mesh import Mesh, Way
 from gateway.observability.recent import Kept, RequestQuery, WorkerStatistics
 from gateway.observability.timeline import Series
 from gateway.observability.watchers import Watchers
@@ -160,7 +160,7 @@ class WorkerSeen:
 
     view: WorkerView
     name: str
-    is_relayed: bool
+    reached: Way
     relays: tuple[str, ...]
     since_unix_s: float | None
 

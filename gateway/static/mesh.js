@@ -24,6 +24,7 @@ const LEGEND = [
 /** @type {[string, string][]} */
 const LINES = [
   ["direct", "direct"],
+  ["punched", "through a hole in NAT"],
   ["relayed", "through a relay"],
   ["joined", "joined through"],
 ];

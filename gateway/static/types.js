@@ -13,14 +13,14 @@
  *   cooldown_s?: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
  *   slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
- *   tokens_per_s: number | null}, reached?: "direct" | "relayed", relays?: string[], since: string | null}} Worker */
+ *   tokens_per_s: number | null}, reached?: "direct" | "punched" | "relayed", relays?: string[], since: string | null}} Worker */
 
 /** @typedef {{workers: Worker[], total: number}} WorkersSection */
 
 /** @typedef {"gateway" | "bootstrap" | "worker"} NodeKind */
 
 /** @typedef {{nodes: {id: string, kind: NodeKind, name: string}[],
- *   links: {from: string, to: string, kind: "direct" | "relayed" | "joined" | "reserved"}[]}} MeshSection */
+ *   links: {from: string, to: string, kind: "direct" | "punched" | "relayed" | "joined" | "reserved"}[]}} MeshSection */
 
 /** @typedef {{requests: number, failures: number, tokens: number, first_token_p50_s: number | null,
  *   first_token_p95_s: number | null}} Point */

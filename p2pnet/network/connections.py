@@ -66,6 +66,7 @@ class Connections:
         self._known: dict[str, tuple[str, ...]] = {}
         self._connected: set[str] = set()
         self._live: frozenset[str] = frozenset()
+        self._live_directly: frozenset[str] = frozenset()
         self._missed: dict[str, None] = {}
         """Peers that were not there when they were last wanted: who dials fails again for a while, once he has failed.
         So it is knocked first."""
@@ -106,6 +107,11 @@ class Connections:
         while len(self._known) > MAX_KNOWN_PEERS:
             del self._known[next(iter(self._known))]
 
+    def is_direct(self, peer_id: str) -> bool | None:
+        """Whether there was a connection to a peer without a relay when they were looked at last; None when there was
+        none at all."""
+        return peer_id in self._live_directly if peer_id in self._live else None
+
     def has_moved(self, peer_id: str, addresses: Iterable[str]) -> bool:
         """Whether none of its addresses is one where it was known to be: it has been started anew, or its machine is in
         another network. A connection to where it was may pass for alive for half a minute more."""
@@ -117,6 +123,7 @@ class Connections:
         again at any time."""
         connected = list(connected)
         self._live = frozenset(peer_id for peer_id, _ in connected)
+        self._live_directly = frozenset(peer_id for peer_id, address in connected if not is_relayed(address))
         for _, address in connected:
             if not is_relayed(address) and (place := place_of(address)) is not None:
                 self._budget.note_there(place, self._now_s())
@@ -134,14 +141,22 @@ class Connections:
             self._dialling[wanted].add_done_callback(lambda _: self._note_dialled(wanted))
         await asyncio.shield(self._dialling[wanted])
 
-    async def hang_up(self, peer_id: str) -> None:
-        """Close all connections to a peer; whoever wants it meanwhile dials it after that."""
+    async def dial_at(self, peer_id: str, addresses: Sequence[str]) -> None:
+        """Dial a peer that was hung up on `for_now` at these full multiaddrs, which have been agreed with it. Raises
+        what dialling raises."""
+        await self._dial(peer_id, addresses)
+        self._connected.add(peer_id)
+
+    async def hang_up(self, peer_id: str, for_now: bool = False) -> None:
+        """Close all connections to a peer; whoever wants it meanwhile dials it after that. `for_now`: it is known to be
+        there."""
         self._connected.discard(peer_id)
         if peer_id not in self._hanging_up:
             task = asyncio.ensure_future(self._hang_up(peer_id))
             self._hanging_up[peer_id] = task
             task.add_done_callback(lambda _: self._hanging_up.pop(peer_id))
-            self._note_missed(peer_id)
+            if not for_now:
+                self._note_missed(peer_id)
         await asyncio.wait({self._hanging_up[peer_id]})
 
     def _fitting(self, addresses: Iterable[str]) -> list[str]:

@@ -117,6 +117,10 @@ class Network(Protocol):
     def is_direct(self) -> bool:
         """Whether others can dial this peer, so that they can join through it."""
 
+    def is_direct_to(self, peer_id: str) -> bool | None:
+        """Whether there is a connection to a peer that no relay carries; None when there is no connection to it. A
+        second old at most."""
+
     @property
     def relayed(self) -> Relayed:
         """What this peer relays for others."""

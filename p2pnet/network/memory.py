@@ -104,6 +104,9 @@ class MemoryNetwork:
     def is_direct(self) -> bool:
         return True
 
+    def is_direct_to(self, peer_id: str) -> bool | None:
+        return None
+
     @property
     def relayed(self) -> Relayed:
         return NOTHING_RELAYED

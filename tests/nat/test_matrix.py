@@ -1,10 +1,12 @@
 """Workers behind every kind of NAT, as a newcomer starts them: without a flag they are served, 10 MB intact.
 
-Each cell says how the bytes went, which is told by what has arrived at the relay's network card.
+Each cell says how the bytes went, which is told by what has arrived at the relay's network card; and the gateway has to
+say the same.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from hashlib import sha256
 
@@ -12,8 +14,8 @@ import pytest
 
 from tests.nat.machines import MODEL, address_at, complete, start_bootstrap, start_gateway, start_worker
 from tests.nat.results import note
-from tests.nat.topology import Nat, Topology
-from tests.processes import Start, wait_until
+from tests.nat.topology import Host, Nat, Topology
+from tests.processes import Process, Start, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,6 +28,10 @@ SERVED_S = 10.0
 
 WORKERS: dict[str, Nat | None] = {"open": None, **{nat.value: nat for nat in Nat}}
 GATEWAYS: dict[str, Nat | None] = {"open": None, "cone": Nat.CONE, "symmetric": Nat.SYMMETRIC}
+HOLES = {("cone", "open"), ("cone", "cone"), ("double", "open"), ("double", "cone"), ("symmetric", "open")}
+"""Where one can be punched: one end is sent to the port that others have seen, or to an open one. A router of these
+lets in nobody else but who was asked at that address and port."""
+
 IN_EACH_RUN = ("worker_cone_gateway_open", "worker_only_443_gateway_cone")
 CELLS = [
     pytest.param(worker, gateway, id=name, marks=[] if name in IN_EACH_RUN else [pytest.mark.deep])
@@ -52,13 +58,20 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
     took_s = time.monotonic() - asked_s
     first_s = answer.first_token_s - worker.started_s
     is_relayed = relay_host.received_bytes() - before > len(text)
-    way = "through the relay" if is_relayed else "directly"
+    way = "relayed" if is_relayed else "direct" if worker_kind == "open" else "punched"
     note("cell", worker=worker_kind, gateway=gateway_kind, way=way, first_s=first_s, took_s=took_s)
     assert answer.is_done
     assert (answer.finish_reason, len(answer.text)) == ("length", len(text))
     assert sha256(answer.text.encode()).hexdigest() == sha256(text.encode()).hexdigest()
     assert first_s <= SERVED_S
-    assert not (is_relayed and worker_kind == "open")
+    assert is_relayed == (worker_kind != "open" and (worker_kind, gateway_kind) not in HOLES)
+    wait_until(lambda: told_by(gateway_host, gateway) == way, f"the gateway says that it is {way}")
+
+
+def told_by(host: Host, gateway: Process) -> str:
+    """How the gateway says that it reaches the worker."""
+    (worker,) = json.loads(host.run("curl", "-s", f"{gateway.ready.http}/p2pnet/v1/overview"))["workers"]["workers"]
+    return str(worker["reached"])
 
 
 def book() -> str:

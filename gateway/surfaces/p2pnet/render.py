@@ -106,7 +106,7 @@ def _worker(seen: WorkerSeen) -> dict[str, Any]:
         "pressure": view.pressure,
         "round_trip_s": None if view.round_trip_s is None else round(view.round_trip_s, 3),
         "measured": view.measured,
-        "reached": "relayed" if seen.is_relayed else "direct",
+        "reached": seen.reached,
         "relays": seen.relays,
         "since": None if seen.since_unix_s is None else _moment(seen.since_unix_s),
     }

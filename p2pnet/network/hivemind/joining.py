@@ -88,9 +88,8 @@ class Joiner:
         """Write down where other nodes can be dialled."""
         if self._book is not None:
             dialled = (node for node in self._dht.contacts() if node.addresses)
-            nodes = nsmallest(
-                MAX_KNOWN_ADDRESSES, dialled, key=lambda node: node.node_id
-            )  # as long as they stay, the same
+            # As long as they stay, the same are kept.
+            nodes = nsmallest(MAX_KNOWN_ADDRESSES, dialled, key=lambda node: node.node_id)
             self._book.write([address for node in nodes for address in node.full_addresses()[:ADDRESSES_KEPT]])
 
     async def remember_neighbours(self) -> None:

@@ -30,6 +30,7 @@ from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
 from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Relayed, Stream, StreamHandler, Validator
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL
+from p2pnet.network.reach.punching import PUNCH_PROTOCOL
 from p2pnet.network.relaying.relay import Relay
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class HivemindNetwork:
             self._p2pd.will_serve(protocol, self._streams.serving_raw(partial(calls.serve, answer=answer)))
         if config.relays_for_others and not config.is_client:
             self._p2pd.will_serve(HOP_PROTOCOL, self._streams.serving_raw(self._relay.serve))
+        self._p2pd.will_serve(PUNCH_PROTOCOL, self._streams.serving_raw(self._reaching.puncher.serve))
         await self._supervisor.start()
         try:
             await self._p2pd.keep_ports()
@@ -122,6 +124,9 @@ class HivemindNetwork:
     @property
     def neighbours(self) -> int:
         return self._dht.neighbours
+
+    def is_direct_to(self, peer_id: str) -> bool | None:
+        return self._connections.is_direct(peer_id)
 
     @property
     def relayed(self) -> Relayed:
@@ -149,6 +154,7 @@ class HivemindNetwork:
         await self._p2pd.serve(protocol, self._streams.serving(handler))
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        await self._reaching.puncher.before_stream(peer_id, addresses)
         return await self._streams.open(peer_id, protocol, addresses)
 
     async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
@@ -175,6 +181,7 @@ class HivemindNetwork:
         await asyncio.gather(self._watching, return_exceptions=True)
         await self._maintenance.stop()
         await self._stop_reaching()
+        await self._reaching.puncher.stop()
         await self._dht.stop()
         await self._streams.wait_parted()
         await self._supervisor.stop()

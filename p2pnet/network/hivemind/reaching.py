@@ -17,14 +17,17 @@ from p2pnet.errors import P2PNetError
 from p2pnet.network.connections import Connections
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.dial_addresses import Scope
-from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd
+from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, reason
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.interface import Stream
+from p2pnet.network.libp2p.autonat import IDENTIFY_PROTOCOL, observed_address
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
 from p2pnet.network.multiaddrs import is_relayed, parts_of, peer_id_of, relay_of
+from p2pnet.network.reach.candidates import Candidates, OwnCandidates
 from p2pnet.network.reach.held_relay import Candidate
 from p2pnet.network.reach.knocking import knock
 from p2pnet.network.reach.own_reach import OwnReach
+from p2pnet.network.reach.punching import Puncher
 from p2pnet.network.reach.reachability import Reach, Reachability
 from p2pnet.network.reach.relays import Relays
 from p2pnet.network.reach.sight import Sight, look
@@ -37,6 +40,10 @@ CIRCUIT_S = 3.0
 
 MAX_CIRCUITS = 4
 """Relays of one peer that are asked so."""
+
+
+OBSERVED_S = 2.0
+"""For a peer to say where it sees us: two round trips."""
 
 
 class Reaching:
@@ -65,6 +72,8 @@ class Reaching:
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
+        self._candidates_of_own = OwnCandidates(p2pd.connections, p2pd.addresses, self._observed)
+        self.puncher = Puncher(self, scope, lambda peer_id: connections.is_direct(peer_id) is True)
         self._apply()
 
     @property
@@ -84,6 +93,7 @@ class Reaching:
         hosts_before, self._visible, self._hosts = self._hosts, visible, hosts_of(visible)
         if hosts_before and self._hosts != hosts_before:
             self._own.note_moved()
+            self.puncher.note_moved()
 
     async def run(self) -> None:
         """Keep it reachable, until it is cancelled."""
@@ -122,7 +132,44 @@ class Reaching:
         except (P2PNetError, *P2PD_ERRORS):
             return False
 
+    async def hang_up_for_now(self, peer_id: str) -> None:
+        await self._connections.hang_up(peer_id, for_now=True)
+
+    async def dial_at(self, peer_id: str, addresses: Sequence[str]) -> None:
+        try:
+            await self._connections.dial_at(peer_id, addresses)
+        except P2PD_ERRORS as error:
+            raise OSError(reason(error)) from error
+
+    async def is_direct(self, peer_id: str) -> bool:
+        try:
+            connections = await self._p2pd.connections()
+        except P2PD_ERRORS as error:
+            raise OSError(reason(error)) from error
+        return any(each.peer_id == peer_id and not is_relayed(each.address) for each in connections)
+
+    def is_in_use(self, peer_id: str, besides: Stream | None = None) -> bool:
+        return self._streams.is_in_use(peer_id, besides)
+
+    async def candidates(self) -> Candidates:
+        try:
+            return await self._candidates_of_own.now()
+        except P2PD_ERRORS as error:
+            raise OSError(reason(error)) from error
+
     # ---- what it asks, and whom
+
+    async def _observed(self, peer_id: str) -> str | None:
+        """Where a peer sees us."""
+        try:
+            async with asyncio.timeout(OBSERVED_S):
+                stream = await self._streams.open_raw(peer_id, IDENTIFY_PROTOCOL)
+                try:
+                    return await observed_address(stream)
+                finally:
+                    stream.close()
+        except (P2PNetError, *P2PD_ERRORS):
+            return None
 
     async def _look(self, peer_id: str) -> Sight:
         visible = await self._p2pd.addresses()

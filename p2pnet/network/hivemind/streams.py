@@ -64,7 +64,7 @@ class Streams:
 
     async def open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> RawStream:
         """Open a stream of one of libp2p's own protocols. Raises PeerUnreachable."""
-        has_moved = self._connections.has_moved(peer_id, addresses) and not self._is_in_use(peer_id)
+        has_moved = self._connections.has_moved(peer_id, addresses) and not self.is_in_use(peer_id)
         self._connections.learn(addresses)
         try:
             async with asyncio.timeout(self._open_timeout_s):
@@ -133,10 +133,10 @@ class Streams:
             raise
         return self._track(peer_id, reader, writer, is_ours=is_ours)
 
-    def _is_in_use(self, peer_id: str) -> bool:
-        """Whether a stream of ours would be lost with the connection: those who wait for it will notice by themselves
-        when nothing comes."""
-        return any(stream.peer_id == peer_id and stream.is_in_use for stream in self._streams)
+    def is_in_use(self, peer_id: str, besides: object = None) -> bool:
+        """Whether a stream would be lost with the connection: those who wait for it will notice by themselves when
+        nothing comes."""
+        return any(stream.peer_id == peer_id and stream.is_in_use and stream is not besides for stream in self._streams)
 
     def _track(
         self,

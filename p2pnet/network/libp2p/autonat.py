@@ -50,7 +50,11 @@ async def observed_address(stream: Stream) -> str | None:
     message = await read_message(stream) or b""
     try:
         observed = fields_of(message).get(_IDENTIFY_OBSERVED, b"")
-        return str(Multiaddr(observed)) if isinstance(observed, bytes) and observed else None
+        if not isinstance(observed, bytes) or not observed:
+            return None
+        address = str(Multiaddr(observed))
+        parts_of(address)
+        return address
     except (IndexError, ValueError, LookupError, TypeError, MultiaddrError):
         return None
 
