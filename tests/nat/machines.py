@@ -80,6 +80,20 @@ def wait_for_circuit(
     return found[0]
 
 
+def record_of(start: Start, seeker: Host, address: str, worker: Process) -> list[str]:
+    """The addresses in a worker's record, as the directory has it; none while it is not there."""
+    outcome = run("peers", "--json", "--initial-peers", address, root=start.root, prefix=seeker.prefix)
+    records = [row["worker"] for row in json.loads(outcome.stdout)]
+    found = [list(record["addresses"]) for record in records if record["peer_id"] == worker.ready.peer_id]
+    return found[0] if found else []
+
+
+def reached(host: Host, gateway: Process) -> str:
+    """How the gateway says that it reaches its only worker."""
+    (worker,) = json.loads(host.run("curl", "-s", f"{gateway.ready.http}/p2pnet/v1/overview"))["workers"]["workers"]
+    return str(worker["reached"])
+
+
 @dataclass
 class Completion:
     """A streamed completion as curl saw it."""

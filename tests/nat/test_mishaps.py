@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -20,6 +19,7 @@ from tests.nat.machines import (
     begin,
     complete,
     joining,
+    record_of,
     start_bootstrap,
     start_gateway,
     start_worker,
@@ -27,7 +27,7 @@ from tests.nat.machines import (
 )
 from tests.nat.results import note
 from tests.nat.topology import Host, Nat, Topology
-from tests.processes import Process, Start, run, wait_until
+from tests.processes import Process, Start, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -55,11 +55,7 @@ class Story:
     def record(self) -> list[str]:
         """The addresses in the worker's record."""
         address = next(address_at(*each) for each in self.bootstraps if each[0].is_running)
-        outcome = run(
-            "peers", "--json", "--initial-peers", address, root=self.start.root, prefix=self.gateway_host.prefix
-        )
-        records = [row["worker"] for row in json.loads(outcome.stdout)]
-        return next(list(record["addresses"]) for record in records if record["peer_id"] == self.worker.ready.peer_id)
+        return record_of(self.start, self.gateway_host, address, self.worker)
 
     def served_within(self, limit_s: float, what: str) -> float:
         """Asks for a few tokens; returns how many seconds that took."""

@@ -7,6 +7,7 @@ Owns which peers may relay for this one. Knows nothing of how places are held.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.autonat import IDENTIFY_PROTOCOL, observed_address
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
-from p2pnet.network.multiaddrs import is_relayed, parts_of, peer_id_of, relay_of
+from p2pnet.network.multiaddrs import is_private, is_relayed, parts_of, peer_id_of, relay_of
 from p2pnet.network.reach.candidates import Candidates, OwnCandidates
 from p2pnet.network.reach.held_relay import Candidate
 from p2pnet.network.reach.knocking import knock
@@ -31,6 +32,8 @@ from p2pnet.network.reach.punching import Puncher
 from p2pnet.network.reach.reachability import Reach, Reachability
 from p2pnet.network.reach.relays import Relays
 from p2pnet.network.reach.sight import Sight, look
+
+logger = logging.getLogger(__name__)
 
 MAX_CANDIDATES = 16
 """Nodes of the DHT that are considered as relays, beside the initial peers."""
@@ -69,6 +72,8 @@ class Reaching:
         self._visible: tuple[str, ...] = ()
         self._hosts = frozenset[str]()
         """This machine's own addresses among those that were visible last."""
+        self._public = frozenset[str]()
+        """Where p2pd has believed to be dialled from elsewhere, since this machine came into this network."""
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
@@ -91,9 +96,15 @@ class Reaching:
     def _look_at_hosts(self, visible: tuple[str, ...]) -> None:
         """p2pd sees itself at other addresses than before."""
         hosts_before, self._visible, self._hosts = self._hosts, visible, hosts_of(visible)
+        public = frozenset(address for address in visible if not (is_relayed(address) or is_private(address)))
+        new, self._public = public - self._public, self._public | public
         if hosts_before and self._hosts != hosts_before:
+            self._public = public
             self._own.note_moved()
             self.puncher.note_moved()
+        elif new and hosts_before:
+            logger.info("this peer may be dialled at %s, too", ", ".join(sorted(new)))
+            self._own.note_new_address()
 
     async def run(self) -> None:
         """Keep it reachable, until it is cancelled."""

@@ -28,7 +28,7 @@ Observed = Callable[[str], Awaitable[str | None]]
 
 @dataclass(frozen=True)
 class Candidates:
-    """`addresses` are QUIC multiaddrs without a peer id, likeliest first; `hosts` the public ones that others see."""
+    """`addresses` are multiaddrs without a peer id, likeliest first; `hosts` the public ones that others see."""
 
     addresses: tuple[str, ...] = ()
     hosts: frozenset[str] = frozenset()
@@ -74,28 +74,39 @@ def candidates(visible: Sequence[str], observed: Sequence[str]) -> Candidates:
     """Of a peer that p2pd believes to be `visible` at some addresses, and that others have `observed` at others.
 
     Where others have seen different ports of one host, its router takes another one for each, and none of them is of
-    use to anybody else. A port that nobody has seen is guessed: most routers keep it.
+    use to anybody else. A port that nobody has seen is guessed: most routers keep it. Public addresses of its own are
+    named with TCP, too: the other end may have no QUIC, and can dial them.
     """
     own = [address for address in map(without_peer_id, visible) if is_quic(address)]
+    open_to_all = [address for address in map(without_peer_id, visible) if is_plain(address) and _is_public(address)]
     hosts = dict.fromkeys(host for address in observed if (host := _host_of(address)) and not is_relayed(address))
     public = [host for host in hosts if scope_of_text(host) is Scope.PUBLIC]
     seen = [address for address in dict.fromkeys(observed) if is_quic(address)]
     steady = [address for address in seen if [_host_of(other) for other in seen].count(_host_of(address)) == 1]
     ports = dict.fromkeys(parts_of(address)[1][1] for address in own)
     guessed = [f"/{_family(host)}/{host}/udp/{port}/quic-v1" for host in hosts for port in ports]
-    return Candidates(tuple(dict.fromkeys([*steady, *guessed, *own]))[:MAX_CANDIDATES], frozenset(public))
+    return Candidates(tuple(dict.fromkeys([*steady, *guessed, *open_to_all, *own]))[:MAX_CANDIDATES], frozenset(public))
 
 
 def is_quic(address: str) -> bool:
-    """Whether it is a host, a port, and QUIC, and nothing more."""
+    return is_plain(address) and "/udp/" in address
+
+
+def is_plain(address: str) -> bool:
+    """Whether it is a host, a port, QUIC or TCP, and nothing more."""
     names = tuple(name for name, _ in parts_of(address))
-    return names[0] in ("ip4", "ip6") and names[1:] == ("udp", "quic-v1")
+    return names[0] in ("ip4", "ip6") and names[1:] in (("udp", "quic-v1"), ("tcp",))
 
 
 def _host_of(address: str) -> str | None:
     """The IP address that it begins with, if it is one of a machine."""
     name, value = parts_of(address)[0]
     return value if name in ("ip4", "ip6") and scope_of_text(value) is not None else None
+
+
+def _is_public(address: str) -> bool:
+    host = _host_of(address)
+    return host is not None and scope_of_text(host) is Scope.PUBLIC
 
 
 def _family(host: str) -> str:

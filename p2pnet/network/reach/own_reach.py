@@ -57,6 +57,10 @@ class OwnReach:
         """This machine has other addresses than before."""
         self._reachability.note_moved()
 
+    def note_new_address(self) -> None:
+        """There is one more at which it might be dialled."""
+        self._reachability.note_new_address()
+
     async def run(self) -> None:
         """Keep it so until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:

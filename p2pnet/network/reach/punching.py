@@ -22,7 +22,7 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.delimited import read_message
 from p2pnet.network.libp2p.hole_punch import addresses_in, connect, is_sync, sync
 from p2pnet.network.multiaddrs import are_all_relayed, is_relayed
-from p2pnet.network.reach.candidates import Candidates, is_quic
+from p2pnet.network.reach.candidates import Candidates, is_plain
 from p2pnet.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,10 @@ PUNCH_PROTOCOL = "/p2pnet/punch/1"
 DIAL_S = 1.0
 """Both ends send at the same time, so that the first packets pass; a handshake around the world takes half of this, and
 again when a packet is lost. Nobody wants to wait longer for his first token."""
+
+APART_S = 0.05
+"""From hanging up to dialling: who dials at once has his new connection hung up on by the other end, which is just
+about to hang up the old one."""
 
 LOOK_S = 0.05
 """How often it is looked whether the other end has come through."""
@@ -207,7 +211,9 @@ class Puncher:
 
     async def _dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Until there is a direct connection, whoever has dialled it, or none has come for a while."""
-        await self._ground.hang_up_for_now(peer_id)
+        if not await self._ground.is_direct(peer_id):
+            await self._ground.hang_up_for_now(peer_id)
+            await self._pause(APART_S)
         dialling = asyncio.create_task(self._ground.dial_at(peer_id, addresses))
         ends_s = self._now_s() + DIAL_S
         try:
@@ -227,7 +233,7 @@ class Puncher:
 def fitting(peer_id: str, named: Iterable[str], own: Candidates, scope: Scope) -> list[str]:
     """Where a peer is dialled, of the addresses that it names: as full multiaddrs. Raises ValueError when that is
     nowhere. A private address is dialled when both are seen at the same public one: it may be in the same house."""
-    full = [f"{address}/p2p/{peer_id}" for address in named if is_quic(address)]
+    full = [f"{address}/p2p/{peer_id}" for address in named if is_plain(address)]
     hosts = {place.host for address in full if (place := place_of(address)) is not None}
     is_near = not hosts.isdisjoint(own.hosts)
     found = [address for address in full if may_dial(address, scope) or (is_near and _is_private(address))]

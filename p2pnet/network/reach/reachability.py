@@ -77,11 +77,13 @@ class Reachability:
         changed: Callable[[], None],
         fixed: Reach | None = None,
         rng: random.Random | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._look = look
         self._peers = peers
         self._changed = changed
         self._is_fixed = fixed is not None
+        self._pause = pause
         self._rng = rng or random.Random()
         self._doubted = asyncio.Event()
         self.reach = fixed or Reach.UNKNOWN
@@ -95,12 +97,17 @@ class Reachability:
         self._note(Reach.UNKNOWN, ())
         self._doubted.set()
 
+    def note_new_address(self) -> None:
+        """It may be dialled where it could not be before: a router has mapped a port. Others are asked anew, and what
+        they are just asked about is out of date."""
+        self._doubted.set()
+
     async def run(self) -> None:
         """Until it is cancelled."""
         while not self._is_fixed:
-            await self.ask()
+            await self._ask_until_doubted()
             pause_s = UNKNOWN_AGAIN_S if self.reach is Reach.UNKNOWN else AGAIN_S
-            await asyncio.sleep(HASTE_S)
+            await self._pause(HASTE_S)
             try:
                 async with asyncio.timeout(pause_s - HASTE_S):
                     await self._doubted.wait()
@@ -108,19 +115,36 @@ class Reachability:
                 continue
         await asyncio.Event().wait()
 
+    async def _ask_until_doubted(self) -> None:
+        self._doubted.clear()
+        asking, doubting = asyncio.create_task(self.ask()), asyncio.create_task(self._doubted.wait())
+        try:
+            await asyncio.wait({asking, doubting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            doubting.cancel()
+            if not asking.done():
+                asking.cancel()
+        await asyncio.gather(doubting, return_exceptions=True)
+        if asking.done() and not asking.cancelled():
+            asking.result()
+
     async def ask(self) -> None:
         """Ask some peers, and believe what enough of them say. Nobody's word changes nothing."""
-        self._doubted.clear()
         peers = list(dict.fromkeys(self._peers()))
         chosen = self._rng.sample(peers, min(ASKED, len(peers)))
+        looking = [asyncio.ensure_future(self._look(peer)) for peer in chosen]
         sights: list[Sight] = []
-        for coming in asyncio.as_completed([self._look(peer) for peer in chosen]):
-            sights.append(await coming)
-            reach, addresses = judge(sights)
-            is_last = len(sights) == len(chosen)
-            agreeing = sum(sight.outcome is DialBack.REACHED for sight in sights)
-            if reach is not Reach.UNKNOWN and (is_last or agreeing >= AGREEING):
-                self._note(reach, addresses)
+        try:
+            for coming in asyncio.as_completed(looking):
+                sights.append(await coming)
+                reach, addresses = judge(sights)
+                is_last = len(sights) == len(chosen)
+                agreeing = sum(sight.outcome is DialBack.REACHED for sight in sights)
+                if reach is not Reach.UNKNOWN and (is_last or agreeing >= AGREEING):
+                    self._note(reach, addresses)
+        finally:
+            for each in looking:
+                each.cancel()
 
     def _note(self, reach: Reach, addresses: tuple[str, ...]) -> None:
         if (reach, addresses) == (self.reach, self.addresses):

@@ -41,6 +41,11 @@ HOSTS = frozenset({"20.9.9.9"})
         ([HOME], ["/ip4/192.168.1.5/udp/31337/quic-v1"], Candidates((AT_HOME,))),
         ([HOME_TCP], [], Candidates()),
         (
+            [f"/ip4/20.9.9.9/tcp/31337/p2p/{OWN}", f"{PRESERVED}/p2p/{OWN}"],
+            [PRESERVED],
+            Candidates((PRESERVED, "/ip4/20.9.9.9/tcp/31337"), HOSTS),
+        ),
+        (
             [HOME],
             ["/dns4/x.example/udp/1/quic-v1", f"{SEEN}/webtransport", "/ip4/0.0.0.0/udp/1/quic-v1", f"/p2p/{OWN}"],
             Candidates(("/ip4/0.0.0.0/udp/1/quic-v1", PRESERVED, AT_HOME), HOSTS),
@@ -55,6 +60,7 @@ HOSTS = frozenset({"20.9.9.9"})
         "through a relay",
         "by a neighbour",
         "nowhere",
+        "with a public address",
         "nonsense",
     ],
 )

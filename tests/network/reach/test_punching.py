@@ -211,11 +211,11 @@ async def test_who_is_connected_directly_has_no_need_of_it() -> None:
     [
         (b"\xff" * 20,),
         (connect(["/ip4/192.168.1.1/udp/1/quic-v1"]), sync()),
-        (connect(["/ip4/20.2.2.7/tcp/1"]), sync()),
+        (connect(["/ip4/20.2.2.7/tcp/1/ws"]), sync()),
         (connect([]), sync()),
         (connect(["/ip4/20.2.2.7/udp/1/quic-v1"]), connect([])),
     ],
-    ids=["junk", "a home's router", "no QUIC", "nothing", "no sync"],
+    ids=["junk", "a home's router", "WebSocket", "nothing", "no sync"],
 )
 async def test_strangers_make_nobody_dial_what_may_not_be_dialled(said: Sequence[bytes]) -> None:
     world = World()

@@ -63,7 +63,9 @@ class Told:
         self.changes = 0
         self.hold = asyncio.Event()
         self.held: set[str] = set()
-        self.reachability = Reachability(self._look, lambda: list(self.says), self._note, fixed, random.Random(1))
+        self.reachability = Reachability(
+            self._look, lambda: list(self.says), self._note, fixed, random.Random(1), self._pause
+        )
 
     async def _look(self, peer_id: str) -> Sight:
         self.asked.append(peer_id)
@@ -73,6 +75,9 @@ class Told:
 
     def _note(self) -> None:
         self.changes += 1
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(0)
 
 
 async def test_nothing_is_believed_of_what_nobody_has_tried() -> None:
@@ -129,3 +134,19 @@ async def test_who_has_moved_knows_nothing_until_others_were_asked() -> None:
     fixed = Told(Reach.DIRECT, a=NO)
     fixed.reachability.note_moved()
     assert (fixed.reachability.reach, fixed.changes) == (Reach.DIRECT, 0)
+
+
+async def test_a_port_that_was_mapped_meanwhile_is_asked_about_at_once() -> None:
+    """One that is asked tries the old addresses for 15 s before it says that it could not come."""
+    told = Told(a=NO)
+    told.held = {"a"}
+    running = asyncio.create_task(told.reachability.run())
+    await settle(lambda: told.asked == ["a"])
+    told.says, told.held = {"a": YES}, set()
+    told.reachability.note_new_address()
+    await settle(lambda: told.reachability.reach is Reach.DIRECT)
+    assert told.changes == 1
+    told.says = {"a": NO}
+    told.reachability.note_new_address()
+    await settle(lambda: told.reachability.reach is Reach.HIDDEN)
+    running.cancel()
