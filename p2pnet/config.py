@@ -99,6 +99,8 @@ class DirectoryConfig:
 
     capability_lifetime_s: float = 180.0
     load_lifetime_s: float = 30.0
+    max_record_bytes: int | None = None
+    """Of a capability record; what does not fit is left out. None: as many as any record may have."""
 
     @property
     def capability_interval_s(self) -> float:

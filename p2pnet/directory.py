@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from p2pnet.errors import RecordRefused
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
-from p2pnet.records import CapabilityRecord, LoadRecord, Record, open_record
+from p2pnet.records import CapabilityRecord, LoadRecord, PrivateRecord, Record, open_record
 
 R = TypeVar("R", CapabilityRecord, LoadRecord)
 
@@ -45,12 +45,20 @@ def load_key(shard: int) -> str:
     return f"p2pnet/1/load/{shard}"
 
 
+def private_key(blinded_key: bytes) -> str:
+    """Where members of a private swarm leave what only they find. No such key is one of the others: strangers cannot
+    fill those with what nobody can read."""
+    return f"p2pnet/1/private/{blinded_key.hex()}"
+
+
 def shard_of(peer_id: str) -> int:
     return hashlib.sha1(peer_id.encode()).digest()[0] % SHARDS
 
 
 def keys_of(record: Record) -> tuple[str, ...]:
     """The keys a record belongs on: these, and no others."""
+    if isinstance(record, PrivateRecord):
+        return (private_key(record.blinded_key),)
     shard = shard_of(record.peer_id)
     if isinstance(record, LoadRecord):
         return (load_key(shard),)

@@ -20,6 +20,7 @@
     |- NoWorker               nobody is left to try
     |- DeadlineExceeded       a request has waited for a worker as long as it could
     |- RecordRefused          a record that must not be stored, nor believed
+    |- NotAMember             a peer that is no member of our private swarm, not yet or not any more
     `- DaemonFailed           our own p2pd
 
 Knows nothing of HTTP: the gateway keeps its own table from code to status.
@@ -195,6 +196,12 @@ class RecordRefused(P2PNetError):
     """A record that is malformed, unsigned, foreign, stale, from the future or too large."""
 
     code = "record_refused"
+
+
+class NotAMember(P2PNetError):
+    """A certificate of membership that does not hold: forged, expired, revoked, of another peer or another swarm."""
+
+    code = "not_a_member"
 
 
 WIRE_ERRORS: dict[str, type[P2PNetError]] = {

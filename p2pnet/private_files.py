@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import tempfile
 from enum import Enum, auto
 from pathlib import Path
 from typing import IO
@@ -60,6 +61,25 @@ def read_private(path: Path, forbidden: int) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file at once, or make it: readable by its owner only. Raises UsageError, and it is as it was then."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        beside = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"The file {path} cannot be written: {error.strerror}.", "Make room for it, or its folder writable."
+        ) from error
 
 
 def open_lock(path: Path) -> IO[str]:

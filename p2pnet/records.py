@@ -44,6 +44,11 @@ Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
 
 PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+BLINDED_KEY_BYTES = 32
+BlindedKey = Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLINDED_KEY_BYTES)]
+"""The name of a key that only who knows a secret can tell."""
 
 Task = Literal["generate", "embed"]
 ModelTask = tuple[str, str]
@@ -103,7 +108,20 @@ class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
     version: int = RECORD_VERSION
 
 
-Record = CapabilityRecord | LoadRecord
+class PrivateRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="private"):
+    """What members of a private swarm say to one another through peers that are none: those see who stores how much
+    under which blinded key and until when, and bound it as any record. What is in `box` they cannot read.
+    """
+
+    peer_id: PeerId
+    issued_ms: Milliseconds
+    expires_ms: Milliseconds
+    blinded_key: BlindedKey
+    box: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)]
+    version: int = RECORD_VERSION
+
+
+Record = CapabilityRecord | LoadRecord | PrivateRecord
 
 
 class _Envelope(msgspec.Struct, frozen=True):

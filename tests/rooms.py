@@ -28,6 +28,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.features": "errors messages",
     "p2pnet.wire": "errors messages status_messages",
     "p2pnet.directory": "errors network records",
+    "p2pnet.swarm": "errors messages private_files identity network records directory",
     "p2pnet.client": "errors config messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind directory",
     "p2pnet.worker.backend": "messages records",

@@ -13,7 +13,16 @@ from gateway.http.keys import read_keys
 from gateway.observability.history_file import open_history
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity
-from p2pnet.private_files import NOBODY_ELSE, NOBODY_ELSE_WRITES, Finding, judge, keep_private, open_lock, read_private
+from p2pnet.private_files import (
+    NOBODY_ELSE,
+    NOBODY_ELSE_WRITES,
+    Finding,
+    judge,
+    keep_private,
+    open_lock,
+    read_private,
+    write_private,
+)
 from tests.processes import processes
 from tests.requirements import unavailable
 
@@ -150,3 +159,18 @@ def test_a_peer_says_so_and_runs() -> None:
         assert process.wait_ready().peer_id == identity.peer_id
         assert mode_of(path) == 0o600
         assert f"could read or change the file {path} (mode 644)" in process.log
+
+
+def test_a_secret_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "secret"
+    for content in (b"first", b"second"):
+        write_private(path, content)
+        assert (path.read_bytes(), mode_of(path)) == (content, 0o600)
+    (tmp_path / "file").touch()
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for nowhere in (tmp_path / "file" / "secret", taken):
+        with pytest.raises(UsageError, match="cannot be written") as caught:
+            write_private(nowhere, b"third")
+        assert caught.value.fix
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["file", "folder", "secret", "taken"]

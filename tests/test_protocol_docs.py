@@ -50,8 +50,17 @@ from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, val
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
-from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, open_record, seal
+from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
+from p2pnet.swarm import hello, invitation, revocations
+from p2pnet.swarm import values as swarm_values
+from p2pnet.swarm.certificates import Certificate, Delegation, certify, delegate
+from p2pnet.swarm.hello import Hello, opening_context
+from p2pnet.swarm.invitation import Invitation, read_invitation
+from p2pnet.swarm.register import Register
+from p2pnet.swarm.revocations import RevocationList, seal_revocations
+from p2pnet.swarm.secret import SwarmSecret
+from p2pnet.swarm.values import Boxed, box_context
 from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
@@ -110,18 +119,52 @@ SIGNED = b"".join(len(part).to_bytes(4, "big") + part for part in (records.SIGNA
 def hex_examples() -> dict[str, bytes]:
     """What each named block of hexadecimal on the page must be."""
     frames = {name: encode_frame(event, MAX_EVENT_FRAME_BYTES) for name, event in EVENTS.items()}
-    return frames | {
-        "key-file": WORKER.to_bytes(),
-        "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
-        "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
-        "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
-        "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
-        "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
-        "payload": PAYLOAD,
-        "signed-prefix": SIGNED.removesuffix(PAYLOAD),
-        "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
-        "capability": seal(CAPABILITY, WORKER),
-        "load": seal(LOAD, WORKER),
+    return (
+        frames
+        | swarm_examples()
+        | {
+            "key-file": WORKER.to_bytes(),
+            "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
+            "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
+            "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
+            "payload": PAYLOAD,
+            "signed-prefix": SIGNED.removesuffix(PAYLOAD),
+            "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
+            "capability": seal(CAPABILITY, WORKER),
+            "load": seal(LOAD, WORKER),
+        }
+    )
+
+
+SWARM, INVITATION = (Identity.from_seed(bytes([byte]) * 32) for byte in (1, 2))
+SECRET = SwarmSecret(bytes([3]) * 32)
+SWARM_ENDS_MS = ISSUED_MS + 180_000
+DELEGATION = delegate(SWARM, INVITATION.peer_id, SWARM_ENDS_MS)
+CERTIFICATE = certify(INVITATION, DELEGATION, SWARM.peer_id, WORKER.peer_id, SWARM_ENDS_MS)
+BLINDED = SECRET.blinded(model_key("tiny"))
+BOXED = SECRET.seal(
+    msgspec.msgpack.encode(Boxed(CERTIFICATE, b"hello")), box_context(BLINDED, WORKER.peer_id), bytes(12)
+)
+HELLO = SECRET.seal(
+    msgspec.msgpack.encode(Hello(CERTIFICATE, "/p2pnet/generate/1")),
+    opening_context(WORKER.peer_id, INVITATION.peer_id),
+    bytes(12),
+)
+REVOCATIONS = seal_revocations(SWARM, ISSUED_MS, [WORKER.peer_id])
+INVITED = Invitation(
+    "lab", SWARM.peer_id, bytes([3]) * 32, bytes([2]) * 32, DELEGATION, ISSUED_MS + 100_000, CAPABILITY.addresses
+)
+
+
+def swarm_examples() -> dict[str, bytes]:
+    return {
+        "certificate": msgspec.msgpack.encode(CERTIFICATE),
+        "blinded": BLINDED,
+        "private": seal(PrivateRecord(WORKER.peer_id, ISSUED_MS, SWARM_ENDS_MS, BLINDED, BOXED), WORKER),
+        "hello": len(HELLO).to_bytes(4, "big") + HELLO,
+        "revocations": REVOCATIONS,
     }
 
 
@@ -168,6 +211,20 @@ def test_every_example_is_read_again() -> None:
     assert open_record(blocks["load"], ISSUED_MS) == LOAD
 
 
+def test_the_examples_of_a_swarm_are_read_again() -> None:
+    blocks = hex_blocks()
+    register = Register(SWARM.peer_id, lambda: ISSUED_MS)
+    register.check(msgspec.msgpack.decode(blocks["certificate"], type=Certificate), WORKER.peer_id)
+    record = open_record(blocks["private"], ISSUED_MS)
+    assert isinstance(record, PrivateRecord)
+    assert keys_of(record) == (f"p2pnet/1/private/{blocks['blinded'].hex()}",)
+    register.learn(blocks["revocations"])
+    assert not register.has(CERTIFICATE, WORKER.peer_id)
+    (line,) = re.findall(r"^```text invitation\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert "".join(line.split()) == INVITED.to_line()
+    assert read_invitation("".join(line.split()), ISSUED_MS) == INVITED
+
+
 def test_the_peer_id_and_the_keys_of_the_examples_are_on_the_page() -> None:
     assert f"`{WORKER.peer_id}`" in PAGE
     assert f"shard is {shard_of(WORKER.peer_id)}" in PAGE
@@ -203,6 +260,13 @@ STRUCTS: list[type[msgspec.Struct]] = [
     CapabilityRecord,
     LoadRecord,
     ModelCard,
+    PrivateRecord,
+    Delegation,
+    Certificate,
+    Boxed,
+    RevocationList,
+    Hello,
+    Invitation,
 ]
 
 
@@ -245,6 +309,10 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     lookup,
     p2pd_stream,
     streams,
+    hello,
+    invitation,
+    revocations,
+    swarm_values,
 )
 
 

@@ -16,7 +16,7 @@ from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
-from p2pnet.records import MAX_LIFETIME_MS, CapabilityRecord, LoadRecord, ModelCard, Record, seal
+from p2pnet.records import MAX_LIFETIME_MS, MAX_RECORD_BYTES, CapabilityRecord, LoadRecord, ModelCard, Record, seal
 from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL
 from p2pnet.worker.announcing.fitting import fitted
 from p2pnet.worker.observability.load import LoadMeter
@@ -117,7 +117,7 @@ class Announcer:
         }
         record = self._outlasting(record, record.expires_ms)
         withdrawn = tuple(model for model in self._listed if model not in running)
-        record = fitted(msgspec.structs.replace(record, withdrawn=withdrawn))
+        record = self._fitted(msgspec.structs.replace(record, withdrawn=withdrawn))
         self._listed |= dict.fromkeys((card.id for card in record.models), record.expires_ms)
         self._warn_of(tuple(card.id for card in self._told[len(record.models) :]))
         return record
@@ -129,7 +129,7 @@ class Announcer:
         models = dict.fromkeys((*self._listed, *(card.id for card in self._models())))
         record = msgspec.structs.replace(self._capabilities(), is_online=False, withdrawn=tuple(models))
         expires_ms = record.issued_ms + 1 if self._last_expires_ms else record.expires_ms
-        self._is_withdrawn = await self._store(fitted(self._outlasting(record, expires_ms)))
+        self._is_withdrawn = await self._store(self._fitted(self._outlasting(record, expires_ms)))
         return self._is_withdrawn
 
     def _outlasting(self, record: CapabilityRecord, expires_ms: int) -> CapabilityRecord:
@@ -168,6 +168,9 @@ class Announcer:
             agent=AGENT,
             name=self._name,
         )
+
+    def _fitted(self, record: CapabilityRecord) -> CapabilityRecord:
+        return fitted(record, self._config.max_record_bytes or MAX_RECORD_BYTES)
 
     def _stamp(self, lifetime_s: float) -> tuple[int, int, int]:
         """Sequence number, issue and expiry. Sequence numbers follow the clock, so that they grow over restarts too."""

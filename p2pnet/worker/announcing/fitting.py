@@ -14,12 +14,13 @@ LEAST = {"withdrawn": 0, "addresses": 1, "models": 1}
 minutes; addresses come best first; a worker that cannot say all its models says those that it can."""
 
 
-def fitted(record: CapabilityRecord) -> CapabilityRecord:
-    """The record, with as much of its lists as may be sealed: as few of their last entries as possible are left out."""
+def fitted(record: CapabilityRecord, max_bytes: int = MAX_RECORD_BYTES) -> CapabilityRecord:
+    """The record, with as much of its lists as fits so many bytes once it is sealed: as few of their last entries as
+    possible are left out."""
     limits = {"withdrawn": MAX_MODELS, "addresses": MAX_ADDRESSES, "models": MAX_MODELS}
     record = _with(record, {field: getattr(record, field)[:limit] for field, limit in limits.items()})
     for field, least in LEAST.items():
-        while sealed_size(record) > MAX_RECORD_BYTES and len(getattr(record, field)) > least:
+        while sealed_size(record) > max_bytes and len(getattr(record, field)) > least:
             record = _with(record, {field: getattr(record, field)[:-1]})
     return record
 

@@ -565,3 +565,12 @@ async def test_what_nobody_took_is_announced_again_long_before_its_interval() ->
     assert pauses_s[0] == 2.0
     assert {2.0, 4.0, 8.0, 16.0, 32.0} <= set(before_s)
     await announcer.stop()
+
+
+async def test_a_record_has_no_more_bytes_than_its_peer_may_store() -> None:
+    site = Site(DirectoryConfig(max_record_bytes=1000))
+    site.backend.models = tuple(card(f"model-{number}") for number in range(20))
+    await site.announcer.start()
+    values = [value for by_subkey in site.world.values.values() for value in by_subkey.values()]
+    assert values and max(len(value.value) for value in values) <= 1000
+    await site.announcer.stop()

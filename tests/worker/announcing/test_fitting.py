@@ -7,6 +7,7 @@ import pytest
 
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.records import MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
+from p2pnet.swarm.values import MAX_MEMBER_VALUE_BYTES
 from p2pnet.worker.announcing.fitting import fitted
 from tests.stories import capability, card, peer
 
@@ -60,3 +61,8 @@ def test_a_withdrawal_of_as_many_long_names_as_there_can_be_nearly_fits() -> Non
         capability(WORKER), models=(), addresses=(), withdrawn=names("w", MAX_MODELS, 128), is_online=False
     )
     assert len(fitted(withdrawal).withdrawn) >= 25
+
+
+def test_a_member_of_a_swarm_has_a_little_less_room() -> None:
+    part = fitted(record((30, 100), 2, (0, 9)), MAX_MEMBER_VALUE_BYTES)
+    assert MAX_MEMBER_VALUE_BYTES - 400 < sealed_size(part) <= MAX_MEMBER_VALUE_BYTES
