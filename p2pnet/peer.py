@@ -9,6 +9,10 @@ from p2pnet.config import NetworkConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
+from p2pnet.records import MAX_RECORD_BYTES
+from p2pnet.swarm.member_network import MemberNetwork
+from p2pnet.swarm.membership import Membership
+from p2pnet.swarm.values import MAX_MEMBER_VALUE_BYTES
 
 
 def now_ms() -> int:
@@ -24,15 +28,26 @@ class Peer:
     identity: Identity
     network: Network
     directory: Directory
+    max_record_bytes: int = MAX_RECORD_BYTES
+    """Of what it announces: a swarm's members have a little less, since they prove their membership with it."""
 
     @classmethod
-    async def join(cls, config: NetworkConfig, clock: Clock = now_ms) -> Peer:
-        """Start p2pd and join the network. Raises DaemonFailed or JoinError."""
+    async def join(cls, config: NetworkConfig, clock: Clock = now_ms, membership: Membership | None = None) -> Peer:
+        """Start p2pd and join the network: the public one, or as a member of a private swarm. Raises DaemonFailed or
+        JoinError."""
         from p2pnet.network.hivemind.network import HivemindNetwork  # costs 1.3 s: not before it is needed
 
         identity = Identity.load_or_create(config.identity_file)
-        network = await HivemindNetwork.start(config, identity, validator(clock), clock)
-        return cls(config, identity, network, Directory(network, clock))
+        is_acceptable = validator(clock)
+        network = await HivemindNetwork.start(config, identity, is_acceptable, clock)
+        if membership is None:
+            return cls(config, identity, network, Directory(network, clock))
+        try:
+            private = await MemberNetwork.start(network, identity, membership, is_acceptable, clock)
+        except BaseException:
+            await network.close()
+            raise
+        return cls(config, identity, private, Directory(private, clock), MAX_MEMBER_VALUE_BYTES)
 
     async def join_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can join: our own, or those that we joined through ourselves."""

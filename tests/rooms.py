@@ -30,7 +30,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
     "p2pnet.client": "errors config messages status_messages network wire",
-    "p2pnet.peer": "config identity network network.hivemind directory",
+    "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
@@ -56,7 +56,7 @@ ROOMS: dict[str, str] = {
         "worker.announcing worker.streams worker.owner"
     ),
     "p2pnet.worker.benchmark": "errors messages worker.backend",
-    "p2pnet.doctor": "display errors config messages network network.libp2p network.reach directory client peer",
+    "p2pnet.doctor": "display errors config messages network network.libp2p network.reach directory client swarm peer",
     "p2pnet.top": "display errors",
     "gateway.interface": "messages",
     "gateway.shares": "",
@@ -97,7 +97,7 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity network records peer worker.backend worker.checkpoints "
+        "display errors config private_files identity network records swarm peer worker.backend worker.checkpoints "
         "worker.embedding worker.engine worker.backends worker.observability worker.owner worker.serve "
         "worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"

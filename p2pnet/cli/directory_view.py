@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from p2pnet.cli.settings import initial_peers_required
+from p2pnet.cli.joining import Joining, joining
 from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
 from p2pnet.peer import Peer
 from p2pnet.records import CapabilityRecord, LoadRecord
@@ -15,18 +16,25 @@ from p2pnet.records import CapabilityRecord, LoadRecord
 View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
 
 
-def read_directory(initial_peers: Sequence[str]) -> View:
+def read_directory(initial_peers: Sequence[str], swarm: str | None) -> View:
     """All workers that are online, and their load by peer id."""
-    return asyncio.run(_read(initial_peers_required(initial_peers)))
+    return asyncio.run(_read(joining(initial_peers, swarm)))
 
 
-async def _read(addresses: tuple[str, ...]) -> View:
+@asynccontextmanager
+async def visiting(network: Joining) -> AsyncIterator[Peer]:
+    """A peer that joins for a moment, to ask."""
     with TemporaryDirectory(prefix="p2pnet-") as folder:  # an identity for one question
         config = NetworkConfig(
-            Path(folder) / "client.key", listen=DEFAULT_LISTEN, initial_peers=addresses, is_client=True
+            Path(folder) / "client.key", listen=DEFAULT_LISTEN, initial_peers=network.initial_peers, is_client=True
         )
-        peer = await Peer.join(config)
+        peer = await Peer.join(config, membership=network.membership)
         try:
-            return await peer.directory.workers(), await peer.directory.loads()
+            yield peer
         finally:
             await peer.close()
+
+
+async def _read(network: Joining) -> View:
+    async with visiting(network) as peer:
+        return await peer.directory.workers(), await peer.directory.loads()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def doctor(
     initial_peers: options.InitialPeers = [],
+    swarm: options.Swarm = None,
     listen: options.Listen = [],
     gateway: Annotated[
         str | None,
@@ -34,20 +35,23 @@ def doctor(
     from rich.console import Console
 
     from p2pnet.cli import logs
-    from p2pnet.cli.settings import data_dir, initial_peers_required, key_from, listen_addresses
+    from p2pnet.cli.joining import Joining, joining
+    from p2pnet.cli.settings import data_dir, key_from, listen_addresses
     from p2pnet.doctor.doctor import Wishes, examine
     from p2pnet.doctor.verdict import exit_status
     from p2pnet.errors import UsageError
 
     logs.configure(log_level, is_json=False)
-    addresses: tuple[str, ...] = ()
+    network = Joining(())
     no_network = None
     try:
-        addresses = initial_peers_required(initial_peers)
+        network = joining(initial_peers, swarm)
     except UsageError as error:
         no_network = error
     key = key_from(api_key_env, "--api-key-env", "gateway")
-    wishes = Wishes(data_dir(), listen_addresses(listen), addresses, no_network, gateway, key)
+    wishes = Wishes(
+        data_dir(), listen_addresses(listen), network.initial_peers, network.membership, no_network, gateway, key
+    )
     console = Console(highlight=False)
 
     async def run() -> list[Verdict]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.gateway import GatewayConfig
     from p2pnet.cli.lifecycle import Ready
     from p2pnet.config import NetworkConfig
+    from p2pnet.swarm.membership import Membership
 
 HINTS = (
     "See the network and try it in a browser: {http}",
@@ -111,6 +112,7 @@ class GatewayFlags:
         ),
     ] = field(default_factory=list)
     initial_peers: options.InitialPeers = field(default_factory=list)
+    swarm: options.Swarm = None
     listen: options.Listen = field(default_factory=list)
     identity: options.IdentityOption = None
     ready_file: options.ReadyFile = None
@@ -124,22 +126,29 @@ def gateway(flags: GatewayFlags) -> None:
     """Start a gateway: clients of OpenAI, Ollama, Anthropic or FauxPilot use the network through it."""
     from gateway.gateway import check_host
     from p2pnet.cli import logs
+    from p2pnet.cli.joining import joining
     from p2pnet.cli.lifecycle import run_service
-    from p2pnet.cli.settings import IdentityFile, address_book_of, initial_peers_required, listen_addresses
+    from p2pnet.cli.settings import IdentityFile, address_book_of, listen_addresses
     from p2pnet.config import NetworkConfig
 
     logs.configure(flags.log_level, flags.log_json)
     check_host(flags.host, flags.api_key_file is not None)
-    with IdentityFile.claim(flags.identity, "gateway") as identity_file:
+    joined = joining(flags.initial_peers, flags.swarm)
+    with IdentityFile.claim(flags.identity, "gateway", joined.folder) as identity_file:
         network = NetworkConfig(
             identity_file=identity_file,
             address_book=address_book_of(identity_file),
             listen=listen_addresses(flags.listen),
-            initial_peers=initial_peers_required(flags.initial_peers),
+            initial_peers=joined.initial_peers,
             is_client=True,
         )
         config = _config_of(flags, network)
-        run_service(partial(_serving, flags, network, config), flags.ready_file, "The gateway is ready.", HINTS)
+        run_service(
+            partial(_serving, flags, network, joined.membership, config),
+            flags.ready_file,
+            "The gateway is ready.",
+            HINTS,
+        )
 
 
 def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
@@ -165,12 +174,14 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
 
 
 @asynccontextmanager
-async def _serving(flags: GatewayFlags, network: NetworkConfig, config: GatewayConfig) -> AsyncIterator[Ready]:
+async def _serving(
+    flags: GatewayFlags, network: NetworkConfig, membership: Membership | None, config: GatewayConfig
+) -> AsyncIterator[Ready]:
     from gateway.gateway import Gateway
     from p2pnet.cli.lifecycle import Ready
     from p2pnet.peer import Peer
 
-    peer = await Peer.join(network)
+    peer = await Peer.join(network, membership=membership)
     try:
         running = await Gateway.start(peer.network, peer.directory, flags.host, flags.port, config)
         try:

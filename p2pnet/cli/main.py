@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, top
+from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, swarm, top
 from p2pnet.cli.serve.command import serve
 from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
@@ -23,6 +23,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(keys.keys)
+app.add_typer(swarm.swarm)
 app.add_typer(service.service)
 
 

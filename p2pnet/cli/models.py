@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def models(
     initial_peers: options.InitialPeers = [],
+    swarm: options.Swarm = None,
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
@@ -26,7 +27,7 @@ def models(
     from p2pnet.cli.directory_view import read_directory
 
     logs.configure(log_level, is_json=False)
-    workers, _ = read_directory(initial_peers)
+    workers, _ = read_directory(initial_peers, swarm)
     cards = sorted({(card.id, card.digest): card for worker in workers for card in worker.models}.items())
     rows = [
         {

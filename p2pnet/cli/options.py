@@ -47,6 +47,15 @@ InitialPeers = Annotated[
         "Default: the addresses in bootstrap_peers.txt (P2PNET_BOOTSTRAP_FILE names another file).",
     ),
 ]
+Swarm = Annotated[
+    str | None,
+    typer.Option(
+        "--swarm",
+        envvar="P2PNET_SWARM",
+        metavar="NAME",
+        help="Take part in this private swarm, and not in the public network: see `p2pnet swarm`.",
+    ),
+]
 Listen = Annotated[
     list[str],
     typer.Option(

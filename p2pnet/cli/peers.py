@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def peers(
     initial_peers: options.InitialPeers = [],
+    swarm: options.Swarm = None,
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
@@ -26,7 +27,7 @@ def peers(
     from p2pnet.cli.directory_view import read_directory
 
     logs.configure(log_level, is_json=False)
-    workers, loads = read_directory(initial_peers)
+    workers, loads = read_directory(initial_peers, swarm)
     if as_json:
         rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
         print(msgspec.json.encode(rows).decode())

@@ -22,6 +22,7 @@ from p2pnet.doctor.network_verdicts import Asked, Met, Seen
 from p2pnet.doctor.verdict import Verdict, failed, ok
 from p2pnet.errors import UsageError
 from p2pnet.peer import Peer, now_ms
+from p2pnet.swarm.membership import Membership
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Wishes:
     data_dir: Path
     listen: tuple[str, ...] = DEFAULT_LISTEN
     initial_peers: tuple[str, ...] = ()
+    membership: Membership | None = None
     no_network: UsageError | None = None
     gateway: str | None = None
     key: str | None = None
@@ -79,11 +81,13 @@ async def _examine_network(wishes: Wishes, listen: tuple[str, ...]) -> AsyncIter
         return
     async with contextlib.AsyncExitStack() as closing:
         try:
-            peer = await _visitor(listen, closing)
+            peer = await _visitor(listen, wishes.membership, closing)
         except UsageError as error:
             yield failed("p2pd", error.message.rstrip("."), error.fix)
             return
         yield ok("p2pd", "runs")
+        if wishes.membership is not None:
+            yield network_verdicts.judge_membership(wishes.membership.invitation, now_ms())
         met = tuple(await asyncio.gather(*(meet(peer.network, address) for address in wishes.initial_peers)))
         for one in met:
             yield network_verdicts.judge_met(one)
@@ -104,12 +108,12 @@ async def _examine_joined(peer: Peer, met: tuple[Met, ...]) -> tuple[Verdict, ..
     return nat, network_verdicts.judge_relay(offers, seen.is_behind_nat), network_verdicts.judge_round_trip(asked)
 
 
-async def _visitor(listen: tuple[str, ...], closing: contextlib.AsyncExitStack) -> Peer:
+async def _visitor(listen: tuple[str, ...], membership: Membership | None, closing: contextlib.AsyncExitStack) -> Peer:
     """A peer with an identity of its own for these questions. It listens and asks the router for ports as a worker
     would, and stores nothing for others."""
     folder = closing.enter_context(TemporaryDirectory(prefix="p2pnet-"))
     config = NetworkConfig(Path(folder) / "doctor.key", listen=listen, is_client=True, asks_router=True)
-    peer = await Peer.join(config)
+    peer = await Peer.join(config, membership=membership)
     closing.push_async_callback(peer.close)
     return peer
 

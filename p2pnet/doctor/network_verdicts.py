@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pnet.display.durations import milliseconds
+from p2pnet.display.durations import duration, milliseconds
 from p2pnet.display.printable import printable, short_id
 from p2pnet.doctor.verdict import Verdict, failed, ok, warning
 from p2pnet.network.interface import Meeting
 from p2pnet.network.libp2p.autonat import DialBack
 from p2pnet.network.libp2p.relay import GrantedLimits
+from p2pnet.swarm.invitation import Invitation
+from p2pnet.swarm.upkeep import WARN_BEFORE_MS
 
 CLOCK_LIMIT_S = 3.0
 """hivemind's: beyond it peers do not let one another in."""
@@ -63,6 +65,15 @@ class ThroughGateway:
     status: int | None = None
     took_s: float = 0.0
     problem: str | None = None
+
+
+def judge_membership(invitation: Invitation, now_ms: int) -> Verdict:
+    """How long this user's peers are members of the swarm."""
+    left_ms = invitation.expires_ms - now_ms
+    says = f"a member of {invitation.name} for {duration(left_ms / 1000)}"
+    if left_ms < WARN_BEFORE_MS:
+        return warning("swarm", says, "Ask for another invitation, and take it with `p2pnet swarm join`.")
+    return ok("swarm", says)
 
 
 def judge_met(met: Met) -> Verdict:

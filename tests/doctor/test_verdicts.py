@@ -28,6 +28,7 @@ from p2pnet.doctor.network_verdicts import (
     ThroughGateway,
     judge_clock,
     judge_gateway,
+    judge_membership,
     judge_met,
     judge_nat,
     judge_relay,
@@ -37,8 +38,10 @@ from p2pnet.doctor.verdict import Level, Verdict, exit_status, failed, ok, warni
 from p2pnet.network.interface import Meeting
 from p2pnet.network.libp2p.autonat import DialBack
 from p2pnet.network.libp2p.relay import GrantedLimits
+from p2pnet.swarm.upkeep import WARN_BEFORE_MS
 from tests.processes import free_port
 from tests.stories import NOW_MS
+from tests.swarm.members import ENDS_MS, LAB
 
 OK, WARNING, FAILED = Level.OK, Level.WARNING, Level.FAILED
 GB = 10**9
@@ -98,6 +101,8 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", UNKNOWN)))), WARNING, "behind NAT"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", UNKNOWN),))), WARNING, "Ask again in a minute."),
         (judge_nat(Seen(OBSERVED)), WARNING, "none would dial it now"),
+        (judge_membership(LAB.invitation(), NOW_MS), OK, "a member of lab for 90 d"),
+        (judge_membership(LAB.invitation(), ENDS_MS - WARN_BEFORE_MS + 1), WARNING, "p2pnet swarm join"),
         (judge_relay((GENEROUS, None), is_needed=True), OK, "1 of 2 peers would relay"),
         (judge_relay((STINGY,), is_needed=True), WARNING, "cut answers short"),
         (judge_relay((STINGY,), is_needed=False), OK, "1 of 1"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pnet.cli.joining import Joining, joining
 from p2pnet.cli.serve.flags import ServeFlags
 from p2pnet.cli.serve.guarding import guard_config
 from p2pnet.cli.settings import (
     address_book_of,
     check_name,
-    initial_peers_required,
     key_from,
     listen_addresses,
     parse_bytes,
@@ -43,7 +43,7 @@ class ServeConfig:
     """None is the first free one of the data folder."""
     listen: tuple[str, ...]
     announce: tuple[str, ...]
-    initial_peers: tuple[str, ...]
+    joining: Joining
     is_behind_nat: bool | None
     relays_for_others: bool
     metrics_host: str
@@ -57,7 +57,7 @@ class ServeConfig:
             address_book=address_book_of(identity_file),
             listen=self.listen,
             announce=self.announce,
-            initial_peers=self.initial_peers,
+            initial_peers=self.joining.initial_peers,
             is_behind_nat=self.is_behind_nat,
             relays_for_others=self.relays_for_others,
             relay=VOLUNTEERS_RELAY,
@@ -82,7 +82,7 @@ def config_of(flags: ServeFlags) -> ServeConfig:
         identity=flags.identity,
         listen=listen_addresses(flags.listen),
         announce=tuple(map(check_listen_address, flags.announce)),
-        initial_peers=initial_peers_required(flags.initial_peers),
+        joining=joining(flags.initial_peers, flags.swarm),
         is_behind_nat=True if flags.behind_nat else False if flags.public else None,
         relays_for_others=not flags.no_relay,
         metrics_host=flags.metrics_host,

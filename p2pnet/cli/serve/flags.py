@@ -82,6 +82,7 @@ class ServeFlags:
         ),
     ] = field(default_factory=list)
     initial_peers: options.InitialPeers = field(default_factory=list)
+    swarm: options.Swarm = None
     listen: options.Listen = field(default_factory=list)
     announce: options.Announce = field(default_factory=list)
     behind_nat: Annotated[

@@ -15,7 +15,7 @@ from p2pnet.cli.serve.metrics import worker_metrics
 from p2pnet.cli.serve.panel import Panel
 from p2pnet.cli.serve.upstreams import open_upstreams
 from p2pnet.cli.settings import IdentityFile
-from p2pnet.config import NetworkConfig
+from p2pnet.config import DirectoryConfig, NetworkConfig
 from p2pnet.peer import Peer, now_ms
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.synthetic.script_file import open_scripts
@@ -34,7 +34,7 @@ def run_worker(config: ServeConfig) -> None:
             return f"The worker is ready to serve {config.served}. It is {owner.state}."
         return f"The worker is ready: it serves {config.served}."
 
-    with IdentityFile.claim(config.identity, "worker") as identity_file:
+    with IdentityFile.claim(config.identity, "worker", config.joining.folder) as identity_file:
         run_service(
             partial(_serving, config, config.network(identity_file), owner, panel),
             config.ready_file,
@@ -47,7 +47,8 @@ def run_worker(config: ServeConfig) -> None:
 @asynccontextmanager
 async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, panel: Panel) -> AsyncIterator[Ready]:
     async with AsyncExitStack() as closing:
-        peer = await Peer.join(network)  # first: a wrong address is known at once, not after the model is loaded
+        # First: a wrong address is known at once, not after the model is loaded.
+        peer = await Peer.join(network, membership=config.joining.membership)
         closing.push_async_callback(peer.close)
         measuring = await closing.enter_async_context(worker_metrics(config.metrics_host, config.metrics_port))
         metrics = measuring.metrics
@@ -71,6 +72,7 @@ async def _start_worker(config: ServeConfig, peer: Peer, owner: Owner, observer:
             backends,
             now_ms,
             config.worker,
+            DirectoryConfig(max_record_bytes=peer.max_record_bytes),
             owner=owner,
             embedders=embedders,
             observer=observer,

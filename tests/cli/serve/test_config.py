@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from p2pnet.cli.joining import Joining
 from p2pnet.cli.options import Device, Dtype
 from p2pnet.cli.serve.config import ServeConfig, config_of
 from p2pnet.cli.serve.flags import ServeFlags
@@ -38,7 +39,7 @@ PLAIN = ServeConfig(
     identity=None,
     listen=DEFAULT_LISTEN,
     announce=(),
-    initial_peers=(PEER,),
+    joining=Joining((PEER,)),
     is_behind_nat=None,
     relays_for_others=True,
     metrics_host="127.0.0.1",
