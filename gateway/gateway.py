@@ -37,8 +37,8 @@ from p2pnet.network.interface import Network
 class GatewayConfig:
     """What one gateway gives its clients. `history_file` is where it remembers requests; None is in memory alone.
     Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get.
-    `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine. `pages` are the
-    web pages that may use it."""
+    `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine, and so is
+    `swarm`, the private swarm that it is in. `pages` are the web pages that may use it."""
 
     http: HttpLimits = field(default_factory=HttpLimits)
     serving: ServingConfig = field(default_factory=ServingConfig)
@@ -47,6 +47,7 @@ class GatewayConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     code_model: str | None = None
     initial_peers: tuple[str, ...] = ()
+    swarm: str | None = None
     proxies: Proxies = field(default_factory=Proxies)
     pages: WebPages = field(default_factory=WebPages)
 
@@ -100,7 +101,7 @@ class Gateway:
                 streams=lambda: network.open_streams,
                 clock_ahead_s=lambda: network.clock.ahead_s,
             )
-            location = Location(network.peer_id, config.initial_peers)
+            location = Location(network.peer_id, config.initial_peers, config.swarm)
             overview = OverviewBuilder(
                 sources,
                 history,

@@ -180,10 +180,12 @@ class Overview:
 
 @dataclass(frozen=True)
 class Location:
-    """Where this gateway stands in the network: who it is, and the addresses that it joined through."""
+    """Where this gateway stands in the network: who it is, and the addresses that it joined through. `swarm` is the
+    name of the private swarm that it is in; None is the public network."""
 
     peer_id: str
     initial_peers: tuple[str, ...] = ()
+    swarm: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import { copyButton } from "./copy.js";
 import { byId, el } from "./dom.js";
 import { shellQuoted } from "./snippets.js";
 
-/** @typedef {{initial_peers: string[], command: string}} Way */
+/** @typedef {{initial_peers: string[], swarm: string | null, command: string}} Way */
 
 const NOTEBOOK = "/static/volunteer.ipynb";
 
@@ -35,15 +35,18 @@ export function startJoin() {
  * @param {Way} way
  * @returns {Element[]}
  */
-function steps({ initial_peers, command }) {
-  const through = initial_peers
-    .map((peer) => `--initial-peers ${PLAIN.test(peer) ? peer : shellQuoted(peer)}`)
-    .join(" ");
+function steps({ initial_peers, swarm, command }) {
+  const plain = (/** @type {string} */ word) => (PLAIN.test(word) ? word : shellQuoted(word));
+  const through = swarm
+    ? `--swarm ${plain(swarm)}`
+    : initial_peers.map((peer) => `--initial-peers ${plain(peer)}`).join(" ");
   return [
     el(
       "p",
       {},
-      "A worker runs a model on your machine and answers requests of strangers with it. It needs no account and nobody's permission, and it stops when you say so.",
+      swarm
+        ? "A worker runs a model on your machine and answers requests of the swarm's members with it. It stops when you say so."
+        : "A worker runs a model on your machine and answers requests of strangers with it. It needs no account and nobody's permission, and it stops when you say so.",
     ),
     el(
       "ol",
@@ -53,9 +56,12 @@ function steps({ initial_peers, command }) {
         "You need Linux and Python 3.11 or later. In a checkout of p2pnet:",
         commandLine("Install", INSTALL),
       ),
+      ...(swarm ? [invited(swarm)] : []),
       step(
         "Join",
-        "This lends the small bundled model, to see how it goes. It joins through the peers that this gateway joined through:",
+        swarm
+          ? "This lends the small bundled model to the swarm, to see how it goes:"
+          : "This lends the small bundled model, to see how it goes. It joins through the peers that this gateway joined through:",
         commandLine("Join", `.venv/bin/${command}`),
       ),
       step(
@@ -73,17 +79,7 @@ function steps({ initial_peers, command }) {
         "There is nothing to do: the worker finds out, and is reached through a relay.",
       ),
     ),
-    card(
-      "In a notebook",
-      el(
-        "p",
-        {},
-        "The same, cell by cell, for a hosted notebook or your own: ",
-        el("a", { href: NOTEBOOK, download: "volunteer.ipynb" }, "volunteer.ipynb"),
-        ". It asks for one of these addresses:",
-      ),
-      ...initial_peers.map((peer) => commandLine("Address", peer)),
-    ),
+    ...(swarm ? [] : [notebook(initial_peers)]),
     card(
       "Before you do",
       el(
@@ -107,6 +103,30 @@ function steps({ initial_peers, command }) {
       ),
     ),
   ];
+}
+
+/** @param {string} swarm */
+function invited(swarm) {
+  return step(
+    "Become a member",
+    `This gateway is in the private swarm ${swarm}. Ask whoever made it for an invitation, and paste it here:`,
+    commandLine("Become a member", ".venv/bin/p2pnet swarm join"),
+  );
+}
+
+/** @param {string[]} initial_peers */
+function notebook(initial_peers) {
+  return card(
+    "In a notebook",
+    el(
+      "p",
+      {},
+      "The same, cell by cell, for a hosted notebook or your own: ",
+      el("a", { href: NOTEBOOK, download: "volunteer.ipynb" }, "volunteer.ipynb"),
+      ". It asks for one of these addresses:",
+    ),
+    ...initial_peers.map((peer) => commandLine("Address", peer)),
+  );
 }
 
 /**

@@ -142,7 +142,7 @@ def gateway(flags: GatewayFlags) -> None:
             initial_peers=joined.initial_peers,
             is_client=True,
         )
-        config = _config_of(flags, network)
+        config = _config_of(flags, network, joined.membership)
         run_service(
             partial(_serving, flags, network, joined.membership, config),
             flags.ready_file,
@@ -151,7 +151,7 @@ def gateway(flags: GatewayFlags) -> None:
         )
 
 
-def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
+def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membership | None) -> GatewayConfig:
     """Raises UsageError."""
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import GatewayConfig
@@ -168,6 +168,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig) -> GatewayConfig:
         aliases=parse_aliases(flags.alias),
         code_model=flags.code_model,
         initial_peers=network.initial_peers,
+        swarm=None if membership is None else membership.invitation.name,
         proxies=parse_proxies(flags.trusted_proxy),
         pages=parse_web_pages(flags.allowed_host, flags.allowed_origin),
     )

@@ -23,6 +23,7 @@ Sections = dict[str, Any]
 
 JOIN = {
     "initial_peers": ["/ip4/203.0.113.7/tcp/31337/p2p/12D3KooWGatewaysBootstrapGatewaysBootstrapGatewaysBoot"],
+    "swarm": None,
     "command": "p2pnet serve --model tiny --initial-peers "
     "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooWGatewaysBootstrapGatewaysBootstrapGatewaysBoot",
 }
@@ -34,6 +35,7 @@ class PretendGateway:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.url = ""
+        self.way: dict[str, Any] = JOIN
         self._loop = loop
         self._sections: Sections = {}
         self._is_there = True
@@ -68,7 +70,7 @@ class PretendGateway:
 
         @app.get("/p2pnet/v1/join")
         async def join() -> Any:
-            return JSONResponse(JOIN)
+            return JSONResponse(self.way)
 
         return app
 

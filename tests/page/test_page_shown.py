@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.page.browser import ATTACKS, Theme, findings, is_wider_than_its_screen, screenshot, tab, wait_live
-from tests.page.pretend_gateway import PretendGateway, pretend_gateway
+from tests.page.pretend_gateway import JOIN, PretendGateway, pretend_gateway
 from tests.page.pretend_network import network
 
 VIEWS = ("#/", "#/playground", "#/join")
@@ -66,6 +66,18 @@ def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGate
         expect(page.get_by_role("heading", name="Lend a machine to this network")).to_be_focused()
         assert page.title() == "Join \u00b7 p2pnet gateway"
         expect(page.locator("#join pre").nth(1)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
+
+
+def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) -> None:
+    with pretend_gateway() as gateway:
+        gateway.way = {**JOIN, "swarm": "lab", "command": "p2pnet serve --model tiny --swarm lab"}
+        gateway.show(network(0, bootstraps=1))
+        with tab(browser, gateway.url, "#/join") as page:
+            expect(page.locator("#join pre").nth(1)).to_have_text(".venv/bin/p2pnet swarm join")
+            expect(page.locator("#join pre").nth(2)).to_have_text(".venv/bin/p2pnet serve --model tiny --swarm lab")
+            expect(page.locator("#join")).not_to_contain_text("--initial-peers")
+            expect(page.locator("#join")).not_to_contain_text("strangers")
+            assert findings(page) == []
 
 
 def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: PretendGateway) -> None:

@@ -45,8 +45,10 @@ def choices(views: Sequence[ChoiceView]) -> bytes:
 def join(location: Location) -> bytes:
     """What whoever wants to lend a machine runs."""
     peers = " ".join(f"--initial-peers {address}" for address in location.initial_peers)
-    command = f"p2pnet serve --model tiny {peers}".rstrip()
-    return msgspec.json.encode({"initial_peers": location.initial_peers, "command": command})
+    network = f"--swarm {location.swarm}" if location.swarm else peers
+    command = f"p2pnet serve --model tiny {network}".rstrip()
+    way = {"initial_peers": location.initial_peers, "swarm": location.swarm, "command": command}
+    return msgspec.json.encode(way)
 
 
 def overview(seen: Overview) -> bytes:

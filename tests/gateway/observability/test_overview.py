@@ -12,7 +12,9 @@ import pytest
 
 from gateway.http.limits import HttpLimits
 from gateway.observability.history import History
+from gateway.observability.views import Location
 from gateway.surfaces.p2pnet.live import Changes, LiveReply
+from gateway.surfaces.p2pnet.render import join
 from tests.gateway.asgi_call import AsgiCall
 from tests.gateway.desk import ANN, BOB, BOOTSTRAP, GATEWAY, NOW_S, Desk, worker
 from tests.gateway.reports import NOON_S, attempt, report
@@ -129,8 +131,14 @@ async def test_nothing_personal_is_shown(desk: Desk) -> None:
 async def test_what_a_volunteer_runs(desk: Desk) -> None:
     assert await desk.get("join") == {
         "initial_peers": [BOOTSTRAP],
+        "swarm": None,
         "command": f"p2pnet serve --model tiny --initial-peers {BOOTSTRAP}",
     }
+
+
+def test_what_somebody_runs_who_is_in_the_swarm() -> None:
+    way = msgspec.json.decode(join(Location(ANN, (BOOTSTRAP,), "lab")))
+    assert way == {"initial_peers": [BOOTSTRAP], "swarm": "lab", "command": "p2pnet serve --model tiny --swarm lab"}
 
 
 # Live
