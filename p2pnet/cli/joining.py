@@ -35,6 +35,6 @@ def joining(named_peers: Sequence[str], swarm: str | None, data: Path | None = N
     if swarm is None:
         return Joining(initial_peers_required(named_peers))
     folder = swarm_folder(swarm, data)
-    member = membership(folder, now_ms())
+    member = membership(folder, now_ms)
     through = initial_peers(named_peers) if named_peers else member.invitation.initial_peers
     return Joining(through or initial_peers_required(()), member, folder.path)

@@ -103,9 +103,17 @@ class SwarmFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from changing the folder meanwhile: of two that read the ledger together, one would undo
-        the other."""
-        with open_lock(self.path / ".ledger.lock") as lock:
+        the other. Raises UsageError."""
+        beside = self.path / ".ledger.lock"
+        try:
+            lock = open_lock(beside)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UsageError(
+                f"The folder {self.path} cannot be changed: {error.strerror} for {beside}.",
+                "Make it one that you can write.",
+            ) from error
+        with lock:
             yield
 
 

@@ -19,6 +19,7 @@ from p2pnet.errors import NotAllowed, NotAMember, PeerLost, ProtocolViolation
 from p2pnet.network.interface import Stream
 from p2pnet.records import Label
 from p2pnet.swarm.certificates import Certificate
+from p2pnet.swarm.membership import OwnCertificate
 from p2pnet.swarm.register import Register
 from p2pnet.swarm.secret import SwarmSecret
 
@@ -52,7 +53,7 @@ _decode = msgspec.msgpack.Decoder(Hello).decode
 class Greeter:
     """Says hello for one member."""
 
-    def __init__(self, peer_id: str, certificate: Certificate, secret: SwarmSecret, register: Register) -> None:
+    def __init__(self, peer_id: str, certificate: OwnCertificate, secret: SwarmSecret, register: Register) -> None:
         self._peer_id = peer_id
         self._certificate = certificate
         self._secret = secret
@@ -61,7 +62,7 @@ class Greeter:
     async def open(self, stream: Stream, protocol: str) -> Greeted:
         """The opener's part. Raises NotAllowed when it is refused, ProtocolViolation when the other end is no member,
         PeerLost when it ends."""
-        hello = Hello(self._certificate, protocol)
+        hello = Hello(self._certificate.newest, protocol)
         await stream.write(self._sealed(hello, opening_context(self._peer_id, stream.peer_id)))
         body, ahead = await _read_frame(stream)
         if not body:
@@ -79,7 +80,9 @@ class Greeter:
 
     async def welcome(self, stream: Stream) -> None:
         """Its second part: so are we. Raises PeerLost."""
-        await stream.write(self._sealed(Hello(self._certificate), answering_context(self._peer_id, stream.peer_id)))
+        await stream.write(
+            self._sealed(Hello(self._certificate.newest), answering_context(self._peer_id, stream.peer_id))
+        )
 
     def _sealed(self, hello: Hello, context: str) -> bytes:
         body = self._secret.seal(msgspec.msgpack.encode(hello), context)

@@ -29,7 +29,7 @@ from p2pnet.network.interface import (
 )
 from p2pnet.swarm.hello import REFUSAL, Greeted, Greeter
 from p2pnet.swarm.member_stream import MemberStream
-from p2pnet.swarm.membership import Membership
+from p2pnet.swarm.membership import Membership, OwnCertificate
 from p2pnet.swarm.register import Register
 from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.upkeep import Upkeep
@@ -60,7 +60,7 @@ class MemberNetwork:
         invitation = membership.invitation
         self._register = Register(invitation.swarm_id, now_ms)
         secret = SwarmSecret(invitation.secret)
-        certificate = invitation.certificate_for(identity.peer_id)
+        certificate = OwnCertificate(membership, identity.peer_id)
         self._values = MemberValues(inner, identity, certificate, secret, self._register, now_ms)
         self._greeter = Greeter(identity.peer_id, certificate, secret, self._register)
         self._handlers: dict[str, StreamHandler] = {}

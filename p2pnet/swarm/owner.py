@@ -1,6 +1,6 @@
 """What may be done with a swarm's key, and how one becomes a member: creates swarms, invites, joins, revokes.
 
-Acts on folders alone. Knows nothing of the network, nor of clocks.
+Acts on folders alone. Knows nothing of the network; the time is passed in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity
+from p2pnet.network.interface import Clock
 from p2pnet.swarm.certificates import delegate
 from p2pnet.swarm.folder import SwarmFolder
 from p2pnet.swarm.invitation import MAX_INITIAL_PEERS, Invitation, new_invitation
@@ -74,10 +75,14 @@ def join(folder: SwarmFolder, invitation: Invitation, now_ms: int) -> None:
     folder.keep_invitation(invitation)
 
 
-def membership(folder: SwarmFolder, now_ms: int) -> Membership:
+def membership(folder: SwarmFolder, now_ms: Clock) -> Membership:
     """What makes this user's peers members. Where the swarm's key is, it never ends. Raises UsageError."""
-    invitation = _own_invitation(folder, now_ms)
-    return Membership(invitation, folder.kept_list(invitation.swarm_id))
+    invitation = _own_invitation(folder, now_ms())
+    return Membership(
+        invitation,
+        read_again=lambda: _own_invitation(folder, now_ms()),
+        kept_list=folder.kept_list(invitation.swarm_id),
+    )
 
 
 def revoke(folder: SwarmFolder, revoked_id: str, now_ms: int) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from p2pnet.errors import UsageError
 from p2pnet.network.interface import Clock, Entry
 from p2pnet.records import MAX_LIFETIME_MS
-from p2pnet.swarm.certificates import Certificate
 from p2pnet.swarm.kept_list import KeptList
+from p2pnet.swarm.membership import OwnCertificate
 from p2pnet.swarm.register import Register
 from p2pnet.swarm.values import MemberValue, MemberValues
 
@@ -46,7 +46,7 @@ class Upkeep:
         values: MemberValues,
         register: Register,
         kept_list: KeptList,
-        certificate: Certificate,
+        certificate: OwnCertificate,
         now_ms: Clock,
         members_may_have_changed: Callable[[], None],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -65,10 +65,10 @@ class Upkeep:
         while True:
             await self._sleep(LOOK_S)
             looks += 1
+            self._renew()
             await self._try(self.look)
             if looks % LOOKS_PER_PRESENCE == 1:
                 await self._try(self.say_present)
-            self._warn_of_end()
 
     async def look(self) -> bool:
         """Learn the newest list, go by it, and hand it on. Returns whether it lies in the DHT; True where there is
@@ -111,12 +111,12 @@ class Upkeep:
         except Exception:  # outlives whatever the network does to it, as the announcer does; the next turn comes
             logger.warning("the swarm was not looked after; the next turn follows", exc_info=True)
 
-    def _warn_of_end(self) -> None:
-        left_ms = self._certificate.expires_ms - self._now_ms()
+    def _renew(self) -> None:
+        """Take a newer invitation, if the user has one, or say in time that one is needed."""
+        left_ms = self._certificate.renew().expires_ms - self._now_ms()
         if left_ms < WARN_BEFORE_MS and not self._has_warned:
-            self._has_warned = True
             logger.warning(
-                "this peer's membership ends in %d hours. Take another invitation with `p2pnet swarm join`, and start "
-                "again",
+                "this peer's membership ends in %d hours: take another invitation with `p2pnet swarm join`",
                 max(0, left_ms // 3_600_000),
             )
+        self._has_warned = left_ms < WARN_BEFORE_MS

@@ -16,6 +16,7 @@ from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue
 from p2pnet.records import PrivateRecord, open_record, seal
 from p2pnet.swarm.certificates import Certificate
+from p2pnet.swarm.membership import OwnCertificate
 from p2pnet.swarm.register import Register
 from p2pnet.swarm.secret import SwarmSecret
 
@@ -51,7 +52,7 @@ class MemberValues:
         self,
         network: Network,
         identity: Identity,
-        certificate: Certificate,
+        certificate: OwnCertificate,
         secret: SwarmSecret,
         register: Register,
         now_ms: Clock,
@@ -84,7 +85,7 @@ class MemberValues:
     def _sealed(self, entry: Entry) -> list[Entry]:
         peer_id = self._identity.peer_id
         blinded = self._secret.blinded(entry.key)
-        boxed = msgspec.msgpack.encode(Boxed(self._certificate, entry.value))
+        boxed = msgspec.msgpack.encode(Boxed(self._certificate.newest, entry.value))
         record = PrivateRecord(
             peer_id=peer_id,
             issued_ms=min(self._now_ms(), entry.expires_ms - 1),

@@ -11,7 +11,7 @@ from p2pnet.swarm.certificates import delegate
 from p2pnet.swarm.invitation import Invitation
 from p2pnet.swarm.kept_list import KeptList
 from p2pnet.swarm.member_network import MemberNetwork
-from p2pnet.swarm.membership import Membership
+from p2pnet.swarm.membership import Membership, OwnCertificate
 from p2pnet.swarm.owner import DAY_MS
 from p2pnet.swarm.revocations import seal_revocations
 from tests.stories import NOW_MS, ManualClock, peer
@@ -43,6 +43,15 @@ class SwarmKeys:
 LAB, KITCHEN = SwarmKeys("lab"), SwarmKeys("kitchen")
 
 
+def held(invitation: Invitation, kept_list: KeptList | None = None) -> Membership:
+    """The membership of somebody who takes no other invitation."""
+    return Membership(invitation, lambda: invitation, kept_list or KeptList(Path("/nowhere"), invitation.swarm_id))
+
+
+def certified(peer_id: str, swarm: SwarmKeys = LAB) -> OwnCertificate:
+    return OwnCertificate(held(swarm.invitation()), peer_id)
+
+
 class Place:
     """A world in which members of swarms and everybody else meet, and whose time a test moves."""
 
@@ -58,7 +67,7 @@ class Place:
     def member(self, name: str, swarm: SwarmKeys = LAB, invitation: Invitation | None = None) -> MemberNetwork:
         """A member, whose upkeep is the test's to do."""
         identity = peer(name)
-        membership = Membership(invitation or swarm.invitation(), self.kept_list(name, swarm))
+        membership = held(invitation or swarm.invitation(), self.kept_list(name, swarm))
         inner = self.world.join(identity.peer_id)
         return MemberNetwork(inner, identity, membership, validator(self.clock), self.clock)
 

@@ -15,7 +15,7 @@ from p2pnet.swarm.register import Register
 from p2pnet.swarm.secret import SwarmSecret
 from tests.depth import scaled
 from tests.stories import NOW_MS, peer
-from tests.swarm.members import KITCHEN, LAB, SwarmKeys
+from tests.swarm.members import KITCHEN, LAB, SwarmKeys, certified
 
 ANNA, BOB, EVE = peer("anna"), peer("bob"), peer("eve")
 PROTOCOL = "/p2pnet/generate/1"
@@ -44,7 +44,7 @@ def greeter(name: str, swarm: SwarmKeys = LAB, revoked: tuple[str, ...] = ()) ->
     register = Register(swarm.swarm_id, lambda: NOW_MS)
     register.learn(swarm.revoking(*revoked))
     peer_id = peer(name).peer_id
-    return Greeter(peer_id, swarm.invitation().certificate_for(peer_id), SwarmSecret(swarm.secret), register)
+    return Greeter(peer_id, certified(peer_id, swarm), SwarmSecret(swarm.secret), register)
 
 
 async def opening(by: str = "anna", to: str = "bob", swarm: SwarmKeys = LAB) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,10 @@ PEERS = (address_of(peer("bootstrap")),)
 TERMS = Terms(days=30, join_days=3)
 
 
+def at(now_ms: int) -> Callable[[], int]:
+    return lambda: now_ms
+
+
 @pytest.fixture
 def owned(tmp_path: Path) -> SwarmFolder:
     folder = SwarmFolder(tmp_path / "owner", "lab")
@@ -43,7 +48,7 @@ def test_who_made_a_swarm_and_who_was_invited_are_members_of_one(owned: SwarmFol
     line = invite(owned, "anna", TERMS, NOW_MS).to_line()
     annas = SwarmFolder(tmp_path / "anna", "lab")
     join(annas, read_invitation(line, NOW_MS), NOW_MS)
-    by_owner, by_anna = (membership(folder, NOW_MS).invitation for folder in (owned, annas))
+    by_owner, by_anna = (membership(folder, at(NOW_MS)).invitation for folder in (owned, annas))
     register = Register(by_owner.swarm_id, lambda: NOW_MS)
     for held in (by_owner, by_anna):
         assert (held.swarm_id, held.secret, held.initial_peers) == (by_owner.swarm_id, by_owner.secret, PEERS)
@@ -72,19 +77,19 @@ def test_another_invitation_makes_a_membership_longer(owned: SwarmFolder, tmp_pa
     annas = SwarmFolder(tmp_path / "anna", "lab")
     for now_ms in (NOW_MS, NOW_MS + 20 * DAY_MS):
         join(annas, invite(owned, "anna", TERMS, now_ms), now_ms)
-        assert membership(annas, now_ms).invitation.expires_ms == now_ms + 30 * DAY_MS
+        assert membership(annas, at(now_ms)).invitation.expires_ms == now_ms + 30 * DAY_MS
 
 
 def test_a_membership_ends_but_for_who_has_the_swarms_key(owned: SwarmFolder, tmp_path: Path) -> None:
     annas = SwarmFolder(tmp_path / "anna", "lab")
     join(annas, invite(owned, "anna", TERMS, NOW_MS), NOW_MS)
     with pytest.raises(UsageError, match="has expired"):
-        membership(annas, NOW_MS + 30 * DAY_MS)
-    own = membership(owned, NOW_MS).invitation
+        membership(annas, at(NOW_MS + 30 * DAY_MS))
+    own = membership(owned, at(NOW_MS)).invitation
     before = NOW_MS + OWN_DAYS * DAY_MS - RENEWED_BEFORE_MS
-    assert membership(owned, before).invitation == own
+    assert membership(owned, at(before)).invitation == own
     for late_ms in (before + 1, NOW_MS + 1000 * DAY_MS):
-        renewed = membership(owned, late_ms).invitation
+        renewed = membership(owned, at(late_ms)).invitation
         assert (renewed.invitation_id, renewed.expires_ms) == (own.invitation_id, late_ms + OWN_DAYS * DAY_MS)
         assert renewed.invitation_id in {each.invitation_id for each in owned.ledger().invitations}
 
@@ -122,7 +127,7 @@ def test_what_a_swarm_cannot_be_called(tmp_path: Path, name: str) -> None:
 
 def test_a_swarm_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no swarm called lab") as caught:
-        membership(SwarmFolder(tmp_path, "lab"), NOW_MS)
+        membership(SwarmFolder(tmp_path, "lab"), at(NOW_MS))
     assert "p2pnet swarm join" in caught.value.fix
 
 
@@ -131,7 +136,7 @@ def test_what_is_revoked_stays_so_until_it_would_have_ended(owned: SwarmFolder) 
     bad = peer("bad").peer_id
     revoke(owned, first.invitation_id, NOW_MS)
     revoke(owned, bad, NOW_MS)
-    held = membership(owned, NOW_MS)
+    held = membership(owned, at(NOW_MS))
     register = Register(held.invitation.swarm_id, lambda: NOW_MS)
     register.learn(held.kept_list.read())
     assert register.sequence == owned.ledger().sequence == NOW_MS + 1
@@ -144,7 +149,7 @@ def test_what_is_revoked_stays_so_until_it_would_have_ended(owned: SwarmFolder) 
 
 
 def test_what_cannot_be_revoked(owned: SwarmFolder) -> None:
-    own = membership(owned, NOW_MS).invitation.invitation_id
+    own = membership(owned, at(NOW_MS)).invitation.invitation_id
     for revoked_id, reason in (("anna", "neither a peer nor an invitation"), (own, "your own membership")):
         with pytest.raises(UsageError, match=reason):
             revoke(owned, revoked_id, NOW_MS)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from p2pnet.errors import UsageError
 from p2pnet.network.interface import Entry
+from p2pnet.swarm.invitation import Invitation
+from p2pnet.swarm.membership import Membership, OwnCertificate
 from p2pnet.swarm.register import Register
 from p2pnet.swarm.upkeep import LOOK_S, LOOKS_PER_PRESENCE, WARN_BEFORE_MS, Upkeep
 from p2pnet.swarm.values import MemberValue
 from tests.stories import ManualClock, peer, settle
-from tests.swarm.members import ENDS_MS, LAB, Place
+from tests.swarm.members import ENDS_MS, KITCHEN, LAB, Place, held
 
 ME = peer("me").peer_id
 
@@ -56,10 +59,16 @@ class Turns:
             await settle(lambda: len(self.asked) > before)  # noqa: B023
 
 
-def upkeep(values: Values, turns: Turns, folder: Path, clock: ManualClock | None = None) -> asyncio.Task[None]:
+def upkeep(
+    values: Values,
+    turns: Turns,
+    folder: Path,
+    clock: ManualClock | None = None,
+    membership: Membership | None = None,
+) -> asyncio.Task[None]:
     place = Place(folder)
     clock = clock or place.clock
-    certificate = LAB.invitation().certificate_for(ME)
+    certificate = OwnCertificate(membership or held(LAB.invitation()), ME)
     made = Upkeep(
         values,
         Register(LAB.swarm_id, clock),
@@ -103,3 +112,35 @@ async def test_it_warns_once_that_the_membership_ends(tmp_path: Path, caplog: py
     ((_, level, text),) = caplog.record_tuples
     assert level == logging.WARNING and "ends in 167 hours" in text
     task.cancel()
+
+
+async def test_another_invitation_is_taken_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    turns, clock = Turns(), ManualClock(ENDS_MS - 1)
+    old, new = LAB.invitation(), LAB.invitation(2, ENDS_MS + 2 * WARN_BEFORE_MS)
+    drawer = [old]
+    membership = Membership(old, lambda: drawer[-1], Place(tmp_path).kept_list("me"))
+    task = upkeep(Values(), turns, tmp_path, clock, membership)
+    await settle(lambda: turns.asked == [LOOK_S])
+    drawer.append(new)
+    await turns.pass_by(1)
+    assert caplog.records == [], "there is time enough again"
+    task.cancel()
+
+
+def test_a_certificate_is_by_the_newest_invitation_of_the_same_swarm() -> None:
+    drawer: list[Invitation] = [LAB.invitation()]
+
+    def read_again() -> Invitation:
+        if not drawer:
+            raise UsageError("There is no swarm called lab here.", "Join it.")
+        return drawer[-1]
+
+    own = OwnCertificate(Membership(drawer[0], read_again, held(drawer[0]).kept_list), ME)
+    for change, expected in (
+        (lambda: drawer.append(LAB.invitation(2)), LAB.invitation(2)),
+        (lambda: drawer.append(KITCHEN.invitation()), LAB.invitation(2)),
+        (drawer.clear, LAB.invitation(2)),
+        (lambda: drawer.append(LAB.invitation(3)), LAB.invitation(3)),
+    ):
+        change()
+        assert own.renew() == own.newest == expected.certificate_for(ME)

@@ -15,7 +15,7 @@ from p2pnet.swarm.register import Register
 from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.values import MAX_MEMBER_VALUE_BYTES, Boxed, MemberValues, box_context
 from tests.stories import LIFETIME_MS, NOW_MS, ManualClock, capability, peer
-from tests.swarm.members import ENDS_MS, KITCHEN, LAB, SwarmKeys
+from tests.swarm.members import ENDS_MS, KITCHEN, LAB, SwarmKeys, certified
 
 ANNA, BOB, EVE = peer("anna"), peer("bob"), peer("eve")
 KEY = "p2pnet/1/model/tiny"
@@ -31,7 +31,7 @@ class Story:
 
     def values(self, identity: Identity, swarm: SwarmKeys = LAB) -> MemberValues:
         register = self.register if swarm is LAB else Register(swarm.swarm_id, self.clock)
-        certificate = swarm.invitation().certificate_for(identity.peer_id)
+        certificate = certified(identity.peer_id, swarm)
         network = self.world.join(identity.peer_id)
         return MemberValues(network, identity, certificate, SwarmSecret(swarm.secret), register, self.clock)
 
