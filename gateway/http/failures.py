@@ -45,6 +45,7 @@ OUTCOMES: dict[str, Outcome] = {
     "worker_failed": Outcome(502),
     "protocol_violation": Outcome(502),
     "record_refused": Outcome(502),
+    "not_a_member": Outcome(502),
     "peer_error": Outcome(502),
     INTERNAL: Outcome(500),
     "usage": Outcome(500),
