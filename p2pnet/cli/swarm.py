@@ -51,7 +51,7 @@ def create(
     folder = swarm_folder(name)
     owner.create(folder, initial_peers_required(initial_peers), now_ms())
     invitation = owner.invite(folder, note, owner.Terms(days, join_days), now_ms())
-    typer.echo(f"The swarm {name} is made. Its key is {folder.path / 'swarm.key'}: keep a copy of it.", err=True)
+    typer.echo(f"The swarm {name} is made. Its key is in {folder.path}: keep a copy of that folder.", err=True)
     _print_invitation(invitation)
 
 

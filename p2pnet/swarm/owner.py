@@ -66,11 +66,11 @@ def invite(folder: SwarmFolder, note: str, terms: Terms, now_ms: int) -> Invitat
 def join(folder: SwarmFolder, invitation: Invitation, now_ms: int) -> None:
     """Become a member, or stay one for longer. Raises UsageError when the invitation is used too late, or the folder is
     another swarm's."""
-    if invitation.join_by_ms <= now_ms:
+    if invitation.join_by_ms <= now_ms and not folder.has_key:
         raise UsageError("This invitation was to be used earlier.", "Ask for another one.")
-    if folder.exists and _swarm_id(folder) != invitation.swarm_id:
+    if _swarm_id(folder) not in (None, invitation.swarm_id):
         raise UsageError(f"Another swarm is called {folder.name} here.", "Give this one another name with --name.")
-    if folder.has_key:
+    if folder.has_key and folder.exists:
         raise UsageError(f"The swarm {folder.name} was made here: you are its member.", "Nothing needs to be done.")
     folder.keep_invitation(invitation)
 
@@ -117,5 +117,7 @@ def _own_invitation(folder: SwarmFolder, now_ms: int) -> Invitation:
     return own
 
 
-def _swarm_id(folder: SwarmFolder) -> str:
-    return folder.invitation(now_ms=0).swarm_id
+def _swarm_id(folder: SwarmFolder) -> str | None:
+    if folder.has_key:
+        return folder.swarm_key().peer_id
+    return folder.invitation(now_ms=0).swarm_id if folder.exists else None

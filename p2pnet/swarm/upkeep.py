@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from p2pnet.errors import UsageError
 from p2pnet.network.interface import Clock, Entry
@@ -65,19 +65,28 @@ class Upkeep:
         while True:
             await self._sleep(LOOK_S)
             looks += 1
-            self._renew()
+            await self._try(self.renew)
             await self._try(self.look)
             if looks % LOOKS_PER_PRESENCE == 1:
                 await self._try(self.say_present)
 
+    async def renew(self) -> None:
+        """Take a newer invitation, if the user has one, or say in time that one is needed."""
+        left_ms = self._certificate.renew().expires_ms - self._now_ms()
+        if left_ms < WARN_BEFORE_MS and not self._has_warned:
+            logger.warning(
+                "this peer's membership ends in %d hours: take another invitation with `p2pnet swarm join`",
+                max(0, left_ms // 3_600_000),
+            )
+        self._has_warned = left_ms < WARN_BEFORE_MS
+
     async def look(self) -> bool:
         """Learn the newest list, go by it, and hand it on. Returns whether it lies in the DHT; True where there is
         none."""
-        found = (await self._values.get([REVOCATIONS_KEY]))[REVOCATIONS_KEY]
         kept = self._kept_list.read()
-        for sealed in (kept, *(value.value for value in found)):
-            self._register.learn(sealed)
-        self._members_may_have_changed()  # also where nothing is new: certificates end by themselves
+        self._go_by([kept])  # first: the network may be away
+        found = (await self._values.get([REVOCATIONS_KEY]))[REVOCATIONS_KEY]
+        self._go_by([value.value for value in found])
         newest = self._register.sealed_list
         if not newest:
             return True
@@ -102,21 +111,16 @@ class Upkeep:
         found = (await self._values.get([MEMBERS_KEY]))[MEMBERS_KEY]
         return list({value.peer_id: value for value in sorted(found, key=lambda value: value.expires_ms)}.values())
 
+    def _go_by(self, sealed_lists: Sequence[bytes]) -> None:
+        for sealed in sealed_lists:
+            self._register.learn(sealed)
+        self._members_may_have_changed()  # also where nothing is new: certificates end by themselves
+
     async def _put(self, key: str, value: bytes, lifetime_ms: int) -> bool:
         return await self._values.put([Entry(key, value, self._now_ms() + lifetime_ms)]) > 0
 
-    async def _try(self, act: Callable[[], Awaitable[bool]]) -> None:
+    async def _try(self, act: Callable[[], Awaitable[object]]) -> None:
         try:
             await act()
         except Exception:  # outlives whatever the network does to it, as the announcer does; the next turn comes
             logger.warning("the swarm was not looked after; the next turn follows", exc_info=True)
-
-    def _renew(self) -> None:
-        """Take a newer invitation, if the user has one, or say in time that one is needed."""
-        left_ms = self._certificate.renew().expires_ms - self._now_ms()
-        if left_ms < WARN_BEFORE_MS and not self._has_warned:
-            logger.warning(
-                "this peer's membership ends in %d hours: take another invitation with `p2pnet swarm join`",
-                max(0, left_ms // 3_600_000),
-            )
-        self._has_warned = left_ms < WARN_BEFORE_MS

@@ -172,3 +172,12 @@ def test_a_ledger_that_makes_no_sense_is_said(owned: SwarmFolder) -> None:
     (owned.path / "ledger.json").write_text("{")
     with pytest.raises(UsageError, match="makes no sense"):
         invite(owned, "anna", TERMS, NOW_MS)
+
+
+def test_a_maker_who_has_lost_the_invitation_takes_one_that_was_made(owned: SwarmFolder) -> None:
+    made, before = invite(owned, "anna", TERMS, NOW_MS), owned.invitation(NOW_MS)
+    (owned.path / "invitation").unlink()
+    with pytest.raises(UsageError, match="Another swarm"):
+        join(owned, msgspec.structs.replace(LAB.invitation(), join_by_ms=NOW_MS + 1), NOW_MS)
+    join(owned, made, NOW_MS + 5 * DAY_MS)
+    assert invite(owned, "bob", TERMS, NOW_MS).secret == before.secret

@@ -101,6 +101,33 @@ async def test_a_network_that_fails_does_not_end_it(tmp_path: Path, caplog: pyte
     task.cancel()
 
 
+async def test_what_cannot_be_read_does_not_end_it_either(tmp_path: Path) -> None:
+    def failing() -> Invitation:
+        raise PermissionError("not yours any more")
+
+    values, turns = Values(), Turns()
+    membership = Membership(LAB.invitation(), failing, Place(tmp_path).kept_list("me"))
+    task = upkeep(values, turns, tmp_path, membership=membership)
+    await settle(lambda: turns.asked == [LOOK_S])
+    await turns.pass_by(2)
+    assert values.said == ["look", "present", "look"]
+    task.cancel()
+
+
+async def test_a_list_on_disk_counts_while_the_network_is_away(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    register = Register(LAB.swarm_id, place.clock)
+    place.kept_list("me").write(LAB.revoking(ME), 1)
+    own = OwnCertificate(held(LAB.invitation()), ME)
+    cuts: list[int] = []
+    away = Upkeep(
+        Values(failing=1), register, place.kept_list("me"), own, place.clock, lambda: cuts.append(register.sequence)
+    )
+    with pytest.raises(RuntimeError):
+        await away.look()
+    assert (cuts, register.has(own.newest, ME)) == ([1], False)
+
+
 async def test_it_warns_once_that_the_membership_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turns, clock = Turns(), ManualClock(ENDS_MS - WARN_BEFORE_MS)
     task = upkeep(Values(), turns, tmp_path, clock)
