@@ -187,6 +187,9 @@ class MemberNetwork:
     def clock(self) -> ClockState:
         return self._inner.clock
 
+    def is_direct_to(self, peer_id: str) -> bool | None:
+        return self._inner.is_direct_to(peer_id)
+
     async def meet(self, address: str) -> Meeting:
         return await self._inner.meet(address)
 
