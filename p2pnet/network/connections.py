@@ -70,6 +70,7 @@ class Connections:
         self._missed: dict[str, None] = {}
         """Peers that were not there when they were last wanted: who dials fails again for a while, once he has failed.
         So it is knocked first."""
+        self._moved: dict[str, None] = {}
         self._dialling: dict[tuple[str, tuple[str, ...]], asyncio.Task[None]] = {}
         self._hanging_up: dict[str, asyncio.Task[None]] = {}
         self.name(named)
@@ -114,9 +115,14 @@ class Connections:
 
     def has_moved(self, peer_id: str, addresses: Iterable[str]) -> bool:
         """Whether none of its addresses is one where it was known to be: it has been started anew, or its machine is in
-        another network. A connection to where it was may pass for alive for half a minute more."""
+        another network. A connection to where it was may pass for alive for half a minute more. It has moved until it
+        is hung up on, or dialled anew."""
         known, now = self._known.get(peer_id), set(self._fitting(addresses))
-        return bool(known) and bool(now) and now.isdisjoint(known or ())
+        if known and now and now.isdisjoint(known):
+            self._moved[peer_id] = None
+            if len(self._moved) > MAX_KNOWN_PEERS:
+                del self._moved[next(iter(self._moved))]
+        return peer_id in self._moved
 
     def note_live(self, connected: Iterable[tuple[str, str]]) -> None:
         """The peers that there are connections to, with their full multiaddrs: there they are, who may be dialled there
@@ -151,6 +157,7 @@ class Connections:
         """Close all connections to a peer; whoever wants it meanwhile dials it after that. `for_now`: it is known to be
         there."""
         self._connected.discard(peer_id)
+        self._moved.pop(peer_id, None)
         if peer_id not in self._hanging_up:
             task = asyncio.ensure_future(self._hang_up(peer_id))
             self._hanging_up[peer_id] = task
@@ -173,6 +180,7 @@ class Connections:
             self._note_found(addresses, str(error))
             raise
         self._missed.pop(peer_id, None)
+        self._moved.pop(peer_id, None)
         self._budget.note_connected(peer_id, self._now_s())
         if len(self._connected) >= MAX_KNOWN_PEERS:
             self._connected.clear()  # it only saves round trips

@@ -154,5 +154,9 @@ class SilentNodes:
         if len(self._until) > MAX_SILENT:
             self._until.popitem(last=False)
 
+    def clear(self) -> None:
+        """Ask all of them again."""
+        self._until.clear()
+
     def note_answered(self, peer: bytes) -> None:
         self._until.pop(peer, None)

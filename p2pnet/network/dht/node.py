@@ -88,6 +88,10 @@ class DhtNode:
         """Know nobody any more: no connection has survived."""
         self._table.clear()
 
+    def doubt_silences(self) -> None:
+        """Whoever did not answer was perhaps not asked: it was this machine that was not there."""
+        self._silent.clear()
+
     async def stop(self) -> None:
         """End what runs in the background."""
         for task in self._tasks:
@@ -100,7 +104,9 @@ class DhtNode:
 
     def met(self, peer_id: str, sender: Sender) -> None:
         """This peer has answered, and its clock agrees: know it, if it is a node."""
-        self._hear(peer_bytes(peer_id), sender)
+        peer = peer_bytes(peer_id)
+        self._silent.note_answered(peer)
+        self._hear(peer, sender)
 
     async def look_around(self) -> None:
         """Meet the nodes nearest to this one."""

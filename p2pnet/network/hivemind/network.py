@@ -73,6 +73,7 @@ class HivemindNetwork:
             self._connections,
             self._dht,
             changed=lambda: self._maintenance.note_changed(),
+            moved=self._note_moved,
         )
         self._relay = Relay(
             config.relay,
@@ -80,9 +81,8 @@ class HivemindNetwork:
             lambda: self._record_addresses.last,
             may_relay=lambda: self._reaching.own.is_direct,
         )
-        bounds = Bounds(
-            self._p2pd, self._streams, self._connections, ReturnedPeers(self._reaching), self._relay, config
-        )
+        self._returned = ReturnedPeers(self._reaching)
+        bounds = Bounds(self._p2pd, self._streams, self._connections, self._returned, self._relay, config)
         self._maintenance = Maintenance(
             self._supervisor, self._p2pd, self._joiner, self._connections, self._record_addresses, bounds
         )
@@ -185,6 +185,11 @@ class HivemindNetwork:
         await self._dht.stop()
         await self._streams.wait_parted()
         await self._supervisor.stop()
+
+    def _note_moved(self) -> None:
+        """This machine has lost an address: connections from there are dead, and nobody was asked over them."""
+        self._returned.doubt_all()
+        self._dht.doubt_silences()
 
     async def _stop_reaching(self) -> None:
         if self._reach_task is not None:

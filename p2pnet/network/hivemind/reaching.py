@@ -61,6 +61,7 @@ class Reaching:
         connections: Connections,
         dht: DhtNode,
         changed: Callable[[], None],
+        moved: Callable[[], None],
     ) -> None:
         self._config = config
         self._p2pd = p2pd
@@ -69,9 +70,12 @@ class Reaching:
         self._dht = dht
         self._rng = random.Random()
         self._own_changed = changed
+        self._moved = moved
         self._visible: tuple[str, ...] = ()
         self._hosts = frozenset[str]()
         """This machine's own addresses among those that were visible last."""
+        self._left = frozenset[str]()
+        """Those that it had before: p2pd names them for some seconds more."""
         self._public = frozenset[str]()
         """Where p2pd has believed to be dialled from elsewhere, since this machine came into this network."""
         reachability = Reachability(self._look, self._who_may_look, self._note, fixed_reach(config, scope))
@@ -88,20 +92,25 @@ class Reaching:
 
     async def addresses(self) -> tuple[str, ...]:
         """Full multiaddrs through which others can reach this peer at this moment."""
-        visible = await self._p2pd.addresses()
+        seen, own = await self._p2pd.addresses(), own_hosts()
+        self._left = (self._left | self._hosts) - own
+        visible = tuple(address for address in seen if host_of(address) not in self._left)
         if visible != self._visible:
-            self._look_at_hosts(visible)
+            self._look_at_hosts(visible, own)
         return self._own.addresses(visible)
 
-    def _look_at_hosts(self, visible: tuple[str, ...]) -> None:
-        """p2pd sees itself at other addresses than before."""
-        hosts_before, self._visible, self._hosts = self._hosts, visible, hosts_of(visible)
+    def _look_at_hosts(self, visible: tuple[str, ...], own: frozenset[str]) -> None:
+        """This peer may be dialled at other addresses than before. What others say of where they see it comes and goes;
+        only an address of its own that does means that this machine has moved."""
+        hosts_before, self._visible = self._hosts, visible
+        self._hosts = own & {host_of(address) for address in visible if not is_relayed(address)}
         public = frozenset(address for address in visible if not (is_relayed(address) or is_private(address)))
         new, self._public = public - self._public, self._public | public
         if hosts_before and self._hosts != hosts_before:
             self._public = public
             self._own.note_moved()
             self.puncher.note_moved()
+            self._moved()
         elif new and hosts_before:
             logger.info("this peer may be dialled at %s, too", ", ".join(sorted(new)))
             self._own.note_new_address()
@@ -142,6 +151,9 @@ class Reaching:
                     stream.close()
         except (P2PNetError, *P2PD_ERRORS):
             return False
+
+    async def open_toward(self, peer_id: str, protocol: str, addresses: Sequence[str]) -> Stream:
+        return await self._streams.open_raw(peer_id, protocol, addresses)
 
     async def hang_up_for_now(self, peer_id: str) -> None:
         await self._connections.hang_up(peer_id, for_now=True)
@@ -215,11 +227,13 @@ class Reaching:
         self._dht.is_client = self._config.is_client or not self._own.is_direct
 
 
-def hosts_of(visible: Sequence[str]) -> frozenset[str]:
-    """The machine's own addresses among these: what others say of where they see it is not one, and comes and goes."""
-    hosts = (parts_of(address)[0][1] for address in visible if not is_relayed(address))
-    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
-    return frozenset(host for host in hosts if host in own)
+def own_hosts() -> frozenset[str]:
+    """This machine's IP addresses."""
+    return frozenset(each.address for addresses in psutil.net_if_addrs().values() for each in addresses)
+
+
+def host_of(address: str) -> str:
+    return parts_of(address)[0][1]
 
 
 def fixed_reach(config: NetworkConfig, scope: Scope) -> Reach | None:

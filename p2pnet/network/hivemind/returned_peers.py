@@ -1,4 +1,5 @@
-"""Notices peers that have come back while an older connection to them, which is dead, still passes for alive.
+"""Notices connections that are dead and still pass for alive: those of peers that have come again, and all of our own
+once this machine is in another network.
 
 A line that was gone, or a router that has forgotten, leaves such a connection for half a minute, and p2pd opens streams
 on the one that has most of them: the dead one, also those that it relays. So whoever has another connection than before
@@ -31,13 +32,23 @@ class ReturnedPeers:
         self._answer_s = answer_s
         self._before: Counter[str] = Counter()
         self._asked: dict[str, asyncio.Task[None]] = {}
+        self._doubted: set[str] = set()
+        self._are_all_doubted = False
+
+    def doubt_all(self) -> None:
+        """This machine has lost an address: who was connected from there has to be asked."""
+        self._are_all_doubted = True
 
     def look(self, connections: Sequence[Connection]) -> None:
-        """Ask those that have come again since the last look."""
+        """Ask those that have come again since the last look, and those that are doubted."""
         now = Counter(connection.peer_id for connection in connections if not is_relayed(connection.address))
+        self._doubted = set(now) if self._are_all_doubted else self._doubted & set(now)
+        self._are_all_doubted = False
         for peer_id, count in now.items():
             has_returned = count > max(1, self._before[peer_id])
-            if has_returned and peer_id not in self._asked and len(self._asked) < MAX_ASKED:
+            is_doubted = peer_id in self._doubted
+            if (has_returned or is_doubted) and peer_id not in self._asked and len(self._asked) < MAX_ASKED:
+                self._doubted.discard(peer_id)
                 self._asked[peer_id] = asyncio.create_task(self._ask(peer_id))
         self._before = now
 

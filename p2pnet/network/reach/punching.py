@@ -66,8 +66,9 @@ _ALL = "all"
 class Ground(Protocol):
     """What this peer's network does for it."""
 
-    async def open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
-        """Open a stream, over a connection that there is or a new one. Raises PeerUnreachable."""
+    async def open_toward(self, peer_id: str, protocol: str, addresses: Sequence[str]) -> Stream:
+        """Open a stream to a peer that is at these full multiaddrs now, over a connection that there is or a new one.
+        Raises PeerUnreachable."""
 
     async def hang_up_for_now(self, peer_id: str) -> None:
         """Drop what connections there are, to dial it anew. Never raises."""
@@ -168,7 +169,7 @@ class Puncher:
         if self._ground.is_in_use(peer_id):
             return False
         try:
-            stream = await self._ground.open_raw(peer_id, PUNCH_PROTOCOL, addresses)
+            stream = await self._ground.open_toward(peer_id, PUNCH_PROTOCOL, addresses)
         except P2PNetError:
             return False  # it is not there, or is older than this
         try:

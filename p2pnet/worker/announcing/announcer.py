@@ -218,10 +218,27 @@ class Announcer:
                 await self._try(self._announce_load)
 
     async def _announce_on_change(self) -> None:
+        failures = 0
         while True:
-            await self._network.wait_changed()
-            await self._try(self._announce_capabilities)
+            if await self._has_changed(RETRY_S * 2**failures if failures else None):
+                failures = 0
+            is_stored = await self._try(self._announce_capabilities)
+            failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)
             await self._try(self._announce_load)
+
+    async def _has_changed(self, within_s: float | None) -> bool:
+        """Wait until the network has changed, or so much time has passed: which of them it was."""
+        if within_s is None:
+            await self._network.wait_changed()
+            return True
+        waits = [asyncio.ensure_future(self._network.wait_changed()), asyncio.ensure_future(self._sleep(within_s))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return waits[0].done()
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _try(self, announce: Callable[[], Awaitable[bool]]) -> bool:
         try:

@@ -229,3 +229,18 @@ def test_only_so_many_are_remembered() -> None:
     for number in range(asking.MAX_SILENT + 10):
         silent.note_silent(number.to_bytes(4, "big"))
     assert sum(number.to_bytes(4, "big") in silent for number in range(asking.MAX_SILENT + 10)) == asking.MAX_SILENT
+
+
+@pytest.mark.parametrize("how", ["it is met again", "this machine has moved"])
+async def test_who_was_found_silent_is_asked_again_when(world: World, how: str) -> None:
+    first, second = await joined(world, 2)
+    first._note_silent(Contact(peer_bytes(IDENTITIES[1].peer_id)), TimeoutError())
+    assert await first.store(entries("key")) == 1, "here alone"
+    assert second._storage.get(key_id("key"), NOW_MS) == []
+    if how == "this machine has moved":
+        first.doubt_silences()
+        first._note(Contact(peer_bytes(IDENTITIES[1].peer_id)))
+    else:
+        await world.introduce(first, IDENTITIES[1])
+    await first.store(entries("key"))
+    assert second._storage.get(key_id("key"), NOW_MS) != []

@@ -46,6 +46,19 @@ async def test_who_does_not_is_hung_up_on(relay: Relay) -> None:
     assert relay.streams == []
 
 
+async def test_all_are_asked_once_this_machine_has_lost_an_address() -> None:
+    there, gone = Relay("there"), Relay("gone!", is_there=False)
+    returned = ReturnedPeers(RelayWorld(there, gone), answer_s=0.02)
+    connected = [each for relay in (there, gone) for each in connections(relay.candidate.peer_id, 1)]
+    returned.look(connected)
+    returned.doubt_all()
+    for _ in range(2):
+        returned.look(connected)
+        await settle(lambda: not there.streams and gone.hung_up == 1)
+    assert there.hung_up == 0
+    await returned.stop()
+
+
 async def test_nobody_is_asked_for_a_first_connection_nor_for_a_circuit() -> None:
     story = Story(Relay("a", is_there=False))
     story.look(1)

@@ -119,6 +119,10 @@ async def test_a_peer_that_has_moved_is_not_hung_up_on_in_mid_sentence(site: Sit
     (await site.opened(ELSEWHERE)).close()
     assert site.asked == ["dial", "open", "open"]
     first.close()
+    (await site.opened(ELSEWHERE)).close()
+    assert site.asked[3:] == ["hang up", "dial", "open"], "but then, though its new address is known by now"
+    (await site.opened(ELSEWHERE)).close()
+    assert site.asked[6:] == ["open"]
 
 
 async def test_streams_count_until_they_have_parted(site: Site) -> None:

@@ -99,7 +99,7 @@ class Side:
         self.busy = False
         self.puncher = Puncher(self, Scope.PUBLIC, lambda _: world.is_direct, lambda: world.now_s, world.pause)
 
-    async def open_raw(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+    async def open_toward(self, peer_id: str, protocol: str, addresses: Sequence[str]) -> Stream:
         assert (protocol, tuple(addresses)) == (PUNCH_PROTOCOL, self.world.worker.circuits)
         return await self.world.open()
 

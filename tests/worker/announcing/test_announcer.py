@@ -207,6 +207,29 @@ async def test_a_changed_address_is_announced_at_once() -> None:
     await site.announcer.stop()
 
 
+async def test_a_changed_address_that_nobody_took_is_announced_again_soon() -> None:
+    pauses_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses_s.append(seconds)
+        is_far = seconds in (NEVER.capability_interval_s, NEVER.load_interval_s, MODELS_INTERVAL_S)
+        await (asyncio.Event().wait() if is_far else asyncio.sleep(0))
+
+    site = Site()
+    announcer = Announcer(site.network, WORKER, site.catalogue.cards, site.meter, site.clock, NEVER, sleep)
+    await announcer.start()
+    circuit = f"/ip4/203.0.113.9/tcp/1/p2p/{peer('relay').peer_id}/p2p-circuit/p2p/{WORKER.peer_id}"
+    site.network.visible, site.network.refusing = (circuit,), True
+    site.network.change()
+    await settle(lambda: 8.0 in pauses_s)
+    site.network.refusing = False
+    site.clock.advance(1)
+    await site.network.attempted(2)
+    record = await site.record()
+    assert record is not None and record.addresses == (circuit,)
+    await announcer.stop()
+
+
 async def test_a_changed_model_is_announced_with_a_changed_address() -> None:
     site = Site()
     await site.announcer.start()
