@@ -45,6 +45,9 @@ ToolName = Annotated[str, Meta(min_length=1, max_length=128)]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """Which weights, dtype, tokenizer and chat template: `sha256:` and 64 hexadecimal digits."""
 
+FieldName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\[\]-]+\Z")]
+"""The name of a request's field, as an error names it."""
+
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
@@ -144,6 +147,9 @@ ResponseFormat = JsonFormat | JsonSchemaFormat
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     """One generation. `max_tokens` None means as many as the context holds.
 
+    With `clamp_max_tokens` a `max_tokens` beyond what the context has left means all that it has left; without, that
+    is an error.
+
     `digest`, when given, must be the worker's own: a model's name alone promises nothing. `stop` strings end the text
     before them; `stop_token_ids` end it as the model's own end token does; `ignore_eos` goes on past the latter.
     No end token is chosen before `min_tokens`.
@@ -176,6 +182,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     response_format: ResponseFormat | None = None
     resume_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_TOKENS_LIMIT)] = ()
     resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
+    clamp_max_tokens: bool = False
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -294,10 +301,12 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
-    """The generation ended without being complete. `code` is one of `errors.WIRE_ERRORS`."""
+    """The generation ended without being complete. `code` is one of `errors.WIRE_ERRORS`, and `param` the request's
+    field that is at fault, where one is."""
 
     code: Annotated[str, Meta(max_length=64)]
     message: Annotated[str, Meta(max_length=2048)] = ""
+    param: FieldName | None = None
 
 
 Event = Accepted | TextDelta | Finished | Failed
@@ -312,13 +321,17 @@ MAX_DIMENSIONS = 1 << 14
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
-    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again."""
+    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again.
+
+    With `truncate` a text is read as far as the model's context goes; without, one that is longer is an error.
+    """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
     model: ModelId
     inputs: Annotated[tuple[TextPrompt | TokenPrompt, ...], Meta(min_length=1, max_length=MAX_EMBED_INPUTS)]
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     digest: Digest | None = None
+    truncate: bool = True
 
 
 class Embedding(msgspec.Struct, frozen=True, tag="embedding"):

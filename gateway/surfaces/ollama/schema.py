@@ -1,7 +1,7 @@
 """Parses Ollama's request bodies into a GenerateRequest or an EmbedRequest.
 
 As with Ollama's own server: types are checked strictly, null is as good as nothing, unknown fields are ignored. Known
-fields that would change the answer and cannot be honoured are refused by name. The bounds of numbers live in
+fields that would change the answer and cannot be honoured are refused by name. The bounds of what is no option live in
 `p2pnet.messages`. Knows nothing of HTTP.
 """
 
@@ -106,6 +106,7 @@ class ChatBody(_Generation):
 class EmbedBody(_Body):
     input: Any = None
     dimensions: int | None = None
+    truncate: bool | None = None
 
     def texts(self) -> list[str]:
         """Raises InvalidRequest. No text at all is no error: there are no vectors then."""
@@ -200,7 +201,12 @@ def _generate_prompt(body: GenerateBody, entry: ModelEntry | None) -> dict[str, 
 
 
 def embed_request(
-    name: str, entry: ModelEntry | None, texts: list[str], dimensions: int | None, request_id: str
+    name: str,
+    entry: ModelEntry | None,
+    texts: list[str],
+    request_id: str,
+    dimensions: int | None = None,
+    truncate: bool = True,
 ) -> EmbedRequest:
     """Raises RequestError."""
     if entry is not None and "embed" not in entry.tasks:
@@ -210,6 +216,7 @@ def embed_request(
         "model": untagged(name) if entry is None else entry.id,
         "inputs": [{"type": "text", "text": text} for text in texts],
         "dimensions": dimensions or None,
+        "truncate": truncate,
     }
     try:
         return msgspec.convert(fields, EmbedRequest)
@@ -231,6 +238,7 @@ def _request(
         "prompt": prompt,
         "sampling": options.sampling,
         "max_tokens": options.max_tokens,
+        "clamp_max_tokens": options.max_tokens is not None,
         "stop": options.stop,
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         "response_format": _response_format(body.format),

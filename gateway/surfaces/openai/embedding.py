@@ -43,6 +43,7 @@ def embed_request(body: EmbeddingBody, request_id: str) -> EmbedRequest:
         "model": body.model,
         "inputs": _inputs(body.input),
         "dimensions": body.dimensions,
+        "truncate": False,  # OpenAI refuses a text that is too long
     }
     try:
         return msgspec.convert(fields, EmbedRequest)

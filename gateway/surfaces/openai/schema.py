@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import ConfigDict, Field
 
-from gateway.http.bodies import Body, out_of_bounds, seed_within_limit
+from gateway.http.bodies import Body, greedy_without_choice, out_of_bounds, seed_within_limit
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
 
@@ -45,7 +45,13 @@ UNSUPPORTED = (
 )
 """Extensions of vLLM that change the answer and that we do not have."""
 
-_TOKEN_ID = re.compile(r"[0-9]{1,10}")
+MAX_TEMPERATURE = 2.0
+"""OpenAI's: a client that sends more has mistaken the scale. Other dialects, and the wire, take more."""
+
+MAX_BIAS = 100
+"""OpenAI's, and the wire's."""
+
+_TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 class StreamOptions(Body):
@@ -117,15 +123,24 @@ def generate_request(
 def _sampling(body: GenerationBody, seed: int) -> dict[str, Any]:
     given = ((name, getattr(body, name)) for name in _SAMPLING_FIELDS)
     sampling: dict[str, Any] = {name: value for name, value in given if value is not None}
+    if (body.temperature or 0) > MAX_TEMPERATURE:
+        raise InvalidRequest(f"temperature: at most {MAX_TEMPERATURE:g}", "temperature")
     sampling["seed"] = seed if body.seed is None else seed_within_limit(body.seed)
     if sampling.get("top_k") == -1:  # vLLM's other way to say off
         sampling["top_k"] = 0
     if body.logit_bias:
-        sampling["logit_bias"] = {_token_id(key): value for key, value in body.logit_bias.items()}
-    return sampling
+        sampling["logit_bias"] = {_token_id(key): _bias(key, value) for key, value in body.logit_bias.items()}
+    return greedy_without_choice(sampling)
 
 
 def _token_id(key: str) -> int:
     if not _TOKEN_ID.fullmatch(key):
-        raise InvalidRequest("logit_bias: its keys are token ids", "logit_bias")
+        raise InvalidRequest(f"logit_bias: its keys are token ids, and {key[:32]!r} is none", "logit_bias")
     return int(key)
+
+
+def _bias(key: str, value: Any) -> float:
+    """msgspec would not say of which key it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_BIAS <= value <= MAX_BIAS:
+        raise InvalidRequest(f"logit_bias[{key}]: a number from -{MAX_BIAS} to {MAX_BIAS}", "logit_bias")
+    return value

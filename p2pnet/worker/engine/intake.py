@@ -64,7 +64,7 @@ class Intake:
         prompt = self._encode(request, context_length)
         if request.resume_text:
             return [self._after_text(request, prompt, context_length)], []
-        max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length)
+        max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length, request.clamp_max_tokens)
         if len(request.resume_tokens) > max_tokens:
             raise InvalidRequest("There are more tokens to go on after than may be generated.", "resume_tokens")
         make_constraint = self._forms.constraint(request)
@@ -98,7 +98,8 @@ class Intake:
         make_constraint = self._forms.constraint(request)
         start = Detokenizer(self._tokenizer, self._invisible, prompt.context)
         for ids in encodings(request.resume_text, self._tokenizer, start):
-            rest = tokens_to_generate(len(prompt.ids) + len(ids), request.max_tokens, context_length)
+            tokens = len(prompt.ids) + len(ids)
+            rest = tokens_to_generate(tokens, request.max_tokens, context_length, request.clamp_max_tokens)
             min_tokens = len(ids) + request.min_tokens
             after = msgspec.structs.replace(request, resume_tokens=ids, min_tokens=min_tokens)
             constraint = None if make_constraint is None else make_constraint()

@@ -19,7 +19,7 @@ from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
-from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, continued, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, clamped, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
@@ -114,7 +114,7 @@ class UpstreamBackend:
         an answer repeatable.
         """
         offer = self._offer(request)
-        call = self._dialect.call(request, offer)
+        call = self._dialect.call(clamped(request, offer.card.context_length), offer)
         prompt_tokens = estimated_prompt_tokens(continued(request).prompt)
         opening = asyncio.ensure_future(self._session.open(call))
         try:
@@ -142,7 +142,7 @@ class UpstreamBackend:
         if offer is None:
             raise not_served(request)
         check_generate(request, offer.card)
-        if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
+        if not request.clamp_max_tokens and (request.max_tokens or 0) >= offer.card.context_length:
             raise ContextOverflow(
                 f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
                 "were requested besides the prompt.",

@@ -78,6 +78,7 @@ PARSED: list[tuple[dict[str, Any], GenerateRequest]] = [
     ({"stop": "\n"}, asked(stop=("\n",))),
     ({"stop": ["\n", "def"]}, asked(stop=("\n", "def"))),
     ({"temperature": 0, "top_p": 0.5}, asked(sampling={"temperature": 0, "top_p": 0.5})),
+    ({"top_p": 0}, asked(sampling={"temperature": 0.0})),
     (
         {"presence_penalty": 1, "frequency_penalty": 0.5},
         asked(sampling={"presence_penalty": 1, "frequency_penalty": 0.5}),

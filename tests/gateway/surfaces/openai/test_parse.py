@@ -64,6 +64,8 @@ CHAT_ACCEPTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"sampling": {"presence_penalty": -2.0, "frequency_penalty": 2.0}},
     ),
     ({"top_k": -1}, {"sampling": {"top_k": 0}}),
+    ({"temperature": 2}, {"sampling": {"temperature": 2.0}}),
+    ({"temperature": 1, "top_p": 0}, {"sampling": {"temperature": 0.0}}),
     ({"seed": 0}, {"sampling": {"seed": 0}}),
     ({"seed": -1}, {"sampling": {"seed": (1 << 63) - 1}}),
     ({"seed": (1 << 63) + 5}, {"sampling": {"seed": 5}}),
@@ -115,7 +117,8 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     # Bounds are those of the canonical request.
     ({"temperature": -0.1}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
     ({"top_k": -2}, "top_k"),
     ({"min_p": 2}, "min_p"),
