@@ -23,8 +23,9 @@ MAX_MESSAGES = 4096
 MAX_TOOLS = 256
 """Twice what OpenAI accepts."""
 
-MAX_CHOICES = 16
-"""Answers to one prompt. Each is a sequence of its own and takes its part of the worker."""
+MAX_CHOICES = 128
+"""Answers to one prompt, as OpenAI has it. Each is a sequence of its own and takes its part of the worker, which may
+have no room for so many."""
 
 MAX_TOP_LOGPROBS = 20
 """As OpenAI has it. Each token then weighs a kilobyte."""

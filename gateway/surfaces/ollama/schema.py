@@ -24,7 +24,8 @@ from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, FIM, TEXT
 from p2pnet.messages import MAX_EMBED_INPUTS, MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, EmbedRequest, GenerateRequest
 
-THINK_LEVELS = ("high", "medium", "low")
+THINK_LEVELS = ("max", "high", "medium", "low")
+_LEVELS = ", ".join(f'"{level}"' for level in THINK_LEVELS)
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _DURATION = re.compile(rf"[-+]?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|µs|μs|ms|s|m|h))+)")
@@ -136,12 +137,12 @@ B = TypeVar("B", bound=_Body)
 
 
 def parse(kind: type[B], raw: bytes) -> B:
-    """Raises InvalidRequest, which names the field."""
+    """Raises InvalidRequest, which names the field, or ModelNotFound."""
     if not raw.strip():
         raise InvalidRequest("missing request body")
     body = validated(kind, raw)
     if not body.name:
-        raise InvalidRequest("model is required", "model")
+        raise not_found("") if kind is GenerateBody else InvalidRequest("model is required", "model")
     _check_keep_alive(body.keep_alive)
     return body
 
@@ -264,11 +265,9 @@ def _wants_thinking(think: Any) -> bool:
         return bool(think)
     if isinstance(think, str):
         if think not in THINK_LEVELS:
-            raise InvalidRequest(
-                f'invalid think value: "{think[:32]}" (must be "high", "medium", "low", true, or false)', "think"
-            )
+            raise InvalidRequest(f'invalid think value: "{think[:32]}" (must be {_LEVELS}, true, or false)', "think")
         return True
-    raise InvalidRequest('think must be a boolean or string ("high", "medium", "low", true, or false)', "think")
+    raise InvalidRequest(f"think must be a boolean or string ({_LEVELS}, true, or false)", "think")
 
 
 def _check_keep_alive(keep_alive: Any) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from pydantic import ConfigDict, Field
 
 from gateway.http.bodies import Body, greedy_without_choice, out_of_bounds, seed_within_limit
+from gateway.surfaces.openai.forms import Format, form_of
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
 
@@ -27,23 +28,56 @@ _SAMPLING_FIELDS = (
     "frequency_penalty",
 )
 
-UNSUPPORTED = (
-    "allowed_token_ids",
-    "bad_words",
-    "chat_template",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
-    "include_stop_str_in_output",
-    "prompt_logprobs",
-    "structured_outputs",
-    "truncate_prompt_tokens",
-    "use_beam_search",
-)
-"""Extensions of vLLM that change the answer and that we do not have."""
+UNSUPPORTED = {
+    "add_generation_prompt": True,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "chat_template": None,
+    "chat_template_kwargs": None,
+    "continue_final_message": None,
+    "custom_logit_processor": None,
+    "dry_multiplier": 0,
+    "dynatemp_range": 0,
+    "ebnf": None,
+    "grammar": None,
+    "guided_choice": None,
+    "guided_grammar": None,
+    "guided_json": None,
+    "guided_regex": None,
+    "include_stop_str_in_output": None,
+    "length_penalty": 1,
+    "logits_processors": None,
+    "logprob_token_ids": None,
+    "mirostat": 0,
+    "prompt_logprobs": None,
+    "regex": None,
+    "repeat_penalty": 1,
+    "skip_special_tokens": True,
+    "structural_tag": None,
+    "structured_outputs": None,
+    "tfs_z": 1,
+    "top_n_sigma": -1,
+    "truncate_prompt_tokens": None,
+    "typical_p": 1,
+    "use_beam_search": None,
+    "xtc_probability": 0,
+}
+"""Extensions of vLLM, SGLang and llama.cpp that change the answer and that we do not have, with the value of each that
+changes nothing. So does null in any, and what is empty or false where that stands for it."""
+
+INSTEAD = {
+    **dict.fromkeys(
+        (
+            *("ebnf", "grammar", "regex", "structural_tag", "structured_outputs"),
+            *("guided_choice", "guided_grammar", "guided_json", "guided_regex"),
+        ),
+        "describe the form as a JSON schema in response_format",
+    ),
+    "repeat_penalty": "repetition_penalty is the same",
+    "functions": "send them as tools",
+    "function_call": "send tools and tool_choice",
+}
+"""What does it, where something does."""
 
 MAX_TEMPERATURE = 2.0
 """OpenAI's: a client that sends more has mistaken the scale. Other dialects, and the wire, take more."""
@@ -60,7 +94,8 @@ class StreamOptions(Body):
 
 class GenerationBody(Body):
     """What chat, completions and responses have in common. `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`,
-    `ignore_eos` and `min_tokens` are vLLM's extensions."""
+    `ignore_eos` and `min_tokens` are vLLM's extensions, `json_schema` is llama.cpp's and SGLang's. Responses have
+    `text.format` for `response_format`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -80,6 +115,8 @@ class GenerationBody(Body):
     min_tokens: int | None = None
     logit_bias: dict[str, Any] | None = None
     user: str | None = None
+    response_format: Format | None = None
+    json_schema: dict[str, Any] | str | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -95,9 +132,16 @@ def refuse(body: GenerationBody, *fields: tuple[str, bool]) -> None:
     if body.stream_options is not None and not body.is_stream:
         raise InvalidRequest("stream_options: needs stream to be true", "stream_options")
     extra = body.model_extra or {}
-    for name, is_used in (*fields, *((name, bool(extra.get(name))) for name in UNSUPPORTED)):
+    for name, is_used in (*fields, *((name, _changes(extra.get(name), idle)) for name, idle in UNSUPPORTED.items())):
         if is_used:
-            raise InvalidRequest(f"{name}: not supported here", name)
+            raise InvalidRequest(f"{name}: not supported here; {INSTEAD.get(name, 'leave it out')}", name)
+
+
+def _changes(value: Any, idle: Any) -> bool:
+    """Whether a field with this value changes the answer. 0 is not false here: it may ask for something."""
+    if idle is None:
+        return not (value is None or value is False or value in ("", [], {}))
+    return value is not None and (isinstance(value, bool) is not isinstance(idle, bool) or value != idle)
 
 
 def generate_request(
@@ -111,6 +155,7 @@ def generate_request(
         "stop_token_ids": tuple(body.stop_token_ids or ()),
         "ignore_eos": bool(body.ignore_eos),
         "min_tokens": body.min_tokens or 0,
+        "response_format": form_of(body.response_format, body.json_schema),
         **fields,
     }
     try:

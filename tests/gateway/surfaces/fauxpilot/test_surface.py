@@ -99,7 +99,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": ["a", "b"]}, "prompt", "prompt: one text"),
     ({"max_tokens": 0}, "max_tokens", "max_tokens: expected `int` >= 1"),
     ({"temperature": -1}, "temperature", "temperature: expected `float` >= 0"),
-    ({"n": 17}, "n", "n: expected `int` <= 16"),
+    ({"n": 129}, "n", "n: expected `int` <= 128"),
     ({"best_of": 2}, "best_of", "best_of: only as many as n"),
     ({"stop": ["a"] * 17}, "stop", "stop: expected `array` of length <= 16"),
     ({"logprobs": 21}, "logprobs", "logprobs: expected `int` <= 20"),

@@ -244,10 +244,11 @@ REFUSED_CHATS: list[tuple[Any, type[P2PNetError], str]] = [
     ),
     ({"think": True}, FeatureMissing, '"tiny" does not support thinking'),
     ({"think": "high"}, FeatureMissing, '"tiny" does not support thinking'),
+    ({"think": "max"}, FeatureMissing, '"tiny" does not support thinking'),
     (
         {"think": "deep"},
         InvalidRequest,
-        'invalid think value: "deep" (must be "high", "medium", "low", true, or false)',
+        'invalid think value: "deep" (must be "max", "high", "medium", "low", true, or false)',
     ),
     ({"think": 1}, InvalidRequest, "think must be a boolean or string"),
     ({"format": "yaml"}, InvalidRequest, 'invalid format: expected "json" or a valid JSON Schema object'),
@@ -401,6 +402,12 @@ def test_refused_embeddings(body: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         embed({"model": "v", **body})
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": None, "prompt": "hi"}])
+def test_to_generate_with_no_model_is_not_found_as_ollama_has_it(body: dict[str, Any]) -> None:
+    with pytest.raises(ModelNotFound, match=r"^model '' not found$"):
+        generate(body)
 
 
 def test_a_model_that_only_generates_embeds_nothing() -> None:

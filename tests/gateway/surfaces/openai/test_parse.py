@@ -9,6 +9,7 @@ import pytest
 
 from gateway.surfaces.openai.chat import chat_request, parse_chat
 from gateway.surfaces.openai.completion import MAX_PROMPTS, completion_requests, parse_completion
+from gateway.surfaces.openai.schema import UNSUPPORTED
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     ChatPrompt,
@@ -79,6 +80,7 @@ CHAT_ACCEPTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"n": 1, "logprobs": False, "top_logprobs": 0, "logit_bias": {}}, {}),
     ({"tools": [], "functions": [], "response_format": {"type": "text"}, "modalities": ["text"]}, {}),
     ({"n": 3}, {"n": 3}),
+    ({"n": 128}, {"n": 128}),
     ({"min_tokens": 2}, {"min_tokens": 2}),
     ({"logprobs": True}, {"logprobs": 0}),
     ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
@@ -94,6 +96,14 @@ CHAT_ACCEPTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
         },
         {"response_format": JsonSchemaFormat('{"a":[1]}')},
     ),
+    (
+        {"response_format": {"type": "json_object", "schema": {"a": [1]}}},
+        {"response_format": JsonSchemaFormat('{"a":[1]}')},
+    ),
+    ({"json_schema": {"a": [1]}}, {"response_format": JsonSchemaFormat('{"a":[1]}')}),
+    ({"json_schema": '{"a": [1]}'}, {"response_format": JsonSchemaFormat('{"a": [1]}')}),
+    (UNSUPPORTED, {}),
+    ({"dry_multiplier": 0.0, "dry_base": 1.75, "typical_p": 1.0, "mirostat_tau": 5, "guided_choice": []}, {}),
     ({"reasoning_effort": "low", "service_tier": "auto", "prediction": {}, "verbosity": "low"}, {}),
     ({"parallel_tool_calls": False, "tool_choice": "auto"}, {}),
     ({"guided_json": None, "use_beam_search": False}, {}),
@@ -142,8 +152,23 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"web_search_options": {}}, "web_search_options"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"guided_json": {"type": "object"}}, "guided_json"),
+    ({"grammar": 'root ::= "a"'}, "grammar"),
+    ({"ebnf": 'root ::= "a"'}, "ebnf"),
+    ({"regex": "a+"}, "regex"),
+    ({"json_schema": {"a": 1}, "response_format": {"type": "json_object"}}, "json_schema"),
+    ({"json_schema": ""}, "json_schema"),
+    ({"prompt_logprobs": 0}, "prompt_logprobs"),
+    ({"echo": True}, "echo"),
+    ({"add_generation_prompt": False}, "add_generation_prompt"),
+    ({"skip_special_tokens": False}, "skip_special_tokens"),
+    ({"length_penalty": 1.2}, "length_penalty"),
+    ({"typical_p": 0.5}, "typical_p"),
+    ({"mirostat": 2}, "mirostat"),
+    ({"dry_multiplier": 0.8, "dry_base": 1.75}, "dry_multiplier"),
+    ({"repeat_penalty": 1.1}, "repeat_penalty"),
+    ({"logprob_token_ids": [5]}, "logprob_token_ids"),
     ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
-    ({"n": 17}, "n"),
+    ({"n": 129}, "n"),
     ({"min_tokens": -1}, "min_tokens"),
     ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
     ({"logprobs": 3}, "logprobs"),
@@ -246,6 +271,8 @@ PROMPTS: list[tuple[Any, Prompt]] = [
 ]
 
 COMPLETION_REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"ebnf": 'root ::= "a"'}, "ebnf"),
     ({"prompt": None}, "prompt"),
     ({"prompt": 5}, "prompt"),
     ({"prompt": []}, "prompt"),
@@ -261,7 +288,7 @@ COMPLETION_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
-    ({"n": 17}, "n"),
+    ({"n": 129}, "n"),
     ({"prompt": [1, 2], "suffix": "end"}, "suffix"),
     ({"echo": "yes"}, "echo"),
     ({"max_tokens": 0}, "max_tokens"),
