@@ -16,9 +16,10 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, json_text, out_of_bounds, validated
 from gateway.interface import ModelEntry
+from gateway.model_names.naming import untagged
 from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
-from gateway.surfaces.ollama.models import not_found, untagged
+from gateway.surfaces.ollama.models import not_found
 from gateway.surfaces.ollama.options import OUR_NAMES, read_options
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, FIM, TEXT
