@@ -32,7 +32,7 @@ REFUSED = (
     ("POST", "/api/create"),
     ("POST", "/api/copy"),
     ("DELETE", "/api/delete"),
-    ("HEAD", "/api/blobs/{digest}"),
+    ("GET", "/api/blobs/{digest}"),  # Ollama has HEAD here
     ("POST", "/api/blobs/{digest}"),
 )
 
@@ -84,7 +84,6 @@ def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits
         ("/api/tags", tags, "List the models that workers announce"),
     ):
         routes.add_api_route(path, get, methods=["GET"], summary=summary)
-        routes.add_api_route(path, get, methods=["HEAD"], include_in_schema=False)
 
     @routes.get("/api/ps", summary="List the models that a worker has in memory")
     async def running() -> Response:
