@@ -68,7 +68,7 @@ async def load_generator(model: str, config: ModelConfig, options: EngineOptions
             model,
             now_ms=now_ms,
             options=options,
-            served_name=config.served_name,
+            served_name=config.served_names.get(model),
             device=config.device,
             dtype=config.dtype,
             quantization=config.quantization,
@@ -86,7 +86,7 @@ async def _load_embedder(model: str, folder: Path, config: ModelConfig, turns: T
     with _Bar(model) as bar:
         backend = await EmbeddingsBackend.from_folder(
             folder,
-            name_of(model, config.served_name),
+            name_of(model, config.served_names.get(model)),
             device=config.device,
             dtype=config.dtype,
             cache_dir=data_dir(),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from p2pnet import features
 from p2pnet.errors import WorkerFailed
 from p2pnet.records import MAX_MODELS
-from p2pnet.worker.backends.upstream.offer import Offer, is_model_id
+from p2pnet.worker.backends.upstream.offer import Offer, announced_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,11 @@ class PolledModels:
         listing: Listing,
         shown_url: str,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        names: Mapping[str, str] | None = None,
     ) -> None:
+        """`names` are what models are to be announced as, by what the server calls them."""
         self._listing = listing
+        self._names = names or {}
         self._shown_url = shown_url
         self._sleep = sleep
         self._offers: dict[str, Offer] = {}
@@ -116,9 +120,14 @@ class PolledModels:
         """The offers that can be announced, first come first. The announcer sees to how many bytes a record holds."""
         chosen: dict[str, Offer] = {}
         for offer in map(self._cut, found):
-            name = offer.card.id
-            if not is_model_id(name):
-                self._warn_once(name, "its name has characters that cannot be announced")
+            name = self._names.get(offer.name) or announced_name(offer.name)
+            if name is None:
+                self._warn_once(offer.name, "its name cannot be; name it with --served-name OLD=NEW")
+                continue
+            if name != offer.name:
+                offer = offer.called(name)
+            if chosen.get(name, offer).name != offer.name:
+                self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
             elif not (offer.chat or offer.text):
                 self._warn_once(name, "the server cannot generate with it")
             elif len(chosen) < MAX_MODELS:
@@ -132,7 +141,7 @@ class PolledModels:
             return offer
         chat = offer.chat - {features.TOOLS}
         card = msgspec.structs.replace(offer.card, features=tuple(sorted(chat | offer.text)))
-        return Offer(card, chat, offer.text, offer.stop, offer.thinks, offer.flavour)
+        return replace(offer, card=card, chat=chat)
 
     def _warn_once(self, name: str, reason: str) -> None:
         if name in self._warned or len(self._warned) >= 8 * MAX_MODELS:
@@ -142,6 +151,8 @@ class PolledModels:
 
     def _say_changes(self, before: Iterable[str]) -> None:
         for name in sorted(set(self._offers) - set(before)):
-            logger.info("the upstream server %s has %s", self._shown_url, name)
+            there = self._offers[name].name
+            also = "" if there == name else f", which it calls {there[:128]!r}"
+            logger.info("the upstream server %s has %s%s", self._shown_url, name, also)
         for name in sorted(set(before) - set(self._offers)):
             logger.info("the upstream server %s no longer has %s", self._shown_url, name)

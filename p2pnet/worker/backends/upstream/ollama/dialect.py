@@ -32,7 +32,7 @@ class OllamaDialect:
         check_offer(request, offer)
         request = continued(request)
         body: dict[str, Any] = {
-            "model": request.model,
+            "model": offer.name,
             "stream": True,
             "truncate": False,  # a prompt that does not fit is an error, not a shorter prompt
             "shift": False,  # nor is its beginning forgotten when the answer fills the context

@@ -43,7 +43,7 @@ class OpenAIDialect:
         request = continued(request)
         flavour = FLAVOURS[offer.flavour]
         body: dict[str, Any] = {
-            "model": request.model,
+            "model": offer.name,
             "stream": True,
             "stream_options": {"include_usage": True},
             **dict(_sampling(request, offer, flavour)),
