@@ -111,6 +111,7 @@ class _Gathered:
     in_flight: int = 0
     digests: set[str] = field(default_factory=set)
     context_length: int | None = None
+    features: set[str] = field(default_factory=set)
 
     def view(self, model: str, waiting: int) -> ModelView:
         return ModelView(
@@ -123,6 +124,7 @@ class _Gathered:
             waiting=waiting,
             digests=tuple(sorted(self.digests)),
             context_length=self.context_length,
+            features=tuple(sorted(self.features)),
         )
 
 
@@ -140,6 +142,7 @@ def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
         of_model.slots += worker.slots
         of_model.in_flight += worker.in_flight_of((card.id, card.task))
         of_model.digests.add(card.digest)
+        of_model.features.update(card.features)
         of_model.context_length = max(of_model.context_length or 0, card.context_length)
 
 

@@ -4,7 +4,7 @@
  *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
 
 /** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
- *   in_flight: number, waiting: number, digests: string[], context_length: number | null,
+ *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,
  *   tokens_per_s?: number | null}} Model */
 
 /** @typedef {"healthy" | "cooling" | "trial" | "lost"} WorkerState */

@@ -166,6 +166,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "waiting": 3,
             "digests": [DIGEST, other],
             "context_length": 1024,
+            "features": ["chat", "text"],
         },
         {
             "id": "wished",
@@ -177,6 +178,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "waiting": 1,
             "digests": [],
             "context_length": None,
+            "features": [],
         },
     ]
 
