@@ -97,8 +97,8 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.cli": (
         "display errors config private_files identity loopback network records features peer worker.backend "
-        "worker.checkpoints worker.embedding worker.engine worker.backends worker.observability worker.owner worker.serve "
-        "worker.benchmark doctor top "
+        "worker.checkpoints worker.embedding worker.engine worker.backends worker.observability worker.owner "
+        "worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

@@ -22,6 +22,7 @@ from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
+from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.turns import Turns
 
@@ -43,6 +44,7 @@ class Loaded:
 async def load_models(models: Sequence[str], config: ModelConfig, slots: int) -> Loaded:
     """Load each model for what it can do. All compute in turns, and those that generate have equal parts of the memory
     for keys and values; `slots` is how many requests each takes at the same time. Raises UsageError."""
+    choose_device(config.device)  # a device that is not there is known before anything is fetched
     folders = {model: await asyncio.to_thread(find_folder, model) for model in models}
     tasks = {model: tasks_of(folder) for model, folder in folders.items()}
     generating = sum("generate" in found for found in tasks.values())
