@@ -71,6 +71,28 @@ _PARAMS = {
 }
 """The request's field that a refusal names, where it is not called as the feature."""
 
+_DOES = {
+    CHAT: "chat",
+    TEXT: "continue a text",
+    TOKENS: "take token ids",
+    SAMPLING: "sample with top_k, min_p or a repetition penalty",
+    PENALTIES: "sample with presence or frequency penalties",
+    LOGIT_BIAS: "take a bias for tokens",
+    LOGPROBS: "tell log probabilities",
+    CHOICES: "give several answers to one prompt",
+    ECHO: "send the prompt back",
+    IGNORE_EOS: "go on past its end token",
+    MIN_TOKENS: "be kept from ending early",
+    JSON: "be held to JSON",
+    JSON_SCHEMA: "be held to a JSON schema",
+    TOOLS: "call tools",
+    DIMENSIONS: "shorten its vectors",
+    RESUME: "go on with another worker's answer",
+    RESUME_TEXT: "go on with an answer that has begun",
+    FIM: "fill a gap in a text",
+}
+"""What a model that lacks the feature cannot do, for people."""
+
 _PLAIN = Sampling()
 
 
@@ -110,4 +132,9 @@ def check_needed(model: str, needed: Iterable[str], features: Iterable[str]) -> 
     missing = sorted(frozenset(needed) - frozenset(features))
     if missing:
         name = missing[0]
-        raise FeatureMissing(f"The model {model} cannot do this here: {name}.", _PARAMS.get(name, name))
+        param = _PARAMS.get(name, name)
+        raise FeatureMissing(
+            f"The model {model} cannot {_DOES.get(name, 'do that')} here ({name}): ask without {param}, or ask another "
+            "model.",
+            param,
+        )

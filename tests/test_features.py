@@ -103,6 +103,14 @@ def test_the_field_that_is_at_fault_is_named(lacking: str, request_: GenerateReq
     assert caught.value.param == param
 
 
+def test_what_is_missing_is_a_sentence_and_a_fix() -> None:
+    with pytest.raises(FeatureMissing) as caught:
+        check_features(ask(n=2), features_needed(ask(n=2)) - {"n"})
+    assert caught.value.message == (
+        "The model echo cannot give several answers to one prompt here (n): ask without n, or ask another model."
+    )
+
+
 def test_all_that_the_engine_does_fits_a_card() -> None:
     card = ModelCard("tiny", DIGEST, 1, features=(*ENGINE, "chat", "tools"))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(card), type=ModelCard) == card
