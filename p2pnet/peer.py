@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from p2pnet.config import NetworkConfig
@@ -14,6 +15,14 @@ from p2pnet.network.interface import Clock, Network
 def now_ms() -> int:
     """The wall clock, in the unit of records."""
     return time.time_ns() // 1_000_000
+
+
+def load_network() -> Callable[..., Awaitable[Network]]:
+    """Import what joining needs, which takes over a second, and return what joins: where that is done before an event
+    loop runs, Ctrl-C ends it at once."""
+    from p2pnet.network.hivemind.network import HivemindNetwork
+
+    return HivemindNetwork.start
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,8 @@ class Peer:
     @classmethod
     async def join(cls, config: NetworkConfig, clock: Clock = now_ms) -> Peer:
         """Start p2pd and join the network. Raises DaemonFailed or JoinError."""
-        from p2pnet.network.hivemind.network import HivemindNetwork  # costs 1.3 s: not before it is needed
-
         identity = Identity.load_or_create(config.identity_file)
-        network = await HivemindNetwork.start(config, identity, validator(clock), clock)
+        network = await load_network()(config, identity, validator(clock), clock)
         return cls(config, identity, network, Directory(network, clock))
 
     async def join_addresses(self) -> tuple[str, ...]:

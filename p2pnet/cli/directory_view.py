@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from p2pnet.cli.settings import initial_peers_required
 from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
-from p2pnet.peer import Peer
+from p2pnet.peer import Peer, load_network
 from p2pnet.records import CapabilityRecord, LoadRecord
 
 View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
@@ -17,7 +17,9 @@ View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
 
 def read_directory(initial_peers: Sequence[str]) -> View:
     """All workers that are online, and their load by peer id."""
-    return asyncio.run(_read(initial_peers_required(initial_peers)))
+    addresses = initial_peers_required(initial_peers)
+    load_network()
+    return asyncio.run(_read(addresses))
 
 
 async def _read(addresses: tuple[str, ...]) -> View:
