@@ -102,7 +102,13 @@ class Gateway:
             )
             location = Location(network.peer_id, config.initial_peers)
             overview = OverviewBuilder(
-                sources, history, location, lambda: table.has_refreshed, serving.spans, lambda: network.clock.ahead_s
+                sources,
+                history,
+                location,
+                lambda: table.has_refreshed,
+                serving.spans,
+                lambda: network.clock.ahead_s,
+                serving.dispatcher.under_way,
             )
             reports.add(history.note, lambda _: history.note_models(table.known_models()))
             reports.add(metrics.note, access.note, overview.note)

@@ -71,13 +71,13 @@ def worker_view(
                 context_length=card.context_length,
                 features=card.features,
                 is_cold=card.is_cold,
-                in_flight=worker.in_flight_of((card.id, card.task)),
+                in_flight=0 if is_lost else worker.in_flight_of((card.id, card.task)),
             )
             for card in record.models
         ),
         slots=worker.slots,
-        in_flight=worker.in_flight,
-        pressure=worker.pressure(),
+        in_flight=0 if is_lost else worker.in_flight,  # what it had under way is lost with it
+        pressure=0 if is_lost else worker.pressure(),
         round_trip_s=worker.round_trip_s.value,
         measured=measured,
         load=None if worker.load is None else _load_view(worker.load, max(0.0, now_s - worker.load_sampled_s)),

@@ -42,7 +42,8 @@ LOOK_S = 1.0
 
 
 class OverviewBuilder:
-    """Makes overviews. `running` gives the tokens that answers under way have brought so far."""
+    """Makes overviews. `running` gives the tokens that answers under way have brought so far, `under_way` what has
+    happened so far to the requests that are not over."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class OverviewBuilder:
         is_ready: Callable[[], bool],
         running: Callable[[], Iterable[Span]] = tuple,
         clock_ahead_s: Callable[[], float] = float,
+        under_way: Callable[[], Iterable[RequestReport]] = tuple,
     ) -> None:
         self._sources = sources
         self._history = history
@@ -59,6 +61,7 @@ class OverviewBuilder:
         self._is_ready = is_ready
         self._running = running
         self._clock_ahead_s = clock_ahead_s
+        self._under_way = under_way
         self._timeline = Timeline()
         self._started_unix_s = sources.unix_s()
         self._made: Overview | None = None
@@ -91,7 +94,11 @@ class OverviewBuilder:
                 self._location.peer_id, self._location.initial_peers, [known[view.id].record for view in page.workers]
             ),
             series=self._series(unix_s),
-            failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
+            failures=failures_of(
+                (kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))),
+                MAX_FAILURES,
+                self._under_way(),
+            ),
         )
 
     def _gateway(self, models: Sequence[ModelView], unix_s: float) -> GatewayView:
