@@ -126,8 +126,8 @@ def _served_names(flags: ServeFlags) -> dict[str, str]:
         old, _, new = given.rpartition("=")
         if not new or (not old and len(flags.model) != 1):
             raise UsageError(
-                f"--served-name {given} does not say of which model it is.",
-                "Write --served-name OLD=NEW, with OLD as --model or the --upstream server has it.",
+                f"--served-name {given} is the name of one --model, and does not say of which.",
+                "Leave it out, or write --served-name OLD=NEW, with OLD as --model or the --upstream server has it.",
             )
         old = old or flags.model[0]
         if old in names:

@@ -133,14 +133,14 @@ def test_what_flags_come_to(case: str) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "both at once": ({"behind_nat": True, "public": True}, "contradict one another", "Leave both out"),
     "nothing": ({"model": []}, "There is nothing to serve", "--upstream"),
-    "one name for two": ({"model": ["tiny", "tiny"], "served_name": ["a"]}, "does not say of which model", "OLD=NEW"),
+    "one name for two": ({"model": ["tiny", "tiny"], "served_name": ["a"]}, "is the name of one --model", "OLD=NEW"),
     "a name for what is not served": ({"served_name": ["other=a"]}, "no --model is called so", "as --model has it"),
     "two names for one": ({"served_name": ["a", "tiny=b"]}, "gives tiny two names", "one of them"),
-    "no new name": ({"served_name": ["tiny="]}, "does not say of which model", "OLD=NEW"),
+    "no new name": ({"served_name": ["tiny="]}, "is the name of one --model", "OLD=NEW"),
     "a name for no model": (
         {"model": [], "upstream": [SERVER], "served_name": ["a"]},
-        "--served-name a does not say of which model",
-        "OLD=NEW",
+        "is the name of one --model",
+        "Leave it out",
     ),
     "unloading what is elsewhere": (
         {"model": [], "upstream": [SERVER], "idle_unload_seconds": 9},

@@ -15,10 +15,13 @@ import msgspec
 
 from p2pnet import features
 from p2pnet.errors import WorkerFailed
-from p2pnet.records import MAX_MODELS
+from p2pnet.records import MAX_MODELS, MAX_PARTS
 from p2pnet.worker.backends.upstream.offer import Offer, announced_name
 
 logger = logging.getLogger(__name__)
+
+MAX_OFFERS = MAX_PARTS * MAX_MODELS
+"""More than a worker can announce."""
 
 POLL_S = 15.0
 """How late a model that has come or gone is noticed. A request that meets a model that is gone asks at once."""
@@ -130,10 +133,10 @@ class PolledModels:
                 self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
             elif not (offer.chat or offer.text):
                 self._warn_once(name, "the server cannot generate with it")
-            elif len(chosen) < MAX_MODELS:
+            elif len(chosen) < MAX_OFFERS:
                 chosen.setdefault(name, offer)
             elif name not in chosen:
-                self._warn_once(name, "no more models fit into one announcement; run another worker for it")
+                self._warn_once(name, "no more models fit into an announcement; run another worker for it")
         return chosen
 
     def _cut(self, offer: Offer) -> Offer:
@@ -144,7 +147,7 @@ class PolledModels:
         return replace(offer, card=card, chat=chat)
 
     def _warn_once(self, name: str, reason: str) -> None:
-        if name in self._warned or len(self._warned) >= 8 * MAX_MODELS:
+        if name in self._warned or len(self._warned) >= 8 * MAX_OFFERS:
             return
         self._warned.add(name)
         logger.warning("the model %.128r of %s is not announced: %s", name, self._shown_url, reason)

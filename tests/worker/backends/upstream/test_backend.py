@@ -27,11 +27,11 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, Tool, Usage
-from p2pnet.records import MAX_MODELS
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from p2pnet.worker.backends.upstream.lines import MAX_LINE_BYTES
+from p2pnet.worker.backends.upstream.models import MAX_OFFERS
 from p2pnet.worker.backends.upstream.session import MAX_LIST_BYTES, no_delay_socket
 from tests.scripted_server import Reply, ScriptedServer, json_reply, model_list, scripted, sse
 from tests.stories import settle
@@ -382,12 +382,12 @@ async def test_a_list_that_cannot_be_read_is_no_list(body: bytes) -> None:
 
 
 async def test_what_cannot_be_announced_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    models = [{"id": "模型"}, {"id": "m\x1b[31m"}, *({"id": f"m{number}"} for number in range(40))]
+    models = [{"id": "模型"}, {"id": "m\x1b[31m"}, *({"id": f"m{number}"} for number in range(MAX_OFFERS + 2))]
     async with serving({MODELS: model_list(*models), CHAT: Reply(ANSWER)}) as (backend, _):
         await backend.refresh()
-        assert ids(backend) == [f"m{number}" for number in range(MAX_MODELS)]
+        assert ids(backend) == [f"m{number}" for number in range(MAX_OFFERS)]
         assert caplog.text.count("is not announced: its name cannot be; name it with --served-name OLD=NEW") == 2
-        assert caplog.text.count("'m39'") == 1
+        assert caplog.text.count(f"'m{MAX_OFFERS + 1}'") == 1
         assert "\x1b" not in caplog.text
 
 
