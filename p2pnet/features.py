@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, Sampling, TextPrompt, TokenPrompt
+from p2pnet.messages import (
+    ChatPrompt,
+    GenerateRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)
 
 CHAT = "chat"
 TEXT = "text"
@@ -27,6 +36,7 @@ IGNORE_EOS = "ignore_eos"
 MIN_TOKENS = "min_tokens"
 JSON = "json"
 JSON_SCHEMA = "json_schema"
+REGEX = "regex"
 TOOLS = "tools"
 DIMENSIONS = "dimensions"
 """Cuts vectors short, and normalizes them again."""
@@ -50,6 +60,7 @@ ENGINE = (
     MIN_TOKENS,
     JSON,
     JSON_SCHEMA,
+    REGEX,
     RESUME,
     RESUME_TEXT,
 )
@@ -66,6 +77,7 @@ _PARAMS = {
     PENALTIES: "presence_penalty",
     JSON: "response_format",
     JSON_SCHEMA: "response_format",
+    REGEX: "response_format",
     RESUME: "resume_tokens",
     FIM: "suffix",
 }
@@ -85,6 +97,7 @@ _DOES = {
     MIN_TOKENS: "be kept from ending early",
     JSON: "be held to JSON",
     JSON_SCHEMA: "be held to a JSON schema",
+    REGEX: "be held to a regular expression",
     TOOLS: "call tools",
     DIMENSIONS: "shorten its vectors",
     RESUME: "go on with another worker's answer",
@@ -113,7 +126,8 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         IGNORE_EOS: request.ignore_eos,
         MIN_TOKENS: request.min_tokens > 0,
         JSON: isinstance(request.response_format, JsonFormat),
-        JSON_SCHEMA: request.response_format is not None and not isinstance(request.response_format, JsonFormat),
+        JSON_SCHEMA: isinstance(request.response_format, JsonSchemaFormat),
+        REGEX: isinstance(request.response_format, RegexFormat),
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
         RESUME: bool(request.resume_tokens),
         RESUME_TEXT: bool(request.resume_text),

@@ -24,8 +24,7 @@ MAX_TOOLS = 256
 """Twice what OpenAI accepts."""
 
 MAX_CHOICES = 128
-"""Answers to one prompt, as OpenAI has it. Each is a sequence of its own and takes its part of the worker, which may
-have no room for so many."""
+"""Answers to one prompt, as OpenAI has it. Each is a sequence of its own; a worker may have no room for so many."""
 
 MAX_TOP_LOGPROBS = 20
 """As OpenAI has it. Each token then weighs a kilobyte."""
@@ -33,6 +32,9 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_SCHEMA_CHARS = 1 << 16
 """A JSON schema of more text is not written by hand, and compiling it would hold up a worker."""
+
+MAX_PATTERN_CHARS = 1 << 12
+"""Of a regular expression: a longer one is a list, which a schema's `enum` says better."""
 
 MAX_RESUME_CHARS = 1 << 18
 """Some 60,000 tokens. An answer that was longer when it broke off is not worth going on with from its text."""
@@ -142,14 +144,18 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
     schema: Annotated[str, Meta(min_length=2, max_length=MAX_SCHEMA_CHARS)]
 
 
-ResponseFormat = JsonFormat | JsonSchemaFormat
+class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
+    """All of the text matches `pattern`, a regular expression as Rust's regex crate writes them."""
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN_CHARS)]
+
+
+ResponseFormat = JsonFormat | JsonSchemaFormat | RegexFormat
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
-    """One generation. `max_tokens` None means as many as the context holds.
-
-    With `clamp_max_tokens` a `max_tokens` beyond what the context has left means all that it has left; without, that
-    is an error.
+    """One generation. `max_tokens` None means as many as the context holds; one beyond that is an error, unless
+    `clamp_max_tokens` says that it means the same.
 
     `digest`, when given, must be the worker's own: a model's name alone promises nothing. `stop` strings end the text
     before them; `stop_token_ids` end it as the model's own end token does; `ignore_eos` goes on past the latter.
@@ -322,10 +328,8 @@ MAX_DIMENSIONS = 1 << 14
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
-    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again.
-
-    With `truncate` a text is read as far as the model's context goes; without, one that is longer is an error.
-    """
+    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again;
+    `truncate` reads a text that is too long as far as the context goes, instead of refusing it."""
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
     model: ModelId

@@ -14,7 +14,7 @@ import msgspec
 from pydantic import ConfigDict, Field
 
 from gateway.http.bodies import Body, greedy_without_choice, out_of_bounds, seed_within_limit
-from gateway.surfaces.openai.forms import Format, form_of
+from gateway.surfaces.openai.forms import Format, format_field, of_choices, of_regex, of_schema, one_form
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
 
@@ -40,17 +40,13 @@ UNSUPPORTED = {
     "dynatemp_range": 0,
     "ebnf": None,
     "grammar": None,
-    "guided_choice": None,
     "guided_grammar": None,
-    "guided_json": None,
-    "guided_regex": None,
     "include_stop_str_in_output": None,
     "length_penalty": 1,
     "logits_processors": None,
     "logprob_token_ids": None,
     "mirostat": 0,
     "prompt_logprobs": None,
-    "regex": None,
     "repeat_penalty": 1,
     "skip_special_tokens": True,
     "structural_tag": None,
@@ -68,10 +64,10 @@ changes nothing. So does null in any, and what is empty or false where that stan
 INSTEAD = {
     **dict.fromkeys(
         (
-            *("ebnf", "grammar", "regex", "structural_tag", "structured_outputs"),
-            *("guided_choice", "guided_grammar", "guided_json", "guided_regex"),
+            *("ebnf", "grammar", "guided_grammar"),
+            *("structural_tag", "structured_outputs"),
         ),
-        "describe the form as a JSON schema in response_format",
+        "describe the form as a JSON schema in response_format, or with regex",
     ),
     "repeat_penalty": "repetition_penalty is the same",
     "functions": "send them as tools",
@@ -94,7 +90,8 @@ class StreamOptions(Body):
 
 class GenerationBody(Body):
     """What chat, completions and responses have in common. `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`,
-    `ignore_eos` and `min_tokens` are vLLM's extensions, `json_schema` is llama.cpp's and SGLang's. Responses have
+    `ignore_eos` and `min_tokens` are vLLM's extensions, the other forms of an answer are theirs, llama.cpp's
+    and SGLang's. Responses have
     `text.format` for `response_format`."""
 
     model_config = ConfigDict(extra="allow")
@@ -117,6 +114,10 @@ class GenerationBody(Body):
     user: str | None = None
     response_format: Format | None = None
     json_schema: dict[str, Any] | str | None = None
+    guided_json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    guided_regex: str | None = None
+    guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
 
     @property
     def is_stream(self) -> bool:
@@ -155,7 +156,7 @@ def generate_request(
         "stop_token_ids": tuple(body.stop_token_ids or ()),
         "ignore_eos": bool(body.ignore_eos),
         "min_tokens": body.min_tokens or 0,
-        "response_format": form_of(body.response_format, body.json_schema),
+        "response_format": _form(body),
         **fields,
     }
     try:
@@ -163,6 +164,18 @@ def generate_request(
     except msgspec.ValidationError as error:
         names = {"max_tokens": limit_name, "logit_bias": "logit_bias"}
         raise out_of_bounds(error, fields["model"], names) from error
+
+
+def _form(body: GenerationBody) -> dict[str, Any] | None:
+    """The form of the answer, however it is asked for. Raises InvalidRequest for several ways at once."""
+    return one_form(
+        response_format=format_field(body.response_format, "response_format"),
+        json_schema=of_schema(body.json_schema, "json_schema"),
+        guided_json=of_schema(body.guided_json, "guided_json"),
+        regex=of_regex(body.regex, "regex"),
+        guided_regex=of_regex(body.guided_regex, "guided_regex"),
+        guided_choice=of_choices(body.guided_choice, "guided_choice"),
+    )
 
 
 def _sampling(body: GenerationBody, seed: int) -> dict[str, Any]:

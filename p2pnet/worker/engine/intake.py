@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from p2pnet.errors import FeatureMissing, InvalidRequest
-from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, TOOLS
+from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, REGEX, TOOLS
 from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, TextPrompt, choice_seed
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
@@ -41,7 +41,7 @@ class Intake:
     def features(self) -> tuple[str, ...]:
         """What can be asked of this model, in the words of `features`."""
         is_exact = self._forms.vocabulary.is_exact
-        missing = set() if is_exact else {JSON, JSON_SCHEMA}
+        missing = set() if is_exact else {JSON, JSON_SCHEMA, REGEX}
         chat = (CHAT,) if self._tokenizer.chat_template else ()
         tools = (TOOLS,) if self._forms.has_tools and is_exact else ()
         fim = (FIM,) if self._fim is not None else ()

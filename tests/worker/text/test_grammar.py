@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from time import perf_counter
@@ -588,3 +589,33 @@ def test_the_formats_that_are_known_are_those_of_the_compiler(name: str) -> None
     """Any other is taken out of a schema: none may be that the compiler would enforce."""
     grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "format": name}))
     assert LLMatcher.validate_grammar(grammar).startswith("Unknown format") is (name not in KNOWN_FORMATS)
+
+
+REGEXES = {
+    "choices": ("|".join(map(re.escape, ["yes", "n.o", "may be", "a/b", "[x]", "\u00e4-1"])), "may be"),
+    "a slash": ("a/b", "a/b"),
+    "a slash that is escaped already": (r"a\/b", "a/b"),
+    "a backslash before a slash": (r"a\\/b", "a\\/b"),
+    "a line break": ("a\nb", "a\nb"),
+    "counted": (r"\d{4}-\d{2}", "2026-11"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "text"), REGEXES.values(), ids=REGEXES)
+def test_a_regular_expression_is_matched_as_a_whole(pattern: str, text: str) -> None:
+    constraint = after("byte level", BYTE_LEVEL.regex(pattern)(), text)
+    assert constraint.is_complete
+    with pytest.raises(InvalidRequest):
+        after("byte level", BYTE_LEVEL.regex(pattern)(), "!")
+
+
+@pytest.mark.parametrize("pattern", ["(", "a\\", r"\bword", "[z-a]", "/\nstart: a", "(a{9999}){9999}"])
+def test_a_regular_expression_that_cannot_be_had_is_refused_in_time(pattern: str) -> None:
+    began_s = perf_counter()
+    try:
+        constraint = BYTE_LEVEL.regex(pattern)()
+    except InvalidRequest as refused:
+        assert refused.param == "response_format" and len(refused.message) < 500
+    else:
+        assert not constraint.is_complete
+    assert perf_counter() - began_s < SLOWEST_COMPILE_S
