@@ -122,14 +122,17 @@ class PolledModels:
     def _chosen(self, found: Iterable[Offer]) -> dict[str, Offer]:
         """The offers that can be announced, first come first. The announcer sees to how many bytes a record holds."""
         chosen: dict[str, Offer] = {}
-        for offer in map(self._cut, found):
+        found = [self._cut(offer) for offer in found]
+        there = {offer.name for offer in found}
+        for offer in found:
             name = self._names.get(offer.name) or announced_name(offer.name)
             if name is None:
                 self._warn_once(offer.name, "its name cannot be; name it with --served-name OLD=NEW")
                 continue
             if name != offer.name:
                 offer = offer.called(name)
-            if chosen.get(name, offer).name != offer.name:
+            is_taken = name != offer.name and name in there - self._names.keys()
+            if is_taken or chosen.get(name, offer).name != offer.name:
                 self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
             elif not (offer.chat or offer.text):
                 self._warn_once(name, "the server cannot generate with it")

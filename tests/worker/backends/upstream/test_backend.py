@@ -394,17 +394,20 @@ async def test_what_cannot_be_announced_is_said_once(caplog: pytest.LogCaptureFi
 async def test_a_model_is_announced_under_a_name_that_can_be_and_asked_for_under_its_own(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Whose name needs no cleaning has it."""
     models = [{"id": "/home/ann/my model.gguf"}, {"id": "my-model.gguf"}, {"id": "模型"}, {"id": "plain"}]
+    models += [{"id": "/home/ann/other.gguf"}]
     async with serving(
         {MODELS: model_list(*models), CHAT: Reply(ANSWER)}, names={"模型": "model", "plain": "org/plain"}
     ) as (backend, server):
         await backend.refresh()
-        assert ids(backend) == ["my-model.gguf", "model", "org/plain"]
-        assert backend.names_there == {"/home/ann/my model.gguf", "模型", "plain"}
-        assert "'my-model.gguf' of http" in caplog.text and "another is already my-model.gguf" in caplog.text
+        assert ids(backend) == ["my-model.gguf", "model", "org/plain", "other.gguf"]
+        assert backend.names_there == {"my-model.gguf", "模型", "plain", "/home/ann/other.gguf"}
+        assert "'/home/ann/my model.gguf' of http" in caplog.text and "another is already my-model.gguf" in caplog.text
         for announced, there in (
-            ("my-model.gguf", "/home/ann/my model.gguf"),
+            ("my-model.gguf", "my-model.gguf"),
             ("model", "模型"),
+            ("other.gguf", "/home/ann/other.gguf"),
             ("org/plain", "plain"),
         ):
             await run(backend, request(model=announced))
