@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.http.access import Access
 from gateway.http.edge import Edge, http_failure
 from gateway.http.failures import Failure, describe
+from gateway.http.head import HeadAsGet
 from gateway.http.json_response import error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.page import page, read_files
@@ -60,6 +61,7 @@ def create_app(
     _add_health(app, service)
     app.add_exception_handler(P2PNetError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         Edge,
         make_id=service.make_id,

@@ -110,6 +110,7 @@ class Gateway:
                 serving.spans,
                 lambda: network.clock.ahead_s,
                 network.is_direct_to,
+                serving.dispatcher.under_way,
             )
             reports.add(history.note, lambda _: history.note_models(table.known_models()))
             reports.add(metrics.note, access.note, overview.note)

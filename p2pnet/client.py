@@ -114,8 +114,8 @@ async def _drive(
             limit_s = call.accept_s if exchange.state is State.WAITING else call.silence_s
             for event in await _within(limit_s, _next_events(stream, decoder, exchange)):
                 match event:
-                    case Failed(code, message):
-                        raise from_wire(code, message)
+                    case Failed(code, message, param):
+                        raise from_wire(code, message, param)
                     case _:
                         call.check(event)
                         yield event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,7 +168,8 @@ class WorkerConfig:
 class ModelConfig:
     """How the models of a worker are loaded and run."""
 
-    served_name: str | None = None
+    served_names: Mapping[str, str] = field(default_factory=dict)
+    """What models are called on the network, by what they are called here. Others keep their names."""
     device: str = "auto"
     dtype: str = "auto"
     quantization: str = "none"

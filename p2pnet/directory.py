@@ -11,11 +11,15 @@ import random
 from collections.abc import Callable, Container, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from p2pnet.errors import RecordRefused
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
-from p2pnet.records import CapabilityRecord, LoadRecord, PrivateRecord, Record, open_record
+from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, ModelTask, PrivateRecord, Record, open_record
 
 R = TypeVar("R", CapabilityRecord, LoadRecord)
+Part = tuple[str, int]
+"""A peer id, and which of the peer's records."""
 
 SHARDS = 16
 """Over how many keys the list of all workers is spread: one dictionary of the DHT travels in one reply under 4 MiB,
@@ -63,7 +67,7 @@ def keys_of(record: Record) -> tuple[str, ...]:
     if isinstance(record, LoadRecord):
         return (load_key(shard),)
     models = dict.fromkeys((*(card.id for card in record.models), *record.withdrawn))
-    return (worker_key(shard), *map(model_key, models))
+    return (worker_key((shard + record.part) % SHARDS), *map(model_key, models))
 
 
 def validator(now_ms: Clock) -> Validator:
@@ -88,14 +92,15 @@ def entries_for(record: Record, sealed: bytes) -> list[Entry]:
 
 
 class Directory:
-    """Reads the directory through a network. Remembers the newest record of each peer, so that none can be replayed."""
+    """Reads the directory through a network. Remembers the newest record of each peer, or the newest of each of its
+    parts, so that none can be replayed."""
 
     def __init__(self, network: Network, now_ms: Clock, rng: random.Random | None = None) -> None:
         self._network = network
         self._now_ms = now_ms
         self._rng = rng or random.Random()
-        self._capabilities: dict[str, CapabilityRecord] = {}
-        self._loads: dict[str, LoadRecord] = {}
+        self._capabilities: dict[Part, CapabilityRecord] = {}
+        self._loads: dict[Part, LoadRecord] = {}
 
     async def workers(self, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
         """All workers that are online: those found now, and those found before whose records have not expired."""
@@ -111,20 +116,20 @@ class Directory:
         """The load of all workers, or of those that are asked for, by peer id."""
         found = await self._fetch([load_key(shard) for shard in range(SHARDS)])
         self._remember(self._loads, [stored for stored in found if is_asked_for(stored.subkey)], LoadRecord)
-        return dict(self._loads)
+        return {peer_id: record for (peer_id, _), record in self._loads.items()}
 
     async def _read_capabilities(self, keys: Sequence[str], in_use: Container[str]) -> None:
         self._remember(self._capabilities, await self._fetch(keys), CapabilityRecord)
         surplus = len(self._capabilities) - MAX_RECORDS
         if surplus > 0:
-            others = [peer_id for peer_id in self._capabilities if peer_id not in in_use]
-            for peer_id in self._rng.sample(others, min(surplus, len(others))):
-                del self._capabilities[peer_id]
+            others = [part for part in self._capabilities if part[0] not in in_use]
+            for part in self._rng.sample(others, min(surplus, len(others))):
+                del self._capabilities[part]
 
     async def _fetch(self, keys: Sequence[str]) -> list[StoredValue]:
         return [stored for values in (await self._network.fetch(keys)).values() for stored in values]
 
-    def _remember(self, newest: dict[str, R], found: Sequence[StoredValue], kind: type[R]) -> None:
+    def _remember(self, newest: dict[Part, R], found: Sequence[StoredValue], kind: type[R]) -> None:
         """The newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
         now_ms = self._now_ms()
         for stored in found:
@@ -132,12 +137,32 @@ class Directory:
                 record = open_record(stored.value, now_ms)
             except RecordRefused:
                 continue
-            known = newest.get(record.peer_id)
+            part = record.peer_id, record.part if isinstance(record, CapabilityRecord) else 0
+            known = newest.get(part)
             if isinstance(record, kind) and (known is None or known.sequence < record.sequence):
-                newest[record.peer_id] = record
-        for peer_id in [peer_id for peer_id, record in newest.items() if record.expires_ms <= now_ms]:
-            del newest[peer_id]
+                newest[part] = record
+        for part in [part for part, record in newest.items() if record.expires_ms <= now_ms]:
+            del newest[part]
 
     def _online(self) -> tuple[CapabilityRecord, ...]:
-        online = (record for record in self._capabilities.values() if record.is_online)
-        return tuple(sorted(online, key=lambda record: record.peer_id))
+        by_peer: dict[str, list[CapabilityRecord]] = {}
+        for (peer_id, _), record in self._capabilities.items():
+            by_peer.setdefault(peer_id, []).append(record)
+        whole = (whole_of(by_peer[peer_id]) for peer_id in sorted(by_peer))
+        return tuple(record for record in whole if record.is_online)
+
+
+def whole_of(parts: Sequence[CapabilityRecord]) -> CapabilityRecord:
+    """One peer's newest record with the models of its other parts: of those that it still has, and without models that
+    a newer part has withdrawn or taken over. A peer whose newest record is offline is."""
+    newest_first = sorted(parts, key=lambda record: record.sequence, reverse=True)
+    newest = newest_first[0]
+    if len(parts) == 1 or not newest.is_online:
+        return newest
+    current = [record for record in newest_first if record.part < newest.parts]
+    models: dict[ModelTask, ModelCard] = {}
+    gone: set[str] = set()
+    for record in current:
+        models = {card.key: card for card in record.models if card.id not in gone} | models
+        gone |= set(record.withdrawn)
+    return msgspec.structs.replace(newest, models=tuple(models.values()))

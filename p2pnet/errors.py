@@ -221,7 +221,7 @@ WIRE_ERRORS: dict[str, type[P2PNetError]] = {
 """What a worker may answer in a Failed frame, by code. Codes are only ever added."""
 
 
-def from_wire(code: str, message: str) -> P2PNetError:
+def from_wire(code: str, message: str, param: str | None = None) -> P2PNetError:
     """The error that a Failed frame stands for. A code we do not know is the peer's failure: another may be tried.
 
     The message is a stranger's, and goes to clients and into logs and terminals: it is quoted as a stranger's.
@@ -229,4 +229,6 @@ def from_wire(code: str, message: str) -> P2PNetError:
     words = quoted(message)
     error = WIRE_ERRORS.get(code, WorkerFailed)(f"A worker said: {words}" if words else "")
     error.is_hearsay = True
+    if isinstance(error, RequestError):
+        error.param = param
     return error

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, Sampling, TextPrompt, TokenPrompt
+from p2pnet.messages import (
+    ChatPrompt,
+    GenerateRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)
 
 CHAT = "chat"
 TEXT = "text"
@@ -27,6 +36,7 @@ IGNORE_EOS = "ignore_eos"
 MIN_TOKENS = "min_tokens"
 JSON = "json"
 JSON_SCHEMA = "json_schema"
+REGEX = "regex"
 TOOLS = "tools"
 DIMENSIONS = "dimensions"
 """Cuts vectors short, and normalizes them again."""
@@ -50,6 +60,7 @@ ENGINE = (
     MIN_TOKENS,
     JSON,
     JSON_SCHEMA,
+    REGEX,
     RESUME,
     RESUME_TEXT,
 )
@@ -66,10 +77,34 @@ _PARAMS = {
     PENALTIES: "presence_penalty",
     JSON: "response_format",
     JSON_SCHEMA: "response_format",
+    REGEX: "response_format",
     RESUME: "resume_tokens",
     FIM: "suffix",
 }
 """The request's field that a refusal names, where it is not called as the feature."""
+
+_DOES = {
+    CHAT: "chat",
+    TEXT: "continue a text",
+    TOKENS: "take token ids",
+    SAMPLING: "sample with top_k, min_p or a repetition penalty",
+    PENALTIES: "sample with presence or frequency penalties",
+    LOGIT_BIAS: "take a bias for tokens",
+    LOGPROBS: "tell log probabilities",
+    CHOICES: "give several answers to one prompt",
+    ECHO: "send the prompt back",
+    IGNORE_EOS: "go on past its end token",
+    MIN_TOKENS: "be kept from ending early",
+    JSON: "be held to JSON",
+    JSON_SCHEMA: "be held to a JSON schema",
+    REGEX: "be held to a regular expression",
+    TOOLS: "call tools",
+    DIMENSIONS: "shorten its vectors",
+    RESUME: "go on with another worker's answer",
+    RESUME_TEXT: "go on with an answer that has begun",
+    FIM: "fill a gap in a text",
+}
+"""What a model that lacks the feature cannot do, for people."""
 
 _PLAIN = Sampling()
 
@@ -91,7 +126,8 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         IGNORE_EOS: request.ignore_eos,
         MIN_TOKENS: request.min_tokens > 0,
         JSON: isinstance(request.response_format, JsonFormat),
-        JSON_SCHEMA: request.response_format is not None and not isinstance(request.response_format, JsonFormat),
+        JSON_SCHEMA: isinstance(request.response_format, JsonSchemaFormat),
+        REGEX: isinstance(request.response_format, RegexFormat),
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
         RESUME: bool(request.resume_tokens),
         RESUME_TEXT: bool(request.resume_text),
@@ -110,4 +146,9 @@ def check_needed(model: str, needed: Iterable[str], features: Iterable[str]) -> 
     missing = sorted(frozenset(needed) - frozenset(features))
     if missing:
         name = missing[0]
-        raise FeatureMissing(f"The model {model} cannot do this here: {name}.", _PARAMS.get(name, name))
+        param = _PARAMS.get(name, name)
+        raise FeatureMissing(
+            f"The model {model} cannot {_DOES.get(name, 'do that')} here ({name}): ask without {param}, or ask another "
+            "model.",
+            param,
+        )

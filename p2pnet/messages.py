@@ -23,8 +23,8 @@ MAX_MESSAGES = 4096
 MAX_TOOLS = 256
 """Twice what OpenAI accepts."""
 
-MAX_CHOICES = 16
-"""Answers to one prompt. Each is a sequence of its own and takes its part of the worker."""
+MAX_CHOICES = 128
+"""Answers to one prompt, as OpenAI has it. Each is a sequence of its own; a worker may have no room for so many."""
 
 MAX_TOP_LOGPROBS = 20
 """As OpenAI has it. Each token then weighs a kilobyte."""
@@ -32,6 +32,9 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_SCHEMA_CHARS = 1 << 16
 """A JSON schema of more text is not written by hand, and compiling it would hold up a worker."""
+
+MAX_PATTERN_CHARS = 1 << 12
+"""Of a regular expression: a longer one is a list, which a schema's `enum` says better."""
 
 MAX_RESUME_CHARS = 1 << 18
 """Some 60,000 tokens. An answer that was longer when it broke off is not worth going on with from its text."""
@@ -44,6 +47,9 @@ ToolName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """Which weights, dtype, tokenizer and chat template: `sha256:` and 64 hexadecimal digits."""
+
+FieldName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\[\]-]+\Z")]
+"""The name of a request's field, as an error names it."""
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -138,11 +144,18 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
     schema: Annotated[str, Meta(min_length=2, max_length=MAX_SCHEMA_CHARS)]
 
 
-ResponseFormat = JsonFormat | JsonSchemaFormat
+class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
+    """All of the text matches `pattern`, a regular expression as Rust's regex crate writes them."""
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN_CHARS)]
+
+
+ResponseFormat = JsonFormat | JsonSchemaFormat | RegexFormat
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
-    """One generation. `max_tokens` None means as many as the context holds.
+    """One generation. `max_tokens` None means as many as the context holds; one beyond that is an error, unless
+    `clamp_max_tokens` says that it means the same.
 
     `digest`, when given, must be the worker's own: a model's name alone promises nothing. `stop` strings end the text
     before them; `stop_token_ids` end it as the model's own end token does; `ignore_eos` goes on past the latter.
@@ -176,6 +189,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     response_format: ResponseFormat | None = None
     resume_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_TOKENS_LIMIT)] = ()
     resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
+    clamp_max_tokens: bool = False
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -294,10 +308,12 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
-    """The generation ended without being complete. `code` is one of `errors.WIRE_ERRORS`."""
+    """The generation ended without being complete. `code` is one of `errors.WIRE_ERRORS`, and `param` the request's
+    field that is at fault, where one is."""
 
     code: Annotated[str, Meta(max_length=64)]
     message: Annotated[str, Meta(max_length=2048)] = ""
+    param: FieldName | None = None
 
 
 Event = Accepted | TextDelta | Finished | Failed
@@ -312,13 +328,15 @@ MAX_DIMENSIONS = 1 << 14
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
-    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again."""
+    """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again;
+    `truncate` reads a text that is too long as far as the context goes, instead of refusing it."""
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
     model: ModelId
     inputs: Annotated[tuple[TextPrompt | TokenPrompt, ...], Meta(min_length=1, max_length=MAX_EMBED_INPUTS)]
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     digest: Digest | None = None
+    truncate: bool = True
 
 
 class Embedding(msgspec.Struct, frozen=True, tag="embedding"):

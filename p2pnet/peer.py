@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from p2pnet.config import NetworkConfig
@@ -20,6 +21,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def load_network() -> Callable[..., Awaitable[Network]]:
+    """Import what joining needs, which takes over a second, and return what joins: where that is done before an event
+    loop runs, Ctrl-C ends it at once."""
+    from p2pnet.network.hivemind.network import HivemindNetwork
+
+    return HivemindNetwork.start
+
+
 @dataclass(frozen=True)
 class Peer:
     """A peer that has joined."""
@@ -35,11 +44,9 @@ class Peer:
     async def join(cls, config: NetworkConfig, clock: Clock = now_ms, membership: Membership | None = None) -> Peer:
         """Start p2pd and join the network: the public one, or as a member of a private swarm. Raises DaemonFailed or
         JoinError."""
-        from p2pnet.network.hivemind.network import HivemindNetwork  # costs 1.3 s: not before it is needed
-
         identity = Identity.load_or_create(config.identity_file)
         is_acceptable = validator(clock)
-        network = await HivemindNetwork.start(config, identity, is_acceptable, clock)
+        network = await load_network()(config, identity, is_acceptable, clock)
         if membership is None:
             return cls(config, identity, network, Directory(network, clock))
         try:

@@ -37,6 +37,11 @@ MAX_PASSED = 1 << 16
 """Records of which it is remembered that they have passed, some 6 MB; up to twice as many at times."""
 
 MAX_MODELS = 32
+"""In one record, which mostly holds a dozen of them."""
+
+MAX_PARTS = 4
+"""Records of one worker that runs more models than one holds. Each takes its place in a directory that is bounded."""
+
 MAX_ADDRESS_CHARS = 256
 
 Label = Annotated[str, Meta(max_length=64, pattern=r"^[\x21-\x7e]*\Z")]
@@ -80,6 +85,9 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     `slots` are over all models together. `is_online` False withdraws the worker. `withdrawn` are models that it has
     announced lately and does not run any more: the record overwrites what stands under their directory keys. `name` is
     what its owner calls the worker: a claim like any other, and not unique.
+
+    A worker whose models do not fit into one record has `parts` of them, of which this is number `part`. Each has some
+    of the models, and else says the same.
     """
 
     peer_id: PeerId
@@ -95,6 +103,8 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     version: int = RECORD_VERSION
     withdrawn: Annotated[tuple[ModelId, ...], Meta(max_length=MAX_MODELS)] = ()
     name: Label = ""
+    part: Annotated[int, Meta(ge=0, lt=MAX_PARTS)] = 0
+    parts: Annotated[int, Meta(ge=1, le=MAX_PARTS)] = 1
 
 
 class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
@@ -210,6 +220,8 @@ def _check(record: Record, envelope: _Envelope) -> None:
 def _check_capability(record: CapabilityRecord) -> None:
     if len({card.key for card in record.models}) != len(record.models):
         raise RecordRefused("the same model twice for one task")
+    if record.part >= record.parts:
+        raise RecordRefused(f"part {record.part} of {record.parts}")
     for address in record.addresses:
         try:
             is_own = peer_id_of(address) == record.peer_id

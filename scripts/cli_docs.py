@@ -42,7 +42,8 @@ values with spaces between them. Two more variables have no flag:
 | `P2PNET_BOOTSTRAP_FILE` | The file of addresses to join through when there is no `--initial-peers`. |
 
 A command that fails says why in one sentence, says what to do in another, and exits with status 1; a mistake in the
-flags themselves exits with status 2. A long-running command stops on Ctrl-C (SIGINT) or SIGTERM.
+flags themselves exits with status 2. What Ctrl-C ends has status 130. A long-running command stops on Ctrl-C (SIGINT)
+or SIGTERM, with status 0 once it has served, and before that with 130 or 143.
 
 """
 

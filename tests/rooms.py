@@ -15,6 +15,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
     "p2pnet.rate_limit": "",
+    "p2pnet.loopback": "",
     "p2pnet.flow": "",
     "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "errors network",
@@ -56,8 +57,10 @@ ROOMS: dict[str, str] = {
         "worker.announcing worker.streams worker.owner"
     ),
     "p2pnet.worker.benchmark": "errors messages worker.backend",
-    "p2pnet.doctor": "display errors config messages network network.libp2p network.reach directory client swarm peer",
-    "p2pnet.top": "display errors",
+    "p2pnet.doctor": (
+        "display errors config messages loopback network network.libp2p network.reach directory client swarm peer"
+    ),
+    "p2pnet.top": "display errors loopback",
     "gateway.interface": "messages",
     "gateway.shares": "",
     "gateway.peers": "messages records",
@@ -97,9 +100,9 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity network records swarm peer worker.backend worker.checkpoints "
-        "worker.embedding worker.engine worker.backends worker.observability worker.owner worker.serve "
-        "worker.benchmark doctor top "
+        "display errors config private_files identity loopback network records features swarm peer worker.backend "
+        "worker.checkpoints worker.embedding worker.engine worker.backends worker.observability worker.owner "
+        "worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

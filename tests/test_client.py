@@ -157,6 +157,20 @@ async def test_a_failure_is_the_error_of_its_code(
     assert error.may_retry is may_retry
 
 
+@pytest.mark.parametrize(
+    ("code", "param", "told"),
+    [
+        ("invalid_request", "logit_bias", "logit_bias"),
+        ("context_length_exceeded", "messages[0].content", "messages[0].content"),
+        ("invalid_request", None, None),
+        ("worker_failed", "logit_bias", None),
+    ],
+)
+async def test_a_failure_names_the_field_that_is_at_fault(code: str, param: str | None, told: str | None) -> None:
+    _, error = await run(says(framed(Failed(code, "no", param))))
+    assert getattr(error, "param", None) == told
+
+
 async def test_a_failure_s_message_is_safe_to_print() -> None:
     for message in ("a\nERROR all is lost", "\x1b[2J\x1b[31mred", "tab\tnul\0bell\a", "\x9b31m", "\u202eesrever\u2028"):
         _, error = await run(says(framed(Failed("worker_failed", message))))

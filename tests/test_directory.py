@@ -19,6 +19,7 @@ from p2pnet.directory import (
     model_key,
     shard_of,
     validator,
+    whole_of,
     worker_key,
 )
 from p2pnet.identity import Identity
@@ -31,6 +32,7 @@ from tests.stories import (
     ManualClock,
     address_of,
     capability,
+    card,
     fields_of,
     load_record,
     peer,
@@ -403,3 +405,48 @@ async def test_what_was_known_outlives_an_empty_answer_until_it_expires() -> Non
     assert await story.seen() == {WORKER.peer_id}
     story.clock.advance(LIFETIME_MS / 1000)
     assert await story.seen() == set()
+
+
+# ---- records in parts
+
+PART_MODELS = {"a": card("a"), "b": card("b"), "c": card("c"), "d": card("d")}
+
+
+def part(number: int, of: int, sequence: int, models: str, withdrawn: str = "", **changes: Any) -> CapabilityRecord:
+    return msgspec.structs.replace(
+        RECORD,
+        sequence=sequence,
+        models=tuple(PART_MODELS[name] for name in models),
+        withdrawn=tuple(withdrawn),
+        part=number,
+        parts=of,
+        **changes,
+    )
+
+
+WHOLES: dict[str, tuple[list[CapabilityRecord], str | None]] = {
+    "one": ([part(0, 1, 5, "ab")], "ab"),
+    "two": ([part(0, 2, 5, "ab"), part(1, 2, 6, "cd")], "abcd"),
+    "only the second": ([part(1, 2, 6, "cd")], "cd"),
+    "a part that is no more": ([part(0, 1, 7, "ab"), part(1, 2, 6, "cd")], "ab"),
+    "a model that has changed its part": ([part(0, 2, 7, "abc"), part(1, 2, 6, "cd")], "abcd"),
+    "a model that a newer part withdraws": ([part(0, 2, 7, "ab", "c"), part(1, 2, 6, "cd")], "abd"),
+    "a model that is back": ([part(0, 2, 5, "ab", "c"), part(1, 2, 6, "cd")], "abcd"),
+    "withdrawn": ([part(0, 2, 5, "ab"), part(1, 2, 8, "", "cd", is_online=False)], None),
+    "back from a withdrawal": ([part(0, 1, 9, "ab"), part(1, 2, 8, "", "cd", is_online=False)], "ab"),
+}
+
+
+@pytest.mark.parametrize(("parts", "models"), WHOLES.values(), ids=WHOLES)
+def test_parts_are_put_together(parts: list[CapabilityRecord], models: str | None) -> None:
+    for order in (parts, parts[::-1]):
+        whole = whole_of(order)
+        assert whole.sequence == max(record.sequence for record in parts)
+        assert whole.is_online is (models is not None)
+        if models is not None:
+            assert sorted(card.id for card in whole.models) == list(models)
+
+
+def test_each_part_lies_on_a_shard_of_its_own() -> None:
+    assert keys_of(part(1, 2, 5, "a")) == (worker_key((SHARD + 1) % SHARDS), model_key("a"))
+    assert keys_of(part(3, 4, 5, ""))[0] == worker_key((SHARD + 3) % SHARDS)

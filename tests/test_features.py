@@ -13,6 +13,7 @@ from p2pnet.messages import (
     JsonFormat,
     JsonSchemaFormat,
     Message,
+    RegexFormat,
     Sampling,
     TextPrompt,
     TokenPrompt,
@@ -56,6 +57,7 @@ NEEDED: dict[str, tuple[GenerateRequest, set[str]]] = {
     "min_tokens": (ask(min_tokens=1), {"min_tokens"}),
     "json": (ask(response_format=JsonFormat()), {"json"}),
     "a schema": (ask(response_format=JsonSchemaFormat("{}")), {"json_schema"}),
+    "a regular expression": (ask(response_format=RegexFormat("a+")), {"regex"}),
     "going on": (ask(resume_tokens=(1,)), {"resume"}),
     "going on after a text": (ask(resume_text="a"), {"resume_text"}),
 }
@@ -91,6 +93,7 @@ PARAMS = {
     "sampling": (sampled(top_k=5), "top_k"),
     "n": (ask(n=2), "n"),
     "json_schema": (ask(response_format=JsonSchemaFormat("{}")), "response_format"),
+    "regex": (ask(response_format=RegexFormat("a+")), "response_format"),
     "resume": (ask(resume_tokens=(1,)), "resume_tokens"),
     "resume_text": (ask(resume_text="a"), "resume_text"),
 }
@@ -101,6 +104,14 @@ def test_the_field_that_is_at_fault_is_named(lacking: str, request_: GenerateReq
     with pytest.raises(FeatureMissing) as caught:
         check_features(request_, features_needed(request_) - {lacking})
     assert caught.value.param == param
+
+
+def test_what_is_missing_is_a_sentence_and_a_fix() -> None:
+    with pytest.raises(FeatureMissing) as caught:
+        check_features(ask(n=2), features_needed(ask(n=2)) - {"n"})
+    assert caught.value.message == (
+        "The model echo cannot give several answers to one prompt here (n): ask without n, or ask another model."
+    )
 
 
 def test_all_that_the_engine_does_fits_a_card() -> None:

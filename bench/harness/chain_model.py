@@ -95,7 +95,7 @@ class ChainBackend:
             raise ModelNotFound(f"The model {request.model!r} with this digest is not served here.", "model")
         check_features(request, FEATURES)
         asked_tokens = prompt_tokens(request.prompt)
-        max_tokens = tokens_to_generate(asked_tokens, request.max_tokens, CONTEXT_LENGTH)
+        max_tokens = tokens_to_generate(asked_tokens, request.max_tokens, CONTEXT_LENGTH, request.clamp_max_tokens)
         if len(request.resume_tokens) > max_tokens:
             raise InvalidRequest("There are more tokens to go on after than may be generated.", "resume_tokens")
         yield Accepted(asked_tokens, CHAIN_DIGEST)

@@ -29,7 +29,7 @@ from gateway.dispatch.slot_wait import SlotWait
 from gateway.dispatch.watch import Watch
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
 from gateway.membership.table import PeerTable
-from gateway.observability.reports import Observer
+from gateway.observability.reports import Observer, RequestReport
 from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.queueing.ticket import Ticket
@@ -99,6 +99,7 @@ class Dispatcher:
         self._now_s = now_s
         self.hedging = Hedging()
         self._usual = watch.usual
+        self._traces: set[RequestTrace] = set()
         self._moving = Moving(table, now_s)
         self._attempts = Attempts(watch, admission, self.hedging, now_s)
 
@@ -120,6 +121,7 @@ class Dispatcher:
     async def _reported(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Serve a whole request. Once it is over, whoever wants to know is told what happened."""
         trace, error = job.trace, None
+        self._traces.add(trace)
         try:
             async with aclosing(self._serve(job)) as events:
                 async for event in events:
@@ -129,7 +131,12 @@ class Dispatcher:
             error = caught
             raise
         finally:
+            self._traces.discard(trace)
             self._observe(trace.report(error))
+
+    def under_way(self) -> list[RequestReport]:
+        """What has happened so far to the requests that are not over and have met with anything yet."""
+        return [trace.report(None) for trace in self._traces if trace.attempts]
 
     async def _serve(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Try until the answer is complete."""

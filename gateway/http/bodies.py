@@ -69,6 +69,14 @@ def json_text(value: Any, where: str) -> str:
         raise InvalidRequest(f"{where}: nested too deep", where) from error
 
 
+def greedy_without_choice(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """These fields of `messages.Sampling`. A `top_p` of 0 leaves no choice: the likeliest token is taken, as clients
+    mean it."""
+    if sampling.get("top_p") != 0:
+        return dict(sampling)
+    return {**sampling, "temperature": 0.0, "top_p": 1.0}
+
+
 def seed_within_limit(given: int) -> int:
     """Equal seeds stay equal."""
     return given % SEED_LIMIT

@@ -126,7 +126,9 @@ def http_failure(error: HTTPException, method: str, path: str) -> Failure:
         return failure("unknown_url", f"Unknown URL: {method} {path}")
     if error.status_code == 405:
         return failure("method_not_allowed", f"{method} is not allowed on {path}.")
-    code = {408: "request_timeout", 413: "request_too_large"}.get(error.status_code, "invalid_request")
+    code = {408: "request_timeout", 413: "request_too_large", 415: "unsupported_media_type"}.get(
+        error.status_code, "invalid_request"
+    )
     return failure(code, error.detail)
 
 

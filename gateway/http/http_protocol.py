@@ -11,12 +11,15 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.http.connections import Connections
 from gateway.http.limits import WRITE_TIMEOUT_S
+from gateway.http.unchunked import unchunked
+from gateway.http.upgrades import head_without_offer, new_parser
 
 HEAD_TIMEOUT_S = 20.0
 """From the connection, or the first byte of a further request, to the end of its headers. A browser that connects ahead
@@ -28,6 +31,10 @@ MAX_HEAD_BYTES = 32 << 10
 MAX_PIPELINED = 16
 """Requests behind one that is being answered. Browsers and clients send none; 14,000 fit into one read of the socket,
 and would wait as long as a stream lasts."""
+
+ASK_WHETHER_READ_S = 0.5
+"""How often a client that sends no more is asked whether it still reads, until its answer begins. One that is gone
+holds a slot of a worker for so long."""
 
 _STATUS = {
     400: b"Bad Request",
@@ -46,6 +53,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _refused: int | None = None
     """The status for a head that has come at once, when the parser is told to stop at it."""
     _stalled: asyncio.TimerHandle | None = None
+    _asking: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -72,6 +80,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         self._end_stall()
+        if self._asking is not None:
+            self._asking.cancel()
         self._counted.closed(self)
         if self._answering is not None:
             self._answering.disconnected = True
@@ -81,9 +91,47 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
+
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn does, but that an offer of another protocol is ignored."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as offer:
+            head = head_without_offer(self.parser, self.url, self.headers)
+            self.parser = new_parser(self)
+            self._parse(head + data[offer.args[0] :])
+
+    @property
+    def _is_offered_another(self) -> bool:
+        """Whether the head that is read offers another protocol, so that it is read again without. CONNECT asks for
+        one, and is refused."""
+        return bool(self.parser.should_upgrade())
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open. A client that sends no more right behind its request may still read (RFC
+        9112, 9.6), or be gone; one that ends a connection on which its answer has begun is gone."""
+        last = self.cycle
+        if last is None or last.more_body or last.response_started or self._head_bytes is not None:
+            return False
+        last.keep_alive = False
+        self._ask_whether_read()
+        return True
+
+    def _ask_whether_read(self) -> None:
+        """Send what every client reads over (RFC 9110, 15.2): one that is gone resets the connection, which the next
+        sending finds out."""
+        answering = self._answering
+        if self.transport.is_closing() or answering is None or answering.response_started:
+            return
+        if answering.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._asking = self.loop.call_later(ASK_WHETHER_READ_S, self._ask_whether_read)
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -94,6 +142,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._begin_head()
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._refused = 400
+            raise ValueError("this is no proxy")
+        if self._is_offered_another:
+            return
         self._end_head()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refused = 431
@@ -104,12 +157,16 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._is_offered_another:
+            return
         super().on_message_complete()
         if not self.cycle.response_complete:
             self._counted.note_asking(self)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = unchunked(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

@@ -10,6 +10,9 @@ from gateway.http.failures import Failure
 
 JSON = "application/json"
 
+CHALLENGE = 'Bearer realm="p2pnet"'
+"""How to come back after a 401, which has to say so (RFC 9110, 11.6.1; RFC 6750)."""
+
 
 class EncodedJson(Response):
     """A document that its surface has encoded."""
@@ -22,6 +25,8 @@ def error_response(failure: Failure, body: bytes) -> Response:
     response = EncodedJson(body, failure.status)
     if failure.retry_after_s is not None:
         response.headers["retry-after"] = str(failure.retry_after_s)
+    if failure.status == 401:
+        response.headers["www-authenticate"] = CHALLENGE
     return response
 
 

@@ -77,9 +77,8 @@ def page(files: Mapping[str, StaticFile]) -> APIRouter:
             raise HTTPException(404)
         return _reply(files[name], request)
 
-    methods = ["GET", "HEAD"]
-    routes.add_api_route("/", index, methods=methods, route_class_override=ForBrowsers)
-    routes.add_api_route(STATIC_PATH + "{name}", static, methods=methods)
+    routes.add_api_route("/", index, methods=["GET"], route_class_override=ForBrowsers)
+    routes.add_api_route(STATIC_PATH + "{name}", static, methods=["GET"])
     return routes
 
 

@@ -7,10 +7,12 @@ somebody's large ones do not arrive. Knows nothing of what is in them.
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from gateway.http.encodings import decoded, too_large
 from gateway.http.limits import MAX_ARRIVING_BYTES, HttpLimits
 from gateway.shares import Shares
 from p2pnet.errors import Busy
@@ -74,13 +76,13 @@ class Uploads:
 
 
 async def read_body(request: Request, limits: HttpLimits) -> bytes:
-    """The whole body of a request. Raises HTTPException 413 or 408 when it is too large or too slow, and Busy when too
-    much is arriving."""
-    too_large = HTTPException(413, f"The request's body is larger than {limits.max_body_bytes} bytes.")
+    """The whole body of a request, decoded. Raises HTTPException 413, 408, 415 or 400 when it is too large, too slow or
+    encoded in a way that cannot be read, and Busy when too much is arriving."""
+    refusal = too_large(limits.max_body_bytes)
     # One that says so itself is not waited for: a client that expects a 100 before it sends gets the 413 instead.
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limits.max_body_bytes:
-        raise too_large
+        raise refusal
     uploads: Uploads = request.state.uploads
     timeout = asyncio.timeout(limits.body_timeout_s)
     upload = Upload(request.state.caller.name, timeout)
@@ -90,11 +92,11 @@ async def read_body(request: Request, limits: HttpLimits) -> bytes:
             async for part in request.stream():
                 uploads.add(upload, part)
                 if len(upload.body) > limits.max_body_bytes:
-                    raise too_large
+                    raise refusal
     except TimeoutError as error:
         if upload.is_refused:
             raise uploads.busy() from None
         raise HTTPException(408, f"The request's body did not arrive within {limits.body_timeout_s:g} s.") from error
     finally:
         body = uploads.end(upload)
-    return body
+    return decoded(body, request.headers.get("content-encoding", ""), limits.max_body_bytes).removeprefix(BOM_UTF8)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
-from gateway.model_names.naming import is_other_name
-from p2pnet.errors import NoWorker
+from gateway.model_names.naming import AUTO, meant_by
+from p2pnet.errors import ModelNotFound, NoWorker
 from p2pnet.features import FIM, TEXT
 
 LEGACY_NAMES = frozenset(
@@ -49,17 +49,27 @@ class CodeModels:
     named: str | None = None
 
     def for_engine(self, engine: str) -> str:
-        """The model that an engine stands for: the one with that name or alias, or else the code model. Raises
-        NoWorker where no model generates text."""
-        is_known = is_other_name(engine, self.aliases) or any(entry.id == engine for entry in self.list_models())
-        return engine if is_known else self._code_model()
+        """The model that an engine stands for: the one with that name or alias, or for a name of Codex's time the code
+        model. Raises ModelNotFound for any other, and NoWorker where no model generates text."""
+        model = self.for_completion(engine or None)
+        if model == engine and not self._is_known(engine):
+            raise ModelNotFound(
+                f"The engine {engine[:128]!r} does not exist. The gateway's owner can name one so: "
+                "p2pnet gateway --alias NAME=MODEL.",
+                "engine",
+            )
+        return model
 
     def for_completion(self, name: str | None) -> str:
-        """The model of a completion that asks for this one: itself. Where it names none, or one of Codex's time, it is
-        the code model. Raises as `for_engine`."""
+        """The model of a completion that asks for this one: itself. Where it names none, or one of Codex's time that
+        nobody announces, it is the code model. Raises NoWorker where no model generates text."""
         if name is None:
             return self._code_model()
-        return self.for_engine(name) if name.lower() in LEGACY_NAMES else name
+        return self._code_model() if name.lower() in LEGACY_NAMES and not self._is_known(name) else name
+
+    def _is_known(self, name: str) -> bool:
+        ids = {entry.id for entry in self.list_models()}
+        return meant_by(name, ids, self.aliases) in {*ids, AUTO}
 
     def _code_model(self) -> str:
         model = self.named or choose_code_model(self.list_models())

@@ -5,7 +5,7 @@ Knows nothing of HTTP: the surfaces pass the names of requests on as they come, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +17,9 @@ from p2pnet.messages import EmbedRequest, GenerateRequest
 
 AUTO = "auto"
 """Any model that can do what the request needs."""
+
+DEFAULT_TAG = ":latest"
+"""Ollama's: with it and without it a name is the same."""
 
 R = TypeVar("R", GenerateRequest, EmbedRequest)
 
@@ -35,13 +38,9 @@ class Names:
         self._is_served = is_served
 
     def resolved(self, request: R) -> R:
-        """The request for the model that its name stands for. A model that is announced under a name goes before an
-        alias: nobody is given another one than the one they named. Raises NoWorker when `auto` stands for nothing."""
+        """The request for the model that its name stands for. Raises NoWorker when `auto` stands for nothing."""
         entries = self._models()
-        name = request.model
-        if any(entry.id == name for entry in entries):
-            return request
-        name = self._aliases.get(name, name)
+        name = meant_by(request.model, {entry.id for entry in entries}, self._aliases)
         if name == AUTO:
             name = self._any(request, entries)
         return request if name == request.model else msgspec.structs.replace(request, model=name)
@@ -54,18 +53,34 @@ class Names:
         return _readiest(able).id
 
 
+def meant_by(name: str, ids: Container[str], aliases: Mapping[str, str]) -> str:
+    """The id among `ids` that a name stands for, or AUTO; the name itself where it stands for neither.
+
+    A model that is announced under a name goes before an alias: nobody is given another one than the one they named.
+    """
+    for each in spellings(name):
+        if each in ids:
+            return each
+    alias = next((aliases[each] for each in spellings(name) if each in aliases), untagged(name))
+    if alias == AUTO:
+        return AUTO
+    return next((each for each in spellings(alias) if each in ids), name)
+
+
 def find_model(name: str, entries: Sequence[ModelEntry], aliases: Mapping[str, str]) -> ModelEntry | None:
     """The model that a name stands for where nothing is asked of it yet; None where there is none now."""
     by_id = {entry.id: entry for entry in entries}
-    if name in by_id:
-        return by_id[name]
-    meant = aliases.get(name, name)
+    meant = meant_by(name, by_id, aliases)
     return _readiest(entries) if meant == AUTO and entries else by_id.get(meant)
 
 
-def is_other_name(name: str, aliases: Mapping[str, str]) -> bool:
-    """Whether it is an alias, or `auto`."""
-    return name == AUTO or name in aliases
+def spellings(name: str) -> tuple[str, ...]:
+    """The name, and what else is the same: without `:latest`, or with it."""
+    return name, untagged(name), name + DEFAULT_TAG
+
+
+def untagged(name: str) -> str:
+    return name.removesuffix(DEFAULT_TAG)
 
 
 def parse_aliases(given: Sequence[str]) -> dict[str, str]:

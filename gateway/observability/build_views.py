@@ -71,13 +71,13 @@ def worker_view(
                 context_length=card.context_length,
                 features=card.features,
                 is_cold=card.is_cold,
-                in_flight=worker.in_flight_of((card.id, card.task)),
+                in_flight=0 if is_lost else worker.in_flight_of((card.id, card.task)),
             )
             for card in record.models
         ),
         slots=worker.slots,
-        in_flight=worker.in_flight,
-        pressure=worker.pressure(),
+        in_flight=0 if is_lost else worker.in_flight,  # what it had under way is lost with it
+        pressure=0 if is_lost else worker.pressure(),
         round_trip_s=worker.round_trip_s.value,
         measured=measured,
         load=None if worker.load is None else _load_view(worker.load, max(0.0, now_s - worker.load_sampled_s)),
@@ -111,6 +111,7 @@ class _Gathered:
     in_flight: int = 0
     digests: set[str] = field(default_factory=set)
     context_length: int | None = None
+    features: set[str] = field(default_factory=set)
 
     def view(self, model: str, waiting: int) -> ModelView:
         return ModelView(
@@ -123,6 +124,7 @@ class _Gathered:
             waiting=waiting,
             digests=tuple(sorted(self.digests)),
             context_length=self.context_length,
+            features=tuple(sorted(self.features)),
         )
 
 
@@ -140,6 +142,7 @@ def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
         of_model.slots += worker.slots
         of_model.in_flight += worker.in_flight_of((card.id, card.task))
         of_model.digests.add(card.digest)
+        of_model.features.update(card.features)
         of_model.context_length = max(of_model.context_length or 0, card.context_length)
 
 

@@ -12,9 +12,9 @@ from gateway.observability.reports import AttemptReport, RequestReport
 LATE = "late"
 """What a worker did that was overtaken by another one, asked beside it."""
 
-Remedy = Literal["resumed", "retried", "hedged", "gave_up"]
+Remedy = Literal["resumed", "retried", "hedged", "going_on", "gave_up"]
 """`resumed`: another went on in mid-answer; `retried`: another began; `hedged`: another was asked beside it, and was
-quicker; `gave_up`: nobody could."""
+quicker; `going_on`: that is under way, at another or until one is there; `gave_up`: nobody could."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,27 @@ class FailureSeen:
     gap_s: float | None = None
 
 
-def failures_of(reports: Iterable[RequestReport], limit: int) -> list[FailureSeen]:
-    """The first `limit` of them, in the order of the reports; of one request the latest first."""
-    found: list[FailureSeen] = []
+def failures_of(
+    reports: Iterable[RequestReport], limit: int, under_way: Iterable[RequestReport] = ()
+) -> list[FailureSeen]:
+    """The first `limit` of them: those of requests under way, by when they happened, and then in the order of the
+    reports; of one request the latest first."""
+    found = [failure for report in under_way for failure in _failures(report, is_over=False)]
+    found.sort(key=lambda failure: failure.at_unix_s, reverse=True)
     for report in reports:
-        found += reversed(list(_failures(report)))
         if len(found) >= limit:
             break
+        found += reversed(list(_failures(report)))
     return found[:limit]
 
 
-def _failures(report: RequestReport) -> Iterator[FailureSeen]:
+def _failures(report: RequestReport, is_over: bool = True) -> Iterator[FailureSeen]:
     """In the order in which they happened."""
-    has_told = False
+    has_told = not is_over
     for attempt in sorted(report.attempts, key=_end_s):
         if is_failure(attempt.outcome):
             has_told = True
-            yield _failure(report, attempt)
+            yield _failure(report, attempt, is_over)
         elif attempt.is_hedge and is_success(attempt.outcome):
             has_told = True
             yield from _overtaken(report, attempt)
@@ -56,9 +60,11 @@ def _failures(report: RequestReport) -> Iterator[FailureSeen]:
         yield FailureSeen(at_unix_s, report.request_id, report.model, None, report.outcome, "gave_up")
 
 
-def _failure(report: RequestReport, failed: AttemptReport) -> FailureSeen:
+def _failure(report: RequestReport, failed: AttemptReport, is_over: bool) -> FailureSeen:
     successor = _successor(report, failed)
-    done: Remedy = "gave_up" if successor is None else "resumed" if failed.tokens else "retried"
+    done: Remedy = "resumed" if failed.tokens else "retried"
+    if successor is None:
+        done = "gave_up" if is_over else "going_on"
     return FailureSeen(
         at_unix_s=report.arrived_unix_s + _end_s(failed),
         request_id=report.request_id,

@@ -41,7 +41,8 @@ LOOK_S = 1.0
 
 
 class OverviewBuilder:
-    """Makes overviews. `running` gives the tokens that answers under way have brought so far."""
+    """Makes overviews. `running` gives the tokens that answers under way have brought so far, `under_way` what has
+    happened so far to the requests that are not over."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class OverviewBuilder:
         running: Callable[[], Iterable[Span]] = tuple,
         clock_ahead_s: Callable[[], float] = float,
         is_direct: IsDirect = lambda _: None,
+        under_way: Callable[[], Iterable[RequestReport]] = tuple,
     ) -> None:
         self._sources = sources
         self._history = history
@@ -60,6 +62,7 @@ class OverviewBuilder:
         self._running = running
         self._clock_ahead_s = clock_ahead_s
         self._is_direct = is_direct
+        self._under_way = under_way
         self._timeline = Timeline()
         self._started_unix_s = sources.unix_s()
         self._made: Overview | None = None
@@ -95,7 +98,11 @@ class OverviewBuilder:
                 self._is_direct,
             ),
             series=self._series(unix_s),
-            failures=failures_of((kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))), MAX_FAILURES),
+            failures=failures_of(
+                (kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))),
+                MAX_FAILURES,
+                self._under_way(),
+            ),
         )
 
     def _gateway(self, models: Sequence[ModelView], unix_s: float) -> GatewayView:

@@ -82,6 +82,7 @@ class ModelView:
     waiting: int
     digests: tuple[str, ...]
     context_length: int | None
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

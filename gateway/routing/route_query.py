@@ -43,8 +43,8 @@ MAX_CHAT_CHARS = 1 << 14
 class RouteQuery:
     """What routing needs to know of a request. `tokens` is how many it may take, prompt and answer, roughly: it weighs
     requests against one another; `prompt_tokens` is how many of these have to be read before the answer begins, or goes
-    on, and `least_prompt_tokens` what the prompt has at least. `affinity` names those that begin in the same way; None
-    is no preference."""
+    on, and `least_prompt_tokens` what the prompt has at least. `max_tokens` None asks for no room in a context.
+    `affinity` names those that begin in the same way; None is no preference."""
 
     model: str
     task: str = "generate"
@@ -77,16 +77,17 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
             _embedding_features(request),
             tokens=tokens,
             prompt_tokens=tokens,
-            least_prompt_tokens=max(_input_tokens(text) for text in request.inputs),
+            least_prompt_tokens=max(_input_tokens(text, request.truncate) for text in request.inputs),
         )
     prompt_tokens = _tokens_of(request.prompt)
-    answer = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
+    limit = None if request.clamp_max_tokens else request.max_tokens
+    answer = min(USUAL_TOKENS, request.max_tokens or USUAL_TOKENS) if limit is None else limit
     return RouteQuery(
         request.model,
         "generate",
         request.digest,
         features_needed(request),
-        request.max_tokens,
+        limit,
         prompt_tokens + answer * request.n,
         beginning_of(request.prompt),
         prompt_tokens + len(request.resume_tokens) + len(request.resume_text) // CHARS_PER_TOKEN,
@@ -118,9 +119,9 @@ def _least_tokens_of(prompt: Prompt) -> int:
     return sum(len(content.strip()) for content in read) // MAX_TOKEN_CHARS  # templates strip them, too
 
 
-def _input_tokens(prompt: TextPrompt | TokenPrompt) -> int:
-    """A text to be made a vector of is cut to fit, ids are not."""
-    return len(prompt.token_ids) if isinstance(prompt, TokenPrompt) else 0
+def _input_tokens(prompt: TextPrompt | TokenPrompt, truncate: bool) -> int:
+    """A text to be made a vector of may be cut to fit, ids are not."""
+    return 0 if truncate and isinstance(prompt, TextPrompt) else _least_tokens_of(prompt)
 
 
 def beginning_of(prompt: Prompt) -> bytes | None:

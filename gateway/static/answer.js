@@ -18,6 +18,7 @@ export class Answer {
   text = "";
   /** What a listener is told when it is over. */
   outcome = "";
+  hasFailed = false;
   #names;
   #body = el("div", { class: "text" });
   #facts = el("p", { class: "facts muted" });
@@ -70,6 +71,7 @@ export class Answer {
       this.outcome = `Answer complete, ${plural(answered.tokens, "token")}.`;
     } catch (error) {
       if (!(error instanceof ApiError) && !signal.aborted) throw error;
+      this.hasFailed = !signal.aborted;
       this.outcome = signal.aborted ? "Stopped." : /** @type {Error} */ (error).message;
       setText(this.#problem, this.outcome);
       this.#problem.hidden = false;

@@ -14,11 +14,11 @@ const NUMBERS = [
 ];
 
 /**
- * Offers the models that generate. A choice stays while its model does.
+ * Offers the models that chat. A choice stays while its model does.
  * @param {import("./types.js").Model[]} models
  */
 export function offerModels(models) {
-  const names = models.filter(({ tasks }) => tasks.includes("generate")).map(({ id }) => id);
+  const names = models.filter(({ features }) => features.includes("chat")).map(({ id }) => id);
   for (const select of [byId("model"), byId("second")]) {
     const chosen = select.value;
     keyed(

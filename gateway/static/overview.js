@@ -177,6 +177,8 @@ export function done({ done, by, gap_s }, names) {
       return `Begun anew on ${other}`;
     case "hedged":
       return `Asked ${other} beside it`;
+    case "going_on":
+      return "It goes on elsewhere, as soon as somebody is there";
     case "gave_up":
       return "Given up: the client was told";
     default:

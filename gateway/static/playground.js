@@ -26,7 +26,7 @@ export function startPlayground(store) {
   const prompt = byId("prompt");
 
   /**
-   * What is said before a turn to whoever answers in this column.
+   * What is said before a turn to whoever answers in this column. A turn that failed is not said.
    * @param {number} before how many turns
    * @param {number} column
    * @returns {Message[]}
@@ -34,6 +34,7 @@ export function startPlayground(store) {
   function history(before, column) {
     return turns.slice(0, before).flatMap(({ prompt, answers }) => {
       const answer = answers[column] ?? answers[0];
+      if (answer.hasFailed || !answer.text) return [];
       return /** @type {Message[]} */ ([
         { role: "user", content: prompt },
         { role: "assistant", content: answer.text },
@@ -73,7 +74,7 @@ export function startPlayground(store) {
     if (!models.length) {
       setText(
         byId("settings-problem"),
-        "No model that generates is here at the moment. It is listed as soon as a worker brings one.",
+        "No model that chats is here at the moment. It is listed as soon as a worker brings one.",
       );
       byId("settings-problem").hidden = false;
       return null;

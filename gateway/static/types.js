@@ -4,7 +4,7 @@
  *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
 
 /** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
- *   in_flight: number, waiting: number, digests: string[], context_length: number | null,
+ *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,
  *   tokens_per_s?: number | null}} Model */
 
 /** @typedef {"healthy" | "cooling" | "trial" | "lost"} WorkerState */
@@ -28,7 +28,7 @@
 /** @typedef {{step_s: number, end: string, points: Point[]}} SeriesSection */
 
 /** @typedef {{at: string, request_id: string, model: string, worker: string | null, outcome: string,
- *   done: "resumed" | "retried" | "hedged" | "gave_up", by: string | null, gap_s: number | null}} Failure */
+ *   done: "resumed" | "retried" | "hedged" | "going_on" | "gave_up", by: string | null, gap_s: number | null}} Failure */
 
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}}} Sections */

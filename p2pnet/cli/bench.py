@@ -72,9 +72,8 @@ def bench(
     from p2pnet.worker.checkpoints.names import local_folder
 
     logs.configure(log_level, is_json=False)
-    config = ModelConfig(
-        "bench", device, dtype, quantization, kv_bytes=None if kv_memory is None else parse_bytes(kv_memory)
-    )
+    kv_bytes = None if kv_memory is None else parse_bytes(kv_memory)
+    config = ModelConfig({model: "bench"}, device, dtype, quantization, kv_bytes)
     workload = Workload(tuple(sorted(set(concurrency or DEFAULT_CONCURRENCY))), prompt_tokens, tokens)
     local_folder(model)  # a wrong name is known at once
     import_module("p2pnet.cli.loading")  # seconds: Ctrl-C ends them at once here, and not in the event loop

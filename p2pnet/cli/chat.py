@@ -11,6 +11,8 @@ import typer
 from p2pnet.cli import options
 from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
+from p2pnet.features import CHAT
+from p2pnet.loopback import is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S = 300.0
 """Between two pieces of an answer; the gateway sends comments while it waits, so only a dead one takes this long."""
 
+NOT_FOUND = 404
+
+MAX_SHOWN_MODELS = 20
+"""Of those that are there, where another was asked for: as many as a terminal shows at once."""
+
 
 def chat(
     model: Annotated[
-        str | None, typer.Option("--model", envvar="P2PNET_CHAT_MODEL", help="Default: the first the gateway lists.")
+        str | None, typer.Option("--model", envvar="P2PNET_CHAT_MODEL", help="Default: the first that chats.")
     ] = None,
     gateway: options.GatewayUrl = "http://127.0.0.1:8000",
     message: Annotated[
@@ -39,8 +46,10 @@ def chat(
 
     logs.configure(log_level, is_json=False)
     try:
-        with httpx.Client(base_url=gateway.rstrip("/"), timeout=ANSWER_TIMEOUT_S) as client:
-            talk = Conversation(client, model or _first_model(client), temperature)
+        with httpx.Client(
+            base_url=gateway.rstrip("/"), timeout=ANSWER_TIMEOUT_S, trust_env=not is_loopback(gateway)
+        ) as client:
+            talk = Conversation(client, _first_model(client) if model is None else model, temperature)
             if message is not None:
                 talk.ask(message)
             elif sys.stdin.isatty():
@@ -72,12 +81,23 @@ class Conversation:
         with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 response.read()
-                raise P2PNetError(_error_text(response))
+                raise self._refusal(response)
             for piece in _pieces(response):
                 print(visible(piece, after=pieces[-1] if pieces else ""), end="", flush=True)
                 pieces.append(piece)
         print()
         self._turns = [*turns, {"role": "assistant", "content": "".join(pieces)}]
+
+    def _refusal(self, response: httpx.Response) -> P2PNetError:
+        """What the gateway says instead of an answer; of a model that it has not heard of, with those that it has."""
+        said = _error_text(response)
+        if response.status_code != NOT_FOUND:
+            return P2PNetError(said)
+        names = [str(model["id"]) for model in _models(self._client) if CHAT in model["features"]]
+        shown = ", ".join(names[:MAX_SHOWN_MODELS]) + (", ..." if len(names) > MAX_SHOWN_MODELS else "")
+        return UsageError(
+            said, f"Name one of these with --model: {shown}." if names else "No model that chats is there."
+        )
 
 
 def _converse(talk: Conversation) -> None:
@@ -94,7 +114,8 @@ def _converse(talk: Conversation) -> None:
             try:
                 talk.ask(question)
             except P2PNetError as error:
-                print(f"Error: {visible(error.message)}", file=sys.stderr)
+                fix = f"\n{error.fix}" if isinstance(error, UsageError) else ""
+                print(f"Error: {visible(error.message + fix)}", file=sys.stderr)
 
 
 def _pieces(response: httpx.Response) -> Iterator[str]:
@@ -117,15 +138,22 @@ def _pieces(response: httpx.Response) -> Iterator[str]:
 
 
 def _first_model(client: httpx.Client) -> str:
+    """The first model that chats."""
+    model = next((model["id"] for model in _models(client) if CHAT in model["features"]), None)
+    if model is None:
+        raise UsageError(
+            "No worker serves a model that chats at the moment.",
+            "Start one with `p2pnet serve --model tiny --initial-peers ...`.",
+        )
+    return str(model)
+
+
+def _models(client: httpx.Client) -> list[dict[str, Any]]:
     response = client.get("/v1/models")
     if response.status_code != 200:
         raise P2PNetError(_error_text(response))
-    models = response.json()["data"]
-    if not models:
-        raise UsageError(
-            "No worker serves a model at the moment.", "Start one with `p2pnet serve --model tiny --initial-peers ...`."
-        )
-    return str(models[0]["id"])
+    models: list[dict[str, Any]] = response.json()["data"]
+    return models
 
 
 def _error_text(response: httpx.Response) -> str:

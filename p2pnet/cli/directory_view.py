@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from p2pnet.cli.joining import Joining, joining
 from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
-from p2pnet.peer import Peer
+from p2pnet.peer import Peer, load_network
 from p2pnet.records import CapabilityRecord, LoadRecord
 
 View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
@@ -18,7 +18,9 @@ View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
 
 def read_directory(initial_peers: Sequence[str], swarm: str | None) -> View:
     """All workers that are online, and their load by peer id."""
-    return asyncio.run(_read(joining(initial_peers, swarm)))
+    network = joining(initial_peers, swarm)
+    load_network()
+    return asyncio.run(_read(network))
 
 
 @asynccontextmanager

@@ -17,8 +17,10 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from p2pnet.cli.interruption import StoppedEarly
 from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import best_to_share
+from p2pnet.peer import load_network
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,15 +45,36 @@ def run_service(
     hints: Sequence[str] = (),
     on_signals: SignalActions | None = None,
     console: Console | None = None,
+    prepare: Callable[[], object] = load_network,
 ) -> None:
     """Run until SIGINT or SIGTERM. A second signal cuts the orderly stop short. Further signals do as `on_signals`
-    says, from the beginning on. `console` is where it speaks: standard output, unless something is drawn there."""
+    says, from the beginning on. `console` is where it speaks: standard output, unless something is drawn there.
+
+    `prepare` takes seconds, and Ctrl-C ends it at once. Raises StoppedEarly when it is stopped before it serves.
+    """
     _remove(ready_file)  # a file of an earlier run must not be taken for this one's
+    actions = on_signals or {}
+    early = _kept(actions)
+    prepare()
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)  # half the cost of a small message
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the cost of a small message
-            runner.run(_run(service, ready_file, Words(title, hints, console or Console()), on_signals or {}))
+        stopped_by = runner.run(_run(service, ready_file, Words(title, hints, console or Console()), actions, early))
+    except BaseException:
+        runner.close()
+        raise
     finally:
         _remove(ready_file)
+    if stopped_by is not None:
+        raise StoppedEarly(stopped_by)  # the runner is not closed: it would wait for a thread that loads a model
+    runner.close()
+
+
+def _kept(actions: SignalActions) -> list[signal.Signals]:
+    """The signals that come before there is a loop to act on them: what the system does instead may be to kill us."""
+    kept: list[signal.Signals] = []
+    for number in actions:
+        signal.signal(number, lambda number, _: kept.append(signal.Signals(number)))
+    return kept
 
 
 @dataclass(frozen=True)
@@ -66,13 +89,31 @@ class Words:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-async def _run(service: Service, ready_file: Path | None, words: Words, on_signals: SignalActions) -> None:
-    task = asyncio.create_task(_serve(service, ready_file, words))
+async def _run(
+    service: Service,
+    ready_file: Path | None,
+    words: Words,
+    on_signals: SignalActions,
+    early: Sequence[signal.Signals],
+) -> signal.Signals | None:
+    """Returns the signal that stopped it where that was before it served."""
+    serves = asyncio.Event()
+    stopped_by: list[signal.Signals] = []
+    task = asyncio.create_task(_serve(service, ready_file, words, serves))
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if not serves.is_set() and not stopped_by:
+            words.say("Stopping.")
+            stopped_by.append(number)
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop, number)
     for number, action in on_signals.items():
         loop.add_signal_handler(number, action)  # never removed: what the system does instead may be to kill us
+    for number in early:
+        on_signals[number]()
     try:
         await task
     except asyncio.CancelledError:
@@ -80,10 +121,12 @@ async def _run(service: Service, ready_file: Path | None, words: Words, on_signa
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)  # what is left is only waited for: a further Ctrl-C may end that
+    return stopped_by[0] if stopped_by else None
 
 
-async def _serve(service: Service, ready_file: Path | None, words: Words) -> None:
+async def _serve(service: Service, ready_file: Path | None, words: Words, serves: asyncio.Event) -> None:
     async with service() as ready:
+        serves.set()
         try:
             _say_ready(ready, words)
             if ready_file is not None:

@@ -22,6 +22,7 @@ from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
+from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.turns import Turns
 
@@ -43,6 +44,7 @@ class Loaded:
 async def load_models(models: Sequence[str], config: ModelConfig, slots: int) -> Loaded:
     """Load each model for what it can do. All compute in turns, and those that generate have equal parts of the memory
     for keys and values; `slots` is how many requests each takes at the same time. Raises UsageError."""
+    choose_device(config.device)  # a device that is not there is known before anything is fetched
     folders = {model: await asyncio.to_thread(find_folder, model) for model in models}
     tasks = {model: tasks_of(folder) for model, folder in folders.items()}
     generating = sum("generate" in found for found in tasks.values())
@@ -68,7 +70,7 @@ async def load_generator(model: str, config: ModelConfig, options: EngineOptions
             model,
             now_ms=now_ms,
             options=options,
-            served_name=config.served_name,
+            served_name=config.served_names.get(model),
             device=config.device,
             dtype=config.dtype,
             quantization=config.quantization,
@@ -86,7 +88,7 @@ async def _load_embedder(model: str, folder: Path, config: ModelConfig, turns: T
     with _Bar(model) as bar:
         backend = await EmbeddingsBackend.from_folder(
             folder,
-            name_of(model, config.served_name),
+            name_of(model, config.served_names.get(model)),
             device=config.device,
             dtype=config.dtype,
             cache_dir=data_dir(),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
 
 from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, swarm, top
+from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
 from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of what Ctrl-C has ended, as shells give it."""
 
 app = typer.Typer(
     name="p2pnet",
@@ -45,15 +50,21 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. A known error is one sentence and a fix, exit status 1; never a traceback."""
+    """Run the command line. A known error is one sentence and a fix, exit status 1; Ctrl-C is one line, and the status
+    that shells give it; never a traceback."""
     try:
         app()
     except UsageError as error:
         _leave(f"{error.message}\n{error.fix}")
     except P2PNetError as error:
         _leave(error.message)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except StoppedEarly as early:
+        leave(early.status)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:  # typer takes most for itself, and exits so
+            raise
+        print("Interrupted.", file=sys.stderr)
+        leave(INTERRUPTED)
 
 
 def _leave(text: str) -> None:

@@ -25,6 +25,7 @@ def models(
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
+    from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
     workers, _ = read_directory(initial_peers, swarm)
@@ -48,7 +49,10 @@ def models(
         print(msgspec.json.encode(rows).decode())
         return
     counted = [(card, str(row["workers"])) for row, (_, card) in zip(rows, cards, strict=True)]
-    Console().print(models_table(counted) if rows else "No worker announces a model at the moment.")
+    if rows:
+        print_table(models_table(counted), Console())
+    else:
+        print("No worker announces a model at the moment.")
 
 
 def models_table(counted: Iterable[tuple[ModelCard, str]]) -> Table:

@@ -25,6 +25,7 @@ def peers(
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
+    from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
     workers, loads = read_directory(initial_peers, swarm)
@@ -32,18 +33,21 @@ def peers(
         rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
         print(msgspec.json.encode(rows).decode())
         return
-    Console().print(peers_table(workers, loads) if workers else "No worker announces itself at the moment.")
+    if workers:
+        print_table(peers_table(workers, loads), Console())
+    else:
+        print("No worker announces itself at the moment.")
 
 
 def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRecord]) -> Table:
     """A row for each worker. What strangers call themselves is shown, and means nothing to the terminal."""
     from rich.markup import escape
-    from rich.table import Column, Table
+    from rich.table import Table
 
     from p2pnet.network.multiaddrs import are_all_relayed
 
-    columns = ("Name", "Models", "Reached", "Running", "Queued", "Slots", "Tokens/s")
-    table = Table(Column("Peer", overflow="fold"), *columns)
+    columns = ("Peer", "Name", "Models", "Reached", "Running", "Queued", "Slots", "Tokens/s")
+    table = Table(*columns)
     for worker in workers:
         record = loads.get(worker.peer_id)
         busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")

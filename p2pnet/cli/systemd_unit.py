@@ -49,6 +49,8 @@ Restart=on-failure
 RestartSec={RESTART_S}
 # Status 2 is a mistake in the flags: trying again does not mend it.
 RestartPreventExitStatus=2
+# What is asked to stop before it serves ends with the signal's status.
+SuccessExitStatus=130 143
 # Only p2pnet is asked to stop: it withdraws its records through p2pd, and ends that itself.
 KillMode=mixed
 TimeoutStopSec={service.drain_s + STOP_MARGIN_S:.0f}

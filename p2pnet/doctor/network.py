@@ -16,6 +16,7 @@ from p2pnet.client import generate
 from p2pnet.directory import Directory
 from p2pnet.doctor.network_verdicts import Asked, Met, Seen, ThroughGateway
 from p2pnet.errors import P2PNetError
+from p2pnet.loopback import is_loopback
 from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
 from p2pnet.network.interface import Network
 from p2pnet.network.libp2p.autonat import DialBack
@@ -76,7 +77,9 @@ async def ask_gateway(url: str, key: str | None) -> ThroughGateway:
     body = {"model": "auto", "prompt": "Hello", "max_tokens": 1}
     began_s = time.monotonic()
     try:
-        async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TOKEN_S) as client:
+        async with httpx.AsyncClient(
+            base_url=url.rstrip("/"), headers=headers, timeout=TOKEN_S, trust_env=not is_loopback(url)
+        ) as client:
             response = await client.post("/v1/completions", json=body)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         return ThroughGateway(url, problem=str(error) or type(error).__name__)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from p2pnet.errors import P2PNetError, UsageError
+from p2pnet.loopback import is_loopback
 from p2pnet.top.overview import NotAnOverview, Overview, read_overview
 
 TIMEOUT_S = 5.0
@@ -33,7 +34,9 @@ class Source:
     async def opened(cls, url: str, key: str | None) -> AsyncIterator[Source]:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            client = httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
+            client = httpx.AsyncClient(
+                base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S, trust_env=not is_loopback(url)
+            )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise UsageError(f"{url!r} is no gateway's address.", "Write it as http://127.0.0.1:8000.") from error
         async with client:

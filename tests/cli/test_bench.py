@@ -137,7 +137,7 @@ def test_what_cannot_be_done_is_said(
 
 
 def test_a_bar_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
-    """The bar shows what is measured; Ctrl-C in the middle ends it at once, without a word and with no file left."""
+    """The bar shows what is measured; Ctrl-C in the middle ends it at once, with a word and with no file left."""
     temp = tmp_path / "temp"
     temp.mkdir()
     ours, theirs = pty.openpty()
@@ -164,7 +164,7 @@ def test_a_bar_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
             child.kill()  # does nothing to one that has ended and was waited for
             os.close(ours)
     assert "Traceback" not in screen
-    assert screen.rstrip().endswith("\x1b[2K")  # the bar's line is cleared
+    assert screen.rstrip().endswith("\x1b[2KInterrupted.")  # the bar's line is cleared
     assert "\x1b[?25h" in screen  # and the cursor is back
     assert list(temp.iterdir()) == []
 

@@ -72,3 +72,8 @@ def test_systemd_finds_nothing_wrong(role: str, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_stop_before_it_serves_is_no_failure() -> None:
+    """Its exit status is the signal's then."""
+    assert "\nSuccessExitStatus=130 143\n" in unit_text(Service("worker", ("p2pnet",), ("serve",), "/home/ann"))

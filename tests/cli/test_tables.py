@@ -10,6 +10,7 @@ from rich.table import Table
 
 from p2pnet.cli.models import models_table
 from p2pnet.cli.peers import peers_table
+from p2pnet.cli.tables import print_table
 from tests.stories import capability, card, load_record, peer
 
 MARKUP = ("[/]", "[bold]x", "[link=http://example.org]x[/link]", "[/red]")
@@ -37,3 +38,31 @@ def test_names_are_no_markup(name: str) -> None:
 @pytest.mark.parametrize("label", MARKUP)
 def test_labels_of_models_are_no_markup(label: str) -> None:
     assert f"float32, {label}" in printed(models_table([(card("tiny", quantization=label), "1")]))
+
+
+LONG = "organisation/A-Very-Long-Model-Name-32B-Instruct-GPTQ-Int4-And-More-Of-It:latest"
+
+
+def shown(table: Table, width: int, is_terminal: bool) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None)
+    print_table(table, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "is_terminal"), [(80, True), (40, True), (80, False), (200, True), (200, False)])
+def test_what_one_types_is_never_cut_nor_broken(width: int, is_terminal: bool) -> None:
+    ann = capability(peer("ann"), LONG, "tiny", name="anna-laptop")
+    tables = (models_table([(card(LONG, quantization="[bold]x"), "12")]), peers_table([ann], {}))
+    for table, parts in zip(tables, [(LONG, "[bold]x", card("tiny").digest[7:19]), (ann.peer_id, LONG)], strict=True):
+        lines = shown(table, width, is_terminal)
+        for part in parts:
+            assert any(part in line for line in lines), (part, lines)
+
+
+def test_a_table_that_fits_is_one_and_one_that_does_not_is_read_row_by_row() -> None:
+    table = models_table([(card("tiny"), "2"), (card("large"), "1")])
+    assert len(shown(table, 80, is_terminal=True)) == 6
+    first, behind, *_ = shown(models_table([(card(LONG), "2")]), 80, is_terminal=True)
+    assert first == LONG
+    assert behind.startswith("  task: generate, workers: 2, context: ")

@@ -112,5 +112,7 @@ def test_a_signal_while_starting_leaves_nothing_behind(tiny_swarm: TinySwarm) ->
     with processes("early") as start:
         worker = start.worker("--model", "tiny", peer=tiny_swarm.address)
         wait_until(lambda: "loading tiny" in worker.log, "it loads")
-        worker.stop(signal.SIGINT)
+        assert worker.stop(signal.SIGINT) == 128 + signal.SIGINT
+        assert worker.log.rstrip().endswith("Stopping.")
+        assert "Traceback" not in worker.log
         assert worker.leftovers() == []

@@ -80,6 +80,17 @@ def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) ->
             assert findings(page) == []
 
 
+def test_only_models_that_chat_are_offered_for_chatting(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(3)
+    one = {**shown["models"][0], "tasks": ["generate"]}
+    models = [{**one, "id": "a-base-model", "features": ["text"]}, {**one, "id": "chats", "features": ["chat", "text"]}]
+    gateway.show({**shown, "models": models})
+    with tab(browser, gateway.url, "#/playground") as page:
+        wait_live(page)
+        expect(page.locator("#model option")).to_have_text(["chats"])
+        expect(page.locator("#model")).to_have_value("chats")
+
+
 def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: PretendGateway) -> None:
     shown = network(MANY)
     gateway.show(shown)
@@ -125,7 +136,7 @@ def test_what_strangers_say_is_only_ever_text(browser: Browser, gateway: Pretend
     for worker, attack in zip(shown["workers"]["workers"], ATTACKS, strict=True):
         worker["models"] = [{**worker["models"][0], "id": attack, "task": "generate"}]
         worker["agent"] = worker["reason"] = attack
-    shown["models"] = [{**shown["models"][0], "id": attack, "tasks": ["generate"]} for attack in ATTACKS]
+    shown["models"] = [{**shown["models"][0], "id": attack, "features": ["chat"]} for attack in ATTACKS]
     shown["failures"]["failures"] = [
         {**failure, "model": attack, "outcome": attack, "done": attack}
         for failure, attack in zip(shown["failures"]["failures"], ATTACKS, strict=True)

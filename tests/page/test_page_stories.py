@@ -226,6 +226,23 @@ def test_errors_are_sentences(browser: Browser, swarm: Swarm) -> None:
         expect(answers(page).last.locator(".problem")).to_have_text(re.compile(r"^[A-Z].*nobody-has-it.*\.$"))
 
 
+def test_a_turn_that_failed_is_not_sent_along_afterwards(browser: Browser, swarm: Swarm) -> None:
+    with tab(browser, swarm.url, "#/playground", refused=(404,)) as page:
+        wait_live(page)
+        page.evaluate("document.querySelector('#model').add(new Option('nobody-has-it'))")
+        for model, text in ((ECHO, "one"), ("nobody-has-it", "two")):
+            choose(page, model)
+            ask(page, text)
+            wait_over(page)
+        choose(page, ECHO)
+        page.get_by_label("Message", exact=True).fill("three")
+        with page.expect_request("**/v1/chat/completions") as sent:
+            page.get_by_role("button", name="Send").click()
+        wait_over(page)
+        said = [(message["role"], message["content"]) for message in sent.value.post_data_json["messages"]]
+        assert said == [("user", "one"), ("assistant", "one"), ("user", "three")]
+
+
 def test_the_join_page_has_this_networks_address(browser: Browser, swarm: Swarm) -> None:
     with tab(browser, swarm.url, "#/join") as page:
         wait_live(page)

@@ -7,6 +7,7 @@ which all of Anthropic's clients send.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -17,19 +18,23 @@ from starlette.types import Scope
 from gateway.http.failures import describe
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
-from gateway.http.replies import StreamedReply, WholeReply
+from gateway.http.replies import Events, StreamedReply, WholeReply
 from gateway.http.uploads import read_body
 from gateway.interface import ModelEntry
 from gateway.model_names.naming import find_model
 from gateway.service import GatewayService
 from gateway.surfaces.anthropic import render, schema
-from p2pnet.errors import ModelNotFound
+from p2pnet.errors import ContextOverflow, ModelNotFound
 
 VERSION_HEADER = b"anthropic-version"
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "What is p2pnet?"}]}
 
 MAX_PAGE = 1000
+
+TOO_LONG = "prompt is too long:"
+TOO_MUCH = "input length and `max_tokens` exceed context limit:"
+"""How Anthropic's own errors begin, which Claude Code and others look for before they shorten a chat."""
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
@@ -45,7 +50,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         body = schema.parse_message(await read_body(request, limits))
         generation = schema.message_request(body, request.state.request_id, service.make_seed)
         head = render.MessageHead("msg_" + service.make_id(), generation.model, generation.stop)
-        events = service.generate(generation, request.state.caller)
+        events = _in_its_words(service.generate(generation, request.state.caller))
         if body.is_stream:
             return StreamedReply(events, render.MessageRenderer(head), limits)
         return WholeReply(events, partial(render.render_message, head), limits)
@@ -55,7 +60,8 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         """A worker counts, since it knows the model's tokenizer: it generates one token."""
         body = schema.parse_count(await read_body(request, limits))
         generation = schema.count_request(body, request.state.request_id)
-        return WholeReply(service.generate(generation, request.state.caller), render.render_count, limits)
+        events = _in_its_words(service.generate(generation, request.state.caller))
+        return WholeReply(events, render.render_count, limits)
 
     @models.get("/v1/models", include_in_schema=False)
     async def list_models(
@@ -74,6 +80,17 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
 
     routes.include_router(models)
     return routes
+
+
+async def _in_its_words(events: Events) -> Events:
+    """The same events. Clients look for some of Anthropic's errors by their text."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+        except ContextOverflow as error:
+            words = TOO_MUCH if error.param == "max_tokens" else TOO_LONG
+            raise ContextOverflow(f"{words} {error.message}", error.param) from error
 
 
 def page_of(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import Field
 
-from gateway.http.bodies import Body, json_text, out_of_bounds, validated
+from gateway.http.bodies import Body, greedy_without_choice, json_text, out_of_bounds, validated
 from gateway.surfaces.anthropic.messages import MAX_BLOCKS, Turn, messages_of, split_prefill, text_of
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest, Message, Tool
@@ -109,7 +109,11 @@ def message_request(body: MessageBody, request_id: str, make_seed: Callable[[], 
     """Raises InvalidRequest, ModelNotFound."""
     given = ((name, getattr(body, name)) for name in _SAMPLING_FIELDS)
     sampling = {name: value for name, value in given if value is not None} | {"seed": make_seed()}
-    limits = {"sampling": sampling, "max_tokens": body.max_tokens, "stop": tuple(body.stop_sequences or ())}
+    limits = {
+        "sampling": greedy_without_choice(sampling),
+        "max_tokens": body.max_tokens,
+        "stop": tuple(body.stop_sequences or ()),
+    }
     return _request(body, request_id, limits)
 
 

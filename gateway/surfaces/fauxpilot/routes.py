@@ -1,6 +1,6 @@
 """The routes of FauxPilot's HTTP API, for editors' plugins written for it or for Codex.
 
-Any engine will do: what is no model here stands for the code model. Errors have OpenAI's shape, and are answered so.
+An engine of Codex's time stands for the code model. Errors have OpenAI's shape, and are answered so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
             return EncodedJson(render.render_engine(entry))
         raise ModelNotFound(f"The engine {engine[:128]!r} does not exist.", "engine")
 
-    @routes.post("/v1/engines/{engine:path}/completions", summary="Continue code, with any engine", openapi_extra=docs)
+    @routes.post(
+        "/v1/engines/{engine:path}/completions",
+        summary="Continue code, with a model or an engine of Codex's time",
+        openapi_extra=docs,
+    )
     async def complete(engine: str, request: Request) -> Response:
         body = schema.parse_completion(await read_body(request, limits))
         model = code_models.for_engine(engine)

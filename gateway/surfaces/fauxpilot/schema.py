@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from pydantic import Field
 
-from gateway.http.bodies import Body, out_of_bounds, validated
+from gateway.http.bodies import Body, greedy_without_choice, out_of_bounds, validated
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
 
@@ -65,13 +65,15 @@ def completion_request(
             "text": body.prompt if isinstance(body.prompt, str) else body.prompt[0],
             "suffix": body.suffix or "",
         },
-        "sampling": {
-            "seed": make_seed(),
-            "temperature": DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
-            "top_p": DEFAULT_TOP_P if body.top_p is None else body.top_p,
-            "presence_penalty": body.presence_penalty or 0.0,
-            "frequency_penalty": body.frequency_penalty or 0.0,
-        },
+        "sampling": greedy_without_choice(
+            {
+                "seed": make_seed(),
+                "temperature": DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+                "top_p": DEFAULT_TOP_P if body.top_p is None else body.top_p,
+                "presence_penalty": body.presence_penalty or 0.0,
+                "frequency_penalty": body.frequency_penalty or 0.0,
+            }
+        ),
         "max_tokens": DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         "n": 1 if body.n is None else body.n,
         "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),

@@ -14,12 +14,10 @@ from typing import Any
 import msgspec
 
 from gateway.interface import ModelEntry
-from gateway.model_names.naming import find_model
+from gateway.model_names.naming import DEFAULT_TAG, find_model, meant_by
 from gateway.surfaces.ollama.render import timestamp
 from p2pnet.errors import ModelNotFound
 from p2pnet.features import FIM, TOOLS
-
-DEFAULT_TAG = ":latest"
 
 INDEX_LIFETIME_S = 1.0
 """Listing the models of a large network takes a millisecond, which not every request should pay for."""
@@ -54,16 +52,19 @@ class ModelList:
         self._now = now
         self._aliases = aliases or {}
         self._by_id: dict[str, ModelEntry] = {}
+        self._by_folded: dict[str, ModelEntry] = {}
+        self._folded_aliases = {name.casefold(): model.casefold() for name, model in self._aliases.items()}
         self._listed_s: float | None = None
 
     def find(self, name: str) -> ModelEntry | None:
-        """The model of exactly this name, or else of this name with or without `:latest`, or else the one that it is an
-        alias of. None for `auto`, too: what that stands for depends on the request."""
+        """The model that a name stands for, or else that it would stand for in other case, as Ollama has it. None for
+        `auto`, too: what that stands for depends on the request."""
         now_s = self._now()
         is_fresh = self._listed_s is not None and 0 <= now_s - self._listed_s < INDEX_LIFETIME_S
         found = self._look_up(name) if is_fresh else None
         if found is None:
             self._by_id = {entry.id: entry for entry in self._list_models()}
+            self._by_folded = {entry.id.casefold(): entry for entry in self._by_id.values()}
             self._listed_s = now_s
             found = self._look_up(name)
         return found
@@ -71,19 +72,16 @@ class ModelList:
     def get(self, name: str) -> ModelEntry:
         """As `find`, where the model only has to be there: any that is ready will do for `auto`. Raises ModelNotFound,
         in Ollama's words."""
-        entry = self.find(name) or find_model(untagged(name), list(self._by_id.values()), self._aliases)
+        entry = self.find(name) or find_model(name, list(self._by_id.values()), self._aliases)
         if entry is None:
             raise not_found(name)
         return entry
 
     def _look_up(self, name: str) -> ModelEntry | None:
-        names = (name, untagged(name), name + DEFAULT_TAG)
-        meant = (self._aliases[each] for each in names if each in self._aliases)
-        return next((self._by_id[each] for each in (*names, *meant) if each in self._by_id), None)
-
-
-def untagged(name: str) -> str:
-    return name.removesuffix(DEFAULT_TAG)
+        found = self._by_id.get(meant_by(name, self._by_id, self._aliases))
+        if found is not None:
+            return found
+        return self._by_folded.get(meant_by(name.casefold(), self._by_folded, self._folded_aliases))
 
 
 def not_found(name: str) -> ModelNotFound:

@@ -1,6 +1,7 @@
 """Translates Ollama's `options`, a dictionary of loosely typed numbers, into our fields. Pure.
 
-As Ollama has it, an option that is not known is ignored; so are those that only say how a model is loaded.
+As Ollama has it, an option that is not known is ignored; so are those that only say how a model is loaded. A number
+outside of our bounds is the nearest within them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.http.bodies import seed_within_limit
+import msgspec
+
+from gateway.http.bodies import greedy_without_choice, seed_within_limit
 from p2pnet.errors import InvalidRequest
+from p2pnet.messages import MAX_TOKENS_LIMIT, Sampling
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_P = 0.9
@@ -28,12 +32,15 @@ OUR_NAMES = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
-"""The options that are numbers for both, by Ollama's name. Their bounds are those of `p2pnet.messages`."""
+"""The options that are numbers for both, by Ollama's name."""
+
+_BOUNDS: dict[str, Any] = {field.name: field.type for field in msgspec.inspect.type_info(Sampling).fields}  # type: ignore[attr-defined]
+"""Those of `p2pnet.messages`, by our names."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """`sampling` has the fields of `messages.Sampling`, unchecked. `max_tokens` None: as many as the context holds."""
+    """`sampling` has the fields of `messages.Sampling`. `max_tokens` None: as many as the context holds."""
 
     sampling: dict[str, Any]
     max_tokens: int | None
@@ -45,21 +52,32 @@ def read_options(given: Mapping[str, Any], make_seed: Callable[[], int]) -> Opti
     sampling: dict[str, Any] = {"temperature": DEFAULT_TEMPERATURE, "top_p": DEFAULT_TOP_P}
     for name, ours in OUR_NAMES.items():
         if (number := _float(given, name)) is not None:
-            sampling[ours] = number
+            sampling[ours] = _clamped(number, ours)
     if (top_k := _integer(given, "top_k")) is not None:
-        sampling["top_k"] = max(0, top_k)
+        sampling["top_k"] = _clamped(top_k, "top_k")
     if _integer(given, "repeat_last_n") == 0:
         sampling["repetition_penalty"] = 1.0
     seed = _integer(given, "seed")
     sampling["seed"] = make_seed() if seed in (None, RANDOM_SEED) else seed_within_limit(seed)
-    return Options(sampling, _max_tokens(given), _stops(given))
+    return Options(greedy_without_choice(sampling), _max_tokens(given), _stops(given))
 
 
 def _max_tokens(given: Mapping[str, Any]) -> int | None:
     """`num_predict` below 1 sets no limit: -1 is endless for Ollama, -2 is to the end of the context, and an answer of
     ours ends there in any case. It is never longer than the context that was asked for."""
     asked = (_integer(given, "num_predict"), _integer(given, "num_ctx"))
-    return min((limit for limit in asked if limit is not None and limit > 0), default=None)
+    limits = [min(limit, MAX_TOKENS_LIMIT) for limit in asked if limit is not None and limit > 0]
+    return min(limits, default=None)
+
+
+def _clamped(number: float, ours: str) -> float:
+    """The nearest number that our field takes. One that has to be above 0 and is not switches its option off."""
+    bounds = _BOUNDS[ours]
+    if bounds.gt is not None and number <= bounds.gt:
+        return 0.0 if ours == "top_p" else 1.0
+    least: float = number if bounds.ge is None else bounds.ge
+    most: float = bounds.le if bounds.lt is None else bounds.lt - 1
+    return min(max(number, least), most)
 
 
 def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from gateway.http.uploads import read_body
 from gateway.service import GatewayService
 from gateway.surfaces.ollama import models, render, schema
 from gateway.surfaces.ollama.models import ModelList
-from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.messages import EmbedRequest, GenerateRequest
 
 API_VERSION = "0.13.5"
@@ -32,7 +32,7 @@ REFUSED = (
     ("POST", "/api/create"),
     ("POST", "/api/copy"),
     ("DELETE", "/api/delete"),
-    ("HEAD", "/api/blobs/{digest}"),
+    ("GET", "/api/blobs/{digest}"),  # Ollama has HEAD here
     ("POST", "/api/blobs/{digest}"),
 )
 
@@ -44,6 +44,9 @@ FEATURE_WORDS = {
     "response_format": "format",
 }
 """What Ollama says a model does not support, by the field that our refusal names."""
+
+TOO_LONG = "the prompt is too long: the input length exceeds the context length."
+"""Ollama's words, those of its error for an embedding, and llama.cpp's: clients look for one of them."""
 
 T = TypeVar("T")
 
@@ -81,7 +84,6 @@ def _add_listings(routes: APIRouter, service: GatewayService, limits: HttpLimits
         ("/api/tags", tags, "List the models that workers announce"),
     ):
         routes.add_api_route(path, get, methods=["GET"], summary=summary)
-        routes.add_api_route(path, get, methods=["HEAD"], include_in_schema=False)
 
     @routes.get("/api/ps", summary="List the models that a worker has in memory")
     async def running() -> Response:
@@ -143,7 +145,10 @@ def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimit
         if not texts:
             return empty(body.name, {"model": body.name, "embeddings": []})
         entry = model_list.find(body.name)
-        asked = schema.embed_request(body.name, entry, texts, body.dimensions, request.state.request_id)
+        truncate = body.truncate is not False
+        asked = schema.embed_request(
+            body.name, entry, texts, request.state.request_id, dimensions=body.dimensions, truncate=truncate
+        )
         return VectorsReply(vectors(request, asked, body.name), partial(render.render_embeddings, body.name), limits)
 
     @routes.post(
@@ -156,7 +161,7 @@ def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimit
         if not body.prompt:
             return empty(body.name, {"embedding": []})
         entry = model_list.find(body.name)
-        asked = schema.embed_request(body.name, entry, [body.prompt], None, request.state.request_id)
+        asked = schema.embed_request(body.name, entry, [body.prompt], request.state.request_id)
         return VectorsReply(vectors(request, asked, body.name), render.render_embedding, limits)
 
     def empty(name: str, document: dict[str, Any]) -> Response:
@@ -180,3 +185,5 @@ async def _in_its_words(events: AsyncGenerator[T, None], name: str) -> AsyncGene
             if error.param not in FEATURE_WORDS:
                 raise
             raise FeatureMissing(f"{name} does not support {FEATURE_WORDS[error.param]}", error.param) from error
+        except ContextOverflow as error:
+            raise ContextOverflow(f"{TOO_LONG} {error.message}", error.param) from error

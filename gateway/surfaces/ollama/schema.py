@@ -1,7 +1,7 @@
 """Parses Ollama's request bodies into a GenerateRequest or an EmbedRequest.
 
 As with Ollama's own server: types are checked strictly, null is as good as nothing, unknown fields are ignored. Known
-fields that would change the answer and cannot be honoured are refused by name. The bounds of numbers live in
+fields that would change the answer and cannot be honoured are refused by name. The bounds of what is no option live in
 `p2pnet.messages`. Knows nothing of HTTP.
 """
 
@@ -16,15 +16,17 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, json_text, out_of_bounds, validated
 from gateway.interface import ModelEntry
+from gateway.model_names.naming import untagged
 from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
-from gateway.surfaces.ollama.models import not_found, untagged
+from gateway.surfaces.ollama.models import not_found
 from gateway.surfaces.ollama.options import OUR_NAMES, read_options
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, FIM, TEXT
 from p2pnet.messages import MAX_EMBED_INPUTS, MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, EmbedRequest, GenerateRequest
 
-THINK_LEVELS = ("high", "medium", "low")
+THINK_LEVELS = ("max", "high", "medium", "low")
+_LEVELS = ", ".join(f'"{level}"' for level in THINK_LEVELS)
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _DURATION = re.compile(rf"[-+]?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|µs|μs|ms|s|m|h))+)")
@@ -106,6 +108,7 @@ class ChatBody(_Generation):
 class EmbedBody(_Body):
     input: Any = None
     dimensions: int | None = None
+    truncate: bool | None = None
 
     def texts(self) -> list[str]:
         """Raises InvalidRequest. No text at all is no error: there are no vectors then."""
@@ -135,12 +138,12 @@ B = TypeVar("B", bound=_Body)
 
 
 def parse(kind: type[B], raw: bytes) -> B:
-    """Raises InvalidRequest, which names the field."""
+    """Raises InvalidRequest, which names the field, or ModelNotFound."""
     if not raw.strip():
         raise InvalidRequest("missing request body")
     body = validated(kind, raw)
     if not body.name:
-        raise InvalidRequest("model is required", "model")
+        raise not_found("") if kind is GenerateBody else InvalidRequest("model is required", "model")
     _check_keep_alive(body.keep_alive)
     return body
 
@@ -200,7 +203,12 @@ def _generate_prompt(body: GenerateBody, entry: ModelEntry | None) -> dict[str, 
 
 
 def embed_request(
-    name: str, entry: ModelEntry | None, texts: list[str], dimensions: int | None, request_id: str
+    name: str,
+    entry: ModelEntry | None,
+    texts: list[str],
+    request_id: str,
+    dimensions: int | None = None,
+    truncate: bool = True,
 ) -> EmbedRequest:
     """Raises RequestError."""
     if entry is not None and "embed" not in entry.tasks:
@@ -210,6 +218,7 @@ def embed_request(
         "model": untagged(name) if entry is None else entry.id,
         "inputs": [{"type": "text", "text": text} for text in texts],
         "dimensions": dimensions or None,
+        "truncate": truncate,
     }
     try:
         return msgspec.convert(fields, EmbedRequest)
@@ -231,6 +240,7 @@ def _request(
         "prompt": prompt,
         "sampling": options.sampling,
         "max_tokens": options.max_tokens,
+        "clamp_max_tokens": options.max_tokens is not None,
         "stop": options.stop,
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         "response_format": _response_format(body.format),
@@ -256,11 +266,9 @@ def _wants_thinking(think: Any) -> bool:
         return bool(think)
     if isinstance(think, str):
         if think not in THINK_LEVELS:
-            raise InvalidRequest(
-                f'invalid think value: "{think[:32]}" (must be "high", "medium", "low", true, or false)', "think"
-            )
+            raise InvalidRequest(f'invalid think value: "{think[:32]}" (must be {_LEVELS}, true, or false)', "think")
         return True
-    raise InvalidRequest('think must be a boolean or string ("high", "medium", "low", true, or false)', "think")
+    raise InvalidRequest(f"think must be a boolean or string ({_LEVELS}, true, or false)", "think")
 
 
 def _check_keep_alive(keep_alive: Any) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, validated
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
-from gateway.surfaces.openai.tools import ROLES, Content, Format, ToolChoice, Tools, format_field, text_of, tool_fields
+from gateway.surfaces.openai.tools import ROLES, Content, ToolChoice, Tools, text_of, tool_fields
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest
 
@@ -52,7 +52,6 @@ class ChatBody(GenerationBody):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
-    response_format: Format | None = None
     modalities: Annotated[list[str], Field(fail_fast=True)] | None = None
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
@@ -68,6 +67,7 @@ def parse_chat(raw: bytes) -> ChatBody:
         ("modalities", body.modalities not in (None, [], ["text"])),
         ("audio", body.audio is not None),
         ("web_search_options", body.web_search_options is not None),
+        ("echo", bool((body.model_extra or {}).get("echo"))),
     )
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs: needs logprobs to be true", "top_logprobs")
@@ -86,7 +86,6 @@ def chat_request(body: ChatBody, request_id: str, make_seed: Callable[[], int]) 
         "max_tokens": getattr(body, limit_name),
         "n": 1 if body.n is None else body.n,
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
-        "response_format": format_field(body.response_format, "response_format"),
     }
     return generate_request(body, fields, make_seed(), limit_name)
 

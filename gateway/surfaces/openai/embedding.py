@@ -22,6 +22,9 @@ class EmbeddingBody(Body):
     encoding_format: str | None = None
     dimensions: int | None = None
     user: str | None = None
+    truncate_prompt_tokens: int | None = None
+    endianness: str | None = None
+    embed_dtype: str | None = None
 
     @property
     def is_base64(self) -> bool:
@@ -33,6 +36,15 @@ def parse_embedding(raw: bytes) -> EmbeddingBody:
     body = validated(EmbeddingBody, raw)
     if body.encoding_format not in (None, "float", "base64"):
         raise InvalidRequest("encoding_format: float or base64", "encoding_format")
+    if body.truncate_prompt_tokens is not None:
+        raise InvalidRequest(
+            "truncate_prompt_tokens: not supported here; shorten the text, or let /api/embed do it",
+            "truncate_prompt_tokens",
+        )
+    if body.endianness not in (None, "native", "little"):
+        raise InvalidRequest("endianness: base64 is of little-endian numbers here", "endianness")
+    if body.embed_dtype not in (None, "float32"):
+        raise InvalidRequest("embed_dtype: float32", "embed_dtype")
     return body
 
 
@@ -43,6 +55,7 @@ def embed_request(body: EmbeddingBody, request_id: str) -> EmbedRequest:
         "model": body.model,
         "inputs": _inputs(body.input),
         "dimensions": body.dimensions,
+        "truncate": False,  # OpenAI refuses a text that is too long
     }
     try:
         return msgspec.convert(fields, EmbedRequest)

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.http.bodies import Body, validated
+from gateway.surfaces.openai.forms import Format, format_field
 from gateway.surfaces.openai.items import Item, messages_of
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
-from gateway.surfaces.openai.tools import Format, ToolChoice, Tools, format_field, tool_fields
+from gateway.surfaces.openai.tools import ToolChoice, Tools, tool_fields
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, GenerateRequest
 
@@ -85,6 +86,7 @@ def response_request(body: ResponseBody, request_id: str, make_seed: Callable[[]
         "prompt": {"type": "chat", "messages": messages, **tools},
         "max_tokens": body.max_output_tokens,
         "logprobs": (body.top_logprobs or 0) if has_logprobs else None,
-        "response_format": format_field(None if body.text is None else body.text.format, "text.format"),
     }
+    if body.text is not None and body.text.format is not None:
+        fields["response_format"] = format_field(body.text.format, "text.format")
     return generate_request(body, fields, make_seed(), "max_output_tokens")

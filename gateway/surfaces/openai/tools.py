@@ -1,4 +1,4 @@
-"""Translates what chat and responses share: tools, the choice of them, formats, message parts.
+"""Translates what chat and responses share: tools, the choice of them, message parts.
 
 Both have the same parts and nest them differently. What comes out are fields of the canonical request, still to be
 checked against it. Knows nothing of HTTP.
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, json_text
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import MAX_SCHEMA_CHARS, MAX_TOOLS
+from p2pnet.messages import MAX_TOOLS
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Chat templates know no developer: it is OpenAI's newer word for system."""
@@ -56,19 +56,6 @@ Tools = Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = str | dict[str, Any]
 
 
-class Schema(Body):
-    name: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = None
-
-
-class Format(Schema):
-    """Chat has the schema inside, responses have its fields here. An answer fits it whether `strict` or not."""
-
-    type: str
-    json_schema: Schema | None = None
-
-
 def tool_fields(
     tools: Sequence[ToolBody] | None, choice: ToolChoice | None, is_parallel: bool | None
 ) -> dict[str, Any]:
@@ -86,25 +73,6 @@ def tool_fields(
         "required_tool": name,
         "parallel_tool_calls": is_parallel is not False,
     }
-
-
-def format_field(given: Format | None, param: str) -> dict[str, Any] | None:
-    """GenerateRequest's `response_format`. Raises InvalidRequest."""
-    if given is None or given.type == "text":
-        return None
-    if given.type == "json_object":
-        return {"type": "json"}
-    if given.type != "json_schema":
-        raise InvalidRequest(f"{param}.type: text, json_object or json_schema", f"{param}.type")
-    if given.json_schema is None and given.name is None and given.schema_ is None:
-        raise InvalidRequest(f"{param}: there is no schema", param)
-    schema = (given.json_schema or given).schema_
-    if schema is None:
-        return {"type": "json"}
-    text = json_text(schema, param)
-    if len(text) > MAX_SCHEMA_CHARS:
-        raise InvalidRequest(f"{param}: a schema has at most {MAX_SCHEMA_CHARS} characters", param)
-    return {"type": "json_schema", "schema": text}
 
 
 def text_of(content: Content, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class ServeConfig:
     upstreams: tuple[str, ...]
     upstream_kind: Kind | None
     upstream_key: str | None
+    upstream_names: Mapping[str, str]
+    """What models of the servers are announced as, by what the servers call them."""
     scripts: tuple[ScriptedModel, ...]
     worker: WorkerConfig
     schedule: Schedule | None
@@ -67,14 +70,16 @@ class ServeConfig:
 def config_of(flags: ServeFlags) -> ServeConfig:
     """Opens nothing but the scripts and the bootstrap file. Raises UsageError."""
     _check_combination(flags)
-    _check_names(flags)
+    names = _served_names(flags)
+    _check_names(flags, names)
     return ServeConfig(
         served=", ".join([*flags.model, *flags.upstream, *map(str, flags.script)]),
         models=tuple(flags.model),
-        model=_model_config(flags),
+        model=_model_config(flags, names),
         upstreams=tuple(flags.upstream),
         upstream_kind=flags.upstream_kind,
         upstream_key=key_from(flags.upstream_key_env, "--upstream-key-env", "server"),
+        upstream_names={old: new for old, new in names.items() if old not in flags.model},
         scripts=tuple(scripted for path in flags.script for scripted in read_scripts(path)),
         worker=WorkerConfig(flags.max_concurrency, flags.drain_seconds, _guard_config(flags), flags.name),
         schedule=None if flags.schedule is None else Schedule.parse(flags.schedule),
@@ -100,8 +105,6 @@ def _check_combination(flags: ServeFlags) -> None:
         )
     if flags.behind_nat and flags.public:
         raise UsageError("--behind-nat and --public contradict one another.", "Leave both out: it is found out.")
-    if flags.served_name is not None and len(flags.model) != 1:
-        raise UsageError("--served-name is the name of one --model.", "Leave it out, or run a worker for each model.")
     if flags.idle_unload_seconds is not None and not flags.model:
         raise UsageError(
             "--idle-unload-seconds is for models that this worker loads itself.",
@@ -116,19 +119,41 @@ def _check_combination(flags: ServeFlags) -> None:
         )
 
 
-def _check_names(flags: ServeFlags) -> None:
+def _served_names(flags: ServeFlags) -> dict[str, str]:
+    """What is served under which name, by what it is called here. Raises UsageError."""
+    names: dict[str, str] = {}
+    for given in flags.served_name:
+        old, _, new = given.rpartition("=")
+        if not new or (not old and len(flags.model) != 1):
+            raise UsageError(
+                f"--served-name {given} is the name of one --model, and does not say of which.",
+                "Leave it out, or write --served-name OLD=NEW, with OLD as --model or the --upstream server has it.",
+            )
+        old = old or flags.model[0]
+        if old in names:
+            raise UsageError(f"--served-name gives {old} two names.", "Leave one of them out.")
+        if old not in flags.model and not flags.upstream:
+            raise UsageError(
+                f"--served-name names {old}, and no --model is called so.",
+                "Write it as --model has it, or leave it out.",
+            )
+        names[old] = name_of(old, new)
+    return names
+
+
+def _check_names(flags: ServeFlags, names: Mapping[str, str]) -> None:
     """Raises UsageError for what cannot be the name of a worker, a model or a server."""
     check_name(flags.name)
     for model in flags.model:
         local_folder(model)
-        name_of(model, flags.served_name)
+        name_of(model, names.get(model))
     for url in flags.upstream:
         parse_address(url)
 
 
-def _model_config(flags: ServeFlags) -> ModelConfig:
+def _model_config(flags: ServeFlags, names: Mapping[str, str]) -> ModelConfig:
     return ModelConfig(
-        flags.served_name,
+        {model: names[model] for model in flags.model if model in names},
         flags.device,
         flags.dtype,
         flags.quantization,

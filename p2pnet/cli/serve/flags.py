@@ -28,13 +28,15 @@ class ServeFlags:
         ),
     ] = field(default_factory=list)
     served_name: Annotated[
-        str | None,
+        list[str],
         typer.Option(
             "--served-name",
             envvar="P2PNET_SERVED_NAME",
-            help="What the model is called on the network. Default: the folder's name or the hub id.",
+            metavar="[OLD=]NEW",
+            help="What the one --model is called on the network, or with OLD= a certain one, or one of the --upstream "
+            "server. Default: the folder's name, the hub id, or what the server calls it. Repeatable.",
         ),
-    ] = None
+    ] = field(default_factory=list)
     name: Annotated[
         str,
         typer.Option(

@@ -16,15 +16,28 @@ from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
-from p2pnet.records import MAX_LIFETIME_MS, MAX_RECORD_BYTES, CapabilityRecord, LoadRecord, ModelCard, Record, seal
+from p2pnet.records import (
+    MAX_LIFETIME_MS,
+    MAX_MODELS,
+    MAX_PARTS,
+    MAX_RECORD_BYTES,
+    CapabilityRecord,
+    LoadRecord,
+    ModelCard,
+    Record,
+    seal,
+)
 from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL
-from p2pnet.worker.announcing.fitting import fitted
+from p2pnet.worker.announcing.fitting import fitted, shares
 from p2pnet.worker.observability.load import LoadMeter
 
 logger = logging.getLogger(__name__)
 
 MODELS_INTERVAL_S = 1.0
 """How often the models are compared with those announced: as often as gateways look is soon enough."""
+
+LARGEST_STAMP = (1 << 53) - 1
+"""What a record may hold."""
 
 RETRY_S = 1.0
 MAX_DOUBLINGS = 6
@@ -64,6 +77,8 @@ class Announcer:
         """What ran when this was last announced or withdrawn."""
         self._listed: dict[str, int] = {}
         """When the last record that lists a model expires, in Unix milliseconds, by model."""
+        self._parts = 1
+        """Of how many records the last announcement was."""
         self._left_out: tuple[str, ...] = ()
         self._times_without_address = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,31 +120,55 @@ class Announcer:
             if self._is_paused or not self._told:
                 return self._is_withdrawn or await self._withdraw()
             self._is_withdrawn = False
-            return await self._store(await self._online())
+            return all([await self._store(record) for record in await self._online()])
 
-    async def _online(self) -> CapabilityRecord:
+    async def _online(self) -> list[CapabilityRecord]:
+        """What runs, in as many records as it takes. The first has the names of what is withdrawn."""
         addresses = await self._network.record_addresses()
         self._warn_without(addresses)
-        record = msgspec.structs.replace(self._capabilities(), models=self._told, addresses=addresses)
-        running = {card.id for card in record.models}
-        self._listed = {
-            model: expires_ms for model, expires_ms in self._listed.items() if expires_ms > record.issued_ms
-        }
-        record = self._outlasting(record, record.expires_ms)
+        now_ms = self._now_ms()
+        self._listed = {model: expires_ms for model, expires_ms in self._listed.items() if expires_ms > now_ms}
+        running = {card.id for card in self._told}
         withdrawn = tuple(model for model in self._listed if model not in running)
-        record = self._fitted(msgspec.structs.replace(record, withdrawn=withdrawn))
-        self._listed |= dict.fromkeys((card.id for card in record.models), record.expires_ms)
-        self._warn_of(tuple(card.id for card in self._told[len(record.models) :]))
-        return record
+        whole = msgspec.structs.replace(self._blank(), models=self._told, addresses=addresses, withdrawn=withdrawn)
+        parted = shares(whole, self._max_bytes)
+        self._parts = max(len(parted), 1)
+        records = [self._part(whole, part, models) for part, models in enumerate(parted)]
+        for record in records:
+            self._listed |= dict.fromkeys((card.id for card in record.models), record.expires_ms)
+        told = {card.key for record in records for card in record.models}
+        self._warn_of(tuple(card.id for card in self._told if card.key not in told))
+        return records
+
+    def _part(self, whole: CapabilityRecord, part: int, models: tuple[ModelCard, ...]) -> CapabilityRecord:
+        record = msgspec.structs.replace(
+            self._stamped(whole),
+            models=models,
+            withdrawn=whole.withdrawn if part == 0 else (),
+            part=part,
+            parts=self._parts,
+        )
+        return fitted(self._outlasting(record, record.expires_ms), self._max_bytes)
 
     async def _withdraw(self) -> bool:
         """Overwrite all we have announced with a record that expires just after it. An earlier expiry would not
         overwrite it; a later one would stand in the way of what we announce when we are started again a moment later.
         Records of an earlier run that was killed are overwritten for a whole lifetime."""
-        models = dict.fromkeys((*self._listed, *(card.id for card in self._models())))
-        record = msgspec.structs.replace(self._capabilities(), is_online=False, withdrawn=tuple(models))
-        expires_ms = record.issued_ms + 1 if self._last_expires_ms else record.expires_ms
-        self._is_withdrawn = await self._store(self._fitted(self._outlasting(record, expires_ms)))
+        models = tuple(dict.fromkeys((*self._listed, *(card.id for card in self._models()))))
+        named = [models[i : i + MAX_MODELS] for i in range(0, len(models), MAX_MODELS)][:MAX_PARTS]
+        parts = max(len(named), self._parts)
+        stored = []
+        for part in range(parts):
+            record = msgspec.structs.replace(
+                self._stamped(self._blank()),
+                is_online=False,
+                withdrawn=named[part] if part < len(named) else (),
+                part=part,
+                parts=parts,
+            )
+            expires_ms = record.issued_ms + 1 if self._last_expires_ms else record.expires_ms
+            stored.append(await self._store(fitted(self._outlasting(record, expires_ms), self._max_bytes)))
+        self._is_withdrawn = all(stored)
         return self._is_withdrawn
 
     def _outlasting(self, record: CapabilityRecord, expires_ms: int) -> CapabilityRecord:
@@ -153,14 +192,17 @@ class Announcer:
             )
         )
 
-    def _capabilities(self) -> CapabilityRecord:
-        """A record with what is the same in all of ours, and its stamp."""
+    def _stamped(self, record: CapabilityRecord) -> CapabilityRecord:
         sequence, issued_ms, expires_ms = self._stamp(self._config.capability_lifetime_s)
+        return msgspec.structs.replace(record, sequence=sequence, issued_ms=issued_ms, expires_ms=expires_ms)
+
+    def _blank(self) -> CapabilityRecord:
+        """What is the same in all of our records, still to be stamped: with the largest stamp, for its size."""
         return CapabilityRecord(
             peer_id=self._identity.peer_id,
-            sequence=sequence,
-            issued_ms=issued_ms,
-            expires_ms=expires_ms,
+            sequence=LARGEST_STAMP,
+            issued_ms=LARGEST_STAMP,
+            expires_ms=LARGEST_STAMP,
             models=(),
             addresses=(),
             protocols=(*dict.fromkeys(PROTOCOLS[card.task] for card in self._models()), STATUS_PROTOCOL),
@@ -169,8 +211,9 @@ class Announcer:
             name=self._name,
         )
 
-    def _fitted(self, record: CapabilityRecord) -> CapabilityRecord:
-        return fitted(record, self._config.max_record_bytes or MAX_RECORD_BYTES)
+    @property
+    def _max_bytes(self) -> int:
+        return self._config.max_record_bytes or MAX_RECORD_BYTES
 
     def _stamp(self, lifetime_s: float) -> tuple[int, int, int]:
         """Sequence number, issue and expiry. Sequence numbers follow the clock, so that they grow over restarts too."""
@@ -181,7 +224,7 @@ class Announcer:
     def _warn_of(self, left_out: tuple[str, ...]) -> None:
         """Warn once, and again when others are left out."""
         if left_out and left_out != self._left_out:
-            logger.warning("one announcement does not hold all models; nobody finds %s", ", ".join(left_out))
+            logger.warning("%d records do not hold all models; nobody finds %s", MAX_PARTS, ", ".join(left_out))
         self._left_out = left_out
 
     def _warn_without(self, addresses: tuple[str, ...]) -> None:

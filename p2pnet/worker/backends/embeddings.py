@@ -112,10 +112,11 @@ class EmbeddingsBackend:
     async def embed(self, request: EmbedRequest) -> AsyncGenerator[EmbedBackendEvent, None]:
         """Yields Accepted, Embedding in the order in which they are computed, Finished; see EmbedBackend.
 
-        Texts longer than the model reads are cut, as sentence-transformers does. Ids that are too many are refused.
+        Texts longer than the model reads are cut, as sentence-transformers does, where the request allows it. Ids that
+        are too many are refused.
         """
         self._check(request)
-        inputs = await self._encode(request.inputs)
+        inputs = await self._encode(request)
         prompt_tokens = sum(map(len, inputs))
         yield Accepted(prompt_tokens, self._card.digest)
         job = EmbedJob(inputs, request.dimensions)
@@ -146,41 +147,40 @@ class EmbeddingsBackend:
         if request.dimensions is not None and request.dimensions > self._encoder.dimensions:
             raise InvalidRequest(f"The model's vectors have only {self._encoder.dimensions} dimensions.", "dimensions")
 
-    async def _encode(self, prompts: Sequence[TextPrompt | TokenPrompt]) -> list[tuple[int, ...]]:
+    async def _encode(self, request: EmbedRequest) -> list[tuple[int, ...]]:
         """The ids of every input. Other requests get their turn in between. Raises RequestError."""
         loop = asyncio.get_running_loop()
         inputs: list[tuple[int, ...]] = []
-        while len(inputs) < len(prompts):
-            inputs += await loop.run_in_executor(self._tokenize, self._encode_some, prompts, len(inputs))
+        while len(inputs) < len(request.inputs):
+            inputs += await loop.run_in_executor(self._tokenize, self._encode_some, request, len(inputs))
         return inputs
 
-    def _encode_some(self, prompts: Sequence[TextPrompt | TokenPrompt], start: int) -> list[tuple[int, ...]]:
+    def _encode_some(self, request: EmbedRequest, start: int) -> list[tuple[int, ...]]:
         """Encode at least one input, and no more than may be done at once. Runs in the tokenizer's thread."""
         inputs: list[tuple[int, ...]] = []
         chars = 0
-        for index in range(start, len(prompts)):
-            prompt = prompts[index]
-            inputs.append(self._ids(prompt, index))
+        for index in range(start, len(request.inputs)):
+            prompt = request.inputs[index]
+            inputs.append(self._ids(prompt, index, request.truncate))
             chars += len(prompt.text) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
             if chars >= TOKENIZED_AT_ONCE_CHARS:
                 break
         return inputs
 
-    def _ids(self, prompt: TextPrompt | TokenPrompt, index: int) -> tuple[int, ...]:
+    def _ids(self, prompt: TextPrompt | TokenPrompt, index: int, truncate: bool) -> tuple[int, ...]:
+        longest = self._card.context_length
         if isinstance(prompt, TextPrompt):
             if prompt.suffix:
                 raise InvalidRequest(f"Input {index} has a suffix, which is for texts with a gap.", "input")
-            ids = self._encoder.tokenize(prompt.text)
+            ids = self._encoder.tokenize(prompt.text, longest if truncate else longest + 1)
             if not ids:
                 raise InvalidRequest(f"Input {index} is empty.", "input")
+            if len(ids) > longest:
+                raise _too_long(index, longest, f"more than {longest}")
             return ids
         ids = prompt.token_ids
-        if len(ids) > self._card.context_length:
-            raise ContextOverflow(
-                f"This model's maximum context length is {self._card.context_length} tokens, but input {index} has "
-                f"{len(ids)}.",
-                "input",
-            )
+        if len(ids) > longest:
+            raise _too_long(index, longest, str(len(ids)))
         if max(ids) >= self._encoder.vocabulary_size:
             raise InvalidRequest(
                 f"Token id {max(ids)} of input {index} is not in the vocabulary of {self._encoder.vocabulary_size}.",
@@ -218,6 +218,12 @@ class EmbeddingsBackend:
             return item, _result(item, self._encoder.embed([item.token_ids])[0])
         except Exception as error:  # as above
             return item, _failure(error)
+
+
+def _too_long(index: int, longest: int, has: str) -> ContextOverflow:
+    return ContextOverflow(
+        f"This model's maximum context length is {longest} tokens, but input {index} has {has}.", "input"
+    )
 
 
 def _result(item: EmbedItem, vector: Tensor) -> Embedding | WorkerFailed:

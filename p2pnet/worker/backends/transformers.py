@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from p2pnet.errors import UsageError, WorkerFailed
+from p2pnet.errors import FeatureMissing, UsageError, WorkerFailed
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Usage
 from p2pnet.network.interface import Clock
@@ -39,6 +39,10 @@ from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
 from p2pnet.worker.engine.sequence import Sequence
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns, in_own_thread
+
+TAKES_TURNS_CHOICES = 16
+"""Answers to one prompt that are taken even where memory does not hold all of them at the same time: some then wait for
+the others. With more, everybody else would wait for them, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +202,7 @@ class TransformersBackend:
         sequences, echoed = await loop.run_in_executor(
             self._tokenize, self._intake.sequences, request, self._card.context_length
         )
+        self._check_room(sequences)
         yield Accepted(sequences[0].usage.prompt_tokens, self._card.digest)
         for delta in echoed:
             yield delta
@@ -208,6 +213,16 @@ class TransformersBackend:
                     yield delta
             del in_memory, answers, deltas  # or what is unloaded from here on would stay until the end is taken
         yield _finished(sequences)
+
+    def _check_room(self, sequences: list[Sequence]) -> None:
+        """Raises FeatureMissing for many answers that do not fit into memory side by side."""
+        tokens = sum(sequence.job.max_length for sequence in sequences)
+        if len(sequences) > TAKES_TURNS_CHOICES and tokens > self._kv_total_tokens:
+            raise FeatureMissing(
+                f"{len(sequences)} answers may take {tokens} tokens, and this worker has memory for "
+                f"{self._kv_total_tokens}: ask for fewer, or for a smaller max_tokens.",
+                "n",
+            )
 
     async def close(self) -> None:
         """End both threads and free the model's memory. Waits for a model that is just being loaded."""

@@ -15,6 +15,15 @@ TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY
 
 
+FILE_ENDINGS = frozenset({".gguf", ".ggml", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".zip"})
+"""Of files that people have models in: what ends so is a path, and no id on the hub."""
+
+_ELSEWHERE = (
+    "Give a folder in Hugging Face format. A GGUF file is run by llama.cpp or Ollama: start one of them, and serve "
+    "what it runs with --upstream URL."
+)
+
+
 def local_folder(spec: str) -> Path | None:
     """The folder of `tiny`, or of a folder's path; None for the id of a model on the hub. Raises UsageError."""
     if spec == TINY:
@@ -22,6 +31,10 @@ def local_folder(spec: str) -> Path | None:
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise UsageError(f"{spec} is a file, and a model is a folder.", _ELSEWHERE)
+    if folder.suffix.lower() in FILE_ENDINGS:
+        raise UsageError(f"The file {spec} does not exist.", f"Check the path. {_ELSEWHERE}")
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
         raise UsageError(f"The folder {spec} does not exist.", "Check the path, or give a model id from the hub.")
     from huggingface_hub.errors import HFValidationError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,20 @@ def choose_device(device: str) -> str:
     return device
 
 
-def choose_dtype(dtype: str, device: str) -> str:
-    """The type of numbers. "auto" is float32 on a CPU, since many are fastest with it, or else the checkpoint's."""
+def emulates_bfloat16(device: str) -> bool:
+    """Whether the device has no bfloat16 of its own: NVIDIA's before Ampere compute it many times slower."""
+    return device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def choose_dtype(
+    dtype: str, device: str, configured: str = "", is_emulated: Callable[[str], bool] = emulates_bfloat16
+) -> str:
+    """The type of numbers. "auto" is float32 on a CPU, since many are fastest with it, or else the checkpoint's, which
+    is `configured` where that is known; but float16 instead of a bfloat16 that is only emulated."""
     if dtype == AUTO:
-        return "float32" if device == "cpu" else AUTO
+        if device == "cpu":
+            return "float32"
+        return "float16" if configured == "bfloat16" and is_emulated(device) else AUTO
     if dtype not in DTYPES:
         raise UsageError(f"There is no dtype {dtype!r}.", f"Use one of: {AUTO}, {', '.join(DTYPES)}.")
     if dtype == "float16" and device == "cpu":
@@ -80,19 +91,21 @@ def plan_loading(checkpoint: Checkpoint, device: str, dtype: str, quantization: 
             part.quantization_config = {**own, **chosen.overrides}
     return LoadingPlan(
         device,
-        _dtype_to_compute(choose_dtype(dtype, device), config, chosen),
+        _dtype_to_compute(dtype, device, config, chosen),
         chosen,
         config,
         _context_length(config, checkpoint.folder),
     )
 
 
-def _dtype_to_compute(dtype: str, config: Any, quantization: QuantizationPlan) -> str:
+def _dtype_to_compute(dtype: str, device: str, config: Any, quantization: QuantizationPlan) -> str:
     """The type to compute in. Quantized weights do not say it; the config may."""
-    if dtype != AUTO or quantization.label == NONE:
-        return dtype
     configured = str(config.get_text_config(decoder=True).dtype).removeprefix("torch.")
-    return configured if configured in DTYPES else "bfloat16"
+    if quantization.label == NONE:
+        return choose_dtype(dtype, device, configured)
+    configured = configured if configured in DTYPES else "bfloat16"
+    chosen = choose_dtype(dtype, device, configured)
+    return configured if chosen == AUTO else chosen
 
 
 def _causal_config(checkpoint: Checkpoint) -> Any:

@@ -127,10 +127,9 @@ def _require(what: str, needs: _Format, device: str, is_installed: IsInstalled) 
         )
     missing = [package for package in needs.packages if not is_installed(package)]
     if missing:
-        is_extra = set(missing) <= set(_EXTRA)
         raise UsageError(
             f"{what} needs the package {missing[0]}, which is not installed.",
-            f"Run: pip install {'p2pnet[quantization]' if is_extra else ' '.join(missing).replace('_', '-')}",
+            f"Run: pip install {' '.join(missing).replace('_', '-')}",
         )
 
 

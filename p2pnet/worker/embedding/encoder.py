@@ -90,16 +90,16 @@ class Encoder:
     def vocabulary_size(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def tokenize(self, text: str) -> tuple[int, ...]:
-        """The ids of a text with the model's own special tokens, cut to `context_length` as sentence-transformers cuts
-        it. No ids for a text that the tokenizer finds nothing in."""
+    def tokenize(self, text: str, max_tokens: int | None = None) -> tuple[int, ...]:
+        """The ids of a text with the model's own special tokens, cut to `max_tokens`, by default `context_length`, as
+        sentence-transformers cuts it. No ids for a text that the tokenizer finds nothing in."""
         text = self.recipe.prompt + text
         chars = _CHARS_PER_TOKEN * self.context_length
         while chars < len(text):
             if len(self._ids(text[:chars], 2 * self.context_length)) == 2 * self.context_length:
                 text = text[:chars]
             chars *= 4
-        return self._ids(text, self.context_length)
+        return self._ids(text, max_tokens or self.context_length)
 
     def _ids(self, text: str, max_tokens: int) -> tuple[int, ...]:
         fields = self.tokenizer(
@@ -136,7 +136,8 @@ def load_encoder(folder: Path, device: str, dtype: str, cache: HashCache, progre
     recipe = read_recipe(folder)
     checkpoint = open_checkpoint(recipe.model_folder)
     device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, device)
+    configured = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    chosen_dtype = choose_dtype(dtype, device, str(configured))
     check_memory(checkpoint, chosen_dtype, free_bytes(device))
     tokenizer = load_tokenizer(recipe.model_folder)
     model = _load_weights(checkpoint, device, chosen_dtype)

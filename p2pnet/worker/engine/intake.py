@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from p2pnet.errors import FeatureMissing, InvalidRequest
-from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, TOOLS
+from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, REGEX, TOOLS
 from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, TextPrompt, choice_seed
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
@@ -41,7 +41,7 @@ class Intake:
     def features(self) -> tuple[str, ...]:
         """What can be asked of this model, in the words of `features`."""
         is_exact = self._forms.vocabulary.is_exact
-        missing = set() if is_exact else {JSON, JSON_SCHEMA}
+        missing = set() if is_exact else {JSON, JSON_SCHEMA, REGEX}
         chat = (CHAT,) if self._tokenizer.chat_template else ()
         tools = (TOOLS,) if self._forms.has_tools and is_exact else ()
         fim = (FIM,) if self._fim is not None else ()
@@ -64,7 +64,7 @@ class Intake:
         prompt = self._encode(request, context_length)
         if request.resume_text:
             return [self._after_text(request, prompt, context_length)], []
-        max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length)
+        max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length, request.clamp_max_tokens)
         if len(request.resume_tokens) > max_tokens:
             raise InvalidRequest("There are more tokens to go on after than may be generated.", "resume_tokens")
         make_constraint = self._forms.constraint(request)
@@ -98,7 +98,8 @@ class Intake:
         make_constraint = self._forms.constraint(request)
         start = Detokenizer(self._tokenizer, self._invisible, prompt.context)
         for ids in encodings(request.resume_text, self._tokenizer, start):
-            rest = tokens_to_generate(len(prompt.ids) + len(ids), request.max_tokens, context_length)
+            tokens = len(prompt.ids) + len(ids)
+            rest = tokens_to_generate(tokens, request.max_tokens, context_length, request.clamp_max_tokens)
             min_tokens = len(ids) + request.min_tokens
             after = msgspec.structs.replace(request, resume_tokens=ids, min_tokens=min_tokens)
             constraint = None if make_constraint is None else make_constraint()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, WorkerFailed
+from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, RequestError, WorkerFailed
 from p2pnet.messages import EmbedRequest, Failed, GenerateRequest
 from p2pnet.network.interface import Stream
 from p2pnet.status_messages import StatusRequest
@@ -113,8 +113,9 @@ class InboundHandler(ABC, Generic[R]):
     async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
         self._observer.refused(self.protocol.name, error.code)
         if not exchange.is_done:
+            param = error.param if isinstance(error, RequestError) else None
             with contextlib.suppress(PeerLost):
-                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS])])
+                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS], param)])
 
     async def _send(self, stream: Stream, exchange: Exchange, events: Iterable[AnyEvent]) -> None:
         frames = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat
+from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.grammar import ConstraintFactory, GrammarCompiler
 from p2pnet.worker.text.prompting import tool_format
@@ -44,11 +44,13 @@ class Forms:
             raise InvalidRequest("There is no tool that could be called.", "tool_choice")
         if wanted is None:
             return None
-        return (
-            self._compiler.json_object()
-            if isinstance(wanted, JsonFormat)
-            else self._compiler.json_schema(wanted.schema)
-        )
+        match wanted:
+            case JsonFormat():
+                return self._compiler.json_object()
+            case JsonSchemaFormat(schema):
+                return self._compiler.json_schema(schema)
+            case RegexFormat(pattern):
+                return self._compiler.regex(pattern)
 
     def parser(self, request: GenerateRequest, seed: int) -> ToolCallParser | None:
         """A parser that finds the calls in one answer, if it may have any. Raises InvalidRequest."""

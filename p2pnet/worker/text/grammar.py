@@ -1,4 +1,4 @@
-"""Compiles JSON, JSON schemas and grammars into Constraints, with llguidance.
+"""Compiles JSON, JSON schemas, regular expressions and grammars into Constraints, with llguidance.
 
 A stranger writes the schemas: what a grammar may cost in time and memory, once and for each token, is bounded here and
 in `schema`. Knows nothing of models, samplers or requests.
@@ -68,6 +68,10 @@ _SNIPPET = re.compile(r"\n +\d+ \| .*|<non-verbose/>", re.DOTALL)
 """Where in the grammar an error is: the client has not seen the grammar."""
 
 
+_SLASH = re.compile(r"\\.|[/\n]", re.DOTALL)
+"""What would end a regular expression within a grammar; what is escaped already stays so."""
+
+
 class GrammarCompiler:
     """Compiles for one vocabulary. Safe to use from several threads; other threads run while it compiles."""
 
@@ -84,6 +88,10 @@ class GrammarCompiler:
     def json_schema(self, schema: str, param: str = "response_format") -> ConstraintFactory:
         """JSON that this schema, as JSON text, accepts. Raises what `grammar` does."""
         return self.grammar(f"start: {json_rule(schema, param)}", param)
+
+    def regex(self, pattern: str, param: str = "response_format") -> ConstraintFactory:
+        """Text that matches this regular expression as a whole. Raises what `grammar` does."""
+        return self.grammar(f"start: /{_SLASH.sub(_escaped, pattern)}/", param)
 
     def grammar(self, text: str, param: str = "response_format") -> ConstraintFactory:
         """A form given as a grammar in llguidance's variant of Lark. `json_rule` and `literal` make parts of one.
@@ -198,6 +206,10 @@ def json_rule(schema: str, param: str = "response_format") -> str:
     """The part of a grammar that is JSON accepted by this schema, which is JSON text. Raises InvalidRequest."""
     checked: dict[str, Any] = {**parse_schema(schema, param), "x-guidance": _JSON_OPTIONS}
     return "%json " + msgspec.json.encode(checked).decode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return {"/": "\\/", "\n": "\\n"}.get(found[0], found[0])
 
 
 def _quoted(text: str) -> str:

@@ -32,6 +32,7 @@ PLAIN = ServeConfig(
     upstreams=(),
     upstream_kind=None,
     upstream_key=None,
+    upstream_names={},
     scripts=(),
     worker=WorkerConfig(),
     schedule=None,
@@ -57,7 +58,16 @@ def flags(**given: Any) -> ServeFlags:
 ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the defaults": ({}, {}),
     "two models": ({"model": ["tiny", "org/model"]}, {"served": "tiny, org/model", "models": ("tiny", "org/model")}),
-    "a name for the one model": ({"served_name": "mine"}, {"model": ModelConfig("mine")}),
+    "a name for the one model": ({"served_name": ["mine"]}, {"model": ModelConfig({"tiny": "mine"})}),
+    "names for a model and for one of a server": (
+        {"upstream": [SERVER], "served_name": ["tiny=mine", "/models/a=b.gguf=theirs"]},
+        {
+            "served": f"tiny, {SERVER}",
+            "upstreams": (SERVER,),
+            "model": ModelConfig({"tiny": "mine"}),
+            "upstream_names": {"/models/a=b.gguf": "theirs"},
+        },
+    ),
     "how a model is run": (
         {
             "device": Device.cpu,
@@ -66,7 +76,7 @@ ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "kv_memory": "2GiB",
             "idle_unload_seconds": 60,
         },
-        {"model": ModelConfig(None, "cpu", "bfloat16", "4bit", 2 << 30, 60)},
+        {"model": ModelConfig({}, "cpu", "bfloat16", "4bit", 2 << 30, 60)},
     ),
     "servers alone": (
         {"model": [], "upstream": [SERVER, SERVER + "/v1"], "upstream_kind": Kind.ollama},
@@ -124,10 +134,13 @@ def test_what_flags_come_to(case: str) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "both at once": ({"behind_nat": True, "public": True}, "contradict one another", "Leave both out"),
     "nothing": ({"model": []}, "There is nothing to serve", "--upstream"),
-    "one name for two": ({"model": ["tiny", "tiny"], "served_name": "a"}, "name of one --model", "a worker for each"),
+    "one name for two": ({"model": ["tiny", "tiny"], "served_name": ["a"]}, "is the name of one --model", "OLD=NEW"),
+    "a name for what is not served": ({"served_name": ["other=a"]}, "no --model is called so", "as --model has it"),
+    "two names for one": ({"served_name": ["a", "tiny=b"]}, "gives tiny two names", "one of them"),
+    "no new name": ({"served_name": ["tiny="]}, "is the name of one --model", "OLD=NEW"),
     "a name for no model": (
-        {"model": [], "upstream": [SERVER], "served_name": "a"},
-        "--served-name is the name of one --model",
+        {"model": [], "upstream": [SERVER], "served_name": ["a"]},
+        "is the name of one --model",
         "Leave it out",
     ),
     "unloading what is elsewhere": (
@@ -145,7 +158,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a worker's name": ({"name": "my laptop"}, "cannot be called 'my laptop'", "without spaces"),
     "a folder that is not there": ({"model": ["./no/such"]}, "The folder ./no/such does not exist", "Check the path"),
     "no model's name": ({"model": ["no such model!"]}, "is neither a folder nor a model id", "'tiny'"),
-    "a name that is none": ({"served_name": "my model"}, "cannot be served as 'my model'", "letters, digits"),
+    "a name that is none": ({"served_name": ["my model"]}, "cannot be served as 'my model'", "letters, digits"),
     "no URL": ({"upstream": ["localhost:11434"]}, "not a plain http or https URL", "http://127.0.0.1:11434"),
     "a secret in a URL": ({"upstream": ["http://a:b@host"]}, "user name or password", "--upstream-key-env"),
     "a script that is not there": (

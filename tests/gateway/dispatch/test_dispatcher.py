@@ -10,6 +10,7 @@ import pytest
 from gateway.dispatch.failure_policy import MAX_FAILURES
 from gateway.dispatch.hedging import MIN_SAMPLES
 from gateway.interface import Caller, Routed
+from gateway.observability.failures import failures_of
 from gateway.peers.health import COOLDOWN_S
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.errors import (
@@ -265,6 +266,29 @@ async def test_an_answer_waits_for_a_worker_that_can_go_on_with_it() -> None:
         await given.worker("late")
         events, error = await running
         assert error is None and is_complete(events)
+
+
+async def test_a_loss_is_told_while_the_answer_still_waits_for_somebody_to_go_on_with_it() -> None:
+    async with swarm() as given:
+        given.serve(wait_s=5)
+        site = await given.worker("a", hold_at=2)
+        seen: list[Event] = []
+        running = asyncio.create_task(given.run(seen=seen))
+        await settle(lambda: text_of(seen) == "one two")
+        assert given.serving.dispatcher.under_way() == []
+        await site.network.kill()
+        given.peers.note_lost(given.known(site.peer_id))
+        await settle(lambda: bool(given.serving.dispatcher.under_way()))
+        [report] = given.serving.dispatcher.under_way()
+        [failure] = failures_of([], 10, [report])
+        assert (failure.worker, failure.outcome, failure.done) == (site.peer_id, "peer_lost", "going_on")
+        assert given.reports == []
+        given.now_s = 1.0
+        await given.worker("late")
+        await running
+        assert given.serving.dispatcher.under_way() == []
+        [failure] = failures_of(given.reports, 10)
+        assert failure.done == "resumed"
 
 
 # ---- nobody is left

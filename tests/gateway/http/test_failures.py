@@ -13,8 +13,10 @@ import pytest
 from gateway.app import create_app
 from gateway.http.access import Access, KeyRing, RateLimited, Unauthorized
 from gateway.http.failures import OUTCOMES, describe
+from gateway.http.json_response import CHALLENGE
 from gateway.http.keys import ApiKey, hash_key, write_keys
 from gateway.http.limits import HttpLimits
+from gateway.surfaces.anthropic.routes import TOO_LONG
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -118,7 +120,8 @@ async def test_an_error_before_the_answer_has_its_status_in_every_dialect(dialec
             assert told.type == expected
             assert told.code in (None, error.code)
             if not dialect.startswith("ollama"):  # which has words of its own for some
-                assert told.message == error.message
+                is_too_long = dialect == "anthropic" and isinstance(error, ContextOverflow)
+                assert told.message == (f"{TOO_LONG} {error.message}" if is_too_long else error.message)
 
 
 LAST: dict[str, str] = {"openai responses": "response.failed", "anthropic": "error"}
@@ -161,6 +164,7 @@ async def test_the_edges_own_errors_have_the_dialects_shape(dialect: str, tmp_pa
     refused = (large, wrong, nobody, stranger, second)
     assert [response.status_code for response in refused] == [413, 405, 401, 401, 429]
     assert [response.headers.get("retry-after") for response in refused] == [None, None, None, None, "60"]
+    assert [response.headers.get("www-authenticate") for response in refused] == [None, None, *[CHALLENGE] * 2, None]
     assert "allow" in wrong.headers
     types = [read(response.json()).type for response in refused]
     if read is anthropic_error:

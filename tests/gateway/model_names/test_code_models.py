@@ -6,6 +6,7 @@ import pytest
 
 from gateway.interface import ModelEntry
 from gateway.model_names.code_models import CodeModels, choose_code_model
+from p2pnet.errors import ModelNotFound
 
 
 def entry(name: str, *features: str, tasks: tuple[str, ...] = ("generate",)) -> ModelEntry:
@@ -41,7 +42,8 @@ NAMES = [
     ("codegen", "llama", "llama"),
     ("fastertransformer|py-model", "llama", "llama"),
     ("chatty", "chatty", "chatty"),
-    ("unheard-of", "unheard-of", "llama"),
+    ("chatty:latest", "chatty:latest", "chatty:latest"),
+    ("auto", "auto", "auto"),
 ]
 
 
@@ -51,6 +53,15 @@ def test_what_a_name_stands_for(name: str | None, for_completions: str, for_engi
     code_models = CodeModels(lambda: [CHATS, PLAIN], {}, owners)
     assert code_models.for_completion(name) == for_completions
     assert code_models.for_engine(name or "") == for_engines
+
+
+def test_an_engine_that_nobody_has_heard_of_is_none() -> None:
+    code_models = CodeModels(lambda: [CHATS, PLAIN], {"mine": "llama", "gone": "gone"})
+    assert code_models.for_completion("unheard-of") == "unheard-of"
+    assert code_models.for_engine("mine") == "mine"
+    for engine in ("unheard-of", "gone"):
+        with pytest.raises(ModelNotFound, match=f"The engine '{engine}' does not exist"):
+            code_models.for_engine(engine)
 
 
 def test_the_owners_word_counts_more() -> None:

@@ -14,11 +14,12 @@ MODELS = (
     ModelEntry("qwen", 0, workers=2),
     ModelEntry("big", 0, workers=5),
     ModelEntry("cold", 0, workers=9, is_warm=False),
+    ModelEntry("tagged:latest", 0, workers=1),
     ModelEntry("encoder", 0, workers=7, tasks=("embed",)),
 )
 ABLE = {("qwen", "generate"), ("big", "generate"), ("cold", "generate"), ("encoder", "embed")}
 NAMES = Names(
-    {"gpt-4o-mini": "qwen", "any": "auto", "big": "qwen"},
+    {"gpt-4o-mini": "qwen", "any": "auto", "big": "qwen", "short": "tagged"},
     lambda: MODELS,
     lambda query: query.key in ABLE and not ("tools" in query.features and query.model == "big"),
 )
@@ -26,7 +27,24 @@ NAMES = Names(
 
 @pytest.mark.parametrize(
     ("name", "stands_for"),
-    [("qwen", "qwen"), ("gpt-4o-mini", "qwen"), ("big", "big"), ("auto", "big"), ("any", "big"), ("nobody", "nobody")],
+    [
+        ("qwen", "qwen"),
+        ("gpt-4o-mini", "qwen"),
+        ("big", "big"),
+        ("auto", "big"),
+        ("any", "big"),
+        ("nobody", "nobody"),
+        ("qwen:latest", "qwen"),
+        ("gpt-4o-mini:latest", "qwen"),
+        ("big:latest", "big"),
+        ("auto:latest", "big"),
+        ("any:latest", "big"),
+        ("tagged", "tagged:latest"),
+        ("tagged:latest", "tagged:latest"),
+        ("short", "tagged:latest"),
+        ("Qwen", "Qwen"),
+        ("nobody:latest", "nobody:latest"),
+    ],
 )
 def test_a_name_stands_for_a_model(name: str, stands_for: str) -> None:
     assert NAMES.resolved(GenerateRequest("r", name, TextPrompt("hi"))).model == stands_for

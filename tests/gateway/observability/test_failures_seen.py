@@ -69,5 +69,22 @@ def test_a_resumed_answer_says_when_and_how_long_it_paused() -> None:
     assert (found.at_unix_s, found.gap_s) == (NOON_S + 1.5, 0.12)
 
 
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([], []),
+        ([lost()], [("ann", "going_on", None)]),
+        ([lost(), later("bob", outcome="peer_lost")], [("bob", "going_on", None), ("ann", "resumed", "bob")]),
+    ],
+)
+def test_of_a_request_under_way_nobody_has_given_up(
+    attempts: list[AttemptReport], expected: list[tuple[Any, ...]]
+) -> None:
+    over = report(lost("eve"), outcome="no_worker")
+    *found, last = failures_of([over], 10, [report(*attempts, outcome=CANCELLED)])
+    assert [(one.worker, one.done, one.by) for one in found] == expected
+    assert (last.worker, last.done) == ("eve", "gave_up")
+
+
 def test_only_so_many_are_told() -> None:
     assert len(failures_of((report(lost(), later()) for _ in range(99)), 7)) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.routing.route_query import RouteQuery, beginning_of, route_query_of
@@ -31,6 +32,14 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
         ask("tiny", "12345678", max_tokens=10, digest=DIGEST),
         RouteQuery("tiny", "generate", DIGEST, frozenset({"text"}), 10, 13, prompt_tokens=3),
     ),
+    "a limit that is clamped is none, and weighs no more than none": (
+        ask("tiny", "12345678", max_tokens=131_072, clamp_max_tokens=True),
+        RouteQuery("tiny", features=frozenset({"text"}), tokens=259, prompt_tokens=3),
+    ),
+    "a small limit that is clamped": (
+        ask("tiny", "12345678", max_tokens=10, clamp_max_tokens=True),
+        RouteQuery("tiny", features=frozenset({"text"}), tokens=13, prompt_tokens=3),
+    ),
     "several answers": (
         ask("tiny", "", max_tokens=10, n=3),
         RouteQuery("tiny", features=frozenset({"text", "n"}), max_tokens=10, tokens=31),
@@ -56,6 +65,10 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
     "an embedding": (
         embed(TextPrompt("12345678")),
         RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=3, prompt_tokens=3),
+    ),
+    "an embedding of a text that is not to be cut": (
+        msgspec.structs.replace(embed(TextPrompt("x" * 1024)), truncate=False),
+        RouteQuery("tiny", "embed", DIGEST, frozenset({"text"}), tokens=257, prompt_tokens=257, least_prompt_tokens=4),
     ),
     "embeddings of all kinds": (
         embed(TextPrompt(LONG), TokenPrompt((1, 2)), dimensions=8),

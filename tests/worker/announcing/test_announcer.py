@@ -14,7 +14,7 @@ from p2pnet.messages import Load, Measure
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.network.interface import Clock, Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
-from p2pnet.records import CapabilityRecord, Record, open_record, seal
+from p2pnet.records import MAX_PARTS, CapabilityRecord, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import MODELS_INTERVAL_S, Announcer
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
@@ -411,19 +411,40 @@ async def test_addresses_that_do_not_fit_beside_the_models_are_left_out() -> Non
 
 async def test_models_that_do_not_fit_are_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     site = Site()
-    site.backend.models = tuple(card(f"{'a' * 110}{number:0>10}") for number in range(32))
+    site.backend.models = tuple(card(f"{'a' * 110}{number:0>10}") for number in range(90))
     assert await site.announcer.start() is True
     (found,) = await site.reader.workers()
     fitting = len(found.models)
-    assert 10 < fitting < 32
-    assert found.models == site.backend.models[:fitting]
+    assert 40 < fitting < 90
+    assert {card.id for card in found.models} == {card.id for card in site.backend.models[:fitting]}
     site.clock.advance(1)
     site.network.change()
-    await site.network.attempted(2)
-    (warning,) = [record.message for record in caplog.records if "does not hold all models" in record.message]
-    assert warning.count("a" * 110) == 32 - fitting
+    await site.network.attempted(MAX_PARTS + 1)
+    (warning,) = [record.message for record in caplog.records if "do not hold all models" in record.message]
+    assert warning.count("a" * 110) == 90 - fitting
     assert site.backend.models[fitting].id in warning
     await site.announcer.stop()
+
+
+async def test_what_does_not_fit_into_one_record_goes_into_further_ones() -> None:
+    site = Site()
+    site.backend.models = tuple(card(f"{'a' * 60}-{number}", quantization="Q4_K_M") for number in range(26))
+    assert await site.announcer.start() is True
+    records = [record for record in site.stored() if isinstance(record, CapabilityRecord)]
+    assert {(record.part, record.parts) for record in records} == {(0, 2), (1, 2)}
+    assert all(len(record.addresses) == 1 for record in records)
+    (found,) = await site.reader.workers()
+    assert {card.id for card in found.models} == {card.id for card in site.backend.models}
+    for model in (site.backend.models[0].id, site.backend.models[-1].id):
+        assert await finders(site, model) == [True, True]
+    # Fewer again: what is left is found, and the rest by nobody, though the second record still lies there.
+    first, last = site.backend.models[0].id, site.backend.models[-1].id
+    await follow(site, last)
+    assert await finders(site, last) == [True, True]
+    assert await finders(site, first) == [False, False]
+    await site.announcer.stop()
+    assert await site.reader.workers() == ()
+    assert await finders(site, last) == [False, False]
 
 
 # ---- models that come and go

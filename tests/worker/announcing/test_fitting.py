@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
-from p2pnet.records import MAX_MODELS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
+from p2pnet.records import MAX_MODELS, MAX_PARTS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
 from p2pnet.swarm.values import MAX_MEMBER_VALUE_BYTES
-from p2pnet.worker.announcing.fitting import fitted
+from p2pnet.worker.announcing.fitting import fitted, shares
 from tests.stories import capability, card, peer
 
 WORKER = peer("worker")
@@ -54,6 +56,28 @@ def test_one_more_would_not_fit() -> None:
     part = fitted(whole)
     longer = msgspec.structs.replace(part, models=whole.models[: len(part.models) + 1])
     assert sealed_size(part) <= MAX_RECORD_BYTES < sealed_size(longer)
+
+
+SHARED: dict[str, tuple[CapabilityRecord, list[int]]] = {
+    "all that fits": (record((9, 9), 2, (1, 9)), [9]),
+    "what fits beside fewer addresses": (record((19, 50), 10, (2, 9)), [19]),
+    "what does not": (record((26, 80), 2, (2, 9)), [17, 9]),
+    "more than a list holds": (record((40, 9), 2, (0, 9)), [27, 13]),
+    "more than all records hold": (record((200, 100), 1, (0, 9)), [16, 16, 16, 152]),
+    "none": (record((0, 9), 1, (0, 9)), [0]),
+}
+
+
+@pytest.mark.parametrize(("whole", "sizes"), SHARED.values(), ids=SHARED)
+def test_models_are_shared_out_in_their_order(whole: CapabilityRecord, sizes: list[int]) -> None:
+    parted = shares(whole)
+    assert [len(models) for models in parted] == sizes
+    assert tuple(model for models in parted for model in models) == whole.models
+    for models, following in pairwise(parted):
+        longer = msgspec.structs.replace(whole, withdrawn=(), models=(*models, following[0]), parts=MAX_PARTS)
+        assert sealed_size(longer) > MAX_RECORD_BYTES
+    for part, models in enumerate(parted):
+        seal(fitted(msgspec.structs.replace(whole, models=models, part=part, parts=len(parted))), WORKER)
 
 
 def test_a_withdrawal_of_as_many_long_names_as_there_can_be_nearly_fits() -> None:

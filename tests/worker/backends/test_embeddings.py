@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +117,9 @@ def held(turns: Turns) -> Iterator[Callable[[], None]]:
         thread.join()
 
 
-def ask(*inputs: Input, model: str = "bert", dimensions: int | None = None, digest: str | None = None) -> EmbedRequest:
+def ask(*inputs: Input, model: str = "bert", **fields: Any) -> EmbedRequest:
     prompts = tuple(TextPrompt(each) if isinstance(each, str) else TokenPrompt(tuple(each)) for each in inputs)
-    return EmbedRequest("r1", model, prompts, dimensions, digest)
+    return EmbedRequest("r1", model, prompts, **fields)
 
 
 async def events_of(backend: EmbeddingsBackend, request: EmbedRequest) -> list[EmbedBackendEvent]:
@@ -167,6 +168,8 @@ REFUSED: list[tuple[str, EmbedRequest, type[P2PNetError], str]] = [
     ("too many dimensions", ask("x", dimensions=49), InvalidRequest, "48"),
     ("an unknown id", ask("x", [5, 100_000]), InvalidRequest, "100000 of input 1"),
     ("too many ids", ask([5] * 33), ContextOverflow, "33"),
+    ("too long a text that is not to be cut", ask("word " * 40, truncate=False), ContextOverflow, "more than 32"),
+    ("a very long one", ask("x", "word " * 40_000, truncate=False), ContextOverflow, "input 1"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import ENGINE
 from p2pnet.messages import (
     Accepted,
@@ -265,6 +265,21 @@ async def test_refused_before_accepted(
     with pytest.raises(error, match=words):
         await anext(backend.generate(request(**fields)))
     assert passes.count == 0
+
+
+async def test_many_answers_are_taken_where_memory_holds_them_side_by_side(llama: LoadedModel) -> None:
+    """Fewer may wait for one another, as ever."""
+    backend = TransformersBackend(llama, "llama", lambda: 0, EngineOptions(slots=2))
+    try:
+        total = backend.load.kv_total_tokens
+        fitting = await run(backend, request(n=17, max_tokens=2))
+        assert isinstance(fitting[-1], Finished) and len(fitting[-1].other_reasons) == 16
+        await anext(backend.generate(request(n=16, max_tokens=total // 4)))
+        with pytest.raises(FeatureMissing, match="17 answers may take") as refused:
+            await anext(backend.generate(request(n=17, max_tokens=total // 4)))
+        assert refused.value.param == "n"
+    finally:
+        await backend.close()
 
 
 class Passes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
-from p2pnet.worker.checkpoints.plan import choose_device, choose_dtype
+from p2pnet.worker.checkpoints.plan import choose_device, choose_dtype, emulates_bfloat16
 from p2pnet.worker.text.prompting import encode_prompt
 from tests.checkpoints import CONTEXT_LENGTH, build_checkpoint
 
@@ -178,6 +179,19 @@ def test_a_path_is_never_looked_up_on_the_hub(spec: str) -> None:
         find_folder(spec, fetch)
 
 
+@pytest.mark.parametrize("spec", ["model-q4.gguf", "nowhere/Model.GGUF", "./x.safetensors", "~/x.gguf"])
+def test_a_file_that_does_not_exist_is_said_so(spec: str) -> None:
+    with pytest.raises(UsageError, match=f"^The file {re.escape(spec)} does not exist") as refused:
+        find_folder(spec, lambda model_id: pytest.fail(f"{model_id} was asked for"))
+    assert "--upstream" in refused.value.fix
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    with pytest.raises(UsageError, match="is a file, and a model is a folder"):
+        find_folder(str(tmp_path / "m.gguf"))
+
+
 def test_what_can_be_an_id_is(tmp_path: Path) -> None:
     assert find_folder("someone/some-model", lambda model_id: tmp_path / model_id) == tmp_path / "someone/some-model"
 
@@ -216,6 +230,24 @@ def test_dtypes() -> None:
     assert choose_dtype("float16", "mps") == "float16"
     with pytest.raises(UsageError):
         choose_dtype("int3", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "configured", "is_emulated", "chosen"),
+    [
+        ("auto", "cuda", "bfloat16", True, "float16"),
+        ("auto", "cuda", "bfloat16", False, "auto"),
+        ("auto", "cuda", "float32", True, "auto"),
+        ("auto", "cuda", "", True, "auto"),
+        ("auto", "cpu", "bfloat16", True, "float32"),
+        ("bfloat16", "cuda", "bfloat16", True, "bfloat16"),
+    ],
+)
+def test_no_bfloat16_is_chosen_that_is_only_emulated(
+    dtype: str, device: str, configured: str, is_emulated: bool, chosen: str
+) -> None:
+    assert choose_dtype(dtype, device, configured, lambda _: is_emulated) == chosen
+    assert not emulates_bfloat16("cpu") and not emulates_bfloat16("mps")
 
 
 @pytest.fixture(scope="module")

@@ -468,15 +468,15 @@ async def test_a_backend_s_bug_is_a_failure_that_tells_nothing(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "param"),
     [
-        (InvalidRequest("no such role", "messages"), "invalid_request"),
-        (ContextOverflow("too long"), "context_length_exceeded"),
-        (WorkerFailed("out of memory"), "worker_failed"),
+        (InvalidRequest("no such role", "messages"), "invalid_request", "messages"),
+        (ContextOverflow("too long"), "context_length_exceeded", None),
+        (WorkerFailed("out of memory"), "worker_failed", None),
     ],
 )
-async def test_what_a_backend_raises_on_purpose_is_told(error: Exception, code: str) -> None:
-    assert only_failure(await Site(Scripted(error)).ask(ask())) == Failed(code, str(error))
+async def test_what_a_backend_raises_on_purpose_is_told(error: Exception, code: str, param: str | None) -> None:
+    assert only_failure(await Site(Scripted(error)).ask(ask())) == Failed(code, str(error), param)
 
 
 async def test_a_long_message_is_cut_so_that_its_frame_fits() -> None:

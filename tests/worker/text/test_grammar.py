@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from time import perf_counter
@@ -12,13 +13,14 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from llguidance import LLMatcher
 
 from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
 from p2pnet.messages import MAX_SCHEMA_CHARS
 from p2pnet.worker.text.constraint import Constraint
 from p2pnet.worker.text.grammar import GrammarCompiler, json_rule
-from p2pnet.worker.text.schema import MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES
+from p2pnet.worker.text.schema import KNOWN_FORMATS, MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES
 from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.worker.text.test_vocabulary import TOKENIZERS, VOCABULARIES, word_piece_tokenizer
 
@@ -174,6 +176,26 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "patternProperties": {"^x-[a-z]{1,3}$": {"type": "boolean"}},
         "additionalProperties": False,
+    },
+    "keywords that narrow nothing": {
+        "type": "object",
+        "properties": {
+            "uniqueItems": {"type": "array", "items": {"type": "null"}, "maxItems": 1, "uniqueItems": False},
+            "format": {"type": "string", "format": "password", "maxLength": 2},
+            "propertyNames": {
+                "type": "object",
+                "propertyNames": {"type": "string", "title": "A name"},
+                "additionalProperties": {"type": "null"},
+                "maxProperties": 1,
+            },
+            "not": {"enum": [{"format": "password", "uniqueItems": False}], "not": False, "if": {"type": "null"}},
+        },
+        "required": ["uniqueItems", "format", "propertyNames", "not"],
+        "additionalProperties": False,
+        "dependentRequired": {},
+        "unevaluatedProperties": True,
+        "minContains": 2,
+        "then": {"type": "null"},
     },
     "integer range": {"type": "integer", "minimum": -17, "exclusiveMaximum": 1234},
     "number range": {"type": "number", "minimum": 0.25, "maximum": 99.5},
@@ -378,7 +400,6 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("propertyNames", {"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
     ("dependentRequired", {"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
     ("unevaluatedProperties", {"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
-    ("a format that nobody knows", {"type": "string", "format": "nonsense"}, "Unknown format"),
     ("oneOf that overlaps", {"oneOf": [{"minimum": 1, "type": "integer"}, {"type": "integer"}]}, "oneOf"),
     ("two types at once", {"type": "string", "enum": [1]}, "Unsatisfiable"),
     ("an empty range", {"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable"),
@@ -561,3 +582,40 @@ def test_a_vocabulary_that_cannot_say_it() -> None:
     compiler = GrammarCompiler(Vocabulary(tokenizer, 8), end_ids("byte level"))
     with pytest.raises(InvalidRequest):
         compiler.json_object()
+
+
+@pytest.mark.parametrize("name", [*sorted(KNOWN_FORMATS), "password", "idn-email", "uri-reference", "regex", "int32"])
+def test_the_formats_that_are_known_are_those_of_the_compiler(name: str) -> None:
+    """Any other is taken out of a schema: none may be that the compiler would enforce."""
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "format": name}))
+    assert LLMatcher.validate_grammar(grammar).startswith("Unknown format") is (name not in KNOWN_FORMATS)
+
+
+REGEXES = {
+    "choices": ("|".join(map(re.escape, ["yes", "n.o", "may be", "a/b", "[x]", "\u00e4-1"])), "may be"),
+    "a slash": ("a/b", "a/b"),
+    "a slash that is escaped already": (r"a\/b", "a/b"),
+    "a backslash before a slash": (r"a\\/b", "a\\/b"),
+    "a line break": ("a\nb", "a\nb"),
+    "counted": (r"\d{4}-\d{2}", "2026-11"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "text"), REGEXES.values(), ids=REGEXES)
+def test_a_regular_expression_is_matched_as_a_whole(pattern: str, text: str) -> None:
+    constraint = after("byte level", BYTE_LEVEL.regex(pattern)(), text)
+    assert constraint.is_complete
+    with pytest.raises(InvalidRequest):
+        after("byte level", BYTE_LEVEL.regex(pattern)(), "!")
+
+
+@pytest.mark.parametrize("pattern", ["(", "a\\", r"\bword", "[z-a]", "/\nstart: a", "(a{9999}){9999}"])
+def test_a_regular_expression_that_cannot_be_had_is_refused_in_time(pattern: str) -> None:
+    began_s = perf_counter()
+    try:
+        constraint = BYTE_LEVEL.regex(pattern)()
+    except InvalidRequest as refused:
+        assert refused.param == "response_format" and len(refused.message) < 500
+    else:
+        assert not constraint.is_complete
+    assert perf_counter() - began_s < SLOWEST_COMPILE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from p2pnet.messages import (
     JsonFormat,
     JsonSchemaFormat,
     Message,
+    RegexFormat,
     Sampling,
     TextPrompt,
     TokenLogprob,
@@ -184,6 +186,10 @@ async def test_answers_have_their_form(backend: TransformersBackend) -> None:
         assert one(loose).text.lstrip().startswith("{")
         if loose.reasons == ("stop",):
             assert isinstance(json.loads(one(loose).text), dict)
+        matching = await answer(
+            backend, ask(sampling=sampling, response_format=RegexFormat("(yes|no)/[0-9]{2}"), max_tokens=60)
+        )
+        assert re.fullmatch("(yes|no)/[0-9]{2}", one(matching).text)
 
 
 def chat(**fields: Any) -> ChatPrompt:

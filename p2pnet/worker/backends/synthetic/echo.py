@@ -89,13 +89,14 @@ class EchoBackend(OneModel):
         prompt_tokens = _count_tokens(request.prompt)
         if not request.resume_text:
             resumed = len(request.resume_tokens)
-            limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length)
+            limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length, request.clamp_max_tokens)
             words = self._words(request.prompt, limit)
             check_first_tokens(request.resume_tokens, min(limit, len(words)))
             return _Part(words, resumed, limit, prompt_tokens, 0)
         words, resumed = _after(request.resume_text, self._words(request.prompt, context_length))
-        limit = tokens_to_generate(prompt_tokens + resumed, request.max_tokens, context_length)
-        return _Part(words, resumed, resumed + limit, prompt_tokens + resumed, resumed)
+        prompt_tokens += resumed
+        limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length, request.clamp_max_tokens)
+        return _Part(words, resumed, resumed + limit, prompt_tokens, resumed)
 
     async def _say(self, request: GenerateRequest, part: _Part) -> AsyncGenerator[BackendEvent, None]:
         reason: FinishReason = "length" if len(part.words) >= part.limit else "stop"

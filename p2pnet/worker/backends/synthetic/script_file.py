@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from p2pnet.errors import InvalidRequest, UsageError, WorkerFailed
+from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError, WorkerFailed
 from p2pnet.features import EMBEDDING
 from p2pnet.messages import (
     MAX_DIMENSIONS,
@@ -124,7 +124,10 @@ class ScriptedEmbedder(OneModel):
         dimensions = request.dimensions or self._dimensions
         if dimensions > self._dimensions:
             raise InvalidRequest(f"The model's vectors have only {self._dimensions} dimensions.", "dimensions")
-        tokens = sum(map(_count, request.inputs))
+        counts = [_count(text) for text in request.inputs]
+        if not request.truncate and max(counts) > self._card.context_length:
+            raise ContextOverflow.by_prompt(self._card.context_length, max(counts))
+        tokens = sum(counts)
         yield Accepted(tokens, self._card.digest)
         for index, text in enumerate(request.inputs):
             yield Embedding(index, vector_of(text, dimensions))

@@ -104,7 +104,9 @@ class ScriptedBackend(OneModel):
         """Yields Accepted, TextDelta*, Finished; see Backend. Choices take turns, token by token."""
         check_generate(request, self._card)
         prompt_tokens = _count_tokens(request.prompt)
-        limit = tokens_to_generate(prompt_tokens, request.max_tokens, self._card.context_length)
+        limit = tokens_to_generate(
+            prompt_tokens, request.max_tokens, self._card.context_length, request.clamp_max_tokens
+        )
         answers = [_ScriptedAnswer(request, choice, self._said(request, choice), limit) for choice in range(request.n)]
         self.requests.append(request)
         yield Accepted(prompt_tokens, self._card.digest)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
@@ -19,7 +19,7 @@ from p2pnet.worker.backend import BackendEvent, BackendLoad
 from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
-from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, continued, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, clamped, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
@@ -42,12 +42,13 @@ MIN_SPEED_S = 1.0
 @dataclass(frozen=True)
 class UpstreamOptions:
     """Which server to use, and how to speak to it. With `kind` None, its kind is found out. `key` is sent to the server
-    and nowhere else."""
+    and nowhere else. `names` are what models are announced as, by what the server calls them."""
 
     url: str
     kind: Kind | None = None
     key: str | None = None
     accept_s: float = ACCEPT_S
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class UpstreamBackend:
@@ -86,6 +87,7 @@ class UpstreamBackend:
             OllamaListing(session) if is_ollama else OpenAIListing(session),
             address.root,
             sleep,
+            options.names,
         )
         backend = cls(session, OllamaDialect() if is_ollama else OpenAIDialect(), models, options.accept_s)
         await models.ask()
@@ -96,6 +98,11 @@ class UpstreamBackend:
     def models(self) -> tuple[ModelCard, ...]:
         """The server's models that can be announced now: none while it is away."""
         return tuple(offer.card for offer in self._models.offers.values())
+
+    @property
+    def names_there(self) -> frozenset[str]:
+        """What the server calls the models that can be announced now."""
+        return frozenset(offer.name for offer in self._models.offers.values())
 
     @property
     def load(self) -> BackendLoad:
@@ -114,7 +121,7 @@ class UpstreamBackend:
         an answer repeatable.
         """
         offer = self._offer(request)
-        call = self._dialect.call(request, offer)
+        call = self._dialect.call(clamped(request, offer.card.context_length), offer)
         prompt_tokens = estimated_prompt_tokens(continued(request).prompt)
         opening = asyncio.ensure_future(self._session.open(call))
         try:
@@ -142,7 +149,7 @@ class UpstreamBackend:
         if offer is None:
             raise not_served(request)
         check_generate(request, offer.card)
-        if request.max_tokens is not None and request.max_tokens >= offer.card.context_length:
+        if not request.clamp_max_tokens and (request.max_tokens or 0) >= offer.card.context_length:
             raise ContextOverflow(
                 f"This model's maximum context length is {offer.card.context_length} tokens, and {request.max_tokens} "
                 "were requested besides the prompt.",

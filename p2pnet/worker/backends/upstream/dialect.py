@@ -124,6 +124,17 @@ def space_after(request: GenerateRequest) -> str:
     return text[len(text.rstrip()) :]
 
 
+def clamped(request: GenerateRequest, context_length: int) -> GenerateRequest:
+    """The request without a `max_tokens` that may be clamped and may not fit: servers refuse what does not. Whoever
+    reads the answer ends it there all the same."""
+    if not request.clamp_max_tokens or request.max_tokens is None:
+        return request
+    most_prompt_tokens = BYTES_PER_TOKEN * estimated_prompt_tokens(continued(request).prompt)
+    if most_prompt_tokens + request.max_tokens <= context_length:
+        return request
+    return msgspec.structs.replace(request, max_tokens=None)
+
+
 def small_seed(seed: int) -> int:
     """A seed that all servers take. Those that fit are passed on as they are."""
     return seed % MAX_SEED

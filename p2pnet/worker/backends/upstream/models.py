@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 
 from p2pnet import features
 from p2pnet.errors import WorkerFailed
-from p2pnet.records import MAX_MODELS
-from p2pnet.worker.backends.upstream.offer import Offer, is_model_id
+from p2pnet.records import MAX_MODELS, MAX_PARTS
+from p2pnet.worker.backends.upstream.offer import Offer, announced_name
 
 logger = logging.getLogger(__name__)
+
+MAX_OFFERS = MAX_PARTS * MAX_MODELS
+"""More than a worker can announce."""
 
 POLL_S = 15.0
 """How late a model that has come or gone is noticed. A request that meets a model that is gone asks at once."""
@@ -38,8 +42,11 @@ class PolledModels:
         listing: Listing,
         shown_url: str,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        names: Mapping[str, str] | None = None,
     ) -> None:
+        """`names` are what models are to be announced as, by what the server calls them."""
         self._listing = listing
+        self._names = names or {}
         self._shown_url = shown_url
         self._sleep = sleep
         self._offers: dict[str, Offer] = {}
@@ -115,16 +122,24 @@ class PolledModels:
     def _chosen(self, found: Iterable[Offer]) -> dict[str, Offer]:
         """The offers that can be announced, first come first. The announcer sees to how many bytes a record holds."""
         chosen: dict[str, Offer] = {}
-        for offer in map(self._cut, found):
-            name = offer.card.id
-            if not is_model_id(name):
-                self._warn_once(name, "its name has characters that cannot be announced")
+        found = [self._cut(offer) for offer in found]
+        there = {offer.name for offer in found}
+        for offer in found:
+            name = self._names.get(offer.name) or announced_name(offer.name)
+            if name is None:
+                self._warn_once(offer.name, "its name cannot be; name it with --served-name OLD=NEW")
+                continue
+            if name != offer.name:
+                offer = offer.called(name)
+            is_taken = name != offer.name and name in there - self._names.keys()
+            if is_taken or chosen.get(name, offer).name != offer.name:
+                self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
             elif not (offer.chat or offer.text):
                 self._warn_once(name, "the server cannot generate with it")
-            elif len(chosen) < MAX_MODELS:
+            elif len(chosen) < MAX_OFFERS:
                 chosen.setdefault(name, offer)
             elif name not in chosen:
-                self._warn_once(name, "no more models fit into one announcement; run another worker for it")
+                self._warn_once(name, "no more models fit into an announcement; run another worker for it")
         return chosen
 
     def _cut(self, offer: Offer) -> Offer:
@@ -132,16 +147,18 @@ class PolledModels:
             return offer
         chat = offer.chat - {features.TOOLS}
         card = msgspec.structs.replace(offer.card, features=tuple(sorted(chat | offer.text)))
-        return Offer(card, chat, offer.text, offer.stop, offer.thinks, offer.flavour)
+        return replace(offer, card=card, chat=chat)
 
     def _warn_once(self, name: str, reason: str) -> None:
-        if name in self._warned or len(self._warned) >= 8 * MAX_MODELS:
+        if name in self._warned or len(self._warned) >= 8 * MAX_OFFERS:
             return
         self._warned.add(name)
         logger.warning("the model %.128r of %s is not announced: %s", name, self._shown_url, reason)
 
     def _say_changes(self, before: Iterable[str]) -> None:
         for name in sorted(set(self._offers) - set(before)):
-            logger.info("the upstream server %s has %s", self._shown_url, name)
+            there = self._offers[name].name
+            also = "" if there == name else f", which it calls {there[:128]!r}"
+            logger.info("the upstream server %s has %s%s", self._shown_url, name, also)
         for name in sorted(set(before) - set(self._offers)):
             logger.info("the upstream server %s no longer has %s", self._shown_url, name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +26,10 @@ UNKNOWN = "unknown"
 """The label of a quantization or dtype that the server does not tell."""
 
 
+_ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
+"""How a path begins that says where on its machine a file is."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """A model that an upstream server has, and what can be asked of it on each of its two endpoints."""
@@ -36,6 +41,17 @@ class Offer:
     """Stop strings of the model itself, which those of a request would replace there."""
     thinks: bool = False
     flavour: str = ""
+    name_there: str = ""
+    """What the server calls the model, where that is not what it is announced as."""
+
+    @property
+    def name(self) -> str:
+        """What the server calls the model."""
+        return self.name_there or self.card.id
+
+    def called(self, name: str) -> Offer:
+        """The same, announced under this name."""
+        return replace(self, card=msgspec.structs.replace(self.card, id=name), name_there=self.name)
 
     def features_for(self, prompt: Prompt) -> frozenset[str]:
         return self.chat if isinstance(prompt, ChatPrompt) else self.text
@@ -53,9 +69,16 @@ def upstream_digest(kind: str, name: str, root: str = "", declared: str = "") ->
     return "sha256:" + sha256(parts).hexdigest()
 
 
-def is_model_id(name: str) -> bool:
-    """Whether a model can be announced under the name that its server has for it."""
-    return _fits(name, ModelId)
+def announced_name(name: str) -> str | None:
+    """What a model can be announced as that its server calls so: the same where that will do. Of an absolute path it is
+    the last part: where its owner keeps files is nobody's business. None where nothing would remind of the name."""
+    if _fits(name, ModelId):
+        return name
+    if not (name.isascii() and name.isprintable()):
+        return None
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1] if _ABSOLUTE.match(name) else name
+    cleaned = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", last).strip("-").lstrip("._:/@+-")
+    return cleaned if _fits(cleaned, ModelId) else None
 
 
 def precision(level: str | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ from pydantic import BaseModel
 
 from gateway.http.limits import HttpLimits
 from gateway.interface import Routed
-from p2pnet.errors import Busy, FeatureMissing, ModelNotFound, NoWorker, PeerLost, WorkerFailed
+from gateway.surfaces.anthropic.routes import TOO_LONG, TOO_MUCH
+from p2pnet.errors import Busy, ContextOverflow, FeatureMissing, ModelNotFound, NoWorker, PeerLost, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -316,3 +318,12 @@ async def test_the_blocking_client(serve: Serve) -> None:
 
     kinds = ["text", "tool_use"]
     assert await asyncio.to_thread(talk) == (kinds, kinds, 7, ["tiny", "org/large"])
+
+
+@pytest.mark.parametrize(("param", "words"), [("prompt", TOO_LONG), ("max_tokens", TOO_MUCH), (None, TOO_LONG)])
+async def test_what_does_not_fit_is_said_in_the_words_that_clients_look_for(
+    connect: Connect, param: str | None, words: str
+) -> None:
+    client = await connect(FakeGenerate(ContextOverflow("9 of 8", param)))
+    with pytest.raises(anthropic.BadRequestError, match=re.escape(f"'message': '{words} 9 of 8'")):
+        await client.messages.create(model="tiny", messages=MESSAGES, max_tokens=5)

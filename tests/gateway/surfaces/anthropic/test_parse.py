@@ -74,6 +74,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], GenerateRequest]] = [
         {"temperature": 0.5, "top_p": 0.9, "top_k": 40},
         request(sampling=Sampling(seed=42, temperature=0.5, top_p=0.9, top_k=40)),
     ),
+    ("no choice of tokens", {"temperature": 0.5, "top_p": 0}, request(sampling=Sampling(seed=42, temperature=0.0))),
     ("stop sequences", {"stop_sequences": ["\n\nHuman:", "END"]}, request(stop=("\n\nHuman:", "END"))),
     (
         "what says nothing of the answer",

@@ -78,6 +78,7 @@ PARSED: list[tuple[dict[str, Any], GenerateRequest]] = [
     ({"stop": "\n"}, asked(stop=("\n",))),
     ({"stop": ["\n", "def"]}, asked(stop=("\n", "def"))),
     ({"temperature": 0, "top_p": 0.5}, asked(sampling={"temperature": 0, "top_p": 0.5})),
+    ({"top_p": 0}, asked(sampling={"temperature": 0.0})),
     (
         {"presence_penalty": 1, "frequency_penalty": 0.5},
         asked(sampling={"presence_penalty": 1, "frequency_penalty": 0.5}),
@@ -98,7 +99,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": ["a", "b"]}, "prompt", "prompt: one text"),
     ({"max_tokens": 0}, "max_tokens", "max_tokens: expected `int` >= 1"),
     ({"temperature": -1}, "temperature", "temperature: expected `float` >= 0"),
-    ({"n": 17}, "n", "n: expected `int` <= 16"),
+    ({"n": 129}, "n", "n: expected `int` <= 128"),
     ({"best_of": 2}, "best_of", "best_of: only as many as n"),
     ({"stop": ["a"] * 17}, "stop", "stop: expected `array` of length <= 16"),
     ({"logprobs": 21}, "logprobs", "logprobs: expected `int` <= 20"),
@@ -152,15 +153,22 @@ async def test_tokens_stream_as_they_come(connect: Connect) -> None:
     assert chunks[-1] == "[DONE]"
 
 
-ENGINES = [("codegen", "tiny"), ("copilot-codex", "tiny"), ("org/large", "org/large"), ("anything at all", "tiny")]
+ENGINES = [("codegen", "tiny"), ("copilot-codex", "tiny"), ("org/large", "org/large"), ("tiny:latest", "tiny:latest")]
 
 
 @pytest.mark.parametrize(("engine", "model"), ENGINES)
-async def test_any_engine_will_do(connect: Connect, engine: str, model: str) -> None:
+async def test_engines_of_codexs_time_and_models_will_do(connect: Connect, engine: str, model: str) -> None:
     generate = FakeGenerate(*answer("a"))
     http = await connect(generate)
     reply = await http.post(f"/v1/engines/{engine}/completions", json={"prompt": PROMPT})
     assert (reply.json()["model"], generate.requests[0].model) == (model, model)
+
+
+async def test_any_other_engine_is_not_found(connect: Connect) -> None:
+    http = await connect(FakeGenerate())
+    reply = await http.post("/v1/engines/anything at all/completions", json={"prompt": PROMPT})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    assert "--alias" in reply.json()["error"]["message"]
 
 
 async def test_engines(connect: Connect) -> None:

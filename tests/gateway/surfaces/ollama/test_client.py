@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from gateway.http.limits import HttpLimits
 from gateway.interface import Routed, Waiting
-from gateway.surfaces.ollama.routes import API_VERSION, REFUSED
+from gateway.surfaces.ollama.routes import API_VERSION, REFUSED, TOO_LONG
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -225,7 +225,7 @@ FAILURES: list[tuple[P2PNetError, int, str]] = [
     (FeatureMissing("no chat", "messages"), 400, "tiny does not support chat"),
     (FeatureMissing("not here: top_k", "top_k"), 400, "not here: top_k"),
     (InvalidRequest("bad", "stop"), 400, "bad"),
-    (ContextOverflow("too long"), 400, "too long"),
+    (ContextOverflow("9 of 8"), 400, f"{TOO_LONG} 9 of 8"),
     (Busy("full"), 429, "full"),
     (NoWorker("nobody"), 503, "nobody"),
     (WorkerFailed("broken"), 502, "broken"),

@@ -53,7 +53,10 @@ def generate(body: Any, entry: ModelEntry | None = TINY) -> GenerateRequest:
 
 def embed(body: Any, entry: ModelEntry | None = None) -> EmbedRequest:
     parsed = schema.parse(schema.EmbedBody, encoded(body))
-    return schema.embed_request(parsed.name, entry, parsed.texts(), parsed.dimensions, "request-1")
+    truncate = parsed.truncate is not False
+    return schema.embed_request(
+        parsed.name, entry, parsed.texts(), "request-1", dimensions=parsed.dimensions, truncate=truncate
+    )
 
 
 def sampled(**changes: Any) -> Sampling:
@@ -88,6 +91,21 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"num_ctx": 100, "num_predict": 5}, {"max_tokens": 5}),
     ({"num_ctx": 100, "num_predict": -2}, {"max_tokens": 100}),
     ({"num_ctx": 8192}, {"max_tokens": 8192}),
+    ({"num_predict": 1 << 21}, {"max_tokens": 1 << 20}),
+    # Numbers outside of our bounds are the nearest within.
+    ({"temperature": -1}, {"sampling": sampled(temperature=0.0)}),
+    ({"temperature": 1000}, {"sampling": sampled(temperature=100.0)}),
+    ({"top_p": 0}, {"sampling": sampled(temperature=0.0, top_p=1.0)}),
+    ({"top_p": -0.5, "temperature": 1}, {"sampling": sampled(temperature=0.0, top_p=1.0)}),
+    ({"top_p": 1.5}, {"sampling": sampled(top_p=1.0)}),
+    ({"min_p": 2}, {"sampling": sampled(min_p=1.0)}),
+    ({"top_k": 1 << 40}, {"sampling": sampled(top_k=(1 << 31) - 1)}),
+    ({"repeat_penalty": 0}, {"sampling": sampled()}),
+    ({"repeat_penalty": 101}, {"sampling": sampled(repetition_penalty=100.0)}),
+    (
+        {"presence_penalty": 3, "frequency_penalty": -3},
+        {"sampling": sampled(presence_penalty=2.0, frequency_penalty=-2.0)},
+    ),
     ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
     ({"stop": "a"}, {"stop": ("a",)}),
     ({"stop": ["", "a"]}, {"stop": ("a",)}),
@@ -97,9 +115,8 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("options", "fields"), OPTIONS, ids=str)
 def test_options(options: dict[str, Any], fields: dict[str, Any]) -> None:
-    expected = GenerateRequest(
-        "request-1", "tiny", ChatPrompt((Message("user", "hi"),)), fields.pop("sampling", sampled()), **fields
-    )
+    said = {"sampling": sampled(), "clamp_max_tokens": "max_tokens" in fields} | fields
+    expected = GenerateRequest("request-1", "tiny", ChatPrompt((Message("user", "hi"),)), **said)
     assert chat({"model": "tiny", "messages": HI, "options": options}) == expected
     assert generate({"model": "tiny", "prompt": "hi", "options": options}) == expected
 
@@ -111,11 +128,6 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 10**400}, 'option "temperature" must be of type float32'),
     ({"stop": 1}, 'option "stop" must be of type array'),
     ({"stop": ["a", 1]}, 'option "stop" must be of an array of strings'),
-    ({"temperature": -1}, "temperature: expected `float` >= 0.0"),
-    ({"top_p": 0}, "top_p: expected `float` > 0.0"),
-    ({"repeat_penalty": 0}, "repeat_penalty: expected `float` > 0.0"),
-    ({"presence_penalty": 3}, "presence_penalty: expected `float` <= 2.0"),
-    ({"num_predict": 1 << 21}, "num_predict: expected `int` <= 1048576"),
     ({"stop": ["x"] * 17}, "stop: expected `array` of length <= 16"),
     ({"stop": ["x" * 1025]}, "stop[0]: expected `str` of length <= 1024"),
 ]
@@ -232,10 +244,11 @@ REFUSED_CHATS: list[tuple[Any, type[P2PNetError], str]] = [
     ),
     ({"think": True}, FeatureMissing, '"tiny" does not support thinking'),
     ({"think": "high"}, FeatureMissing, '"tiny" does not support thinking'),
+    ({"think": "max"}, FeatureMissing, '"tiny" does not support thinking'),
     (
         {"think": "deep"},
         InvalidRequest,
-        'invalid think value: "deep" (must be "high", "medium", "low", true, or false)',
+        'invalid think value: "deep" (must be "max", "high", "medium", "low", true, or false)',
     ),
     ({"think": 1}, InvalidRequest, "think must be a boolean or string"),
     ({"format": "yaml"}, InvalidRequest, 'invalid format: expected "json" or a valid JSON Schema object'),
@@ -389,6 +402,12 @@ def test_refused_embeddings(body: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         embed({"model": "v", **body})
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": None, "prompt": "hi"}])
+def test_to_generate_with_no_model_is_not_found_as_ollama_has_it(body: dict[str, Any]) -> None:
+    with pytest.raises(ModelNotFound, match=r"^model '' not found$"):
+        generate(body)
 
 
 def test_a_model_that_only_generates_embeds_nothing() -> None:

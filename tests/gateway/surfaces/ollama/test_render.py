@@ -435,12 +435,22 @@ FOUND: list[tuple[str, str | None]] = [
     ("c", None),
     ("c:8b:latest", "c:8b"),
     ("", None),
+    # In any case, but what is written exactly so goes first.
+    ("B", "b:latest"),
+    ("C:8B", "c:8b"),
+    ("org/mixed-case", "Org/Mixed-Case"),
+    ("ORG/MIXED-CASE:LATEST", "Org/Mixed-Case"),
+    ("TINY", "TINY"),
+    ("tiny", "Tiny"),
+    ("Short", "a"),
+    ("short:latest", "a"),
 ]
 
 
 @pytest.mark.parametrize(("name", "model"), FOUND)
 def test_names_with_and_without_latest(name: str, model: str | None) -> None:
-    model_list = ModelList(lambda: [ModelEntry(id, 0, 1) for id in ("a", "b:latest", "c:8b")], lambda: 0.0)
+    ids = ("a", "b:latest", "c:8b", "Org/Mixed-Case", "TINY", "Tiny")
+    model_list = ModelList(lambda: [ModelEntry(id, 0, 1) for id in ids], lambda: 0.0, {"short": "A"})
     found = model_list.find(name)
     assert (found.id if found else None) == model
     if found is None:

@@ -103,7 +103,7 @@ async def test_errors_have_the_clients_own_types(connect: Connect) -> None:
     generate.script = script
     client = await connect(generate)
     with pytest.raises(openai.BadRequestError) as bad:
-        await client.chat.completions.create(model="tiny", messages=MESSAGES, n=17)
+        await client.chat.completions.create(model="tiny", messages=MESSAGES, n=129)
     with pytest.raises(openai.NotFoundError) as missing:
         await client.chat.completions.create(model="unknown", messages=MESSAGES, stream=True)
     with pytest.raises(openai.RateLimitError) as busy:
@@ -199,6 +199,9 @@ async def test_embeddings(connect: Connect) -> None:
         ({"input": ["one", 2]}, "input"),
         ({"input": "one", "dimensions": 0}, "dimensions"),
         ({"input": "one", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": "one", "extra_body": {"truncate_prompt_tokens": 5}}, "truncate_prompt_tokens"),
+        ({"input": "one", "extra_body": {"endianness": "big"}}, "endianness"),
+        ({"input": "one", "extra_body": {"embed_dtype": "float16"}}, "embed_dtype"),
     ],
 )
 async def test_embeddings_that_cannot_be_made_are_refused_by_field(

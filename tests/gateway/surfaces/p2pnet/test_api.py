@@ -108,6 +108,16 @@ async def test_a_used_worker_shows_what_was_measured(desk: Desk) -> None:
     assert (shown["round_trip_s"], shown["heard_age_s"]) == (0.02, 2.0)
 
 
+async def test_a_lost_worker_shows_none_of_its_slots_in_use(desk: Desk) -> None:
+    lost = worker(ANN)
+    lost.reserve(KEY, NOW_S)
+    lost.note_load(Load(running=3, slots=8), NOW_S - 4)
+    desk.lost = [lost]
+    (shown,) = (await desk.get("workers"))["workers"]
+    assert shown["state"] == "lost"
+    assert (shown["in_flight"], shown["models"][0]["in_flight"], shown["pressure"]) == (0, 0, 0)
+
+
 async def test_states_are_shown_with_their_reasons(desk: Desk) -> None:
     cooling, lost = worker(ANN), worker(BOB)
     for failed in (cooling, lost):
@@ -166,6 +176,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "waiting": 3,
             "digests": [DIGEST, other],
             "context_length": 1024,
+            "features": ["chat", "text"],
         },
         {
             "id": "wished",
@@ -177,6 +188,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "waiting": 1,
             "digests": [],
             "context_length": None,
+            "features": [],
         },
     ]
 

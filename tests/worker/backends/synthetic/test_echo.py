@@ -85,6 +85,21 @@ async def test_without_max_tokens_numbers_fill_the_context() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [
+        (request(max_tokens=4096, clamp_max_tokens=True), 7),
+        (request(max_tokens=2, clamp_max_tokens=True), 2),
+        (request(resume_text="tok0 tok1 ", max_tokens=9, clamp_max_tokens=True), 5),
+        (request(resume_tokens=(0, 1), max_tokens=4096, clamp_max_tokens=True), 7),
+    ],
+)
+async def test_a_clamped_limit_ends_the_answer_where_the_context_ends(asked: GenerateRequest, tokens: int) -> None:
+    finished = (await run(EchoBackend(EchoOptions(says="numbers", context_length=10)), asked))[-1]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.completion_tokens) == ("length", tokens)
+
+
+@pytest.mark.parametrize(
     ("asked", "error"),
     [
         (request(model="other"), ModelNotFound),

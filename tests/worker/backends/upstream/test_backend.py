@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import logging
 import os
 import socket
@@ -26,11 +27,11 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, Tool, Usage
-from p2pnet.records import MAX_MODELS
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from p2pnet.worker.backends.upstream.lines import MAX_LINE_BYTES
+from p2pnet.worker.backends.upstream.models import MAX_OFFERS
 from p2pnet.worker.backends.upstream.session import MAX_LIST_BYTES, no_delay_socket
 from tests.scripted_server import Reply, ScriptedServer, json_reply, model_list, scripted, sse
 from tests.stories import settle
@@ -381,13 +382,38 @@ async def test_a_list_that_cannot_be_read_is_no_list(body: bytes) -> None:
 
 
 async def test_what_cannot_be_announced_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    models = [{"id": "/home/ann/m.gguf"}, {"id": "m\x1b[31m"}, *({"id": f"m{number}"} for number in range(40))]
+    models = [{"id": "模型"}, {"id": "m\x1b[31m"}, *({"id": f"m{number}"} for number in range(MAX_OFFERS + 2))]
     async with serving({MODELS: model_list(*models), CHAT: Reply(ANSWER)}) as (backend, _):
         await backend.refresh()
-        assert ids(backend) == [f"m{number}" for number in range(MAX_MODELS)]
-        assert caplog.text.count("cannot be announced") == 2
-        assert caplog.text.count("'m39'") == 1
+        assert ids(backend) == [f"m{number}" for number in range(MAX_OFFERS)]
+        assert caplog.text.count("is not announced: its name cannot be; name it with --served-name OLD=NEW") == 2
+        assert caplog.text.count(f"'m{MAX_OFFERS + 1}'") == 1
         assert "\x1b" not in caplog.text
+
+
+async def test_a_model_is_announced_under_a_name_that_can_be_and_asked_for_under_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whose name needs no cleaning has it."""
+    models = [{"id": "/home/ann/my model.gguf"}, {"id": "my-model.gguf"}, {"id": "模型"}, {"id": "plain"}]
+    models += [{"id": "/home/ann/other.gguf"}]
+    async with serving(
+        {MODELS: model_list(*models), CHAT: Reply(ANSWER)}, names={"模型": "model", "plain": "org/plain"}
+    ) as (backend, server):
+        await backend.refresh()
+        assert ids(backend) == ["my-model.gguf", "model", "org/plain", "other.gguf"]
+        assert backend.names_there == {"my-model.gguf", "模型", "plain", "/home/ann/other.gguf"}
+        assert "'/home/ann/my model.gguf' of http" in caplog.text and "another is already my-model.gguf" in caplog.text
+        for announced, there in (
+            ("my-model.gguf", "my-model.gguf"),
+            ("model", "模型"),
+            ("other.gguf", "/home/ann/other.gguf"),
+            ("org/plain", "plain"),
+        ):
+            await run(backend, request(model=announced))
+            assert json.loads(server.asked(CHAT)[-1].body)["model"] == there
+        with pytest.raises(ModelNotFound):
+            await run(backend, request(model="plain"))
 
 
 async def test_a_server_without_chats_announces_texts_only() -> None:

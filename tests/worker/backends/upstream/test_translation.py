@@ -23,8 +23,8 @@ from p2pnet.messages import (
     ToolCall,
 )
 from p2pnet.worker.backends.upstream.address import Address, parse_address
-from p2pnet.worker.backends.upstream.dialect import estimated_prompt_tokens
-from p2pnet.worker.backends.upstream.offer import Offer, upstream_digest
+from p2pnet.worker.backends.upstream.dialect import clamped, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.offer import Offer, announced_name, upstream_digest
 from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai import models as openai
@@ -623,3 +623,43 @@ def test_estimates() -> None:
     assert estimated_prompt_tokens(TokenPrompt((1, 2, 3))) == 3
     assert estimated_prompt_tokens(HELLO) == 6
     assert estimated_prompt_tokens(TextPrompt("\ud800")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "max_tokens"),
+    [
+        ({"max_tokens": 100}, 100),
+        ({"max_tokens": 100, "clamp_max_tokens": True}, None),
+        ({"max_tokens": 50, "clamp_max_tokens": True}, 50),
+        ({"max_tokens": 50, "clamp_max_tokens": True, "resume_text": "and so on " * 9}, None),
+        ({"clamp_max_tokens": True}, None),
+    ],
+)
+def test_a_limit_that_is_clamped_is_only_sent_where_it_surely_fits(
+    fields: dict[str, Any], max_tokens: int | None
+) -> None:
+    """Servers refuse the others, and the answer is cut here in any case."""
+    assert clamped(request(**fields), context_length=100).max_tokens == max_tokens
+
+
+NAMES = [
+    ("m", "m"),
+    ("org/model:q4", "org/model:q4"),
+    ("/models/x.gguf", "x.gguf"),
+    ("/models/x y/", "x-y"),
+    ("C:\\models\\My Model.gguf", "My-Model.gguf"),
+    ("~/m.gguf", "m.gguf"),
+    ("models/My Model (1).gguf", "models/My-Model-1-.gguf"),
+    (" spaced ", "spaced"),
+    ("_under", "under"),
+    ("a" * 129, None),
+    ("//", None),
+    ("", None),
+    ("模型-7b", None),
+    ("m\x1b[31m", None),
+]
+
+
+@pytest.mark.parametrize(("there", "announced"), NAMES)
+def test_what_a_model_is_announced_as_by_its_servers_name(there: str, announced: str | None) -> None:
+    assert announced_name(there) == announced

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, Message, TextPrompt
+from p2pnet.messages import (
+    ChatPrompt,
+    GenerateRequest,
+    JsonFormat,
+    JsonSchemaFormat,
+    Message,
+    ResponseFormat,
+    TextPrompt,
+)
 from p2pnet.worker.backends.upstream.dialect import (
     AnswerReader,
     UpstreamCall,
@@ -32,7 +40,7 @@ class OllamaDialect:
         check_offer(request, offer)
         request = continued(request)
         body: dict[str, Any] = {
-            "model": request.model,
+            "model": offer.name,
             "stream": True,
             "truncate": False,  # a prompt that does not fit is an error, not a shorter prompt
             "shift": False,  # nor is its beginning forgotten when the answer fills the context
@@ -41,11 +49,7 @@ class OllamaDialect:
         if request.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": request.logprobs}
         if request.response_format is not None:
-            body["format"] = (
-                "json"
-                if isinstance(request.response_format, JsonFormat)
-                else json_object(request.response_format.schema, "The schema", "response_format")
-            )
+            body["format"] = _format(request.response_format)
             if offer.thinks:
                 body["think"] = False  # the text is to be JSON, from its first character on
         match request.prompt:
@@ -58,6 +62,15 @@ class OllamaDialect:
 
     def reader(self, request: GenerateRequest) -> AnswerReader:
         return OllamaReader(request)
+
+
+def _format(form: ResponseFormat) -> Any:
+    match form:
+        case JsonFormat():
+            return "json"
+        case JsonSchemaFormat(schema):
+            return json_object(schema, "The schema", "response_format")
+    raise AssertionError("the features say that it takes no regular expression")
 
 
 def _options(request: GenerateRequest, offer: Offer) -> dict[str, Any]:

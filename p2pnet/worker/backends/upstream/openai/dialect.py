@@ -12,6 +12,7 @@ from p2pnet.messages import (
     GenerateRequest,
     JsonFormat,
     Message,
+    RegexFormat,
     ResponseFormat,
     TextPrompt,
     TokenPrompt,
@@ -43,7 +44,7 @@ class OpenAIDialect:
         request = continued(request)
         flavour = FLAVOURS[offer.flavour]
         body: dict[str, Any] = {
-            "model": request.model,
+            "model": offer.name,
             "stream": True,
             "stream_options": {"include_usage": True},
             **dict(_sampling(request, offer, flavour)),
@@ -175,5 +176,7 @@ def _room(request: GenerateRequest, context_length: int) -> int:
 def _response_format(form: ResponseFormat) -> dict[str, Any]:
     if isinstance(form, JsonFormat):
         return {"type": "json_object"}
+    if isinstance(form, RegexFormat):
+        raise AssertionError("the features say that it takes no regular expression")
     schema = json_object(form.schema, "The schema", "response_format")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
