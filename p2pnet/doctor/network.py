@@ -14,7 +14,7 @@ import httpx
 
 from p2pnet.client import generate
 from p2pnet.directory import Directory
-from p2pnet.doctor.network_verdicts import Asked, Met, Seen, ThroughGateway
+from p2pnet.doctor.network_verdicts import Asked, Mapping, Met, Seen, ThroughGateway
 from p2pnet.errors import P2PNetError
 from p2pnet.loopback import is_loopback
 from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
@@ -22,12 +22,15 @@ from p2pnet.network.interface import Network
 from p2pnet.network.libp2p.autonat import DialBack
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, GrantedLimits, reserve
 from p2pnet.network.multiaddrs import peer_id_of
+from p2pnet.network.reach.candidates import is_quic
 from p2pnet.network.reach.sight import Sight, look
 
 MAX_ASKED = 3
 """Peers that are asked to dial back, and workers that are asked for a token: enough for one of them to be well."""
 ANSWER_S = 10.0
 """For anything that is one question and one answer."""
+WAY_LOOK_S, WAY_LOOKS = 0.1, 15
+"""A network looks at its connections once a second."""
 TOKEN_S = 20.0
 """For one token: a cold model is loaded first."""
 
@@ -50,7 +53,16 @@ async def seen_by(network: Network, met: Sequence[Met]) -> Seen:
         return Seen()
     best = next((sight for sight in known if not sight.is_near), known[0])
     transports = dict.fromkeys(tried.transport for sight in known for tried in sight.tried)
-    return Seen(best.observed, best.is_near, tuple((name, _together(known, name)) for name in transports))
+    dialled = tuple((name, _together(known, name)) for name in transports)
+    return Seen(best.observed, best.is_near, dialled, mapping_of([sight.observed for sight in known if sight.observed]))
+
+
+def mapping_of(observed: Sequence[str]) -> Mapping | None:
+    """What the places at which several peers see us say of our router: only QUIC leaves from one port."""
+    seen = [address for address in observed if is_quic(address)]
+    if len(seen) < 2:
+        return None
+    return Mapping.ONE_FOR_ALL if len(set(seen)) == 1 else Mapping.ONE_FOR_EACH
 
 
 async def relay_offers(network: Network, met: Sequence[Met]) -> tuple[GrantedLimits | None, ...]:
@@ -121,7 +133,8 @@ async def _ask(network: Network, peer_id: str, addresses: Sequence[str], model: 
             try:
                 async for event in events:
                     if not isinstance(event, Accepted):
-                        return Asked(peer_id, model, took_s=time.monotonic() - began_s)
+                        took_s = time.monotonic() - began_s
+                        return Asked(peer_id, model, took_s=took_s, is_direct=await _way_to(network, peer_id))
             finally:
                 await events.aclose()
     except TimeoutError:
@@ -129,6 +142,15 @@ async def _ask(network: Network, peer_id: str, addresses: Sequence[str], model: 
     except P2PNetError as error:
         return Asked(peer_id, model, problem=error.message)
     return Asked(peer_id, model, problem="it gave none")
+
+
+async def _way_to(network: Network, peer_id: str) -> bool | None:
+    """Whether a peer that is connected is so without a relay, as soon as that is known."""
+    for _ in range(WAY_LOOKS):
+        if (is_direct := network.is_direct_to(peer_id)) is not None:
+            return is_direct
+        await asyncio.sleep(WAY_LOOK_S)
+    return None
 
 
 def _error_in(response: httpx.Response) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from p2pnet.display.durations import duration, milliseconds
 from p2pnet.display.printable import printable, short_id
@@ -32,13 +33,22 @@ class Met:
     problem: str | None = None
 
 
+class Mapping(Enum):
+    """Which ports a router shows to peers, of packets that leave this machine from one port (RFC 4787, 4.1)."""
+
+    ONE_FOR_ALL = "a cone: all peers see one port"
+    ONE_FOR_EACH = "symmetric: each peer sees another port"
+
+
 @dataclass(frozen=True)
 class Seen:
-    """How a peer sees us. `observed` is our address there; `dialled` is what came of dialling us back, by transport."""
+    """How a peer sees us. `observed` is our address there; `dialled` is what came of dialling us back, by transport.
+    `mapping` is None where fewer than two peers have told it."""
 
     observed: str | None = None
     is_private: bool = False
     dialled: tuple[tuple[str, DialBack], ...] = ()
+    mapping: Mapping | None = None
 
     @property
     def is_behind_nat(self) -> bool:
@@ -55,6 +65,8 @@ class Asked:
     model: str
     took_s: float | None = None
     problem: str | None = None
+    is_direct: bool | None = None
+    """Whether its answer came without a relay; None when that is not known."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,15 @@ def judge_clock(now_ms: int, met: tuple[Met, ...]) -> Verdict:
     return ok("clock", "as the peers' clocks")
 
 
+OR_ELSE = "or let the router map ports (UPnP), or forward the --listen ports there, with --announce."
+BEHIND = {
+    None: f"A worker is then reached through relays, or holes where they can be punched; {OR_ELSE}",
+    Mapping.ONE_FOR_ALL: f"A worker is then reached through holes, and through relays where there are none; {OR_ELSE}",
+    Mapping.ONE_FOR_EACH: f"A worker is then reached through relays, and dials public peers itself; {OR_ELSE}",
+}
+"""What becomes of a worker there, and what can be done."""
+
+
 def judge_nat(seen: Seen) -> Verdict:
     if seen.observed is None:
         return warning("nat", "no peer told where it sees us", "See `bootstrap`.")
@@ -125,11 +146,8 @@ def judge_nat(seen: Seen) -> Verdict:
             f"Let {missing} through the firewall and the router, too.",
         )
     if seen.is_behind_nat:
-        return warning(
-            "nat",
-            f"behind NAT: {where} and cannot reach it there",
-            "A worker is then reached through relays; or forward the --listen ports on the router, with --announce.",
-        )
+        kind = "" if seen.mapping is None else f" ({seen.mapping.value})"
+        return warning("nat", f"behind NAT{kind}: {where} and cannot reach it there", BEHIND[seen.mapping])
     return warning("nat", f"{where}, and none would dial it now", "Ask again in a minute.")
 
 
@@ -141,18 +159,21 @@ def judge_relay(granted: tuple[GrantedLimits | None, ...], is_needed: bool) -> V
         says = f"{len(given)} of {len(granted)} peers would relay for this machine"
         if lasting or not is_needed:
             return ok("relay", says)
-        return warning("relay", f"{says}, but cut answers short", "Name a `p2pnet bootstrap` with --initial-peers.")
+        return warning("relay", f"{says}, but cut answers short", "Name another peer with --initial-peers.")
     says = "no peer would relay for this machine"
     if is_needed:
-        return failed("relay", says, "Name a `p2pnet bootstrap` with --initial-peers: other peers do not relay.")
+        return failed("relay", says, "Name a peer that others can dial with --initial-peers.")
     return ok("relay", f"{says}, and none is needed")
+
+
+WAYS = {None: "", True: ", directly", False: ", through a relay"}
 
 
 def judge_round_trip(asked: tuple[Asked, ...]) -> Verdict:
     for one in asked:
         if one.took_s is not None:
             who = f"worker {short_id(one.peer_id)} gave a token of {printable(one.model)}"
-            return ok("round trip", f"{who} in {milliseconds(one.took_s)}")
+            return ok("round trip", f"{who} in {milliseconds(one.took_s)}{WAYS[one.is_direct]}")
     if not asked:
         return warning(
             "round trip", "no worker announces a model that generates", "Start one: p2pnet serve --model tiny."

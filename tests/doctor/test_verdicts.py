@@ -21,8 +21,10 @@ from p2pnet.doctor.machine_verdicts import (
     judge_ports,
     judge_python,
 )
+from p2pnet.doctor.network import mapping_of
 from p2pnet.doctor.network_verdicts import (
     Asked,
+    Mapping,
     Met,
     Seen,
     ThroughGateway,
@@ -99,6 +101,8 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", UP), ("QUIC", DOWN)))), WARNING, "by TCP, not by QUIC"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", DOWN)))), WARNING, "through relays"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN), ("QUIC", UNKNOWN)))), WARNING, "behind NAT"),
+        (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN),), mapping=Mapping.ONE_FOR_ALL)), WARNING, "through holes"),
+        (judge_nat(Seen(OBSERVED, dialled=(("TCP", DOWN),), mapping=Mapping.ONE_FOR_EACH)), WARNING, "NAT (symmetric"),
         (judge_nat(Seen(OBSERVED, dialled=(("TCP", UNKNOWN),))), WARNING, "Ask again in a minute."),
         (judge_nat(Seen(OBSERVED)), WARNING, "none would dial it now"),
         (judge_membership(LAB.invitation(), NOW_MS), OK, "a member of lab for 90 d"),
@@ -107,9 +111,11 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_relay((STINGY,), is_needed=True), WARNING, "cut answers short"),
         (judge_relay((STINGY,), is_needed=False), OK, "1 of 1"),
         (judge_relay((GrantedLimits(None, None),), is_needed=True), OK, "1 of 1"),
-        (judge_relay((None,), is_needed=True), FAILED, "p2pnet bootstrap"),
+        (judge_relay((None,), is_needed=True), FAILED, "others can dial"),
         (judge_relay((None,), is_needed=False), OK, "none is needed"),
         (judge_round_trip((Asked("p", "m", problem="busy"), Asked("q", "m\n", 0.25))), OK, "a token of m  in 250 ms"),
+        (judge_round_trip((Asked("q", "m", 0.25, is_direct=True),)), OK, "in 250 ms, directly"),
+        (judge_round_trip((Asked("q", "m", 0.25, is_direct=False),)), OK, "in 250 ms, through a relay"),
         (judge_round_trip((Asked("peer", "m", problem="no\x07"),)), FAILED, "..peer: no )"),
         (judge_round_trip(()), WARNING, "p2pnet serve --model tiny"),
         (judge_gateway(ThroughGateway("http://x", 200, 0.5)), OK, "500 ms"),
@@ -186,3 +192,17 @@ def test_verdicts_are_json() -> None:
     assert json.loads(msgspec.json.encode([failed("a", "b", "c")])) == [
         {"check": "a", "level": "failed", "says": "b", "fix": "c"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("observed", "mapping"),
+    [
+        ([], None),
+        (["/ip4/20.1.1.1/udp/5/quic-v1"], None),
+        (["/ip4/20.1.1.1/udp/5/quic-v1", "/ip4/20.1.1.1/tcp/7", "/ip4/20.1.1.1/tcp/8"], None),
+        (["/ip4/20.1.1.1/udp/5/quic-v1"] * 2, Mapping.ONE_FOR_ALL),
+        (["/ip4/20.1.1.1/udp/5/quic-v1", "/ip4/20.1.1.1/udp/6/quic-v1"], Mapping.ONE_FOR_EACH),
+    ],
+)
+def test_what_kind_of_nat_it_is(observed: list[str], mapping: Mapping | None) -> None:
+    assert mapping_of(observed) is mapping

@@ -96,7 +96,7 @@ def _worker(
             "first_token_mean_s": rng.uniform(0.05, 1.8), "first_token_p95_s": 2.5,
             "tokens_per_s": rng.uniform(8, 90),
         },
-        "reached": ("punched" if number % 2 else "relayed") if is_relayed else "direct",
+        "reached": ("relayed" if number % 4 > 1 else "punched") if is_relayed else "direct",
         "relays": [relays[number % len(relays)]] if is_relayed else [],
         "since": ago(rng.uniform(30, 200_000)),
     }  # fmt: skip

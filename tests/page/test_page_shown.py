@@ -108,7 +108,7 @@ def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: Prete
         told = [worker["state"] for worker in shown["workers"]["workers"]]
         assert on_map == {state: told.count(state) for state in states}
         assert page.locator(".mesh .node").count() == MANY + 3
-        said = page.get_by_role("img", name=f"{MANY} workers, 66 of them through 2 relays; 2 bootstraps.")
+        said = page.get_by_role("img", name=f"{MANY} workers, 33 of them through 2 relays; 2 bootstraps.")
         expect(said).to_be_visible()
 
 
