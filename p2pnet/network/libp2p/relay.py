@@ -33,6 +33,9 @@ LETTING_GO_S = 3.0
 MAX_RELAY_ADDRESSES = 8
 """Of a relay's own addresses those that are looked at."""
 
+LOAD = 100
+"""Our own field of a reservation: the part of the relay's circuits that is in use, in percent. Others read it over."""
+
 _RESERVE, _CONNECT = 0, 1
 _TYPE, _PEER, _RESERVATION, _LIMIT, _STATUS = 1, 2, 3, 4, 5
 _EXPIRE, _ADDRESS = 1, 2
@@ -51,11 +54,12 @@ class GrantedLimits:
 @dataclass(frozen=True)
 class Reservation:
     """A place at a relay: others reach us at its `addresses`, which it claims to be reached at itself, until
-    `expires_s` since 1970 by its own clock; None where it does not say."""
+    `expires_s` since 1970 by its own clock; None where it does not say. `load_percent` is how busy it says it is."""
 
     limits: GrantedLimits
     addresses: tuple[str, ...] = ()
     expires_s: int | None = None
+    load_percent: int = 0
 
 
 async def reserve(stream: Stream) -> Reservation | None:
@@ -104,8 +108,14 @@ def _reservation_in(message: bytes) -> Reservation:
         duration_s if isinstance(duration_s, int) else None, data_bytes if isinstance(data_bytes, int) else None
     )
     place = granted if isinstance(granted, bytes) else b""
-    expires_s = fields_of(place).get(_EXPIRE)
-    return Reservation(limits, tuple(_addresses_in(place)), expires_s if isinstance(expires_s, int) else None)
+    said = fields_of(place)
+    expires_s, load_percent = said.get(_EXPIRE), said.get(LOAD)
+    return Reservation(
+        limits,
+        tuple(_addresses_in(place)),
+        expires_s if isinstance(expires_s, int) else None,
+        min(load_percent, 100) if isinstance(load_percent, int) else 0,
+    )
 
 
 def _addresses_in(place: bytes) -> Iterator[str]:

@@ -13,7 +13,7 @@ import base58
 from multiaddr import Multiaddr
 
 from p2pnet.network.libp2p.protobuf import delimited, field, fields_of
-from p2pnet.network.libp2p.relay import GrantedLimits
+from p2pnet.network.libp2p.relay import LOAD, GrantedLimits
 
 STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 
@@ -64,13 +64,13 @@ def status(code: Status) -> bytes:
     return delimited(field(_TYPE, _HOP_STATUS) + field(_HOP_STATUS_CODE, code))
 
 
-def place_granted(expires_s: int, addresses: Sequence[str], limits: GrantedLimits) -> bytes:
-    """A place until `expires_s` since 1970, at a relay that is dialled at `addresses`, full multiaddrs. No voucher goes
-    with it: nobody asks for them."""
+def place_granted(expires_s: int, addresses: Sequence[str], limits: GrantedLimits, load_percent: int = 0) -> bytes:
+    """A place until `expires_s` since 1970, at a relay that is dialled at `addresses`, full multiaddrs, and that has so
+    much of what it gives in use. No voucher goes with it: nobody asks for them."""
     named = b"".join(field(_ADDRESS, Multiaddr(address).to_bytes()) for address in addresses)
     return delimited(
         field(_TYPE, _HOP_STATUS)
-        + field(_HOP_RESERVATION, field(_EXPIRE, expires_s) + named)
+        + field(_HOP_RESERVATION, field(_EXPIRE, expires_s) + named + field(LOAD, load_percent))
         + field(_HOP_LIMIT, _packed(limits))
         + field(_HOP_STATUS_CODE, Status.OK)
     )

@@ -36,6 +36,10 @@ ENOUGH_BYTES = 1 << 30
 """A relay that cuts circuits sooner is taken only where there is no other: libp2p's own defaults cut at 128 KiB."""
 
 
+BUSY_PERCENT = 75
+"""A relay with so much of it in use is taken only where the others are no less busy."""
+
+
 class Relays:
     """The relays of one peer, looked after by `run`."""
 
@@ -145,9 +149,10 @@ def _one_for_each_transport(addresses: Sequence[str]) -> list[str]:
     return [first[is_quic] for is_quic in (True, False) if is_quic in first][:ADDRESSES_PER_RELAY]
 
 
-def _worth(relay: HeldRelay) -> tuple[bool, float]:
+def _worth(relay: HeldRelay) -> tuple[bool, bool, float]:
     """The less the better."""
-    return not _is_generous(relay.reservation), relay.round_trip_s or 0.0
+    is_busy = relay.reservation is not None and relay.reservation.load_percent >= BUSY_PERCENT
+    return not _is_generous(relay.reservation), is_busy, relay.round_trip_s or 0.0
 
 
 def _is_generous(reservation: Reservation | None) -> bool:

@@ -145,7 +145,8 @@ class Relay:
     async def _give_place(self, stream: AskerEnd) -> None:
         self._places[stream.peer_id] = _Place(self._now_s())
         expires_s = int(self._unix_s()) + PLACE_S
-        await self._say(stream, place_granted(expires_s, self._addresses(), self._granted))
+        load_percent = 100 * len(self._circuits) // self._limits.max_circuits
+        await self._say(stream, place_granted(expires_s, self._addresses(), self._granted, load_percent))
 
     def _refusal(self, stream: AskerEnd, wanted: str | None) -> Status | None:
         """Why a place is not given, or a circuit not made."""

@@ -35,7 +35,7 @@ def test_the_addresses_are_read_as_they_were_written() -> None:
     ids=["nothing", "a sync", "cut off", "another wire type", "more than anybody names"],
 )
 def test_what_names_no_addresses(message: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011: what it says is for nobody
+    with pytest.raises(ValueError):  # what it says is for nobody
         addresses_in(message)
 
 

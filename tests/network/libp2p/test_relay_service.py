@@ -66,7 +66,7 @@ def test_what_is_asked_for(message: bytes, expected: str | None) -> None:
     ],
 )
 def test_what_asks_for_nothing(message: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011: what it says is for nobody
+    with pytest.raises(ValueError):  # what it says is for nobody
         peer_asked_for(message)
 
 
@@ -107,7 +107,7 @@ def test_whether_a_circuit_is_taken(answer: bytes, expected: bool) -> None:
 
 async def test_a_place_is_read_as_it_was_granted() -> None:
     address = f"/ip4/203.0.113.7/tcp/31337/p2p/{PEER}"
-    granted = place_granted(1_800_000_000, (address,), LIMITS)
-    assert await reserve(Relay(granted)) == Reservation(LIMITS, (address,), 1_800_000_000)
+    granted = place_granted(1_800_000_000, (address,), LIMITS, load_percent=40)
+    assert await reserve(Relay(granted)) == Reservation(LIMITS, (address,), 1_800_000_000, 40)
     assert await leads_to(Relay(circuit_granted(LIMITS)), PEER)
     assert await reserve(Relay(status(Status.RESERVATION_REFUSED))) is None

@@ -11,7 +11,7 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.ping import PING_PROTOCOL
 from p2pnet.network.libp2p.protobuf import delimited
 from p2pnet.network.libp2p.protobuf import field as protobuf_field
-from p2pnet.network.libp2p.relay import FAREWELL
+from p2pnet.network.libp2p.relay import FAREWELL, LOAD
 from p2pnet.network.reach.held_relay import Candidate
 from tests.stories import peer
 
@@ -26,6 +26,7 @@ class Relay:
     name: str
     round_trip_s: float = 0.01
     data_bytes: int = GENEROUS
+    load_percent: int = 0
     is_there: bool = True
     is_full: bool = False
     is_mute: bool = False
@@ -76,7 +77,9 @@ class RelayStream:
         self._relay.asked += 1
         limit = protobuf_field(1, 3600) + protobuf_field(2, self._relay.data_bytes)
         status = 200 if self._relay.is_full else 100
-        self._answers.put_nowait(delimited(protobuf_field(1, 2) + protobuf_field(4, limit) + protobuf_field(5, status)))
+        place = protobuf_field(LOAD, self._relay.load_percent)
+        answer = protobuf_field(1, 2) + protobuf_field(3, place) + protobuf_field(4, limit) + protobuf_field(5, status)
+        self._answers.put_nowait(delimited(answer))
 
     def close(self) -> None:
         if self in self._relay.streams:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from p2pnet.network.dial_addresses import Scope
-from p2pnet.network.reach.relays import PLACES, RESTING_S, Relays
+from p2pnet.network.reach.relays import BUSY_PERCENT, PLACES, RESTING_S, Relays
 from tests.network.reach.relay_world import OWN, STINGY, Relay, RelayWorld
 
 
@@ -41,6 +41,16 @@ async def test_two_of_the_nearest_are_kept() -> None:
     async with kept(Relay("far", 0.3), Relay("near", 0.01), Relay("middle", 0.1)) as (world, relays):
         await world.passes(10)
         assert names(relays, world) == ["near", "middle"]
+
+
+async def test_one_that_has_much_to_carry_is_taken_where_there_is_no_other() -> None:
+    busy = Relay("near", 0.01, load_percent=BUSY_PERCENT)
+    async with kept(busy, Relay("far", 0.3, load_percent=BUSY_PERCENT - 1), Relay("middle", 0.1)) as (world, relays):
+        await world.passes(10)
+        assert names(relays, world) == ["middle", "far"]
+    async with kept(busy) as (world, relays):
+        await world.passes(10)
+        assert names(relays, world) == ["near"]
 
 
 async def test_others_reach_us_through_each() -> None:

@@ -84,6 +84,13 @@ async def test_a_place_is_given(site: Site) -> None:
     await settle(lambda: stream.is_closed)
 
 
+async def test_a_place_is_given_with_how_busy_the_relay_is(site: Site) -> None:
+    for number in range(2):
+        await site.circuit(number)
+    stream = await site.asks(RESERVE, peer("another").peer_id)
+    assert stream.sent == [place_granted(1_800_000_000 + PLACE_S, (OWN_ADDRESS,), GRANTED, load_percent=25)]
+
+
 async def test_a_circuit_carries_what_comes_both_ways(site: Site) -> None:
     asker, taker = await site.circuit()
     assert taker.sent == [circuit_offered(asker.peer_id, GRANTED)]
