@@ -265,6 +265,9 @@ class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
 
     Tokens that say a tool call have `tool_calls` instead of `text`. `choice` is which of `n` answers goes on.
     `logprobs`, where asked for, has one entry per token. `is_prompt` marks the echo of the prompt.
+
+    `tokens` is how many tokens these are, as far as known, where there are no ids. It counts towards `max_tokens` when
+    the answer goes on from its text. 0 is not known.
     """
 
     text: str = ""
@@ -273,14 +276,16 @@ class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
     is_prompt: bool = False
+    tokens: Count = 0
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     """The generation is complete: `stop` at an end token or stop string, `length` at a limit, `tool_calls` when the
-    model called tools. `reason` is of the first choice, `other_reasons` of the further ones.
+    model called tools, `content_filter` where the server behind a worker withholds the rest. `reason` is of the first
+    choice, `other_reasons` of the further ones.
 
     `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
     not tell.

@@ -23,7 +23,12 @@ from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCal
 
 PING = sse.event("ping", b'{"type":"ping"}')
 
-STOP_REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+STOP_REASONS: dict[FinishReason, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
 
 ERROR_TYPES = {
     401: "authentication_error",
@@ -118,7 +123,7 @@ def render_message(head: MessageHead, generated: Generated) -> bytes:
     """Raises WorkerFailed when the model's calls of tools are not what this API can say."""
     (choice,) = generated.choices
     content: list[dict[str, Any]] = [{"type": "text", "text": choice.text}] if choice.text else []
-    is_cut = choice.reason == "length"
+    is_cut = choice.reason in ("length", "content_filter")
     content += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call, is_cut)}
         for call in choice.tool_calls

@@ -33,7 +33,13 @@ LEAST_LOGPROB = -9999.0
 
 _NS = 1_000_000_000
 
-_DONE_REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+_DONE_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "stop",
+    "content_filter": "stop",
+}
+"""Ollama knows no others."""
 
 
 def timestamp(unix_s: float) -> str:

@@ -19,6 +19,11 @@ COMPLETED = "completed"
 INCOMPLETE = "incomplete"
 FAILED = "failed"
 
+_INCOMPLETE_REASONS: dict[FinishReason | None, str] = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+}
+
 
 @dataclass(frozen=True)
 class ObjectHead:
@@ -36,8 +41,9 @@ def response_document(
     usage: Usage | None = None,
     digest: str | None = None,
     failure: Failure | None = None,
+    reason: FinishReason | None = None,
 ) -> dict[str, Any]:
-    """A response in one of its states."""
+    """A response in one of its states. `reason` is why it ended, once it has."""
     body = head.body
     return {
         "id": f"resp_{head.id}",
@@ -46,7 +52,7 @@ def response_document(
         "status": status,
         "background": False,
         "error": None if failure is None else _error(failure),
-        "incomplete_details": {"reason": "max_output_tokens"} if status == INCOMPLETE else None,
+        "incomplete_details": {"reason": _INCOMPLETE_REASONS[reason]} if reason in _INCOMPLETE_REASONS else None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata or {},
@@ -70,7 +76,7 @@ def response_document(
 
 
 def status_of(reason: FinishReason) -> str:
-    return INCOMPLETE if reason == "length" else COMPLETED
+    return INCOMPLETE if reason in _INCOMPLETE_REASONS else COMPLETED
 
 
 def text_part(text: str, logprobs: Iterable[TokenLogprob] = ()) -> dict[str, Any]:
@@ -108,7 +114,8 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
     for call in choice.tool_calls:
         items.append(call_item(item_id(head, "fc", len(items)), COMPLETED, call))
     items[-1]["status"] = status  # only the last one can have been cut off
-    document = response_document(head, status, items, generated.finished.usage, generated.digest)
+    finished = generated.finished
+    document = response_document(head, status, items, finished.usage, generated.digest, reason=choice.reason)
     return msgspec.json.encode(document)
 
 

@@ -141,8 +141,8 @@ class ResponseStream:
         finished: Finished | None = None,
         failure: Failure | None = None,
     ) -> bytes:
-        usage = None if finished is None else finished.usage
-        document = response_document(self._head, status, output, usage, self._digest, failure)
+        usage, reason = (None, None) if finished is None else (finished.usage, finished.reason)
+        document = response_document(self._head, status, output, usage, self._digest, failure, reason)
         return self._event(name, response=document)
 
     def _of_part(self, name: str, **fields: Any) -> bytes:

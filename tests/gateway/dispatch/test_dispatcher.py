@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from gateway.dispatch.failure_policy import MAX_FAILURES
+from gateway.dispatch.generate_progress import MAX_TRIES_BY_TEXT
 from gateway.dispatch.hedging import MIN_SAMPLES
 from gateway.interface import Caller, Routed
 from gateway.peers.health import COOLDOWN_S
@@ -250,6 +251,36 @@ async def test_an_answer_that_nobody_can_go_on_with_ends_with_an_error_and_never
         events, error = await given.run()
         assert text_of(events) == "one two"
         assert not any(isinstance(event, Finished) for event in events)
+        assert type(error) is NoWorker
+
+
+BREAKS_OFF = answers(ACCEPTED, TextDelta("Hi", tokens=1), Failed("worker_failed", "a cut stream"))
+
+
+@pytest.mark.parametrize("max_tokens", [3, None])
+async def test_an_answer_that_each_worker_breaks_off_after_a_token_ends(max_tokens: int | None) -> None:
+    """Within what was asked for, or with an error: "go on from the text" brings a token each time, for ever."""
+    async with swarm() as given:
+        for name in "abcdefgh":
+            await given.impostor(name, BREAKS_OFF, "resume_text", resumes=False)
+        events, error = await given.run(ask(text=PROMPT, max_tokens=max_tokens))
+        if max_tokens is None:
+            assert text_of(events) == "Hi" * (1 + MAX_TRIES_BY_TEXT)
+            assert type(error) is NoWorker and "nobody can go on" in error.message
+        else:
+            assert text_of(events) == "HiHiHi"
+            assert (error, events[-1]) == (None, Finished("length", Usage(3, 3)))
+
+
+async def test_an_answer_that_nobody_could_ever_go_on_with_ends_at_once() -> None:
+    """Though its request may wait for workers: none that comes can do it."""
+    async with swarm() as given:
+        given.serve(wait_s=3600)
+        call = TextDelta(tool_calls=(ToolCallDelta(0, "c0", "now"),))
+        await given.impostor("a", answers(ACCEPTED, call), "tools", resumes=False)
+        chat = ChatPrompt((Message("user", "Hi"),), tools=(Tool("now"),))
+        events, error = await given.run(GenerateRequest("r1", "echo", chat))
+        assert events[1:] == [call]
         assert type(error) is NoWorker
 
 

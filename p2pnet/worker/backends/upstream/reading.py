@@ -5,7 +5,7 @@ Raises WorkerFailed for what cannot be passed on. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +17,23 @@ T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding a stranger's JSON may raise."""
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "abort": "length",
+    "aborted": "length",
+    "cancelled": "length",
+    "error": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "content_filter",
+}
+"""What other servers say at an answer's end, in our words. An answer that its server gave up is one that was cut short.
+What is not listed (`eos`, `stop_sequence`, `end_turn`) is `stop`: whatever a server calls an end, nothing follows."""
 
 MAX_COUNT = 1 << 31
 MAX_NAME_CHARS = 128
@@ -40,11 +57,9 @@ def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_to
     return Usage(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
 
 
-def finish_reason(said: str, known: Mapping[str, FinishReason]) -> FinishReason:
-    """The reason in our words. Raises WorkerFailed for one that is not `known`: the answer is not complete then."""
-    if said not in known:
-        raise WorkerFailed("the upstream server ended the answer before it was complete")
-    return known[said]
+def finish_reason(said: str) -> FinishReason:
+    """The reason in our words."""
+    return FINISH_REASONS.get(said.lower(), "stop")
 
 
 def check_tool_call(index: int, call_id: str | None, name: str | None) -> None:

@@ -107,6 +107,11 @@ STREAMS: list[tuple[str, Sequence[AnswerEvent], list[Event]]] = [
         [HEAD, text_start(0), text(0, "a"), stop(0), *tail("max_tokens")],
     ),
     (
+        "a filter",
+        [Accepted(7), TextDelta("a"), Finished("content_filter", USAGE)],
+        [HEAD, text_start(0), text(0, "a"), stop(0), *tail("refusal")],
+    ),
+    (
         "a stop sequence",
         [Accepted(7), TextDelta("a"), Finished("stop", USAGE, stop="END")],
         [HEAD, text_start(0), text(0, "a"), stop(0), *tail("stop_sequence", "END")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -223,6 +223,12 @@ STREAMS: list[tuple[str, list[AnswerEvent], list[str], str]] = [
         "incomplete",
     ),
     (
+        "a text that a filter cut",
+        [Accepted(7), TextDelta("Hi"), Finished("content_filter", Usage(7, 1))],
+        ["+msg_0123_0", "part", "Hi", "text Hi", "part Hi", "-msg_0123_0 incomplete"],
+        "incomplete",
+    ),
+    (
         "nothing",
         [Accepted(7), TextDelta("", (1,)), Finished("stop", Usage(7, 0))],
         ["+msg_0123_0", "part", "text ", "part ", "-msg_0123_0 completed"],
@@ -296,6 +302,9 @@ def test_typed_events(events: Sequence[AnswerEvent], steps: list[str], status: s
     assert (last["type"], last["response"]["status"]) == (f"response.{status}", status)
     done = [event["item"] for event in middle if event["type"] == "response.output_item.done"]
     assert last["response"]["output"] == done
+    reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
+    why = reasons.get(cast(Finished, events[-1]).reason)
+    assert last["response"]["incomplete_details"] == (why and {"reason": why})
     assert [e["output_index"] for e in middle if e["type"] == "response.output_item.done"] == list(range(len(done)))
 
 

@@ -13,8 +13,8 @@ from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Token, token_logprobs
 from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
 
-FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "": "stop"}
-"""Old versions give none. `load` and `unload` answer what is no generation."""
+NO_GENERATION = frozenset({"load", "unload"})
+"""Reasons of what is the end of no answer: the server has done something else."""
 
 
 class _Function(msgspec.Struct):
@@ -47,7 +47,7 @@ class _Line(msgspec.Struct):
     error: Any = None
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_line = msgspec.json.Decoder(_Line | None).decode
 
 
 class OllamaReader:
@@ -61,7 +61,7 @@ class OllamaReader:
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """The piece that one line is."""
-        said = decoded(_decode_line, line)
+        said = decoded(_decode_line, line) or _Line()
         if said.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         message = said.message or _Message(said.response, said.thinking)
@@ -77,7 +77,9 @@ class OllamaReader:
     def _end(self, said: _Line) -> FinishReason:
         self.is_ended = True
         self.usage = usage_of(said.prompt_eval_count, said.eval_count)
-        return finish_reason(said.done_reason or "", FINISH_REASONS)
+        if said.done_reason in NO_GENERATION:
+            raise WorkerFailed("the upstream server generated nothing")
+        return finish_reason(said.done_reason or "")
 
     def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
         """A call, which comes whole."""

@@ -11,27 +11,10 @@ from typing import Any
 import msgspec
 
 from p2pnet.errors import WorkerFailed
-from p2pnet.messages import (
-    FinishReason,
-    GenerateRequest,
-    TokenLogprob,
-    ToolCallDelta,
-    Usage,
-)
+from p2pnet.messages import GenerateRequest, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Alternative, Token, token_logprobs
 from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
-
-FINISH_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
-"""Any other reason (a content filter, an abort) says that the answer is not complete."""
 
 
 class _Function(msgspec.Struct):
@@ -78,18 +61,18 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_ChunkChoice] | None = None
+    choices: list[_ChunkChoice | None] | None = None
     usage: _Usage | None = None
     error: Any = None
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk | None).decode
 
 
 class OpenAIReader:
@@ -116,12 +99,12 @@ class OpenAIReader:
         if data == b"[DONE]":
             self.is_ended = True
             return ()
-        chunk = decoded(_decode_chunk, data)
+        chunk = decoded(_decode_chunk, data) or _Chunk()
         if chunk.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
-        return [self._piece(choice) for choice in chunk.choices or ()]
+        return [self._piece(choice) for choice in chunk.choices or () if choice is not None]
 
     def _piece(self, choice: _ChunkChoice) -> AnswerPiece:
         if not 0 <= choice.index < self._choices:
@@ -133,7 +116,7 @@ class OpenAIReader:
             reasoning=delta.reasoning_content or delta.reasoning or "",
             tool_calls=tuple(self._tool_call(choice.index, call) for call in delta.tool_calls or ()),
             logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
-            finish=finish_reason(choice.finish_reason, FINISH_REASONS) if choice.finish_reason else None,
+            finish=finish_reason(choice.finish_reason) if choice.finish_reason else None,
             stop=self._stop(choice),
         )
 
