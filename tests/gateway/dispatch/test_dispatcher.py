@@ -38,7 +38,7 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.network.interface import Stream, StreamHandler
-from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES
+from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, request_decoder
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
 from tests.gateway.story_swarm import (
@@ -176,6 +176,30 @@ async def test_a_worker_lost_before_the_first_token_is_not_noticed_by_the_client
         [report] = given.reports
         says_so = report.attempts[0].outcome == "worker_failed"
         assert given.cooling() == (set() if says_so else {lost})
+
+
+@pytest.mark.parametrize(("is_there", "is_asked"), [(True, True), (False, False)])
+async def test_a_model_that_is_silent_cools_its_worker_only_where_that_is_not_heard(
+    is_there: bool, is_asked: bool
+) -> None:
+    async with swarm() as given:
+        given.serve(timeouts=ExchangeTimeouts(accept_s=0.03))
+        asked: list[str] = []
+
+        async def one_of_two(stream: Stream) -> None:
+            decoder = request_decoder()
+            while not (requests := decoder.feed(await stream.read())):
+                pass
+            asked.append(requests[0].model)
+            given.now_s += 1
+            if is_there:  # it answers probes meanwhile
+                given.known(stuck).heard_s = given.now_s
+            await asyncio.Event().wait()
+
+        stuck = await given.impostor("stuck", one_of_two, models=("echo", "other"))
+        assert type((await given.run())[1]) is NoWorker
+        health = given.known(stuck).health_of(("other", "generate"))
+        assert (asked, given.cooling(), health.may_take(given.now_s)) == (["echo"], {stuck}, is_asked)
 
 
 async def test_a_silent_worker_is_passed_over() -> None:
