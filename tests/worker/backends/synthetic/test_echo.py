@@ -90,6 +90,7 @@ async def test_without_max_tokens_numbers_fill_the_context() -> None:
         (request(model="other"), ModelNotFound),
         (request(digest="sha256:" + "0" * 64), ModelNotFound),
         (request(max_tokens=4096), ContextOverflow),
+        (request(TextPrompt("a " * 5000)), ContextOverflow),
         (request(logprobs=0), FeatureMissing),
         (request(n=2), FeatureMissing),
         (request(resume_tokens=(1,)), InvalidRequest),

@@ -25,7 +25,7 @@ from p2pnet.errors import (
     UsageError,
     WorkerFailed,
 )
-from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, Tool, Usage
+from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, TextPrompt, Tool, Usage
 from p2pnet.records import MAX_MODELS
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
@@ -258,6 +258,7 @@ OWN = [
     (request(digest="sha256:" + "0" * 64), ModelNotFound),
     (request(echo=True), FeatureMissing),
     (request(max_tokens=1000), ContextOverflow),
+    (request(prompt=TextPrompt("a" * 4_000_000)), ContextOverflow),
 ]
 
 
