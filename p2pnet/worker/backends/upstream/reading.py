@@ -6,7 +6,7 @@ Raises WorkerFailed for what cannot be passed on. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -66,6 +66,11 @@ def check_tool_call(index: int, call_id: str | None, name: str | None) -> None:
     """Raises WorkerFailed for a tool call that fits no event of ours."""
     if not 0 <= index < MAX_TOOLS or len(call_id or "") > MAX_NAME_CHARS or len(name or "") > MAX_NAME_CHARS:
         raise WorkerFailed("the upstream server sent a tool call that cannot be passed on")
+
+
+def arguments_text(arguments: str | dict[str, Any] | None) -> str:
+    """A call's arguments as JSON text, or a piece of that. A server may send the object itself."""
+    return msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else arguments or ""
 
 
 def begun_call(index: int, call_id: str | None, name: str | None, arguments: str) -> ToolCallDelta:

@@ -72,7 +72,7 @@ def ollama(asked: GenerateRequest, *lines: Any, step: int = 1 << 20) -> list[Tex
     return read(OllamaReader(asked), asked, ndjson(lines), step)
 
 
-def chunk(content: str | None = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+def chunk(content: Any = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
     return {"choices": [{"index": index, "delta": {"content": content, **delta}, "finish_reason": finish}]}
 
 
@@ -239,6 +239,53 @@ OPENAI = [
         [call(0, "{}", id="c", name="look"), chunk(None, "stop"), DONE],
         [TextDelta(tool_calls=(ToolCallDelta(0, "c", "look", "{}"),)), Finished("tool_calls", Usage(7, 1))],
     ),
+    (
+        "parallel calls that share an index",
+        request(prompt=WITH_TOOLS),
+        [
+            call(0, '{"a":', id="a", name="look"),
+            call(0, "1}"),
+            call(0, "{}", id="b", name="look"),
+            chunk(None, "tool_calls"),
+            DONE,
+        ],
+        [
+            TextDelta(tool_calls=(ToolCallDelta(0, "a", "look", '{"a":'),)),
+            TextDelta(tool_calls=(ToolCallDelta(0, arguments="1}"),)),
+            TextDelta(tool_calls=(ToolCallDelta(1, "b", "look", "{}"),)),
+            Finished("tool_calls", Usage(7, 3)),
+        ],
+    ),
+    *(
+        (
+            f"parallel calls {what}, in one chunk",
+            request(prompt=WITH_TOOLS),
+            [
+                chunk(
+                    tool_calls=[
+                        {**index, "id": "a", "function": {"name": "look", "arguments": '{"a":'}},
+                        {**index, "function": {"arguments": "1}"}},
+                        {**index, "id": "b", "function": {"name": "look", "arguments": {"b": [2]}}},
+                    ]
+                ),
+                chunk("", "tool_calls"),
+                DONE,
+            ],
+            [
+                TextDelta(tool_calls=(ToolCallDelta(0, "a", "look", '{"a":'),)),
+                TextDelta(tool_calls=(ToolCallDelta(0, arguments="1}"),)),
+                TextDelta(tool_calls=(ToolCallDelta(1, "b", "look", '{"b":[2]}'),)),
+                Finished("tool_calls", Usage(7, 1)),
+            ],
+        )
+        for what, index in (("without an index", {}), ("whose index is null", {"index": None}))
+    ),
+    (
+        "text in parts",
+        request(),
+        [chunk([{"type": "text", "text": "a"}, {"type": "other"}, {"text": "b"}]), chunk([], "stop"), DONE],
+        [TextDelta("ab"), Finished("stop", Usage(7, 1))],
+    ),
     *(
         (
             f"an end that a server calls {said!r}",
@@ -322,11 +369,13 @@ OLLAMA = [
         [
             line() | {"message": {"tool_calls": [{"function": {"name": "look", "arguments": {"a": 1}}}]}},
             line() | {"message": {"tool_calls": [{"id": "c", "function": {"name": "look"}}]}},
+            line() | {"message": {"tool_calls": [{"id": "d", "function": {"name": "look", "arguments": '{"a":2}'}}]}},
             last(),
         ],
         [
             TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "look", '{"a":1}'),)),
             TextDelta(tool_calls=(ToolCallDelta(1, "c", "look", "{}"),)),
+            TextDelta(tool_calls=(ToolCallDelta(2, "d", "look", '{"a":2}'),)),
             Finished("tool_calls", Usage(11, 3)),
         ],
     ),

@@ -11,7 +11,14 @@ from p2pnet.errors import WorkerFailed
 from p2pnet.messages import FinishReason, GenerateRequest, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Token, token_logprobs
-from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
+from p2pnet.worker.backends.upstream.reading import (
+    arguments_text,
+    begun_call,
+    check_tool_call,
+    decoded,
+    finish_reason,
+    usage_of,
+)
 
 NO_GENERATION = frozenset({"load", "unload"})
 """Reasons of what is the end of no answer: the server has done something else."""
@@ -19,7 +26,7 @@ NO_GENERATION = frozenset({"load", "unload"})
 
 class _Function(msgspec.Struct):
     name: str
-    arguments: dict[str, Any] | None = None
+    arguments: dict[str, Any] | str | None = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -86,4 +93,4 @@ class OllamaReader:
         name, index = call.function.name, self._calls
         check_tool_call(index, call.id, name)
         self._calls += 1
-        return begun_call(index, call.id, name, msgspec.json.encode(call.function.arguments or {}).decode())
+        return begun_call(index, call.id, name, arguments_text(call.function.arguments) or "{}")
