@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.http.call_order import CallOrder
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
@@ -34,7 +35,8 @@ EventPump = Pump[GenerationEvent]
 
 
 class StreamRenderer(Protocol):
-    """Turns events into the bytes of a streamed dialect. One instance serves one response, and is called in order."""
+    """Turns events into the bytes of a streamed dialect. One instance serves one response, and is called in order. The
+    calls of an answer come one after the other: see `CallOrder`."""
 
     @property
     def media_type(self) -> str: ...
@@ -107,6 +109,7 @@ class _StreamWriter:
         self._renderer = renderer
         self._send = send
         self._request_id = request_id
+        self._calls = CallOrder()
 
     async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
         """Raises Abandoned when the client went away, or reads nothing for `write_timeout_s`.
@@ -125,23 +128,25 @@ class _StreamWriter:
         finally:
             self._stall.close()
 
-    async def _write_all(self, events: Sequence[GenerationEvent]) -> None:
-        body, is_open = self._render(events)
-        await self._write(body, is_open)
+    async def _write_all(self, first: Sequence[GenerationEvent]) -> None:
+        events: Sequence[GenerationEvent] | None = first
+        is_open = True
         while is_open:
             try:
-                body, is_open = self._render(await self._pump.take())
+                body, is_open = self._render(await self._pump.take() if events is None else events)
             except Abandoned:
                 raise
             except Exception as error:  # the status is out, so the stream has to say it
                 body, is_open = self._render_error(error), False
-            if body or not is_open:
+            if body or not is_open or events is first:
                 await self._write(body, is_open)
+            events = None
 
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
         answer = [event for event in events if not isinstance(event, Waiting | Routed)]
         if answer:
-            return self._renderer.render(answer), not isinstance(answer[-1], Finished)
+            ordered = [each for event in answer for each in self._calls.take(event)]
+            return self._renderer.render(ordered), not isinstance(answer[-1], Finished)
         waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
         return self._renderer.keep_alive(waiting), True
 

@@ -18,7 +18,7 @@ from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
 from gateway.interface import ModelEntry, Waiting
-from p2pnet.errors import ProtocolViolation, WorkerFailed
+from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
 
 PING = sse.event("ping", b'{"type":"ping"}')
@@ -69,7 +69,6 @@ class MessageRenderer:
         return PING if waiting is None else b": " + waiting_comment(waiting).encode() + b"\n" + PING
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
-        """Raises ProtocolViolation when calls of tools are mixed up with one another."""
         return b"".join(part for event in events for part in self._parts(event))
 
     def render_failure(self, failure: Failure) -> bytes:
@@ -99,9 +98,7 @@ class MessageRenderer:
 
     def _call_piece(self, piece: ToolCallDelta) -> Iterator[bytes]:
         if not self._is_open or self._call != piece.index:
-            if piece.name is None:
-                raise ProtocolViolation("the worker went back to a call of a tool that was over")
-            block = {"type": "tool_use", "id": piece.id or "", "name": piece.name, "input": {}}
+            block = {"type": "tool_use", "id": piece.id or "", "name": piece.name or "", "input": {}}
             yield from self._open(piece.index, block)
         if piece.arguments:
             delta = {"type": "input_json_delta", "partial_json": piece.arguments}

@@ -48,7 +48,6 @@ class ResponseStream:
         self._is_created = False
         self._done: list[dict[str, Any]] = []
         self._open: _Message | _Call | None = None
-        self._calls: set[int] = set()
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         return sse.comment(waiting_comment(waiting))
@@ -91,9 +90,6 @@ class ResponseStream:
     def _call(self, piece: ToolCallDelta) -> Iterator[bytes]:
         call = self._open
         if not isinstance(call, _Call) or call.index != piece.index:
-            if piece.index in self._calls:
-                return  # a call that is closed: no worker of ours goes back to one
-            self._calls.add(piece.index)
             fresh = _Call(item_id(self._head, "fc", len(self._done) + bool(self._open)), piece)
             yield from self._begin(fresh)
             call = fresh

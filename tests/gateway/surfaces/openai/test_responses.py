@@ -371,16 +371,5 @@ def test_a_response_that_fails(before: list[AnswerEvent], output: list[tuple[str
     assert [(item["type"], item["status"]) for item in response["output"]] == output
 
 
-def test_a_worker_that_goes_back_to_a_closed_call_is_not_believed() -> None:
-    late = TextDelta(tool_calls=(ToolCallDelta(0, arguments="late"),))
-    events: list[AnswerEvent] = [
-        Accepted(7),
-        TextDelta(tool_calls=(*CALLS, *MORE)),
-        late,
-        Finished("tool_calls", Usage(7, 9)),
-    ]
-    assert "late" not in ResponseStream(HEAD).render(events).decode()
-
-
 def test_a_keep_alive_is_a_comment() -> None:
     assert ResponseStream(HEAD).keep_alive(Waiting(3)) == b": waiting for a worker: position 3\n\n"
