@@ -11,7 +11,9 @@ import msgspec
 from gateway.http.collected import Generated
 from gateway.http.failures import Failure
 from gateway.surfaces.openai.logprobs import token_documents
+from gateway.surfaces.openai.response_tools import HOSTED, NO_TOOLS, Known, Offered
 from gateway.surfaces.openai.responses import ResponseBody
+from gateway.surfaces.openai.tools import ToolBody
 from p2pnet.messages import FinishReason, TokenLogprob, ToolCall, Usage
 
 IN_PROGRESS = "in_progress"
@@ -27,11 +29,13 @@ _INCOMPLETE_REASONS: dict[FinishReason | None, str] = {
 
 @dataclass(frozen=True)
 class ObjectHead:
-    """What every state of one response carries: its id without a prefix, when it began, and what was asked for."""
+    """What every state of one response carries: its id without a prefix, when it began, what was asked for, and which
+    tools the model was shown."""
 
     id: str
     created_s: int
     body: ResponseBody
+    offered: Offered = NO_TOOLS
 
 
 def response_document(
@@ -55,7 +59,7 @@ def response_document(
         "incomplete_details": {"reason": _INCOMPLETE_REASONS[reason]} if reason in _INCOMPLETE_REASONS else None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
-        "metadata": body.metadata or {},
+        "metadata": {**(body.metadata or {}), **head.offered.metadata},
         "model": body.model,
         "output": output,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
@@ -66,7 +70,7 @@ def response_document(
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": _format(body)},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()],
+        "tools": [_tool(tool) for tool in body.tools or () if tool.type not in HOSTED],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
@@ -87,19 +91,22 @@ def message_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = 
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-def call_item(item_id: str, status: str, call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": status,
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": call.arguments,
-    }
+def call_item(item_id: str, status: str, call: ToolCall, known: Known) -> dict[str, Any]:
+    """A call as the client knows its tool."""
+    shared = {"id": item_id, "status": status, "call_id": call.id, "name": known.name}
+    shared |= {} if known.namespace is None else {"namespace": known.namespace}
+    if known.is_custom:
+        return {"type": "custom_tool_call", **shared, "input": known.input_of(call.arguments)}
+    return {"type": "function_call", **shared, "arguments": call.arguments}
+
+
+def kind_of(known: Known) -> str:
+    """What the id of a call of this tool begins with."""
+    return "ctc" if known.is_custom else "fc"
 
 
 def item_id(head: ObjectHead, kind: str, index: int) -> str:
-    """`kind` is msg or fc; `index` is the item's position in the output."""
+    """`kind` is msg or that of a call; `index` is the item's position in the output."""
     return f"{kind}_{head.id}_{index}"
 
 
@@ -112,7 +119,8 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
         part = text_part(choice.text, choice.logprobs)
         items.append(message_item(item_id(head, "msg", 0), COMPLETED, [part]))
     for call in choice.tool_calls:
-        items.append(call_item(item_id(head, "fc", len(items)), COMPLETED, call))
+        known = head.offered.of(call.name)
+        items.append(call_item(item_id(head, kind_of(known), len(items)), COMPLETED, call, known))
     items[-1]["status"] = status  # only the last one can have been cut off
     finished = generated.finished
     document = response_document(head, status, items, finished.usage, generated.digest, reason=choice.reason)
@@ -134,14 +142,13 @@ def _format(body: ResponseBody) -> dict[str, Any]:
     return {"type": "json_schema", "name": wanted.name, "schema": wanted.schema_ or {}, "strict": wanted.strict}
 
 
-def _tool(name: str | None, description: str | None, parameters: Any, strict: bool | None) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "name": name,
-        "description": description,
-        "parameters": parameters,
-        "strict": strict is True,
-    }
+def _tool(tool: ToolBody) -> dict[str, Any]:
+    named = {"type": tool.type, "name": tool.name, "description": tool.description}
+    if tool.type == "namespace":
+        return {**named, "tools": [_tool(each) for each in tool.tools or ()]}
+    if tool.type == "custom":
+        return named
+    return {**named, "parameters": tool.parameters, "strict": tool.strict is True}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -4,6 +4,7 @@
       output_item.added
         content_part.added, output_text.delta*, output_text.done, content_part.done    of a message
         function_call_arguments.delta*, function_call_arguments.done                   of a call
+        custom_tool_call_input.delta, custom_tool_call_input.done                      of a call of a free-form tool
       output_item.done
     and completed, incomplete or failed
 
@@ -28,11 +29,13 @@ from gateway.surfaces.openai.response_render import (
     ObjectHead,
     call_item,
     item_id,
+    kind_of,
     message_item,
     response_document,
     status_of,
     text_part,
 )
+from gateway.surfaces.openai.response_tools import Known
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCallDelta
 
 
@@ -90,11 +93,15 @@ class ResponseStream:
     def _call(self, piece: ToolCallDelta) -> Iterator[bytes]:
         call = self._open
         if not isinstance(call, _Call) or call.index != piece.index:
-            fresh = _Call(item_id(self._head, "fc", len(self._done) + bool(self._open)), piece)
+            known = self._head.offered.of(piece.name or "")
+            place = len(self._done) + bool(self._open)
+            fresh = _Call(item_id(self._head, kind_of(known), place), piece, known)
             yield from self._begin(fresh)
             call = fresh
         if piece.arguments:
             call.collected.take(piece)
+            if call.known.is_custom:
+                return  # what comes is the JSON around its text
             yield self._of_item("function_call_arguments.delta", delta=piece.arguments)
 
     def _begin(self, item: _Message | _Call) -> Iterator[bytes]:
@@ -112,8 +119,13 @@ class ResponseStream:
             text = "".join(item.texts)
             yield self._of_part("output_text.done", text=text, logprobs=token_documents(item.logprobs))
             yield self._of_part("content_part.done", part=text_part(text, item.logprobs))
+        elif item.known.is_custom:
+            given = item.known.input_of(item.collected.whole().arguments)
+            yield self._of_item("custom_tool_call_input.delta", delta=given)
+            yield self._of_item("custom_tool_call_input.done", input=given)
         else:
-            yield self._of_item("function_call_arguments.done", arguments=item.collected.whole().arguments)
+            arguments = item.collected.whole().arguments
+            yield self._of_item("function_call_arguments.done", name=item.known.name, arguments=arguments)
         document = item.document(status)
         yield self._event("output_item.done", output_index=len(self._done), item=document)
         self._done.append(document)
@@ -141,18 +153,18 @@ class ResponseStream:
         document = response_document(self._head, status, output, usage, self._digest, failure, reason)
         return self._event(name, response=document)
 
-    def _of_part(self, name: str, **fields: Any) -> bytes:
-        return self._of_item(name, content_index=0, **fields)
+    def _of_part(self, kind: str, **fields: Any) -> bytes:
+        return self._of_item(kind, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: Any) -> bytes:
+    def _of_item(self, kind: str, **fields: Any) -> bytes:
         assert self._open is not None
-        return self._event(name, item_id=self._open.id, output_index=len(self._done), **fields)
+        return self._event(kind, item_id=self._open.id, output_index=len(self._done), **fields)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
-        kind = f"response.{name}"
-        data = encode_line({"type": kind, "sequence_number": self._numbers, **fields})
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        of_response = f"response.{kind}"
+        data = encode_line({"type": of_response, "sequence_number": self._numbers, **fields})
         self._numbers += 1
-        return sse.event(kind, data)
+        return sse.event(of_response, data)
 
 
 class _Message:
@@ -171,10 +183,11 @@ class _Message:
 class _Call:
     """A call that is being made."""
 
-    def __init__(self, item_id: str, first: ToolCallDelta) -> None:
+    def __init__(self, item_id: str, first: ToolCallDelta, known: Known) -> None:
         self.id = item_id
+        self.known = known
         self.index = first.index
         self.collected = CollectedCall(first.id or "", first.name or "")
 
     def document(self, status: str) -> dict[str, Any]:
-        return call_item(self.id, status, self.collected.whole())
+        return call_item(self.id, status, self.collected.whole(), self.known)

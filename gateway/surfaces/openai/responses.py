@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, validated
 from gateway.surfaces.openai.items import Item, messages_of
+from gateway.surfaces.openai.response_tools import Offered
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
 from gateway.surfaces.openai.tools import Format, ToolChoice, Tools, format_field, tool_fields
 from p2pnet.errors import InvalidRequest
@@ -64,20 +65,19 @@ def parse_response(raw: bytes) -> ResponseBody:
         ("prompt", body.prompt is not None),
         ("truncation", body.truncation not in (None, "disabled")),
     )
-    for i, tool in enumerate(body.tools or ()):
-        if tool.type == "function" and tool.name is None:
-            raise InvalidRequest(f"tools[{i}].name: required", f"tools[{i}].name")
     return body
 
 
-def response_request(body: ResponseBody, request_id: str, make_seed: Callable[[], int]) -> GenerateRequest:
-    """Raises InvalidRequest, ModelNotFound."""
-    messages = messages_of(body.input)
+def response_request(
+    body: ResponseBody, offered: Offered, request_id: str, make_seed: Callable[[], int]
+) -> GenerateRequest:
+    """`offered` are the body's tools. Raises InvalidRequest, ModelNotFound."""
+    messages = messages_of(body.input, offered.shown)
     if body.instructions:
         messages.insert(0, {"role": "system", "content": body.instructions})
     if not messages:
         raise InvalidRequest("input: required", "input")
-    tools = tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls)
+    tools = tool_fields(offered.functions, body.tool_choice, body.parallel_tool_calls, offered.shown)
     has_logprobs = body.top_logprobs is not None or WITH_LOGPROBS in (body.include or ())
     fields = {
         "request_id": request_id,

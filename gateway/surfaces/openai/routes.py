@@ -22,6 +22,7 @@ from gateway.surfaces.openai.prompts import only_prompt, side_by_side
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
 from gateway.surfaces.openai.response_render import ObjectHead, render_response
 from gateway.surfaces.openai.response_stream import ResponseStream
+from gateway.surfaces.openai.response_tools import offered_tools
 from gateway.surfaces.openai.responses import parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
 from p2pnet.errors import ModelNotFound
@@ -99,8 +100,9 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
     @routes.post("/v1/responses", summary="Answer a chat, in OpenAI's newer shape", openapi_extra=docs)
     async def respond(request: Request) -> Response:
         body = parse_response(await read_body(request, limits))
-        generation = response_request(body, request.state.request_id, service.make_seed)
-        head = ObjectHead(service.make_id(), int(service.now()), body)
+        offered = offered_tools(body.tools or ())
+        generation = response_request(body, offered, request.state.request_id, service.make_seed)
+        head = ObjectHead(service.make_id(), int(service.now()), body, offered)
         events = service.generate(generation, request.state.caller)
         if body.is_stream:
             return StreamedReply(events, ResponseStream(head), limits)

@@ -15,6 +15,7 @@ from gateway.surfaces.openai.completion import completion_requests, parse_comple
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding
 from gateway.surfaces.openai.response_render import ObjectHead
 from gateway.surfaces.openai.response_stream import ResponseStream
+from gateway.surfaces.openai.response_tools import offered_tools
 from gateway.surfaces.openai.responses import parse_response, response_request
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
@@ -132,8 +133,11 @@ def _embeddings(raw: bytes) -> tuple[Any, ...]:
 
 def _response(raw: bytes) -> tuple[Any, ...]:
     body = parse_response(raw)
-    request = response_request(body, "request-1", lambda: 42)
-    ResponseStream(ObjectHead("1", 1, body)).render([Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))])
+    offered = offered_tools(body.tools or ())
+    request = response_request(body, offered, "request-1", lambda: 42)
+    ResponseStream(ObjectHead("1", 1, body, offered)).render(
+        [Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))]
+    )
     return (request,)
 
 
