@@ -81,7 +81,7 @@ ROOMS: dict[str, str] = {
         "errors messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors messages flow gateway.interface gateway.service gateway.model_names gateway.http"
+        "errors messages flow gateway.interface gateway.shares gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
     "gateway.app": (

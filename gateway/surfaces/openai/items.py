@@ -15,6 +15,7 @@ class Item(Body):
     tool has `input`."""
 
     type: str = "message"
+    id: str | None = None
     role: str | None = None
     content: Content | None = None
     call_id: str | None = None
@@ -44,10 +45,8 @@ Shown = Callable[[str, str | None], str]
 """The name that the model was shown for a tool, by the name and the group that its client knows."""
 
 
-def messages_of(given: str | Sequence[Item], shown: Shown) -> list[dict[str, Any]]:
+def messages_of(given: Sequence[Item], shown: Shown) -> list[dict[str, Any]]:
     """The fields of each Message. What an assistant says and calls in a row is one turn. Raises InvalidRequest."""
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
     messages: list[dict[str, Any]] = []
     for i, item in enumerate(given):
         where = f"input[{i}]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,13 @@ _INCOMPLETE_REASONS: dict[FinishReason | None, str] = {
 @dataclass(frozen=True)
 class ObjectHead:
     """What every state of one response carries: its id without a prefix, when it began, what was asked for, and which
-    tools the model was shown."""
+    tools the model was shown. `keep` is given the document of the end, where the response is to be kept."""
 
     id: str
     created_s: int
     body: ResponseBody
     offered: Offered = NO_TOOLS
+    keep: Callable[[dict[str, Any]], None] | None = None
 
 
 def response_document(
@@ -63,9 +64,9 @@ def response_document(
         "model": body.model,
         "output": output,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": body.previous_response_id,
         "reasoning": {"effort": None, "summary": None},
-        "store": False,
+        "store": head.keep is not None,
         "system_fingerprint": digest,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": _format(body)},
@@ -124,6 +125,8 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
     items[-1]["status"] = status  # only the last one can have been cut off
     finished = generated.finished
     document = response_document(head, status, items, finished.usage, generated.digest, reason=choice.reason)
+    if head.keep is not None:
+        head.keep(document)
     return msgspec.json.encode(document)
 
 

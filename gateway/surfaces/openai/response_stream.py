@@ -151,6 +151,8 @@ class ResponseStream:
     ) -> bytes:
         usage, reason = (None, None) if finished is None else (finished.usage, finished.reason)
         document = response_document(self._head, status, output, usage, self._digest, failure, reason)
+        if finished is not None and self._head.keep is not None:
+            self._head.keep(document)
         return self._event(name, response=document)
 
     def _of_part(self, kind: str, **fields: Any) -> bytes:

@@ -13,9 +13,10 @@ from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
 from gateway.interface import Waiting
 from gateway.surfaces.openai.response_render import ObjectHead, render_response
+from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.response_tools import NOTE, offered_tools
-from gateway.surfaces.openai.responses import ResponseBody, parse_response, response_request
+from gateway.surfaces.openai.responses import ResponseBody, conversation_of, parse_response, response_request
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     Accepted,
@@ -55,7 +56,8 @@ def body_of(**fields: Any) -> ResponseBody:
 
 def request(**fields: Any) -> GenerateRequest:
     body = body_of(**fields)
-    return response_request(body, offered_tools(body.tools or ()), "request-1", lambda: 42)
+    items = conversation_of(body, ResponseStore(3600.0, lambda: 0.0), "somebody")
+    return response_request(body, items, offered_tools(body.tools or ()), "request-1", lambda: 42)
 
 
 def expected(prompt: ChatPrompt = HI, sampling: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
@@ -104,7 +106,7 @@ ACCEPTED: list[tuple[dict[str, Any], GenerateRequest]] = [
         {
             "user": "someone",
             "metadata": {"a": "b"},
-            "store": False,
+            "store": True,
             "background": False,
             "truncation": "disabled",
             "reasoning": {"effort": "low"},
@@ -176,7 +178,6 @@ INPUTS: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
 REFUSED: list[tuple[dict[str, Any], str]] = [
     # What would need a store.
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
-    ({"store": True}, "store"),
     ({"background": True}, "background"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"conversation": {"id": "conv_1"}}, "conversation"),
@@ -208,7 +209,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
     ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
     # Items.
-    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+    ({"input": [{"id": "msg_1_0"}]}, "input[0].id"),
+    ({"input": [{"type": "teleport", "id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
     ({"input": [{"content": "x"}]}, "input[0].role"),
     ({"input": [{"role": "user"}]}, "input[0].content"),

@@ -302,7 +302,6 @@ async def test_a_response_that_breaks_off(client: openai.AsyncOpenAI) -> None:
 async def test_what_responses_cannot_do_here_is_refused_by_name(client: openai.AsyncOpenAI) -> None:
     for fields in (
         {"previous_response_id": "resp_1"},
-        {"store": True},
         {"background": True},
         {"conversation": "conv_1"},
     ):
