@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from p2pnet.config import NetworkConfig
 from p2pnet.directory import Directory, validator
+from p2pnet.errors import JoinError, PeerUnreachable
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
+from p2pnet.records import MAX_CLOCK_SKEW_MS
 
 
 def now_ms() -> int:
     """The wall clock, in the unit of records."""
     return time.time_ns() // 1_000_000
+
+
+async def check_clock(network: Network, initial_peers: Sequence[str]) -> None:
+    """Raises JoinError where the clocks of all initial peers that answer differ too much from ours.
+
+    Joining says so too, unless some other peer has asked this one something meanwhile: then it knows a peer, and passes
+    for joined. Nobody would believe the records that it announces.
+    """
+    asking = [asyncio.ensure_future(network.meet(address)) for address in initial_peers]
+    ahead_s: list[float] = []
+    try:
+        for meeting in asyncio.as_completed(asking):
+            with suppress(PeerUnreachable):
+                found_s = (await meeting).clock_ahead_s
+                if found_s is not None and abs(found_s) <= MAX_CLOCK_SKEW_MS / 1000:
+                    return
+                ahead_s += [] if found_s is None else [abs(found_s)]
+    finally:
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    if ahead_s:
+        raise JoinError(
+            f"This machine's clock differs by {min(ahead_s):.0f} seconds from that of the peers it joins through.",
+            "Set the clock (for instance: timedatectl set-ntp true), or join through other peers.",
+        )
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,11 @@ class Peer:
 
         identity = Identity.load_or_create(config.identity_file)
         network = await HivemindNetwork.start(config, identity, validator(clock), clock)
+        try:
+            await check_clock(network, config.initial_peers)
+        except BaseException:
+            await network.close()
+            raise
         return cls(config, identity, network, Directory(network, clock))
 
     async def join_addresses(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.wire": "errors messages status_messages",
     "p2pnet.directory": "errors network records",
     "p2pnet.client": "errors config messages status_messages network wire",
-    "p2pnet.peer": "config identity network network.hivemind directory",
+    "p2pnet.peer": "errors config identity network network.hivemind records directory",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
