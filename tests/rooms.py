@@ -27,6 +27,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.directory": "errors network records",
     "p2pnet.client": "errors config messages status_messages network wire",
     "p2pnet.peer": "errors config identity network network.hivemind records directory",
+    "p2pnet.twins": "errors config network records directory client peer",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
@@ -93,7 +94,7 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity network records peer worker.backend worker.checkpoints "
+        "display errors config private_files identity network records peer twins worker.backend worker.checkpoints "
         "worker.embedding worker.engine worker.backends worker.observability worker.owner worker.serve "
         "worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
