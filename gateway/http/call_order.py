@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from gateway.http.thoughts import Event
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.messages import Finished, TextDelta
 
 
 class CallOrder:
@@ -21,7 +22,7 @@ class CallOrder:
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
 
-    def take(self, event: Accepted | TextDelta | Finished) -> list[Accepted | TextDelta | Finished]:
+    def take(self, event: Event) -> list[Event]:
         """What follows from it now. Raises ProtocolViolation where the worker goes back to a call that is over."""
         if isinstance(event, TextDelta):
             choice = self._choices.get(event.choice)

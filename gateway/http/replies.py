@@ -21,6 +21,7 @@ from gateway.http.collected import Collecting, CollectingVectors, Embedded, Gene
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
 from gateway.http.limits import HttpLimits
+from gateway.http.thoughts import Thought, Thoughts
 from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
@@ -30,7 +31,7 @@ from p2pnet.messages import Accepted, Finished, TextDelta
 log = logging.getLogger(__name__)
 
 Events = AsyncGenerator[GenerationEvent, None]
-AnswerEvent = Accepted | TextDelta | Finished
+AnswerEvent = Accepted | Thought | TextDelta | Finished
 EventPump = Pump[GenerationEvent]
 
 
@@ -40,6 +41,11 @@ class StreamRenderer(Protocol):
 
     @property
     def media_type(self) -> str: ...
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether it has a place of its own for what a model thinks; without one it is text as any other."""
+        ...
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         """What keeps a silent connection from being taken for a dead one. It tells the position in the queue."""
@@ -109,6 +115,7 @@ class _StreamWriter:
         self._renderer = renderer
         self._send = send
         self._request_id = request_id
+        self._thoughts = Thoughts() if renderer.shows_thoughts else None
         self._calls = CallOrder()
 
     async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
@@ -145,10 +152,15 @@ class _StreamWriter:
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
         answer = [event for event in events if not isinstance(event, Waiting | Routed)]
         if answer:
-            ordered = [each for event in answer for each in self._calls.take(event)]
-            return self._renderer.render(ordered), not isinstance(answer[-1], Finished)
+            return self._renderer.render(self._ordered(answer)), not isinstance(answer[-1], Finished)
         waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
         return self._renderer.keep_alive(waiting), True
+
+    def _ordered(self, events: Sequence[Accepted | TextDelta | Finished]) -> list[AnswerEvent]:
+        """With thoughts apart, and one call after the other."""
+        thoughts = self._thoughts
+        apart = events if thoughts is None else [each for event in events for each in thoughts.take(event)]
+        return [each for event in apart for each in self._calls.take(event)]
 
     def _render_error(self, error: Exception) -> bytes:
         if not isinstance(error, P2PNetError):
@@ -201,8 +213,10 @@ class _CompleteReply(Response, Generic[W]):
 class WholeReply(_CompleteReply[Generated]):
     """Sends a whole generation as one document."""
 
-    def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
-        super().__init__(events, Collecting(time.monotonic()).take, render, limits)
+    def __init__(
+        self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits, shows_thoughts: bool = False
+    ) -> None:
+        super().__init__(events, Collecting(time.monotonic(), shows_thoughts).take, render, limits)
 
 
 class VectorsReply(_CompleteReply[Embedded]):

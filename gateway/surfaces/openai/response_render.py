@@ -92,6 +92,14 @@ def message_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = 
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
+def reasoning_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"id": item_id, "type": "reasoning", "status": status, "summary": [], "content": content}
+
+
+def thought_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
+
+
 def call_item(item_id: str, status: str, call: ToolCall, known: Known) -> dict[str, Any]:
     """A call as the client knows its tool."""
     shared = {"id": item_id, "status": status, "call_id": call.id, "name": known.name}
@@ -107,7 +115,7 @@ def kind_of(known: Known) -> str:
 
 
 def item_id(head: ObjectHead, kind: str, index: int) -> str:
-    """`kind` is msg or that of a call; `index` is the item's position in the output."""
+    """`kind` is msg, rs or that of a call; `index` is the item's position in the output."""
     return f"{kind}_{head.id}_{index}"
 
 
@@ -116,9 +124,11 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
     choice = generated.choices[0]
     status = status_of(choice.reason)
     items: list[dict[str, Any]] = []
-    if choice.text or not choice.tool_calls:
+    if choice.thoughts:
+        items.append(reasoning_item(item_id(head, "rs", 0), COMPLETED, [thought_part(choice.thoughts)]))
+    if choice.text or not (choice.tool_calls or items):
         part = text_part(choice.text, choice.logprobs)
-        items.append(message_item(item_id(head, "msg", 0), COMPLETED, [part]))
+        items.append(message_item(item_id(head, "msg", len(items)), COMPLETED, [part]))
     for call in choice.tool_calls:
         known = head.offered.of(call.name)
         items.append(call_item(item_id(head, kind_of(known), len(items)), COMPLETED, call, known))

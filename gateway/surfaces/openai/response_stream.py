@@ -2,6 +2,7 @@
 
     created, in_progress, then for each item of the output
       output_item.added
+        content_part.added, reasoning_text.delta*, reasoning_text.done, content_part.done    of what a model thinks
         content_part.added, output_text.delta*, output_text.done, content_part.done    of a message
         function_call_arguments.delta*, function_call_arguments.done                   of a call
         custom_tool_call_input.delta, custom_tool_call_input.done                      of a call of a free-form tool
@@ -21,6 +22,7 @@ from gateway.http.collected import CollectedCall
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.http.thoughts import Thought
 from gateway.interface import Waiting
 from gateway.surfaces.openai.logprobs import token_documents
 from gateway.surfaces.openai.response_render import (
@@ -31,9 +33,11 @@ from gateway.surfaces.openai.response_render import (
     item_id,
     kind_of,
     message_item,
+    reasoning_item,
     response_document,
     status_of,
     text_part,
+    thought_part,
 )
 from gateway.surfaces.openai.response_tools import Known
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCallDelta
@@ -43,6 +47,7 @@ class ResponseStream:
     """The events of one response, in order. A renderer for StreamedReply."""
 
     media_type = sse.MEDIA_TYPE
+    shows_thoughts = True
 
     def __init__(self, head: ObjectHead) -> None:
         self._head = head
@@ -50,7 +55,7 @@ class ResponseStream:
         self._digest: str | None = None
         self._is_created = False
         self._done: list[dict[str, Any]] = []
-        self._open: _Message | _Call | None = None
+        self._open: _Thinking | _Message | _Call | None = None
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         return sse.comment(waiting_comment(waiting))
@@ -66,6 +71,8 @@ class ResponseStream:
         if isinstance(event, Accepted):
             self._digest = event.digest
             yield from self._create()
+        elif isinstance(event, Thought):
+            yield from self._think(event)
         elif isinstance(event, TextDelta):
             if event.text or (event.logprobs and not event.tool_calls):
                 yield from self._say(event)
@@ -79,6 +86,14 @@ class ResponseStream:
             self._is_created = True
             yield self._state("created", IN_PROGRESS)
             yield self._state("in_progress", IN_PROGRESS)
+
+    def _think(self, thought: Thought) -> Iterator[bytes]:
+        thinking = self._open
+        if not isinstance(thinking, _Thinking):
+            thinking = _Thinking(item_id(self._head, "rs", len(self._done) + bool(self._open)))
+            yield from self._begin(thinking)
+        thinking.texts.append(thought.text)
+        yield self._of_part("reasoning_text.delta", delta=thought.text)
 
     def _say(self, delta: TextDelta) -> Iterator[bytes]:
         if not isinstance(self._open, _Message):
@@ -104,12 +119,14 @@ class ResponseStream:
                 return  # what comes is the JSON around its text
             yield self._of_item("function_call_arguments.delta", delta=piece.arguments)
 
-    def _begin(self, item: _Message | _Call) -> Iterator[bytes]:
+    def _begin(self, item: _Thinking | _Message | _Call) -> Iterator[bytes]:
         yield from self._end("completed")
         self._open = item
         yield self._event("output_item.added", output_index=len(self._done), item=item.document(IN_PROGRESS))
         if isinstance(item, _Message):
             yield self._of_part("content_part.added", part=text_part(""))
+        elif isinstance(item, _Thinking):
+            yield self._of_part("content_part.added", part=thought_part(""))
 
     def _end(self, status: str) -> Iterator[bytes]:
         item = self._open
@@ -119,6 +136,10 @@ class ResponseStream:
             text = "".join(item.texts)
             yield self._of_part("output_text.done", text=text, logprobs=token_documents(item.logprobs))
             yield self._of_part("content_part.done", part=text_part(text, item.logprobs))
+        elif isinstance(item, _Thinking):
+            text = "".join(item.texts)
+            yield self._of_part("reasoning_text.done", text=text)
+            yield self._of_part("content_part.done", part=thought_part(text))
         elif item.known.is_custom:
             given = item.known.input_of(item.collected.whole().arguments)
             yield self._of_item("custom_tool_call_input.delta", delta=given)
@@ -167,6 +188,18 @@ class ResponseStream:
         data = encode_line({"type": of_response, "sequence_number": self._numbers, **fields})
         self._numbers += 1
         return sse.event(of_response, data)
+
+
+class _Thinking:
+    """What is being thought."""
+
+    def __init__(self, item_id: str) -> None:
+        self.id = item_id
+        self.texts: list[str] = []
+
+    def document(self, status: str) -> dict[str, Any]:
+        content = [] if status == IN_PROGRESS else [thought_part("".join(self.texts))]
+        return reasoning_item(self.id, status, content)
 
 
 class _Message:

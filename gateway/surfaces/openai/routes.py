@@ -115,7 +115,7 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
         events = service.generate(generation, caller)
         if body.is_stream:
             return StreamedReply(events, ResponseStream(head), limits)
-        return WholeReply(events, partial(render_response, head), limits)
+        return WholeReply(events, partial(render_response, head), limits, shows_thoughts=True)
 
     @routes.get("/v1/responses/{response_id}", summary="A response of the caller's that is still kept")
     async def retrieve(request: Request, response_id: str) -> Response:
@@ -141,4 +141,4 @@ def _reply(
     """Of chat and completions."""
     if body.is_stream:
         return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits)
-    return WholeReply(events, partial(render_whole, dialect, head), limits)
+    return WholeReply(events, partial(render_whole, dialect, head), limits, shows_thoughts=dialect is CHAT)
