@@ -222,11 +222,15 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
-    """The worker has checked the request and will serve it, now or after those before it."""
+    """The worker has checked the request and will serve it, now or after those before it.
+
+    `begins_thinking` says that the prompt ends with the tag that opens what the model thinks: its text begins within.
+    """
 
     prompt_tokens: Count
     digest: Digest | None = None
     load: Load = Load()
+    begins_thinking: bool = False
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

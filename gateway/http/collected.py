@@ -132,7 +132,7 @@ class Collecting:
             self._digest = event.digest
         elif isinstance(event, Routed):
             self._routed = event
-        elif isinstance(event, TextDelta | Finished):
+        if isinstance(event, Accepted | TextDelta | Finished):
             for each in [event] if self._thoughts is None else self._thoughts.take(event):
                 self._collect(each)
         return self._whole(event, now_s) if isinstance(event, Finished) else None

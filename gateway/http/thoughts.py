@@ -1,7 +1,8 @@
 """Takes what a model thinks apart from what it says. Pure.
 
 Reasoning models write it first, between two tags, and workers pass it on as text: a worker in front of a server that
-takes it out of the text puts it back so. Where tags come later in an answer they are text as any other.
+takes it out of the text puts it back so. With some models the first tag is the end of the prompt, and the worker says
+so (`Accepted.begins_thinking`). Where tags come later in an answer they are text as any other.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Thoughts:
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
+        self._begins_thinking = False
 
     def take(self, event: Accepted | TextDelta | Finished) -> list[Event]:
         if isinstance(event, TextDelta):
@@ -38,8 +40,10 @@ class Thoughts:
                 return [event]
             choice = self._choices.get(event.choice)
             if choice is None:
-                choice = self._choices[event.choice] = _Choice(event.choice)
+                choice = self._choices[event.choice] = _Choice(event.choice, self._begins_thinking)
             return choice.take(event)
+        if isinstance(event, Accepted):
+            self._begins_thinking = event.begins_thinking
         if isinstance(event, Finished):
             return [*(held for choice in self._choices.values() for held in choice.rest()), event]
         return [event]

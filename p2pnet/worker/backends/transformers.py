@@ -198,7 +198,9 @@ class TransformersBackend:
         sequences, echoed = await loop.run_in_executor(
             self._tokenize, self._intake.sequences, request, self._card.context_length
         )
-        yield Accepted(sequences[0].usage.prompt_tokens, self._card.digest)
+        begins_thinking = self._intake.begins_thinking(request, sequences[0])
+        prompt_tokens = sequences[0].usage.prompt_tokens
+        yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking)
         for delta in echoed:
             yield delta
         async with self._residence.use() as in_memory:

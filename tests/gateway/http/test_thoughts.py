@@ -52,6 +52,16 @@ def test_thoughts_are_taken_apart(text: str, thought: str, said: str) -> None:
         assert kinds == sorted(kinds, key=lambda kind: kind is TextDelta), "thoughts come first"
 
 
+@pytest.mark.parametrize("text", ["Hm.\n</think>\n\nYes.", "\nHm.</think>Yes."])
+def test_a_prompt_may_have_opened_the_thoughts(text: str) -> None:
+    for deltas in ([TextDelta(text)], [TextDelta(each) for each in text]):
+        thoughts = Thoughts()
+        accepted = Accepted(7, begins_thinking=True)
+        events = [each for event in (accepted, *deltas, END) for each in thoughts.take(event)]
+        assert "".join(event.text for event in events if isinstance(event, Thought)) == "Hm."
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Yes."
+
+
 def test_what_is_said_is_passed_on_at_once_and_as_it_is() -> None:
     thoughts = Thoughts()
     first = TextDelta("Hi", (1,), logprobs=(TokenLogprob(1, b"Hi", -0.5),))

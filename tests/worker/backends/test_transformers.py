@@ -20,6 +20,7 @@ from p2pnet.messages import (
     ChatPrompt,
     Finished,
     GenerateRequest,
+    JsonFormat,
     Message,
     Prompt,
     Sampling,
@@ -425,6 +426,21 @@ async def test_load(tmp_path: Path) -> None:
     await renamed.close()
     with pytest.raises(UsageError, match="cannot be served"):
         await TransformersBackend.from_spec(str(folder), served_name="not a name", progress=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins"), [({}, True), ({"resume_tokens": (5,)}, True), ({"response_format": JsonFormat()}, False)]
+)
+async def test_it_says_that_an_answer_begins_within_its_thoughts(
+    tmp_path: Path, fields: dict[str, Any], begins: bool
+) -> None:
+    loaded = load_model(find_folder("tiny"), "cpu", "float32", HashCache(tmp_path))
+    loaded.tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
+    backend = serve(loaded, "tiny")
+    chat = ChatPrompt((Message("user", "Hi"),))
+    accepted = (await run(backend, request(chat, model="tiny", max_tokens=2, **fields)))[0]
+    assert isinstance(accepted, Accepted) and accepted.begins_thinking == begins
+    await backend.close()
 
 
 async def test_a_model_without_a_key_value_cache_is_not_served(llama: LoadedModel) -> None:
