@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from gateway.peers.health import Health, ModelHealth
+from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.pace import PeakEwma, Window
 from gateway.peers.subnets import subnets_of
 from p2pnet.messages import Load
@@ -109,6 +109,11 @@ class Worker:
         """Whether it may be asked for this model."""
         known = self._healths.get(key)
         return self._healths.setdefault(key, ModelHealth(self.health)) if known is None else known
+
+    def is_cooling(self, now_s: float) -> bool:
+        """Whether it, or one of its models, is left alone now."""
+        models = self._healths.values()
+        return State.COOLING in (self.health.state(now_s), *(health.state(now_s) for health in models))
 
     def pace(self, key: ModelTask) -> Pace:
         known = self._paces.get(key)
