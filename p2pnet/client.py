@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import InvalidRequest, PeerLost, ProtocolViolation, from_wire
+from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
 from p2pnet.messages import (
     MAX_TOKENS_LIMIT,
     Accepted,
@@ -153,4 +153,4 @@ async def _within(limit_s: float | None, work: Awaitable[T]) -> T:
         async with asyncio.timeout(limit_s):
             return await work
     except TimeoutError as error:
-        raise PeerLost(f"the worker stayed silent for {limit_s:.0f} s") from error
+        raise PeerSilent(f"the worker stayed silent for {limit_s:.0f} s") from error

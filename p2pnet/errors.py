@@ -10,7 +10,8 @@
     |  `- ModelNotFound
     |- PeerError              this peer failed: another one may be tried
     |  |- PeerUnreachable
-    |  |- PeerLost            the stream ended, or went silent, before Finished or Failed
+    |  |- PeerLost            the stream ended before Finished or Failed
+    |  |  `- PeerSilent       or nothing came for too long
     |  |- TooSlow             others answer many times as fast, and one of them has room
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
@@ -132,6 +133,10 @@ class PeerLost(PeerError):
     """The stream ended or stayed silent without Finished or Failed. Never a success."""
 
     code = "peer_lost"
+
+
+class PeerSilent(PeerLost):
+    """The stream stayed silent. Whether the peer is gone, or only does not get on with this request, is not said."""
 
 
 class TooSlow(PeerError):

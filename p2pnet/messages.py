@@ -236,11 +236,15 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
-    """The worker has checked the request and will serve it, now or after those before it."""
+    """The worker has checked the request and will serve it, now or after those before it.
+
+    `begins_thinking` says that the prompt ends with the tag that opens what the model thinks: its text begins within.
+    """
 
     prompt_tokens: Count
     digest: Digest | None = None
     load: Load = Load()
+    begins_thinking: bool = False
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -279,6 +283,9 @@ class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
 
     Tokens that say a tool call have `tool_calls` instead of `text`. `choice` is which of `n` answers goes on.
     `logprobs`, where asked for, has one entry per token. `is_prompt` marks the echo of the prompt.
+
+    `tokens` is how many tokens these are, as far as known, where there are no ids. It counts towards `max_tokens` when
+    the answer goes on from its text. 0 is not known.
     """
 
     text: str = ""
@@ -287,14 +294,16 @@ class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
     is_prompt: bool = False
+    tokens: Count = 0
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     """The generation is complete: `stop` at an end token or stop string, `length` at a limit, `tool_calls` when the
-    model called tools. `reason` is of the first choice, `other_reasons` of the further ones.
+    model called tools, `content_filter` where the server behind a worker withholds the rest. `reason` is of the first
+    choice, `other_reasons` of the further ones.
 
     `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
     not tell.

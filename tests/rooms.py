@@ -31,7 +31,8 @@ ROOMS: dict[str, str] = {
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
     "p2pnet.client": "errors config messages status_messages network wire",
-    "p2pnet.peer": "config identity network network.hivemind records directory swarm",
+    "p2pnet.peer": "errors config identity network network.hivemind records directory swarm",
+    "p2pnet.twins": "errors config network records directory client peer",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
@@ -88,7 +89,7 @@ ROOMS: dict[str, str] = {
         "errors messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors messages flow gateway.interface gateway.service gateway.model_names gateway.http"
+        "errors messages flow gateway.interface gateway.shares gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
     "gateway.app": (
@@ -100,9 +101,9 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity loopback network records features swarm peer worker.backend "
-        "worker.checkpoints worker.embedding worker.engine worker.backends worker.observability worker.owner "
-        "worker.serve worker.benchmark doctor top "
+        "display errors config private_files identity loopback network records features swarm peer twins "
+        "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
+        "worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

@@ -21,6 +21,7 @@ from p2pnet.errors import (
     P2PNetError,
     PeerError,
     PeerLost,
+    PeerSilent,
     PeerUnreachable,
     ProtocolViolation,
     RequestError,
@@ -257,7 +258,7 @@ SILENCES = {
 @pytest.mark.parametrize("data", SILENCES.values(), ids=SILENCES)
 async def test_silence_is_a_lost_peer(data: bytes) -> None:
     events, error = await run(says(data, then=asyncio.Event().wait), timeouts=SHORT)
-    assert type(error) is PeerLost
+    assert type(error) is PeerSilent
     assert "silent" in error.message
     assert not any(isinstance(event, Finished) for event in events)
 
@@ -277,7 +278,7 @@ async def test_an_event_that_drips_in_is_given_up_in_time(before: bytes) -> None
         await asyncio.Event().wait()
 
     _, error = await run(drip, timeouts=ExchangeTimeouts(accept_s=0.05, silence_s=0.05))
-    assert type(error) is PeerLost
+    assert type(error) is PeerSilent
     assert dripped < MAX_EVENT_FRAME_BYTES - 1
 
 
@@ -287,7 +288,7 @@ async def test_a_worker_that_does_not_read_is_given_up() -> None:
 
     request = ask(text="a" * (1 << 20))
     events, error = await run(ignore, request, SHORT)
-    assert (events, type(error)) == ([], PeerLost)
+    assert (events, type(error)) == ([], PeerSilent)
 
 
 # ---- requests that no worker can be sent

@@ -18,6 +18,7 @@ from p2pnet.errors import (
     ModelNotFound,
     P2PNetError,
     PeerLost,
+    PeerSilent,
     PeerUnreachable,
     ProtocolViolation,
 )
@@ -181,7 +182,7 @@ async def test_a_worker_that_goes_before_the_end_is_lost(sent: int) -> None:
 async def test_a_worker_that_falls_silent_is_lost(sent: int) -> None:
     forever = asyncio.Event()
     events, error = await run(says(framed(*HONEST[:sent]), then=forever.wait), timeouts=SHORT)
-    assert (events, type(error)) == (list(HONEST[:sent]), PeerLost)
+    assert (events, type(error)) == (list(HONEST[:sent]), PeerSilent)
 
 
 @pytest.mark.parametrize(

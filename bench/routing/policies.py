@@ -131,7 +131,7 @@ NEEDS_RECORDS = frozenset({"least loaded record", "ours"})
 
 def _is_ready(gateway: Gateway, job: Job, worker: Worker) -> bool:
     now_s = gateway.now_s
-    return worker.has_room(KEY, now_s) and worker.health.may_take(now_s) and worker.peer_id not in job.failed_at
+    return worker.has_room(KEY, now_s) and worker.health_of(KEY).may_take(now_s) and worker.peer_id not in job.failed_at
 
 
 def _drawn(gateway: Gateway, job: Job) -> Iterator[Worker]:

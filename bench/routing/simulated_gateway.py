@@ -121,7 +121,7 @@ class Gateway:
         job.busy += 1
         if (worker := self.workers.get(machine.name)) is not None:
             worker.release(KEY)
-            worker.health.note_release()
+            worker.health_of(KEY).note_release()
             worker.note_full(KEY, self.now_s)
         self._queue.appendleft(job)
         self.pump()
@@ -134,7 +134,7 @@ class Gateway:
         if (worker := self.workers.get(machine.name)) is not None:
             worker.heard_s = now_s
             worker.pace(KEY).first_token_s.note(now_s - job.sent_s, now_s)
-            worker.health.note_begun(now_s, job.sent_s)
+            worker.health_of(KEY).note_begun(now_s, job.sent_s)
 
     def finish(self, job: Job, machine: Machine, load: Load) -> None:
         now_s = self.now_s
@@ -153,7 +153,7 @@ class Gateway:
         """The worker died, with so many tokens of the answer sent: the rest goes elsewhere, before new requests."""
         if (worker := self.workers.get(machine.name)) is not None:
             worker.release(KEY)
-            worker.health.note_failure(self.now_s, "peer_lost")
+            worker.health_of(KEY).note_failure(self.now_s, "peer_lost")
         job.failed_at.add(machine.name)
         job.answer -= sent
         job.prompt += sent / PREFILL_SPEEDUP

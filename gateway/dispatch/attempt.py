@@ -54,7 +54,7 @@ class Attempt:
         card = choice.worker.card(key)
         if card is None:
             choice.worker.release(key)
-            choice.worker.health.note_release()
+            choice.worker.health_of(key).note_release()
             raise ModelNotFound(f"The worker does not run {key[0]} any more.", "model")
         self.worker: Worker = choice.worker
         self.card: ModelCard = card
@@ -80,7 +80,8 @@ class Attempt:
         self._paced_tokens = 0
         self._paced_s = 0.0
         self._now_s = now_s
-        self._last_event_s = began_s
+        self.last_event_s = began_s
+        """Since when nothing of it has come."""
         self._scope: asyncio.Timeout | None = None
         self._cut: PeerError | None = None
         self._is_held = True
@@ -160,7 +161,7 @@ class Attempt:
             else:
                 self.finish_reason = event.reason
                 self._note_pace(now_s)
-        self._last_event_s = now_s
+        self.last_event_s = now_s
 
     def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
         tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
@@ -168,11 +169,11 @@ class Attempt:
         if self.first_token_s is None:
             self.first_token_s = now_s - self.began_s
             pace.first_token_s.note(self.first_token_s, now_s)
-            self.worker.health.note_begun(now_s, self.began_s)
+            self.worker.health_of(self.key).note_begun(now_s, self.began_s)
             self.stretch = Stretch(now_s)
             self._answer_tokens = tokens - 1
         else:
-            gap_s = now_s - self._last_event_s
+            gap_s = now_s - self.last_event_s
             self.stretch.note(waited_s, tokens, now_s)
             if 2 * waited_s > gap_s:  # else it was our client that was slow
                 pace.gaps_s.note(gap_s)

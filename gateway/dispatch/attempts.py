@@ -22,7 +22,7 @@ from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, RequestError, WorkerFailed
+from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
 from p2pnet.records import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Attempts:
         await self.end(loser)
         attempt = loser.attempt
         if winner.attempt.is_hedge and self._usual.knows(attempt.key, winner.attempt.worker.peer_id):
-            attempt.worker.health.note_doubt(self._now_s(), OUTRUN, attempt.began_s)
+            attempt.worker.health_of(attempt.key).note_doubt(self._now_s(), OUTRUN, attempt.began_s)
 
     async def end(self, running: Running[E], error: P2PNetError | None = None) -> None:
         """Close an attempt, give its slot back, and note how it went. Idempotent."""
@@ -138,10 +138,13 @@ class Attempts:
 
     def _note_health(self, attempt: Attempt, error: P2PNetError | None) -> None:
         worker, now_s = attempt.worker, self._now_s()
+        health = worker.health_of(attempt.key)
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
-            worker.health.note_release()
+            health.note_release()
         elif error is None or isinstance(error, RequestError | Draining | NotAllowed):
-            worker.health.note_release()
+            health.note_release()
         else:
-            worker.health.note_failure(now_s, error.code, is_gone=not isinstance(error, WorkerFailed))
+            is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s
+            is_gone = not isinstance(error, WorkerFailed)
+            health.note_failure(now_s, error.code, is_gone, is_there)

@@ -165,8 +165,12 @@ class Dispatcher:
             except P2PNetError as error:
                 failed = error
             if progress.parts_given > parts_before:
-                policy = FailurePolicy(trace.model)
+                policy.note_moved()
                 deadline_s = self._now_s() + wait_s
+            for last in progress.end_at_limit():
+                yield last
+            if progress.is_over:
+                return
             policy.note(failed, progress.has_begun)
             is_sent_back = isinstance(failed, Busy)
             if progress.is_splittable:
@@ -196,6 +200,8 @@ class Dispatcher:
             for step in steps:
                 if is_served(self._table.roster, step.query):
                     return step
+            if not steps:
+                raise NoWorker(f"This answer of {job.trace.model} broke off, and nobody can go on with it. Ask again.")
             if not job.progress.has_begun:
                 await self._check_possible(steps[0].query, job.caller)
                 return steps[0]

@@ -79,6 +79,9 @@ class EmbedProgress:
         usage = msgspec.structs.replace(event.usage, prompt_tokens=max(event.usage.prompt_tokens, accepted_tokens))
         return [*opening, msgspec.structs.replace(event, usage=usage)]
 
+    def end_at_limit(self) -> list[Accepted | Embedding | Finished]:
+        return []
+
     def _wanted(self) -> list[int]:
         """Those that are missing. When only the end is, one of them once more: that brings an end with it."""
         return list(self._missing) or [0]

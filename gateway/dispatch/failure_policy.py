@@ -13,6 +13,10 @@ from p2pnet.errors import (
     WorkerFailed,
 )
 
+MAX_BREAKS = 64
+"""Times that one answer may break off, whatever came between. Each costs a worker the reading of all that was said: an
+answer that breaks off more often costs more than it brings, and a client that is told so can ask for less."""
+
 MAX_FAILURES = 8
 """Workers that may fail a request in a row without a token. When eight do, waiting helps more than a ninth."""
 
@@ -28,8 +32,18 @@ class FailurePolicy:
         """What a worker finds wrong with the request: the client is told if nobody else can be asked."""
         self._model = model
         self._failures: list[P2PNetError] = []
+        """Since the last token."""
+        self._breaks = 0
         self._was_busy = False
         self._has_begun = False
+
+    def note_moved(self) -> None:
+        """The answer has moved on before it broke off. What went wrong before that is forgotten, but not how often it
+        has broken off: raises NoWorker when that is too often."""
+        self.refusal, self._failures, self._was_busy = None, [], False
+        self._breaks += 1
+        if self._breaks >= MAX_BREAKS:
+            raise NoWorker(f"This answer of {self._model} broke off {self._breaks} times. Ask again, for less at once.")
 
     def note(self, error: P2PNetError, has_begun: bool) -> None:
         """One more. Raises what the client is to be told when another try is no use. `has_begun`: the client has a part

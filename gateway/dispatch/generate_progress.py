@@ -32,6 +32,11 @@ MAX_UNSENT_TOKENS = 1024
 """Tokens that count and are in no delta: an end token, and those of a stop string of at most 1024 characters."""
 
 
+MAX_TRIES_BY_TEXT = 3
+"""Workers that may go on with one answer from its text. Each reads the whole of it anew and says what the one before
+would not have said: where three break off, the model or its server is at fault, and a fourth will not do better."""
+
+
 @dataclass
 class _PassedOn:
     """The part of one choice that was passed on to the client."""
@@ -97,6 +102,7 @@ class GenerateProgress:
         self._is_by_text = False
         self._max_tokens = 0
         self._tokens_before = 0
+        self._tries_by_text = 0
         self._parts: list[GenerateProgress] = []
         self.parts_given = 0
         self.finished: Finished | None = None
@@ -167,20 +173,21 @@ class GenerateProgress:
     def continuation_by_text(self) -> GenerateRequest | None:
         """The request for what is left at a worker whatever its digest, unless the client itself asked for one. None
         where text does not say enough: calls of tools were passed on, or nothing was yet. Nor does any worker go on
-        with a text that is too long."""
+        with a text that is too long, or for the fourth time."""
         answer = self._answers[0]
         if not self._is_told or self._request.n > 1 or answer.has_calls or not answer.texts:
+            return None
+        if self._tries_by_text >= MAX_TRIES_BY_TEXT or self._tokens_left == 0:
             return None
         text = self._request.resume_text + "".join(answer.texts)
         if len(text) > MAX_RESUME_CHARS:
             return None
-        limit = self._request.max_tokens
         return msgspec.structs.replace(
             self._request,
             echo=False,
             resume_tokens=(),
             resume_text=text,
-            max_tokens=None if limit is None else max(1, limit - answer.tokens),
+            max_tokens=self._tokens_left,
             min_tokens=max(0, self._request.min_tokens - answer.tokens),
         )
 
@@ -192,6 +199,7 @@ class GenerateProgress:
         self._max_tokens = self._request.n * (self._request.max_tokens or card.context_length)
         self._tokens_before = self._answers[0].tokens if by_text else 0
         if by_text:  # the ids from here on may be of another vocabulary
+            self._tries_by_text += 1
             self._answers[0].has_loose_end = True
         for answer in self._answers:
             answer.held = None
@@ -242,12 +250,21 @@ class GenerateProgress:
         answer.ids.extend(delta.token_ids)
         if delta.text:
             answer.texts.append(delta.text)
-        answer.tokens += len(delta.token_ids) or int(says)
+        answer.tokens += len(delta.token_ids) or delta.tokens or int(says)
         answer.has_calls = answer.has_calls or bool(delta.tool_calls)
         # Ids say exactly what their delta carries, where the worker promises so: nobody else's are gone on from.
         is_clean = self._has_ids if delta.token_ids else not says
         answer.has_loose_end = answer.has_loose_end or not is_clean
         return [delta]
+
+    def end_at_limit(self) -> list[Accepted | TextDelta | Finished]:
+        """The end of an answer that broke off after as many tokens as were asked for: nothing of it is left. After ids
+        a worker is asked all the same, since a stop string may have ended it."""
+        answer = self._answers[0]
+        if self.can_go_on_exactly or self._request.n > 1 or self._tokens_left != 0:
+            return []
+        answer.held = None
+        return self._end(Finished("length", Usage(self._prompt_tokens, answer.tokens - self._tokens_before)))
 
     def _end(self, finished: Finished) -> list[Accepted | TextDelta | Finished]:
         last: list[TextDelta] = []
@@ -269,9 +286,20 @@ class GenerateProgress:
             least, most = self._tokens_before + (seen > self._tokens_before), max(seen, self._max_tokens)
         prompt_tokens = self._possible_prompt_tokens(said.prompt_tokens)
         if self._is_by_text and self._accepted is not None:  # to this worker, the text so far was a part of the prompt
-            prompt_tokens = self._accepted.prompt_tokens
+            prompt_tokens = self._prompt_tokens
         completion_tokens = counted if least <= counted <= most else seen
         return Usage(prompt_tokens, completion_tokens, min(said.cached_tokens, prompt_tokens))
+
+    @property
+    def _tokens_left(self) -> int | None:
+        """How many tokens may still come of the one answer; None is as many as the context holds."""
+        limit = self._request.max_tokens
+        return None if limit is None else max(0, limit - self._answers[0].tokens)
+
+    @property
+    def _prompt_tokens(self) -> int:
+        """As the first worker counted them."""
+        return 0 if self._accepted is None else self._accepted.prompt_tokens
 
     def _possible_prompt_tokens(self, said: int) -> int:
         """What the worker says, up to what such a prompt may have at most."""

@@ -51,7 +51,7 @@ class Moving:
         return group is not None and any(
             worker is not slow
             and worker.peer_id not in passed_over
-            and worker.health.may_take(now_s)
+            and worker.health_of(query.key).may_take(now_s)
             and worker.has_room(query.key, now_s)
             and worker.pressure() < worker.slots
             for worker in group.workers

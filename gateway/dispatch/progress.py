@@ -54,6 +54,10 @@ class Progress(Protocol[Q_co, E]):
     def take(self, event: E) -> list[E]:
         """Take the next event of the attempt. Returns what the client is to be given. Raises ProtocolViolation."""
 
+    def end_at_limit(self) -> list[E]:
+        """An attempt has failed. What ends the answer, where the client has been given all that it asked for; else
+        nothing."""
+
     @property
     def is_splittable(self) -> bool:
         """Whether what is left is several answers, of which each goes on by itself."""

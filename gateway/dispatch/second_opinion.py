@@ -66,7 +66,7 @@ class SecondOpinion:
             return
         for refusal in self._refusals:
             if refusal.is_refuted_by(attempt.card):
-                refusal.worker.health.note_doubt(now_s, REFUSED, refusal.asked_s)
+                refusal.worker.health_of(attempt.key).note_doubt(now_s, REFUSED, refusal.asked_s)
 
     def passed_over(
         self, able: Sequence[Worker], key: ModelTask, exclude: Collection[str], now_s: float
@@ -74,7 +74,7 @@ class SecondOpinion:
         """Whom not to ask next, of those that are able: all but the best ones for a second opinion. None when there is
         nobody to ask. Where all others are busy, one of these has to be waited for."""
         passed = {*self.refusers, *exclude}
-        others = [worker for worker in able if worker.peer_id not in passed and worker.health.may_take(now_s)]
+        others = [worker for worker in able if worker.peer_id not in passed and worker.health_of(key).may_take(now_s)]
         if not others:
             return None
         best = self._best([worker for worker in others if worker.has_room(key, now_s)], key)

@@ -17,7 +17,7 @@ from gateway.dispatch.lateness import MIN_FIRST_TOKEN_S, MIN_TOKEN_S, STRETCH_S,
 from gateway.dispatch.silence import MIN_SUSPICION_S, give_up_s, suspicion_s
 from gateway.dispatch.usual import Usual
 from gateway.peers.worker import Worker
-from p2pnet.errors import TooSlow
+from p2pnet.errors import PeerSilent, TooSlow
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Watch:
     def _look_at(self, attempt: Attempt, silent_s: float) -> None:
         gaps_s = attempt.worker.pace(attempt.key).gaps_s
         if silent_s > give_up_s(gaps_s, attempt.has_token, self._limit_s):
-            attempt.cut(f"the worker sent nothing for {silent_s:.1f} s")
+            attempt.cut(f"the worker sent nothing for {silent_s:.1f} s", PeerSilent)
             return
         if silent_s > suspicion_s(gaps_s, attempt.has_token):
             self._suspect(attempt.worker, silent_s)
@@ -124,7 +124,7 @@ class Watch:
         late = self._late_pace(attempt, silent_s) if is_timed else self._late_wait(attempt, silent_s)
         if late is None:
             return
-        attempt.worker.health.note_late(self._now_s())
+        attempt.worker.health_of(attempt.key).note_late(self._now_s())
         if late.is_too_slow and attempt.terms.has_elsewhere():
             if late.token_s is not None:
                 attempt.worker.pace(attempt.key).token_s.note(late.token_s, self._now_s())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from gateway.http.thoughts import Event, Thought, Thoughts
 from gateway.interface import EmbeddingEvent, GenerationEvent, Routed
 from p2pnet.messages import (
     Accepted,
@@ -23,7 +24,8 @@ from p2pnet.messages import (
 
 @dataclass(frozen=True)
 class GeneratedChoice:
-    """One of the answers to a request. `prompt_text` and `prompt_logprobs` are the echo, where it was asked for."""
+    """One of the answers to a request. `prompt_text` and `prompt_logprobs` are the echo, where it was asked for.
+    `thoughts` are what the model thought before, where that was taken apart."""
 
     text: str
     reason: FinishReason
@@ -31,6 +33,7 @@ class GeneratedChoice:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_text: str = ""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    thoughts: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class _CollectedChoice:
     prompt_texts: list[str] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: dict[int, CollectedCall] = field(default_factory=dict)
+    thoughts: list[str] = field(default_factory=list)
 
     def take(self, delta: TextDelta) -> None:
         (self.prompt_texts if delta.is_prompt else self.texts).append(delta.text)
@@ -106,31 +110,38 @@ class _CollectedChoice:
             logprobs=tuple(self.logprobs),
             prompt_text="".join(self.prompt_texts),
             prompt_logprobs=tuple(self.prompt_logprobs),
+            thoughts="".join(self.thoughts),
         )
 
 
 class Collecting:
     """Takes the events of a generation in order; `take` returns the whole when it is given the last one."""
 
-    def __init__(self, began_s: float) -> None:
+    def __init__(self, began_s: float, shows_thoughts: bool = False) -> None:
         self._began_s = began_s
+        self._thoughts = Thoughts() if shows_thoughts else None
         self._choices: dict[int, _CollectedChoice] = {}
         self._digest: str | None = None
         self._routed: Routed | None = None
         self._first_token_s: float | None = None
 
     def take(self, event: GenerationEvent, now_s: float) -> Generated | None:
-        if isinstance(event, TextDelta):
-            if self._first_token_s is None and not event.is_prompt:
-                self._first_token_s = now_s - self._began_s
-            self._choices.setdefault(event.choice, _CollectedChoice()).take(event)
-        elif isinstance(event, Accepted):
+        if isinstance(event, TextDelta) and self._first_token_s is None and not event.is_prompt:
+            self._first_token_s = now_s - self._began_s
+        if isinstance(event, Accepted):
             self._digest = event.digest
         elif isinstance(event, Routed):
             self._routed = event
-        elif isinstance(event, Finished):
-            return self._whole(event, now_s)
-        return None
+        if isinstance(event, Accepted | TextDelta | Finished):
+            for each in [event] if self._thoughts is None else self._thoughts.take(event):
+                self._collect(each)
+        return self._whole(event, now_s) if isinstance(event, Finished) else None
+
+    def _collect(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._choices.setdefault(event.choice, _CollectedChoice()).take(event)
+        elif isinstance(event, Thought):
+            self._choices.setdefault(event.choice, _CollectedChoice()).thoughts.append(event.text)
 
     def _whole(self, finished: Finished, now_s: float) -> Generated:
         reasons = (finished.reason, *finished.other_reasons)

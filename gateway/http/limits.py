@@ -25,6 +25,10 @@ READ_AHEAD_EVENTS = 64
 worker of a client that reads slowly."""
 
 
+KEEP_RESPONSES_S = 3600.0
+"""A conversation that rests for longer is sent whole again."""
+
+
 @dataclass(frozen=True)
 class HttpLimits:
     """What one client may take of the gateway; `max_arriving_bytes` is of all of them together."""
@@ -35,3 +39,4 @@ class HttpLimits:
     keep_alive_s: float = KEEP_ALIVE_S
     write_timeout_s: float = WRITE_TIMEOUT_S
     read_ahead_events: int = READ_AHEAD_EVENTS
+    keep_responses_s: float = KEEP_RESPONSES_S

@@ -16,10 +16,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.http.call_order import CallOrder
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
 from gateway.http.limits import HttpLimits
+from gateway.http.thoughts import Thought, Thoughts
 from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
@@ -29,15 +31,21 @@ from p2pnet.messages import Accepted, Finished, TextDelta
 log = logging.getLogger(__name__)
 
 Events = AsyncGenerator[GenerationEvent, None]
-AnswerEvent = Accepted | TextDelta | Finished
+AnswerEvent = Accepted | Thought | TextDelta | Finished
 EventPump = Pump[GenerationEvent]
 
 
 class StreamRenderer(Protocol):
-    """Turns events into the bytes of a streamed dialect. One instance serves one response, and is called in order."""
+    """Turns events into the bytes of a streamed dialect. One instance serves one response, and is called in order. The
+    calls of an answer come one after the other: see `CallOrder`."""
 
     @property
     def media_type(self) -> str: ...
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether it has a place of its own for what a model thinks; without one it is text as any other."""
+        ...
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         """What keeps a silent connection from being taken for a dead one. It tells the position in the queue."""
@@ -107,6 +115,8 @@ class _StreamWriter:
         self._renderer = renderer
         self._send = send
         self._request_id = request_id
+        self._thoughts = Thoughts() if renderer.shows_thoughts else None
+        self._calls = CallOrder()
 
     async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
         """Raises Abandoned when the client went away, or reads nothing for `write_timeout_s`.
@@ -125,25 +135,32 @@ class _StreamWriter:
         finally:
             self._stall.close()
 
-    async def _write_all(self, events: Sequence[GenerationEvent]) -> None:
-        body, is_open = self._render(events)
-        await self._write(body, is_open)
+    async def _write_all(self, first: Sequence[GenerationEvent]) -> None:
+        events: Sequence[GenerationEvent] | None = first
+        is_open = True
         while is_open:
             try:
-                body, is_open = self._render(await self._pump.take())
+                body, is_open = self._render(await self._pump.take() if events is None else events)
             except Abandoned:
                 raise
             except Exception as error:  # the status is out, so the stream has to say it
                 body, is_open = self._render_error(error), False
-            if body or not is_open:
+            if body or not is_open or events is first:
                 await self._write(body, is_open)
+            events = None
 
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
         answer = [event for event in events if not isinstance(event, Waiting | Routed)]
         if answer:
-            return self._renderer.render(answer), not isinstance(answer[-1], Finished)
+            return self._renderer.render(self._ordered(answer)), not isinstance(answer[-1], Finished)
         waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
         return self._renderer.keep_alive(waiting), True
+
+    def _ordered(self, events: Sequence[Accepted | TextDelta | Finished]) -> list[AnswerEvent]:
+        """With thoughts apart, and one call after the other."""
+        thoughts = self._thoughts
+        apart = events if thoughts is None else [each for event in events for each in thoughts.take(event)]
+        return [each for event in apart for each in self._calls.take(event)]
 
     def _render_error(self, error: Exception) -> bytes:
         if not isinstance(error, P2PNetError):
@@ -196,8 +213,10 @@ class _CompleteReply(Response, Generic[W]):
 class WholeReply(_CompleteReply[Generated]):
     """Sends a whole generation as one document."""
 
-    def __init__(self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits) -> None:
-        super().__init__(events, Collecting(time.monotonic()).take, render, limits)
+    def __init__(
+        self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits, shows_thoughts: bool = False
+    ) -> None:
+        super().__init__(events, Collecting(time.monotonic(), shows_thoughts).take, render, limits)
 
 
 class VectorsReply(_CompleteReply[Embedded]):

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gateway.membership.table import PeerTable
-from gateway.peers.health import State
 from gateway.peers.worker import Worker
 from p2pnet.client import status
 from p2pnet.errors import WIRE_ERRORS, P2PNetError
@@ -138,7 +137,7 @@ class Prober:
         trouble: list[Worker] = []
         silent: list[Worker] = []
         for worker in self._table.workers:
-            is_in_trouble = worker.health.is_missed or worker.health.state(now_s) is State.COOLING
+            is_in_trouble = worker.health.is_missed or worker.is_cooling(now_s)
             if (is_in_trouble or now_s - worker.heard_s > UNHEARD_S) and self._may_ask(worker, now_s):
                 (trouble if is_in_trouble else silent).append(worker)
         trouble.extend(worker for worker in self._table.lost if self._may_ask(worker, now_s))

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from gateway.observability.history import History
 from gateway.observability.recent import WorkerStatistics
 from gateway.observability.views import LOST, LoadView, ModelView, ServedModel, WorkerPage, WorkerQuery, WorkerView
-from gateway.peers.health import State
+from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.worker import Worker
 from p2pnet.messages import Load
+
+_SEVERITY = (State.HEALTHY, State.TRIAL, State.COOLING)
 
 MEASURED_S = 24 * 3600.0
 """How far back a worker's statistics go, as far as the history does."""
@@ -52,7 +54,7 @@ def worker_page(sources: Sources, history: History, query: WorkerQuery) -> Worke
 def worker_view(
     worker: Worker, measured: WorkerStatistics, now_s: float, unix_s: float, is_lost: bool = False
 ) -> WorkerView:
-    health, record = worker.health, worker.record
+    record, health = worker.record, _best_health(worker, now_s)
     state = health.state(now_s)
     cooling_until_s = health.cooling_until_s if state is State.COOLING else None
     return WorkerView(
@@ -72,6 +74,7 @@ def worker_view(
                 features=card.features,
                 is_cold=card.is_cold,
                 in_flight=0 if is_lost else worker.in_flight_of((card.id, card.task)),
+                state=worker.health_of((card.id, card.task)).state(now_s).value,
             )
             for card in record.models
         ),
@@ -86,14 +89,23 @@ def worker_view(
     )
 
 
+def _best_health(worker: Worker, now_s: float) -> Health | ModelHealth:
+    """The worker's own, unless that is well and none of its models is: then that of the least bad one."""
+    healths = [worker.health_of((card.id, card.task)) for card in worker.record.models]
+    if worker.health.state(now_s) is not State.HEALTHY or not healths:
+        return worker.health
+    return min(healths, key=lambda health: _SEVERITY.index(health.state(now_s)))
+
+
 def model_views(sources: Sources) -> list[ModelView]:
     """All models that are announced or waited for, by name."""
     now_s = sources.now_s()
     gathered: dict[str, _Gathered] = {}
     for worker in sources.workers():
-        _gather(gathered, worker, worker.health.state(now_s).value)
+        _gather(gathered, worker, now_s)
     for worker in sources.lost():
-        _gather(gathered, worker, LOST)
+        for model in {card.id for card in worker.record.models}:
+            gathered.setdefault(model, _Gathered()).states[LOST] += 1
     waiting = sources.waiting()
     for model in waiting:
         gathered.setdefault(model, _Gathered())
@@ -128,14 +140,15 @@ class _Gathered:
         )
 
 
-def _gather(gathered: dict[str, _Gathered], worker: Worker, state: str) -> None:
+def _gather(gathered: dict[str, _Gathered], worker: Worker, now_s: float) -> None:
     """A worker that runs a model for two tasks is one worker, with slots for each."""
-    for model in {card.id for card in worker.record.models}:
+    states: dict[str, list[State]] = {}
+    for card in worker.record.models:
+        states.setdefault(card.id, []).append(worker.health_of((card.id, card.task)).state(now_s))
+    for model, of_tasks in states.items():
         of_model = gathered.setdefault(model, _Gathered())
-        of_model.states[state] += 1
-        of_model.workers += state != LOST
-    if state == LOST:
-        return
+        of_model.states[min(of_tasks, key=_SEVERITY.index).value] += 1
+        of_model.workers += 1
     for card in worker.record.models:
         of_model = gathered[card.id]
         of_model.tasks.add(card.task)

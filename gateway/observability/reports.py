@@ -16,8 +16,8 @@ CANCELLED = "cancelled"
 class AttemptReport:
     """One worker's part in a request. Seconds count from the attempt's own begin; `began_s` from the request's.
 
-    `outcome` is a finish reason ("stop", "length", "tool_calls"), an error's code, or CANCELLED. `tokens` are those it
-    sent. `why` says how the worker was chosen. `is_hedge`: it was asked beside another that was late.
+    `outcome` is a finish reason, an error's code, or CANCELLED. `tokens` are those it sent. `why` says how the worker
+    was chosen. `is_hedge`: it was asked beside another that was late.
     """
 
     worker: str

@@ -11,6 +11,7 @@ from gateway.observability.mesh import Mesh, Way
 from gateway.observability.recent import Kept, RequestQuery, WorkerStatistics
 from gateway.observability.timeline import Series
 from gateway.observability.watchers import Watchers
+from gateway.peers.health import State
 
 LOST = "lost"
 """The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
@@ -18,7 +19,8 @@ LOST = "lost"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model on one worker, as the worker announces it. `in_flight` are this gateway's requests for it there."""
+    """A model on one worker, as the worker announces it. `in_flight` are this gateway's requests for it there, `state`
+    is that of the model there: one may be in trouble while the others are well."""
 
     id: str
     task: str
@@ -29,6 +31,7 @@ class ServedModel:
     features: tuple[str, ...]
     is_cold: bool
     in_flight: int
+    state: str = State.HEALTHY.value
 
 
 @dataclass(frozen=True)

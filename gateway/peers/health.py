@@ -1,4 +1,4 @@
-"""Decides whether a worker may be asked: a circuit breaker. A function of what happened and when; keeps no clock.
+"""Decides whether a worker may be asked for a model: a circuit breaker. A function of what happened and when.
 
     HEALTHY  --it is gone, or fails too often-->  COOLING  --its time is over, or it announces itself-->  TRIAL
     TRIAL    --one request's first part comes-->  HEALTHY,  --it fails-->  COOLING, for twice as long
@@ -8,6 +8,9 @@ cooling too, when it was asked for since then, there being nobody better. A work
 a probe, is back, and needs no trial. The next cooldown is as long as the first one again after a whole answer, or once
 the failures before it are forgiven.
 (Nygard, Release It!, 2007: closed, open, half-open.)
+
+One breaker is of the worker as a whole, and one of each of its models. What says that the worker is gone counts for all
+of them; a model that fails, or keeps silent while its worker answers, is left alone by itself.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class State(Enum):
 
 
 class Health:
-    """The health of one worker. Times are seconds on one monotonic clock."""
+    """The health of one worker as a whole, or of one of its models. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=RECENT)
@@ -181,3 +184,67 @@ class Health:
         if len(newest) == MAX_FAILURES_IN_ROW and not any(newest):
             return True
         return len(self._recent) >= MIN_RECENT and 1 - sum(self._recent) / len(self._recent) >= MAX_FAILURE_RATE
+
+
+class ModelHealth:
+    """The health of one model at one worker: its own, and that of the worker as a whole."""
+
+    def __init__(self, worker: Health) -> None:
+        self._worker = worker
+        self._own = Health()
+
+    @property
+    def cooling_until_s(self) -> float | None:
+        times = [health.cooling_until_s for health in self._both if health.cooling_until_s is not None]
+        return max(times, default=None)
+
+    @property
+    def reason(self) -> str | None:
+        return self._worker.reason or self._own.reason
+
+    @property
+    def success_rate(self) -> float | None:
+        return self._own.success_rate
+
+    def state(self, now_s: float) -> State:
+        """The worse of the two."""
+        states = {health.state(now_s) for health in self._both}
+        return next(state for state in (State.COOLING, State.TRIAL, State.HEALTHY) if state in states)
+
+    def may_take(self, now_s: float) -> bool:
+        return self._worker.may_take(now_s) and self._own.may_take(now_s)
+
+    def note_start(self, now_s: float) -> None:
+        for health in self._both:
+            health.note_start(now_s)
+
+    def note_release(self) -> None:
+        for health in self._both:
+            health.note_release()
+
+    def note_begun(self, now_s: float, asked_s: float) -> None:
+        for health in self._both:
+            health.note_begun(now_s, asked_s)
+
+    def note_success(self) -> None:
+        for health in self._both:
+            health.note_success()
+
+    def note_failure(self, now_s: float, reason: str, is_gone: bool = True, is_there: bool = False) -> None:
+        """`is_there`: the worker has been heard since. Then it is not gone, whatever the reason says."""
+        if reason in ABSENCE and not is_there:
+            self._worker.note_failure(now_s, reason, is_gone)
+            self._own.note_release()
+        else:
+            self._own.note_failure(now_s, reason, is_gone)
+            self._worker.note_release()
+
+    def note_late(self, now_s: float) -> None:
+        self._own.note_late(now_s)
+
+    def note_doubt(self, now_s: float, reason: str, asked_s: float) -> None:
+        self._own.note_doubt(now_s, reason, asked_s)
+
+    @property
+    def _both(self) -> tuple[Health, Health]:
+        return self._worker, self._own

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from gateway.peers.health import Health
+from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.pace import PeakEwma, Window
 from gateway.peers.subnets import subnets_of
 from p2pnet.messages import Load
@@ -48,6 +48,8 @@ class Worker:
         self.since_unix_s: float | None = None
         """Since when this gateway has had it in use without a break."""
         self.health = Health()
+        """As a whole: whether it is there."""
+        self._healths: dict[ModelTask, ModelHealth] = {}
         self.served_at_once = 0
         """The most requests of ours for one model that it had when it served one of them to its end."""
         self.load: Load | None = None
@@ -103,6 +105,16 @@ class Worker:
         """Whether it may take one more, as far as is known here: others' requests are found out by asking."""
         return self._in_flight[key] < self.slots and self.full_until_s.get(key, now_s) <= now_s
 
+    def health_of(self, key: ModelTask) -> ModelHealth:
+        """Whether it may be asked for this model."""
+        known = self._healths.get(key)
+        return self._healths.setdefault(key, ModelHealth(self.health)) if known is None else known
+
+    def is_cooling(self, now_s: float) -> bool:
+        """Whether it, or one of its models, is left alone now."""
+        models = self._healths.values()
+        return State.COOLING in (self.health.state(now_s), *(health.state(now_s) for health in models))
+
     def pace(self, key: ModelTask) -> Pace:
         known = self._paces.get(key)
         return self._paces.setdefault(key, Pace()) if known is None else known
@@ -125,7 +137,7 @@ class Worker:
         """A request goes there now: release it once."""
         self._in_flight[key] += 1
         self._dispatched_s.append(now_s)
-        self.health.note_start(now_s)
+        self.health_of(key).note_start(now_s)
 
     def release(self, key: ModelTask) -> None:
         self._in_flight[key] -= 1
@@ -135,7 +147,7 @@ class Worker:
     def note_served(self, key: ModelTask) -> None:
         """It served a request to its end, whose slot has been given back: from now on it is tried."""
         self.served_at_once = max(self.served_at_once, self._in_flight[key] + 1)
-        self.health.note_success()
+        self.health_of(key).note_success()
         self.note_taken(key)
 
     def note_load(self, load: Load, sampled_s: float) -> None:

@@ -147,7 +147,7 @@ def _look_at_all(able: Able, moment: Moment, rng: random.Random, sample: int) ->
         return None
     workers = [worker for worker in by_standing[standing] if worker.is_tried] or by_standing[standing]
     if standing is Standing.COOLING:
-        workers = [min(workers, key=lambda worker: worker.health.cooling_until_s or 0.0)]
+        workers = [min(workers, key=lambda worker: worker.health_of(moment.query.key).cooling_until_s or 0.0)]
     chosen = _sampled(workers, rng, sample)
     if standing is Standing.READY:
         return _best_of(moment, chosen, f"best of {len(chosen)}")

@@ -12,18 +12,12 @@ from hashlib import blake2b
 from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelTask
+from p2pnet.wire.prompt_size import least_tokens_of
 
 USUAL_TOKENS = 256
 """What an answer has where its request names no limit."""
 
 CHARS_PER_TOKEN = 4
-
-MAX_TOKEN_CHARS = 256
-"""Of a prompt a token stands for fewer characters than this, in every vocabulary: the longest tokens that are known are
-128 spaces. So a text that is this much longer than a context does not fit, and nobody has to make tokens of it."""
-
-CUT_ROLES = frozenset({"assistant"})
-"""Whose messages chat templates may leave out in part: what a model has thought does not come back to it."""
 
 KEY_BYTES = 16
 
@@ -91,7 +85,7 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         prompt_tokens + answer * request.n,
         beginning_of(request.prompt),
         prompt_tokens + len(request.resume_tokens) + len(request.resume_text) // CHARS_PER_TOKEN,
-        _least_tokens_of(request.prompt),
+        least_tokens_of(request.prompt),
     )
 
 
@@ -109,19 +103,9 @@ def _tokens_of(prompt: Prompt) -> int:
     return sum(1 + len(message.content) // CHARS_PER_TOKEN for message in prompt.messages)
 
 
-def _least_tokens_of(prompt: Prompt) -> int:
-    """Never more than there will be."""
-    if isinstance(prompt, TokenPrompt):
-        return len(prompt.token_ids)
-    if isinstance(prompt, TextPrompt):
-        return (len(prompt.text) + len(prompt.suffix)) // MAX_TOKEN_CHARS
-    read = (message.content for message in prompt.messages if message.role not in CUT_ROLES)
-    return sum(len(content.strip()) for content in read) // MAX_TOKEN_CHARS  # templates strip them, too
-
-
 def _input_tokens(prompt: TextPrompt | TokenPrompt, truncate: bool) -> int:
     """A text to be made a vector of may be cut to fit, ids are not."""
-    return 0 if truncate and isinstance(prompt, TextPrompt) else _least_tokens_of(prompt)
+    return 0 if truncate and isinstance(prompt, TextPrompt) else least_tokens_of(prompt)
 
 
 def beginning_of(prompt: Prompt) -> bytes | None:

@@ -98,10 +98,11 @@ class Moment:
         if worker.peer_id in self._exclude:
             return Standing.CLOSED
         has_room = worker.has_room(self._key, self._now_s)
-        if not worker.health.may_take(self._now_s):
+        health = worker.health_of(self._key)
+        if not health.may_take(self._now_s):
             if not has_room:
                 return Standing.CLOSED
-            return Standing.ON_TRIAL if worker.health.state(self._now_s) is State.TRIAL else Standing.COOLING
+            return Standing.ON_TRIAL if health.state(self._now_s) is State.TRIAL else Standing.COOLING
         if not has_room:
             return Standing.FULL
         if self._is_stale(worker):
@@ -143,7 +144,7 @@ class Moment:
             expected_s += work_s * (1 + pressure / weight_of(worker))
             if self._is_cold(worker, pace):
                 expected_s += COLD_S
-            state = worker.health.state(self._now_s)
+            state = worker.health_of(self._key).state(self._now_s)
             considered.append(
                 Considered(
                     worker.peer_id, expected_s, worker.in_flight, pressure, slots, state, first_s, token_s, trip_s

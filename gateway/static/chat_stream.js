@@ -7,7 +7,7 @@ import { eventsOf } from "./sse.js";
  * `tokens` are as the worker counted them, or the pieces that came while it has not said; the times are seconds since
  * the request was sent. `worker` is who began.
  * @typedef {{requestId: string, worker: string | null, tokens: number, isCounted: boolean, promptTokens: number | null,
- *   firstTokenS: number | null, lastTokenS: number, finishReason: string | null}} Answered
+ *   firstTokenS: number | null, lastTokenS: number, finishReason: string | null, isThinking: boolean}} Answered
  */
 
 /** A request id of our own, by which the gateway can be asked about it later. */
@@ -41,6 +41,7 @@ export async function streamChat(body, { signal, onText, now = () => performance
     firstTokenS: null,
     lastTokenS: 0,
     finishReason: null,
+    isThinking: false,
   };
   for await (const { data } of eventsOf(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
     if (data === "[DONE]") return answered;
@@ -69,7 +70,20 @@ function take(chunk, answered) {
   }
   const choice = chunk.choices?.[0];
   answered.finishReason = choice?.finish_reason ?? answered.finishReason;
-  return choice?.delta?.content ?? "";
+  return said(choice?.delta ?? {}, answered);
+}
+
+/**
+ * The text of a delta. What a model thinks is shown before what it says, between the tags that most models write.
+ * @param {{content?: string | null, reasoning_content?: string | null}} delta
+ * @param {Answered} answered
+ */
+function said({ content, reasoning_content: thought }, answered) {
+  const text = thought || content || "";
+  const isThinking = text ? Boolean(thought) : answered.isThinking;
+  if (isThinking === answered.isThinking) return text;
+  answered.isThinking = isThinking;
+  return (isThinking ? "<think>\n" : "\n</think>\n\n") + text;
 }
 
 /**

@@ -82,9 +82,14 @@ class Conversation:
             if response.status_code != 200:
                 response.read()
                 raise self._refusal(response)
-            for piece in _pieces(response):
+            is_thinking = False
+            for piece, is_thought in _pieces(response):
+                if is_thought != is_thinking:
+                    is_thinking = is_thought
+                    print("<think>" if is_thought else "\n</think>\n", flush=True)
                 print(visible(piece, after=pieces[-1] if pieces else ""), end="", flush=True)
-                pieces.append(piece)
+                if not is_thought:
+                    pieces.append(piece)
         print()
         self._turns = [*turns, {"role": "assistant", "content": "".join(pieces)}]
 
@@ -118,8 +123,9 @@ def _converse(talk: Conversation) -> None:
                 print(f"Error: {visible(error.message + fix)}", file=sys.stderr)
 
 
-def _pieces(response: httpx.Response) -> Iterator[str]:
-    """The text of a stream of server-sent events. Raises P2PNetError when it breaks before its end."""
+def _pieces(response: httpx.Response) -> Iterator[tuple[str, bool]]:
+    """The text of a stream of server-sent events, and whether the model only thinks it. Raises P2PNetError when it
+    breaks before its end."""
     import msgspec
 
     for line in response.iter_lines():
@@ -132,8 +138,9 @@ def _pieces(response: httpx.Response) -> Iterator[str]:
         if "error" in event:
             raise P2PNetError(event["error"]["message"])
         for choice in event["choices"]:
-            if piece := choice["delta"].get("content"):
-                yield str(piece)
+            for name in ("reasoning_content", "content"):
+                if piece := choice["delta"].get(name):
+                    yield str(piece), name != "content"
     raise P2PNetError("the answer broke off")
 
 

@@ -111,6 +111,17 @@ class GatewayFlags:
             "http://localhost:3000. Repeatable. Default: only the gateway's own page.",
         ),
     ] = field(default_factory=list)
+    keep_responses: Annotated[
+        float,
+        typer.Option(
+            "--keep-responses",
+            envvar="P2PNET_KEEP_RESPONSES",
+            metavar="SECONDS",
+            min=0,
+            help="Keep each answer of /v1/responses, with its conversation, in memory for so long: its caller's next "
+            "request may go on from it. 0: keep none.",
+        ),
+    ] = 3600.0
     initial_peers: options.InitialPeers = field(default_factory=list)
     swarm: options.Swarm = None
     listen: options.Listen = field(default_factory=list)
@@ -155,6 +166,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
     """Raises UsageError."""
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import GatewayConfig
+    from gateway.http.limits import HttpLimits
     from gateway.http.proxies import parse_proxies
     from gateway.http.web_pages import parse_web_pages
     from gateway.model_names.naming import parse_aliases
@@ -162,6 +174,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
     from gateway.serving import ServingConfig
 
     return GatewayConfig(
+        http=HttpLimits(keep_responses_s=flags.keep_responses),
         serving=ServingConfig(QueueLimits(flags.max_waiting), DispatchConfig(flags.wait_seconds)),
         history_file=network.identity_file.with_suffix(".sqlite3"),
         key_file=flags.api_key_file,

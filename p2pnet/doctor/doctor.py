@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 GPU_S = 60.0
 """To import torch from a slow disk for the first time."""
+MODEL_S = 60.0
+"""To import all of it besides, beside the former."""
 NAT_S = 45.0
 WORKERS_S = 70.0
 """A directory that is read, and three workers that do not answer."""
@@ -50,6 +52,7 @@ class Wishes:
 async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
     """Yields one verdict after the other. Never raises, and ends within two minutes."""
     gpu = asyncio.create_task(_in_time(machine.look_at_gpu(), GPU_S, _SLOW_TORCH))
+    model = asyncio.create_task(_in_time(machine.try_model(), MODEL_S, f"it took longer than {MODEL_S:.0f} s"))
     gateway = None if wishes.gateway is None else asyncio.create_task(ask_gateway(wishes.gateway, wishes.key))
     try:
         yield machine_verdicts.judge_python(sys.version_info[:3])
@@ -58,6 +61,7 @@ async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
             yield machine_verdicts.judge_disk(disk)
         yield machine_verdicts.judge_memory(machine.look_at_memory())
         yield machine_verdicts.judge_gpu(await gpu)
+        yield machine_verdicts.judge_model(await model)
         ports = machine.look_at_ports(wishes.listen)
         yield machine_verdicts.judge_ports(ports)
         are_free = all(port.problem is None for port in ports)
@@ -66,7 +70,7 @@ async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
         if gateway is not None:
             yield network_verdicts.judge_gateway(await gateway)
     finally:
-        for task in (gpu, gateway):
+        for task in (gpu, model, gateway):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

@@ -37,6 +37,13 @@ print(json.dumps({
 """In a process of its own: a broken torch may take its process with it."""
 
 
+BENCH = (
+    *("bench", "--model", "tiny", "--device", "cpu"),
+    *("--concurrency", "1", "--prompt-tokens", "8", "--tokens", "2", "--json"),
+)
+"""The shortest run of the bundled model: versions may fit one another by their numbers, and not work together."""
+
+
 def look_at_disks(data_dir: Path) -> tuple[Disk, ...]:
     """The data folder's disk, and that of the models from the hub."""
     return _disk("keys and hashes", data_dir), _disk("models", _hub_cache())
@@ -49,8 +56,18 @@ def look_at_memory() -> Memory:
 
 async def look_at_gpu() -> Gpu:
     """What torch says of the GPU. Takes as long as torch takes to be imported."""
+    return gpu_from(*await _run("-c", TORCH_SCRIPT))
+
+
+async def try_model() -> str | None:
+    """Have the bundled model generate some tokens, as a worker would. Returns why it does not; None when it does."""
+    return problem_from(*await _run("-m", "p2pnet", *BENCH))
+
+
+async def _run(*arguments: str) -> tuple[int, bytes, bytes]:
+    """Another Python with these arguments, to its end: its status, and what it said on both channels."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", TORCH_SCRIPT),
+        *(sys.executable, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -61,7 +78,16 @@ async def look_at_gpu() -> Gpu:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return gpu_from(process.returncode or 0, stdout, stderr)
+    return process.returncode or 0, stdout, stderr
+
+
+def problem_from(status: int, stdout: bytes, stderr: bytes) -> str | None:
+    """What a command that ended with this status says is wrong: its error, or else its last line."""
+    if status == 0:
+        return None
+    said = stderr.decode(errors="replace").strip().splitlines()
+    error = next((line.removeprefix("Error: ") for line in said if line.startswith("Error: ")), None)
+    return error or (said[-1] if said else f"it ended with status {status}")
 
 
 def gpu_from(status: int, stdout: bytes, stderr: bytes) -> Gpu:

@@ -106,6 +106,17 @@ def judge_gpu(gpu: Gpu) -> Verdict:
     return ok("gpu", f"none: {on_cpu}")
 
 
+def judge_model(problem: str | None) -> Verdict:
+    """`problem` is why the bundled model does not generate; None when it does."""
+    if problem is None:
+        return ok("model", "the bundled model generates")
+    return failed(
+        "model",
+        f"the bundled model does not generate: {problem.rstrip('.')}",
+        "Install the versions that p2pnet is tested with: pip install -c constraints.txt, in its folder.",
+    )
+
+
 def judge_python(version: tuple[int, int, int]) -> Verdict:
     says = "python " + ".".join(map(str, version))
     if version[:2] < MIN_PYTHON:

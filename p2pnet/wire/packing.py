@@ -41,6 +41,7 @@ def joined(deltas: Sequence[TextDelta]) -> TextDelta:
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
         tool_calls=joined_calls([call for delta in deltas for call in delta.tool_calls]),
         is_prompt=deltas[0].is_prompt,
+        tokens=sum(delta.tokens for delta in deltas),
     )
 
 

@@ -78,6 +78,10 @@ class Worker:
         """What its owner calls it, if anything."""
         return self._config.name
 
+    def has_issued(self, sequence: int) -> bool:
+        """Whether the record of this number in the directory is one of ours."""
+        return self._announcer.has_issued(sequence)
+
     @property
     def status(self) -> Status:
         """How it is at this moment, as a probe is told."""

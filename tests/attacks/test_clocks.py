@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from gateway.gateway import Gateway
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
+from p2pnet.errors import JoinError
 from p2pnet.network.hivemind.network import HivemindNetwork
 from p2pnet.peer import Peer, now_ms
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
@@ -57,6 +59,32 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         )
         closing.push_async_callback(peer.close)
         yield Site(others, clock, peer)
+
+
+async def look_for_ever(peer: Peer) -> None:
+    while True:
+        await peer.directory.workers()
+
+
+@pytest.mark.parametrize("off_s", [3600.0, -3600.0])
+@pytest.mark.parametrize("is_bootstrap", [False, True], ids=["a worker", "a bootstrap"])
+async def test_who_joins_with_a_clock_that_is_off_is_refused(tmp_path: Path, is_bootstrap: bool, off_s: float) -> None:
+    """Though another peer has asked it something meanwhile, so that it knows one: what it announced would be refused by
+    all, and nobody would find it."""
+    async with AsyncExitStack() as closing:
+        there = await Peer.join(NetworkConfig(tmp_path / "there.key", LOOPBACK_LISTEN, is_bootstrap=True))
+        closing.push_async_callback(there.close)
+        initial = (await there.network.addresses())[:1]
+        other = await Peer.join(NetworkConfig(tmp_path / "other.key", LOOPBACK_LISTEN, initial_peers=initial))
+        closing.push_async_callback(other.close)
+        looking = asyncio.create_task(look_for_ever(other))
+        closing.callback(looking.cancel)
+        clock = Clock()
+        clock.off_s = off_s
+        config = NetworkConfig(tmp_path / "off.key", LOOPBACK_LISTEN, initial_peers=initial, is_bootstrap=is_bootstrap)
+        with pytest.raises(JoinError, match="clock differs by 3600 seconds") as refused:
+            await Peer.join(config, clock)
+        assert "Set the clock" in refused.value.fix
 
 
 async def test_a_clock_that_runs_off_is_said_and_a_liar_changes_nothing(

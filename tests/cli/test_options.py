@@ -58,6 +58,7 @@ EXPECTED_FLAGS = {
             "--alias",
             "--code-model",
             "--trusted-proxy",
+            "--keep-responses",
         ),
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.doctor.machine import gpu_from, look_at_disks, look_at_packages, look_at_ports
+from p2pnet.doctor.machine import gpu_from, look_at_disks, look_at_packages, look_at_ports, problem_from
 from p2pnet.doctor.machine_verdicts import (
     Disk,
     Gpu,
@@ -17,6 +17,7 @@ from p2pnet.doctor.machine_verdicts import (
     judge_disk,
     judge_gpu,
     judge_memory,
+    judge_model,
     judge_packages,
     judge_ports,
     judge_python,
@@ -75,6 +76,9 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_gpu(Gpu(has_mps=True)), OK, "--device mps"),
         (judge_gpu(Gpu(has_nvidia=True)), WARNING, "CUDA"),
         (judge_gpu(Gpu(problem="ImportError: libcudart")), FAILED, "pip install --force-reinstall torch"),
+        (judge_model(None), OK, "the bundled model generates"),
+        (judge_model("It has no cache."), FAILED, "does not generate: It has no cache"),
+        (judge_model("It has no cache."), FAILED, "-c constraints.txt"),
         (judge_python((3, 11, 0)), OK, "python 3.11.0"),
         (judge_python((3, 10, 9)), FAILED, "Python 3.11"),
         (judge_packages((Package("a", ">=1", "1.2", True), Package("b", "<2", "1", True))), OK, "a 1.2, b 1"),
@@ -151,6 +155,19 @@ def test_only_what_failed_makes_the_status() -> None:
 )
 def test_what_torch_says_of_itself(status: int, stdout: bytes, stderr: bytes, found: Gpu) -> None:
     assert gpu_from(status, stdout, stderr) == found
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "problem"),
+    [
+        (0, b"chatter", None),
+        (1, b"noise\nError: The model has no key-value cache.\nUse another.\n", "The model has no key-value cache."),
+        (1, b"Traceback\nImportError: cannot import name", "ImportError: cannot import name"),
+        (-9, b"", "it ended with status -9"),
+    ],
+)
+def test_what_a_try_of_the_bundled_model_says(status: int, stderr: bytes, problem: str | None) -> None:
+    assert problem_from(status, b"{}", stderr) == problem
 
 
 def test_versions_are_held_against_our_own_metadata() -> None:

@@ -32,7 +32,19 @@ def test_all_is_well(tiny_swarm: TinySwarm) -> None:
     outcome = examined(tiny_swarm, "--initial-peers", tiny_swarm.address, "--gateway", tiny_swarm.url, "--json")
     assert (outcome.status, outcome.stderr) == (0, ""), outcome.stdout
     found = levels(outcome)
-    for check in ("versions", "gpu", "ports", "p2pd", "bootstrap", "clock", "nat", "relay", "round trip", "gateway"):
+    for check in (
+        "versions",
+        "gpu",
+        "model",
+        "ports",
+        "p2pd",
+        "bootstrap",
+        "clock",
+        "nat",
+        "relay",
+        "round trip",
+        "gateway",
+    ):
         assert found[check] == "ok", outcome.stdout
     assert {"disk", "memory"} <= set(found)
 
@@ -53,7 +65,7 @@ def test_a_dead_bootstrap_is_one_clear_line(tiny_swarm: TinySwarm) -> None:
     both = examined(tiny_swarm, "--initial-peers", dead, "--initial-peers", tiny_swarm.address, "--json")
     assert both.status == 1
     assert levels(both) | {"disk": "", "memory": ""} == {
-        **dict.fromkeys(("versions", "gpu", "ports", "p2pd", "clock", "nat", "relay", "round trip"), "ok"),
+        **dict.fromkeys(("versions", "gpu", "model", "ports", "p2pd", "clock", "nat", "relay", "round trip"), "ok"),
         **{"bootstrap": "failed", "disk": "", "memory": ""},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -196,3 +197,20 @@ def test_help_imports_nothing_heavy(start: Start) -> None:
     for arguments in (("--help",), ("serve", "--help"), ("--version",)):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert heavy & set(done.stderr.split()) == set()
+
+
+def test_a_worker_whose_key_another_one_has(start: Start, bootstrap: Process, tmp_path: Path) -> None:
+    """As on a cloned machine: the second is refused while the first answers, and starts once the first is killed."""
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps([{"model": "one", "answers": [{"text": "one"}]}]))
+    peer = bootstrap.ready.address
+    own, copied = tmp_path / "own.key", tmp_path / "copied.key"
+    first = start.worker("--script", str(script), "--identity", str(own), peer=peer)
+    first.wait_ready()
+    copied.write_bytes(own.read_bytes())
+    copied.chmod(0o600)
+    arguments = ("serve", *LISTEN, "--initial-peers", peer, "--script", str(script), "--identity", str(copied))
+    said = error_of(run(*arguments, root=start.root))
+    assert "Another worker has this one's key" in said and "copied.key" in said
+    first.stop(signal.SIGKILL)
+    start.worker("--script", str(script), "--identity", str(copied), peer=peer).wait_ready()

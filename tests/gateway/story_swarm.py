@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.dispatch.dispatcher import DispatchConfig
@@ -28,6 +28,7 @@ from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend, Echo
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, capability, card, peer
 
+KEY = ("echo", "generate")
 PROMPT = "one two three"
 ECHO = EchoOptions()
 PATIENT = ExchangeTimeouts(accept_s=5, silence_s=5)
@@ -103,18 +104,23 @@ class Swarm:
             worker.health.has_served = True
 
     async def impostor(
-        self, name: str, handler: StreamHandler, *features: str, digest: str = ECHO_DIGEST, resumes: bool = True
+        self,
+        name: str,
+        handler: StreamHandler,
+        *features: str,
+        digest: str = ECHO_DIGEST,
+        resumes: bool = True,
+        models: Sequence[str] = ("echo",),
     ) -> str:
-        """A peer that announces the model like any worker, with further features, and answers as `handler` does.
+        """A peer that announces the models like any worker, with further features, and answers as `handler` does.
         Returns its id."""
         identity = peer(name)
         network = self.world.join(identity.peer_id)
         self._running.push_async_callback(network.kill)
         await network.handle(GENERATE_PROTOCOL, handler)
         await network.handle(STATUS_PROTOCOL, is_there)
-        record = capability(
-            identity, models=(card("echo", features=("chat", "text", *["resume"] * resumes, *features), digest=digest),)
-        )
+        abilities = ("chat", "text", *["resume"] * resumes, *features)
+        record = capability(identity, models=tuple(card(name, features=abilities, digest=digest) for name in models))
         await network.store(entries_for(record, seal(record, identity)))
         await self.refresh()
         return identity.peer_id
@@ -143,7 +149,10 @@ class Swarm:
         return next(worker for worker in (*self.peers.workers, *self.peers.lost) if worker.peer_id == peer_id)
 
     def cooling(self) -> set[str]:
-        return {worker.peer_id for worker in self.peers.workers if worker.health.state(self.now_s) is not State.HEALTHY}
+        return {worker.peer_id for worker in self.peers.workers if self._is_in_trouble(worker)}
+
+    def _is_in_trouble(self, worker: Known) -> bool:
+        return worker.health_of(KEY).state(self.now_s) is not State.HEALTHY
 
     def in_flight(self) -> list[int]:
         return [worker.in_flight for worker in self.peers.workers]

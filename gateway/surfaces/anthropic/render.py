@@ -17,13 +17,19 @@ from gateway.http.collected import Generated
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.http.thoughts import Thought
 from gateway.interface import ModelEntry, Waiting
-from p2pnet.errors import ProtocolViolation, WorkerFailed
+from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
 
 PING = sse.event("ping", b'{"type":"ping"}')
 
-STOP_REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+STOP_REASONS: dict[FinishReason, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
 
 ERROR_TYPES = {
     401: "authentication_error",
@@ -44,27 +50,28 @@ class MessageHead:
     id: str
     model: str
     stop_sequences: tuple[str, ...] = ()
+    shows_thoughts: bool = False
+    """Whether the client has asked for what the model thinks: others expect text in the first block."""
 
 
 class MessageRenderer:
     """Renders the events of one streamed message, in order."""
 
     media_type = sse.MEDIA_TYPE
+    shows_thoughts = True
 
     def __init__(self, head: MessageHead) -> None:
         self._head = head
         self._index = -1
         """Of the last block that was opened."""
-        self._call: int | None = None
-        """Which call of a tool is in the open block; None for text."""
-        self._is_open = False
+        self._open_for: int | str | None = None
+        """What the open block has: text, thoughts, or which call of a tool."""
         self._before_text = b""
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         return PING if waiting is None else b": " + waiting_comment(waiting).encode() + b"\n" + PING
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
-        """Raises ProtocolViolation when calls of tools are mixed up with one another."""
         return b"".join(part for event in events for part in self._parts(event))
 
     def render_failure(self, failure: Failure) -> bytes:
@@ -74,6 +81,8 @@ class MessageRenderer:
         if isinstance(event, Accepted):
             message = _message(self._head, [], None, None, usage_document(Usage(event.prompt_tokens, 0)))
             yield _event("message_start", {"message": message})
+        elif isinstance(event, Thought):
+            yield from self._thought(event)
         elif isinstance(event, Finished):
             yield from self._close()
             reason, sequence = stop_of(event, self._head)
@@ -83,48 +92,64 @@ class MessageRenderer:
         else:
             yield from self._delta(event)
 
+    def _thought(self, thought: Thought) -> Iterator[bytes]:
+        if not self._head.shows_thoughts:
+            yield PING  # it may take minutes, and something has to come
+            return
+        if self._open_for != "thinking":
+            yield from self._open("thinking", thinking_block(""))
+        delta = {"type": "thinking_delta", "thinking": thought.text}
+        yield _event("content_block_delta", {"index": self._index, "delta": delta})
+
     def _delta(self, delta: TextDelta) -> Iterator[bytes]:
         if delta.text:
-            if not self._is_open or self._call is not None:
-                yield from self._open(None, {"type": "text", "text": ""})
+            if self._open_for != "text":
+                yield from self._open("text", {"type": "text", "text": ""})
                 self._before_text = _begin_of_text_delta(self._index)
             yield self._before_text + encode_line(delta.text) + b"}}\n\n"
         for piece in delta.tool_calls:
             yield from self._call_piece(piece)
 
     def _call_piece(self, piece: ToolCallDelta) -> Iterator[bytes]:
-        if not self._is_open or self._call != piece.index:
-            if piece.name is None:
-                raise ProtocolViolation("the worker went back to a call of a tool that was over")
-            block = {"type": "tool_use", "id": piece.id or "", "name": piece.name, "input": {}}
+        if self._open_for != piece.index:
+            block = {"type": "tool_use", "id": piece.id or "", "name": piece.name or "", "input": {}}
             yield from self._open(piece.index, block)
         if piece.arguments:
             delta = {"type": "input_json_delta", "partial_json": piece.arguments}
             yield _event("content_block_delta", {"index": self._index, "delta": delta})
 
-    def _open(self, call: int | None, block: dict[str, Any]) -> Iterator[bytes]:
+    def _open(self, content: int | str, block: dict[str, Any]) -> Iterator[bytes]:
         yield from self._close()
-        self._is_open, self._call = True, call
+        self._open_for = content
         self._index += 1
         yield _event("content_block_start", {"index": self._index, "content_block": block})
 
     def _close(self) -> Iterator[bytes]:
-        if self._is_open:
-            self._is_open = False
+        if self._open_for is not None:
+            self._open_for = None
             yield _event("content_block_stop", {"index": self._index})
 
 
 def render_message(head: MessageHead, generated: Generated) -> bytes:
     """Raises WorkerFailed when the model's calls of tools are not what this API can say."""
     (choice,) = generated.choices
-    content: list[dict[str, Any]] = [{"type": "text", "text": choice.text}] if choice.text else []
-    is_cut = choice.reason == "length"
+    content: list[dict[str, Any]] = []
+    if choice.thoughts and head.shows_thoughts:
+        content.append(thinking_block(choice.thoughts))
+    if choice.text:
+        content.append({"type": "text", "text": choice.text})
+    is_cut = choice.reason in ("length", "content_filter")
     content += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call, is_cut)}
         for call in choice.tool_calls
     ]
     reason, sequence = stop_of(generated.finished, head)
     return encode_line(_message(head, content, reason, sequence, usage_document(generated.finished.usage)))
+
+
+def thinking_block(text: str) -> dict[str, str]:
+    """Without the signature that Anthropic gives, since nobody here checks one."""
+    return {"type": "thinking", "thinking": text, "signature": ""}
 
 
 def stop_of(finished: Finished, head: MessageHead) -> tuple[str, str | None]:

@@ -49,11 +49,11 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     async def create(request: Request) -> Response:
         body = schema.parse_message(await read_body(request, limits))
         generation = schema.message_request(body, request.state.request_id, service.make_seed)
-        head = render.MessageHead("msg_" + service.make_id(), generation.model, generation.stop)
+        head = render.MessageHead("msg_" + service.make_id(), generation.model, generation.stop, body.shows_thoughts)
         events = _in_its_words(service.generate(generation, request.state.caller))
         if body.is_stream:
             return StreamedReply(events, render.MessageRenderer(head), limits)
-        return WholeReply(events, partial(render.render_message, head), limits)
+        return WholeReply(events, partial(render.render_message, head), limits, shows_thoughts=True)
 
     @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=body_docs(CHAT))
     async def count(request: Request) -> Response:

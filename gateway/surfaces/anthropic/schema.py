@@ -23,8 +23,9 @@ COUNTED_TOKENS = 1
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p")
 
-_ALLOWED_THINKING = ("disabled", "adaptive")
-"""With `adaptive` the model decides whether it thinks, so not at all is fine."""
+_THINKING = ("enabled", "adaptive")
+"""Kinds of `thinking` with which what a model thinks is shown. Whether it thinks, and for how long, is its own affair
+here: of `budget_tokens` nothing follows."""
 
 _NAMES = {
     "stop": "stop_sequences",
@@ -90,6 +91,10 @@ class MessageBody(CountBody):
     def is_stream(self) -> bool:
         return bool(self.stream)
 
+    @property
+    def shows_thoughts(self) -> bool:
+        return self.thinking is not None and self.thinking.type in _THINKING
+
 
 def parse_message(raw: bytes) -> MessageBody:
     """Raises InvalidRequest, which names the field."""
@@ -125,7 +130,7 @@ def count_request(body: CountBody, request_id: str) -> GenerateRequest:
 
 def _refuse(body: CountBody) -> None:
     fields = (
-        ("thinking", body.thinking is not None and body.thinking.type not in _ALLOWED_THINKING),
+        ("thinking", body.thinking is not None and body.thinking.type not in (*_THINKING, "disabled")),
         ("mcp_servers", bool(body.mcp_servers)),
         ("container", body.container is not None),
         ("inference_geo", body.inference_geo not in (None, "global")),

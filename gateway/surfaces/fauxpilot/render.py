@@ -35,6 +35,7 @@ class ChunkRenderer:
     """Renders the chunks of one streamed response, in order."""
 
     media_type = sse.MEDIA_TYPE
+    shows_thoughts = False
 
     def __init__(self, head: ResponseHead) -> None:
         self._head = head

@@ -18,6 +18,7 @@ from gateway.http.collected import Embedded, Generated, numbers_of
 from gateway.http.failures import Failure
 from gateway.http.one_line import one_line
 from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.http.thoughts import Thought
 from gateway.interface import Waiting
 from gateway.surfaces.ollama.calls import WholeCalls, call_documents
 from gateway.surfaces.ollama.context import Turn, encode_context
@@ -33,7 +34,13 @@ LEAST_LOGPROB = -9999.0
 
 _NS = 1_000_000_000
 
-_DONE_REASONS: dict[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+_DONE_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "stop",
+    "content_filter": "stop",
+}
+"""Ollama knows no others."""
 
 
 def timestamp(unix_s: float) -> str:
@@ -59,6 +66,8 @@ class SharedFields:
     now: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
     turns: tuple[Turn, ...] | None = None
+    shows_thoughts: bool = True
+    """Whether what the model thinks is taken apart: not where a prompt is raw."""
 
     def head(self) -> dict[str, Any]:
         return {"model": self.model, "created_at": timestamp(self.now())}
@@ -69,6 +78,12 @@ class SharedFields:
             return {"response": text}
         message: dict[str, Any] = {"role": "assistant", "content": text}
         return {"message": message | {"tool_calls": calls} if calls else message}
+
+    def thought(self, text: str) -> dict[str, Any]:
+        """The fields that hold what the model thinks."""
+        if not self.is_chat:
+            return {"response": "", "thinking": text}
+        return {"message": {"role": "assistant", "content": "", "thinking": text}}
 
     def context(self, text: str) -> dict[str, Any]:
         if self.turns is None:
@@ -84,6 +99,7 @@ class NdjsonRenderer:
 
     def __init__(self, answer: SharedFields) -> None:
         self._answer = answer
+        self.shows_thoughts = answer.shows_thoughts
         self._calls = WholeCalls()
         self._texts: list[str] = []
         self._began_s = answer.clock()
@@ -107,6 +123,8 @@ class NdjsonRenderer:
         for event in events:
             if isinstance(event, TextDelta):
                 parts += self._delta(event, before)
+            elif isinstance(event, Thought):
+                parts.append(self._thought(event))
             elif isinstance(event, Accepted):
                 self._accepted_s = self._answer.clock()
             else:
@@ -115,6 +133,11 @@ class NdjsonRenderer:
 
     def render_failure(self, failure: Failure) -> bytes:
         return render_error(failure) + b"\n"
+
+    def _thought(self, thought: Thought) -> bytes:
+        if self._first_s is None:
+            self._first_s = self._answer.clock()
+        return _line({**self._answer.head(), **self._answer.thought(thought.text), "done": False})
 
     def _delta(self, delta: TextDelta, before: bytes) -> tuple[bytes, ...]:
         if self._first_s is None:
@@ -174,10 +197,13 @@ def render_whole(answer: SharedFields, generated: Generated) -> bytes:
     queued_s = generated.routed.queued_ms / 1000 if generated.routed else 0.0
     first_s = generated.duration_s if generated.first_token_s is None else generated.first_token_s
     timing = Timing(min(queued_s, first_s), first_s, generated.duration_s)
+    said = answer.said(choice.text + text, documents)
+    if choice.thoughts:
+        (said["message"] if answer.is_chat else said)["thinking"] = choice.thoughts
     return msgspec.json.encode(
         {
             **answer.head(),
-            **answer.said(choice.text + text, documents),
+            **said,
             **_end(generated.finished, timing),
             **(logprobs_field(choice.logprobs) if choice.logprobs else {}),
             **answer.context(choice.text),

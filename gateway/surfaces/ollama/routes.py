@@ -120,9 +120,8 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
             return ordered(render.SharedFields(body.name, False, service.now), body.order)
         generation = schema.generate_request(body, entry, request.state.request_id, service.make_seed)
         turns = body.turns() if body.is_turn else None
-        return reply(
-            request, generation, render.SharedFields(body.name, False, service.now, turns=turns), body.is_stream
-        )
+        answer = render.SharedFields(body.name, False, service.now, turns=turns, shows_thoughts=not body.raw)
+        return reply(request, generation, answer, body.is_stream)
 
     def ordered(answer: render.SharedFields, order: str) -> Response:
         model_list.get(answer.model)
@@ -132,7 +131,7 @@ def _add_generation(routes: APIRouter, service: GatewayService, limits: HttpLimi
         events = _in_its_words(service.generate(generation, request.state.caller), answer.model)
         if is_stream:
             return StreamedReply(events, render.NdjsonRenderer(answer), limits)
-        return WholeReply(events, partial(render.render_whole, answer), limits)
+        return WholeReply(events, partial(render.render_whole, answer), limits, answer.shows_thoughts)
 
 
 def _add_embedding(routes: APIRouter, service: GatewayService, limits: HttpLimits, model_list: ModelList) -> None:

@@ -152,8 +152,7 @@ def check_generation(body: _Generation, entry: ModelEntry | None) -> None:
     """What can be refused before anybody is asked. Raises RequestError, in Ollama's words where it has some."""
     if not 0 <= (body.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
         raise InvalidRequest(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}", "top_logprobs")
-    if _wants_thinking(body.think):
-        raise FeatureMissing(f'"{body.name}" does not support thinking', "think")
+    _check_think(body.think)
     if body.debug_render_only:
         raise InvalidRequest("_debug_render_only: the template stays with the worker", "_debug_render_only")
     if entry is not None and "generate" not in entry.tasks:
@@ -261,13 +260,14 @@ def _response_format(given: Any) -> dict[str, str] | None:
     raise InvalidRequest('invalid format: expected "json" or a valid JSON Schema object', "format")
 
 
-def _wants_thinking(think: Any) -> bool:
+def _check_think(think: Any) -> None:
+    """Whether a model thinks is its own affair here: what it does think is passed on, apart from what it says."""
     if think is None or isinstance(think, bool):
-        return bool(think)
+        return
     if isinstance(think, str):
         if think not in THINK_LEVELS:
             raise InvalidRequest(f'invalid think value: "{think[:32]}" (must be {_LEVELS}, true, or false)', "think")
-        return True
+        return
     raise InvalidRequest(f"think must be a boolean or string ({_LEVELS}, true, or false)", "think")
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, validated
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
-from gateway.surfaces.openai.tools import ROLES, Content, ToolChoice, Tools, text_of, tool_fields
+from gateway.surfaces.openai.tools import ROLES, Content, ToolChoice, Tools, functions_of, text_of, tool_fields
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest
 
@@ -77,7 +77,7 @@ def parse_chat(raw: bytes) -> ChatBody:
 def chat_request(body: ChatBody, request_id: str, make_seed: Callable[[], int]) -> GenerateRequest:
     """Raises InvalidRequest, ModelNotFound."""
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
-    tools = tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls)
+    tools = tool_fields(functions_of(body.tools or ()), body.tool_choice, body.parallel_tool_calls)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     fields = {
         "request_id": request_id,

@@ -14,6 +14,7 @@ from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.http.thoughts import Thought
 from gateway.interface import Waiting
 from gateway.surfaces.openai.documents import render_error, usage_document
 from gateway.surfaces.openai.logprobs import TokenOffsets, chat_logprobs, completion_logprobs
@@ -74,6 +75,7 @@ class SseRenderer:
         self._after_choices = (b',"usage":null' if with_usage else b"") + b"}\n\n"
         self._with_usage = with_usage
         self._is_opened = False
+        self.shows_thoughts = dialect is CHAT
         self._set_digest(None)
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
@@ -89,6 +91,8 @@ class SseRenderer:
                     parts += (self._before_text(event.choice), encode_line(event.text), self._after_text)
             elif isinstance(event, Accepted):
                 parts.append(self._open(event))
+            elif isinstance(event, Thought):
+                parts.append(self._thought(event))
             else:
                 parts.append(self._close(event))
         return b"".join(parts)
@@ -125,6 +129,11 @@ class SseRenderer:
         self._is_opened = True
         rest = opening + _OPEN_CHOICE + self._after_choices
         return b"".join(self._choice(index) + rest for index in range(self._choices))
+
+    def _thought(self, thought: Thought) -> bytes:
+        """As DeepSeek's API has it, and vLLM and llama.cpp after it."""
+        body = {"delta": {"reasoning_content": thought.text}, "logprobs": None, "finish_reason": None}
+        return self._choice(thought.choice) + encode_line(body)[1:] + b"]" + self._after_choices
 
     def _rich(self, delta: TextDelta) -> bytes:
         """A delta with more than text."""
@@ -172,6 +181,8 @@ def _chat_choice(index: int, choice: GeneratedChoice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if choice.tool_calls:
         message["tool_calls"] = [_whole_call(call) for call in choice.tool_calls]
+    if choice.thoughts:
+        message["reasoning_content"] = choice.thoughts
     logprobs = chat_logprobs(choice.logprobs) if choice.logprobs else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 

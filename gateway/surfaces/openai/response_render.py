@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import msgspec
 from gateway.http.collected import Generated
 from gateway.http.failures import Failure
 from gateway.surfaces.openai.logprobs import token_documents
+from gateway.surfaces.openai.response_tools import HOSTED, NO_TOOLS, Known, Offered
 from gateway.surfaces.openai.responses import ResponseBody
+from gateway.surfaces.openai.tools import ToolBody
 from p2pnet.messages import FinishReason, TokenLogprob, ToolCall, Usage
 
 IN_PROGRESS = "in_progress"
@@ -19,14 +21,22 @@ COMPLETED = "completed"
 INCOMPLETE = "incomplete"
 FAILED = "failed"
 
+_INCOMPLETE_REASONS: dict[FinishReason | None, str] = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+}
+
 
 @dataclass(frozen=True)
 class ObjectHead:
-    """What every state of one response carries: its id without a prefix, when it began, and what was asked for."""
+    """What every state of one response carries: its id without a prefix, when it began, what was asked for, and which
+    tools the model was shown. `keep` is given the document of the end, where the response is to be kept."""
 
     id: str
     created_s: int
     body: ResponseBody
+    offered: Offered = NO_TOOLS
+    keep: Callable[[dict[str, Any]], None] | None = None
 
 
 def response_document(
@@ -36,8 +46,9 @@ def response_document(
     usage: Usage | None = None,
     digest: str | None = None,
     failure: Failure | None = None,
+    reason: FinishReason | None = None,
 ) -> dict[str, Any]:
-    """A response in one of its states."""
+    """A response in one of its states. `reason` is why it ended, once it has."""
     body = head.body
     return {
         "id": f"resp_{head.id}",
@@ -46,21 +57,21 @@ def response_document(
         "status": status,
         "background": False,
         "error": None if failure is None else _error(failure),
-        "incomplete_details": {"reason": "max_output_tokens"} if status == INCOMPLETE else None,
+        "incomplete_details": {"reason": _INCOMPLETE_REASONS[reason]} if reason in _INCOMPLETE_REASONS else None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
-        "metadata": body.metadata or {},
+        "metadata": {**(body.metadata or {}), **head.offered.metadata},
         "model": body.model,
         "output": output,
         "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": body.previous_response_id,
         "reasoning": {"effort": None, "summary": None},
-        "store": False,
+        "store": head.keep is not None,
         "system_fingerprint": digest,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": _format(body)},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [_tool(tool.name, tool.description, tool.parameters, tool.strict) for tool in body.tools or ()],
+        "tools": [_tool(tool) for tool in body.tools or () if tool.type not in HOSTED],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
@@ -70,7 +81,7 @@ def response_document(
 
 
 def status_of(reason: FinishReason) -> str:
-    return INCOMPLETE if reason == "length" else COMPLETED
+    return INCOMPLETE if reason in _INCOMPLETE_REASONS else COMPLETED
 
 
 def text_part(text: str, logprobs: Iterable[TokenLogprob] = ()) -> dict[str, Any]:
@@ -81,19 +92,30 @@ def message_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = 
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-def call_item(item_id: str, status: str, call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": status,
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": call.arguments,
-    }
+def reasoning_item(item_id: str, status: str, content: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"id": item_id, "type": "reasoning", "status": status, "summary": [], "content": content}
+
+
+def thought_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
+
+
+def call_item(item_id: str, status: str, call: ToolCall, known: Known) -> dict[str, Any]:
+    """A call as the client knows its tool."""
+    shared = {"id": item_id, "status": status, "call_id": call.id, "name": known.name}
+    shared |= {} if known.namespace is None else {"namespace": known.namespace}
+    if known.is_custom:
+        return {"type": "custom_tool_call", **shared, "input": known.input_of(call.arguments)}
+    return {"type": "function_call", **shared, "arguments": call.arguments}
+
+
+def kind_of(known: Known) -> str:
+    """What the id of a call of this tool begins with."""
+    return "ctc" if known.is_custom else "fc"
 
 
 def item_id(head: ObjectHead, kind: str, index: int) -> str:
-    """`kind` is msg or fc; `index` is the item's position in the output."""
+    """`kind` is msg, rs or that of a call; `index` is the item's position in the output."""
     return f"{kind}_{head.id}_{index}"
 
 
@@ -102,13 +124,19 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
     choice = generated.choices[0]
     status = status_of(choice.reason)
     items: list[dict[str, Any]] = []
-    if choice.text or not choice.tool_calls:
+    if choice.thoughts:
+        items.append(reasoning_item(item_id(head, "rs", 0), COMPLETED, [thought_part(choice.thoughts)]))
+    if choice.text or not (choice.tool_calls or items):
         part = text_part(choice.text, choice.logprobs)
-        items.append(message_item(item_id(head, "msg", 0), COMPLETED, [part]))
+        items.append(message_item(item_id(head, "msg", len(items)), COMPLETED, [part]))
     for call in choice.tool_calls:
-        items.append(call_item(item_id(head, "fc", len(items)), COMPLETED, call))
+        known = head.offered.of(call.name)
+        items.append(call_item(item_id(head, kind_of(known), len(items)), COMPLETED, call, known))
     items[-1]["status"] = status  # only the last one can have been cut off
-    document = response_document(head, status, items, generated.finished.usage, generated.digest)
+    finished = generated.finished
+    document = response_document(head, status, items, finished.usage, generated.digest, reason=choice.reason)
+    if head.keep is not None:
+        head.keep(document)
     return msgspec.json.encode(document)
 
 
@@ -127,14 +155,13 @@ def _format(body: ResponseBody) -> dict[str, Any]:
     return {"type": "json_schema", "name": wanted.name, "schema": wanted.schema_ or {}, "strict": wanted.strict}
 
 
-def _tool(name: str | None, description: str | None, parameters: Any, strict: bool | None) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "name": name,
-        "description": description,
-        "parameters": parameters,
-        "strict": strict is True,
-    }
+def _tool(tool: ToolBody) -> dict[str, Any]:
+    named = {"type": tool.type, "name": tool.name, "description": tool.description}
+    if tool.type == "namespace":
+        return {**named, "tools": [_tool(each) for each in tool.tools or ()]}
+    if tool.type == "custom":
+        return named
+    return {**named, "parameters": tool.parameters, "strict": tool.strict is True}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

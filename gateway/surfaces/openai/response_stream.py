@@ -2,8 +2,10 @@
 
     created, in_progress, then for each item of the output
       output_item.added
+        content_part.added, reasoning_text.delta*, reasoning_text.done, content_part.done    of what a model thinks
         content_part.added, output_text.delta*, output_text.done, content_part.done    of a message
         function_call_arguments.delta*, function_call_arguments.done                   of a call
+        custom_tool_call_input.delta, custom_tool_call_input.done                      of a call of a free-form tool
       output_item.done
     and completed, incomplete or failed
 
@@ -20,6 +22,7 @@ from gateway.http.collected import CollectedCall
 from gateway.http.failures import Failure
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
+from gateway.http.thoughts import Thought
 from gateway.interface import Waiting
 from gateway.surfaces.openai.logprobs import token_documents
 from gateway.surfaces.openai.response_render import (
@@ -28,11 +31,15 @@ from gateway.surfaces.openai.response_render import (
     ObjectHead,
     call_item,
     item_id,
+    kind_of,
     message_item,
+    reasoning_item,
     response_document,
     status_of,
     text_part,
+    thought_part,
 )
+from gateway.surfaces.openai.response_tools import Known
 from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCallDelta
 
 
@@ -40,6 +47,7 @@ class ResponseStream:
     """The events of one response, in order. A renderer for StreamedReply."""
 
     media_type = sse.MEDIA_TYPE
+    shows_thoughts = True
 
     def __init__(self, head: ObjectHead) -> None:
         self._head = head
@@ -47,8 +55,7 @@ class ResponseStream:
         self._digest: str | None = None
         self._is_created = False
         self._done: list[dict[str, Any]] = []
-        self._open: _Message | _Call | None = None
-        self._calls: set[int] = set()
+        self._open: _Thinking | _Message | _Call | None = None
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         return sse.comment(waiting_comment(waiting))
@@ -64,6 +71,8 @@ class ResponseStream:
         if isinstance(event, Accepted):
             self._digest = event.digest
             yield from self._create()
+        elif isinstance(event, Thought):
+            yield from self._think(event)
         elif isinstance(event, TextDelta):
             if event.text or (event.logprobs and not event.tool_calls):
                 yield from self._say(event)
@@ -78,6 +87,14 @@ class ResponseStream:
             yield self._state("created", IN_PROGRESS)
             yield self._state("in_progress", IN_PROGRESS)
 
+    def _think(self, thought: Thought) -> Iterator[bytes]:
+        thinking = self._open
+        if not isinstance(thinking, _Thinking):
+            thinking = _Thinking(item_id(self._head, "rs", len(self._done) + bool(self._open)))
+            yield from self._begin(thinking)
+        thinking.texts.append(thought.text)
+        yield self._of_part("reasoning_text.delta", delta=thought.text)
+
     def _say(self, delta: TextDelta) -> Iterator[bytes]:
         if not isinstance(self._open, _Message):
             yield from self._begin(_Message(item_id(self._head, "msg", len(self._done) + bool(self._open))))
@@ -91,22 +108,25 @@ class ResponseStream:
     def _call(self, piece: ToolCallDelta) -> Iterator[bytes]:
         call = self._open
         if not isinstance(call, _Call) or call.index != piece.index:
-            if piece.index in self._calls:
-                return  # a call that is closed: no worker of ours goes back to one
-            self._calls.add(piece.index)
-            fresh = _Call(item_id(self._head, "fc", len(self._done) + bool(self._open)), piece)
+            known = self._head.offered.of(piece.name or "")
+            place = len(self._done) + bool(self._open)
+            fresh = _Call(item_id(self._head, kind_of(known), place), piece, known)
             yield from self._begin(fresh)
             call = fresh
         if piece.arguments:
             call.collected.take(piece)
+            if call.known.is_custom:
+                return  # what comes is the JSON around its text
             yield self._of_item("function_call_arguments.delta", delta=piece.arguments)
 
-    def _begin(self, item: _Message | _Call) -> Iterator[bytes]:
+    def _begin(self, item: _Thinking | _Message | _Call) -> Iterator[bytes]:
         yield from self._end("completed")
         self._open = item
         yield self._event("output_item.added", output_index=len(self._done), item=item.document(IN_PROGRESS))
         if isinstance(item, _Message):
             yield self._of_part("content_part.added", part=text_part(""))
+        elif isinstance(item, _Thinking):
+            yield self._of_part("content_part.added", part=thought_part(""))
 
     def _end(self, status: str) -> Iterator[bytes]:
         item = self._open
@@ -116,8 +136,17 @@ class ResponseStream:
             text = "".join(item.texts)
             yield self._of_part("output_text.done", text=text, logprobs=token_documents(item.logprobs))
             yield self._of_part("content_part.done", part=text_part(text, item.logprobs))
+        elif isinstance(item, _Thinking):
+            text = "".join(item.texts)
+            yield self._of_part("reasoning_text.done", text=text)
+            yield self._of_part("content_part.done", part=thought_part(text))
+        elif item.known.is_custom:
+            given = item.known.input_of(item.collected.whole().arguments)
+            yield self._of_item("custom_tool_call_input.delta", delta=given)
+            yield self._of_item("custom_tool_call_input.done", input=given)
         else:
-            yield self._of_item("function_call_arguments.done", arguments=item.collected.whole().arguments)
+            arguments = item.collected.whole().arguments
+            yield self._of_item("function_call_arguments.done", name=item.known.name, arguments=arguments)
         document = item.document(status)
         yield self._event("output_item.done", output_index=len(self._done), item=document)
         self._done.append(document)
@@ -141,22 +170,36 @@ class ResponseStream:
         finished: Finished | None = None,
         failure: Failure | None = None,
     ) -> bytes:
-        usage = None if finished is None else finished.usage
-        document = response_document(self._head, status, output, usage, self._digest, failure)
+        usage, reason = (None, None) if finished is None else (finished.usage, finished.reason)
+        document = response_document(self._head, status, output, usage, self._digest, failure, reason)
+        if finished is not None and self._head.keep is not None:
+            self._head.keep(document)
         return self._event(name, response=document)
 
-    def _of_part(self, name: str, **fields: Any) -> bytes:
-        return self._of_item(name, content_index=0, **fields)
+    def _of_part(self, kind: str, **fields: Any) -> bytes:
+        return self._of_item(kind, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: Any) -> bytes:
+    def _of_item(self, kind: str, **fields: Any) -> bytes:
         assert self._open is not None
-        return self._event(name, item_id=self._open.id, output_index=len(self._done), **fields)
+        return self._event(kind, item_id=self._open.id, output_index=len(self._done), **fields)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
-        kind = f"response.{name}"
-        data = encode_line({"type": kind, "sequence_number": self._numbers, **fields})
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        of_response = f"response.{kind}"
+        data = encode_line({"type": of_response, "sequence_number": self._numbers, **fields})
         self._numbers += 1
-        return sse.event(kind, data)
+        return sse.event(of_response, data)
+
+
+class _Thinking:
+    """What is being thought."""
+
+    def __init__(self, item_id: str) -> None:
+        self.id = item_id
+        self.texts: list[str] = []
+
+    def document(self, status: str) -> dict[str, Any]:
+        content = [] if status == IN_PROGRESS else [thought_part("".join(self.texts))]
+        return reasoning_item(self.id, status, content)
 
 
 class _Message:
@@ -175,10 +218,11 @@ class _Message:
 class _Call:
     """A call that is being made."""
 
-    def __init__(self, item_id: str, first: ToolCallDelta) -> None:
+    def __init__(self, item_id: str, first: ToolCallDelta, known: Known) -> None:
         self.id = item_id
+        self.known = known
         self.index = first.index
         self.collected = CollectedCall(first.id or "", first.name or "")
 
     def document(self, status: str) -> dict[str, Any]:
-        return call_item(self.id, status, self.collected.whole())
+        return call_item(self.id, status, self.collected.whole(), self.known)

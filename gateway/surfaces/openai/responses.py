@@ -1,11 +1,11 @@
 """Parses the bodies of /v1/responses into a GenerateRequest. Knows nothing of HTTP.
 
-Nothing is stored: what would need an earlier response, or a later one, is refused by name.
+What an earlier response has said is looked up among those that are kept (`response_store.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,6 +13,8 @@ from pydantic import Field
 from gateway.http.bodies import Body, validated
 from gateway.surfaces.openai.forms import Format, format_field
 from gateway.surfaces.openai.items import Item, messages_of
+from gateway.surfaces.openai.response_store import ResponseStore
+from gateway.surfaces.openai.response_tools import Offered
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
 from gateway.surfaces.openai.tools import ToolChoice, Tools, tool_fields
 from p2pnet.errors import InvalidRequest
@@ -55,9 +57,6 @@ class ResponseBody(GenerationBody):
 def parse_response(raw: bytes) -> ResponseBody:
     """Raises InvalidRequest, which names the field."""
     body = validated(ResponseBody, raw)
-    for name, needs in (("previous_response_id", "send the whole input"), ("store", "leave it out, or send false")):
-        if getattr(body, name):
-            raise InvalidRequest(f"{name}: responses are not stored here; {needs}", name)
     refuse(
         body,
         ("conversation", bool(body.conversation)),
@@ -65,20 +64,50 @@ def parse_response(raw: bytes) -> ResponseBody:
         ("prompt", body.prompt is not None),
         ("truncation", body.truncation not in (None, "disabled")),
     )
-    for i, tool in enumerate(body.tools or ()):
-        if tool.type == "function" and tool.name is None:
-            raise InvalidRequest(f"tools[{i}].name: required", f"tools[{i}].name")
     return body
 
 
-def response_request(body: ResponseBody, request_id: str, make_seed: Callable[[], int]) -> GenerateRequest:
-    """Raises InvalidRequest, ModelNotFound."""
-    messages = messages_of(body.input)
+def conversation_of(body: ResponseBody, store: ResponseStore, caller: str) -> list[Item]:
+    """The items of the whole conversation: those of the response before it, and what the input refers to, as kept for
+    this caller. Raises InvalidRequest."""
+    if body.store and not store.keep_s:
+        raise InvalidRequest("store: responses are not kept here; leave it out, or send false", "store")
+    before: list[Item] = []
+    if body.previous_response_id:
+        kept = store.find(caller, body.previous_response_id)
+        if kept is None:
+            message = "no such response is kept here, or no longer; send the whole input"
+            raise InvalidRequest(f"previous_response_id: {message}", "previous_response_id")
+        before = list(map(Item.model_validate, kept.conversation()))
+    if isinstance(body.input, str):
+        return [*before, Item(role="user", content=body.input)]
+    given = enumerate(body.input)
+    return [*before, *(_looked_up(item, store, caller, i) if _is_reference(item) else item for i, item in given)]
+
+
+def _is_reference(item: Item) -> bool:
+    """Some clients leave its type out."""
+    return item.type == "item_reference" or (item.type == "message" and item.id is not None and item.role is None)
+
+
+def _looked_up(item: Item, store: ResponseStore, caller: str, index: int) -> Item:
+    kept = None if item.id is None else store.find_item(caller, item.id)
+    if kept is None:
+        message = "no such item is kept here, or no longer; send the whole input"
+        raise InvalidRequest(f"input[{index}].id: {message}", f"input[{index}].id")
+    return Item.model_validate(kept)
+
+
+def response_request(
+    body: ResponseBody, items: Sequence[Item], offered: Offered, request_id: str, make_seed: Callable[[], int]
+) -> GenerateRequest:
+    """`items` are the whole conversation, `offered` the body's tools. Raises InvalidRequest, ModelNotFound."""
+    messages = messages_of(items, offered.shown)
     if body.instructions:
         messages.insert(0, {"role": "system", "content": body.instructions})
     if not messages:
         raise InvalidRequest("input: required", "input")
-    tools = tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls)
+    tools = tool_fields(offered.functions, body.tool_choice, body.parallel_tool_calls, offered.shown)
     has_logprobs = body.top_logprobs is not None or WITH_LOGPROBS in (body.include or ())
     fields = {
         "request_id": request_id,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
+from gateway.http.one_line import encode_line
 from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
 from gateway.http.uploads import read_body
 from gateway.model_names.code_models import CodeModels
@@ -21,8 +22,10 @@ from gateway.surfaces.openai.embedding import embed_request, parse_embedding, re
 from gateway.surfaces.openai.prompts import only_prompt, side_by_side
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
 from gateway.surfaces.openai.response_render import ObjectHead, render_response
+from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
-from gateway.surfaces.openai.responses import parse_response, response_request
+from gateway.surfaces.openai.response_tools import offered_tools
+from gateway.surfaces.openai.responses import conversation_of, parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
 from p2pnet.errors import ModelNotFound
 
@@ -95,23 +98,41 @@ def _add_embeddings(routes: APIRouter, service: GatewayService, limits: HttpLimi
 
 def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
     docs = body_docs({"model": "tiny", "input": "What is p2pnet?"})
+    store = ResponseStore(limits.keep_responses_s, service.now)
 
     @routes.post("/v1/responses", summary="Answer a chat, in OpenAI's newer shape", openapi_extra=docs)
     async def respond(request: Request) -> Response:
         body = parse_response(await read_body(request, limits))
-        generation = response_request(body, request.state.request_id, service.make_seed)
-        head = ObjectHead(service.make_id(), int(service.now()), body)
-        events = service.generate(generation, request.state.caller)
+        offered = offered_tools(body.tools or ())
+        caller = request.state.caller
+        items = conversation_of(body, store, caller.name)
+        generation = response_request(body, items, offered, request.state.request_id, service.make_seed)
+        keep = None
+        if store.keep_s and body.store is not False:
+            before = [item.model_dump(exclude_none=True) for item in items]
+            keep = partial(store.keep, caller.name, before=before)
+        head = ObjectHead(service.make_id(), int(service.now()), body, offered, keep)
+        events = service.generate(generation, caller)
         if body.is_stream:
             return StreamedReply(events, ResponseStream(head), limits)
-        return WholeReply(events, partial(render_response, head), limits)
+        return WholeReply(events, partial(render_response, head), limits, shows_thoughts=True)
 
-    @routes.get("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
-    @routes.delete("/v1/responses/{response_id}", summary="Always 404: responses are not stored")
-    async def stored(response_id: str) -> Response:
-        message = f"There is no response {response_id[:128]!r}: responses are not stored here."
-        missing = failure("response_not_found", message, "response_id")
-        return error_response(missing, render_error(missing))
+    @routes.get("/v1/responses/{response_id}", summary="A response of the caller's that is still kept")
+    async def retrieve(request: Request, response_id: str) -> Response:
+        kept = store.find(request.state.caller.name, response_id)
+        return _no_response(response_id) if kept is None else EncodedJson(kept.document)
+
+    @routes.delete("/v1/responses/{response_id}", summary="Keep a response no longer")
+    async def delete(request: Request, response_id: str) -> Response:
+        if not store.forget(request.state.caller.name, response_id):
+            return _no_response(response_id)
+        return EncodedJson(encode_line({"id": response_id, "object": "response", "deleted": True}))
+
+
+def _no_response(response_id: str) -> Response:
+    message = f"The response {response_id[:128]!r} is not stored here, or no longer."
+    missing = failure("response_not_found", message, "response_id")
+    return error_response(missing, render_error(missing))
 
 
 def _reply(
@@ -120,4 +141,4 @@ def _reply(
     """Of chat and completions."""
     if body.is_stream:
         return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits)
-    return WholeReply(events, partial(render_whole, dialect, head), limits)
+    return WholeReply(events, partial(render_whole, dialect, head), limits, shows_thoughts=dialect is CHAT)

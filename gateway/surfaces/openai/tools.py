@@ -6,7 +6,7 @@ checked against it. Knows nothing of HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -19,6 +19,9 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 """Chat templates know no developer: it is OpenAI's newer word for system."""
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
+
+_OF_CLIENTS = ("function", "custom")
+"""Kinds of tools that run where the client is, and may be chosen by name."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -42,10 +45,11 @@ class Function(Body):
 
 
 class ToolBody(Body):
-    """Chat has the function inside, responses have its fields here."""
+    """Chat has the function inside, responses have its fields here. `tools` are those of a group."""
 
     type: str = "function"
     function: Function | None = None
+    tools: Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -56,15 +60,29 @@ Tools = Annotated[list[ToolBody], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = str | dict[str, Any]
 
 
+def functions_of(tools: Sequence[ToolBody]) -> list[dict[str, Any]]:
+    """The fields of each Tool, where all are functions. Raises InvalidRequest."""
+    for i, tool in enumerate(tools):
+        if tool.type != "function":
+            reason = f"{tool.type[:64]!r} is not supported here, only functions are"
+            raise InvalidRequest(f"tools[{i}].type: {reason}", f"tools[{i}].type")
+    return [function_fields(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+
+
 def tool_fields(
-    tools: Sequence[ToolBody] | None, choice: ToolChoice | None, is_parallel: bool | None
+    functions: Sequence[dict[str, Any]],
+    choice: ToolChoice | None,
+    is_parallel: bool | None,
+    shown: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """The fields of a ChatPrompt that say which tools there are. Raises InvalidRequest.
 
-    Tools that must not be called are left out: a model without tools can then serve the request.
+    Tools that must not be called are left out: a model without tools can then serve the request. `shown` is the name
+    that the model is shown for one that the client uses.
     """
-    functions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools or ())]
-    word, name = _choice(choice, {function["name"] for function in functions})
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        functions, choice = _allowed(functions, choice.get("allowed_tools", choice), shown)
+    word, name = _choice(choice, {function["name"] for function in functions}, shown)
     if word == "none" or not functions:
         return {}
     return {
@@ -89,10 +107,8 @@ def _part(part: ContentPart, where: str, index: int) -> str:
     return text
 
 
-def _function(tool: ToolBody, where: str) -> dict[str, Any]:
-    if tool.type != "function":
-        reason = f"{tool.type[:64]!r} is not supported here, only functions are"
-        raise InvalidRequest(f"{where}.type: {reason}", f"{where}.type")
+def function_fields(tool: ToolBody, where: str) -> dict[str, Any]:
+    """The fields of the Tool that a function is. Raises InvalidRequest."""
     function = tool.function or tool
     if function.name is None:
         raise InvalidRequest(f"{where}.function: required", f"{where}.function")
@@ -104,10 +120,24 @@ def _function(tool: ToolBody, where: str) -> dict[str, Any]:
     }
 
 
-def _choice(choice: ToolChoice | None, names: Collection[str]) -> tuple[str, str | None]:
+def _allowed(
+    functions: Sequence[dict[str, Any]], allowed: Any, shown: Callable[[str], str]
+) -> tuple[Sequence[dict[str, Any]], str]:
+    """Those of the tools that may be called, and whether one must be. Tools of other kinds were left out already."""
+    tools, mode = (allowed.get("tools"), allowed.get("mode", "auto")) if isinstance(allowed, dict) else (None, None)
+    if not isinstance(tools, list) or mode not in ("auto", "required"):
+        raise InvalidRequest("tool_choice: allowed_tools has a mode, auto or required, and tools", "tool_choice")
+    given = [tool for tool in tools if isinstance(tool, dict) and tool.get("type") in _OF_CLIENTS]
+    names = {shown(_chosen_name(tool)) for tool in given}
+    if not names <= {function["name"] for function in functions}:
+        raise InvalidRequest("tool_choice: not one of the tools", "tool_choice")
+    return [function for function in functions if function["name"] in names], mode
+
+
+def _choice(choice: ToolChoice | None, names: Collection[str], shown: Callable[[str], str]) -> tuple[str, str | None]:
     """`auto`, `none` or `required`, and the tool that must be called where one is named."""
     if isinstance(choice, dict):
-        name = _chosen_name(choice)
+        name = shown(_chosen_name(choice))
         if name not in names:
             raise InvalidRequest("tool_choice: not one of the tools", "tool_choice")
         return "required", name
@@ -121,6 +151,6 @@ def _choice(choice: ToolChoice | None, names: Collection[str]) -> tuple[str, str
 def _chosen_name(choice: dict[str, Any]) -> str:
     function = choice.get("function", choice)
     name = function.get("name") if isinstance(function, dict) else None
-    if choice.get("type") != "function" or not isinstance(name, str):
+    if choice.get("type") not in _OF_CLIENTS or not isinstance(name, str):
         raise InvalidRequest("tool_choice: none, auto, required or one function", "tool_choice")
     return name

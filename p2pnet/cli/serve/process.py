@@ -17,6 +17,7 @@ from p2pnet.cli.serve.upstreams import open_upstreams
 from p2pnet.cli.settings import IdentityFile
 from p2pnet.config import DirectoryConfig, NetworkConfig
 from p2pnet.peer import Peer, now_ms
+from p2pnet.twins import TwinWatch, asked_by_another, check_alone
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.synthetic.script_file import open_scripts
 from p2pnet.worker.observability.observer import Observer, Observers
@@ -50,12 +51,15 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         # First: a wrong address is known at once, not after the model is loaded.
         peer = await Peer.join(network, membership=config.joining.membership)
         closing.push_async_callback(peer.close)
+        await check_alone(peer.network, now_ms, network.identity_file, asked_by_another)
         measuring = await closing.enter_async_context(worker_metrics(config.metrics_host, config.metrics_port))
         metrics = measuring.metrics
         observer = Observers([panel.tally] if metrics is None else [panel.tally, metrics])
         worker = await _start_worker(config, peer, owner, observer)
         await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
         closing.push_async_callback(worker.stop)
+        twins = asyncio.create_task(TwinWatch(peer.network, now_ms, worker.has_issued).run())
+        closing.callback(twins.cancel)
         if metrics is not None:
             metrics.watch(worker.standing)
         yield Ready(peer.identity.peer_id, await peer.join_addresses(), metrics=measuring.url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -38,6 +39,8 @@ MODELS_INTERVAL_S = 1.0
 
 LARGEST_STAMP = (1 << 53) - 1
 """What a record may hold."""
+MAX_ISSUED = 256
+"""Sequence numbers that are remembered: those of the records that have not expired, and more."""
 
 RETRY_S = 1.0
 MAX_DOUBLINGS = 6
@@ -67,6 +70,7 @@ class Announcer:
         self._sleep = sleep
         self._name = name
         self._last_sequence = 0
+        self._issued: deque[int] = deque(maxlen=MAX_ISSUED)
         self.stored_sequence = 0
         """That of the newest capability record that the directory has taken, a withdrawal among them."""
         self._last_expires_ms = 0
@@ -97,6 +101,10 @@ class Announcer:
             asyncio.create_task(self._announce_on_new_models()),
         ]
         return is_stored
+
+    def has_issued(self, sequence: int) -> bool:
+        """Whether the record of this number, which has not expired yet, is one of ours."""
+        return sequence in self._issued
 
     async def set_paused(self, is_paused: bool) -> None:
         """Withdraw until told otherwise, or announce again. What fails now is repeated in turn. Never raises."""
@@ -219,6 +227,7 @@ class Announcer:
         """Sequence number, issue and expiry. Sequence numbers follow the clock, so that they grow over restarts too."""
         issued_ms = self._now_ms()
         self._last_sequence = max(issued_ms, self._last_sequence + 1)
+        self._issued.append(self._last_sequence)
         return self._last_sequence, issued_ms, issued_ms + round(lifetime_s * 1000)
 
     def _warn_of(self, left_out: tuple[str, ...]) -> None:

@@ -5,10 +5,11 @@ Knows nothing of what runs the model.
 
 from __future__ import annotations
 
-from p2pnet.errors import ModelNotFound
+from p2pnet.errors import ContextOverflow, ModelNotFound
 from p2pnet.features import check_features
 from p2pnet.messages import EmbedRequest, GenerateRequest
 from p2pnet.records import ModelCard
+from p2pnet.wire.prompt_size import least_tokens_of
 from p2pnet.worker.text.resuming import check_resume
 
 
@@ -17,6 +18,9 @@ def check_generate(request: GenerateRequest, card: ModelCard) -> None:
     check_model(request, card)
     check_features(request, card.features)
     check_resume(request)
+    least_tokens = least_tokens_of(request.prompt)
+    if least_tokens >= card.context_length:
+        raise ContextOverflow.by_prompt(card.context_length, least_tokens)
 
 
 def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> None:

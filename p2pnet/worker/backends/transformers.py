@@ -34,7 +34,7 @@ from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.residence import CallLater, Residence, call_later
-from p2pnet.worker.engine.runner import Runner, kv_bytes_per_token, make_runner
+from p2pnet.worker.engine.runner import NoCache, Runner, kv_bytes_per_token, make_runner
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
 from p2pnet.worker.engine.sequence import Sequence
 from p2pnet.worker.engine.speed import Speedometer
@@ -203,7 +203,9 @@ class TransformersBackend:
             self._tokenize, self._intake.sequences, request, self._card.context_length
         )
         self._check_room(sequences)
-        yield Accepted(sequences[0].usage.prompt_tokens, self._card.digest)
+        begins_thinking = self._intake.begins_thinking(request, sequences[0])
+        prompt_tokens = sequences[0].usage.prompt_tokens
+        yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking)
         for delta in echoed:
             yield delta
         async with self._residence.use() as in_memory:
@@ -274,6 +276,11 @@ def _prepare(loaded: LoadedModel, options: EngineOptions) -> tuple[Runner, int]:
     try:
         runner = make_runner(loaded.model)
         bytes_per_token = kv_bytes_per_token(runner, loaded.model)
+    except NoCache as error:
+        raise UsageError(
+            "The model has no key-value cache: each token would cost as much as the whole text before it.",
+            "Use a transformer with attention.",
+        ) from error
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise UsageError(
             "The model was loaded but does not run.", "Try another --dtype or --device, or another model."

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,6 @@ def load_model(
     )
     tokenizer = load_tokenizer(folder)
     model = _load_weights(folder, plan)
-    if "past_key_values" not in signature(model.forward).parameters:
-        raise UsageError(f"The model in {folder} has no key-value cache.", "Use a transformer with attention.")
     name = str(model.dtype).removeprefix("torch.")
     return LoadedModel(
         model=model,

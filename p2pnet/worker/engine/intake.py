@@ -22,7 +22,7 @@ from p2pnet.worker.text.emission import Emitter
 from p2pnet.worker.text.fim import find_fim
 from p2pnet.worker.text.forms import Forms
 from p2pnet.worker.text.length import check_fits
-from p2pnet.worker.text.prompting import encode_prompt
+from p2pnet.worker.text.prompting import begins_thinking, encode_prompt
 from p2pnet.worker.text.resuming import encodings
 
 
@@ -58,6 +58,11 @@ class Intake:
         ):
             if ids and max(ids) >= self._vocabulary_size:
                 raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary.", param)
+
+    def begins_thinking(self, request: GenerateRequest, sequence: Sequence) -> bool:
+        """Whether the answer's text begins within what the model thinks: one that has a form does not."""
+        prompt_ids = sequence.prompt_ids
+        return request.response_format is None and begins_thinking(request.prompt, prompt_ids, self._tokenizer)
 
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
         """One sequence for each answer, and the echo that can be sent at once. Raises RequestError."""

@@ -90,6 +90,11 @@ class PackedRunner:
         return list(logits[: len(rows)].split([part.logits for part in parts]))
 
 
+class NoCache(ValueError):
+    """The model does not go on from keys and values that it has computed. Found out by trying: what the parameter is
+    called differs between models, and between versions of transformers."""
+
+
 class SequentialRunner:
     """Runs one sequence after the other, each with a cache of the model's own kind, which stays with its Kv."""
 
@@ -153,9 +158,12 @@ def _sequential_runner(model: Any, expected: list[torch.Tensor], prompts: list[l
     """A SequentialRunner, once it has been shown to work. Some models do not keep what they need in the cache they are
     given: they would go on as if each piece were a prompt of its own."""
     runner = SequentialRunner(model)
-    difference = _difference(expected, _logits_in_pieces(runner, prompts))
+    try:
+        difference = _difference(expected, _logits_in_pieces(runner, prompts))
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise NoCache(f"it takes no cache: {error}") from error
     if difference is not None:
-        raise ValueError(f"it does not go on from its cache: {difference}")
+        raise NoCache(f"it does not go on from its cache: {difference}")
     return runner
 
 

@@ -68,6 +68,10 @@ class Sequence:
         return Usage(prompt_tokens, len(self._ids) - prompt_tokens, min(self.job.cached_tokens, prompt_tokens))
 
     @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self._plan.prompt_ids
+
+    @property
     def has_calls(self) -> bool:
         """Whether it has begun to call a tool."""
         return self._emitter.has_calls

@@ -7,6 +7,7 @@ owner of a worker trusts a model's template with the worker's time, and renderin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -22,6 +23,10 @@ from p2pnet.worker.text.tool_calls.schemas import parameters_of
 
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What a template may raise on purpose, or when it trips over turns or tools that it did not expect."""
+
+THINK = "<think>"
+TAIL_TOKENS = 16
+"""Enough for the tag and the space behind it, in a tokenizer that writes it letter by letter."""
 
 _SHORT_ID_CHARS = 9
 _PROBE = "probe_5f1c"
@@ -43,6 +48,15 @@ def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int, context_
     if max(ids) >= vocabulary_size:
         raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary of {vocabulary_size}.", "prompt")
     return ids
+
+
+def begins_thinking(prompt: Prompt, ids: Sequence[int], tokenizer: Any) -> bool:
+    """Whether the template has opened what the model thinks, as those of many reasoning models do: `ids` are the whole
+    prompt's. Where a call is required the answer begins with that, whatever the template says."""
+    if not isinstance(prompt, ChatPrompt) or prompt.tool_choice == "required":
+        return False
+    text: str = tokenizer.decode(list(ids[-TAIL_TOKENS:]), skip_special_tokens=False)
+    return text.rstrip().endswith(THINK)
 
 
 def has_tools(tokenizer: Any) -> bool:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from gateway.dispatch.failure_policy import MAX_FAILURES
+from gateway.dispatch.generate_progress import MAX_TRIES_BY_TEXT
 from gateway.dispatch.hedging import MIN_SAMPLES
 from gateway.interface import Caller, Routed
 from gateway.observability.failures import failures_of
@@ -38,7 +39,7 @@ from p2pnet.messages import (
     Usage,
 )
 from p2pnet.network.interface import Stream, StreamHandler
-from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES
+from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, request_decoder
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend, EchoOptions
 from p2pnet.worker.serve import Worker
 from tests.gateway.story_swarm import (
@@ -178,6 +179,30 @@ async def test_a_worker_lost_before_the_first_token_is_not_noticed_by_the_client
         assert given.cooling() == (set() if says_so else {lost})
 
 
+@pytest.mark.parametrize(("is_there", "is_asked"), [(True, True), (False, False)])
+async def test_a_model_that_is_silent_cools_its_worker_only_where_that_is_not_heard(
+    is_there: bool, is_asked: bool
+) -> None:
+    async with swarm() as given:
+        given.serve(timeouts=ExchangeTimeouts(accept_s=0.03))
+        asked: list[str] = []
+
+        async def one_of_two(stream: Stream) -> None:
+            decoder = request_decoder()
+            while not (requests := decoder.feed(await stream.read())):
+                pass
+            asked.append(requests[0].model)
+            given.now_s += 1
+            if is_there:  # it answers probes meanwhile
+                given.known(stuck).heard_s = given.now_s
+            await asyncio.Event().wait()
+
+        stuck = await given.impostor("stuck", one_of_two, models=("echo", "other"))
+        assert type((await given.run())[1]) is NoWorker
+        health = given.known(stuck).health_of(("other", "generate"))
+        assert (asked, given.cooling(), health.may_take(given.now_s)) == (["echo"], {stuck}, is_asked)
+
+
 async def test_a_silent_worker_is_passed_over() -> None:
     async with swarm() as given:
         given.serve(timeouts=ExchangeTimeouts(accept_s=0.03))
@@ -251,6 +276,36 @@ async def test_an_answer_that_nobody_can_go_on_with_ends_with_an_error_and_never
         events, error = await given.run()
         assert text_of(events) == "one two"
         assert not any(isinstance(event, Finished) for event in events)
+        assert type(error) is NoWorker
+
+
+BREAKS_OFF = answers(ACCEPTED, TextDelta("Hi", tokens=1), Failed("worker_failed", "a cut stream"))
+
+
+@pytest.mark.parametrize("max_tokens", [3, None])
+async def test_an_answer_that_each_worker_breaks_off_after_a_token_ends(max_tokens: int | None) -> None:
+    """Within what was asked for, or with an error: "go on from the text" brings a token each time, for ever."""
+    async with swarm() as given:
+        for name in "abcdefgh":
+            await given.impostor(name, BREAKS_OFF, "resume_text", resumes=False)
+        events, error = await given.run(ask(text=PROMPT, max_tokens=max_tokens))
+        if max_tokens is None:
+            assert text_of(events) == "Hi" * (1 + MAX_TRIES_BY_TEXT)
+            assert type(error) is NoWorker and "nobody can go on" in error.message
+        else:
+            assert text_of(events) == "HiHiHi"
+            assert (error, events[-1]) == (None, Finished("length", Usage(3, 3)))
+
+
+async def test_an_answer_that_nobody_could_ever_go_on_with_ends_at_once() -> None:
+    """Though its request may wait for workers: none that comes can do it."""
+    async with swarm() as given:
+        given.serve(wait_s=3600)
+        call = TextDelta(tool_calls=(ToolCallDelta(0, "c0", "now"),))
+        await given.impostor("a", answers(ACCEPTED, call), "tools", resumes=False)
+        chat = ChatPrompt((Message("user", "Hi"),), tools=(Tool("now"),))
+        events, error = await given.run(GenerateRequest("r1", "echo", chat))
+        assert events[1:] == [call]
         assert type(error) is NoWorker
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.dispatch.failure_policy import MAX_FAILURES, MAX_WORKER_FAILURES, FailurePolicy
+from gateway.dispatch.failure_policy import MAX_BREAKS, MAX_FAILURES, MAX_WORKER_FAILURES, FailurePolicy
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -77,6 +77,23 @@ def test_so_many_may_fail_in_a_row_and_no_more(error: P2PNetError, has_begun: bo
     noted = policy(*[error] * (MAX_FAILURES - 1), has_begun=has_begun)
     with pytest.raises(P2PNetError):
         noted.note(error, has_begun)
+
+
+def test_an_answer_may_break_off_so_often_and_no_more_whatever_came_between() -> None:
+    noted = FailurePolicy("tiny")
+    for _ in range(MAX_BREAKS - 1):
+        noted.note_moved()
+        noted.note(WorkerFailed("again"), True)
+    with pytest.raises(NoWorker, match=f"{MAX_BREAKS} times"):
+        noted.note_moved()
+
+
+def test_what_went_wrong_before_an_answer_moved_on_is_forgotten() -> None:
+    noted = policy(WorkerFailed(), WorkerFailed(), Busy())
+    noted.note_moved()
+    noted.note(WorkerFailed(), True)
+    noted.note(WorkerFailed(), True)
+    assert "(worker_failed)" in noted.verdict().message
 
 
 def test_a_busy_worker_has_not_failed() -> None:

@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch.generate_progress import MAX_UNSENT_TOKENS, GenerateProgress, together
+from gateway.dispatch.generate_progress import (
+    MAX_TRIES_BY_TEXT,
+    MAX_UNSENT_TOKENS,
+    GenerateProgress,
+    together,
+)
 from p2pnet.features import RESUME
 from p2pnet.messages import (
     MAX_RESUME_CHARS,
@@ -352,8 +357,48 @@ def test_a_text_counts_as_the_prompts_and_the_limits_are_of_the_rest() -> None:
     text = begun(*deltas, max_tokens=10, min_tokens=5, echo=True).continuation_by_text()
     assert text is not None and not text.echo
     assert (text.max_tokens, text.min_tokens, text.resume_text) == (7, 2, "abc")
-    spent = begun(*deltas, max_tokens=3, min_tokens=3).continuation_by_text()
-    assert spent is not None and (spent.max_tokens, spent.min_tokens) == (1, 0)
+    assert begun(*deltas, max_tokens=3, min_tokens=3).continuation_by_text() is None
+
+
+@pytest.mark.parametrize(
+    ("deltas", "fields", "is_over"),
+    [
+        ([TextDelta("a"), TextDelta("b")], {"max_tokens": 2}, True),
+        ([TextDelta("ab", tokens=2)], {"max_tokens": 2}, True),
+        ([TextDelta("abc", tokens=3)], {"max_tokens": 2}, True),
+        ([TextDelta("a")], {"max_tokens": 2}, False),
+        ([TextDelta("a"), TextDelta("b")], {}, False),
+        ([TextDelta("a"), TextDelta("b", choice=1)], {"max_tokens": 1, "n": 2}, False),
+        ([TextDelta("a", (0,)), TextDelta("b", (1,))], {"max_tokens": 2}, False),
+    ],
+    ids=["all", "all in one", "more", "one is left", "no limit", "several", "a stop string may have ended it"],
+)
+def test_a_text_that_broke_off_with_all_its_tokens_is_over(
+    deltas: list[TextDelta], fields: dict[str, Any], is_over: bool
+) -> None:
+    progress = begun(*deltas, model=SAME if deltas[0].token_ids else PLAIN, **fields)
+    tokens = sum(delta.tokens or 1 for delta in deltas)
+    assert progress.end_at_limit() == ([Finished("length", Usage(PROMPT_TOKENS, tokens))] if is_over else [])
+    assert progress.is_over == is_over
+
+
+def test_the_tokens_of_all_tries_count_towards_the_limit() -> None:
+    progress = begun(TextDelta("a"), TextDelta("bc", tokens=2), model=PLAIN, max_tokens=6)
+    again = progress.continuation_by_text()
+    assert again is not None and again.max_tokens == 3
+    progress.begin(PLAIN, by_text=True)
+    progress.take(Accepted(9, DIGEST))
+    progress.take(TextDelta("def", tokens=3))
+    assert progress.end_at_limit() == [Finished("length", Usage(PROMPT_TOKENS, 6))]
+
+
+def test_an_answer_goes_on_by_text_so_often_and_no_more() -> None:
+    progress = begun(TextDelta("a"), model=PLAIN)
+    for _ in range(MAX_TRIES_BY_TEXT):
+        assert progress.continuation_by_text() is not None
+        progress.begin(PLAIN, by_text=True)
+        progress.take(TextDelta("a"))
+    assert progress.continuations() == []
 
 
 def test_the_parts_of_several_answers_go_on_each_by_its_own_seed_and_under_its_own_number() -> None:

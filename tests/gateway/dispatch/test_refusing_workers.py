@@ -30,7 +30,7 @@ from p2pnet.records import seal
 from p2pnet.wire.codec import encode_frame
 from p2pnet.wire.exchange import EMBED_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoOptions
-from tests.gateway.story_swarm import ACCEPTED, CALLER, Swarm, answers, is_complete, is_there, swarm
+from tests.gateway.story_swarm import ACCEPTED, CALLER, KEY, Swarm, answers, is_complete, is_there, swarm
 from tests.stories import ask, capability, card, peer, settle
 
 INVALID, OVERFLOW = Failed("invalid_request", "no such role"), Failed("context_length_exceeded", "too long")
@@ -166,7 +166,7 @@ async def test_refusing_what_others_serve_counts_when_it_happens_again_and_again
             assert error is None and is_complete(events)
             lies += given.reports[-1].attempts[0].worker == liar
         assert given.cooling() == {liar}
-        assert given.known(liar).health.reason == "refused"
+        assert given.known(liar).health_of(KEY).reason == "refused"
 
 
 @pytest.mark.parametrize("other", ["has a longer context", "runs other weights", "has never served"])
@@ -183,7 +183,7 @@ async def test_it_says_nothing_where_the_other_one_may_be_able_to_do_more_or_is_
             given.prefer(strict)
             events, error = await given.run()
             assert error is None and is_complete(events)
-        assert given.known(strict).health.success_rate is None
+        assert given.known(strict).health_of(KEY).success_rate is None
         assert given.cooling() == set()
 
 

@@ -121,7 +121,7 @@ async def test_a_first_token_that_is_far_too_late_comes_from_another_worker(hand
         # An answer to a probe does not make it well again.
         given.peers.note_found(given.known(mute))
         assert given.cooling() == {mute}
-        assert given.known(mute).health.reason == "too_slow"
+        assert given.known(mute).health_of(KEY).reason == "too_slow"
 
 
 async def test_it_is_kept_while_nobody_else_has_room() -> None:
@@ -297,14 +297,14 @@ async def test_it_stays_away_for_longer_each_time_and_comes_back_when_it_behaves
             task = await told.asked(moody)
             await told.after(MIN_FIRST_TOKEN_S + 2 * JUDGE_S)
             assert is_complete((await task)[0])
-            health, began_s = given.known(moody).health, given.now_s
+            health, began_s = given.known(moody).health_of(KEY), given.now_s
             pauses.append(round(((health.cooling_until_s or 0.0) - began_s) / COOLDOWN_S))
             given.now_s = health.cooling_until_s or 0.0
         assert pauses == [1, 2, 4]
         stalls = False
         given.prefer(moody)
         await given.run()
-        assert given.known(moody).health.state(given.now_s) is State.HEALTHY
+        assert given.known(moody).health_of(KEY).state(given.now_s) is State.HEALTHY
 
 
 # ---- lost hedges
@@ -325,7 +325,7 @@ async def test_a_first_token_that_another_one_overtakes_counts_when_it_happens_a
             assert error is None and is_complete(events)
             assert told.outcomes() == ["cancelled", "stop"]
             assert given.cooling() == ({late.peer_id} if number == MAX_FAILURES_IN_ROW else set())
-        assert given.known(late.peer_id).health.reason == "outrun"
+        assert given.known(late.peer_id).health_of(KEY).reason == "outrun"
 
 
 async def test_who_never_answers_does_not_say_what_is_late() -> None:

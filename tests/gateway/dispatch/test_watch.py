@@ -279,14 +279,14 @@ async def test_who_is_late_gets_nothing_new_until_it_has_caught_up() -> None:
         worker = given.worker()
         task = await given.answer(worker, has_token=False)
         await given.after(LATE_PART * MIN_FIRST_TOKEN_S - 0.1)
-        assert worker.health.may_take(given.now_s)
+        assert worker.health_of(KEY).may_take(given.now_s)
         await given.after(JUDGE_S)
-        assert not worker.health.may_take(given.now_s)
-        assert not worker.health.may_take(given.now_s + JUDGE_S)
+        assert not worker.health_of(KEY).may_take(given.now_s)
+        assert not worker.health_of(KEY).may_take(given.now_s + JUDGE_S)
         task.cancel()
         given.watch.remove(given.watch.attempts[0])
         await given.after(LATE_S)
-        assert worker.health.may_take(given.now_s)
+        assert worker.health_of(KEY).may_take(given.now_s)
 
 
 @pytest.mark.parametrize("has_token", [False, True])

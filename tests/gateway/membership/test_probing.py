@@ -266,6 +266,16 @@ async def test_of_those_on_trial_only_whose_answer_would_end_it_are_asked(
         await site.passing.pass_to(worker.health.cooling_until_s)
 
 
+async def test_a_worker_one_of_whose_models_cools_is_asked_too() -> None:
+    site = Site()
+    [worker] = crowd(site, 1)
+    await site.passing.pass_to(0.0)
+    worker.heard_s = site.passing.now_s()
+    assert site.prober.due() == []
+    worker.health_of(("tiny", "generate")).note_failure(site.passing.now_s(), "protocol_violation")
+    assert site.prober.due() == [worker]
+
+
 async def test_nobody_is_asked_twice_in_a_moment_and_all_are_asked_in_turn() -> None:
     site = Site()
     everybody = {worker.peer_id for worker in crowd(site, 3 * MAX_PROBES, lost=3 * MAX_PROBES)}

@@ -17,6 +17,7 @@ from gateway.peers.health import (
     RECENT,
     TRIAL_S,
     Health,
+    ModelHealth,
     State,
 )
 
@@ -180,6 +181,43 @@ def test_whatever_happens_it_may_be_tried_again_within_a_minute_or_two(story: li
         happening(health, now_s)
         assert health.may_take(now_s) <= (health.state(now_s) is not COOLING)
     assert health.may_take(now_s + MAX_COOLDOWN_S + TRIAL_S)
+
+
+OF_MODELS: list[tuple[str, Callable[[ModelHealth], None], State, State]] = [
+    ("it is gone", lambda one: one.note_failure(0.0, "peer_lost"), COOLING, COOLING),
+    ("it cannot be reached", lambda one: one.note_failure(0.0, "peer_unreachable"), COOLING, COOLING),
+    ("it breaks off, and is there", lambda one: one.note_failure(0.0, "peer_lost", is_there=True), COOLING, HEALTHY),
+    ("it breaks the protocol", lambda one: one.note_failure(0.0, "protocol_violation"), COOLING, HEALTHY),
+    ("it is too slow", lambda one: one.note_failure(0.0, "too_slow"), COOLING, HEALTHY),
+    ("it says that it failed", lambda one: one.note_failure(0.0, "worker_failed", False), HEALTHY, HEALTHY),
+    ("it says so often", lambda one: [one.note_failure(0.0, "worker_failed", False) for _ in "abc"], COOLING, HEALTHY),
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "one_state", "other_state"), [c[1:] for c in OF_MODELS], ids=[c[0] for c in OF_MODELS]
+)
+def test_only_what_says_that_a_worker_is_gone_counts_for_all_its_models(
+    what: Callable[[ModelHealth], None], one_state: State, other_state: State
+) -> None:
+    worker = Health()
+    one, other = ModelHealth(worker), ModelHealth(worker)
+    what(one)
+    assert (one.state(0.0), other.state(0.0)) == (one_state, other_state)
+    assert (one.may_take(0.0), other.may_take(0.0)) == (one_state is HEALTHY, other_state is HEALTHY)
+    assert (one.cooling_until_s, one.reason is None) == ((None, True) if one_state is HEALTHY else (C, False))
+
+
+def test_a_model_that_serves_ends_the_trouble_of_its_worker_and_of_no_other_model() -> None:
+    worker = Health()
+    one, other = ModelHealth(worker), ModelHealth(worker)
+    other.note_failure(0.0, "protocol_violation")
+    one.note_failure(0.0, "peer_lost")
+    assert (one.state(C), other.state(C)) == (TRIAL, TRIAL)
+    one.note_start(C)
+    assert not other.may_take(C), "one request at a time shows whether it is back"
+    one.note_success()
+    assert (one.state(C), other.state(C), other.may_take(C)) == (HEALTHY, TRIAL, True)
 
 
 def test_one_doubt_says_nothing_and_several_in_a_row_are_a_failure() -> None:

@@ -261,6 +261,8 @@ async def test_sequences_grow_though_the_clock_stands_still_or_goes_back() -> No
         await site.network.attempted(2)
     assert len(site.network.sequences) == 10
     assert site.network.sequences == sorted(set(site.network.sequences))
+    assert all(map(site.announcer.has_issued, site.network.sequences))
+    assert not site.announcer.has_issued(max(site.network.sequences) + 1)
     await site.announcer.stop()
 
 

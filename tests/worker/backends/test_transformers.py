@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import ENGINE
@@ -19,6 +20,7 @@ from p2pnet.messages import (
     ChatPrompt,
     Finished,
     GenerateRequest,
+    JsonFormat,
     Message,
     Prompt,
     Sampling,
@@ -439,6 +441,29 @@ async def test_load(tmp_path: Path) -> None:
     await renamed.close()
     with pytest.raises(UsageError, match="cannot be served"):
         await TransformersBackend.from_spec(str(folder), served_name="not a name", progress=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins"), [({}, True), ({"resume_tokens": (5,)}, True), ({"response_format": JsonFormat()}, False)]
+)
+async def test_it_says_that_an_answer_begins_within_its_thoughts(
+    tmp_path: Path, fields: dict[str, Any], begins: bool
+) -> None:
+    loaded = load_model(find_folder("tiny"), "cpu", "float32", HashCache(tmp_path))
+    loaded.tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
+    backend = serve(loaded, "tiny")
+    chat = ChatPrompt((Message("user", "Hi"),))
+    accepted = (await run(backend, request(chat, model="tiny", max_tokens=2, **fields)))[0]
+    assert isinstance(accepted, Accepted) and accepted.begins_thinking == begins
+    await backend.close()
+
+
+async def test_a_model_without_a_key_value_cache_is_not_served(llama: LoadedModel) -> None:
+    """Found out by what it does: what `forward` calls the cache differs between versions of transformers."""
+    config = MambaConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2, initializer_range=0.2)
+    loaded = replace(llama, model=AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(UsageError, match="no key-value cache"):
+        TransformersBackend(loaded, "m", lambda: 0)
 
 
 async def test_a_model_that_does_not_run_is_not_served(tmp_path: Path) -> None:

@@ -29,7 +29,15 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.worker.engine.kv_store import Kv, KvStore
-from p2pnet.worker.engine.runner import PackedRunner, Part, Runner, SequentialRunner, kv_bytes_per_token, make_runner
+from p2pnet.worker.engine.runner import (
+    NoCache,
+    PackedRunner,
+    Part,
+    Runner,
+    SequentialRunner,
+    kv_bytes_per_token,
+    make_runner,
+)
 from tests.checkpoints import ARCHITECTURES, build_checkpoint
 
 VOCABULARY = 300
@@ -228,7 +236,7 @@ def test_nobody_wants_logits(run_models: Models) -> None:
 def test_a_model_that_takes_no_notice_of_its_cache_is_refused() -> None:
     """It would answer every token as if it were the first."""
     config = MambaConfig(vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, initializer_range=0.2)
-    with pytest.raises(ValueError, match="does not go on from its cache"):
+    with pytest.raises(NoCache, match="does not go on from its cache"):
         make_runner(random_model(config))
 
 

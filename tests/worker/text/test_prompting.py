@@ -8,8 +8,8 @@ import pytest
 from jinja2.exceptions import SecurityError
 
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import ChatPrompt, Message, Tool, ToolCall
-from p2pnet.worker.text.prompting import encode_prompt, has_tools, tool_format
+from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, Tool, ToolCall
+from p2pnet.worker.text.prompting import begins_thinking, encode_prompt, has_tools, tool_format
 from p2pnet.worker.text.tool_calls.formats import (
     BARE_JSON,
     DEEPSEEK,
@@ -89,6 +89,27 @@ def shown(template: Any, prompt: ChatPrompt) -> str:
     tokenizer = tokenizer_with(template)
     text: str = tokenizer.decode(encode_prompt(prompt, tokenizer, len(tokenizer), CONTEXT))
     return text
+
+
+THINKING_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
+HI = ChatPrompt((Message("user", "Hi"),))
+
+OPENED: list[tuple[str, str, Prompt, bool]] = [
+    ("a template that opens them", THINKING_TEMPLATE, HI, True),
+    ("one that closes them", THINKING_TEMPLATE + "\n</think>\n\n", HI, False),
+    ("one that does not", "{{ messages[0].content }}", HI, False),
+    ("a required call", THINKING_TEMPLATE, ChatPrompt(HI.messages, (WEATHER,), "required"), False),
+    ("a text", THINKING_TEMPLATE, TextPrompt("<think>"), False),
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "is_opened"), [case[1:] for case in OPENED], ids=[case[0] for case in OPENED]
+)
+def test_whether_the_prompt_has_opened_the_thoughts(template: str, prompt: Prompt, is_opened: bool) -> None:
+    tokenizer = tokenizer_with(template)
+    ids = encode_prompt(prompt, tokenizer, len(tokenizer), CONTEXT)
+    assert begins_thinking(prompt, ids, tokenizer) == is_opened
 
 
 def test_tools_as_openai_words_them() -> None:

@@ -19,6 +19,7 @@ from p2pnet.messages import Accepted, ChatPrompt, Finished, FinishReason, Genera
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.served import check_generate
+from p2pnet.worker.backends.synthetic.counting import counted
 from p2pnet.worker.backends.synthetic.numbered_tokens import NumberedTokens, check_first_tokens
 from p2pnet.worker.backends.synthetic.one_model import OneModel
 from p2pnet.worker.engine.limits import tokens_to_generate
@@ -86,7 +87,7 @@ class EchoBackend(OneModel):
     def _part(self, request: GenerateRequest) -> _Part:
         """The part of its answer that the request asks for. Raises RequestError."""
         context_length = self._card.context_length
-        prompt_tokens = _count_tokens(request.prompt)
+        prompt_tokens = _count_tokens(request.prompt, context_length)
         if not request.resume_text:
             resumed = len(request.resume_tokens)
             limit = tokens_to_generate(prompt_tokens, request.max_tokens, context_length, request.clamp_max_tokens)
@@ -171,7 +172,9 @@ def _text(prompt: Prompt) -> str:
             return " ".join(map(str, prompt.token_ids))
 
 
-def _count_tokens(prompt: Prompt) -> int:
-    """The number of words in the whole prompt. An empty prompt counts as one, for the token it would begin with."""
+def _count_tokens(prompt: Prompt, context_length: int) -> int:
+    """The number of words in the whole prompt. An empty prompt counts as one, for the token it would begin with.
+
+    Raises ContextOverflow as soon as it is too long: counting is done on the event loop."""
     texts = [message.content for message in prompt.messages] if isinstance(prompt, ChatPrompt) else [_text(prompt)]
-    return sum(len(_WORD.findall(text)) for text in texts) or 1
+    return counted(_WORD, texts, context_length)

@@ -31,6 +31,7 @@ from p2pnet.messages import (
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.served import check_generate
+from p2pnet.worker.backends.synthetic.counting import counted
 from p2pnet.worker.backends.synthetic.numbered_tokens import NumberedTokens, check_first_tokens
 from p2pnet.worker.backends.synthetic.one_model import OneModel
 from p2pnet.worker.engine.limits import tokens_to_generate
@@ -103,7 +104,7 @@ class ScriptedBackend(OneModel):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
         """Yields Accepted, TextDelta*, Finished; see Backend. Choices take turns, token by token."""
         check_generate(request, self._card)
-        prompt_tokens = _count_tokens(request.prompt)
+        prompt_tokens = _count_tokens(request.prompt, self._card.context_length)
         limit = tokens_to_generate(
             prompt_tokens, request.max_tokens, self._card.context_length, request.clamp_max_tokens
         )
@@ -228,6 +229,8 @@ def _text(prompt: Prompt) -> str:
             return " ".join(map(str, prompt.token_ids))
 
 
-def _count_tokens(prompt: Prompt) -> int:
-    """The number of tokens in the whole prompt. An empty prompt counts as one, for the token it would begin with."""
-    return len(_TOKEN.findall(_text(prompt))) or 1
+def _count_tokens(prompt: Prompt, context_length: int) -> int:
+    """The number of tokens in the whole prompt. An empty prompt counts as one, for the token it would begin with.
+
+    Raises ContextOverflow as soon as it is too long: counting is done on the event loop."""
+    return counted(_TOKEN, [_text(prompt)], context_length)

@@ -51,8 +51,9 @@ class UpstreamAnswer:
         """The deltas of some more pieces. Raises WorkerFailed when the server sends more than anybody asked for."""
         for piece in pieces:
             said = bool(piece.text or piece.reasoning or piece.tool_calls)
-            self.counted_tokens += max(len(piece.logprobs), int(said))
-            yield from self._allowed(self._choices[piece.choice].take(piece))
+            tokens = max(len(piece.logprobs), int(said))
+            self.counted_tokens += tokens
+            yield from self._allowed(self._choices[piece.choice].take(piece, tokens))
 
     def rest(self) -> Iterator[TextDelta]:
         """The deltas that were held back. Raises WorkerFailed when the answer has no end."""
@@ -89,6 +90,8 @@ class _ChoiceState:
         self._repeated = ""
         """What the server may say first although it has been said."""
         self._is_resumed = False
+        self._untold = 0
+        """Tokens that no delta has counted yet."""
         self.is_cut = False
         self.reason: FinishReason | None = None
         self.stop: str | None = None
@@ -97,12 +100,14 @@ class _ChoiceState:
         """The answer goes on after a text whose end, `repeated`, the server may say again."""
         self._is_resumed, self._repeated = True, repeated
 
-    def take(self, piece: AnswerPiece) -> Iterator[TextDelta]:
-        """The deltas of one more piece. Raises WorkerFailed for what cannot come in the middle of an answer."""
+    def take(self, piece: AnswerPiece, tokens: int) -> Iterator[TextDelta]:
+        """The deltas of one more piece, which is so many tokens. Raises WorkerFailed for what cannot come in the middle
+        of an answer."""
         if self.reason is not None:
             return
         if self._is_resumed and piece.reasoning:
             raise WorkerFailed("the upstream server began to reason in the middle of an answer")
+        self._untold += tokens
         reasoning = self._reasoning(piece.reasoning) if piece.reasoning and self._shows_reasoning else ""
         text = self._close_reasoning() + self._watched(self._unsaid(piece.text)) if piece.text else ""
         yield from self._deltas(reasoning + text, piece.logprobs)
@@ -110,7 +115,8 @@ class _ChoiceState:
             self._has_tool_calls = True
             yield from self._deltas(self._close_reasoning() + self._stops.flush())
             for call in piece.tool_calls:
-                yield from (TextDelta(choice=self._index, tool_calls=(part,)) for part in _parts(call))
+                for part in _parts(call):
+                    yield TextDelta(choice=self._index, tool_calls=(part,), tokens=self._told())
         if self.reason is None and piece.finish is not None:
             self.reason = "tool_calls" if self._has_tool_calls and piece.finish == "stop" else piece.finish
             self.stop = piece.stop
@@ -145,7 +151,12 @@ class _ChoiceState:
         """The text and its log-probabilities, in as many deltas as frames need: one, as a rule."""
         packs = groups(logprobs, logprob_bytes, MAX_DELTA_LOGPROB_BYTES)
         for part, pack in zip_longest(cut(text, MAX_DELTA_CHARS), packs, fillvalue=None):
-            yield TextDelta(part or "", choice=self._index, logprobs=tuple(pack or ()))
+            yield TextDelta(part or "", choice=self._index, logprobs=tuple(pack or ()), tokens=self._told())
+
+    def _told(self) -> int:
+        """What the next delta counts: all tokens since the last one."""
+        told, self._untold = self._untold, 0
+        return told
 
 
 def _parts(call: ToolCallDelta) -> Iterator[ToolCallDelta]:

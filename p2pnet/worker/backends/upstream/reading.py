@@ -5,8 +5,8 @@ Raises WorkerFailed for what cannot be passed on. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,23 @@ T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding a stranger's JSON may raise."""
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "abort": "length",
+    "aborted": "length",
+    "cancelled": "length",
+    "error": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "content_filter",
+}
+"""What other servers say at an answer's end, in our words. An answer that its server gave up is one that was cut short.
+What is not listed (`eos`, `stop_sequence`, `end_turn`) is `stop`: whatever a server calls an end, nothing follows."""
 
 MAX_COUNT = 1 << 31
 MAX_NAME_CHARS = 128
@@ -40,17 +57,20 @@ def usage_of(prompt_tokens: int | None, completion_tokens: int | None, cached_to
     return Usage(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens))
 
 
-def finish_reason(said: str, known: Mapping[str, FinishReason]) -> FinishReason:
-    """The reason in our words. Raises WorkerFailed for one that is not `known`: the answer is not complete then."""
-    if said not in known:
-        raise WorkerFailed("the upstream server ended the answer before it was complete")
-    return known[said]
+def finish_reason(said: str) -> FinishReason:
+    """The reason in our words."""
+    return FINISH_REASONS.get(said.lower(), "stop")
 
 
 def check_tool_call(index: int, call_id: str | None, name: str | None) -> None:
     """Raises WorkerFailed for a tool call that fits no event of ours."""
     if not 0 <= index < MAX_TOOLS or len(call_id or "") > MAX_NAME_CHARS or len(name or "") > MAX_NAME_CHARS:
         raise WorkerFailed("the upstream server sent a tool call that cannot be passed on")
+
+
+def arguments_text(arguments: str | dict[str, Any] | None) -> str:
+    """A call's arguments as JSON text, or a piece of that. A server may send the object itself."""
+    return msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else arguments or ""
 
 
 def begun_call(index: int, call_id: str | None, name: str | None, arguments: str) -> ToolCallDelta:

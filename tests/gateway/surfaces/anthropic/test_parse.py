@@ -90,6 +90,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], GenerateRequest]] = [
         request(),
     ),
     ("thought that the model may leave out", {"thinking": {"type": "adaptive"}}, request()),
+    ("thought, as Claude Code asks for it", {"thinking": {"type": "enabled", "budget_tokens": 31999}}, request()),
     (
         "tools",
         {"tools": [{**WEATHER, "cache_control": {"type": "ephemeral"}}]},
@@ -225,7 +226,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"system": ["a"]}, "system[0]: a block of text"),
     ({"stop_sequences": [""]}, "stop_sequences: expected `str` of length >= 1"),
     ({"stop_sequences": ["a", 1]}, "stop_sequences[1]: input should be a valid string"),
-    ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking: not supported here"),
+    ({"thinking": {"type": "deep"}}, "thinking: not supported here"),
     ({"mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}]}, "mcp_servers: not supported"),
     ({"container": "abc"}, "container: not supported here"),
     ({"inference_geo": "eu"}, "inference_geo: not supported here"),

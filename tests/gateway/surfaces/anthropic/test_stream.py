@@ -23,7 +23,7 @@ from gateway.surfaces.anthropic.render import (
     render_models,
 )
 from gateway.surfaces.anthropic.routes import page_of
-from p2pnet.errors import ProtocolViolation, WorkerFailed
+from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Accepted, Finished, TextDelta, ToolCallDelta, Usage
 
 MESSAGE = MessageHead("msg_1", "org/tiny", ("END", "\n"))
@@ -107,6 +107,11 @@ STREAMS: list[tuple[str, Sequence[AnswerEvent], list[Event]]] = [
         [HEAD, text_start(0), text(0, "a"), stop(0), *tail("max_tokens")],
     ),
     (
+        "a filter",
+        [Accepted(7), TextDelta("a"), Finished("content_filter", USAGE)],
+        [HEAD, text_start(0), text(0, "a"), stop(0), *tail("refusal")],
+    ),
+    (
         "a stop sequence",
         [Accepted(7), TextDelta("a"), Finished("stop", USAGE, stop="END")],
         [HEAD, text_start(0), text(0, "a"), stop(0), *tail("stop_sequence", "END")],
@@ -174,13 +179,6 @@ def parsed(stream: bytes) -> list[Event]:
         assert document.pop("type") == name.removeprefix("event: ")
         events.append((name.removeprefix("event: "), document))
     return events
-
-
-def test_a_worker_that_mixes_calls_up_is_not_made_sense_of() -> None:
-    renderer = MessageRenderer(MESSAGE)
-    renderer.render(CALLS[:-1])
-    with pytest.raises(ProtocolViolation):
-        renderer.render([TextDelta(tool_calls=(ToolCallDelta(0, arguments="more"),))])
 
 
 def test_silence_is_filled_with_pings() -> None:

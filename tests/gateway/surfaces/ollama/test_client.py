@@ -250,7 +250,6 @@ async def test_what_is_refused_before_anybody_is_asked(connect: Connect) -> None
     generate = FakeGenerate()
     client = await connect(generate)
     asked: list[tuple[Coroutine[Any, Any, Any], str]] = [
-        (client.chat("tiny", MESSAGES, think=True), '"tiny" does not support thinking'),
         (client.generate("tiny", "hi", images=[b"image"]), "tiny does not support vision"),
         (client.generate("tiny", "hi", suffix="x"), "tiny does not support insert"),
         (client.generate("tiny", "hi", raw=True, system="x"), "raw mode does not support template, system, or context"),

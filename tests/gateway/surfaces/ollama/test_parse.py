@@ -147,6 +147,8 @@ CALL_TEXT = '{"city":"Zürich","days":2}'
 CHATS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"stream": False, "keep_alive": "5m", "truncate": True, "no_such_field": 1}, {}),
     ({"think": False}, {}),
+    ({"think": True}, {}),
+    ({"think": "high"}, {}),
     ({"think": None, "format": None, "tools": None, "logprobs": None, "options": None}, {}),
     ({"format": ""}, {}),
     ({"format": "json"}, {"response_format": JsonFormat()}),
@@ -242,9 +244,6 @@ REFUSED_CHATS: list[tuple[Any, type[P2PNetError], str]] = [
         InvalidRequest,
         "tools[0].name: expected `str` of length <= 128",
     ),
-    ({"think": True}, FeatureMissing, '"tiny" does not support thinking'),
-    ({"think": "high"}, FeatureMissing, '"tiny" does not support thinking'),
-    ({"think": "max"}, FeatureMissing, '"tiny" does not support thinking'),
     (
         {"think": "deep"},
         InvalidRequest,

@@ -100,6 +100,7 @@ STREAMS: list[tuple[str, Sequence[AnswerEvent], list[str]]] = [
     ),
     ("tokens without a text", [Accepted(7), TextDelta("", (1,)), TextDelta("Hi", (2,)), ENDED], [said("Hi"), last()]),
     ("length", [Accepted(7), TextDelta("Hi"), Finished("length", Usage(7, 2))], [said("Hi"), last("length")]),
+    ("a filter", [Accepted(7), TextDelta("Hi"), Finished("content_filter", Usage(7, 2))], [said("Hi"), last("stop")]),
     ("nothing is said", [Accepted(7), ENDED], [last(total=500_000_000, said=1)]),
     (
         "ends of lines that JSON does not escape",

@@ -14,8 +14,10 @@ from gateway.surfaces.openai.chat import chat_request, parse_chat
 from gateway.surfaces.openai.completion import completion_requests, parse_completion
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding
 from gateway.surfaces.openai.response_render import ObjectHead
+from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
-from gateway.surfaces.openai.responses import parse_response, response_request
+from gateway.surfaces.openai.response_tools import offered_tools
+from gateway.surfaces.openai.responses import conversation_of, parse_response, response_request
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from tests.depth import examples
@@ -132,8 +134,13 @@ def _embeddings(raw: bytes) -> tuple[Any, ...]:
 
 def _response(raw: bytes) -> tuple[Any, ...]:
     body = parse_response(raw)
-    request = response_request(body, "request-1", lambda: 42)
-    ResponseStream(ObjectHead("1", 1, body)).render([Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))])
+    offered = offered_tools(body.tools or ())
+    request = response_request(
+        body, conversation_of(body, ResponseStore(1.0, lambda: 0.0), "x"), offered, "request-1", lambda: 42
+    )
+    ResponseStream(ObjectHead("1", 1, body, offered)).render(
+        [Accepted(1), TextDelta("a"), Finished("stop", Usage(1, 1))]
+    )
     return (request,)
 
 

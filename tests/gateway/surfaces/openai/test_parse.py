@@ -339,6 +339,14 @@ def test_completion_refusals_name_the_field(fields: dict[str, Any], param: str) 
     assert refused.value.param == param
 
 
+OTHER_TOOL = {"type": "function", "function": {"name": "time"}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 TOOLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"tool_choice": "auto"}, {}),
@@ -350,6 +358,11 @@ TOOLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
         {"tool_choice": "required", "required_tool": "weather"},
     ),
+    (
+        {"tool_choice": allowed("required", "weather"), "tools": [TOOL, OTHER_TOOL]},
+        {"tool_choice": "required"},
+    ),
+    ({"tool_choice": allowed("auto", "weather"), "tools": [OTHER_TOOL, TOOL]}, {}),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,8 +13,10 @@ from gateway.http.failures import failure
 from gateway.http.replies import AnswerEvent
 from gateway.interface import Waiting
 from gateway.surfaces.openai.response_render import ObjectHead, render_response
+from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
-from gateway.surfaces.openai.responses import ResponseBody, parse_response, response_request
+from gateway.surfaces.openai.response_tools import NOTE, offered_tools
+from gateway.surfaces.openai.responses import ResponseBody, conversation_of, parse_response, response_request
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     Accepted,
@@ -38,6 +40,12 @@ HI = ChatPrompt((Message("user", "hi"),))
 SCHEMA = {"type": "object"}
 TOOL = {"type": "function", "name": "weather", "description": "Of a place", "parameters": SCHEMA, "strict": True}
 TOOLS = (Tool("weather", "Of a place", '{"type":"object"}'),)
+OTHER = {"type": "function", "name": "time"}
+NAMED = {"type": "function", "name": "weather"}
+GROUP = {"type": "namespace", "name": "group", "description": "d", "tools": [TOOL]}
+PATCH = {"type": "custom", "name": "patch", "description": "Of files", "format": {"type": "grammar"}}
+FREE_FORM = '{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'
+PATCH_SHOWN = Tool("patch", "Of files", FREE_FORM)
 CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
 
@@ -47,7 +55,9 @@ def body_of(**fields: Any) -> ResponseBody:
 
 
 def request(**fields: Any) -> GenerateRequest:
-    return response_request(body_of(**fields), "request-1", lambda: 42)
+    body = body_of(**fields)
+    items = conversation_of(body, ResponseStore(3600.0, lambda: 0.0), "somebody")
+    return response_request(body, items, offered_tools(body.tools or ()), "request-1", lambda: 42)
 
 
 def expected(prompt: ChatPrompt = HI, sampling: dict[str, Any] | None = None, **fields: Any) -> GenerateRequest:
@@ -72,13 +82,31 @@ ACCEPTED: list[tuple[dict[str, Any], GenerateRequest]] = [
         expected(ChatPrompt(HI.messages, TOOLS, "required", "weather", False)),
     ),
     ({"tools": [TOOL], "tool_choice": "none"}, expected()),
+    ({"tools": [TOOL, {"type": "web_search", "external_web_access": False}]}, expected(ChatPrompt(HI.messages, TOOLS))),
+    ({"tools": [{"type": "mcp", "server_label": "x"}]}, expected()),
+    (
+        {"tools": [TOOL, OTHER], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [NAMED]}},
+        expected(ChatPrompt(HI.messages, TOOLS, "required")),
+    ),
+    (
+        {"tools": [TOOL, OTHER], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp"}, NAMED]}},
+        expected(ChatPrompt(HI.messages, TOOLS)),
+    ),
+    (
+        {"tools": [GROUP, PATCH], "tool_choice": {"type": "custom", "name": "patch"}},
+        expected(ChatPrompt(HI.messages, (*TOOLS, PATCH_SHOWN), "required", "patch")),
+    ),
+    (
+        {"tools": [TOOL, GROUP]},
+        expected(ChatPrompt(HI.messages, (*TOOLS, Tool("group__weather", "Of a place", '{"type":"object"}')))),
+    ),
     ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, expected(logprobs=2)),
     ({"include": ["message.output_text.logprobs", "reasoning.encrypted_content"]}, expected(logprobs=0)),
     (
         {
             "user": "someone",
             "metadata": {"a": "b"},
-            "store": False,
+            "store": True,
             "background": False,
             "truncation": "disabled",
             "reasoning": {"effort": "low"},
@@ -116,6 +144,24 @@ INPUTS: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
         ),
     ),
     (
+        [CALL, {"role": "assistant", "content": "So"}, {**CALL, "call_id": "call_2"}, RESULT],
+        (
+            Message("assistant", "So", (ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "weather", "{}"))),
+            Message("tool", "sunny", tool_call_id="call_1"),
+        ),
+    ),
+    (
+        [
+            {"type": "compaction", "encrypted_content": "x"},
+            {"type": "custom_tool_call", "call_id": "call_3", "name": "patch", "input": 'a "b"\n'},
+            {"type": "custom_tool_call_output", "call_id": "call_3", "output": "done"},
+        ],
+        (
+            Message("assistant", "", (ToolCall("call_3", "patch", '{"input":"a \\"b\\"\\n"}'),)),
+            Message("tool", "done", tool_call_id="call_3"),
+        ),
+    ),
+    (
         [
             {"role": "assistant", "content": "So"},
             {**CALL, "id": "fc_1", "status": "completed"},
@@ -132,15 +178,17 @@ INPUTS: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
 REFUSED: list[tuple[dict[str, Any], str]] = [
     # What would need a store.
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
-    ({"store": True}, "store"),
     ({"background": True}, "background"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"conversation": {"id": "conv_1"}}, "conversation"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt"),
     ({"truncation": "auto"}, "truncation"),
-    # Tools that run at OpenAI.
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-    ({"tools": [TOOL, {"type": "mcp", "server_label": "x"}]}, "tools[1].type"),
+    # Tools that are nothing here.
+    ({"tools": [{"type": "teleport"}]}, "tools[0].type"),
+    ({"tools": [{**GROUP, "tools": [GROUP]}]}, "tools[0].tools[0].type"),
+    ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": [{**NAMED, "name": "g"}]}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}}, "tool_choice"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name"),
     ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice"),
@@ -161,7 +209,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
     ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
     # Items.
-    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+    ({"input": [{"id": "msg_1_0"}]}, "input[0].id"),
+    ({"input": [{"type": "teleport", "id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
     ({"input": [{"content": "x"}]}, "input[0].role"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
@@ -219,6 +269,12 @@ STREAMS: list[tuple[str, list[AnswerEvent], list[str], str]] = [
     (
         "a text that was cut",
         [Accepted(7), TextDelta("Hi"), Finished("length", Usage(7, 1))],
+        ["+msg_0123_0", "part", "Hi", "text Hi", "part Hi", "-msg_0123_0 incomplete"],
+        "incomplete",
+    ),
+    (
+        "a text that a filter cut",
+        [Accepted(7), TextDelta("Hi"), Finished("content_filter", Usage(7, 1))],
         ["+msg_0123_0", "part", "Hi", "text Hi", "part Hi", "-msg_0123_0 incomplete"],
         "incomplete",
     ),
@@ -283,7 +339,10 @@ def step(event: dict[str, Any]) -> str:
         case "output_text.done":
             return f"text {event['text']}"
         case "function_call_arguments.done":
+            assert event["name"] == "weather"
             return f"arguments {event['arguments']}"
+        case "custom_tool_call_input.done":
+            return f"input {event['input']}"
     return str(event["delta"])
 
 
@@ -296,6 +355,9 @@ def test_typed_events(events: Sequence[AnswerEvent], steps: list[str], status: s
     assert (last["type"], last["response"]["status"]) == (f"response.{status}", status)
     done = [event["item"] for event in middle if event["type"] == "response.output_item.done"]
     assert last["response"]["output"] == done
+    reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
+    why = reasons.get(cast(Finished, events[-1]).reason)
+    assert last["response"]["incomplete_details"] == (why and {"reason": why})
     assert [e["output_index"] for e in middle if e["type"] == "response.output_item.done"] == list(range(len(done)))
 
 
@@ -313,6 +375,80 @@ def test_a_whole_response_is_what_its_stream_ends_with(
 def test_events_one_at_a_time_are_the_same_bytes(events: Sequence[AnswerEvent], steps: list[str], status: str) -> None:
     stream = ResponseStream(HEAD)
     assert b"".join(stream.render([event]) for event in events) == ResponseStream(HEAD).render(events)
+
+
+def of_tools(*tools: dict[str, Any]) -> ObjectHead:
+    body = body_of(tools=list(tools))
+    return ObjectHead("0123", 1_700_000_000, body, offered_tools(body.tools or ()))
+
+
+def called(name: str, arguments: str) -> list[AnswerEvent]:
+    pieces = (ToolCallDelta(0, "call_1", name), ToolCallDelta(0, arguments=arguments))
+    return [Accepted(7), TextDelta(tool_calls=pieces), Finished("tool_calls", Usage(7, 9))]
+
+
+NAMED_CALL = {"id": "fc_0123_0", "status": "completed", "call_id": "call_1"}
+
+KINDS: list[tuple[str, ObjectHead, list[AnswerEvent], dict[str, Any], list[str]]] = [
+    (
+        "a function of a group",
+        of_tools(GROUP),
+        called("weather", "{}"),
+        {**NAMED_CALL, "type": "function_call", "name": "weather", "namespace": "group", "arguments": "{}"},
+        ["+fc_0123_0", "{}", "arguments {}", "-fc_0123_0 completed"],
+    ),
+    (
+        "a function of a group, whose name another one has",
+        of_tools(TOOL, GROUP),
+        called("group__weather", "{}"),
+        {**NAMED_CALL, "type": "function_call", "name": "weather", "namespace": "group", "arguments": "{}"},
+        ["+fc_0123_0", "{}", "arguments {}", "-fc_0123_0 completed"],
+    ),
+    (
+        "a free-form tool",
+        of_tools(PATCH),
+        called("patch", '{"input": "a\\nb"}'),
+        {**NAMED_CALL, "id": "ctc_0123_0", "type": "custom_tool_call", "name": "patch", "input": "a\nb"},
+        ["+ctc_0123_0", "a\nb", "input a\nb", "-ctc_0123_0 completed"],
+    ),
+    (
+        "a free-form tool, by a model that writes the text itself",
+        of_tools(PATCH),
+        called("patch", "*** Begin"),
+        {**NAMED_CALL, "id": "ctc_0123_0", "type": "custom_tool_call", "name": "patch", "input": "*** Begin"},
+        ["+ctc_0123_0", "*** Begin", "input *** Begin", "-ctc_0123_0 completed"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("head", "events", "item", "steps"), [case[1:] for case in KINDS], ids=[case[0] for case in KINDS]
+)
+def test_a_call_comes_back_as_its_client_knows_the_tool(
+    head: ObjectHead, events: list[AnswerEvent], item: dict[str, Any], steps: list[str]
+) -> None:
+    _, _, *middle, last = events_in(ResponseStream(head).render(events))
+    assert [step(event) for event in middle] == steps
+    assert last["response"]["output"] == [item]
+    collecting = Collecting(0.0)
+    (whole,) = filter(None, [collecting.take(event, 1.0) for event in events])
+    assert json.loads(render_response(head, whole)) == last["response"]
+
+
+def test_a_call_in_the_history_has_the_name_that_the_model_was_shown() -> None:
+    items = [{**CALL, "namespace": "group"}, {**CALL, "namespace": "gone", "name": "f"}]
+    prompt = request(input=items, tools=[TOOL, GROUP]).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [call.name for call in prompt.messages[0].tool_calls] == ["group__weather", "f"]
+
+
+def test_a_response_says_which_tools_were_left_out() -> None:
+    head = of_tools(
+        TOOL, {"type": "web_search"}, {"type": "web_search"}, {"type": "mcp", "server_label": "x"}, GROUP, PATCH
+    )
+    document = events_in(ResponseStream(head).render(STREAMS[0][1]))[-1]["response"]
+    assert document["metadata"] == {NOTE: "left out, as no tools run here: web_search, mcp"}
+    assert [tool["type"] for tool in document["tools"]] == ["function", "namespace", "custom"]
 
 
 def test_a_response_says_what_was_asked_for() -> None:
@@ -360,17 +496,6 @@ def test_a_response_that_fails(before: list[AnswerEvent], output: list[tuple[str
     assert response["status"] == "failed"
     assert response["error"] == {"code": "server_error", "message": "the worker went away (peer_lost)"}
     assert [(item["type"], item["status"]) for item in response["output"]] == output
-
-
-def test_a_worker_that_goes_back_to_a_closed_call_is_not_believed() -> None:
-    late = TextDelta(tool_calls=(ToolCallDelta(0, arguments="late"),))
-    events: list[AnswerEvent] = [
-        Accepted(7),
-        TextDelta(tool_calls=(*CALLS, *MORE)),
-        late,
-        Finished("tool_calls", Usage(7, 9)),
-    ]
-    assert "late" not in ResponseStream(HEAD).render(events).decode()
 
 
 def test_a_keep_alive_is_a_comment() -> None:

@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses import ResponseInputParam
 from pydantic import BaseModel
 
+from gateway.surfaces.openai.response_tools import NOTE
 from tests.gateway.real_swarm import SLOTS
 from tests.gateway.weather_model import CALLS, FORECAST, TEXT, WEATHER_JSON
 
@@ -301,19 +302,36 @@ async def test_a_response_that_breaks_off(client: openai.AsyncOpenAI) -> None:
 async def test_what_responses_cannot_do_here_is_refused_by_name(client: openai.AsyncOpenAI) -> None:
     for fields in (
         {"previous_response_id": "resp_1"},
-        {"store": True},
         {"background": True},
         {"conversation": "conv_1"},
     ):
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(model="scripted", input="hi", **fields)
         assert refused.value.param == next(iter(fields))
-    with pytest.raises(openai.BadRequestError, match="web_search"):
-        await client.responses.create(model="scripted", input="hi", tools=[{"type": "web_search"}])
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        await client.responses.create(
+            model="scripted", input="hi", tools=[{"type": "web_search"}], tool_choice={"type": "web_search"}
+        )
     with pytest.raises(openai.NotFoundError, match="not stored"):
         await client.responses.retrieve("resp_1")
     with pytest.raises(openai.NotFoundError):
         await client.responses.create(model="unknown", input="hi")
+
+
+async def test_tools_that_run_at_openai_are_left_out_and_the_response_says_so(client: openai.AsyncOpenAI) -> None:
+    """As Codex sends them by default, beside its own in a group."""
+    group: Any = {
+        "type": "namespace",
+        "name": "group_v1",
+        "description": "d",
+        "tools": [{"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}],
+    }
+    response = await client.responses.create(
+        model="scripted", input="hi", tools=[group, {"type": "web_search"}], tool_choice="required"
+    )
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert {(call.name, call.namespace) for call in calls} == {("weather", "group_v1")}
+    assert "web_search" in (response.metadata or {})[NOTE]
 
 
 async def test_the_blocking_client(client: openai.AsyncOpenAI) -> None:

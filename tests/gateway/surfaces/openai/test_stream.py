@@ -113,6 +113,18 @@ STREAMS: list[tuple[str, Dialect, bool, Sequence[AnswerEvent], list[str]]] = [
         ],
     ),
     (
+        "chat that a filter ends",
+        CHAT,
+        False,
+        [Accepted(7, DIGEST), TextDelta("Hi"), Finished("content_filter", USAGE)],
+        [
+            CHAT_HEAD + OPENING + "}",
+            CHAT_HEAD + delta('"Hi"') + "}",
+            CHAT_HEAD + last("content_filter") + "}",
+            "[DONE]",
+        ],
+    ),
+    (
         "what JSON must escape, and what it need not",
         CHAT,
         False,

@@ -50,6 +50,7 @@ async def test_a_new_worker_shows_what_it_announces(desk: Desk) -> None:
                         "features": ["chat", "text"],
                         "is_cold": False,
                         "in_flight": 0,
+                        "state": "healthy",
                     }
                 ],
                 "slots": 8,

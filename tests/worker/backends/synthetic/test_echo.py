@@ -105,6 +105,7 @@ async def test_a_clamped_limit_ends_the_answer_where_the_context_ends(asked: Gen
         (request(model="other"), ModelNotFound),
         (request(digest="sha256:" + "0" * 64), ModelNotFound),
         (request(max_tokens=4096), ContextOverflow),
+        (request(TextPrompt("a " * 5000)), ContextOverflow),
         (request(logprobs=0), FeatureMissing),
         (request(n=2), FeatureMissing),
         (request(resume_tokens=(1,)), InvalidRequest),

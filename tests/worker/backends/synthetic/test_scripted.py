@@ -156,6 +156,7 @@ async def test_a_gate_may_fail_it() -> None:
         (request(model="other"), ModelNotFound),
         (request(digest="sha256:" + "0" * 64), ModelNotFound),
         (request(max_tokens=4096), ContextOverflow),
+        (request(prompt=TextPrompt("a " * 5000)), ContextOverflow),
         (request(resume_tokens=(1,)), InvalidRequest),
         (request(resume_tokens=tuple(range(6))), InvalidRequest),
         (request(resume_tokens=(0, 1), max_tokens=1), InvalidRequest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pnet.display.printable import MAX_MESSAGE_CHARS
@@ -20,6 +21,7 @@ from p2pnet.errors import (
 from p2pnet.messages import (
     ChatPrompt,
     Finished,
+    FinishReason,
     GenerateRequest,
     JsonFormat,
     Message,
@@ -58,7 +60,8 @@ def read(reader: AnswerReader, asked: GenerateRequest, body: bytes, step: int = 
         if reader.is_ended or answer.is_cut:
             break
     deltas += answer.rest()
-    return [*deltas, answer.finished(reader.usage, 7)]
+    plain = [msgspec.structs.replace(each, tokens=0) if isinstance(each, TextDelta) else each for each in deltas]
+    return [*plain, answer.finished(reader.usage, 7)]
 
 
 def openai(asked: GenerateRequest, *events: Any, step: int = 1 << 20) -> list[TextDelta | Finished]:
@@ -69,7 +72,7 @@ def ollama(asked: GenerateRequest, *lines: Any, step: int = 1 << 20) -> list[Tex
     return read(OllamaReader(asked), asked, ndjson(lines), step)
 
 
-def chunk(content: str | None = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+def chunk(content: Any = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
     return {"choices": [{"index": index, "delta": {"content": content, **delta}, "finish_reason": finish}]}
 
 
@@ -84,6 +87,21 @@ USAGE = {
 }
 DONE = "[DONE]"
 COUNTED = Usage(11, 3, 8)
+
+ENDS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "STOP": "stop",
+    "whatever": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "abort": "length",
+    "error": "length",
+    "content_filter": "content_filter",
+    "SAFETY": "content_filter",
+}
 
 OPENAI = [
     (
@@ -222,6 +240,84 @@ OPENAI = [
         [TextDelta(tool_calls=(ToolCallDelta(0, "c", "look", "{}"),)), Finished("tool_calls", Usage(7, 1))],
     ),
     (
+        "parallel calls that share an index",
+        request(prompt=WITH_TOOLS),
+        [
+            call(0, '{"a":', id="a", name="look"),
+            call(0, "1}"),
+            call(0, "{}", id="b", name="look"),
+            chunk(None, "tool_calls"),
+            DONE,
+        ],
+        [
+            TextDelta(tool_calls=(ToolCallDelta(0, "a", "look", '{"a":'),)),
+            TextDelta(tool_calls=(ToolCallDelta(0, arguments="1}"),)),
+            TextDelta(tool_calls=(ToolCallDelta(1, "b", "look", "{}"),)),
+            Finished("tool_calls", Usage(7, 3)),
+        ],
+    ),
+    *(
+        (
+            f"parallel calls {what}, in one chunk",
+            request(prompt=WITH_TOOLS),
+            [
+                chunk(
+                    tool_calls=[
+                        {**index, "id": "a", "function": {"name": "look", "arguments": '{"a":'}},
+                        {**index, "function": {"arguments": "1}"}},
+                        {**index, "id": "b", "function": {"name": "look", "arguments": {"b": [2]}}},
+                    ]
+                ),
+                chunk("", "tool_calls"),
+                DONE,
+            ],
+            [
+                TextDelta(tool_calls=(ToolCallDelta(0, "a", "look", '{"a":'),)),
+                TextDelta(tool_calls=(ToolCallDelta(0, arguments="1}"),)),
+                TextDelta(tool_calls=(ToolCallDelta(1, "b", "look", '{"b":[2]}'),)),
+                Finished("tool_calls", Usage(7, 1)),
+            ],
+        )
+        for what, index in (("without an index", {}), ("whose index is null", {"index": None}))
+    ),
+    (
+        "text in parts",
+        request(),
+        [chunk([{"type": "text", "text": "a"}, {"type": "other"}, {"text": "b"}]), chunk([], "stop"), DONE],
+        [TextDelta("ab"), Finished("stop", Usage(7, 1))],
+    ),
+    *(
+        (
+            f"an end that a server calls {said!r}",
+            request(),
+            [chunk("a"), chunk(None, said), USAGE, DONE],
+            [TextDelta("a"), Finished(reason, COUNTED)],
+        )
+        for said, reason in ENDS.items()
+    ),
+    (
+        "a forced tool call that a filter ends",
+        request(prompt=WITH_TOOLS),
+        [call(0, "{", id="c", name="look"), chunk(None, "content_filter"), DONE],
+        [TextDelta(tool_calls=(ToolCallDelta(0, "c", "look", "{"),)), Finished("content_filter", Usage(7, 1))],
+    ),
+    (
+        "usage without numbers",
+        request(),
+        [
+            chunk("a"),
+            chunk(None, "stop") | {"usage": {"prompt_tokens": 5, "completion_tokens": None, "total_tokens": None}},
+            DONE,
+        ],
+        [TextDelta("a"), Finished("stop", Usage(7, 1))],
+    ),
+    (
+        "no usage, chunks and choices that are null",
+        request(),
+        ["null", chunk("a") | {"usage": None}, "null", {"choices": None}, {"choices": [None]}, chunk("", "stop"), DONE],
+        [TextDelta("a"), Finished("stop", Usage(7, 1))],
+    ),
+    (
         "comments, other fields and events between",
         request(),
         [b": ping\r\n\r\nevent: message\n", chunk("a") | {"id": "x", "timings": {"n": 1}}, chunk("b", "eos"), DONE],
@@ -273,11 +369,13 @@ OLLAMA = [
         [
             line() | {"message": {"tool_calls": [{"function": {"name": "look", "arguments": {"a": 1}}}]}},
             line() | {"message": {"tool_calls": [{"id": "c", "function": {"name": "look"}}]}},
+            line() | {"message": {"tool_calls": [{"id": "d", "function": {"name": "look", "arguments": '{"a":2}'}}]}},
             last(),
         ],
         [
             TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "look", '{"a":1}'),)),
             TextDelta(tool_calls=(ToolCallDelta(1, "c", "look", "{}"),)),
+            TextDelta(tool_calls=(ToolCallDelta(2, "d", "look", '{"a":2}'),)),
             Finished("tool_calls", Usage(11, 3)),
         ],
     ),
@@ -302,6 +400,16 @@ OLLAMA = [
             TextDelta("é", logprobs=(TokenLogprob(0, b"\xc3\xa9", -0.5, (TopLogprob(0, b"a", -1.0),)),)),
             Finished("stop", Usage(11, 3)),
         ],
+    ),
+    *(
+        (f"an end that Ollama calls {said!r}", request(), [line("a"), last(said)], [TextDelta("a"), end])
+        for said, end in (("abort", Finished("length", Usage(11, 3))), ("whatever", Finished("stop", Usage(11, 3))))
+    ),
+    (
+        "lines that are null, and no usage",
+        request(),
+        [None, line("a"), line() | {"message": None}, line(done=True, done_reason="stop", eval_count=None)],
+        [TextDelta("a"), Finished("stop", Usage(7, 1))],
     ),
     ("an old version's end", request(), [line("a"), last(None)], [TextDelta("a"), Finished("stop", Usage(11, 3))]),
 ]
@@ -353,8 +461,6 @@ FAILURES = [
     [chunk("a"), {"choices": "many"}],
     [chunk("a"), {"error": {"message": "out of memory"}}],
     [chunk("a"), {"error": "oops"}],
-    [chunk("a", "content_filter"), DONE],
-    [chunk("a", "abort"), DONE],
     [chunk("a", index=1)],
     [chunk("a", index=-1)],
     [call(0, "{}", id="c", name="look"), chunk(None, "stop"), DONE],  # nobody offered a tool
@@ -401,6 +507,20 @@ OLLAMA_FAILURES = [
 def test_ollama_answers_that_fail(lines: list[Any]) -> None:
     with pytest.raises(WorkerFailed):
         ollama(request(prompt=WITH_TOOLS), *lines)
+
+
+def counted(asked: GenerateRequest, *events: Any) -> list[int]:
+    reader, answer = OpenAIReader(asked), UpstreamAnswer(asked, 64)
+    lines = LineSplitter().feed(sse(*events))
+    return [delta.tokens for one in lines for delta in answer.take(reader.feed(one))]
+
+
+def test_each_delta_says_how_many_tokens_it_is() -> None:
+    """Those that were held back before it among them. A gateway counts them when it goes on from the text."""
+    assert counted(request(), chunk("a"), chunk(""), chunk("b", "stop")) == [1, 1]
+    assert counted(request(stop=("zz",)), chunk("a"), chunk("z"), chunk("b"), chunk("z")) == [1, 2]
+    assert counted(request(), chunk("x" * (2 * MAX_DELTA_CHARS))) == [1, 0]
+    assert counted(request(prompt=WITH_TOOLS), call(0, "{", id="c", name="look"), call(0, "}")) == [1, 1]
 
 
 def test_reasoning_in_the_middle_of_an_answer_fails() -> None:

@@ -26,7 +26,7 @@ from p2pnet.errors import (
     UsageError,
     WorkerFailed,
 )
-from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, Tool, Usage
+from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, TextPrompt, Tool, Usage
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
@@ -48,7 +48,7 @@ def chunk(content: str | None, finish: str | None = None) -> dict[str, Any]:
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
 ANSWER = (sse(chunk("Hé")), sse(chunk("llo")), sse(chunk(None, "stop"), USAGE, "[DONE]"))
-EXPECTED = [TextDelta("Hé"), TextDelta("llo"), Finished("stop", Usage(9, 2))]
+EXPECTED = [TextDelta("Hé", tokens=1), TextDelta("llo", tokens=1), Finished("stop", Usage(9, 2))]
 M = model_list({"id": "m", "max_model_len": 1000})
 
 
@@ -91,8 +91,8 @@ async def test_deltas_come_as_the_server_sends_them() -> None:
     async with serving({CHAT: Reply(ANSWER[:2], then="wait")}) as (backend, server):
         events = backend.generate(request())
         assert isinstance(await anext(events), Accepted)
-        assert await anext(events) == TextDelta("Hé")
-        assert await anext(events) == TextDelta("llo")
+        assert await anext(events) == TextDelta("Hé", tokens=1)
+        assert await anext(events) == TextDelta("llo", tokens=1)
         await events.aclose()
         await asyncio.wait_for(server.left.wait(), 5)
 
@@ -259,6 +259,7 @@ OWN = [
     (request(digest="sha256:" + "0" * 64), ModelNotFound),
     (request(echo=True), FeatureMissing),
     (request(max_tokens=1000), ContextOverflow),
+    (request(prompt=TextPrompt("a" * 4_000_000)), ContextOverflow),
 ]
 
 
@@ -275,7 +276,7 @@ async def test_what_we_refuse_ourselves_costs_the_server_nothing(
 async def test_an_answer_that_we_have_cut_is_not_waited_for() -> None:
     async with serving({CHAT: Reply(ANSWER[:2], then="wait")}) as (backend, server):
         _, *rest = await run(backend, request(stop=("lo",)))
-        assert rest == [TextDelta("Hé"), TextDelta("l"), Finished("stop", Usage(6, 2), stop="lo")]
+        assert rest == [TextDelta("Hé", tokens=1), TextDelta("l", tokens=1), Finished("stop", Usage(6, 2), stop="lo")]
         await asyncio.wait_for(server.left.wait(), 5)
 
 

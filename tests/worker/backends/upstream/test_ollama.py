@@ -40,7 +40,7 @@ QWEN = Model("qwen3:latest", digest="2" * 64, capabilities=("completion", "think
 EMBED = Model("nomic-embed-text:latest", capabilities=("embedding",))
 CLOUD = Model("gpt-oss:120b-cloud", remote_host="https://ollama.com")
 HELLO = ChatPrompt((Message("system", "be kind"), Message("user", "hello my dear friend")))
-WORDS = [TextDelta("hello"), TextDelta(" my"), TextDelta(" dear"), TextDelta(" friend")]
+WORDS = [TextDelta(word, tokens=1) for word in ("hello", " my", " dear", " friend")]
 
 
 @asynccontextmanager
@@ -115,14 +115,18 @@ async def test_a_chat() -> None:
 
 CASES = [
     ("max_tokens", request(max_tokens=2), [*WORDS[:2], Finished("length", Usage(6, 2))]),
-    ("a stop string", request(stop=("dear",)), [*WORDS[:2], TextDelta(" "), Finished("stop", Usage(6, 3))]),
-    ("a text", request(prompt=TextPrompt("a b")), [TextDelta("a"), TextDelta(" b"), Finished("stop", Usage(2, 2))]),
+    ("a stop string", request(stop=("dear",)), [*WORDS[:2], TextDelta(" ", tokens=1), Finished("stop", Usage(6, 3))]),
+    (
+        "a text",
+        request(prompt=TextPrompt("a b")),
+        [TextDelta("a", tokens=1), TextDelta(" b", tokens=1), Finished("stop", Usage(2, 2))],
+    ),
     (
         "a tool",
         request(prompt=ChatPrompt((Message("user", "look"),), (Tool("see"), Tool("hear")))),
         [
-            TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "see", '{"said":"look"}'),)),
-            TextDelta(tool_calls=(ToolCallDelta(1, "call_1", "hear", '{"said":"look"}'),)),
+            TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "see", '{"said":"look"}'),), tokens=1),
+            TextDelta(tool_calls=(ToolCallDelta(1, "call_1", "hear", '{"said":"look"}'),), tokens=1),
             Finished("tool_calls", Usage(1, 2)),
         ],
     ),
@@ -136,28 +140,28 @@ CASES = [
                 )
             )
         ),
-        [TextDelta("nothing"), Finished("stop", Usage(1, 1))],
+        [TextDelta("nothing", tokens=1), Finished("stop", Usage(1, 1))],
     ),
     (
         "logprobs",
         request(prompt=TextPrompt("a"), logprobs=1),
         [
-            TextDelta("a", logprobs=(TokenLogprob(0, b"a", -0.25, (TopLogprob(0, b"a", -0.25),)),)),
+            TextDelta("a", logprobs=(TokenLogprob(0, b"a", -0.25, (TopLogprob(0, b"a", -0.25),)),), tokens=1),
             Finished("stop", Usage(1, 1)),
         ],
     ),
     (
         "thinking",
         request(model=QWEN.name, prompt=TextPrompt("a")),
-        [TextDelta("<think>\nhm"), TextDelta("\n</think>\n\na"), Finished("stop", Usage(1, 2))],
+        [TextDelta("<think>\nhm", tokens=1), TextDelta("\n</think>\n\na", tokens=1), Finished("stop", Usage(1, 2))],
     ),
     (
         "the context is full",
         request(model=QWEN.name, prompt=TextPrompt("a b c d e f")),
         [
-            TextDelta("<think>\nhm"),
-            TextDelta("\n</think>\n\na"),
-            TextDelta(" b"),
+            TextDelta("<think>\nhm", tokens=1),
+            TextDelta("\n</think>\n\na", tokens=1),
+            TextDelta(" b", tokens=1),
             Finished("length", Usage(6, 3)),
         ],
     ),

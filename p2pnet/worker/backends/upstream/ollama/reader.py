@@ -11,15 +11,22 @@ from p2pnet.errors import WorkerFailed
 from p2pnet.messages import FinishReason, GenerateRequest, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Token, token_logprobs
-from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
+from p2pnet.worker.backends.upstream.reading import (
+    arguments_text,
+    begun_call,
+    check_tool_call,
+    decoded,
+    finish_reason,
+    usage_of,
+)
 
-FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "": "stop"}
-"""Old versions give none. `load` and `unload` answer what is no generation."""
+NO_GENERATION = frozenset({"load", "unload"})
+"""Reasons of what is the end of no answer: the server has done something else."""
 
 
 class _Function(msgspec.Struct):
     name: str
-    arguments: dict[str, Any] | None = None
+    arguments: dict[str, Any] | str | None = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -47,7 +54,7 @@ class _Line(msgspec.Struct):
     error: Any = None
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_line = msgspec.json.Decoder(_Line | None).decode
 
 
 class OllamaReader:
@@ -61,7 +68,7 @@ class OllamaReader:
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """The piece that one line is."""
-        said = decoded(_decode_line, line)
+        said = decoded(_decode_line, line) or _Line()
         if said.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         message = said.message or _Message(said.response, said.thinking)
@@ -77,11 +84,13 @@ class OllamaReader:
     def _end(self, said: _Line) -> FinishReason:
         self.is_ended = True
         self.usage = usage_of(said.prompt_eval_count, said.eval_count)
-        return finish_reason(said.done_reason or "", FINISH_REASONS)
+        if said.done_reason in NO_GENERATION:
+            raise WorkerFailed("the upstream server generated nothing")
+        return finish_reason(said.done_reason or "")
 
     def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
         """A call, which comes whole."""
         name, index = call.function.name, self._calls
         check_tool_call(index, call.id, name)
         self._calls += 1
-        return begun_call(index, call.id, name, msgspec.json.encode(call.function.arguments or {}).decode())
+        return begun_call(index, call.id, name, arguments_text(call.function.arguments) or "{}")

@@ -11,42 +11,32 @@ from typing import Any
 import msgspec
 
 from p2pnet.errors import WorkerFailed
-from p2pnet.messages import (
-    FinishReason,
-    GenerateRequest,
-    TokenLogprob,
-    ToolCallDelta,
-    Usage,
-)
+from p2pnet.messages import GenerateRequest, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Alternative, Token, token_logprobs
-from p2pnet.worker.backends.upstream.reading import begun_call, check_tool_call, decoded, finish_reason, usage_of
-
-FINISH_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
-"""Any other reason (a content filter, an abort) says that the answer is not complete."""
+from p2pnet.worker.backends.upstream.openai.calls import Calls
+from p2pnet.worker.backends.upstream.reading import arguments_text, decoded, finish_reason, usage_of
 
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    """JSON as text; from some servers the object itself."""
 
 
 class _ToolCall(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: _Function | None = None
 
 
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+    """A text, or the parts of one."""
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
@@ -78,18 +68,18 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_ChunkChoice] | None = None
+    choices: list[_ChunkChoice | None] | None = None
     usage: _Usage | None = None
     error: Any = None
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk | None).decode
 
 
 class OpenAIReader:
@@ -100,8 +90,8 @@ class OpenAIReader:
         self._stops = request.stop
         self._top = request.logprobs or 0
         self._wants_logprobs = request.logprobs is not None
-        self._begun: set[tuple[int, int]] = set()
-        """The tool calls, by choice and index, whose first piece has come."""
+        self._calls = [Calls() for _ in range(request.n)]
+        """Of each choice."""
         self.usage: Usage | None = None
         self.is_ended = False
 
@@ -116,12 +106,12 @@ class OpenAIReader:
         if data == b"[DONE]":
             self.is_ended = True
             return ()
-        chunk = decoded(_decode_chunk, data)
+        chunk = decoded(_decode_chunk, data) or _Chunk()
         if chunk.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
-        return [self._piece(choice) for choice in chunk.choices or ()]
+        return [self._piece(choice) for choice in chunk.choices or () if choice is not None]
 
     def _piece(self, choice: _ChunkChoice) -> AnswerPiece:
         if not 0 <= choice.index < self._choices:
@@ -129,11 +119,11 @@ class OpenAIReader:
         delta = choice.delta or _Delta(content=choice.text)
         return AnswerPiece(
             choice=choice.index,
-            text=delta.content or "",
+            text=_text(delta.content),
             reasoning=delta.reasoning_content or delta.reasoning or "",
             tool_calls=tuple(self._tool_call(choice.index, call) for call in delta.tool_calls or ()),
             logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
-            finish=finish_reason(choice.finish_reason, FINISH_REASONS) if choice.finish_reason else None,
+            finish=finish_reason(choice.finish_reason) if choice.finish_reason else None,
             stop=self._stop(choice),
         )
 
@@ -143,17 +133,16 @@ class OpenAIReader:
 
     def _tool_call(self, choice: int, call: _ToolCall) -> ToolCallDelta:
         function = call.function or _Function()
-        check_tool_call(call.index, call.id, function.name)
-        arguments = function.arguments or ""
-        if (choice, call.index) in self._begun:
-            return ToolCallDelta(call.index, arguments=arguments)
-        self._begun.add((choice, call.index))
-        return begun_call(call.index, call.id, function.name, arguments)
+        return self._calls[choice].take(call.index, call.id, function.name, arguments_text(function.arguments))
 
     def _logprobs(self, logprobs: _Logprobs) -> Iterator[TokenLogprob]:
         if logprobs.content is not None:
             return token_logprobs(logprobs.content, self._top)
         return token_logprobs(list(_columns(logprobs)), self._top)
+
+
+def _text(content: str | list[_Part] | None) -> str:
+    return "".join(part.text or "" for part in content) if isinstance(content, list) else content or ""
 
 
 def _columns(logprobs: _Logprobs) -> Iterator[Token]:
