@@ -147,12 +147,6 @@ class Connections:
             self._dialling[wanted].add_done_callback(lambda _: self._note_dialled(wanted))
         await asyncio.shield(self._dialling[wanted])
 
-    async def dial_at(self, peer_id: str, addresses: Sequence[str]) -> None:
-        """Dial a peer that was hung up on `for_now` at these full multiaddrs, which have been agreed with it. Raises
-        what dialling raises."""
-        await self._dial(peer_id, addresses)
-        self._connected.add(peer_id)
-
     async def hang_up(self, peer_id: str, for_now: bool = False) -> None:
         """Close all connections to a peer; whoever wants it meanwhile dials it after that. `for_now`: it is known to be
         there."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import base58
@@ -120,10 +121,20 @@ class P2pd:
             self._addresses = worth_announcing(await self.visible())
         return self._addresses
 
-    async def dial(self, peer_id: str, addresses: Sequence[str]) -> None:
-        """Connect to a peer at these full multiaddrs. Raises one of P2PD_ERRORS."""
-        plain = [Multiaddr(without_peer_id(address)) for address in addresses]
-        await self._p2p._client.connect(PeerID.from_base58(peer_id), plain)
+    async def dial(self, peer_id: str, addresses: Sequence[str], within_s: float | None = None) -> None:
+        """Connect to a peer at these full multiaddrs. Raises one of P2PD_ERRORS.
+
+        p2pd gives up after `within_s`, rounded up, or as long as a stream may take to be opened. It would try for a
+        minute, also when nobody waits for it any more. And as long as it tries, whoever wants the peer is told that
+        there is a connection: one that it has made meanwhile, though that may be gone.
+        """
+        connect = p2pd_pb2.ConnectRequest(
+            peer=PeerID.from_base58(peer_id).to_bytes(),
+            addrs=[Multiaddr(without_peer_id(address)).to_bytes() for address in addresses],
+            timeout=ceil(within_s or self._config.open_timeout_s),
+        )
+        stream, _ = await self._asked(p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=connect))
+        stream[1].close()
 
     async def connected(self) -> list[tuple[str, str]]:
         """The peers that there are connections to, and the full multiaddr of each at its other end."""

@@ -28,7 +28,7 @@ from p2pnet.network.reach.candidates import Candidates, OwnCandidates
 from p2pnet.network.reach.held_relay import Candidate
 from p2pnet.network.reach.knocking import knock
 from p2pnet.network.reach.own_reach import OwnReach
-from p2pnet.network.reach.punching import Puncher
+from p2pnet.network.reach.punching import DIAL_S, Puncher
 from p2pnet.network.reach.reachability import Reach, Reachability
 from p2pnet.network.reach.relays import Relays
 from p2pnet.network.reach.sight import Sight, look
@@ -160,7 +160,7 @@ class Reaching:
 
     async def dial_at(self, peer_id: str, addresses: Sequence[str]) -> None:
         try:
-            await self._connections.dial_at(peer_id, addresses)
+            await self._p2pd.dial(peer_id, addresses, DIAL_S)
         except P2PD_ERRORS as error:
             raise OSError(reason(error)) from error
 

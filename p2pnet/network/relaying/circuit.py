@@ -15,7 +15,12 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.libp2p.relay import FAREWELL
 
 PARTING_S = 5.0
-"""How long an end may take to read that: some round trips over a bad line, behind what is on its way."""
+"""How long an end may take to read a farewell: some round trips over a bad line, behind what is on its way."""
+
+FILLING_S = 0.3
+FILLING = bytes(1 << 16)
+"""After so long it may be waiting for the rest of a frame in whose middle the circuit was cut: the largest that noise
+and TLS have is filled up with this, and makes no sense then."""
 
 IDLE_S = 600.0
 IDLE_BYTES = 8 << 10
@@ -113,6 +118,10 @@ async def part(end: End, is_gone: bool = False) -> None:
                 async with asyncio.timeout(PARTING_S):
                     end.stop_reading()
                     await end.write(FAREWELL)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FILLING_S):
+                            return await end.wait_unread()
+                    await end.write(FILLING)
                     await end.wait_unread()
     finally:
         end.close()
