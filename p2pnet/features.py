@@ -9,17 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    RegexFormat,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Sampling, TextPrompt, TokenPrompt
 
 CHAT = "chat"
 TEXT = "text"

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from p2pnet.answer_forms import ResponseFormat
+
 MAX_TOKENS_LIMIT = 1 << 20
 """No model generates a million tokens in one request; beyond it a number is a mistake or an attack."""
 
@@ -30,11 +32,6 @@ MAX_TOP_LOGPROBS = 20
 """As OpenAI has it. Each token then weighs a kilobyte."""
 
 MAX_LOGIT_BIASES = 1024
-MAX_SCHEMA_CHARS = 1 << 16
-"""A JSON schema of more text is not written by hand, and compiling it would hold up a worker."""
-
-MAX_PATTERN_CHARS = 1 << 12
-"""Of a regular expression: a longer one is a list, which a schema's `enum` says better."""
 
 MAX_RESUME_CHARS = 1 << 18
 """Some 60,000 tokens. An answer that was longer when it broke off is not worth going on with from its text."""
@@ -132,25 +129,6 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_LOGIT_BIASES)] = (
         msgspec.field(default_factory=dict)
     )
-
-
-class JsonFormat(msgspec.Struct, frozen=True, tag="json"):
-    """The text is one JSON object."""
-
-
-class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
-    """The text is JSON that this schema accepts. `schema` is the schema as JSON text."""
-
-    schema: Annotated[str, Meta(min_length=2, max_length=MAX_SCHEMA_CHARS)]
-
-
-class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
-    """All of the text matches `pattern`, a regular expression as Rust's regex crate writes them."""
-
-    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN_CHARS)]
-
-
-ResponseFormat = JsonFormat | JsonSchemaFormat | RegexFormat
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):

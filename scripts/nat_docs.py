@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "nat.md"
-WAYS = {"direct": "directly", "punched": "directly, through a hole", "relayed": "through the relay"}
+WAYS = {"direct": "directly", "punched": "directly: each dials the other", "relayed": "through the relay"}
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 

@@ -10,7 +10,8 @@ ROOMS: dict[str, str] = {
     "p2pnet.display": "",
     "p2pnet.errors": "display",
     "p2pnet.config": "",
-    "p2pnet.messages": "",
+    "p2pnet.answer_forms": "",
+    "p2pnet.messages": "answer_forms",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
@@ -26,7 +27,7 @@ ROOMS: dict[str, str] = {
         "errors config identity network network.libp2p network.dht network.reach network.relaying"
     ),
     "p2pnet.records": "errors messages identity network",
-    "p2pnet.features": "errors messages",
+    "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages status_messages",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
@@ -37,11 +38,11 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
-    "p2pnet.worker.text": "display errors messages wire worker.checkpoints",
+    "p2pnet.worker.text": "display errors answer_forms messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.backends": (
-        "display errors config messages flow network records features wire worker.backend worker.speed "
+        "display errors config answer_forms messages flow network records features wire worker.backend worker.speed "
         "worker.checkpoints worker.text worker.embedding worker.engine"
     ),
     "p2pnet.worker.observability": (
@@ -89,7 +90,8 @@ ROOMS: dict[str, str] = {
         "errors messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors messages flow gateway.interface gateway.shares gateway.service gateway.model_names gateway.http"
+        "errors answer_forms messages flow gateway.interface gateway.shares gateway.service gateway.model_names "
+        "gateway.http"
     ),
     "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
     "gateway.app": (

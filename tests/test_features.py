@@ -5,20 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import FeatureMissing
 from p2pnet.features import ENGINE, check_features, features_needed
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    Message,
-    RegexFormat,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-    Tool,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, TextPrompt, TokenPrompt, Tool
 from p2pnet.records import ModelCard
 from tests.stories import DIGEST, ask
 

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.http.failures import OUTCOMES
 from p2pnet import (
+    answer_forms,
     client,
     config,
     directory,
@@ -21,6 +22,7 @@ from p2pnet import (
     messages,
     records,
 )
+from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
@@ -31,11 +33,9 @@ from p2pnet.messages import (
     Failed,
     Finished,
     GenerateRequest,
-    JsonSchemaFormat,
     Load,
     Measure,
     Message,
-    RegexFormat,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -293,6 +293,7 @@ def default_of(field: Any) -> str:
 
 
 LIMIT_OWNERS: tuple[ModuleType, ...] = (
+    answer_forms,
     messages,
     codec,
     answer_limits,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.client import embed, generate
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
@@ -24,7 +25,6 @@ from p2pnet.messages import (
     EmbedRequest,
     Finished,
     GenerateRequest,
-    JsonSchemaFormat,
     Message,
     Sampling,
     TextDelta,

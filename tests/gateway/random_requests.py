@@ -9,18 +9,8 @@ from typing import Any
 import msgspec
 
 from gateway.dispatch.failure_policy import MAX_FAILURES, MAX_WORKER_FAILURES
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    Message,
-    Prompt,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-    Tool,
-)
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Prompt, Sampling, TextPrompt, TokenPrompt, Tool
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.vocabulary import Vocabulary
 from tests.checkpoints import CHAT_TEMPLATE

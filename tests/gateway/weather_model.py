@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, JsonSchemaFormat
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
+from p2pnet.messages import ChatPrompt, GenerateRequest
 from p2pnet.worker.backends.synthetic.scripted import Call, Said
 
 TEXT = "The sky is blue «because» of Rayleigh\u2028scattering. \N{SLIGHTLY SMILING FACE}"

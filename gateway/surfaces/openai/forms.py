@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text
+from p2pnet.answer_forms import MAX_PATTERN_CHARS, MAX_SCHEMA_CHARS
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import MAX_PATTERN_CHARS, MAX_SCHEMA_CHARS
 
 
 class Schema(Body):

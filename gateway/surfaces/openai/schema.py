@@ -90,9 +90,8 @@ class StreamOptions(Body):
 
 class GenerationBody(Body):
     """What chat, completions and responses have in common. `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`,
-    `ignore_eos` and `min_tokens` are vLLM's extensions, the other forms of an answer are theirs, llama.cpp's
-    and SGLang's. Responses have
-    `text.format` for `response_format`."""
+    `ignore_eos` and `min_tokens` are vLLM's extensions; forms beside `response_format` are its, llama.cpp's and
+    SGLang's. Responses have `text.format` for `response_format`."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import ChatPrompt, GenerateRequest, JsonFormat, JsonSchemaFormat, RegexFormat
+from p2pnet.messages import ChatPrompt, GenerateRequest
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.grammar import ConstraintFactory, GrammarCompiler
 from p2pnet.worker.text.prompting import tool_format

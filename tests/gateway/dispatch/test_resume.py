@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from gateway.dispatch.failure_policy import MAX_FAILURES
+from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.errors import NoWorker
 from p2pnet.features import RESUME_TEXT
 from p2pnet.messages import (
@@ -31,7 +32,6 @@ from p2pnet.messages import (
     EmbedRequest,
     Finished,
     GenerateRequest,
-    JsonSchemaFormat,
     Message,
     Sampling,
     TextDelta,

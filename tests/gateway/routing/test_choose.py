@@ -19,8 +19,9 @@ from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import MAX_VARIETIES, Roster, is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
 from gateway.routing.scoring import FADE_S, MAX_NEW_IN_FLIGHT, NEW_IN_FLIGHT, STALE_S
+from p2pnet.answer_forms import JsonFormat
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError, RequestError
-from p2pnet.messages import JsonFormat, Load, Measure
+from p2pnet.messages import Load, Measure
 from p2pnet.records import ModelCard
 from tests.depth import examples
 from tests.stories import DIGEST, ask, capability, card, peer

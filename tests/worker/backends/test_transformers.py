@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
+from p2pnet.answer_forms import JsonFormat
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.features import ENGINE
 from p2pnet.messages import (
@@ -20,7 +21,6 @@ from p2pnet.messages import (
     ChatPrompt,
     Finished,
     GenerateRequest,
-    JsonFormat,
     Message,
     Prompt,
     Sampling,

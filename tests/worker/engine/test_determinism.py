@@ -17,15 +17,8 @@ import msgspec
 import pytest
 import torch
 
-from p2pnet.messages import (
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    Sampling,
-    TextPrompt,
-    TokenLogprob,
-    TokenPrompt,
-)
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
+from p2pnet.messages import GenerateRequest, Sampling, TextPrompt, TokenLogprob, TokenPrompt
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.loading import LoadedModel

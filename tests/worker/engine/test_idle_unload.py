@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from p2pnet.answer_forms import JsonFormat
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     EmbedRequest,
     Finished,
     GenerateRequest,
-    JsonFormat,
     Sampling,
     TextDelta,
     TextPrompt,

@@ -16,11 +16,10 @@ import msgspec
 import pytest
 import torch
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     Prompt,
     Sampling,

@@ -15,9 +15,9 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
+from p2pnet.answer_forms import MAX_SCHEMA_CHARS
 from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import FeatureMissing, InvalidRequest, WorkerFailed
-from p2pnet.messages import MAX_SCHEMA_CHARS
 from p2pnet.worker.text.constraint import Constraint
 from p2pnet.worker.text.grammar import GrammarCompiler, json_rule
 from p2pnet.worker.text.schema import KNOWN_FORMATS, MAX_COMBINED_PATTERNS, MAX_NESTING, MAX_PATTERN_PROPERTIES

@@ -12,20 +12,9 @@ import msgspec
 import pytest
 import torch
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import FeatureMissing, InvalidRequest, P2PNetError
-from p2pnet.messages import (
-    ChatPrompt,
-    JsonFormat,
-    JsonSchemaFormat,
-    Message,
-    RegexFormat,
-    Sampling,
-    TextPrompt,
-    TokenLogprob,
-    TokenPrompt,
-    Tool,
-    choice_seed,
-)
+from p2pnet.messages import ChatPrompt, Message, Sampling, TextPrompt, TokenLogprob, TokenPrompt, Tool, choice_seed
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from tests.checkpoints import CHAT_TEMPLATE

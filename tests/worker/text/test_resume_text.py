@@ -11,19 +11,9 @@ import msgspec
 import pytest
 import torch
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, P2PNetError
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    Message,
-    Prompt,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-    Tool,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Prompt, Sampling, TextPrompt, TokenPrompt, Tool
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids

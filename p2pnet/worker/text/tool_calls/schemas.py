@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from p2pnet.answer_forms import MAX_SCHEMA_CHARS
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import MAX_SCHEMA_CHARS, Tool
+from p2pnet.messages import Tool
 
 MAX_SCHEMA_DEPTH = 100
 """Far more than anyone writes, and far less than what Python's own recursion bears: templates walk through it."""

@@ -17,13 +17,13 @@ from pydantic import BaseModel
 from gateway.http.limits import HttpLimits
 from gateway.interface import Routed
 from gateway.surfaces.anthropic.routes import TOO_LONG, TOO_MUCH
+from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.errors import Busy, ContextOverflow, FeatureMissing, ModelNotFound, NoWorker, PeerLost, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
     Finished,
     GenerateRequest,
-    JsonSchemaFormat,
     Message,
     TextDelta,
     ToolCall,

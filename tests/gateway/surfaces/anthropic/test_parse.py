@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.surfaces.anthropic.schema import count_request, message_request, parse_count, parse_message
+from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound, P2PNetError
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonSchemaFormat,
-    Message,
-    Sampling,
-    Tool,
-    ToolCall,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, Tool, ToolCall
 from tests.depth import examples
 
 USER = {"role": "user", "content": "hi"}

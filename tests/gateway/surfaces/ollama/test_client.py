@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from gateway.http.limits import HttpLimits
 from gateway.interface import Routed, Waiting
 from gateway.surfaces.ollama.routes import API_VERSION, REFUSED, TOO_LONG
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.errors import (
     Busy,
     ContextOverflow,
@@ -31,8 +32,6 @@ from p2pnet.messages import (
     Accepted,
     ChatPrompt,
     Finished,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     TextDelta,
     TextPrompt,

@@ -10,15 +10,13 @@ import pytest
 from gateway.surfaces.openai.chat import chat_request, parse_chat
 from gateway.surfaces.openai.completion import MAX_PROMPTS, completion_requests, parse_completion
 from gateway.surfaces.openai.schema import UNSUPPORTED
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     Prompt,
-    RegexFormat,
     Sampling,
     TextPrompt,
     TokenPrompt,

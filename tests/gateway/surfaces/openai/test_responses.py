@@ -17,14 +17,13 @@ from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.response_tools import NOTE, offered_tools
 from gateway.surfaces.openai.responses import ResponseBody, conversation_of, parse_response, response_request
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
     Finished,
     GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     Sampling,
     TextDelta,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from p2pnet.answer_forms import JsonFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.messages import (
     Accepted,
@@ -18,7 +19,6 @@ from p2pnet.messages import (
     EmbedRequest,
     Finished,
     GenerateRequest,
-    JsonFormat,
     Message,
     Sampling,
     TextDelta,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from p2pnet.answer_forms import JsonFormat
 from p2pnet.display.printable import MAX_MESSAGE_CHARS
 from p2pnet.errors import (
     Busy,
@@ -23,7 +24,6 @@ from p2pnet.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
-    JsonFormat,
     Message,
     TextDelta,
     TextPrompt,

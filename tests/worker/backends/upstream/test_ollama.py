@@ -11,14 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.errors import Busy, ContextOverflow, FeatureMissing, ModelNotFound, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
     Finished,
     GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     Sampling,
     TextDelta,

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.errors import FeatureMissing, InvalidRequest, UsageError, WorkerFailed
 from p2pnet.features import features_needed
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
     Message,
     Prompt,
     Sampling,

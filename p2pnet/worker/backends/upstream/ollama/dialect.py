@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, ResponseFormat
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    JsonSchemaFormat,
-    Message,
-    ResponseFormat,
-    TextPrompt,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt
 from p2pnet.worker.backends.upstream.dialect import (
     AnswerReader,
     UpstreamCall,

@@ -6,17 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from p2pnet import features
+from p2pnet.answer_forms import JsonFormat, RegexFormat, ResponseFormat
 from p2pnet.errors import FeatureMissing
-from p2pnet.messages import (
-    ChatPrompt,
-    GenerateRequest,
-    JsonFormat,
-    Message,
-    RegexFormat,
-    ResponseFormat,
-    TextPrompt,
-    TokenPrompt,
-)
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt, TokenPrompt
 from p2pnet.worker.backends.upstream.dialect import (
     AnswerReader,
     UpstreamCall,
