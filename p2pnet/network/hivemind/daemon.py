@@ -20,6 +20,7 @@ from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
 from p2pnet.network.dial_addresses import Scope, scope_of_text
 from p2pnet.network.hivemind.file_limit import raise_file_limit
+from p2pnet.network.hivemind.listening import cannot_listen
 from p2pnet.network.hivemind.socket_folder import SocketFolder
 from p2pnet.network.multiaddrs import is_loopback, parts_of
 
@@ -208,8 +209,6 @@ async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:
             return
         last_line = line.strip() or last_line
     reason = last_line.decode(errors="replace")
-    if "address already in use" in reason or "failed to listen" in reason:
-        raise DaemonFailed(
-            "An address to listen on is in use, or is not this machine's.", "Name another one with --listen."
-        )
+    if "failed to listen" in reason:
+        raise cannot_listen(reason)
     raise DaemonFailed(f"p2pd did not start: {reason or 'it gave no reason'}.", "See --log-level debug for its output.")

@@ -1,14 +1,39 @@
-"""Says which ports a peer listens on: those it was told to, and for port 0 the ones that p2pd has chosen.
+"""Says which ports a peer listens on: those it was told to, and for port 0 the ones that p2pd has chosen. And why it
+cannot listen.
 
-Functions of addresses' text alone. Knows nothing of p2pd.
+Functions of text alone: of addresses, and of what p2pd says.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from p2pnet.errors import DaemonFailed
 from p2pnet.network.multiaddrs import parts_of
+
+_UNBOUND = re.compile(
+    r"listen (tcp|udp)[46]? (\S+):(\d+): bind: (address already in use|cannot assign|permission denied)"
+)
+"""In what p2pd says when it can listen nowhere, for each address."""
+
+
+def cannot_listen(said: str) -> DaemonFailed:
+    """Why p2pd listens nowhere, and what to do about it."""
+    found = _UNBOUND.search(said)
+    if found is None:
+        return DaemonFailed("No address to listen on could be had.", "Name another one with --listen.")
+    transport, host, port, why = found.groups()
+    if why == "address already in use":
+        return DaemonFailed(
+            f"Port {port} ({transport}) at {host} is in use by another process.",
+            "Stop that one, or name another port with --listen.",
+        )
+    if why == "permission denied":
+        return DaemonFailed(
+            f"Port {port} ({transport}) is not for this user to listen on.", "Name one above 1023 with --listen."
+        )
+    return DaemonFailed(f"{host} is no address of this machine.", "Name one that is with --listen.")
 
 
 def check_bound(listen: Sequence[str], bound: Sequence[str]) -> None:

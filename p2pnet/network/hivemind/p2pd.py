@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 P2PD_ERRORS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 """What asking a peer through p2pd raises when the peer, or p2pd, is not there."""
+
+_ANOTHER = re.compile(r"peer id mismatch: expected \w+, but remote key matches (\w+)")
 
 StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """The unix socket through which p2pd passes the bytes of one stream."""
@@ -256,4 +259,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = " ".join(str(error).split())  # p2pd lists what it dialled, a line for each address
+    if found := _ANOTHER.search(text):
+        return f"another peer is there, {found[1]}"
     return text.removeprefix("Connect failed. msg=") or type(error).__name__

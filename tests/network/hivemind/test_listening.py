@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pnet.errors import DaemonFailed
-from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
+from p2pnet.network.hivemind.listening import cannot_listen, check_bound, with_chosen_ports
 
 TCP_ANY, TCP_1 = "/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/31337"
 UDP_ANY, UDP_1 = "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/udp/31337/quic-v1"
@@ -45,3 +45,22 @@ def test_what_is_not_bound(listen: tuple[str, ...], bound: tuple[str, ...], miss
 )
 def test_ports_once_chosen_are_kept(listen: tuple[str, ...], bound: tuple[str, ...], kept: tuple[str, ...]) -> None:
     assert with_chosen_ports(listen, bound) == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            "failed to listen on any addresses: [listen tcp4 127.0.0.1:42051: bind: address already in use "
+            "listen udp4 127.0.0.1:58597: bind: address already in use]",
+            "Port 42051 (tcp) at 127.0.0.1 is in use by another process.",
+        ),
+        ("[listen udp6 [::]:80: bind: permission denied]", "Port 80 (udp) is not for this user to listen on."),
+        ("[listen tcp4 9.9.9.9:1: bind: cannot assign requested address]", "9.9.9.9 is no address of this machine."),
+        ("failed to listen on any addresses: []", "No address to listen on could be had."),
+    ],
+)
+def test_why_nothing_is_listened_on(said: str, message: str) -> None:
+    error = cannot_listen(said)
+    assert error.message == message
+    assert "--listen" in error.fix
