@@ -89,7 +89,7 @@ class Attacker:
     async def start(cls, folder: Path, stack: AsyncExitStack, node_id: DHTID | None = None) -> Attacker:
         identity = Identity.load_or_create(folder / "attacker.key")
         config = NetworkConfig(folder / "attacker.key", LOOPBACK_LISTEN)
-        daemon = await Daemon.start(config, LOOPBACK_LISTEN, ())
+        daemon = await Daemon.start(config, LOOPBACK_LISTEN)
         stack.push_async_callback(daemon.stop)
         p2p = await attach(daemon)
         stack.push_async_callback(p2p.shutdown)

@@ -42,7 +42,7 @@ async def p2pd(identity_file: Path) -> AsyncIterator[tuple[str, tuple[str, ...],
     """Another peer: its id, its addresses and its process."""
     peer_id = Identity.load_or_create(identity_file).peer_id
     async with AsyncExitStack() as stack:
-        daemon = await Daemon.start(NetworkConfig(identity_file, LOOPBACK_LISTEN), LOOPBACK_LISTEN, ())
+        daemon = await Daemon.start(NetworkConfig(identity_file, LOOPBACK_LISTEN), LOOPBACK_LISTEN)
         stack.push_async_callback(daemon.stop)
         p2p = await attach(daemon)
         stack.push_async_callback(p2p.shutdown)
