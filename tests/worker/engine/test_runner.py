@@ -71,6 +71,9 @@ PACKED: dict[str, Callable[[], Any]] = {
     "gpt_oss": lambda: GptOssConfig(
         **GATED, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2, rope_parameters=YARN
     ),
+    "gpt-j": lambda: GPTJConfig(
+        vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=256, initializer_range=0.2
+    ),
     "phi3": lambda: Phi3Config(**GATED),
     "phi3 with a long window": lambda: Phi3Config(**GATED, sliding_window=200),
     "opt": lambda: OPTConfig(**SHAPE, ffn_dim=64, word_embed_proj_dim=64),
@@ -84,9 +87,6 @@ ONE_AT_A_TIME: dict[str, Callable[[], Any]] = {
     "bloom, with a bias of its own": lambda: BloomConfig(
         vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4, initializer_range=0.2
     ),
-    "gpt-j, which calls no attention interface": lambda: GPTJConfig(
-        vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=256, initializer_range=0.2
-    ),
     "llama 4, in chunks": lambda: Llama4TextConfig(**GATED, num_local_experts=2, attention_chunk_size=WINDOW),
     "lfm2, with convolutions": lambda: Lfm2Config(**GATED, layer_types=["conv", "full_attention"] * 2),
 }
@@ -97,7 +97,7 @@ KV_BYTES = {
     "opt": 4 * 2 * 64 * 4,
     "gpt_neox": 4 * 2 * 64 * 4,
     "bloom, with a bias of its own": 2 * 2 * 64 * 4,
-    "gpt-j, which calls no attention interface": 2 * 2 * 64 * 4,
+    "gpt-j": 2 * 2 * 64 * 4,
     "llama 4, in chunks": 4 * 2 * 2 * 16 * 4,
     "lfm2, with convolutions": 2 * 2 * 2 * 16 * 4,
 }

@@ -1,0 +1,34 @@
+"""Which versions of other packages are allowed: none that nobody has run the tests with."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT_ON = ("fastapi", "hivemind", "torch", "transformers", "uvicorn")
+"""What a minor version of theirs has broken before, or may: we subclass their insides, or run models on them."""
+
+ALLOWED = {
+    requirement.name: requirement.specifier
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for requirement in [Requirement(line)]
+}
+TESTED = {
+    name: Version(version)
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if "==" in line
+    for name, version in [line.split("==")]
+}
+
+
+@pytest.mark.parametrize("name", BUILT_ON)
+def test_the_newest_version_that_is_allowed_is_the_one_that_is_tested(name: str) -> None:
+    tested = TESTED[name]
+    assert tested in ALLOWED[name]
+    assert Version(f"{tested.major}.{tested.minor + 1}") not in ALLOWED[name]
+    assert Version(f"{tested.major + 1}.0") not in ALLOWED[name]
