@@ -11,7 +11,16 @@ from hashlib import sha256
 
 import pytest
 
-from tests.nat.machines import MODEL, address_at, complete, reached, start_bootstrap, start_gateway, start_worker
+from tests.nat.machines import (
+    MODEL,
+    address_at,
+    complete,
+    on_this_machine,
+    reached,
+    start_bootstrap,
+    start_gateway,
+    start_worker,
+)
 from tests.nat.results import note
 from tests.nat.topology import Nat, Topology
 from tests.processes import Start, wait_until
@@ -62,7 +71,7 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
     assert answer.is_done
     assert (answer.finish_reason, len(answer.text)) == ("length", len(text))
     assert sha256(answer.text.encode()).hexdigest() == sha256(text.encode()).hexdigest()
-    assert first_s <= SERVED_S
+    assert first_s <= on_this_machine(SERVED_S)
     assert is_relayed == (worker_kind != "open" and (worker_kind, gateway_kind) not in HOLES)
     wait_until(lambda: reached(gateway_host, gateway) == way, f"the gateway says that it is {way}")
 
