@@ -19,6 +19,11 @@ WAIT_S = 5.0
 """How long a second worker is waited for, while all are busy, before the first one's word stands: whoever has made a
 mistake wants to hear of it."""
 
+QUIET_S = 60.0
+"""Who has refused nothing for so long is asked first: workers that refuse whatever they are asked would otherwise
+confirm one another, and nobody would find out. A request that is at fault is refused by all, and tells them not
+apart."""
+
 MAX_COMPARED = 64
 """Workers whose addresses are looked at."""
 
@@ -55,6 +60,7 @@ class SecondOpinion:
     def note_refusal(self, attempt: Attempt, error: P2PNetError, now_s: float) -> None:
         """A worker has said so, if that is what it said."""
         if error.is_hearsay and isinstance(error, RequestError):
+            attempt.worker.refused_s = now_s
             self._refusals.append(_Refusal(attempt.worker, attempt.card, attempt.began_s, error))
             if not error.may_retry:
                 self.until_s = min(self.until_s, now_s + WAIT_S)
@@ -77,14 +83,16 @@ class SecondOpinion:
         others = [worker for worker in able if worker.peer_id not in passed and worker.health_of(key).may_take(now_s)]
         if not others:
             return None
-        best = self._best([worker for worker in others if worker.has_room(key, now_s)], key)
+        best = self._best([worker for worker in others if worker.has_room(key, now_s)], key, now_s)
         if not best:
             return frozenset(passed)
         return frozenset(worker.peer_id for worker in able) - {worker.peer_id for worker in best}
 
-    def _best(self, others: Sequence[Worker], key: ModelTask) -> Sequence[Worker]:
-        """Those that have served, and are in another subnet than who refused; as far as there are any."""
+    def _best(self, others: Sequence[Worker], key: ModelTask, now_s: float) -> Sequence[Worker]:
+        """Those that have served, have refused nothing lately, and are in another subnet than who refused; as far as
+        there are any."""
         tried = [worker for worker in others if self._usual.knows(key, worker.peer_id)]
+        tried = [worker for worker in tried if now_s - worker.refused_s > QUIET_S] or tried
         return self._elsewhere(tried) or tried or self._elsewhere(others) or others
 
     def _elsewhere(self, workers: Sequence[Worker]) -> Sequence[Worker]:

@@ -57,6 +57,8 @@ class Worker:
         self.round_trip_s = PeakEwma()
         self.heard_s = float("-inf")
         """When anything came from it that it has just sent: an event, an answer to a probe."""
+        self.refused_s = float("-inf")
+        """When it last said of a request that it cannot be served."""
         self.full_until_s: dict[ModelTask, float] = {}
         self._full_times: Counter[ModelTask] = Counter()
         self._in_flight: Counter[ModelTask] = Counter()
