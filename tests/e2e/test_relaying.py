@@ -57,6 +57,25 @@ async def test_a_relay_gives_what_it_is_told_to(story: Story) -> None:
     assert story.relay.network.relayed.places == 2
 
 
+async def test_one_that_is_told_not_to_relays_for_nobody(story: Story, tmp_path: Path) -> None:
+    """Nor does p2pd in its place, which is told that others can dial it."""
+    config = NetworkConfig(
+        tmp_path / "unwilling.key",
+        LOOPBACK_LISTEN,
+        is_behind_nat=False,
+        relays_for_others=False,
+        initial_peers=tuple(await story.relay.network.addresses()),
+    )
+    unwilling = await Peer.join(config)
+    try:
+        at = await unwilling.network.addresses()
+        stream = await story.asker.network.open_raw_stream(unwilling.identity.peer_id, HOP_PROTOCOL, at)
+        assert await reserve(stream) is None
+        stream.close()
+    finally:
+        await unwilling.close()
+
+
 async def test_circuits_leave_nothing_behind(story: Story) -> None:
     for number in range(CIRCUITS):
         assert await story.is_led_to(), number

@@ -79,7 +79,7 @@ class HivemindNetwork:
             config.relay,
             self._streams.open_for_others,
             lambda: self._record_addresses.last,
-            may_relay=lambda: self._reaching.own.is_direct,
+            may_relay=lambda: config.relays_for_others and not config.is_client and self._reaching.own.is_direct,
         )
         self._returned = ReturnedPeers(self._reaching)
         bounds = Bounds(self._p2pd, self._streams, self._connections, self._returned, self._relay, config)
@@ -97,8 +97,8 @@ class HivemindNetwork:
         calls = CallServer()
         for protocol, answer in self._answers.items():
             self._p2pd.will_serve(protocol, self._streams.serving_raw(partial(calls.serve, answer=answer)))
-        if config.relays_for_others and not config.is_client:
-            self._p2pd.will_serve(HOP_PROTOCOL, self._streams.serving_raw(self._relay.serve))
+        # Also where it relays for nobody: p2pd would do it instead, once it is told that it is public.
+        self._p2pd.will_serve(HOP_PROTOCOL, self._streams.serving_raw(self._relay.serve))
         self._p2pd.will_serve(PUNCH_PROTOCOL, self._streams.serving_raw(self._reaching.puncher.serve))
         await self._supervisor.start()
         try:
