@@ -63,8 +63,11 @@ def read_private(path: Path, forbidden: int) -> bytes:
         os.close(descriptor)
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once, or make it: readable by its owner only. Raises UsageError, and it is as it was then."""
+def write_private(
+    path: Path, content: bytes, what: str = "file", fix: str = "Make room for it, or its folder writable."
+) -> None:
+    """Replace a file at once, or make it: readable by its owner only. Raises UsageError, which calls it `what`, and it
+    is as it was then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
@@ -77,9 +80,7 @@ def write_private(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UsageError(
-            f"The file {path} cannot be written: {error.strerror}.", "Make room for it, or its folder writable."
-        ) from error
+        raise UsageError(f"The {what} {path} cannot be written: {error.strerror}.", fix) from error
 
 
 def open_lock(path: Path) -> IO[str]:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pnet.errors import UsageError
-from p2pnet.private_files import NOBODY_ELSE_WRITES, open_lock, read_private
+from p2pnet.private_files import NOBODY_ELSE_WRITES, open_lock, read_private, write_private
 
 KEY_PREFIX = "sk-p2pnet-"
 KEY_BYTES = 32
@@ -107,21 +105,7 @@ def revoke_key(path: Path, name: str) -> None:
 def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
     """Replace the file at once, readable by its owner only. Raises UsageError, and the file is as it was then."""
     text = HEADER + "".join(_line(key) + "\n" for key in keys)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")  # mode 0600
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"The key file {path} cannot be written: {error.strerror}.", "Choose another --api-key-file."
-        ) from error
+    write_private(path, text.encode(), "key file", "Choose another --api-key-file.")
 
 
 def with_new(keys: Mapping[str, ApiKey], key: ApiKey) -> dict[str, ApiKey]:

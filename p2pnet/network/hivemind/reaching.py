@@ -21,7 +21,6 @@ from p2pnet.network.dial_addresses import Scope
 from p2pnet.network.hivemind.p2pd import P2PD_ERRORS, P2pd, reason
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.interface import Stream
-from p2pnet.network.libp2p.autonat import IDENTIFY_PROTOCOL, observed_address
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
 from p2pnet.network.multiaddrs import is_private, is_relayed, parts_of, peer_id_of, relay_of
 from p2pnet.network.reach.candidates import Candidates, OwnCandidates
@@ -31,7 +30,7 @@ from p2pnet.network.reach.own_reach import OwnReach
 from p2pnet.network.reach.punching import DIAL_S, Puncher
 from p2pnet.network.reach.reachability import Reach, Reachability
 from p2pnet.network.reach.relays import Relays
-from p2pnet.network.reach.sight import Sight, look
+from p2pnet.network.reach.sight import Sight, look, seen_at
 
 logger = logging.getLogger(__name__)
 
@@ -184,15 +183,7 @@ class Reaching:
 
     async def _observed(self, peer_id: str) -> str | None:
         """Where a peer sees us."""
-        try:
-            async with asyncio.timeout(OBSERVED_S):
-                stream = await self._streams.open_raw(peer_id, IDENTIFY_PROTOCOL)
-                try:
-                    return await observed_address(stream)
-                finally:
-                    stream.close()
-        except (P2PNetError, *P2PD_ERRORS):
-            return None
+        return await seen_at(self._streams.open_raw, peer_id, OBSERVED_S)
 
     async def _look(self, peer_id: str) -> Sight:
         visible = await self._p2pd.addresses()

@@ -60,17 +60,22 @@ class Sight:
         return next((each for each in DialBack if each in outcomes), DialBack.NOT_TRIED)
 
 
-async def look(open_raw: OpenRaw, peer_id: str, own_id: str, own_addresses: Sequence[str]) -> Sight:
-    """Ask a peer. Never raises."""
+async def seen_at(open_raw: OpenRaw, peer_id: str, within_s: float) -> str | None:
+    """Where a peer sees us, as a multiaddr; None when it does not say within that time. Never raises."""
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(within_s):
             stream = await open_raw(peer_id, IDENTIFY_PROTOCOL)
             try:
-                observed = await observed_address(stream)
+                return await observed_address(stream)
             finally:
                 stream.close()
     except (P2PNetError, TimeoutError):
-        return Sight(peer_id)
+        return None
+
+
+async def look(open_raw: OpenRaw, peer_id: str, own_id: str, own_addresses: Sequence[str]) -> Sight:
+    """Ask a peer. Never raises."""
+    observed = await seen_at(open_raw, peer_id, ANSWER_S)
     seen = Sight(peer_id, observed)
     if observed is None or seen.is_near or is_relayed(observed):
         return seen
