@@ -105,19 +105,21 @@ FAILURES = (P2PNetError, OSError, TimeoutError, EOFError, ValueError)
 
 
 class Puncher:
-    """Of one peer, for both ends. `is_seen_directly` says whether a peer was connected without a relay a moment ago."""
+    """Of one peer, for both ends. `is_direct` says whether a peer was connected without a relay a moment ago; None when
+    it was not connected. One that names other addresses beside its relays may be dialled there: a hole is punched once
+    that has not helped."""
 
     def __init__(
         self,
         ground: Ground,
         scope: Scope,
-        is_seen_directly: Callable[[str], bool],
+        is_direct: Callable[[str], bool | None],
         now_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ground = ground
         self._scope = scope
-        self._is_seen_directly = is_seen_directly
+        self._is_direct = is_direct
         self._now_s = now_s
         self._pause = pause
         self._tried: dict[str, _Tried] = {}
@@ -149,7 +151,9 @@ class Puncher:
             return True
         tried = self._tried.get(peer_id)
         is_early = tried is not None and self._now_s() < tried.again_s
-        return are_all_relayed(addresses) and not is_early and not self._is_seen_directly(peer_id)
+        if is_early or self._is_direct(peer_id):
+            return False
+        return are_all_relayed(addresses) or (any(map(is_relayed, addresses)) and self._is_direct(peer_id) is False)
 
     async def _punch(self, peer_id: str, addresses: Sequence[str]) -> None:
         try:
