@@ -101,8 +101,8 @@ def best_to_share(addresses: Sequence[str]) -> str | None:
 
 
 def _rank(address: str) -> tuple[bool, bool, bool, bool, bool, str]:
-    """Direct before relayed, loopback last, IPv4 before IPv6 (many have no other, and a public IPv6 address may well lie
-    behind a firewall), public before private, TCP before QUIC (firewalls often drop UDP)."""
+    """Direct before relayed, loopback last, IPv4 before IPv6 (many have no other, and public IPv6 addresses often lie
+    behind firewalls), public before private, TCP before QUIC (firewalls often drop UDP)."""
     is_ip6 = family_of(address) == "ip6"
     return is_relayed(address), is_loopback(address), is_ip6, is_private(address), "/udp/" in address, address
 
