@@ -47,8 +47,8 @@ TIMEOUT_S = 1.5
 """For a probe of a worker that nobody waits for."""
 
 RELAYED_TIMEOUT_S = 3.0
-"""For the first probe of one that names relays alone. A hole to it is tried for a second before that; where it was tried
-in vain, p2pd takes half a second more for the circuit, since it dials the other addresses that it has heard of first."""
+"""For the first probe of one that names relays alone. A hole to it is tried for a second before that. Where that is in
+vain, p2pd takes half a second more for the circuit, since it dials the other addresses that it has heard of first."""
 
 URGENT_TIMEOUT_S = 0.7
 """For a worker in mid-answer: somebody waits. Three lost packets on a fast link, or once around the world over a relay.
