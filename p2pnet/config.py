@@ -8,8 +8,9 @@ from pathlib import Path
 
 AGENT = "p2pnet/0.1.0"
 
-DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1")
-"""TCP reaches everywhere; QUIC is what hole punching through NATs needs."""
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip6/::/udp/0/quic-v1")
+"""TCP reaches everywhere; QUIC is what hole punching through NATs needs. A machine without IPv6 does without: p2pd
+passes over what it cannot bind, as long as no port was asked for."""
 
 LOOPBACK_LISTEN = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
 

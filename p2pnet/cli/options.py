@@ -62,7 +62,8 @@ Listen = Annotated[
         "--listen",
         envvar="P2PNET_LISTEN",
         metavar="MADDR",
-        help="Listen here for other peers. Repeatable. Default: all interfaces, any free port, TCP and QUIC.",
+        help="Listen here for other peers. Repeatable. Default: all interfaces, IPv4 and IPv6, any free port, TCP and "
+        "QUIC.",
     ),
 ]
 Announce = Annotated[

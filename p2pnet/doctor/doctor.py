@@ -104,12 +104,12 @@ async def _examine_network(wishes: Wishes, listen: tuple[str, ...]) -> AsyncIter
 async def _examine_joined(peer: Peer, met: tuple[Met, ...]) -> tuple[Verdict, ...]:
     nobody: tuple[Asked, ...] = ()
     seen, offers, asked = await asyncio.gather(
-        _in_time(seen_by(peer.network, met), NAT_S, Seen()),
+        _in_time(seen_by(peer.network, met), NAT_S, (Seen(),)),
         relay_offers(peer.network, met),
         _in_time(ask_workers(peer.network, peer.directory, random.Random()), WORKERS_S, nobody),
     )
-    nat = network_verdicts.judge_nat(seen)
-    return nat, network_verdicts.judge_relay(offers, seen.is_behind_nat), network_verdicts.judge_round_trip(asked)
+    relay = network_verdicts.judge_relay(offers, any(each.is_behind_nat for each in seen))
+    return *map(network_verdicts.judge_nat, seen), relay, network_verdicts.judge_round_trip(asked)
 
 
 async def _visitor(listen: tuple[str, ...], membership: Membership | None, closing: contextlib.AsyncExitStack) -> Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -110,7 +111,8 @@ def look_at_packages(requirements: Iterable[str] | None = None) -> tuple[Package
 
 
 def look_at_ports(listen: Iterable[str]) -> tuple[Port, ...]:
-    """Whether this process could listen at these addresses. Port 0 is any free one."""
+    """Whether this process could listen at these addresses. Port 0 is any free one; it is passed over where the machine
+    has no IPv6, as p2pd does."""
     return tuple(Port(address, _why_not(address)) for address in listen)
 
 
@@ -143,13 +145,16 @@ def _why_not(address: str) -> str | None:
     if family_name not in ("ip4", "ip6") or not kind_name:
         return "it is no address of this machine with a TCP or UDP port"
     family = socket.AF_INET6 if family_name == "ip6" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM if kind_name == "tcp" else socket.SOCK_DGRAM) as probe:
-        if kind_name == "tcp":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM if kind_name == "tcp" else socket.SOCK_DGRAM) as probe:
+            if kind_name == "tcp":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # as p2pd does: IPv4 has a socket of its own
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, int(port)))
             if kind_name == "tcp":
                 probe.listen(1)
-        except OSError as error:
-            return error.strerror or str(error)
+    except OSError as error:
+        is_passed_over = error.errno == errno.EAFNOSUPPORT and port == "0"
+        return None if is_passed_over else error.strerror or str(error)
     return None

@@ -21,7 +21,7 @@ from p2pnet.messages import Accepted, GenerateRequest, TextPrompt
 from p2pnet.network.interface import Network
 from p2pnet.network.libp2p.autonat import DialBack
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL, GrantedLimits, reserve
-from p2pnet.network.multiaddrs import peer_id_of
+from p2pnet.network.multiaddrs import FAMILIES, peer_id_of
 from p2pnet.network.reach.candidates import is_quic
 from p2pnet.network.reach.sight import Sight, look
 
@@ -43,14 +43,18 @@ async def meet(network: Network, address: str) -> Met:
         return Met(address, problem=error.message)
 
 
-async def seen_by(network: Network, met: Sequence[Met]) -> Seen:
-    """How the peers that were met see us, the first few of them. Never raises."""
+async def seen_by(network: Network, met: Sequence[Met]) -> tuple[Seen, ...]:
+    """How the peers that were met see us, the first few of them: over IPv4, and over IPv6 where some do so. Never
+    raises."""
     peers = _peers_of(met)[:MAX_ASKED]
     own = await network.addresses()
     sights = await asyncio.gather(*(look(network.open_raw_stream, peer_id, network.peer_id, own) for peer_id in peers))
-    known = [sight for sight in sights if sight.observed is not None]
-    if not known:
-        return Seen()
+    by_family = ([sight for sight in sights if sight.family == family] for family in FAMILIES)
+    return tuple(_put_together(known) for known in by_family if known) or (Seen(),)
+
+
+def _put_together(known: Sequence[Sight]) -> Seen:
+    """What several peers say that see us over the same family."""
     best = next((sight for sight in known if not sight.is_near), known[0])
     transports = dict.fromkeys(tried.transport for sight in known for tried in sight.tried)
     dialled = tuple((name, _together(known, name)) for name in transports)

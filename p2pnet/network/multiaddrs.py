@@ -17,6 +17,9 @@ from p2pnet.errors import UsageError
 
 EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
 
+FAMILIES = {"ip4": "IPv4", "ip6": "IPv6"}
+"""As a person calls them."""
+
 GROUP_BITS = {4: 24, 6: 48}
 """Of addresses that count as one, by IP version: what one customer of a provider is usually given."""
 
@@ -40,6 +43,11 @@ def peer_id_of(address: str) -> str | None:
     """The peer the address leads to: its last /p2p part. None when the address ends in anything else."""
     name, value = parts_of(address)[-1]
     return value if name == "p2p" else None
+
+
+def family_of(address: str) -> str:
+    """What the address begins with: one of FAMILIES, or how a name is to be looked up."""
+    return parts_of(address)[0][0]
 
 
 def without_peer_id(address: str) -> str:
@@ -92,9 +100,11 @@ def best_to_share(addresses: Sequence[str]) -> str | None:
     return min(addresses, key=_rank, default=None)
 
 
-def _rank(address: str) -> tuple[bool, bool, bool, bool, str]:
-    """Direct before relayed, public before private before loopback, TCP before QUIC (firewalls often drop UDP)."""
-    return is_relayed(address), is_loopback(address), is_private(address), "/udp/" in address, address
+def _rank(address: str) -> tuple[bool, bool, bool, bool, bool, str]:
+    """Direct before relayed, loopback last, IPv4 before IPv6 (many have no other, and public IPv6 addresses often lie
+    behind firewalls), public before private, TCP before QUIC (firewalls often drop UDP)."""
+    is_ip6 = family_of(address) == "ip6"
+    return is_relayed(address), is_loopback(address), is_ip6, is_private(address), "/udp/" in address, address
 
 
 def _host_of(address: str) -> str:

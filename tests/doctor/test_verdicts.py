@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from p2pnet.config import DEFAULT_LISTEN
 from p2pnet.doctor.machine import gpu_from, look_at_disks, look_at_packages, look_at_ports, problem_from
 from p2pnet.doctor.machine_verdicts import (
     Disk,
@@ -193,6 +194,10 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
     assert elsewhere.problem is not None
     (odd,) = look_at_ports(["/dns4/example.org/tcp/1"])
     assert odd.problem is not None
+
+
+def test_a_machine_can_listen_by_default_whether_it_has_ipv6_or_not() -> None:
+    assert {one.problem for one in look_at_ports(DEFAULT_LISTEN)} == {None}
 
 
 def test_folders_that_are_not_there_yet_have_their_parents_room(tmp_path: Path) -> None:

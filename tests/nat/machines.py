@@ -15,9 +15,16 @@ from tests.processes import Process, Start, run, wait_until
 
 MODEL = "words"
 TOKENS = 2000
+NUMBERS = 40_000
+NUMBER_BYTES = 250
+"""10 MB together."""
 TOKEN_DELAY_S = 0.002
 WORDS = " ".join(f"word{n}" for n in range(TOKENS))
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/31337", "--listen", "/ip4/0.0.0.0/udp/31337/quic-v1")
+LISTEN6 = ("--listen", "/ip6/::/tcp/31337", "--listen", "/ip6/::/udp/31337/quic-v1")
+
+SERVED_S = 10.0
+"""From the start of the worker's process to the first token."""
 
 
 def on_this_machine(seconds: float) -> float:
@@ -26,8 +33,8 @@ def on_this_machine(seconds: float) -> float:
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def start_gateway(start: Start, host: Host, *addresses: str) -> Process:
-    arguments = ("gateway", "--port", "0", *LISTEN, *joining(addresses))
+def start_gateway(start: Start, host: Host, *addresses: str, listen: Sequence[str] = LISTEN) -> Process:
+    arguments = ("gateway", "--port", "0", *listen, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
@@ -36,14 +43,24 @@ def start_bootstrap(start: Start, host: Host, *arguments: str) -> Process:
 
 
 def start_worker(
-    start: Start, host: Host, *addresses: str, text: str = WORDS, token_delay_s: float = TOKEN_DELAY_S
+    start: Start,
+    host: Host,
+    *addresses: str,
+    text: str = WORDS,
+    token_delay_s: float = TOKEN_DELAY_S,
+    listen: Sequence[str] = LISTEN,
 ) -> Process:
     """What it says is written down: the network is looked at here."""
     script = start.root / "script.json"
     says = {"answers": [{"text": text}], "token_delay_s": token_delay_s, "context_length": 2 * len(text.split())}
     script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--script", str(script), *LISTEN, *joining(addresses))
+    arguments = ("serve", "--script", str(script), *listen, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
+
+
+def book() -> str:
+    """Numbers behind so much space that each, with it, is a token of the scripted model of so many bytes."""
+    return "".join(str(number).rjust(NUMBER_BYTES) for number in range(NUMBERS))
 
 
 def joining(addresses: Sequence[str]) -> list[str]:
@@ -52,7 +69,20 @@ def joining(addresses: Sequence[str]) -> list[str]:
 
 def address_at(process: Process, host: Host, port: int = 31337) -> str:
     """The address through which others on the segment join."""
-    beginning = f"/ip4/{host.address}/tcp/{port}/"
+    return _beginning(process, f"/ip4/{host.address}/tcp/{port}/")
+
+
+def quic_at(process: Process, host: Host) -> str:
+    """The same by QUIC."""
+    return _beginning(process, f"/ip4/{host.address}/udp/31337/quic-v1/")
+
+
+def address6_at(process: Process, host: Host) -> str:
+    """The same over IPv6."""
+    return _beginning(process, f"/ip6/{host.address6}/tcp/31337/")
+
+
+def _beginning(process: Process, beginning: str) -> str:
     return next(address for address in process.ready.addresses if address.startswith(beginning))
 
 

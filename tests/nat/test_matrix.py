@@ -13,7 +13,10 @@ import pytest
 
 from tests.nat.machines import (
     MODEL,
+    NUMBERS,
+    SERVED_S,
     address_at,
+    book,
     complete,
     on_this_machine,
     reached,
@@ -26,13 +29,6 @@ from tests.nat.topology import Nat, Topology
 from tests.processes import Start, wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-NUMBERS = 40_000
-NUMBER_BYTES = 250
-"""10 MB together."""
-
-SERVED_S = 10.0
-"""From the start of the worker's process to the first token."""
 
 WORKERS: dict[str, Nat | None] = {"open": None, **{nat.value: nat for nat in Nat}}
 GATEWAYS: dict[str, Nat | None] = {"open": None, "cone": Nat.CONE, "symmetric": Nat.SYMMETRIC}
@@ -74,8 +70,3 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
     assert first_s <= on_this_machine(SERVED_S)
     assert is_relayed == (worker_kind != "open" and (worker_kind, gateway_kind) not in HOLES)
     wait_until(lambda: reached(gateway_host, gateway) == way, f"the gateway says that it is {way}")
-
-
-def book() -> str:
-    """Numbers behind so much space that each, with it, is a token of the scripted model of so many bytes."""
-    return "".join(str(number).rjust(NUMBER_BYTES) for number in range(NUMBERS))

@@ -11,10 +11,11 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 PUBLIC_PREFIX = "11.0.0"
+PUBLIC_PREFIX6 = "2600:11:"
 _numbers = itertools.count(1)
 
 
@@ -38,6 +39,8 @@ class Host:
 
     namespace: str
     address: str
+    address6: str = ""
+    """Its IPv6 address, if it was given one: a public one, as all have it."""
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -48,10 +51,18 @@ class Host:
         """Run a command there; returns what it printed."""
         return _run(*self.prefix, *command)
 
-    def reboot(self) -> None:
-        """As a router: it forgets what was asked for through it, for its address goes for a moment."""
+    def reboot(self, takes_other_ports: bool = False) -> None:
+        """As a router: it forgets what was asked for through it, for its address goes for a moment. It may give another
+        port than before to each connection that it sees anew."""
+        if takes_other_ports:
+            self.run("iptables", "-t", "nat", "-F", "POSTROUTING")
+            _map_ports(self, "--random")
         self.run("ip", "address", "del", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
+
+    def has_no_ip4(self) -> None:
+        """From now on it has IPv6 alone."""
+        self.run("ip", "-4", "address", "flush", "dev", "eth0")
 
     def cut(self) -> None:
         """Its line is gone."""
@@ -99,6 +110,27 @@ class Topology:
             _masquerade(host, nat)
             host = self._behind(host)
         return host, router
+
+    def with_ip6(self, host: Host, router: Host | None = None, is_open: bool = False) -> Host:
+        """The machine with a public IPv6 address, too: on the segment, or behind a router that answers for it there and
+        lets in what was not asked for only where `is_open`."""
+        number = next(self._public)
+        host = replace(host, address6=f"{PUBLIC_PREFIX6}:{number:x}")
+        if router is None:
+            _run("ip", "-n", host.namespace, "address", "add", f"{host.address6}/64", "dev", "eth0", "nodad")
+            return host
+        lan = next(name for name in router.run("ls", "/sys/class/net").split() if name.startswith("lan"))
+        own = f"{PUBLIC_PREFIX6}:{next(self._public):x}"
+        for device, address in (("eth0", f"{own}/64"), (lan, "fe80::1/64")):
+            router.run("ip", "address", "add", address, "dev", device, "nodad")
+        router.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.eth0.proxy_ndp=1")
+        router.run("ip", "-6", "neighbour", "add", "proxy", host.address6, "dev", "eth0")
+        router.run("ip", "-6", "route", "add", host.address6, "dev", lan)
+        if not is_open:
+            _let_in_only_answers(router, "ip6tables", "FORWARD")
+        host.run("ip", "address", "add", f"{host.address6}/128", "dev", "eth0", "nodad")
+        host.run("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+        return host
 
     def move(self, host: Host, router: Host) -> Host:
         """Take a machine from the network that it is on to that of another router, with another address."""
@@ -155,17 +187,24 @@ def topology() -> Iterator[Topology]:
 def _masquerade(router: Host, nat: Nat) -> None:
     """Make a machine the router of whoever is behind it."""
     router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    ports = ("--random",) if nat is Nat.SYMMETRIC else ()
-    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE", *ports)
+    _map_ports(router, *(("--random",) if nat is Nat.SYMMETRIC else ()))
     if nat is Nat.NO_UDP:
         router.run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "DROP")
     if nat is Nat.ONLY_443:
         router.run("iptables", "-A", "FORWARD", "-o", "eth0", "-p", "tcp", "--dport", "443", "-j", "ACCEPT")
         router.run("iptables", "-A", "FORWARD", "-o", "eth0", "-j", "DROP")
     for chain in ("INPUT", "FORWARD"):
-        answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
-        router.run("iptables", "-A", chain, "-i", "eth0", *answers, "-j", "ACCEPT")
-        router.run("iptables", "-A", chain, "-i", "eth0", "-j", "DROP")
+        _let_in_only_answers(router, "iptables", chain)
+
+
+def _map_ports(router: Host, *how: str) -> None:
+    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE", *how)
+
+
+def _let_in_only_answers(router: Host, command: str, chain: str) -> None:
+    answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
+    router.run(command, "-A", chain, "-i", "eth0", *answers, "-j", "ACCEPT")
+    router.run(command, "-A", chain, "-i", "eth0", "-j", "DROP")
 
 
 def _give_address(namespace: str, device: str, address: str) -> None:

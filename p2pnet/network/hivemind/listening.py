@@ -37,24 +37,31 @@ def cannot_listen(said: str) -> DaemonFailed:
 
 
 def check_bound(listen: Sequence[str], bound: Sequence[str]) -> None:
-    """p2pd goes on when one of several addresses cannot be bound; we do not. Raises DaemonFailed."""
-    wanted = [_transport(address) for address in listen]
-    missing = [port for port in wanted if port[1] != "0" and port not in map(_transport, bound)]
-    if missing:
-        raise DaemonFailed(f"Port {missing[0][1]} ({missing[0][0]}) is in use.", "Name another address with --listen.")
+    """p2pd goes on when one of several addresses cannot be bound; we do not, where a port was named. Raises
+    DaemonFailed."""
+    has = set(map(_door, bound))
+    missing = [door for door in map(_door, listen) if door[2] != "0" and door not in has]
+    if not missing:
+        return
+    family, transport, port = missing[0]
+    if family == "ip6" and family not in {each for each, _, _ in has}:
+        raise DaemonFailed("This machine has no IPv6 to listen on.", "Leave out what begins with --listen /ip6.")
+    raise DaemonFailed(f"Port {port} ({transport}) is in use.", "Name another address with --listen.")
 
 
 def with_chosen_ports(listen: Sequence[str], bound: Sequence[str]) -> tuple[str, ...]:
     """The listen addresses with the ports that were `bound` in place of 0."""
-    ports = dict(_transport(address) for address in bound)
+    ports = {(family, transport): port for family, transport, port in map(_door, bound)}
     return tuple(_with_port(address, ports) for address in listen)
 
 
-def _transport(address: str) -> tuple[str, str]:
-    """('tcp' or 'udp', port) of a listen address."""
-    return next(((name, value) for name, value in parts_of(address) if name in ("tcp", "udp")), ("", "0"))
+def _door(address: str) -> tuple[str, str, str]:
+    """('ip4' or 'ip6', 'tcp' or 'udp', port) of a listen address."""
+    (family, _), *rest = parts_of(address)
+    transport, port = next(((name, value) for name, value in rest if name in ("tcp", "udp")), ("", "0"))
+    return family, transport, port
 
 
-def _with_port(address: str, ports: dict[str, str]) -> str:
-    name, port = _transport(address)
-    return address.replace(f"/{name}/0", f"/{name}/{ports.get(name, port)}", 1) if port == "0" else address
+def _with_port(address: str, ports: dict[tuple[str, str], str]) -> str:
+    family, name, port = _door(address)
+    return address.replace(f"/{name}/0", f"/{name}/{ports.get((family, name), port)}", 1) if port == "0" else address

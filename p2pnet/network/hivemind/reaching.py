@@ -81,7 +81,7 @@ class Reaching:
         relays = Relays(p2pd.peer_id, self._candidates, self, scope, self._note)
         self._own: OwnReach = OwnReach(p2pd.peer_id, reachability, relays, scope)
         self._candidates_of_own = OwnCandidates(p2pd.connections, p2pd.addresses, self._observed)
-        self.puncher = Puncher(self, scope, lambda peer_id: connections.is_direct(peer_id) is True)
+        self.puncher = Puncher(self, scope, connections.is_direct)
         self._apply()
 
     @property
@@ -99,13 +99,13 @@ class Reaching:
         return self._own.addresses(visible)
 
     def _look_at_hosts(self, visible: tuple[str, ...], own: frozenset[str]) -> None:
-        """This peer may be dialled at other addresses than before. What others say of where they see it comes and goes;
-        only an address of its own that does means that this machine has moved."""
+        """This peer may be dialled at other addresses than before. What others say of where they see it comes and
+        goes."""
         hosts_before, self._visible = self._hosts, visible
         self._hosts = own & {host_of(address) for address in visible if not is_relayed(address)}
         public = frozenset(address for address in visible if not (is_relayed(address) or is_private(address)))
         new, self._public = public - self._public, self._public | public
-        if hosts_before and self._hosts != hosts_before:
+        if hosts_before and has_moved(hosts_before, self._hosts):
             self._public = public
             self._own.note_moved()
             self.puncher.note_moved()
@@ -221,6 +221,18 @@ class Reaching:
 def own_hosts() -> frozenset[str]:
     """This machine's IP addresses."""
     return frozenset(each.address for addresses in psutil.net_if_addrs().values() for each in addresses)
+
+
+def has_moved(before: frozenset[str], now: frozenset[str]) -> bool:
+    """Whether a machine that had some addresses, and has others now, is in another network. IPv6 addresses come and go
+    while it stays where it is (RFC 8981): while one is left, it is there."""
+    (four_before, six_before), (four, six) = map(_by_family, (before, now))
+    return four_before != four or bool(six_before and six_before.isdisjoint(six))
+
+
+def _by_family(hosts: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    six = frozenset(host for host in hosts if ":" in host)
+    return hosts - six, six
 
 
 def host_of(address: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from p2pnet.network.crowd import Connection
 from p2pnet.network.dial_addresses import Scope, scope_of_text
 from p2pnet.network.libp2p.hole_punch import MAX_CANDIDATES
-from p2pnet.network.multiaddrs import is_relayed, parts_of, without_peer_id
+from p2pnet.network.multiaddrs import family_of, is_relayed, parts_of, without_peer_id
 
 ASKED = 3
 """Peers that are asked where they see us."""
@@ -83,8 +83,13 @@ def candidates(visible: Sequence[str], observed: Sequence[str]) -> Candidates:
     public = [host for host in hosts if scope_of_text(host) is Scope.PUBLIC]
     seen = [address for address in dict.fromkeys(observed) if is_quic(address)]
     steady = [address for address in seen if [_host_of(other) for other in seen].count(_host_of(address)) == 1]
-    ports = dict.fromkeys(parts_of(address)[1][1] for address in own)
-    guessed = [f"/{_family(host)}/{host}/udp/{port}/quic-v1" for host in hosts for port in ports]
+    ports = dict.fromkeys((family_of(address), parts_of(address)[1][1]) for address in own)
+    guessed = [
+        f"/{family}/{host}/udp/{port}/quic-v1"
+        for host in hosts
+        for family, port in ports
+        if family == ("ip6" if ":" in host else "ip4")
+    ]
     return Candidates(tuple(dict.fromkeys([*steady, *guessed, *open_to_all, *own]))[:MAX_CANDIDATES], frozenset(public))
 
 
@@ -107,7 +112,3 @@ def _host_of(address: str) -> str | None:
 def _is_public(address: str) -> bool:
     host = _host_of(address)
     return host is not None and scope_of_text(host) is Scope.PUBLIC
-
-
-def _family(host: str) -> str:
-    return "ip6" if ":" in host else "ip4"

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from p2pnet.network.dial_addresses import Scope
+from p2pnet.network.multiaddrs import FAMILIES, family_of
 from p2pnet.network.reach.reachability import Reach, Reachability
 from p2pnet.network.reach.relays import Relays
 
@@ -23,7 +24,8 @@ POLL_S = 0.05
 
 
 class OwnReach:
-    """Of one peer. Relays are wanted while it is not known that others can dial it."""
+    """Of one peer. Relays are wanted while it is not known that others can dial it over IPv4: many have nothing
+    else."""
 
     def __init__(self, peer_id: str, reachability: Reachability, relays: Relays, scope: Scope) -> None:
         self._peer_id = peer_id
@@ -42,11 +44,14 @@ class OwnReach:
 
     def addresses(self, visible: Sequence[str]) -> tuple[str, ...]:
         """Full multiaddrs for others: those that are `visible` to p2pd, those where others have dialled us, and those
-        through relays. On a public network a peer that nobody can dial names relays alone, if it has any."""
+        through relays. On a public network a peer that can be reached somehow, and not over all families, names only
+        what others can dial: they would try the rest first."""
         proven = tuple(f"{address}/p2p/{self._peer_id}" for address in self._reachability.addresses)
         relayed = self._relays.addresses()
-        if self.reach is Reach.HIDDEN and self._scope is Scope.PUBLIC and relayed:
-            return relayed
+        over = self._reachability.over
+        known = set(map(over, FAMILIES))
+        if self._scope is Scope.PUBLIC and Reach.HIDDEN in known and (relayed or Reach.DIRECT in known):
+            visible = [address for address in visible if over(family_of(address)) is Reach.DIRECT]
         return tuple(dict.fromkeys((*visible, *proven, *relayed)))
 
     def note_changed(self) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from p2pnet.errors import P2PNetError
 from p2pnet.network.dial_addresses import Scope, may_dial, place_of, scope_of_host
-from p2pnet.network.interface import Stream
+from p2pnet.network.interface import BareStream, Stream
 from p2pnet.network.libp2p.delimited import read_message
 from p2pnet.network.libp2p.hole_punch import addresses_in, connect, is_sync, sync
 from p2pnet.network.multiaddrs import are_all_relayed, is_relayed
@@ -86,14 +86,6 @@ class Ground(Protocol):
         """Where this peer may be dialled. Raises OSError."""
 
 
-class Asker(Stream, Protocol):
-    """An inbound stream."""
-
-    @property
-    def address(self) -> str:
-        """The multiaddr that its connection comes from."""
-
-
 @dataclass
 class _Tried:
     again_s: float
@@ -105,19 +97,21 @@ FAILURES = (P2PNetError, OSError, TimeoutError, EOFError, ValueError)
 
 
 class Puncher:
-    """Of one peer, for both ends. `is_seen_directly` says whether a peer was connected without a relay a moment ago."""
+    """Of one peer, for both ends. `is_direct` says whether a peer was connected without a relay a moment ago; None when
+    it was not connected. One that names other addresses beside its relays may be dialled there: a hole is punched once
+    that has not helped."""
 
     def __init__(
         self,
         ground: Ground,
         scope: Scope,
-        is_seen_directly: Callable[[str], bool],
+        is_direct: Callable[[str], bool | None],
         now_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ground = ground
         self._scope = scope
-        self._is_seen_directly = is_seen_directly
+        self._is_direct = is_direct
         self._now_s = now_s
         self._pause = pause
         self._tried: dict[str, _Tried] = {}
@@ -149,7 +143,9 @@ class Puncher:
             return True
         tried = self._tried.get(peer_id)
         is_early = tried is not None and self._now_s() < tried.again_s
-        return are_all_relayed(addresses) and not is_early and not self._is_seen_directly(peer_id)
+        if is_early or self._is_direct(peer_id):
+            return False
+        return are_all_relayed(addresses) or (any(map(is_relayed, addresses)) and self._is_direct(peer_id) is False)
 
     async def _punch(self, peer_id: str, addresses: Sequence[str]) -> None:
         try:
@@ -188,7 +184,7 @@ class Puncher:
         await self._dial(peer_id, theirs)
         return True
 
-    async def serve(self, stream: Asker) -> None:
+    async def serve(self, stream: BareStream) -> None:
         """The other end of it. The stream is closed afterwards."""
         peer_id, now_s = stream.peer_id, self._now_s()
         try:

@@ -1,6 +1,8 @@
 """Learns whether others can dial this peer, by asking some of them to (libp2p's AutoNAT).
 
-What one says is its word alone: two have to agree, where there are two. Knows nothing of relays.
+What one says is its word alone: two have to agree, where there are two. IPv4 and IPv6 are two questions: a router
+that hides a house from the one may let in the other, and whoever dials us may have but one of them. Knows nothing of
+relays.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 
 from p2pnet.network.libp2p.autonat import DialBack
+from p2pnet.network.multiaddrs import FAMILIES
 from p2pnet.network.reach.sight import Sight
 
 logger = logging.getLogger(__name__)
@@ -25,7 +28,7 @@ AGAIN_S = 300.0
 """How often it is asked while nothing has changed. A p2pd dials back 3 times a minute for one peer, 30 for all."""
 
 UNKNOWN_AGAIN_S = 20.0
-"""While nobody has tried."""
+"""While nobody has tried over IPv4; twice as long each time, up to the former: a machine without it is never told."""
 
 HASTE_S = 5.0
 """But no oftener than this, whatever changes."""
@@ -40,9 +43,9 @@ class Reach(Enum):
 
 
 SAYS = {
-    Reach.UNKNOWN: "it is not known whether others can dial this peer: asking them",
-    Reach.DIRECT: "others can dial this peer",
-    Reach.HIDDEN: "others cannot dial this peer: it is reached through relays",
+    Reach.UNKNOWN: "it is not known whether others can dial this peer over %s: asking them",
+    Reach.DIRECT: "others can dial this peer over %s",
+    Reach.HIDDEN: "others cannot dial this peer over %s",
 }
 
 Look = Callable[[str], Awaitable[Sight]]
@@ -86,15 +89,29 @@ class Reachability:
         self._pause = pause
         self._rng = rng or random.Random()
         self._doubted = asyncio.Event()
-        self.reach = fixed or Reach.UNKNOWN
-        self.addresses: tuple[str, ...] = ()
+        self._over = dict.fromkeys(FAMILIES, fixed or Reach.UNKNOWN)
+        self._dialled: dict[str, tuple[str, ...]] = dict.fromkeys(FAMILIES, ())
+
+    @property
+    def reach(self) -> Reach:
+        """Whether everybody can dial it: over IPv4, over which all others dial out."""
+        return self._over["ip4"]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
         """Where others have dialled us, without our id."""
+        return tuple(address for family in FAMILIES for address in self._dialled[family])
+
+    def over(self, family: str) -> Reach:
+        """Whether others can dial it so."""
+        return self._over.get(family, Reach.UNKNOWN)
 
     def note_moved(self) -> None:
         """This machine has other addresses than before: nothing is known of them, until others have been asked."""
         if self._is_fixed:
             return
-        self._note(Reach.UNKNOWN, ())
+        for family in FAMILIES:
+            self._note(family, Reach.UNKNOWN, ())
         self._doubted.set()
 
     def note_new_address(self) -> None:
@@ -104,16 +121,26 @@ class Reachability:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        unknown_s = UNKNOWN_AGAIN_S
         while not self._is_fixed:
             await self._ask_until_doubted()
-            pause_s = UNKNOWN_AGAIN_S if self.reach is Reach.UNKNOWN else AGAIN_S
+            pause_s = unknown_s if self.reach is Reach.UNKNOWN else AGAIN_S
             await self._pause(HASTE_S)
-            try:
-                async with asyncio.timeout(pause_s - HASTE_S):
-                    await self._doubted.wait()
-            except TimeoutError:
-                continue
+            if await self._is_doubted_within(pause_s - HASTE_S):
+                unknown_s = UNKNOWN_AGAIN_S
+            else:
+                unknown_s = min(AGAIN_S, 2 * unknown_s)
         await asyncio.Event().wait()
+
+    async def _is_doubted_within(self, seconds: float) -> bool:
+        waiting = asyncio.ensure_future(self._doubted.wait())
+        pausing = asyncio.ensure_future(self._pause(seconds))
+        try:
+            await asyncio.wait({waiting, pausing}, return_when=asyncio.FIRST_COMPLETED)
+            return self._doubted.is_set()
+        finally:
+            waiting.cancel()
+            pausing.cancel()
 
     async def _ask_until_doubted(self) -> None:
         self._doubted.clear()
@@ -137,19 +164,20 @@ class Reachability:
         try:
             for coming in asyncio.as_completed(looking):
                 sights.append(await coming)
-                reach, addresses = judge(sights)
-                is_last = len(sights) == len(chosen)
-                agreeing = sum(sight.outcome is DialBack.REACHED for sight in sights)
-                if reach is not Reach.UNKNOWN and (is_last or agreeing >= AGREEING):
-                    self._note(reach, addresses)
+                for family in FAMILIES:
+                    seen = [sight for sight in sights if sight.family == family]
+                    reach, addresses = judge(seen)
+                    agreeing = sum(sight.outcome is DialBack.REACHED for sight in seen)
+                    if reach is not Reach.UNKNOWN and (len(sights) == len(chosen) or agreeing >= AGREEING):
+                        self._note(family, reach, addresses)
         finally:
             for each in looking:
                 each.cancel()
 
-    def _note(self, reach: Reach, addresses: tuple[str, ...]) -> None:
-        if (reach, addresses) == (self.reach, self.addresses):
+    def _note(self, family: str, reach: Reach, addresses: tuple[str, ...]) -> None:
+        if (reach, addresses) == (self._over[family], self._dialled[family]):
             return
-        if reach is not self.reach:
-            logger.info("%s", SAYS[reach])
-        self.reach, self.addresses = reach, addresses
+        if reach is not self._over[family]:
+            logger.info(SAYS[reach], FAMILIES[family])
+        self._over[family], self._dialled[family] = reach, addresses
         self._changed()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from p2pnet.network.dial_addresses import Scope, may_dial
 from p2pnet.network.libp2p.relay import Reservation
-from p2pnet.network.multiaddrs import is_relayed, without_peer_id
+from p2pnet.network.multiaddrs import family_of, is_relayed, without_peer_id
 from p2pnet.network.reach.held_relay import Candidate, HeldRelay, Ways
 
 PLACES = 2
@@ -22,15 +22,13 @@ ASKED_AT_ONCE = 4
 """Candidates that are asked while there are too few places: the nearest of them stay."""
 
 GIVEN_UP_S = 20.0
-"""A relay that has given no place for so long makes room for another candidate. It may be asked again later."""
+"""A relay that has not been there for so long makes room for another candidate, and one that refuses does so at once.
+They may be asked again later."""
 
 RESTING_S = 60.0
 """Who was left alone is asked again after this."""
 
 LOOK_S = 0.5
-
-ADDRESSES_PER_RELAY = 2
-"""Of a relay, in a record: one for TCP and one for QUIC."""
 
 ENOUGH_BYTES = 1 << 30
 """A relay that cuts circuits sooner is taken only where there is no other: libp2p's own defaults cut at 128 KiB."""
@@ -105,8 +103,8 @@ class Relays:
             self._leave([*held[PLACES:], *others])
             return
         fresh = self._fresh(now_s)
-        if fresh:
-            self._leave([each for each in others if each.lost_s is not None and now_s - each.lost_s > GIVEN_UP_S])
+        useless = [each for each in others if each.is_refused or now_s - (each.lost_s or now_s) > GIVEN_UP_S]
+        self._leave(useless[: len(fresh)])
         for candidate in fresh[: max(0, ASKED_AT_ONCE - len(self._asked))]:
             relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
             self._asked[relay] = asyncio.create_task(relay.run())
@@ -138,15 +136,16 @@ class Relays:
         full = [address if address.endswith(f"/p2p/{peer_id}") else f"{address}/p2p/{peer_id}" for address in claimed]
         fitting = [address for address in full if not is_relayed(address) and may_dial(address, self._scope)]
         known = [address for address in relay.candidate.addresses if not is_relayed(address)]
-        return _one_for_each_transport(fitting or known)
+        return one_of_each(fitting or known)
 
 
-def _one_for_each_transport(addresses: Sequence[str]) -> list[str]:
-    """The first of each, QUIC first: it needs fewer round trips, and holes are punched with it."""
-    first: dict[bool, str] = {}
+def one_of_each(addresses: Sequence[str]) -> list[str]:
+    """The first for each family and transport. IPv4 is first, which all have; and of each family QUIC, which needs
+    fewer round trips, and holes are punched with it."""
+    first: dict[tuple[bool, bool], str] = {}
     for address in addresses:
-        first.setdefault("/udp/" in without_peer_id(address), address)
-    return [first[is_quic] for is_quic in (True, False) if is_quic in first][:ADDRESSES_PER_RELAY]
+        first.setdefault((family_of(address) == "ip6", "/udp/" not in without_peer_id(address)), address)
+    return [first[kind] for kind in sorted(first)]
 
 
 def _worth(relay: HeldRelay) -> tuple[bool, bool, float]:

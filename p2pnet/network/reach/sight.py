@@ -19,7 +19,7 @@ from p2pnet.network.libp2p.autonat import (
     dialable,
     observed_address,
 )
-from p2pnet.network.multiaddrs import is_loopback, is_private, is_relayed
+from p2pnet.network.multiaddrs import family_of, is_loopback, is_private, is_relayed
 
 DIAL_BACK_S = 20.0
 """A peer tries for 15 s before it says that we cannot be reached."""
@@ -47,6 +47,11 @@ class Sight:
     peer_id: str
     observed: str | None = None
     tried: tuple[Tried, ...] = ()
+
+    @property
+    def family(self) -> str | None:
+        """Whether it sees us over IPv4 or IPv6, and has dialled us so."""
+        return None if self.observed is None else family_of(self.observed)
 
     @property
     def is_near(self) -> bool:

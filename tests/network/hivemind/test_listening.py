@@ -11,11 +11,20 @@ TCP_ANY, TCP_1 = "/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/31337"
 UDP_ANY, UDP_1 = "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/udp/31337/quic-v1"
 BOUND_TCP = ("/ip4/127.0.0.1/tcp/31337", "/ip4/192.0.2.1/tcp/31337")
 BOUND_UDP = ("/ip4/127.0.0.1/udp/4001/quic-v1",)
+SIX_ANY, SIX_1 = "/ip6/::/tcp/0", "/ip6/::/tcp/31337"
+BOUND_SIX = ("/ip6/::1/tcp/4006",)
 
 
 @pytest.mark.parametrize(
     ("listen", "bound"),
-    [((TCP_ANY, UDP_ANY), ()), ((TCP_1,), BOUND_TCP), ((TCP_1, UDP_ANY), BOUND_TCP), ((), BOUND_TCP)],
+    [
+        ((TCP_ANY, UDP_ANY, SIX_ANY), ()),
+        ((TCP_1,), BOUND_TCP),
+        ((TCP_1, UDP_ANY), BOUND_TCP),
+        ((TCP_1, SIX_ANY), BOUND_TCP),  # a machine without IPv6
+        ((TCP_1, SIX_1), (*BOUND_TCP, "/ip6/::1/tcp/31337")),
+        ((), BOUND_TCP),
+    ],
 )
 def test_what_is_bound(listen: tuple[str, ...], bound: tuple[str, ...]) -> None:
     check_bound(listen, bound)
@@ -27,6 +36,7 @@ def test_what_is_bound(listen: tuple[str, ...], bound: tuple[str, ...]) -> None:
         ((TCP_1,), (), "31337 (tcp)"),
         ((TCP_1, UDP_1), BOUND_TCP, "31337 (udp)"),
         ((TCP_1, UDP_1), BOUND_UDP, "31337 (tcp)"),
+        ((TCP_1, SIX_1), (*BOUND_TCP, *BOUND_SIX), "31337 (tcp)"),
     ],
 )
 def test_what_is_not_bound(listen: tuple[str, ...], bound: tuple[str, ...], missing: str) -> None:
@@ -35,12 +45,21 @@ def test_what_is_not_bound(listen: tuple[str, ...], bound: tuple[str, ...], miss
     assert str(raised.value) == f"Port {missing} is in use."
 
 
+def test_a_machine_without_ipv6_is_asked_for_a_port_there() -> None:
+    with pytest.raises(DaemonFailed) as raised:
+        check_bound((TCP_1, SIX_1), BOUND_TCP)
+    assert raised.value.message == "This machine has no IPv6 to listen on."
+    assert "--listen /ip6" in raised.value.fix
+
+
 @pytest.mark.parametrize(
     ("listen", "bound", "kept"),
     [
         ((TCP_ANY, UDP_ANY), (*BOUND_TCP, *BOUND_UDP), (TCP_1, "/ip4/0.0.0.0/udp/4001/quic-v1")),
         ((TCP_1, UDP_ANY), (*BOUND_TCP, *BOUND_UDP), (TCP_1, "/ip4/0.0.0.0/udp/4001/quic-v1")),
         ((UDP_1, TCP_ANY), BOUND_UDP, (UDP_1, TCP_ANY)),
+        ((TCP_ANY, SIX_ANY), (*BOUND_TCP, *BOUND_SIX), (TCP_1, "/ip6/::/tcp/4006")),
+        ((TCP_ANY, SIX_ANY), BOUND_TCP, (TCP_1, SIX_ANY)),
     ],
 )
 def test_ports_once_chosen_are_kept(listen: tuple[str, ...], bound: tuple[str, ...], kept: tuple[str, ...]) -> None:

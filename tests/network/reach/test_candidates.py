@@ -30,10 +30,10 @@ HOSTS = frozenset({"20.9.9.9"})
         ([HOME], [SEEN, SEEN], Candidates((SEEN, PRESERVED, AT_HOME), HOSTS)),
         ([HOME], [SEEN, SEEN.replace("40001", "40002")], Candidates((PRESERVED, AT_HOME), HOSTS)),
         (
-            [HOME],
+            [HOME, f"/ip6/2a00::1/udp/9/quic-v1/p2p/{OWN}"],
             [SEEN, "/ip6/2a00::1/udp/7/quic-v1"],
             Candidates(
-                (SEEN, "/ip6/2a00::1/udp/7/quic-v1", PRESERVED, "/ip6/2a00::1/udp/31337/quic-v1", AT_HOME),
+                (SEEN, "/ip6/2a00::1/udp/7/quic-v1", PRESERVED, "/ip6/2a00::1/udp/9/quic-v1", AT_HOME),
                 HOSTS | {"2a00::1"},
             ),
         ),

@@ -63,6 +63,7 @@ class World:
         self.has_hole = has_hole
         self.knows_protocol = knows_protocol
         self.is_direct = False
+        self.is_connected = True
         self.now_s = 0.0
         self.log: list[str] = []
         self.dialled: set[str] = set()
@@ -82,8 +83,8 @@ class World:
         self.serving.append(asyncio.create_task(self.worker.puncher.serve(served)))
         return MemoryStream(self.worker.peer_id, back, there)
 
-    async def wants_stream(self) -> None:
-        await self.gateway.puncher.before_stream(self.worker.peer_id, self.worker.circuits)
+    async def wants_stream(self, *addresses: str) -> None:
+        await self.gateway.puncher.before_stream(self.worker.peer_id, (*addresses, *self.worker.circuits))
         await settle(lambda: all(task.done() for task in self.serving))
 
 
@@ -97,10 +98,14 @@ class Side:
         self.circuits = (f"{CIRCUIT_END}/p2p/{self.peer_id}",)
         self.named: tuple[str, ...] = (f"/ip4/20.2.2.{len(name)}/udp/1/quic-v1",)
         self.busy = False
-        self.puncher = Puncher(self, Scope.PUBLIC, lambda _: world.is_direct, lambda: world.now_s, world.pause)
+        self.puncher = Puncher(self, Scope.PUBLIC, self._is_direct, lambda: world.now_s, world.pause)
+
+    def _is_direct(self, peer_id: str) -> bool | None:
+        return self.world.is_direct if self.world.is_connected else None
 
     async def open_toward(self, peer_id: str, protocol: str, addresses: Sequence[str]) -> Stream:
-        assert (protocol, tuple(addresses)) == (PUNCH_PROTOCOL, self.world.worker.circuits)
+        assert protocol == PUNCH_PROTOCOL
+        assert set(addresses) >= set(self.world.worker.circuits)
         return await self.world.open()
 
     async def hang_up_for_now(self, peer_id: str) -> None:
@@ -159,8 +164,16 @@ async def test_what_is_connected_directly_stays_so() -> None:
 )
 async def test_who_names_more_than_relays_is_dialled_as_ever(addresses: Sequence[str]) -> None:
     world = World()
+    world.is_connected = False
     await world.gateway.puncher.before_stream(world.worker.peer_id, addresses)
     assert world.serving == []
+
+
+async def test_who_could_not_be_dialled_where_it_said_is_punched_to() -> None:
+    """It is open over IPv6, and whoever wants it has IPv4 alone."""
+    world = World()
+    await world.wants_stream(f"/ip6/2600::2/udp/1/quic-v1/p2p/{world.worker.peer_id}")
+    assert world.is_direct
 
 
 async def test_where_it_does_not_work_it_is_left_alone_for_longer_and_longer() -> None:

@@ -17,11 +17,14 @@ QUIC = "/ip4/11.0.0.7/udp/4001/quic-v1"
 YES, NO, UNSAID = DialBack.REACHED, DialBack.NOT_REACHED, DialBack.NOT_TRIED
 
 
-def sight(name: str, tcp: DialBack, quic: DialBack | None = None) -> Sight:
-    tried = [Tried("TCP", (OBSERVED,), tcp)]
+SIX = "/ip6/2600::7/tcp/4001"
+
+
+def sight(name: str, tcp: DialBack, quic: DialBack | None = None, observed: str = OBSERVED) -> Sight:
+    tried = [Tried("TCP", (observed,), tcp)]
     if quic is not None:
         tried.append(Tried("QUIC", (QUIC,), quic))
-    return Sight(name, OBSERVED, tuple(tried))
+    return Sight(name, observed, tuple(tried))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,8 @@ class Told:
         self.changes = 0
         self.hold = asyncio.Event()
         self.held: set[str] = set()
+        self.over_six: set[str] = set()
+        self.pauses: list[float] = []
         self.reachability = Reachability(
             self._look, lambda: list(self.says), self._note, fixed, random.Random(1), self._pause
         )
@@ -71,12 +76,13 @@ class Told:
         self.asked.append(peer_id)
         if peer_id in self.held:
             await self.hold.wait()
-        return sight(peer_id, self.says[peer_id])
+        return sight(peer_id, self.says[peer_id], observed=SIX if peer_id in self.over_six else OBSERVED)
 
     def _note(self) -> None:
         self.changes += 1
 
     async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
         await asyncio.sleep(0)
 
 
@@ -109,6 +115,35 @@ async def test_what_is_learnt_again_is_no_change_and_what_is_otherwise_is_one() 
     told.says = {"a": UNSAID}
     await told.reachability.ask()
     assert (told.reachability.reach, told.changes) == (Reach.HIDDEN, 2)
+
+
+async def test_ipv4_and_ipv6_are_two_questions() -> None:
+    """Behind a router that hides the house from IPv4 alone. Who says something of the one says nothing of the other."""
+    told = Told(a=NO, b=YES, c=YES)
+    told.over_six = {"b", "c"}
+    await told.reachability.ask()
+    assert [told.reachability.over(family) for family in ("ip4", "ip6", "dns4")] == [
+        Reach.HIDDEN,
+        Reach.DIRECT,
+        Reach.UNKNOWN,
+    ]
+    assert (told.reachability.reach, told.reachability.addresses) == (Reach.HIDDEN, (SIX,))
+    told.says = {"b": NO, "c": UNSAID}
+    await told.reachability.ask()
+    assert told.reachability.over("ip6") is Reach.HIDDEN
+    told.reachability.note_moved()
+    assert {told.reachability.over(family) for family in ("ip4", "ip6")} == {Reach.UNKNOWN}
+
+
+async def test_who_is_never_told_asks_less_and_less_until_something_changes() -> None:
+    """A machine without IPv4, and one that all others see over IPv6."""
+    told = Told(a=YES)
+    told.over_six = {"a"}
+    running = asyncio.create_task(told.reachability.run())
+    await settle(lambda: len(told.pauses) >= 14)
+    between = told.pauses[1::2]
+    assert between[:6] == [15.0, 35.0, 75.0, 155.0, 295.0, 295.0]
+    running.cancel()
 
 
 async def test_no_more_than_a_few_are_asked() -> None:
