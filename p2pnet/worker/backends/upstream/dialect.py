@@ -25,6 +25,7 @@ from p2pnet.messages import (
     ToolCallDelta,
     Usage,
 )
+from p2pnet.thought_tags import begins_with_thoughts
 from p2pnet.worker.backends.upstream.offer import Offer
 
 MAX_SEED = 1 << 31
@@ -115,7 +116,7 @@ def continued(request: GenerateRequest) -> GenerateRequest:
         raise FeatureMissing("The server cannot go on with a text after token ids.", "resume_text")
     if prompt.tools and prompt.tool_choice == "required":
         raise FeatureMissing("The server cannot go on with an answer that has to call a tool.", "resume_text")
-    if text.lstrip().startswith(REASONING_BEGIN.strip()):
+    if begins_with_thoughts(text):
         raise FeatureMissing("The server cannot go on with an answer that has reasoning in it.", "resume_text")
     if not text.strip():
         return request
