@@ -14,7 +14,7 @@ from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
 from p2pnet.worker.backends.upstream.session import UpstreamSession
-from p2pnet.worker.backends.upstream.vectors import EMBED_PATH
+from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,10 @@ class OpenAIListing:
         )
 
     async def _embeds(self, model: str) -> bool:
-        """Whether the one model of this server embeds: it is asked to, which is one token."""
-        status, _ = await self._session.fetch(EMBED_PATH, msgspec.json.encode({"model": model, "input": "a"}))
-        return status == OK
+        """Whether the one model of this server embeds: it is asked to, which is one token. Some servers answer
+        whatever is posted to any route as if it was a chat."""
+        status, body = await self._session.fetch(EMBED_PATH, msgspec.json.encode({"model": model, "input": "a"}))
+        return status == OK and has_vectors(body)
 
     async def _has_template(self, props: openai.Props) -> bool:
         """Whether the model has a chat template: llama.cpp takes ChatML where there is none."""

@@ -92,6 +92,15 @@ def parse_vectors(body: bytes, inputs: int, dimensions: int | None) -> Vectors:
     return Vectors(tuple(_packed(vector, dimensions) for vector in found), tokens)
 
 
+def has_vectors(body: bytes) -> bool:
+    """Whether this is the vector of one input."""
+    try:
+        parse_vectors(body, 1, None)
+    except WorkerFailed:
+        return False
+    return True
+
+
 def _call(inputs: Sequence[TextPrompt | TokenPrompt], truncate: bool, offer: Offer) -> UpstreamCall:
     said = [given.text if isinstance(given, TextPrompt) else list(given.token_ids) for given in inputs]
     body: dict[str, Any] = {"model": offer.name, "input": said}

@@ -71,6 +71,12 @@ async def test_its_slots_are_the_workers() -> None:
         assert backend.load.slots == 0, "it is away: nothing of it is known"
 
 
+@pytest.mark.parametrize("said", [b'data: {"choices": []}\n\n', b"{}", b'{"data": []}', b""])
+async def test_one_that_answers_whatever_is_posted_does_not_embed(said: bytes) -> None:
+    async with llama({}, embeddings=Reply((said,))) as (backend, _):
+        assert (len(backend.models), backend.embedder.models) == (1, ())
+
+
 async def test_one_that_embeds_is_announced_for_nothing_else() -> None:
     vectors = json_reply({"data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 2}})
     async with llama({}, embeddings=vectors, completions=BAD) as (backend, server):
