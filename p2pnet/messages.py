@@ -273,8 +273,8 @@ class TextDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     Tokens that say a tool call have `tool_calls` instead of `text`. `choice` is which of `n` answers goes on.
     `logprobs`, where asked for, has one entry per token. `is_prompt` marks the echo of the prompt.
 
-    `tokens` is how many tokens these are, as far as known, where there are no ids. It counts towards `max_tokens` when
-    the answer goes on from its text. 0 is not known.
+    `tokens` is how many tokens these are, where there are no ids: rather too many than too few where that is not known.
+    It counts towards `max_tokens` when the answer goes on from its text. 0 is not known.
     """
 
     text: str = ""

@@ -1,14 +1,18 @@
-"""Reads files that other users of this machine must not read, or not change, and mends the mode of those that they may.
+"""Reads files that other users of this machine must not read, or not change, and mends the mode of those that they may;
+writes them at once, and one command at a time.
 
 Judges the file that it has opened, so that nothing can take its place in between. Knows nothing of what is in it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
 from typing import IO
@@ -86,6 +90,25 @@ def write_private(
 def open_lock(path: Path) -> IO[str]:
     """A file to lock, made when missing, that others cannot open: who can may lock it, too, and keep us out."""
     return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+@contextmanager
+def locked(path: Path, what: str, fix: str) -> Iterator[None]:
+    """Keep our other commands from changing a file meanwhile: of two that read it together, one would undo the other.
+    Raises UsageError, which calls it `what`.
+
+    What is locked is an empty file beside it, since each change puts another file in its place. A lock ends with its
+    process, so a lock file that is there says nothing; it is never deleted, as another may be waiting for it.
+    """
+    beside = path.parent / f".{path.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open_lock(beside)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UsageError(f"The {what} {path} cannot be changed: {error.strerror} for {beside}.", fix) from error
+    with lock:
+        yield
 
 
 def keep_private(descriptor: int, path: Path, forbidden: int) -> None:

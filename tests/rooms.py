@@ -11,6 +11,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.errors": "display",
     "p2pnet.config": "",
     "p2pnet.answer_forms": "",
+    "p2pnet.thought_tags": "",
     "p2pnet.messages": "answer_forms",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
@@ -38,11 +39,12 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
-    "p2pnet.worker.text": "display errors answer_forms messages wire worker.checkpoints",
+    "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms messages flow network records features wire worker.backend worker.speed "
+        "display errors config answer_forms thought_tags messages flow network records features wire worker.backend "
+        "worker.speed "
         "worker.checkpoints worker.text worker.embedding worker.engine"
     ),
     "p2pnet.worker.observability": (
@@ -82,7 +84,8 @@ ROOMS: dict[str, str] = {
     "gateway.service": "gateway.interface gateway.observability",
     "gateway.model_names": "errors messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors messages private_files rate_limit flow gateway.interface gateway.shares gateway.observability"
+        "errors thought_tags messages private_files rate_limit flow gateway.interface gateway.shares "
+        "gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",

@@ -19,6 +19,7 @@ from p2pnet.private_files import (
     Finding,
     judge,
     keep_private,
+    locked,
     open_lock,
     read_private,
     write_private,
@@ -174,3 +175,13 @@ def test_a_secret_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
             write_private(nowhere, b"third")
         assert caught.value.fix
     assert sorted(each.name for each in tmp_path.rglob("*")) == ["file", "folder", "secret", "taken"]
+
+
+def test_a_file_that_is_changed_by_one_at_a_time(tmp_path: Path) -> None:
+    """What lies beside it is nobody else's to lock; where that cannot be, it is said what to do."""
+    with locked(tmp_path / "new" / "list", "list", "Choose another one."):
+        assert mode_of(tmp_path / "new" / ".list.lock") == 0o600
+    (tmp_path / ".list.lock").mkdir()
+    with pytest.raises(UsageError) as refused, locked(tmp_path / "list", "list", "Choose another one."):
+        raise AssertionError("it was not locked")
+    assert "cannot be changed: Is a directory" in refused.value.message and refused.value.fix == "Choose another one."

@@ -5,17 +5,16 @@ A key is 256 random bits, so a plain SHA-256 of it cannot be reversed by guessin
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pnet.errors import UsageError
-from p2pnet.private_files import NOBODY_ELSE_WRITES, open_lock, read_private, write_private
+from p2pnet.private_files import NOBODY_ELSE_WRITES, locked, read_private, write_private
 
 KEY_PREFIX = "sk-p2pnet-"
 KEY_BYTES = 32
@@ -127,25 +126,8 @@ def without(keys: Mapping[str, ApiKey], name: str) -> dict[str, ApiKey]:
     return left
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the file meanwhile: of two that read it together, one would undo the other.
-
-    What is locked is an empty file beside it, since each change puts another file in the key file's place. A lock ends
-    with its process, so a lock file that is there says nothing; it is never deleted, as another may be waiting for it.
-    """
-    beside = path.parent / f".{path.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(beside)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        raise UsageError(
-            f"The key file {path} cannot be changed: {error.strerror} for {beside}.",
-            "Choose another --api-key-file, or make that file one that you can write.",
-        ) from error
-    with lock:
-        yield
+def _locked(path: Path) -> AbstractContextManager[None]:
+    return locked(path, "key file", "Choose another --api-key-file, or make that file one that you can write.")
 
 
 def _parse_line(words: list[str]) -> ApiKey:

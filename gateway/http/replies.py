@@ -20,6 +20,7 @@ from gateway.http.call_order import CallOrder
 from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
+from gateway.http.left_out import left_out_headers
 from gateway.http.limits import HttpLimits
 from gateway.http.thoughts import Thought, Thoughts
 from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, Waiting
@@ -86,10 +87,14 @@ class UnbufferedResponse(Response):
 
 
 class StreamedReply(UnbufferedResponse):
-    """Streams a generation. The status is decided by its first event, or by `keep_alive_s` without one."""
+    """Streams a generation. The status is decided by its first event, or by `keep_alive_s` without one. `left_out` is
+    what of the request nobody does."""
 
-    def __init__(self, events: Events, renderer: StreamRenderer, limits: HttpLimits) -> None:
+    def __init__(
+        self, events: Events, renderer: StreamRenderer, limits: HttpLimits, left_out: Sequence[str] = ()
+    ) -> None:
         super().__init__(renderer.media_type, cache_control="no-cache")
+        self.headers.update(left_out_headers(left_out))
         self._events = events
         self._renderer = renderer
         self._limits = limits
@@ -185,8 +190,10 @@ class _CompleteReply(Response, Generic[W]):
         collecting: Callable[[Any, float], W | None],
         render: Callable[[W], bytes],
         limits: HttpLimits,
+        left_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self._left_out = left_out
         self._events = events
         self._collecting = collecting
         self._render = render
@@ -199,7 +206,7 @@ class _CompleteReply(Response, Generic[W]):
                 complete = await self._collect(pump)
         except Abandoned:
             return
-        headers = route_headers(complete.routed)
+        headers = route_headers(complete.routed) | left_out_headers(self._left_out)
         await EncodedJson(self._render(complete), headers=headers)(scope, receive, send)
 
     async def _collect(self, pump: Pump[Any]) -> W:
@@ -211,12 +218,17 @@ class _CompleteReply(Response, Generic[W]):
 
 
 class WholeReply(_CompleteReply[Generated]):
-    """Sends a whole generation as one document."""
+    """Sends a whole generation as one document. `left_out` is what of the request nobody does."""
 
     def __init__(
-        self, events: Events, render: Callable[[Generated], bytes], limits: HttpLimits, shows_thoughts: bool = False
+        self,
+        events: Events,
+        render: Callable[[Generated], bytes],
+        limits: HttpLimits,
+        shows_thoughts: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
-        super().__init__(events, Collecting(time.monotonic(), shows_thoughts).take, render, limits)
+        super().__init__(events, Collecting(time.monotonic(), shows_thoughts).take, render, limits, left_out)
 
 
 class VectorsReply(_CompleteReply[Embedded]):

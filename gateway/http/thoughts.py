@@ -1,8 +1,9 @@
 """Takes what a model thinks apart from what it says. Pure.
 
-Reasoning models write it first, between two tags, and workers pass it on as text: a worker in front of a server that
-takes it out of the text puts it back so. With some models the first tag is the end of the prompt, and the worker says
-so (`Accepted.begins_thinking`). Where tags come later in an answer they are text as any other.
+Reasoning models write it first, between two tags of their own (`p2pnet.thought_tags`), and workers pass it on as text:
+a worker in front of a server that takes it out of the text puts it back so. With some models the first tag is the end
+of the prompt, and the worker says so (`Accepted.begins_thinking`). Where tags come later in an answer they are text as
+any other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from p2pnet.messages import Accepted, Finished, TextDelta
-
-BEGIN, END = "<think>", "</think>"
+from p2pnet.thought_tags import ENDS, OPENINGS
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class _Choice:
 
     index: int
     is_thinking: bool = False
+    ends: tuple[str, ...] = ENDS
+    """What may end the thoughts: of those that the prompt has opened, any tag that the table knows."""
     is_said: bool = False
     held: list[TextDelta] = field(default_factory=list)
     """While it is undecided: what may be the beginning of a tag."""
@@ -73,10 +75,12 @@ class _Choice:
             return self._say(delta)
         self.held.append(delta)
         text = "".join(each.text for each in self.held).lstrip()
-        if text.startswith(BEGIN):
-            self.held, self.is_thinking = [], True
-            return self._think(msgspec.structs.replace(delta, text=text.removeprefix(BEGIN)))
-        if BEGIN.startswith(text) and not delta.tool_calls:
+        opening = next((tags for tags in OPENINGS if text.startswith(tags.begin)), None)
+        if opening is not None:
+            self.held, self.is_thinking, self.ends = [], bool(opening.end), (opening.end,)
+            inner = msgspec.structs.replace(delta, text=text.removeprefix(opening.begin))
+            return self._think(inner) if opening.end else self._after(inner)
+        if any(tags.begin.startswith(text) for tags in OPENINGS) and not delta.tool_calls:
             return []
         self.is_said = True
         return self.rest()
@@ -90,14 +94,22 @@ class _Choice:
 
     def _think(self, delta: TextDelta) -> list[Event]:
         self.thought += delta.text
-        thought, end, said = self.thought.partition(END)
+        thought, end, said = self._parted()
         if end or delta.tool_calls:
-            self.is_thinking, self.is_after = False, True
             last = self._thought(thought.rstrip())
-            return last + self._say(msgspec.structs.replace(delta, text=said))
-        safe = _without_begun_end(thought).rstrip()
+            return last + self._after(msgspec.structs.replace(delta, text=said))
+        safe = _without_begun_end(thought, self.ends).rstrip()
         self.thought = thought[len(safe) :]
         return self._thought(safe)
+
+    def _parted(self) -> tuple[str, str, str]:
+        """The thought, the tag that ends it, and what is said after it; all of it is thought where there is none."""
+        first = min(self.ends, key=lambda end: (end not in self.thought, self.thought.find(end)))
+        return self.thought.partition(first)
+
+    def _after(self, delta: TextDelta) -> list[Event]:
+        self.is_thinking, self.is_after = False, True
+        return self._say(delta)
 
     def _thought(self, text: str) -> list[Event]:
         text = text if self.has_thought else text.lstrip()
@@ -112,8 +124,8 @@ class _Choice:
         return [said]
 
 
-def _without_begun_end(text: str) -> str:
-    """The text up to what may be the beginning of the tag at its end."""
-    sizes = range(min(len(END) - 1, len(text)), 0, -1)
-    begun = next((size for size in sizes if text.endswith(END[:size])), 0)
+def _without_begun_end(text: str, ends: tuple[str, ...]) -> str:
+    """The text up to what may be the beginning of a tag at its end."""
+    sizes = range(min(max(map(len, ends)) - 1, len(text)), 0, -1)
+    begun = next((size for size in sizes if any(end.startswith(text[-size:]) for end in ends)), 0)
     return text[: len(text) - begun]

@@ -37,14 +37,23 @@ Measure = Callable[[], Awaitable[Sequence[float]]]
 @dataclass(frozen=True)
 class ClockState:
     """`ahead_s` is by how much ours is ahead of others', negative when it is behind; 0 is near enough. `peers` is of
-    how many: 0 when nobody could be asked, and ours has jumped by so much since somebody could."""
+    how many: 0 when nobody could be asked, and ours has jumped by so much since somebody could. `moved_s` is how
+    far ours has moved against the steady one since others said that it is right."""
 
     ahead_s: float = 0.0
     peers: int = 0
+    moved_s: float = 0.0
 
     @property
     def is_off(self) -> bool:
         return abs(self.ahead_s) > MAX_OFF_S
+
+    @property
+    def has_jumped(self) -> bool:
+        """Whether it is off by others' word and by what can be seen here, the same way. Others alone may lie, and a
+        clock that has moved may have been set right."""
+        is_seen = abs(self.moved_s) > MAX_OFF_S and (self.moved_s > 0) == (self.ahead_s > 0)
+        return self.is_off and self.peers > 0 and is_seen
 
     @property
     def says(self) -> str:
@@ -72,10 +81,10 @@ def since_boot_s() -> float:
 def judge(others_ahead_s: Sequence[float], moved_s: float) -> ClockState:
     """What other clocks say of ours; where none answers, how far ours has moved against the steady one counts."""
     if not others_ahead_s:
-        return ClockState(moved_s, 0)
+        return ClockState(moved_s, 0, moved_s)
     is_vote = len(others_ahead_s) >= MIN_VOTES
     theirs_s = statistics.median(others_ahead_s) if is_vote else min(others_ahead_s, key=abs)
-    return ClockState(-theirs_s, len(others_ahead_s))
+    return ClockState(-theirs_s, len(others_ahead_s), moved_s)
 
 
 class ClockWatch:

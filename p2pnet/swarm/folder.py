@@ -9,16 +9,14 @@ ledger.json     beside it: invitations made, and what is revoked
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity
-from p2pnet.private_files import NOBODY_ELSE, open_lock, read_private, write_private
+from p2pnet.private_files import NOBODY_ELSE, locked, read_private, write_private
 from p2pnet.swarm.invitation import Invitation, SwarmName, read_invitation
 from p2pnet.swarm.kept_list import KeptList
 from p2pnet.swarm.ledger import Ledger
@@ -100,21 +98,9 @@ class SwarmFolder:
                 "Name another data folder with P2PNET_DATA_DIR.",
             ) from error
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other commands from changing the folder meanwhile: of two that read the ledger together, one would undo
-        the other. Raises UsageError."""
-        beside = self.path / ".ledger.lock"
-        try:
-            lock = open_lock(beside)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UsageError(
-                f"The folder {self.path} cannot be changed: {error.strerror} for {beside}.",
-                "Make it one that you can write.",
-            ) from error
-        with lock:
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other commands from changing the folder meanwhile. Raises UsageError."""
+        return locked(self._ledger, "file", "Make its folder one that you can write.")
 
 
 def check_swarm_name(name: str) -> None:

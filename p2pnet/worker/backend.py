@@ -26,6 +26,8 @@ class BackendLoad:
     kv_total_tokens: int = 0
     decode_tokens_per_s: Measure = UNMEASURED
     prefill_tokens_per_s: Measure = UNMEASURED
+    slots: int = 0
+    """Requests of one model that it computes at the same time; more would wait where nobody sees them."""
 
 
 class Backend(Protocol):

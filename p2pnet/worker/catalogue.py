@@ -49,9 +49,11 @@ class Catalogue:
     @property
     def load(self) -> BackendLoad:
         """The load of all backends together. Memory is added up. Speeds are not, since models share a machine and are
-        measured at different times: the one measured last stands."""
+        measured at different times: the one measured last stands. Of slots the fewest stand: all models of a worker
+        have the same number."""
         loads = [backend.load for backend in self._all]
         return BackendLoad(
+            slots=min((load.slots for load in loads if load.slots), default=0),
             kv_free_tokens=sum(load.kv_free_tokens for load in loads),
             kv_total_tokens=sum(load.kv_total_tokens for load in loads),
             decode_tokens_per_s=newest(load.decode_tokens_per_s for load in loads),

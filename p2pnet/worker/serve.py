@@ -123,7 +123,11 @@ class Worker:
                 logger.warning("no other peer has taken our announcement yet; it will be repeated")
         except RecordRefused as error:
             raise UsageError(f"The models cannot be announced ({error}).", "Serve them under shorter names.") from error
-        self._owner.start(self._announcer.set_paused)
+        self._owner.start(self._announcer.set_paused, self._clock_fault)
+
+    def _clock_fault(self) -> str:
+        clock = self._network.clock
+        return clock.says if clock.has_jumped else ""
 
 
 def _check_names(backends: Sequence[Backend | EmbedBackend]) -> None:

@@ -15,7 +15,9 @@ from p2pnet.errors import JoinError
 from p2pnet.network.hivemind.network import HivemindNetwork
 from p2pnet.peer import Peer, now_ms
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
+from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.serve import Worker
+from tests.stories import settle
 
 
 class Clock:
@@ -110,4 +112,37 @@ async def test_a_clock_that_runs_off_is_said_and_a_liar_changes_nothing(
         assert worker.standing().clock == state
     finally:
         await gateway.stop(0)
+        await worker.stop()
+
+
+async def until_found(peer: Peer) -> None:
+    async with asyncio.timeout(20):
+        while not [record for record in await peer.directory.workers() if record.is_online]:
+            """It asks other peers each time."""
+
+
+@pytest.mark.parametrize("off_s", [3600.0, pytest.param(-3600.0, marks=pytest.mark.deep)])
+async def test_a_worker_whose_clock_jumps_refuses_and_is_found_again_when_it_is_right(site: Site, off_s: float) -> None:
+    looked = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        looked.clear()
+        await looked.wait()
+
+    owner, backend = Owner(sleep=sleep), EchoBackend(EchoOptions("echo"))
+    worker = await Worker.start(site.peer.network, site.peer.identity, [backend], site.clock, owner=owner)
+    try:
+        await until_found(site.peer)
+        site.clock.off_s = off_s
+        await site.look()
+        looked.set()
+        await settle(lambda: owner.is_paused)
+        assert not worker.status.is_serving and "clock is 3600 s" in owner.state
+        site.clock.off_s = 0.0
+        await site.look()
+        looked.set()
+        await settle(lambda: not owner.is_paused)
+        await until_found(site.peer)
+        assert worker.status.is_serving
+    finally:
         await worker.stop()

@@ -37,6 +37,22 @@ def test_what_others_say_of_ours(case: tuple[str, list[float], float, ClockState
     assert says in found.says and bool(found.says) == bool(says)
 
 
+JUMPS = [
+    ("it was set wrong", [-3600.0] * 5, 3600.0, True),
+    ("back", [60.0], -60.0, True),
+    ("it was set right, and others are wrong no more", [0.0] * 5, 3600.0, False),
+    ("others say so, and nothing has moved here", [-3600.0] * 5, 0.0, False),
+    ("others say so, and it has moved the other way", [-3600.0] * 5, -3600.0, False),
+    ("it has moved, and nobody can be asked", [], 3600.0, False),
+]
+
+
+@pytest.mark.parametrize(("others", "moved_s", "has_jumped"), [case[1:] for case in JUMPS], ids=[c[0] for c in JUMPS])
+def test_a_jump_is_what_others_say_and_is_seen_here(others: list[float], moved_s: float, has_jumped: bool) -> None:
+    """So liars make no worker withdraw."""
+    assert judge(others, moved_s).has_jumped == has_jumped
+
+
 class Machine:
     """A machine with a clock that can be set, in a network of peers whose clocks are right."""
 
@@ -71,6 +87,7 @@ async def test_it_is_said_within_a_minute_and_once(said: pytest.LogCaptureFixtur
     assert said.messages == []
     machine.off_s = off_s
     await machine.after(60)
+    assert machine.watch.state.has_jumped
     (warning,) = said.messages
     assert "timedatectl" in warning
     assert machine.watch.state.ahead_s == pytest.approx(off_s, abs=0.01)

@@ -62,7 +62,7 @@ def test_nobody_else_reads_a_swarms_files(owned: SwarmFolder) -> None:
     invite(owned, "anna", TERMS, NOW_MS)
     revoke(owned, peer("bad").peer_id, NOW_MS)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in owned.path.iterdir()}
-    assert modes.keys() == {"swarm.key", "invitation", "ledger.json", "revocations", ".ledger.lock"}
+    assert modes.keys() == {"swarm.key", "invitation", "ledger.json", "revocations", ".ledger.json.lock"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(owned.path.stat().st_mode) == 0o700
 

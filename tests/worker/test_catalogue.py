@@ -83,4 +83,7 @@ def test_memory_is_added_up_and_the_newest_measure_stands() -> None:
     first.load = BackendLoad(10, 100, Measure(5.0, 7), Measure(50.0, 7))
     second.load = BackendLoad(20, 200, Measure(6.0, 8), Measure(60.0, 6))
     assert Catalogue([first, second]).load == BackendLoad(30, 300, Measure(6.0, 8), Measure(50.0, 7))
+    first.load, second.load = BackendLoad(slots=4), BackendLoad(slots=2)
+    assert Catalogue([first, second]).load.slots == 2, "the fewest: all models of a worker have as many"
+    assert Catalogue([first, Scripted()]).load.slots == 4
     assert Catalogue([]).load == BackendLoad()

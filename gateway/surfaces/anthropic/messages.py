@@ -2,11 +2,12 @@
 
 There a turn is a list of blocks: a user's may hold results of tools, an assistant's the calls of them. Here each result
 is a turn of its own. Turns of one role in a row become one, as Anthropic has it. Blocks of text follow one another
-without a gap. What a model thought earlier is left out, as Anthropic leaves it out.
+without a gap. What a model thought earlier is left out, as Anthropic leaves it out, and so is what its servers did.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ ERROR_MARK = "Error: "
 """What the result of a tool that failed begins with: templates have no other place for `is_error`."""
 
 _THOUGHTS = ("thinking", "redacted_thinking")
+
+_OF_ITS_SERVERS = re.compile(r"(server|mcp)_tool_use|[a-z_]+_tool_result|container_upload")
+"""Blocks of what Anthropic's own servers did in an earlier turn, which nobody else can read."""
 
 
 class Block(Body):
@@ -91,7 +95,7 @@ def _messages(turn: Turn, where: str) -> Iterator[Message]:
             calls.append(_call(block, at))
         elif block.type == "tool_result" and turn.role == "user":
             results.append(_result(block, at))
-        elif block.type not in _THOUGHTS or turn.role != "assistant":
+        elif turn.role != "assistant" or not (block.type in _THOUGHTS or _OF_ITS_SERVERS.fullmatch(block.type)):
             texts.append(_text(block, at))
     yield from results
     if texts or not results:

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from gateway.http import sse
 from gateway.http.collected import Generated
 from gateway.http.failures import Failure
+from gateway.http.left_out import left_out_field
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
 from gateway.http.thoughts import Thought
@@ -52,6 +53,8 @@ class MessageHead:
     stop_sequences: tuple[str, ...] = ()
     shows_thoughts: bool = False
     """Whether the client has asked for what the model thinks: others expect text in the first block."""
+    left_out: Sequence[str] = ()
+    """What of the request nobody does."""
 
 
 class MessageRenderer:
@@ -87,7 +90,8 @@ class MessageRenderer:
             yield from self._close()
             reason, sequence = stop_of(event, self._head)
             delta = {"stop_reason": reason, "stop_sequence": sequence}
-            yield _event("message_delta", {"delta": delta, "usage": usage_document(event.usage)})
+            usage = usage_document(event.usage)
+            yield _event("message_delta", {"delta": delta, "usage": usage, **left_out_field(self._head.left_out)})
             yield _event("message_stop", {})
         else:
             yield from self._delta(event)
@@ -218,6 +222,7 @@ def _message(
         "stop_reason": stop_reason,
         "stop_sequence": stop_sequence,
         "usage": usage,
+        **left_out_field(head.left_out),
     }
 
 

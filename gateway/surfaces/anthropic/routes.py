@@ -49,11 +49,12 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     async def create(request: Request) -> Response:
         body = schema.parse_message(await read_body(request, limits))
         generation = schema.message_request(body, request.state.request_id, service.make_seed)
-        head = render.MessageHead("msg_" + service.make_id(), generation.model, generation.stop, body.shows_thoughts)
+        message_id, left_out = "msg_" + service.make_id(), body.left_out
+        head = render.MessageHead(message_id, generation.model, generation.stop, body.shows_thoughts, left_out)
         events = _in_its_words(service.generate(generation, request.state.caller))
         if body.is_stream:
-            return StreamedReply(events, render.MessageRenderer(head), limits)
-        return WholeReply(events, partial(render.render_message, head), limits, shows_thoughts=True)
+            return StreamedReply(events, render.MessageRenderer(head), limits, left_out)
+        return WholeReply(events, partial(render.render_message, head), limits, True, left_out)
 
     @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=body_docs(CHAT))
     async def count(request: Request) -> Response:
@@ -61,7 +62,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
         body = schema.parse_count(await read_body(request, limits))
         generation = schema.count_request(body, request.state.request_id)
         events = _in_its_words(service.generate(generation, request.state.caller))
-        return WholeReply(events, render.render_count, limits)
+        return WholeReply(events, render.render_count, limits, left_out=body.left_out)
 
     @models.get("/v1/models", include_in_schema=False)
     async def list_models(

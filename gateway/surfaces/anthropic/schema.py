@@ -7,6 +7,7 @@ change the answer and cannot be honoured are refused by name. Knows nothing of H
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,6 +27,10 @@ _SAMPLING_FIELDS = ("temperature", "top_k", "top_p")
 _THINKING = ("enabled", "adaptive")
 """Kinds of `thinking` with which what a model thinks is shown. Whether it thinks, and for how long, is its own affair
 here: of `budget_tokens` nothing follows."""
+
+_HOSTED = re.compile(r"(web_search|web_fetch|code_execution|tool_search_tool_[a-z0-9]+|advisor)_[0-9]{8}|mcp_toolset")
+"""Kinds of tools that Anthropic runs. Others that it has named (`bash_...`, `text_editor_...`) run where the client is,
+and nobody but its models knows how to call them."""
 
 _NAMES = {
     "stop": "stop_sequences",
@@ -77,6 +82,12 @@ class CountBody(Body):
     mcp_servers: list[Any] | None = None
     container: Any = None
     inference_geo: str | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of it nobody does, and the model may answer without."""
+        servers = ("mcp_servers",) if self.mcp_servers else ()
+        return (*(tool.type or "" for tool in self.tools or () if _is_hosted(tool)), *servers)
 
 
 class MessageBody(CountBody):
@@ -131,7 +142,6 @@ def count_request(body: CountBody, request_id: str) -> GenerateRequest:
 def _refuse(body: CountBody) -> None:
     fields = (
         ("thinking", body.thinking is not None and body.thinking.type not in (*_THINKING, "disabled")),
-        ("mcp_servers", bool(body.mcp_servers)),
         ("container", body.container is not None),
         ("inference_geo", body.inference_geo not in (None, "global")),
     )
@@ -164,7 +174,7 @@ def _request(body: CountBody, request_id: str, limits: dict[str, Any]) -> Genera
 
 def _tools(body: CountBody) -> dict[str, Any]:
     """`tools`, `tool_choice` and what goes with it, of a ChatPrompt."""
-    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ()))
+    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ()) if not _is_hosted(tool))
     choice = body.tool_choice or ToolChoice(type="auto")
     fields = {"tools": tools, "parallel_tool_calls": not choice.disable_parallel_tool_use}
     if choice.type in ("auto", "none"):
@@ -176,6 +186,10 @@ def _tools(body: CountBody) -> dict[str, Any]:
     if not names or (choice.type == "tool" and required not in names):
         raise InvalidRequest("tool_choice: no such tool among the tools", "tool_choice")
     return {**fields, "tool_choice": "required", "required_tool": required}
+
+
+def _is_hosted(tool: ToolBody) -> bool:
+    return tool.type is not None and _HOSTED.fullmatch(tool.type) is not None
 
 
 def _tool(tool: ToolBody, where: str) -> Tool:

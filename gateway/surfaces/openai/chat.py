@@ -9,7 +9,16 @@ from pydantic import Field
 
 from gateway.http.bodies import Body, validated
 from gateway.surfaces.openai.schema import GenerationBody, generate_request, refuse
-from gateway.surfaces.openai.tools import ROLES, Content, ToolChoice, Tools, functions_of, text_of, tool_fields
+from gateway.surfaces.openai.tools import (
+    ROLES,
+    Content,
+    ToolChoice,
+    Tools,
+    functions_of,
+    left_out_of,
+    text_of,
+    tool_fields,
+)
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest
 
@@ -56,6 +65,12 @@ class ChatBody(GenerationBody):
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of it nobody does, and the model may answer without."""
+        searches = () if self.web_search_options is None else ("web_search_options",)
+        return (*left_out_of(self.tools or ()), *searches)
+
 
 def parse_chat(raw: bytes) -> ChatBody:
     """Raises InvalidRequest, which names the field."""
@@ -66,7 +81,6 @@ def parse_chat(raw: bytes) -> ChatBody:
         ("function_call", body.function_call not in (None, "none", "auto")),
         ("modalities", body.modalities not in (None, [], ["text"])),
         ("audio", body.audio is not None),
-        ("web_search_options", body.web_search_options is not None),
         ("echo", bool((body.model_extra or {}).get("echo"))),
     )
     if body.top_logprobs and not body.logprobs:

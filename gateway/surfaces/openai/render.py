@@ -12,6 +12,7 @@ from typing import Any
 from gateway.http import sse
 from gateway.http.collected import Generated, GeneratedChoice
 from gateway.http.failures import Failure
+from gateway.http.left_out import left_out_field
 from gateway.http.one_line import encode_line
 from gateway.http.replies import AnswerEvent, waiting_comment
 from gateway.http.thoughts import Thought
@@ -28,6 +29,8 @@ class ResponseHead:
     id: str
     created_s: int
     model: str
+    left_out: Sequence[str] = ()
+    """What of the request nobody does."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class SseRenderer:
         self._choices = choices
         self._offsets = [TokenOffsets() for _ in range(choices)]
         self._after_choices = (b',"usage":null' if with_usage else b"") + b"}\n\n"
+        self._at_the_end = b"".join(
+            b"," + encode_line({name: value})[1:-1] for name, value in left_out_field(head.left_out).items()
+        )
         self._with_usage = with_usage
         self._is_opened = False
         self.shows_thoughts = dialect is CHAT
@@ -153,12 +159,13 @@ class SseRenderer:
         reasons = (finished.reason, *finished.other_reasons)
         last = b"".join(self._closing(index, reason) for index, reason in enumerate(reasons))
         if self._with_usage:
-            last += self._begin + b',"choices":[],"usage":' + encode_line(usage_document(finished.usage)) + b"}\n\n"
+            usage = encode_line(usage_document(finished.usage))
+            last += self._begin + b',"choices":[],"usage":' + usage + self._at_the_end + b"}\n\n"
         return last + sse.DONE
 
     def _closing(self, index: int, reason: FinishReason) -> bytes:
         rest = b',"logprobs":null,"finish_reason":' + encode_line(reason) + b"}]"
-        return self._choice(index) + self._dialect.closing + rest + self._after_choices
+        return self._choice(index) + self._dialect.closing + rest + self._at_the_end + self._after_choices
 
 
 def render_whole(dialect: Dialect, head: ResponseHead, generated: Generated) -> bytes:
@@ -172,6 +179,7 @@ def render_whole(dialect: Dialect, head: ResponseHead, generated: Generated) -> 
             "system_fingerprint": generated.fingerprint,
             "choices": [as_choice(index, choice) for index, choice in enumerate(generated.choices)],
             "usage": usage_document(generated.finished.usage),
+            **left_out_field(head.left_out),
         }
     )
 

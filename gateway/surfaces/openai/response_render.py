@@ -10,10 +10,11 @@ import msgspec
 
 from gateway.http.collected import Generated
 from gateway.http.failures import Failure
+from gateway.http.left_out import left_out_field
 from gateway.surfaces.openai.logprobs import token_documents
-from gateway.surfaces.openai.response_tools import HOSTED, NO_TOOLS, Known, Offered
+from gateway.surfaces.openai.response_tools import NO_TOOLS, Known, Offered
 from gateway.surfaces.openai.responses import ResponseBody
-from gateway.surfaces.openai.tools import ToolBody
+from gateway.surfaces.openai.tools import HOSTED, ToolBody
 from p2pnet.messages import FinishReason, TokenLogprob, ToolCall, Usage
 
 IN_PROGRESS = "in_progress"
@@ -77,6 +78,7 @@ def response_document(
         "truncation": "disabled",
         "usage": None if usage is None else _usage(usage),
         "user": body.user,
+        **left_out_field(head.offered.left_out),
     }
 
 

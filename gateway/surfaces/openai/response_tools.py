@@ -15,30 +15,9 @@ from typing import Any
 import msgspec
 
 from gateway.http.bodies import json_text
-from gateway.surfaces.openai.tools import ToolBody, function_fields
+from gateway.surfaces.openai.tools import HOSTED, ToolBody, function_fields, left_out_of
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_TOOLS
-
-HOSTED = frozenset(
-    {
-        "apply_patch",
-        "code_interpreter",
-        "computer",
-        "computer_use_preview",
-        "file_search",
-        "image_generation",
-        "local_shell",
-        "mcp",
-        "programmatic_tool_calling",
-        "shell",
-        "tool_search",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    }
-)
-"""Tools that run at OpenAI, or that its models alone know how to call."""
 
 FREE_FORM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 """The parameters of the function that stands for a free-form tool."""
@@ -92,7 +71,7 @@ NO_TOOLS = Offered()
 
 def offered_tools(tools: Sequence[ToolBody]) -> Offered:
     """Raises InvalidRequest."""
-    left_out = tuple(tool.type for tool in tools if tool.type in HOSTED)
+    left_out = left_out_of(tools)
     flat = list(_flattened(tools))
     if len(flat) > MAX_TOOLS:
         raise InvalidRequest(f"tools: at most {MAX_TOOLS}, those in groups included", "tools")

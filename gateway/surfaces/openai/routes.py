@@ -63,7 +63,7 @@ def _add_chat(routes: APIRouter, service: GatewayService, limits: HttpLimits) ->
     async def chat(request: Request) -> Response:
         body = parse_chat(await read_body(request, limits))
         generation = chat_request(body, request.state.request_id, service.make_seed)
-        head = ResponseHead("chatcmpl-" + service.make_id(), int(service.now()), body.model)
+        head = ResponseHead("chatcmpl-" + service.make_id(), int(service.now()), body.model, body.left_out)
         events = service.generate(generation, request.state.caller)
         return _reply(events, body, CHAT, head, generation.n, limits)
 
@@ -114,8 +114,8 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
         head = ObjectHead(service.make_id(), int(service.now()), body, offered, keep)
         events = service.generate(generation, caller)
         if body.is_stream:
-            return StreamedReply(events, ResponseStream(head), limits)
-        return WholeReply(events, partial(render_response, head), limits, shows_thoughts=True)
+            return StreamedReply(events, ResponseStream(head), limits, offered.left_out)
+        return WholeReply(events, partial(render_response, head), limits, True, offered.left_out)
 
     @routes.get("/v1/responses/{response_id}", summary="A response of the caller's that is still kept")
     async def retrieve(request: Request, response_id: str) -> Response:
@@ -140,5 +140,5 @@ def _reply(
 ) -> Response:
     """Of chat and completions."""
     if body.is_stream:
-        return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits)
-    return WholeReply(events, partial(render_whole, dialect, head), limits, shows_thoughts=dialect is CHAT)
+        return StreamedReply(events, SseRenderer(dialect, head, body.wants_usage, choices), limits, head.left_out)
+    return WholeReply(events, partial(render_whole, dialect, head), limits, dialect is CHAT, head.left_out)

@@ -18,6 +18,27 @@ from p2pnet.messages import MAX_TOOLS
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Chat templates know no developer: it is OpenAI's newer word for system."""
 
+HOSTED = frozenset(
+    {
+        "apply_patch",
+        "code_interpreter",
+        "computer",
+        "computer_use_preview",
+        "file_search",
+        "image_generation",
+        "local_shell",
+        "mcp",
+        "programmatic_tool_calling",
+        "shell",
+        "tool_search",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    }
+)
+"""Tools that run at OpenAI, or that its models alone know how to call."""
+
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
 _OF_CLIENTS = ("function", "custom")
@@ -61,12 +82,18 @@ ToolChoice = str | dict[str, Any]
 
 
 def functions_of(tools: Sequence[ToolBody]) -> list[dict[str, Any]]:
-    """The fields of each Tool, where all are functions. Raises InvalidRequest."""
-    for i, tool in enumerate(tools):
+    """The fields of each Tool that runs where the client is, where those are functions. Raises InvalidRequest."""
+    of_clients = [(f"tools[{i}]", tool) for i, tool in enumerate(tools) if tool.type not in HOSTED]
+    for where, tool in of_clients:
         if tool.type != "function":
             reason = f"{tool.type[:64]!r} is not supported here, only functions are"
-            raise InvalidRequest(f"tools[{i}].type: {reason}", f"tools[{i}].type")
-    return [function_fields(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+            raise InvalidRequest(f"{where}.type: {reason}", f"{where}.type")
+    return [function_fields(tool, where) for where, tool in of_clients]
+
+
+def left_out_of(tools: Sequence[ToolBody]) -> tuple[str, ...]:
+    """Which of them run nowhere here: the model may answer without them."""
+    return tuple(tool.type for tool in tools if tool.type in HOSTED)
 
 
 def tool_fields(

@@ -92,7 +92,9 @@ async def _open_backends(config: ServeConfig, backends: list[Backend], embedders
     scripted = open_scripts(config.scripts)
     backends += scripted.backends
     embedders += scripted.embedders
-    backends += await open_upstreams(config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names)
+    upstreams = await open_upstreams(config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names)
+    backends += upstreams
+    embedders += [upstream.embedder for upstream in upstreams]
     if config.models:
         await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
         from p2pnet.cli.loading import load_models

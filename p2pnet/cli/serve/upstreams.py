@@ -20,7 +20,7 @@ async def open_upstreams(
     try:
         for url in urls:
             backends.append(await UpstreamBackend.open(UpstreamOptions(url, kind, key, names=names)))
-            if not backends[-1].models:
+            if not backends[-1].names_there:
                 logger.warning("the upstream server %s has no models yet; they are announced when they come", url)
     except BaseException:
         for backend in backends:

@@ -100,13 +100,13 @@ class LoadMeter:
 
     def __init__(
         self,
-        slots_per_model: int,
+        most_slots_per_model: int,
         catalogue: Catalogue,
         now_ms: Clock,
         now_s: Monotonic = time.monotonic,
         observer: Observer | None = None,
     ) -> None:
-        self.slots_per_model = slots_per_model
+        self._most_slots_per_model = most_slots_per_model
         self.observer = observer or Observer()
         self._catalogue = catalogue
         self._now_ms = now_ms
@@ -121,6 +121,11 @@ class LoadMeter:
         """Requests whose tokens are coming."""
         self.requests_served = 0
         self.tokens_served = 0
+
+    @property
+    def slots_per_model(self) -> int:
+        """No more than a server behind it has: who waits, waits where the queue is known."""
+        return min(self._most_slots_per_model, self._catalogue.load.slots or self._most_slots_per_model)
 
     @property
     def load(self) -> Load:

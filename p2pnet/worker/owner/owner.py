@@ -1,6 +1,6 @@
 """Watches the clock, the machine's use and the owner's signals, and pauses and resumes a worker.
 
-Knows nothing of the directory or of requests: it is given what to call.
+Knows nothing of the directory, of other peers or of requests: it is given what to call and to ask.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 CLOCK_INTERVAL_S = 10.0
 """How often the schedule is held against the clock: a clock that is set, and a machine that slept, are noticed too."""
+
+
+FAULT_INTERVAL_S = 2.0
+"""How often it is looked at what others say of the clock. They are asked every 20 s."""
 
 
 class Owner:
@@ -54,6 +58,8 @@ class Owner:
 
     def refusal(self) -> P2PNetError | None:
         """What a new request is told while the machine is not lent."""
+        if Reason.WRONG_CLOCK in self._pauses:
+            return Draining("the clock of this worker is wrong")
         return Draining("the owner of this worker is using it") if self.is_paused else None
 
     def toggle(self) -> None:
@@ -76,9 +82,10 @@ class Owner:
             assert change is not None, "a schedule has hours in which it is open"
             self._pauses.add(Reason.SCHEDULE, f"until {_short(change, now)}, as the schedule says")
 
-    def start(self, set_paused: Callable[[bool], Awaitable[None]]) -> None:
-        """Watch in the background. `set_paused` is told of every change, and must bear to be told the same twice."""
-        watchers = [self._follow(set_paused)]
+    def start(self, set_paused: Callable[[bool], Awaitable[None]], clock_fault: Callable[[], str] = str) -> None:
+        """Watch in the background. `set_paused` is told of every change, and must bear to be told the same twice.
+        `clock_fault` says what is wrong with the clock: nothing when all is well."""
+        watchers = [self._follow(set_paused), self._watch_fault(clock_fault)]
         if self._schedule is not None:
             watchers.append(self._watch_clock())
         if self._judge is not None:
@@ -100,6 +107,15 @@ class Owner:
         while True:
             self.look_at_clock()
             await self._sleep(CLOCK_INTERVAL_S)
+
+    async def _watch_fault(self, clock_fault: Callable[[], str]) -> None:
+        """What is announced by a wrong clock is refused by all, or expires at once: nobody is to wait for it."""
+        while True:
+            if fault := clock_fault():
+                self._pauses.add(Reason.WRONG_CLOCK, f"while {fault}, until it is right again")
+            else:
+                self._pauses.remove(Reason.WRONG_CLOCK, "this machine's clock is right again")
+            await self._sleep(FAULT_INTERVAL_S)
 
     async def _watch_use(self, judge: BusyJudge) -> None:
         has_complained = False

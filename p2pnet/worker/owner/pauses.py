@@ -16,6 +16,7 @@ class Reason(Enum):
     MANUAL = auto()
     SCHEDULE = auto()
     BUSY = auto()
+    WRONG_CLOCK = auto()
 
 
 class Pauses:

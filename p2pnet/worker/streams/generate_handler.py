@@ -73,6 +73,10 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
 
 
 def tokens_in(events: Iterable[BackendEvent]) -> int:
-    """How many tokens of the answer, not of the prompt's echo, there are. A delta that names no ids counts as one
-    token: answers of a server elsewhere come token by token, without ids."""
-    return sum(max(1, len(event.token_ids)) for event in events if isinstance(event, TextDelta) and not event.is_prompt)
+    """How many tokens of the answer, not of the prompt's echo, there are. A delta that neither names nor counts them is
+    one."""
+    return sum(
+        len(event.token_ids) or event.tokens or 1
+        for event in events
+        if isinstance(event, TextDelta) and not event.is_prompt
+    )

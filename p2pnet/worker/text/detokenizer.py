@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from p2pnet.thought_tags import TAGS
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 CONTEXT_TOKENS = 6
@@ -22,6 +24,15 @@ CONTEXT_SCAN = 64
 
 _MAX_CONTINUATION_BYTES = 3
 """A UTF-8 character has at most four bytes, and a token at least one: an unfinished one began in the last three."""
+
+
+@dataclass(frozen=True)
+class Invisible:
+    """The ids that decoding leaves out: they alone would be no context. `tags` are those that say where a model's
+    thoughts begin and end: they are said all the same, for whoever takes the thoughts apart."""
+
+    ids: frozenset[int]
+    tags: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -36,22 +47,23 @@ class Detokenizer:
     """Decodes one sequence.
 
     With `context` empty, the texts joined are `tokenizer.decode(ids, skip_special_tokens=True)`; otherwise they are
-    what the ids add to the context's text. One exception: where bytes are not valid UTF-8, a byte-fallback tokenizer
-    replaces the whole run of byte tokens, valid characters included, and those may already be out here.
+    what the ids add to the context's text. Tags of thoughts are said all the same. One exception: where bytes are not
+    valid UTF-8, a byte-fallback tokenizer replaces the whole run of byte tokens, valid characters included, and those
+    may already be out here.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        invisible: frozenset[int],
+        invisible: Invisible,
         context: Sequence[int] = (),
         markers: Mapping[int, str] | None = None,
     ) -> None:
         """`invisible` is the tokenizer's `invisible_ids`, passed in since it takes a while to collect. `markers` are
-        those of them that are to be seen, with their text."""
-        self._markers = markers or {}
+        those of them that are to be seen besides the tags of thoughts, with their text."""
+        self._markers = {**invisible.tags, **(markers or {})}
         self._tokenizer = tokenizer
-        self._invisible = invisible
+        self._invisible = invisible.ids
         self._context = self._whole_characters(self._visible(context[-CONTEXT_SCAN:])[-CONTEXT_TOKENS:])
         self._pending: list[int] = []
 
@@ -121,6 +133,9 @@ class Detokenizer:
         ]
 
 
-def invisible_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that decoding leaves out: they alone would be no context."""
-    return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+def invisible_ids(tokenizer: Any) -> Invisible:
+    """Those of one tokenizer. Tags are its own only where it has all tokens that they are made of."""
+    ids = frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    names = {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in ids}
+    own = [tags for tags in TAGS if all(token in names for token in tags.tokens)]
+    return Invisible(ids, {names[token]: token for tags in own for token in tags.tokens})

@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Prompt, TextPrompt, TokenPrompt, Tool, ToolCall
+from p2pnet.thought_tags import opens_thoughts
 from p2pnet.worker.text.length import CHARS_PER_TOKEN, check_fits
 from p2pnet.worker.text.tool_calls.formats import ToolFormat, find_format
 from p2pnet.worker.text.tool_calls.schemas import parameters_of
@@ -24,7 +25,6 @@ from p2pnet.worker.text.tool_calls.schemas import parameters_of
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What a template may raise on purpose, or when it trips over turns or tools that it did not expect."""
 
-THINK = "<think>"
 TAIL_TOKENS = 16
 """Enough for the tag and the space behind it, in a tokenizer that writes it letter by letter."""
 
@@ -56,7 +56,7 @@ def begins_thinking(prompt: Prompt, ids: Sequence[int], tokenizer: Any) -> bool:
     if not isinstance(prompt, ChatPrompt) or prompt.tool_choice == "required":
         return False
     text: str = tokenizer.decode(list(ids[-TAIL_TOKENS:]), skip_special_tokens=False)
-    return text.rstrip().endswith(THINK)
+    return opens_thoughts(text)
 
 
 def has_tools(tokenizer: Any) -> bool:

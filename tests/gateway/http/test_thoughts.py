@@ -12,6 +12,9 @@ from p2pnet.messages import Accepted, Finished, TextDelta, TokenLogprob, ToolCal
 END = Finished("stop", Usage(7, 3))
 CALL = (ToolCallDelta(0, "c", "f", "{}"),)
 
+ANALYSIS = "<|channel|>analysis<|message|>"
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+
 ANSWERS: list[tuple[str, str, str, str]] = [
     ("none", "Hello.", "", "Hello."),
     ("as servers' are put back", "<think>\nHm.\nSo.\n</think>\n\nYes.", "Hm.\nSo.", "Yes."),
@@ -26,6 +29,15 @@ ANSWERS: list[tuple[str, str, str, str]] = [
     ("the beginning of a tag alone", "<thin", "", "<thin"),
     ("twice", "<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
     ("nothing", "", "", ""),
+    ("Magistral's", "[THINK]Hm.[/THINK]Yes.", "Hm.", "Yes."),
+    ("Seed-OSS's", "<seed:think>\nHm.\n</seed:think>Yes.", "Hm.", "Yes."),
+    ("Kimi's", "◁think▷Hm.◁/think▷Yes.", "Hm.", "Yes."),
+    ("gpt-oss's", f"{ANALYSIS}Hm.{FINAL}Yes.", "Hm.", "Yes."),
+    ("gpt-oss's, without thoughts", "<|channel|>final<|message|>Yes.", "", "Yes."),
+    ("gpt-oss's, cut while it thinks", f"{ANALYSIS}Hm.<|end|><|start|>", "Hm.<|end|><|start|>", ""),
+    ("only its own tag ends them", "[THINK]a</think>b[/THINK]Yes.", "a</think>b", "Yes."),
+    ("words that a client may have asked for", "<thinking>Hm.</thinking>Yes.", "", "<thinking>Hm.</thinking>Yes."),
+    ("the same", "<reasoning>Hm.</reasoning>Yes.", "", "<reasoning>Hm.</reasoning>Yes."),
 ]
 
 
@@ -52,7 +64,18 @@ def test_thoughts_are_taken_apart(text: str, thought: str, said: str) -> None:
         assert kinds == sorted(kinds, key=lambda kind: kind is TextDelta), "thoughts come first"
 
 
-@pytest.mark.parametrize("text", ["Hm.\n</think>\n\nYes.", "\nHm.</think>Yes."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hm.\n</think>\n\nYes.",
+        "\nHm.</think>Yes.",
+        "Hm.</thinking>Yes.",
+        "Hm.</thought>Yes.",
+        "\nHm.\n</reasoning>\nYes.",
+        "Hm.[/THINK]Yes.",
+        "Hm.</seed:think>Yes.",
+    ],
+)
 def test_a_prompt_may_have_opened_the_thoughts(text: str) -> None:
     for deltas in ([TextDelta(text)], [TextDelta(each) for each in text]):
         thoughts = Thoughts()

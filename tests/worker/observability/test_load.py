@@ -60,6 +60,19 @@ def test_slots_are_held_one_by_one_and_then_it_is_busy() -> None:
         assert site.counts == (0, 1, 3)
 
 
+def test_a_server_behind_it_gives_no_more_slots_than_it_has() -> None:
+    """Nor does it give more than its owner wants."""
+    for has, slots in ((2, 2), (5, 3), (0, 3)):
+        site = Site(3)
+        site.backend.load = BackendLoad(slots=has)
+        assert (site.meter.slots_per_model, site.meter.load.slots) == (slots, slots)
+        with ExitStack() as held:
+            for _ in range(slots):
+                held.enter_context(site.meter.slot("tiny"))
+            with pytest.raises(Busy, match=f"all {slots} slots"), site.meter.slot("tiny"):
+                raise AssertionError("there was no slot")
+
+
 def test_a_full_model_takes_nothing_from_the_others() -> None:
     site = Site(1, "tiny", "large")
     with site.meter.slot("tiny"):

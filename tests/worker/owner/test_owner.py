@@ -12,7 +12,7 @@ import pytest
 
 from p2pnet.errors import Draining
 from p2pnet.worker.owner.busy import SAMPLE_INTERVAL_S, Use
-from p2pnet.worker.owner.owner import CLOCK_INTERVAL_S, Owner
+from p2pnet.worker.owner.owner import CLOCK_INTERVAL_S, FAULT_INTERVAL_S, Owner
 from p2pnet.worker.owner.schedule import Schedule
 from tests.stories import settle
 
@@ -27,6 +27,7 @@ class Site:
         self.percent = 0.0
         self.failing: Exception | None = None
         self.told: list[bool] = []
+        self.fault = ""
         self._use = Use(0.0, 0.0, cores=2)
         self._sleepers: dict[float, asyncio.Event] = {}
         self.owner = Owner(
@@ -36,7 +37,7 @@ class Site:
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         self.owner.look_at_clock()
-        self.owner.start(self._set_paused)
+        self.owner.start(self._set_paused, lambda: self.fault)
         yield
         await self.owner.stop()
         assert len(asyncio.all_tasks()) == 1
@@ -45,6 +46,11 @@ class Site:
         """Let the clock say this, and the owner look at it."""
         self.now = time
         await self._turn(CLOCK_INTERVAL_S)
+
+    async def clock_says(self, fault: str) -> None:
+        """Let others say this of the clock."""
+        self.fault = fault
+        await self._turn(FAULT_INTERVAL_S)
 
     async def used(self, percent: float, samples: int) -> None:
         """Let other programs use so much, for so many samples."""
@@ -104,6 +110,27 @@ async def test_a_signal_pauses_and_the_next_one_resumes(caplog: pytest.LogCaptur
         await settle(lambda: site.told == [True, False])
     assert lines(caplog) == [
         "paused by SIGUSR1, until it comes again",
+        "SIGUSR1 came again: serving again",
+    ]
+
+
+async def test_a_wrong_clock_pauses_and_a_right_one_resumes(caplog: pytest.LogCaptureFixture) -> None:
+    site, fault = Site(), "this machine's clock is 60 s behind those of 5 peers"
+    async with site.watched():
+        for _ in range(3):
+            await site.clock_says(fault)
+        assert site.owner.state == f"paused while {fault}, until it is right again"
+        refusal = site.owner.refusal()
+        assert isinstance(refusal, Draining) and refusal.message == "the clock of this worker is wrong"
+        site.owner.toggle()
+        await site.clock_says("")
+        assert site.owner.is_paused, "its owner has paused it meanwhile"
+        site.owner.toggle()
+        await settle(lambda: site.told[-1:] == [False])
+    assert lines(caplog) == [
+        f"paused while {fault}, until it is right again",
+        "also paused by SIGUSR1, until it comes again",
+        "this machine's clock is right again: still paused by SIGUSR1, until it comes again",
         "SIGUSR1 came again: serving again",
     ]
 

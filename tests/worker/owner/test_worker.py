@@ -15,6 +15,7 @@ from p2pnet.config import DirectoryConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.errors import Draining
 from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.network.clock_watch import ClockState
 from p2pnet.network.interface import Entry
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import CapabilityRecord, open_record
@@ -150,6 +151,36 @@ async def test_a_pause_withdraws_refuses_what_comes_and_finishes_what_runs() -> 
         await settle(lambda: site.online() == {True})
         assert await site.is_listed()
         assert await site.ask() == "one two three"
+
+
+async def test_a_clock_that_jumps_withdraws_and_one_that_is_right_again_serves() -> None:
+    # Given a worker in the middle of an answer.
+    looked = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        looked.clear()
+        await looked.wait()
+
+    site = Site(Owner(sleep=sleep))
+    async with site.serving():
+        running = asyncio.create_task(site.ask())
+        await settle(lambda: site.begun == [0])
+        # When its clock jumps, as it sees and others say.
+        site.network.clock = ClockState(3600.0, 5, 3600.0)
+        looked.set()
+        # Then it is withdrawn, refuses what comes, says why, and finishes what runs.
+        await settle(lambda: site.online() == {False})
+        with pytest.raises(Draining, match="the clock of this worker is wrong"):
+            await site.ask()
+        assert "clock is 3600 s ahead of those of 5 peers" in site.owner.state
+        site.may_go_on.set()
+        assert await running == "one two three"
+        # When the clock is right again, or only others say that it is wrong, then it serves by itself.
+        for clock in (ClockState(), ClockState(3600.0, 5)):
+            site.network.clock = clock
+            looked.set()
+            await settle(lambda: site.online() == {True})
+            assert await site.ask() == "one two three"
 
 
 async def test_a_worker_outside_its_hours_starts_offline() -> None:

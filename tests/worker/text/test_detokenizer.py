@@ -217,3 +217,27 @@ def test_the_cost_is_linear(make_ids: Callable[[], list[int]]) -> None:
     ids = make_ids()
     pieces_of(tokenizer, ids)
     assert tokenizer.decoded_ids < 25 * len(ids)
+
+
+TAGGED = [
+    (("[THINK]", "[/THINK]"), "[THINK]Hm[/THINK]Yes", "[THINK]Hm[/THINK]Yes"),
+    (("<seed:think>", "</seed:think>"), "<seed:think>Hm</seed:think>Yes", "<seed:think>Hm</seed:think>Yes"),
+    (
+        ("<|channel|>", "<|message|>", "<|end|>", "<|start|>"),
+        "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>Yes",
+        "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>Yes",
+    ),
+    (("<|message|>", "<|end|>"), "Hm<|end|>Yes", "HmYes"),
+    (("[THINK]",), "[THINK]Hm", "Hm"),
+]
+
+
+@pytest.mark.parametrize(("special", "written", "said"), TAGGED)
+def test_special_tokens_around_thoughts_are_said(special: tuple[str, ...], written: str, said: str) -> None:
+    """Where the tokenizer has all that such tags are made of: others of the same name are no tags."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    ids = tokenizer(written)["input_ids"]
+    pieces = pieces_of(tokenizer, ids)
+    assert text_of(pieces) == said
+    assert [token_id for piece in pieces for token_id in piece.token_ids] == ids

@@ -9,6 +9,7 @@ from jinja2.exceptions import SecurityError
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import ChatPrompt, Message, Prompt, TextPrompt, Tool, ToolCall
+from p2pnet.thought_tags import TAGS
 from p2pnet.worker.text.prompting import begins_thinking, encode_prompt, has_tools, tool_format
 from p2pnet.worker.text.tool_calls.formats import (
     BARE_JSON,
@@ -96,6 +97,7 @@ HI = ChatPrompt((Message("user", "Hi"),))
 
 OPENED: list[tuple[str, str, Prompt, bool]] = [
     ("a template that opens them", THINKING_TEMPLATE, HI, True),
+    *((f"one that opens them with {tags.begin}", "a" + tags.begin + "\n", HI, bool(tags.end)) for tags in TAGS),
     ("one that closes them", THINKING_TEMPLATE + "\n</think>\n\n", HI, False),
     ("one that does not", "{{ messages[0].content }}", HI, False),
     ("a required call", THINKING_TEMPLATE, ChatPrompt(HI.messages, (WEATHER,), "required"), False),

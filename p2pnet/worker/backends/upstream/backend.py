@@ -20,6 +20,7 @@ from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, clamped, continued, estimated_prompt_tokens
+from p2pnet.worker.backends.upstream.embedder import UpstreamEmbedder
 from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
 from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
@@ -59,6 +60,8 @@ class UpstreamBackend:
         self._dialect = dialect
         self._models = models
         self._accept_s = accept_s
+        self.embedder = UpstreamEmbedder(session, models, accept_s)
+        """For the server's models that embed."""
         self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
     @classmethod
@@ -96,8 +99,8 @@ class UpstreamBackend:
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """The server's models that can be announced now: none while it is away."""
-        return tuple(offer.card for offer in self._models.offers.values())
+        """The server's models that generate: none while it is away."""
+        return tuple(offer.card for offer in self._models.offers.values() if not offer.embeds)
 
     @property
     def names_there(self) -> frozenset[str]:
@@ -106,8 +109,9 @@ class UpstreamBackend:
 
     @property
     def load(self) -> BackendLoad:
-        """Only the speed is known: the server does not say how much room it has."""
-        return BackendLoad(decode_tokens_per_s=self._speed.measure)
+        """Its speed, and its slots where it tells them; no server says how much memory it has."""
+        told = [offer.slots for offer in self._models.offers.values() if offer.slots]
+        return BackendLoad(decode_tokens_per_s=self._speed.measure, slots=min(told, default=0))
 
     async def refresh(self) -> None:
         """Ask the server for its models now, not at the next turn."""
@@ -146,7 +150,7 @@ class UpstreamBackend:
 
     def _offer(self, request: GenerateRequest) -> Offer:
         offer = self._models.offers.get(request.model)
-        if offer is None:
+        if offer is None or offer.embeds:
             raise not_served(request)
         check_generate(request, offer.card)
         if not request.clamp_max_tokens and (request.max_tokens or 0) >= offer.card.context_length:

@@ -25,6 +25,7 @@ from p2pnet.messages import (
     ToolCallDelta,
     Usage,
 )
+from p2pnet.thought_tags import begins_with_thoughts
 from p2pnet.worker.backends.upstream.offer import Offer
 
 MAX_SEED = 1 << 31
@@ -57,15 +58,19 @@ class AnswerPiece:
     finish: FinishReason | None = None
     stop: str | None = None
     """The stop string that ended it, from servers that tell."""
+    tokens_so_far: int | None = None
+    """How many tokens the choice has by now, from servers that count as they go."""
 
 
 class AnswerReader(Protocol):
     """Reads one answer, line by line."""
 
-    usage: Usage | None
-    """What the server counted, once it has said so."""
     is_ended: bool
     """Whether the server has said that nothing follows."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the server counted, once it has said so."""
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """The pieces that one line has. Raises WorkerFailed on what cannot be read, and on an error that the server
@@ -95,27 +100,33 @@ as our own engine passes it on."""
 def continued(request: GenerateRequest) -> GenerateRequest:
     """The request with its `resume_text` in the prompt: after a text, or as the last message of a chat.
 
-    Space at the end of that message is left out, as templates do: the answer may bring it again, see `space_after`.
-    Raises FeatureMissing for answers that a server would begin anew: those with a form, a call, or reasoning that it
-    takes out of the text.
+    Space at the end of that message is left out, as templates do: the answer may bring it again, see `space_after`. An
+    answer that has a form is begun anew, since a server's grammar knows only what it generates: whoever reads it leaves
+    out what was said, and ends it. Raises FeatureMissing for others that a server would begin anew: those with a call,
+    or with reasoning that it takes out of the text.
     """
     text, prompt = request.resume_text, request.prompt
     if not text:
         return request
-    if request.response_format is not None:
-        raise FeatureMissing("The server cannot go on with an answer that has a form.", "resume_text")
+    if is_begun_anew(request):
+        return msgspec.structs.replace(request, resume_text="", max_tokens=None, clamp_max_tokens=False)
     if isinstance(prompt, TextPrompt):
         return msgspec.structs.replace(request, prompt=msgspec.structs.replace(prompt, text=prompt.text + text))
     if not isinstance(prompt, ChatPrompt):
         raise FeatureMissing("The server cannot go on with a text after token ids.", "resume_text")
     if prompt.tools and prompt.tool_choice == "required":
         raise FeatureMissing("The server cannot go on with an answer that has to call a tool.", "resume_text")
-    if text.lstrip().startswith(REASONING_BEGIN.strip()):
+    if begins_with_thoughts(text):
         raise FeatureMissing("The server cannot go on with an answer that has reasoning in it.", "resume_text")
     if not text.strip():
         return request
     messages = (*prompt.messages, Message("assistant", text.rstrip()))
     return msgspec.structs.replace(request, prompt=msgspec.structs.replace(prompt, messages=messages))
+
+
+def is_begun_anew(request: GenerateRequest) -> bool:
+    """Whether the server begins anew with an answer that has begun elsewhere."""
+    return bool(request.resume_text) and request.response_format is not None
 
 
 def space_after(request: GenerateRequest) -> str:

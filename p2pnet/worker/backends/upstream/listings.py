@@ -14,11 +14,18 @@ from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
 from p2pnet.worker.backends.upstream.session import UpstreamSession
+from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 
 logger = logging.getLogger(__name__)
 
 METHOD_NOT_ALLOWED = 405
 NO_ROUTE = (404, METHOD_NOT_ALLOWED)
+
+OK = 200
+BAD_REQUEST = 400
+
+MANY_CHOICES = 1 << 20
+"""More answers than any server has slots for."""
 
 NOT_JSON = b"{"
 """Posted to find out whether a route exists: no server computes anything for it."""
@@ -39,20 +46,49 @@ class OpenAIListing:
         try:
             body = await _fetched(self._session, openai.MODELS_PATH)
             if self._abilities is None:
-                self._abilities = await self._find_abilities()
+                self._abilities = await self._find_abilities(openai.first_name(body))
             return openai.parse_models(body, self._abilities)
         except WorkerFailed:
             self._abilities = None
             raise
 
-    async def _find_abilities(self) -> openai.Abilities:
-        status, props = await self._session.fetch(openai.PROPS_PATH)
+    async def _find_abilities(self, only_model: str | None) -> openai.Abilities:
+        if only_model is not None and await self._embeds(only_model):
+            return openai.Abilities(embeds=True)
+        status, body = await self._session.fetch(openai.PROPS_PATH)
+        props = openai.parse_props(body) if status == 200 else None
+        has_chat, has_text = await self._has(CHAT_PATH), await self._has(TEXT_PATH)
+        if props is None:
+            return openai.Abilities(has_chat, has_text, has_vectors=await self._has(EMBED_PATH))
         return openai.Abilities(
-            has_chat=await self._has(CHAT_PATH),
-            has_text=await self._has(TEXT_PATH),
-            template_has_tools=status == 200 and openai.parse_template_has_tools(props),
-            continues_chats=status == 200 and openai.parse_continues_chats(props),
+            has_chat and await self._has_template(props),
+            has_text,
+            props.template_has_tools,
+            props.continues_chats,
+            gives_choices=await self._counts_choices(),
+            slots=props.total_slots,
         )
+
+    async def _embeds(self, model: str) -> bool:
+        """Whether the one model of this server embeds: it is asked to, which is one token. Some servers answer
+        whatever is posted to any route as if it was a chat."""
+        status, body = await self._session.fetch(EMBED_PATH, msgspec.json.encode({"model": model, "input": "a"}))
+        return status == OK and has_vectors(body)
+
+    async def _has_template(self, props: openai.Props) -> bool:
+        """Whether the model has a chat template: llama.cpp takes ChatML where there is none."""
+        if openai.CHATML_MARK not in props.chat_template:
+            return True
+        asked = msgspec.json.encode({"content": openai.CHATML_MARK, "parse_special": True, "add_special": False})
+        status, body = await self._session.fetch(openai.TOKENIZE_PATH, asked)
+        return status != 200 or openai.is_one_token(body)
+
+    async def _counts_choices(self) -> bool:
+        """Whether this llama.cpp gives several answers: then it refuses more than it has slots. Old versions do not
+        look at `n`, and compute the one token."""
+        asked = msgspec.json.encode({"prompt": "a", "max_tokens": 1, "n": MANY_CHOICES})
+        status, _ = await self._session.fetch(TEXT_PATH, asked)
+        return status == BAD_REQUEST
 
     async def _has(self, path: str) -> bool:
         """Whether the server has this route. Most servers answer a GET of what can only be posted with 405; llama.cpp

@@ -134,8 +134,8 @@ class PolledModels:
             is_taken = name != offer.name and name in there - self._names.keys()
             if is_taken or chosen.get(name, offer).name != offer.name:
                 self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
-            elif not (offer.chat or offer.text):
-                self._warn_once(name, "the server cannot generate with it")
+            elif not (offer.chat or offer.text or offer.embeds):
+                self._warn_once(name, "the server neither generates nor embeds with it")
             elif len(chosen) < MAX_OFFERS:
                 chosen.setdefault(name, offer)
             elif name not in chosen:

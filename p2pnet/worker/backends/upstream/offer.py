@@ -39,7 +39,11 @@ class Offer:
     text: frozenset[str] = frozenset()
     stop: tuple[str, ...] = ()
     """Stop strings of the model itself, which those of a request would replace there."""
+    embeds: bool = False
+    """It gives vectors, and generates nothing."""
     thinks: bool = False
+    slots: int = 0
+    """How many requests the server computes at the same time; 0 is not known."""
     flavour: str = ""
     name_there: str = ""
     """What the server calls the model, where that is not what it is announced as."""

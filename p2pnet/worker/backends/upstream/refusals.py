@@ -28,6 +28,8 @@ _OVERFLOWS = (
     "context size",  # llama.cpp
     "exceed_context_size",  # llama.cpp's type
     "context window",  # llama-cpp-python
+    "too large to process",  # llama.cpp, of a text to embed
+    "input length exceeds",  # Ollama, the same
 )
 """How servers say that prompt and answer do not fit. Only OpenAI and llama.cpp have a code for it."""
 

@@ -105,6 +105,11 @@ class UpstreamSession:
             logger.error("the upstream server at %s refuses our key (status %d)", self._address.root, response.status)
         raise refusal(response.status, body, self._key)
 
+    async def ask(self, call: UpstreamCall, max_bytes: int) -> bytes:
+        """Post a request, and return all of its answer. Raises as `open`, and WorkerFailed for one that is larger."""
+        async with await self.open(call) as stream:
+            return await stream.read(max_bytes)
+
     async def _send(self, path: str, posted: bytes | None) -> aiohttp.ClientResponse:
         """Send, and once more on another connection if the pool's had been closed a moment ago."""
         try:
@@ -154,6 +159,13 @@ class UpstreamStream:
             raise WorkerFailed("the upstream server broke off in mid-answer") from error
         for line in splitter.flush():
             yield line
+
+    async def read(self, max_bytes: int) -> bytes:
+        """All of the body. Raises WorkerFailed when it breaks off or is larger."""
+        try:
+            return await _read(self._response, max_bytes)
+        except NO_ANSWER as error:
+            raise WorkerFailed("the upstream server broke off in mid-answer") from error
 
     async def drain(self) -> None:
         """Let the body end after the last line that matters, so that its connection can be used again."""

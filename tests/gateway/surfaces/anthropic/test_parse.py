@@ -20,6 +20,7 @@ USER = {"role": "user", "content": "hi"}
 BODY: dict[str, Any] = {"model": "tiny", "max_tokens": 8, "messages": [USER]}
 HI = Message("user", "hi")
 WEATHER = {"name": "weather", "description": "Says it.", "input_schema": {"type": "object"}}
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 TOOL = Tool("weather", "Says it.", '{"type":"object"}')
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Köln", "days": 2}}
 CALLED = ToolCall("toolu_1", "weather", '{"city":"Köln","days":2}')
@@ -103,6 +104,26 @@ ACCEPTED: list[tuple[str, dict[str, Any], GenerateRequest]] = [
         "this tool",
         {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "weather"}},
         request(prompt=ChatPrompt((HI,), (TOOL,), "required", "weather")),
+    ),
+    (
+        "tools that Anthropic runs, and what they found in an earlier turn",
+        {
+            "tools": [SEARCH, WEATHER, {"type": "mcp_toolset", "mcp_server_name": "x"}],
+            "mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}],
+            "messages": [
+                USER,
+                turn(
+                    "assistant",
+                    {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "x"}},
+                    {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+                    text("It rains."),
+                ),
+                turn("user", text("And?")),
+            ],
+        },
+        request(
+            prompt=ChatPrompt((HI, Message("assistant", "It rains."), Message("user", "And?")), (TOOL,)),
+        ),
     ),
     (
         "calls and results",
@@ -220,12 +241,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stop_sequences": [""]}, "stop_sequences: expected `str` of length >= 1"),
     ({"stop_sequences": ["a", 1]}, "stop_sequences[1]: input should be a valid string"),
     ({"thinking": {"type": "deep"}}, "thinking: not supported here"),
-    ({"mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}]}, "mcp_servers: not supported"),
     ({"container": "abc"}, "container: not supported here"),
     ({"inference_geo": "eu"}, "inference_geo: not supported here"),
     (
-        {"tools": [WEATHER, {"type": "web_search_20250305", "name": "web_search"}]},
-        "tools[1].type: 'web_search_20250305' is not supported here",
+        {"tools": [WEATHER, {"type": "bash_20250124", "name": "bash"}]},
+        "tools[1].type: 'bash_20250124' is not supported here",
+    ),
+    (
+        {"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}},
+        "tool_choice: no such tool among the tools",
     ),
     ({"tools": [{"name": "weather"}]}, "tools[0].input_schema: required"),
     ({"tools": [{"input_schema": {}}]}, "tools[0].name: required"),

@@ -519,8 +519,103 @@ def test_each_delta_says_how_many_tokens_it_is() -> None:
     """Those that were held back before it among them. A gateway counts them when it goes on from the text."""
     assert counted(request(), chunk("a"), chunk(""), chunk("b", "stop")) == [1, 1]
     assert counted(request(stop=("zz",)), chunk("a"), chunk("z"), chunk("b"), chunk("z")) == [1, 2]
-    assert counted(request(), chunk("x" * (2 * MAX_DELTA_CHARS))) == [1, 0]
+    assert counted(request(), chunk("x" * (2 * MAX_DELTA_CHARS))) == [2731, 0], "it can be no single token"
     assert counted(request(prompt=WITH_TOOLS), call(0, "{", id="c", name="look"), call(0, "}")) == [1, 1]
+
+
+def llama_chunk(text: str, predicted: int, index: int = 0) -> dict[str, Any]:
+    """As llama.cpp sends it when it is asked to count."""
+    return chunk(text, index=index) | {"timings": {"predicted_n": predicted}}
+
+
+COUNTS: list[tuple[str, GenerateRequest, list[Any], list[int]]] = [
+    ("a character of three tokens", request(), [llama_chunk("é", 1), llama_chunk("🙂", 4)], [1, 3]),
+    ("tokens that said nothing yet", request(), [llama_chunk("", 2), llama_chunk("a", 3)], [3]),
+    ("two answers", request(n=2), [llama_chunk("a", 1), llama_chunk("b", 2, 1), llama_chunk("c", 2)], [1, 2, 1]),
+    (
+        "vLLM, which counts in its usage",
+        request(),
+        [
+            chunk("", role="assistant") | {"usage": {"completion_tokens": 0}},
+            chunk("a b c") | {"usage": {"completion_tokens": 5}},
+        ],
+        [5],
+    ),
+    ("what cannot be", request(), [llama_chunk("a", -1), llama_chunk("b", 1 << 40)], [1, 1]),
+    ("many words at once", request(), [chunk("four words at once, whatever they are")], [13]),
+    ("a token at a time", request(), [chunk("a"), chunk(" b"), chunk(" c")], [1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize(("asked", "events", "tokens"), [case[1:] for case in COUNTS], ids=[case[0] for case in COUNTS])
+def test_tokens_are_counted_as_the_server_does_or_else_with_caution(
+    asked: GenerateRequest, events: list[Any], tokens: list[int]
+) -> None:
+    assert counted(asked, *events) == tokens
+
+
+def usage(prompt: int, completion: int) -> dict[str, Any]:
+    return {"usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
+
+
+USAGES: list[tuple[str, list[Any], Usage]] = [
+    ("one for all", [chunk("a"), chunk("b", index=1), {"choices": [], **usage(5, 9)}], Usage(5, 9)),
+    ("llama.cpp's chats", [chunk("a"), {"choices": [], **usage(5, 4)}, {"choices": [], **usage(5, 3)}], Usage(5, 7)),
+    ("llama.cpp's texts", [chunk("a") | usage(5, 4), chunk("b", index=1) | usage(5, 3)], Usage(5, 7)),
+    ("as it goes", [chunk("a") | usage(5, 1), chunk("b") | usage(5, 2), {"choices": [], **usage(5, 6)}], Usage(5, 6)),
+]
+
+
+@pytest.mark.parametrize(("events", "total"), [case[1:] for case in USAGES], ids=[case[0] for case in USAGES])
+def test_the_counts_of_several_answers(events: list[Any], total: Usage) -> None:
+    reader = OpenAIReader(request(n=2))
+    for one in LineSplitter().feed(sse(*events)):
+        reader.feed(one)
+    assert reader.usage == total
+
+
+JSON_SO_FAR = request(response_format=JsonFormat(), resume_text='{"a": "bc', max_tokens=3)
+"""`max_tokens` is of what is left."""
+
+BEGUN_ANEW: list[tuple[str, list[Any], list[TextDelta], Finished]] = [
+    (
+        "what was said is left out, and not counted",
+        [chunk('{"a"'), chunk(': "b'), chunk('c"}'), chunk(None, "stop"), {"choices": [], **usage(7, 3)}],
+        [TextDelta('"}')],
+        Finished("stop", Usage(7, 1)),
+    ),
+    (
+        "it ends where it may say no more",
+        [chunk('{"a": "bc'), *map(chunk, "defgh"), chunk(None, "stop")],
+        [TextDelta("d"), TextDelta("e"), TextDelta("f")],
+        Finished("length", Usage(7, 3)),
+    ),
+    (
+        "it ends right after what was said",
+        [chunk('{"a": "bc'), chunk(None, "stop")],
+        [],
+        Finished("stop", Usage(7, 0)),
+    ),
+    (
+        "reasoning before it is nobody's",
+        [chunk(reasoning_content="hm"), chunk('{"a": "bc'), chunk('"}', "stop")],
+        [TextDelta('"}')],
+        Finished("stop", Usage(7, 1)),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("events", "deltas", "end"), [case[1:] for case in BEGUN_ANEW], ids=[case[0] for case in BEGUN_ANEW]
+)
+def test_an_answer_in_a_form_is_begun_anew(events: list[Any], deltas: list[TextDelta], end: Finished) -> None:
+    assert openai(JSON_SO_FAR, *events, DONE) == [*deltas, end]
+
+
+@pytest.mark.parametrize("said", ['{"b"', '{"a": "bd', '{"a": "b'])
+def test_what_is_begun_anew_and_is_another_answer_fails(said: str) -> None:
+    with pytest.raises(WorkerFailed, match="began anew"):
+        openai(JSON_SO_FAR, chunk(said), chunk(None, "stop"), DONE)
 
 
 def test_reasoning_in_the_middle_of_an_answer_fails() -> None:

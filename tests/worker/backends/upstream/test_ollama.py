@@ -39,7 +39,8 @@ QWEN = Model("qwen3:latest", digest="2" * 64, capabilities=("completion", "think
 EMBED = Model("nomic-embed-text:latest", capabilities=("embedding",))
 CLOUD = Model("gpt-oss:120b-cloud", remote_host="https://ollama.com")
 HELLO = ChatPrompt((Message("system", "be kind"), Message("user", "hello my dear friend")))
-WORDS = [TextDelta(word, tokens=1) for word in ("hello", " my", " dear", " friend")]
+WORDS = [TextDelta(word, tokens=told) for word, told in (("hello", 2), (" my", 1), (" dear", 2), (" friend", 2))]
+"""It counts at the end alone, so what the words are taken for is cautious."""
 
 
 @asynccontextmanager
@@ -124,8 +125,8 @@ CASES = [
         "a tool",
         request(prompt=ChatPrompt((Message("user", "look"),), (Tool("see"), Tool("hear")))),
         [
-            TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "see", '{"said":"look"}'),), tokens=1),
-            TextDelta(tool_calls=(ToolCallDelta(1, "call_1", "hear", '{"said":"look"}'),), tokens=1),
+            TextDelta(tool_calls=(ToolCallDelta(0, "call_0", "see", '{"said":"look"}'),), tokens=5),
+            TextDelta(tool_calls=(ToolCallDelta(1, "call_1", "hear", '{"said":"look"}'),), tokens=5),
             Finished("tool_calls", Usage(1, 2)),
         ],
     ),
@@ -139,7 +140,7 @@ CASES = [
                 )
             )
         ),
-        [TextDelta("nothing", tokens=1), Finished("stop", Usage(1, 1))],
+        [TextDelta("nothing", tokens=3), Finished("stop", Usage(1, 1))],
     ),
     (
         "logprobs",

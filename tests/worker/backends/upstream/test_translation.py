@@ -51,7 +51,7 @@ def request(prompt: Prompt = HELLO, **fields: Any) -> GenerateRequest:
 
 
 def openai_offer(owned_by: str, **fields: Any) -> Offer:
-    abilities = openai.Abilities(template_has_tools=True, continues_chats=True)
+    abilities = openai.Abilities(template_has_tools=True, continues_chats=True, gives_choices=True, slots=4)
     (offer,) = openai.parse_models(
         json.dumps({"data": [{"id": "m", "owned_by": owned_by, **fields}]}).encode(), abilities
     )
@@ -85,8 +85,16 @@ PLAIN = {
     "top_p": 1.0,
     "seed": 0,
 }
-IN_FULL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+IN_FULL = {
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 LLAMA_IN_FULL = {
+    "timings_per_token": True,
     "top_k": 0,
     "min_p": 0.0,
     "repeat_penalty": 1.0,
@@ -121,6 +129,7 @@ OPENAI_CALLS = [
         "vllm",
         request(sampling=SAMPLED, min_tokens=2, ignore_eos=True, n=2, stop_token_ids=()),
         PLAIN
+        | IN_FULL
         | MESSAGES
         | {
             "seed": 7,
@@ -252,6 +261,18 @@ OPENAI_CALLS = [
         request(TokenPrompt((1, 2)), max_tokens=3, stop_token_ids=(9,)),
         PLAIN | IN_FULL | {"prompt": [1, 2], "max_tokens": 3, "stop_token_ids": [9]},
     ),
+    (
+        "token ids, and several answers, llama.cpp",
+        "llamacpp",
+        request(TokenPrompt((1, 2)), n=4),
+        PLAIN | LLAMA_IN_FULL | {"prompt": [1, 2], "n": 4},
+    ),
+    (
+        "an answer in a form that has begun, which is begun anew",
+        "llamacpp",
+        request(response_format=JsonFormat(), resume_text='{"a"', max_tokens=3),
+        PLAIN | LLAMA_IN_FULL | MESSAGES | {"response_format": {"type": "json_object"}},
+    ),
 ]
 
 
@@ -340,7 +361,6 @@ BAD_CALL = request(ChatPrompt((Message("assistant", "", (ToolCall("c", "f", "{oo
 REFUSED = [
     ("vllm", request(echo=True), FeatureMissing, "echo"),
     ("vllm", request(resume_tokens=(1,)), FeatureMissing, "resume_tokens"),
-    ("vllm", request(resume_text="{", response_format=JsonFormat()), FeatureMissing, "resume_text"),
     ("vllm", request(TokenPrompt((1,)), resume_text="a"), FeatureMissing, "resume_text"),
     ("vllm", request(ChatPrompt(HELLO.messages, TOOLS, "required"), resume_text="a"), FeatureMissing, "resume_text"),
     ("vllm", request(resume_text="<think>\nHm"), FeatureMissing, "resume_text"),
@@ -351,7 +371,8 @@ REFUSED = [
     ("someone", request(logprobs=1), FeatureMissing, "logprobs"),
     ("someone", request(sampling=Sampling(top_k=5)), FeatureMissing, "top_k"),
     ("sglang", request(TextPrompt("x"), logprobs=1), FeatureMissing, "logprobs"),
-    ("llamacpp", request(TokenPrompt((1,))), FeatureMissing, "prompt"),
+    ("llamacpp", request(TokenPrompt((1,)), stop_token_ids=(2,)), FeatureMissing, "stop_token_ids"),
+    ("llamacpp", request(n=5), FeatureMissing, "n"),
     ("llamacpp", request(min_tokens=1), FeatureMissing, "min_tokens"),
     ("organization_owner", ONE_CALL, FeatureMissing, "parallel_tool_calls"),
     (
@@ -381,7 +402,7 @@ def test_what_cannot_be_said_is_refused(
 
 
 def test_nothing_that_a_flavour_announces_is_lost_in_translation() -> None:
-    """Each feature, asked for by itself, changes what is said."""
+    """Each feature, asked for by itself, changes what is said, or is refused."""
     ways: list[dict[str, Any]] = [
         {"sampling": Sampling(top_k=2)},
         {"sampling": Sampling(min_p=0.2)},
@@ -402,6 +423,8 @@ def test_nothing_that_a_flavour_announces_is_lost_in_translation() -> None:
         for prompt, can in ((HELLO, flavour.chat), (TextPrompt("abc"), flavour.text)):
             for way in ways:
                 asked = request(prompt, **way)
+                if way == {"stop_token_ids": (4,)} and not flavour.stops_at_ids:
+                    continue
                 if features_needed(asked) <= can:
                     assert openai_call(owner, asked) != openai_call(owner, request(prompt)), (flavour.name, way)
 
@@ -446,18 +469,22 @@ def test_context_length_of_ollama(running: int | None, shown: dict[str, Any], le
 
 
 @pytest.mark.parametrize(
-    ("name", "generates"),
+    ("name", "embeds"),
     [
-        ("text-embedding-nomic-embed-text-v1.5", False),
-        ("nomic-embed-text:latest", False),
-        ("org/Qwen3-Embedding-0.6B", False),
-        ("embedded-systems-7b", True),
-        ("llama-3.2-3b", True),
+        ("text-embedding-nomic-embed-text-v1.5", True),
+        ("nomic-embed-text:latest", True),
+        ("org/Qwen3-Embedding-0.6B", True),
+        ("embedded-systems-7b", False),
+        ("llama-3.2-3b", False),
     ],
 )
-def test_embedding_models_in_a_list_are_told_by_their_names(name: str, generates: bool) -> None:
-    (offer,) = openai.parse_models(json.dumps({"data": [{"id": name}]}).encode(), openai.Abilities())
-    assert bool(offer.chat | offer.text) == generates
+def test_embedding_models_in_a_list_are_told_by_their_names(name: str, embeds: bool) -> None:
+    """They are announced where the server has a route for vectors."""
+    body = json.dumps({"data": [{"id": name}]}).encode()
+    (offer,) = openai.parse_models(body, openai.Abilities(has_vectors=True))
+    assert (offer.embeds, offer.card.task) == (embeds, "embed" if embeds else "generate")
+    (without,) = openai.parse_models(body, openai.Abilities())
+    assert not without.embeds and bool(without.chat | without.text) != embeds
 
 
 FILE_TYPES = [
@@ -486,7 +513,10 @@ def test_ollamas_cards() -> None:
     assert old is not None
     assert (old.card.quantization, old.card.dtype) == ("none", "bfloat16")
     assert old.card.features == ("chat", "json", "json_schema", "text")
-    assert ollama_offer(capabilities=["embedding"]) is None
+    embeds = ollama_offer(capabilities=["embedding"])
+    assert embeds is not None and embeds.embeds
+    assert (embeds.card.task, embeds.card.features) == ("embed", ("dimensions", "text"))
+    assert ollama_offer(capabilities=["vision"]) is None
     assert ollama_offer(remote_host="https://ollama.com") is None
 
 
@@ -521,8 +551,9 @@ TEMPLATES = [
 
 @pytest.mark.parametrize(("body", "has_tools"), TEMPLATES)
 def test_llama_cpps_templates(body: bytes, has_tools: bool) -> None:
-    assert openai.parse_template_has_tools(body) == has_tools
-    assert openai.parse_continues_chats(body) == (b"caps" in body)
+    props = openai.parse_props(body) or openai.Props()
+    assert props.template_has_tools == has_tools
+    assert props.continues_chats == (b"caps" in body)
 
 
 SO_FAR = "Once upon "

@@ -109,18 +109,21 @@ def parse_running(body: bytes) -> dict[str, int]:
 
 
 def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple[int, ...]) -> Offer | None:
-    """The offer of one model, or None when it does not generate (an embedding model) or runs elsewhere.
+    """The offer of one model, or None when it neither generates nor embeds, or runs elsewhere.
 
     `running_context` is the context with which it was last seen loaded.
     """
     capabilities = frozenset(shown.capabilities) if shown.capabilities is not None else frozenset({"completion"})
-    if "completion" not in capabilities or shown.remote_host:
+    if shown.remote_host or not capabilities & {"completion", "embedding"}:
         return None
+    embeds = "completion" not in capabilities
     extras = _CONSTRAINTS | ({features.LOGPROBS} if version >= LOGPROBS_SINCE else frozenset())
     chat = extras | {features.CHAT} | ({features.TOOLS} if "tools" in capabilities else frozenset())
     text = extras | {features.TEXT} | ({features.FIM} if "insert" in capabilities else frozenset())
     if "thinking" not in capabilities and _continues(shown.template or ""):
         chat, text = chat | {features.RESUME_TEXT}, text | {features.RESUME_TEXT}
+    if embeds:
+        chat, text = frozenset(), frozenset({features.TEXT, features.DIMENSIONS})
     quantization, dtype = precision(shown.details.quantization_level if shown.details else None)
     card = ModelCard(
         id=tag.name,
@@ -129,8 +132,10 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
         quantization=quantization,
         dtype=dtype,
         features=tuple(sorted(chat | text)),
+        task="embed" if embeds else "generate",
     )
-    return Offer(card, chat, text, _own_stops(shown), thinks="thinking" in capabilities, flavour=KIND)
+    stops, thinks = _own_stops(shown), "thinking" in capabilities
+    return Offer(card, chat, text, stops, embeds=embeds, thinks=thinks, flavour=KIND)
 
 
 def _continues(template: str) -> bool:

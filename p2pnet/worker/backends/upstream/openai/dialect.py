@@ -40,7 +40,8 @@ class OpenAIDialect:
             "stream": True,
             "stream_options": {"include_usage": True},
             **dict(_sampling(request, offer, flavour)),
-            **dict(_limits(request, flavour)),
+            **dict(flavour.counts),
+            **dict(_limits(request, offer, flavour)),
         }
         match request.prompt:
             case ChatPrompt() as prompt:
@@ -85,7 +86,7 @@ def _repetition(penalty: float, offer: Offer, flavour: Flavour) -> Iterator[tupl
         yield "repetition_penalty", penalty
 
 
-def _limits(request: GenerateRequest, flavour: Flavour) -> Iterator[tuple[str, Any]]:
+def _limits(request: GenerateRequest, offer: Offer, flavour: Flavour) -> Iterator[tuple[str, Any]]:
     if request.max_tokens is not None:
         yield "max_tokens", request.max_tokens
     if request.min_tokens:
@@ -93,10 +94,14 @@ def _limits(request: GenerateRequest, flavour: Flavour) -> Iterator[tuple[str, A
     if request.ignore_eos:
         yield "ignore_eos", True
     if request.n > 1:
+        if offer.slots and request.n > offer.slots:
+            raise FeatureMissing(f"The server gives at most {offer.slots} answers to one prompt.", "n")
         yield "n", request.n
     if request.stop:
         yield "stop", list(request.stop)
     if request.stop_token_ids:
+        if not flavour.stops_at_ids:
+            raise FeatureMissing("The server cannot be told to stop at a token's id.", "stop_token_ids")
         yield "stop_token_ids", list(request.stop_token_ids)
 
 

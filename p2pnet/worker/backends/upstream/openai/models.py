@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -17,16 +18,24 @@ from p2pnet.worker.backends.upstream.offer import (
     precision,
     upstream_digest,
 )
-from p2pnet.worker.backends.upstream.openai.flavours import LLAMA_CPP, flavour_of
+from p2pnet.worker.backends.upstream.openai.flavours import ENGINES, LLAMA_CPP, flavour_of
 from p2pnet.worker.backends.upstream.reading import UNREADABLE, decoded
 
 KIND = "openai"
 MODELS_PATH = "/v1/models"
 PROPS_PATH = "/props"
 """Of llama.cpp."""
+TOKENIZE_PATH = "/tokenize"
+"""Of llama.cpp."""
+CHATML_MARK = "<|im_start|>"
+"""How each message begins in the template that llama.cpp takes for a model that has none of its own. To a model that
+was trained with it, it is one token; to others it is a few letters, and they do not know what to do with it."""
 
 _EMBEDS = re.compile(r"(^|[-_/.])embed(ding)?s?([-_/.:]|$)", re.IGNORECASE)
 """LM Studio and others list embedding models among the rest, and only the name tells."""
+
+EMBEDDING = (features.TEXT, features.TOKENS, features.DIMENSIONS)
+"""Vectors are cut short here, whatever the server can."""
 
 
 class _Meta(msgspec.Struct):
@@ -57,8 +66,28 @@ class _TemplateCaps(msgspec.Struct):
     supports_tool_calls: bool = False
 
 
-class _Props(msgspec.Struct):
+class Props(msgspec.Struct):
+    """What llama.cpp tells of itself."""
+
     chat_template_caps: _TemplateCaps | None = None
+    chat_template: str = ""
+    total_slots: int = 0
+
+    @property
+    def template_has_tools(self) -> bool:
+        """A template without them drops tools in silence."""
+        caps = self.chat_template_caps
+        return caps is not None and caps.supports_tools and caps.supports_tool_calls
+
+    @property
+    def continues_chats(self) -> bool:
+        """Whether it is of a version that goes on with a chat's last message: all that tell what a template can do
+        are."""
+        return self.chat_template_caps is not None
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[Any]
 
 
 @dataclass(frozen=True)
@@ -71,9 +100,18 @@ class Abilities:
     """Of llama.cpp; others do not tell."""
     continues_chats: bool = False
     """Of llama.cpp, whose old versions begin a new message after a last one of the assistant's."""
+    gives_choices: bool = False
+    """Of llama.cpp, whose old versions give one answer whatever `n` says."""
+    slots: int = 0
+    """Of llama.cpp: how many requests it computes at the same time. 0 is not known."""
+    embeds: bool = False
+    """Whether its model embeds, of a server that runs one."""
+    has_vectors: bool = False
+    """Whether it has a route for vectors at all, of a server that runs many."""
 
 
-_decode_props = msgspec.json.Decoder(_Props).decode
+_decode_props = msgspec.json.Decoder(Props).decode
+_decode_tokens = msgspec.json.Decoder(_Tokens).decode
 
 _decode_models = msgspec.json.Decoder(_Models, strict=False).decode
 
@@ -92,36 +130,39 @@ def is_model_list(body: bytes) -> bool:
     return True
 
 
-def parse_template_has_tools(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` says that the chat template has tools. A template without them drops tools in
-    silence."""
-    caps = _template_caps(body)
-    return caps is not None and caps.supports_tools and caps.supports_tool_calls
-
-
-def parse_continues_chats(body: bytes) -> bool:
-    """Whether llama.cpp's `/props` is of a version that goes on with a chat's last message: all versions that tell what
-    a template can do are."""
-    return _template_caps(body) is not None
-
-
-def _template_caps(body: bytes) -> _TemplateCaps | None:
+def parse_props(body: bytes) -> Props | None:
+    """What llama.cpp's `/props` says; None where this is not llama.cpp."""
     try:
-        return _decode_props(body).chat_template_caps
+        return _decode_props(body)
     except UNREADABLE:
         return None
+
+
+def first_name(body: bytes) -> str | None:
+    """The first model in a list, of a server that runs one. None where it runs many, or we do not know it."""
+    models = decoded(_decode_models, body).data
+    is_engine = bool(models) and flavour_of(models[0].owned_by) in ENGINES
+    return models[0].id if is_engine else None
+
+
+def is_one_token(body: bytes) -> bool:
+    """Whether llama.cpp's `/tokenize` says that a text is one token. True where it does not say."""
+    try:
+        return len(_decode_tokens(body).tokens) == 1
+    except UNREADABLE:
+        return True
 
 
 def _offer(model: _Model, abilities: Abilities) -> Offer:
     flavour = flavour_of(model.owned_by)
     chat = flavour.chat if abilities.has_chat else frozenset[str]()
     text = flavour.text if abilities.has_text else frozenset[str]()
-    if _EMBEDS.search(model.id):
-        chat = text = frozenset()
-    if flavour is LLAMA_CPP and not abilities.template_has_tools:
-        chat -= {features.TOOLS}
-    if flavour is LLAMA_CPP and not abilities.continues_chats:
-        chat, text = chat - {features.RESUME_TEXT}, text - {features.RESUME_TEXT}
+    embeds = abilities.embeds or bool(_EMBEDS.search(model.id))
+    if embeds:
+        chat, text = frozenset(), frozenset(EMBEDDING if abilities.embeds or abilities.has_vectors else ())
+    elif flavour is LLAMA_CPP:
+        lacks = _lacks(abilities)
+        chat, text = chat - lacks, text - lacks
     quantization, dtype = _precision(model.meta.ftype if model.meta else None)
     card = ModelCard(
         id=model.id,
@@ -130,8 +171,19 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
         quantization=quantization,
         dtype=dtype,
         features=tuple(sorted(chat | text)),
+        task="embed" if embeds else "generate",
     )
-    return Offer(card, chat, text, flavour=flavour.name)
+    return Offer(card, chat, text, slots=abilities.slots, embeds=embeds and bool(text), flavour=flavour.name)
+
+
+def _lacks(abilities: Abilities) -> frozenset[str]:
+    """What this llama.cpp cannot do, of what the newest can with the best of templates."""
+    can = {
+        features.TOOLS: abilities.template_has_tools,
+        features.RESUME_TEXT: abilities.continues_chats,
+        features.CHOICES: abilities.gives_choices,
+    }
+    return frozenset(name for name, is_there in can.items() if not is_there)
 
 
 def _precision(file_type: str | None) -> tuple[str, str]:

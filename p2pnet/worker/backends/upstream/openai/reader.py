@@ -15,7 +15,8 @@ from p2pnet.messages import GenerateRequest, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.worker.backends.upstream.dialect import AnswerPiece
 from p2pnet.worker.backends.upstream.logprobs import Alternative, Token, token_logprobs
 from p2pnet.worker.backends.upstream.openai.calls import Calls
-from p2pnet.worker.backends.upstream.reading import arguments_text, decoded, finish_reason, usage_of
+from p2pnet.worker.backends.upstream.openai.usages import Usages
+from p2pnet.worker.backends.upstream.reading import MAX_COUNT, arguments_text, decoded, finish_reason, usage_of
 
 
 class _Function(msgspec.Struct):
@@ -73,9 +74,16 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Timings(msgspec.Struct):
+    """Of llama.cpp."""
+
+    predicted_n: int | None = None
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_ChunkChoice | None] | None = None
     usage: _Usage | None = None
+    timings: _Timings | None = None
     error: Any = None
 
 
@@ -92,8 +100,12 @@ class OpenAIReader:
         self._wants_logprobs = request.logprobs is not None
         self._calls = [Calls() for _ in range(request.n)]
         """Of each choice."""
-        self.usage: Usage | None = None
+        self._usages = Usages(request.n)
         self.is_ended = False
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usages.total
 
     def feed(self, line: bytes) -> Sequence[AnswerPiece]:
         """The pieces that one line has. Comments and the names of events have none."""
@@ -109,11 +121,14 @@ class OpenAIReader:
         chunk = decoded(_decode_chunk, data) or _Chunk()
         if chunk.error:
             raise WorkerFailed("the upstream server failed in mid-answer")
+        choices = [choice for choice in chunk.choices or () if choice is not None]
+        only = choices[0].index if len(choices) == 1 else None
         if chunk.usage is not None:
-            self.usage = _usage(chunk.usage)
-        return [self._piece(choice) for choice in chunk.choices or () if choice is not None]
+            self._usages.note(_usage(chunk.usage), only)
+        so_far = None if only is None else _tokens_so_far(chunk)
+        return [self._piece(choice, so_far) for choice in choices]
 
-    def _piece(self, choice: _ChunkChoice) -> AnswerPiece:
+    def _piece(self, choice: _ChunkChoice, tokens_so_far: int | None) -> AnswerPiece:
         if not 0 <= choice.index < self._choices:
             raise WorkerFailed("the upstream server sent an answer that nobody asked for")
         delta = choice.delta or _Delta(content=choice.text)
@@ -125,6 +140,7 @@ class OpenAIReader:
             logprobs=tuple(self._logprobs(choice.logprobs)) if choice.logprobs and self._wants_logprobs else (),
             finish=finish_reason(choice.finish_reason) if choice.finish_reason else None,
             stop=self._stop(choice),
+            tokens_so_far=tokens_so_far,
         )
 
     def _stop(self, choice: _ChunkChoice) -> str | None:
@@ -139,6 +155,12 @@ class OpenAIReader:
         if logprobs.content is not None:
             return token_logprobs(logprobs.content, self._top)
         return token_logprobs(list(_columns(logprobs)), self._top)
+
+
+def _tokens_so_far(chunk: _Chunk) -> int | None:
+    """How many tokens the one choice of this chunk has, as far as its server says."""
+    told = chunk.timings.predicted_n if chunk.timings else chunk.usage.completion_tokens if chunk.usage else None
+    return told if told is not None and 0 <= told < MAX_COUNT else None
 
 
 def _text(content: str | list[_Part] | None) -> str:
