@@ -21,6 +21,7 @@
     |- NoWorker               nobody is left to try
     |- DeadlineExceeded       a request has waited for a worker as long as it could
     |- RecordRefused          a record that must not be stored, nor believed
+    |- ReceiptRefused         a receipt or acknowledgement that is forged, or not of what has come
     |- NotAMember             a peer that is no member of our private swarm, not yet or not any more
     `- DaemonFailed           our own p2pd
 
@@ -201,6 +202,12 @@ class RecordRefused(P2PNetError):
     """A record that is malformed, unsigned, foreign, stale, from the future or too large."""
 
     code = "record_refused"
+
+
+class ReceiptRefused(P2PNetError):
+    """A receipt, or a gateway's acknowledgement of one, that is malformed, not signed, or not of what was sent."""
+
+    code = "wrong_receipt"
 
 
 class NotAMember(P2PNetError):

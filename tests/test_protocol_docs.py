@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
+    Acknowledged,
     ChatPrompt,
     Embedding,
     EmbedRequest,
@@ -51,6 +53,17 @@ from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, val
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
+from p2pnet.receipts import signed
+from p2pnet.receipts.account import Account, Parties
+from p2pnet.receipts.hashing import request_hash
+from p2pnet.receipts.signed import (
+    Acknowledgement,
+    Receipt,
+    open_acknowledgement,
+    open_receipt,
+    seal_acknowledgement,
+    seal_receipt,
+)
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.swarm import hello, invitation, revocations
@@ -64,6 +77,8 @@ from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.values import Boxed, box_context
 from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
+    LENGTH_BYTES,
+    MAX_ACKNOWLEDGED_FRAME_BYTES,
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
@@ -71,7 +86,7 @@ from p2pnet.wire.codec import (
     encode_frame,
 )
 from p2pnet.worker.engine.sampler import uniform
-from p2pnet.worker.streams import arrivals, guard
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -123,6 +138,7 @@ def hex_examples() -> dict[str, bytes]:
     return (
         frames
         | swarm_examples()
+        | receipt_examples()
         | {
             "key-file": WORKER.to_bytes(),
             "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
@@ -137,6 +153,25 @@ def hex_examples() -> dict[str, bytes]:
             "load": seal(LOAD, WORKER),
         }
     )
+
+
+GATEWAY = Identity.from_seed(bytes([4]) * 32)
+
+
+def receipt_examples() -> dict[str, bytes]:
+    body = encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES)[LENGTH_BYTES:]
+    account = Account(Parties(WORKER.peer_id, GATEWAY.peer_id), REQUEST, request_hash(body), ISSUED_MS)
+    accepted, delta, finished = EVENTS["accepted"], EVENTS["delta"], EVENTS["finished"]
+    assert isinstance(accepted, Accepted) and isinstance(delta, TextDelta) and isinstance(finished, Finished)
+    account.note(accepted)
+    account.note(delta)
+    receipt = account.receipt(finished, ISSUED_MS + 1000)
+    said = seal_acknowledgement(account.acknowledgement("received", ISSUED_MS + 1500), GATEWAY)
+    return {
+        "hashes": receipt.request_hash + receipt.ids_hash + receipt.text_hash,
+        "receipt": seal_receipt(receipt, WORKER),
+        "acknowledged": encode_frame(Acknowledged(said), MAX_ACKNOWLEDGED_FRAME_BYTES),
+    }
 
 
 SWARM, INVITATION = (Identity.from_seed(bytes([byte]) * 32) for byte in (1, 2))
@@ -212,6 +247,17 @@ def test_every_example_is_read_again() -> None:
     assert open_record(blocks["load"], ISSUED_MS) == LOAD
 
 
+def test_the_examples_of_receipts_are_read_again_and_their_hashes_are_plain_sha256() -> None:
+    blocks = hex_blocks()
+    of_request = sha256(blocks["generate"][LENGTH_BYTES:]).digest()
+    of_ids = sha256(sha256(bytes([0, 0, 0, 72, 0, 0, 0, 9])).digest()).digest()
+    assert blocks["hashes"] == of_request + of_ids + sha256(sha256(b"Hello!").digest()).digest()
+    receipt = open_receipt(blocks["receipt"])
+    assert (receipt.worker, receipt.gateway) == (WORKER.peer_id, GATEWAY.peer_id)
+    [said] = codec.acknowledged_decoder().feed(blocks["acknowledged"])
+    assert open_acknowledgement(said.acknowledgement).request_hash == of_request
+
+
 def test_the_examples_of_a_swarm_are_read_again() -> None:
     blocks = hex_blocks()
     register = Register(SWARM.peer_id, lambda: ISSUED_MS)
@@ -252,6 +298,9 @@ STRUCTS: list[type[msgspec.Struct]] = [
     TopLogprob,
     ToolCallDelta,
     Finished,
+    Acknowledged,
+    Receipt,
+    Acknowledgement,
     Failed,
     Load,
     Measure,
@@ -300,6 +349,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     client,
     arrivals,
     guard,
+    backend_stream_handler,
+    signed,
     records,
     directory,
     call_limits,

@@ -18,20 +18,18 @@ from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.watch import Watch
 from gateway.observability.reports import CANCELLED
-from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
 from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
-from p2pnet.records import ModelCard
 
 logger = logging.getLogger(__name__)
 
 OUTRUN = "outrun"
 """The reason of a worker's trouble that is late with its first tokens again and again."""
 
-Ask = Callable[[Q, Worker, ModelCard], AsyncGenerator[E, None]]
-"""Asks a worker that announces this card. The events are those of `p2pnet.client`."""
+Ask = Callable[[Q, Attempt], AsyncGenerator[E, None]]
+"""Asks the worker of an attempt. The events are those of `p2pnet.client`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Attempts:
         """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
         attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge, terms)
         self._watch.add(attempt)
-        return Running(attempt, step.ask(step.request, attempt.worker, attempt.card), account)
+        return Running(attempt, step.ask(step.request, attempt), account)
 
     def note_first_token(self, attempt: Attempt) -> None:
         """It has come, or is not waited for any longer: then it would have taken at least as long. But one that has
@@ -113,13 +111,16 @@ class Attempts:
         attempt, account = running.attempt, running.account
         self._watch.remove(attempt)
         await running.stream.aclose()
-        outcome = attempt.finish_reason or (CANCELLED if error is None else error.code)
+        reason = attempt.finish_reason
+        if reason is not None:
+            error = attempt.wrong_receipt
+        outcome = error.code if error is not None else reason or CANCELLED
         account.trace.note_attempt(attempt.end(outcome), account.index)
-        if attempt.finish_reason:
+        if reason is not None and error is None:
             self._note_whole(attempt, account)
         else:
             self._note_health(attempt, error)
-        if error is not None and not attempt.finish_reason:
+        if error is not None:
             logger.info("%s: %s: %s (%s)", account.trace.request_id, attempt.worker.peer_id, error, error.code)
             if not isinstance(error, Busy):
                 account.refusals.note(attempt.worker.peer_id, error)

@@ -11,8 +11,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic
 
+from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.attempts import Account, Ask, Attempts, Running, Step
 from gateway.dispatch.embed_progress import EmbedProgress
 from gateway.dispatch.failure_policy import FailurePolicy
@@ -30,9 +32,9 @@ from gateway.dispatch.watch import Watch
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer, RequestReport
-from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.queueing.ticket import Ticket
+from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
@@ -42,7 +44,6 @@ from p2pnet.errors import Busy, DeadlineExceeded, ModelNotFound, NoWorker, P2PNe
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
-from p2pnet.records import ModelCard
 
 WAIT_S = 30.0
 """How long a request waits for a worker, at its beginning and again after each failure in mid-answer. Clients give up
@@ -89,8 +90,10 @@ class Dispatcher:
         config: DispatchConfig | None = None,
         observe: Observer = lambda report: None,
         now_s: Callable[[], float] = time.monotonic,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._network = network
+        self._witnesses = witnesses or Witnesses(network.peer_id)
         self._table = table
         self._admission = admission
         self._choose = choose
@@ -110,7 +113,8 @@ class Dispatcher:
         self.hedging.note_request()
         trace = RequestTrace(request, caller, self._now_s)
         progress, size = GenerateProgress(request), size_of(request)
-        return self._reported(_Job(progress, self._generate, caller, trace, may_be_hedged=True, size=size))
+        ask = partial(self._generate, caller)
+        return self._reported(_Job(progress, ask, caller, trace, may_be_hedged=True, size=size))
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
         """Waiting*, Routed, Accepted, Embedding for each input in any order, Finished. Raises as `run`."""
@@ -256,13 +260,13 @@ class Dispatcher:
         return self._attempts.start(step, choice, account, is_hedge=True, terms=terms)
 
     def _generate(
-        self, request: GenerateRequest, worker: Worker, card: ModelCard
+        self, caller: Caller, request: GenerateRequest, attempt: Attempt
     ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
-        limit = request.max_tokens or card.context_length
+        worker, limit = attempt.worker, request.max_tokens or attempt.card.context_length
         addresses, timeouts = worker.record.addresses, self._config.timeouts
-        return generate(self._network, worker.peer_id, request, addresses, timeouts, max_tokens=limit)
+        witness = self._witnesses.of(request, worker.peer_id, caller, attempt.note_wrong_receipt)
+        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness)
 
-    def _embed(
-        self, request: EmbedRequest, worker: Worker, card: ModelCard
-    ) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
+    def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
+        worker = attempt.worker
         return embed(self._network, worker.peer_id, request, worker.record.addresses, self._config.timeouts)

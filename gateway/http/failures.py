@@ -47,6 +47,7 @@ OUTCOMES: dict[str, Outcome] = {
     "record_refused": Outcome(502),
     "not_a_member": Outcome(502),
     "peer_error": Outcome(502),
+    "wrong_receipt": Outcome(502),
     INTERNAL: Outcome(500),
     "usage": Outcome(500),
     # The HTTP edge's own.
@@ -55,6 +56,7 @@ OUTCOMES: dict[str, Outcome] = {
     "unsupported_media_type": Outcome(415),
     "unknown_url": Outcome(404),
     "response_not_found": Outcome(404),
+    "receipt_not_found": Outcome(404),
     "method_not_allowed": Outcome(405),
     "request_timeout": Outcome(408),
     "request_too_large": Outcome(413),

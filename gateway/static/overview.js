@@ -150,6 +150,7 @@ const OUTCOMES = {
   peer_unreachable: "It could not be reached",
   too_slow: "It was many times slower than others",
   worker_failed: "It failed",
+  wrong_receipt: "It signed what it had not given",
   protocol_violation: "It answered against the protocol",
   busy: "It was full",
   draining: "It was stopping",
@@ -179,6 +180,8 @@ export function done({ done, by, gap_s }, names) {
       return `Asked ${other} beside it`;
     case "going_on":
       return "It goes on elsewhere, as soon as somebody is there";
+    case "given":
+      return "The client has its answer";
     case "gave_up":
       return "Given up: the client was told";
     default:

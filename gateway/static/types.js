@@ -28,7 +28,7 @@
 /** @typedef {{step_s: number, end: string, points: Point[]}} SeriesSection */
 
 /** @typedef {{at: string, request_id: string, model: string, worker: string | null, outcome: string,
- *   done: "resumed" | "retried" | "hedged" | "going_on" | "gave_up", by: string | null, gap_s: number | null}} Failure */
+ *   done: "resumed" | "retried" | "hedged" | "going_on" | "given" | "gave_up", by: string | null, gap_s: number | null}} Failure */
 
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}}} Sections */
