@@ -106,7 +106,8 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity loopback network records features swarm peer twins "
+        "display errors config messages private_files identity loopback network records receipts features swarm peer "
+        "twins "
         "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
         "worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
