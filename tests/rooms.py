@@ -54,6 +54,7 @@ ROOMS: dict[str, str] = {
         "errors config identity messages status_messages rate_limit flow network records receipts wire worker.backend "
         "worker.observability"
     ),
+    "p2pnet.worker.given": "errors private_files receipts",
     "p2pnet.worker.owner": "errors",
     "p2pnet.worker.serve": (
         "errors config status_messages identity network worker.backend worker.catalogue worker.observability "
@@ -109,7 +110,7 @@ ROOMS: dict[str, str] = {
         "display errors config messages private_files identity loopback network records receipts features swarm peer "
         "twins "
         "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
-        "worker.owner worker.serve worker.benchmark doctor top "
+        "worker.given worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
