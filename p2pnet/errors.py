@@ -13,6 +13,7 @@
     |  |- PeerLost            the stream ended before Finished or Failed
     |  |  `- PeerSilent       or nothing came for too long
     |  |- TooSlow             others answer many times as fast, and one of them has room
+    |  |- EndDoubted          it ended an answer in a way that another one is asked about
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
     |  |- Draining
@@ -144,6 +145,12 @@ class TooSlow(PeerError):
     """The peer takes many times as long as others usually do, so the request goes on at one of them."""
 
     code = "too_slow"
+
+
+class EndDoubted(PeerError):
+    """The peer ended an answer after next to nothing, and another one is asked about that. It is no failure yet."""
+
+    code = "end_doubted"
 
 
 class ProtocolViolation(PeerError):

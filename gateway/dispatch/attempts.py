@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
+from gateway.dispatch.doubt import Doubt
 from gateway.dispatch.hedging import Hedging
 from gateway.dispatch.progress import E, Q
 from gateway.dispatch.refusals import Refusals
@@ -21,7 +22,7 @@ from gateway.observability.reports import CANCELLED
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
+from p2pnet.errors import Busy, Draining, EndDoubted, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Account:
 
     refusals: Refusals
     opinion: SecondOpinion
+    doubt: Doubt
     trace: RequestTrace
     index: int | None = None
 
@@ -112,7 +114,7 @@ class Attempts:
         self._watch.remove(attempt)
         await running.stream.aclose()
         reason = attempt.finish_reason
-        if reason is not None:
+        if reason is not None and not isinstance(error, EndDoubted):
             error = attempt.wrong_receipt
         outcome = error.code if error is not None else reason or CANCELLED
         account.trace.note_attempt(attempt.end(outcome), account.index)
@@ -128,8 +130,15 @@ class Attempts:
         self._admission.wake(attempt.key[0])
 
     def _note_whole(self, attempt: Attempt, account: Account) -> None:
-        """It has given a whole answer."""
+        """It has come to the end of an answer, which stood. One that says nothing speaks neither for its worker nor
+        against it: it costs nothing."""
         worker, key, now_s = attempt.worker, attempt.key, self._now_s()
+        confirmed = account.doubt.note_whole(attempt, now_s)
+        if confirmed is not None:
+            self._note_whole(confirmed, account)
+        if not attempt.tokens:
+            worker.health_of(key).note_release()
+            return
         worker.note_served(key)
         worker.pace(key).durations_s.note(now_s - attempt.began_s)
         account.opinion.note_served(attempt, now_s)
@@ -143,7 +152,7 @@ class Attempts:
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
             health.note_release()
-        elif error is None or isinstance(error, RequestError | Draining | NotAllowed):
+        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted):
             health.note_release()
         else:
             is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s

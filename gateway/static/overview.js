@@ -150,6 +150,7 @@ const OUTCOMES = {
   peer_unreachable: "It could not be reached",
   too_slow: "It was many times slower than others",
   worker_failed: "It failed",
+  end_doubted: "It ended after next to nothing",
   wrong_receipt: "It signed what it had not given",
   protocol_violation: "It answered against the protocol",
   busy: "It was full",

@@ -51,29 +51,38 @@ def _checked(number: int, sealed: bytes, body: bytes | None) -> Checked:
 
 
 def check_texts(parts: Sequence[Checked], answers: Sequence[bytes]) -> None:
-    """Raises UsageError where an answer is not what was signed. One part may have several answers, several parts have
-    one each. A newline at its end that was not signed is passed over: editors and shells add it. Of an answer that has
-    gone on elsewhere its end was signed by who ended it."""
-    of_each = [answers] if len(parts) == 1 else [[answer] for answer in answers]
-    if len(of_each) != len(parts):
+    """Raises UsageError where an answer is not what was signed. A newline at its end that was not signed is passed
+    over: editors and shells add it. One answer may have several parts, and one part several answers; else each has its
+    own. Of an answer that has gone on elsewhere the end was signed, by who has come to it."""
+    receipts = [part.receipt for part in parts]
+    if len(answers) != 1 and len(receipts) not in (1, len(answers)):
         raise UsageError(
-            f"There are {len(parts)} receipts, and {len(answers)} answers.", "Give --answer once for each, in order."
+            f"There are {len(receipts)} receipts, and {len(answers)} answers.", "Give --answer once for each, in order."
         )
-    for number, (part, texts) in enumerate(zip(parts, of_each, strict=True), 1):
-        if not _is_signed(part.receipt, texts):
-            raise UsageError(
-                f"The answer is not the one that receipt {number} is of.",
-                "Give the text as the model wrote it: all of it, with what it thought, and nothing else.",
-            )
+    without_newline = [answer.removesuffix(b"\n") for answer in answers]
+    wrong = _first_wrong(receipts, answers)
+    if wrong is not None and _first_wrong(receipts, without_newline) is not None:
+        raise UsageError(
+            f"The answer is not the one that receipt {wrong} is of.",
+            "Give the text as the model wrote it: all of it, with what it thought, and nothing else.",
+        )
 
 
-def _is_signed(receipt: Receipt, texts: Sequence[bytes]) -> bool:
-    without_newline = [text.removesuffix(b"\n") for text in texts]
-    return any(receipt.text_hash == text_hash(*_ends(receipt, each)) for each in (texts, without_newline))
+def _first_wrong(receipts: Sequence[Receipt], answers: Sequence[bytes]) -> int | None:
+    """The number of the first receipt that is not of these answers, from 1."""
+    if len(answers) == 1:
+        of_each = [[text] for text in _cut(answers[0], [receipt.text_bytes for receipt in receipts])]
+    else:
+        of_each = [list(answers)] if len(receipts) == 1 else [[answer] for answer in answers]
+    signed = (receipt.text_hash == text_hash(*texts) for receipt, texts in zip(receipts, of_each, strict=True))
+    return next((number for number, is_right in enumerate(signed, 1) if not is_right), None)
 
 
-def _ends(receipt: Receipt, texts: Sequence[bytes]) -> Sequence[bytes]:
-    """Of a single answer as much as was signed, from its end."""
-    if len(texts) != 1:
-        return texts
-    return [texts[0][max(0, len(texts[0]) - receipt.text_bytes) :]]
+def _cut(answer: bytes, sizes: Sequence[int]) -> list[bytes]:
+    """The end of an answer, in parts of these sizes."""
+    place = max(0, len(answer) - sum(sizes))
+    parts = []
+    for size in sizes:
+        parts.append(answer[place : place + size])
+        place += size
+    return parts

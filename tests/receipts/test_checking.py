@@ -14,6 +14,7 @@ from tests.stories import ask, peer, signed
 END = Finished("stop", Usage(1, 2))
 HELLO = part_of(ask(), (Accepted(1), TextDelta("hello", (1,)), END))
 REST = part_of(ask(resume_tokens=(9,)), (Accepted(1), TextDelta(" rest\n", (1,)), END))
+NOTHING = part_of(ask(), (Accepted(1), END))
 TWO = part_of(ask(n=2), (Accepted(1), TextDelta("a", (1,)), TextDelta("b", (2,), 1), END))
 
 
@@ -59,6 +60,8 @@ def test_what_does_not_hold_is_named(broken: ReceiptDocument, message: str) -> N
         ((REST,), [b"what went before, and the rest\n"]),
         ((TWO,), [b"a", b"b"]),
         ((HELLO, REST), [b"hello", b" rest\n"]),
+        ((HELLO, REST), [b"hello rest\n"]),
+        ((NOTHING, HELLO), [b"hello\n"]),
     ],
 )
 def test_an_answer_that_was_signed(parts: tuple[Part, ...], answers: list[bytes]) -> None:
@@ -75,6 +78,8 @@ def test_an_answer_that_was_signed(parts: tuple[Part, ...], answers: list[bytes]
         ((TWO,), [b"b", b"a"]),
         ((TWO,), [b"ab"]),
         ((HELLO, REST), [b"hello"]),
+        ((HELLO, REST), [b"hello rest\n", b"", b""]),
+        ((NOTHING, HELLO), [b"hullo"]),
         ((HELLO, REST), [b" rest\n", b"hello"]),
     ],
 )
