@@ -39,6 +39,7 @@ export function startOverview(store) {
   showTiles(store);
   showGateway(store);
   showModels(store);
+  showVolunteers(store);
   showFailures(store);
   byId("charts").append(...charts(store));
   byId("mesh").append(mesh(store));
@@ -118,6 +119,24 @@ function name(text) {
     const node = el("bdi");
     return { node, update: (/** @type {T} */ item) => setText(node, text(item)) };
   };
+}
+
+/** @param {import("./live.js").Store} store */
+function showVolunteers(store) {
+  /** @typedef {import("./types.js").Volunteer} Volunteer */
+  const shown = table({
+    caption: "Volunteers who want to be named, and what they gave to this gateway",
+    empty: "Nobody yet: a worker that is started with --name is named here once it has answered.",
+    keyOf: (/** @type {Volunteer} */ volunteer) => volunteer.id,
+    columns: [
+      { label: "Name", kind: "head", make: name((/** @type {Volunteer} */ volunteer) => volunteer.name) },
+      { label: "Worker", make: words((/** @type {Volunteer} */ volunteer) => shortId(volunteer.id)) },
+      { label: "Answers", kind: "number", make: words((/** @type {Volunteer} */ { answers }) => count(answers)) },
+      { label: "Tokens", kind: "number", make: words((/** @type {Volunteer} */ { tokens }) => count(tokens)) },
+    ],
+  });
+  byId("volunteers").append(shown.node);
+  store.on("volunteers", ({ volunteers }) => shown.update(volunteers));
 }
 
 /** @param {import("./live.js").Store} store */
