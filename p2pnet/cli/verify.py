@@ -18,10 +18,12 @@ from p2pnet.worker.checkpoints.quantization import WantedQuantization
 if TYPE_CHECKING:
     from p2pnet.config import ModelConfig
     from p2pnet.receipts.checking import Checked
+    from p2pnet.receipts.signed import Acknowledgement
     from p2pnet.worker.backend import Backend
 
 SIGNED = "Shown: these workers have signed this. Whether they computed it with that model is not."
 TEXT = "Shown: these workers have signed this, and this text is what they gave. How they computed it is not."
+ACKNOWLEDGED = "Shown: these gateways have signed this. What a gateway's word is worth is for you to say."
 COMPUTED = "Shown: these workers have signed this, and the model gives the same tokens on this machine."
 
 
@@ -29,7 +31,9 @@ def verify(
     receipt: Annotated[
         Path,
         typer.Argument(
-            envvar="P2PNET_RECEIPT", metavar="FILE", help="The document of receipts, as a gateway gives it."
+            envvar="P2PNET_RECEIPT",
+            metavar="FILE",
+            help="A document of receipts, as a gateway gives it, or what `p2pnet given --signed` prints.",
         ),
     ],
     answer: Annotated[
@@ -59,11 +63,15 @@ def verify(
     """Check receipts: who has signed, whether an answer is the one that was signed, and what the model says itself."""
     from p2pnet.cli import logs
     from p2pnet.config import ModelConfig
-    from p2pnet.receipts.checking import check_texts, checked
+    from p2pnet.receipts.checking import check_texts, checked, read_acknowledgements
     from p2pnet.receipts.document import read_document
 
     logs.configure(log_level, is_json=False)
-    parts = checked(read_document(_read(receipt)))
+    raw = _read(receipt)
+    if not raw.lstrip().startswith(b"{"):
+        typer.echo("\n".join([*given_to(read_acknowledgements(raw)), ACKNOWLEDGED]))
+        return
+    parts = checked(read_document(raw))
     for part in parts:
         typer.echo(described(part))
     shown = SIGNED
@@ -81,6 +89,18 @@ def verify(
         asyncio.run(_compute_again(model, config, parts))
         shown = COMPUTED
     typer.echo(shown)
+
+
+def given_to(signed: Sequence[Acknowledgement]) -> list[str]:
+    """What each worker gave to each gateway that has signed, most tokens first."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for said in signed:
+        sums.setdefault((said.worker, said.gateway), []).append(said.tokens)
+    ranked = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    return [
+        f"worker  {worker}\ngateway {gateway}\ngave    {len(tokens):,} answers, {sum(tokens):,} tokens"
+        for (worker, gateway), tokens in ranked
+    ]
 
 
 def described(part: Checked) -> str:

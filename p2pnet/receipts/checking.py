@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from p2pnet.errors import ReceiptRefused, UsageError
 from p2pnet.messages import GenerateRequest
 from p2pnet.receipts.document import ReceiptDocument
 from p2pnet.receipts.hashing import request_hash, text_hash
-from p2pnet.receipts.signed import Receipt, open_receipt
+from p2pnet.receipts.signed import Acknowledgement, Receipt, open_acknowledgement, open_receipt
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,21 @@ def _checked(number: int, sealed: bytes, body: bytes | None) -> Checked:
         return Checked(receipt, msgspec.msgpack.decode(body, type=GenerateRequest))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"The request of receipt {number} cannot be read: {error}.", "Use a newer p2pnet.") from error
+
+
+def read_acknowledgements(raw: bytes) -> list[Acknowledgement]:
+    """What gateways have signed, one in base64 on each line, each once. Raises UsageError where one does not hold."""
+    found: dict[bytes, Acknowledgement] = {}
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            said = open_acknowledgement(base64.b64decode(line, validate=True))
+        except (ReceiptRefused, binascii.Error) as error:
+            raise UsageError(
+                f"Line {number} is no gateway's signature: {error}.",
+                "Give a document of receipts, or what `p2pnet given --signed` prints.",
+            ) from error
+        found[said.request_hash + said.worker.encode()] = said
+    return list(found.values())
 
 
 def check_texts(parts: Sequence[Checked], answers: Sequence[bytes]) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from p2pnet.cli.loading import load_generator
-from p2pnet.cli.verify import COMPUTED, SIGNED, TEXT, check_computation, described, verify
+from p2pnet.cli.verify import ACKNOWLEDGED, COMPUTED, SIGNED, TEXT, check_computation, described, verify
 from p2pnet.config import ModelConfig
 from p2pnet.errors import UsageError
 from p2pnet.receipts.checking import checked
 from p2pnet.receipts.document import ReceiptDocument
+from p2pnet.receipts.signed import Acknowledgement, seal_acknowledgement
 from p2pnet.worker.backends.synthetic.echo import EchoBackend
 from p2pnet.worker.backends.transformers import EngineOptions
 from tests.receipts.documents import answered
 from tests.stories import ask, peer
+
+PEERS = (peer("gateway").peer_id, peer("worker").peer_id)
 
 
 @pytest.fixture
@@ -48,6 +52,25 @@ def test_a_text_is_compared(document: ReceiptDocument, tmp_path: Path, capsys: p
     answer.write_text("one two four\n")
     with pytest.raises(UsageError, match="not the one"):
         verify(saved(document, tmp_path), [answer])
+
+
+def test_what_gateways_have_signed_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [Acknowledgement(*PEERS, bytes([number]) * 32, bytes(32), "tiny", "received", 0, 5) for number in range(3)]
+    lines = [base64.b64encode(seal_acknowledgement(each, peer("gateway"))) for each in said]
+    path = tmp_path / "signed.txt"
+    path.write_bytes(b"\n".join([*lines, lines[0]]))
+    verify(path)
+    said_of_it = capsys.readouterr().out
+    assert "3 answers, 15 tokens" in said_of_it and said_of_it.endswith(f"{ACKNOWLEDGED}\n")
+
+
+@pytest.mark.parametrize("line", [b"", b"garbage", base64.b64encode(b"garbage"), b"\xff"])
+def test_a_line_that_nobody_signed_is_named(line: bytes, tmp_path: Path) -> None:
+    said = Acknowledgement(*PEERS, bytes(32), bytes(32), "tiny", "received", 0, 5)
+    path = tmp_path / "signed.txt"
+    path.write_bytes(base64.b64encode(seal_acknowledgement(said, peer("gateway"))) + b"\n" + line + b"\n")
+    with pytest.raises(UsageError, match="Line 2"):
+        verify(path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
