@@ -284,12 +284,15 @@ class GenerateProgress:
             return None
         tokens_before, texts_before = self._at_begin
         says = len(answer.texts) > texts_before or answer.has_calls
-        room = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens) - answer.tokens
+        given = len(request.resume_tokens) + answer.tokens
+        room = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens) - given
+        if request.max_tokens is not None:
+            room = min(room, request.max_tokens - given)
         return EndSeen(
             event.reason,
             tokens=answer.tokens - tokens_before if says else 0,
-            room=min(room, room if self._tokens_left is None else self._tokens_left) if self._has_ids else None,
-            is_below_minimum=event.reason == "stop" and event.stop is None and answer.tokens < request.min_tokens,
+            room=room if self._has_ids else None,
+            is_below_minimum=event.reason == "stop" and event.stop is None and given < request.min_tokens,
         )
 
     def _end(self, finished: Finished) -> list[Accepted | TextDelta | Finished]:
