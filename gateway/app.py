@@ -56,6 +56,7 @@ def create_app(
     app.include_router(openai.surface(service, limits))
     app.include_router(fauxpilot.surface(service, limits))
     app.include_router(ollama.surface(service, limits))
+    app.include_router(p2pnet.receipts(service.receipts))
     if service.observability is not None:
         app.include_router(p2pnet.surface(service.observability, limits))
     _add_health(app, service)
@@ -70,6 +71,7 @@ def create_app(
         proxies=proxies or Proxies(),
         pages=None if access.has_keys else pages,
         uploads=Uploads(limits.max_arriving_bytes),
+        open_receipts=service.receipts.open,
     )
     if pages is not None and pages.origins:
         _let_read(app, pages)

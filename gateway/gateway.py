@@ -30,6 +30,7 @@ from gateway.service import GatewayService
 from gateway.serving import Serving, ServingConfig
 from p2pnet.directory import Directory
 from p2pnet.errors import UsageError
+from p2pnet.identity import Identity
 from p2pnet.network.interface import Network
 
 
@@ -84,8 +85,10 @@ class Gateway:
         host: str = "127.0.0.1",
         port: int = 0,
         config: GatewayConfig | None = None,
+        identity: Identity | None = None,
     ) -> Gateway:
-        """Serve HTTP on `host` and `port` (0: any free one). Raises UsageError when the port is taken."""
+        """Serve HTTP on `host` and `port` (0: any free one). With its `identity` it signs for what workers give. Raises
+        UsageError when the port is taken."""
         config = config or GatewayConfig()
         access = Access(None if config.key_file is None else KeyRing(config.key_file))
         check_host(host, access.has_keys)
@@ -94,7 +97,7 @@ class Gateway:
             opened.push_async_callback(history.close)
             table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served))
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
-            serving = Serving(network, table, config.serving, reports, choices.note)
+            serving = Serving(network, table, config.serving, reports, choices.note, identity=identity)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
             metrics = GatewayMetrics(
                 lambda: model_views(sources),

@@ -6,20 +6,44 @@ The bottom of the gateway: every layer may import it, and it imports none.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+from p2pnet.receipts.document import MAX_PARTS, Part, ReceiptDocument
+
+
+class Receipts:
+    """Gathers the receipts of one HTTP request, whose client has asked for them: one for each worker's part."""
+
+    def __init__(self, keep: Callable[[ReceiptDocument], None] = lambda document: None) -> None:
+        self._id = "receipt-" + uuid4().hex
+        self._keep = keep
+        self._parts: list[Part] = []
+
+    def note(self, part: Part) -> None:
+        if len(self._parts) < MAX_PARTS:
+            self._parts.append(part)
+
+    def finish(self) -> ReceiptDocument | None:
+        """All have come: they are kept from now on. None where no worker has given any."""
+        if not self._parts:
+            return None
+        document = ReceiptDocument(self._id, tuple(self._parts))
+        self._keep(document)
+        return document
 
 
 @dataclass(frozen=True)
 class Caller:
     """On whose behalf a request comes: `name` is who shares a queue's turns with whom. The higher the priority the
     sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a model
-    that nobody has heard of, too."""
+    that nobody has heard of, too. `receipts` is where receipts go, if it has asked for them."""
 
     name: str
     priority: int = 0
     wait_s: float | None = None
+    receipts: Receipts | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

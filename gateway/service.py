@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.interface import Embed, Generate, ModelEntry
 from gateway.observability.views import Observability
+from gateway.receipts.store import ReceiptStore
 
 
 def _new_id() -> str:
@@ -36,6 +37,7 @@ class GatewayService:
     now: Callable[[], float] = time.time
     make_id: Callable[[], str] = _new_id
     make_seed: Callable[[], int] = _new_seed
+    receipts: ReceiptStore = field(default_factory=ReceiptStore)
     code_model_name: str | None = None
     """What the gateway's owner has named as such; see `gateway.model_names.code_models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)

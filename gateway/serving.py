@@ -16,10 +16,12 @@ from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
+from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice, choose
 from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
+from p2pnet.identity import Identity
 from p2pnet.network.interface import Network
 
 NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
@@ -43,7 +45,9 @@ class Serving:
         note_choice: NoteChoice = lambda query, choice: None,
         rng: random.Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        identity: Identity | None = None,
     ) -> None:
+        """Without an `identity` it signs for nothing."""
         config = config or ServingConfig()
         timeouts = config.dispatch.timeouts
         self._rng = rng or random.Random()
@@ -54,8 +58,9 @@ class Serving:
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
+        witnesses = Witnesses(network.peer_id, identity)
         self.dispatcher = Dispatcher(
-            network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s
+            network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s, witnesses
         )
         table.on_change = self.admission.wake
         table.meet = self.prober.meet

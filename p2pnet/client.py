@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
@@ -22,7 +23,7 @@ from p2pnet.messages import (
 from p2pnet.network.interface import Network, Stream
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.answer_limits import AnswerLimits
-from p2pnet.wire.codec import FrameDecoder, encode_frame
+from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
 from p2pnet.wire.protocols import EMBED, GENERATE, STATUS, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
@@ -33,6 +34,22 @@ E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
 
+LAST_WORD_S = 0.05
+"""How long the last word to a worker may take: it goes into a buffer, and one that reads nothing is not waited for."""
+
+
+class Witness(Protocol):
+    """Follows one generation for whoever checks and signs what comes of it. Must not raise."""
+
+    def note_request(self, body: bytes) -> None:
+        """The request is sent, as the body of this frame."""
+
+    def note(self, event: Accepted | TextDelta | Finished) -> None:
+        """The next event has come, and has been checked."""
+
+    def last_word(self) -> bytes | None:
+        """The answer is complete. A frame for the worker, if there is anything to say to it."""
+
 
 def generate(
     network: Network,
@@ -41,6 +58,7 @@ def generate(
     addresses: Sequence[str] = (),
     timeouts: ExchangeTimeouts = TIMEOUTS,
     max_tokens: int | None = None,
+    witness: Witness | None = None,
 ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
     """Have one worker serve `request`: Accepted, TextDelta*, Finished.
 
@@ -49,10 +67,16 @@ def generate(
     generator cancels the work on the other side.
 
     A worker that sends more than `max_tokens` for a choice (by default what the request asks for), or what was not
-    asked for, has broken the protocol.
+    asked for, has broken the protocol. `witness` is told what is sent and what comes, each event before it is yielded.
     """
     limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
-    call = _Call(GENERATE, request, limits.check, timeouts.accept_s, timeouts.silence_s)
+
+    def check(event: Accepted | TextDelta | Finished) -> None:
+        limits.check(event)
+        if witness is not None:
+            witness.note(event)
+
+    call = _Call(GENERATE, request, check, timeouts.accept_s, timeouts.silence_s, witness)
     return _drive(network, peer_id, addresses, call)
 
 
@@ -96,6 +120,7 @@ class _Call(Generic[Q, E]):
     check: Callable[[E], None]
     accept_s: float | None = None
     silence_s: float | None = None
+    witness: Witness | None = None
 
 
 async def _drive(
@@ -106,6 +131,8 @@ async def _drive(
     What arrived together is checked together: nobody is told of a Finished if the worker sends more behind it.
     """
     frame = _request_frame(call)
+    if call.witness is not None:
+        call.witness.note_request(frame[LENGTH_BYTES:])
     decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
     stream = await network.open_stream(peer_id, call.protocol.name, addresses)
     try:
@@ -120,7 +147,16 @@ async def _drive(
                         call.check(event)
                         yield event
     finally:
+        if exchange.is_done and call.witness is not None:
+            await _say_last(stream, call.witness)
         stream.close()
+
+
+async def _say_last(stream: Stream, witness: Witness) -> None:
+    """Whoever wanted the answer has it: nothing that goes wrong here matters."""
+    if (word := witness.last_word()) is not None:
+        with suppress(PeerLost):
+            await _within(LAST_WORD_S, stream.write(word))
 
 
 async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchange: Exchange) -> Sequence[E | Failed]:

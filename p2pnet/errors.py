@@ -13,6 +13,7 @@
     |  |- PeerLost            the stream ended before Finished or Failed
     |  |  `- PeerSilent       or nothing came for too long
     |  |- TooSlow             others answer many times as fast, and one of them has room
+    |  |- EndDoubted          it ended an answer in a way that another one is asked about
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
     |  |- Draining
@@ -21,6 +22,7 @@
     |- NoWorker               nobody is left to try
     |- DeadlineExceeded       a request has waited for a worker as long as it could
     |- RecordRefused          a record that must not be stored, nor believed
+    |- ReceiptRefused         a receipt or acknowledgement that is forged, or not of what has come
     |- NotAMember             a peer that is no member of our private swarm, not yet or not any more
     `- DaemonFailed           our own p2pd
 
@@ -145,6 +147,12 @@ class TooSlow(PeerError):
     code = "too_slow"
 
 
+class EndDoubted(PeerError):
+    """The peer ended an answer after next to nothing, and another one is asked about that. It is no failure yet."""
+
+    code = "end_doubted"
+
+
 class ProtocolViolation(PeerError):
     """The peer sent a frame that is too large, not decodable, or not allowed in this state."""
 
@@ -201,6 +209,12 @@ class RecordRefused(P2PNetError):
     """A record that is malformed, unsigned, foreign, stale, from the future or too large."""
 
     code = "record_refused"
+
+
+class ReceiptRefused(P2PNetError):
+    """A receipt, or a gateway's acknowledgement of one, that is malformed, not signed, or not of what was sent."""
+
+    code = "wrong_receipt"
 
 
 class NotAMember(P2PNetError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 import base58
@@ -22,6 +23,9 @@ _KEY_FILE_PREFIX = bytes.fromhex("08011240")
 
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 """Identity multihash (0x00) of 36 bytes: protobuf PublicKey, Type = Ed25519 (1), Data = 32 bytes."""
+
+MAX_KNOWN_KEYS = 1024
+"""Peer ids whose keys are remembered, some 300 kB: base58 takes as long as half a check of a signature."""
 
 _SEED_BYTES = 32
 _PUBLIC_KEY_BYTES = 32
@@ -110,6 +114,7 @@ def verify(peer_id: str, domain: str, payload: bytes, signature: bytes) -> bool:
     return True
 
 
+@lru_cache(maxsize=MAX_KNOWN_KEYS)
 def public_key_of(peer_id: str) -> bytes | None:
     """The 32-byte public key inside an Ed25519 peer id in its one canonical form, or None."""
     if not 50 <= len(peer_id) <= 53:  # 38 bytes make 52 base58 digits; long junk must not reach the quadratic decoder

@@ -295,7 +295,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     choice, `other_reasons` of the further ones.
 
     `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
-    not tell.
+    not tell. `receipt` is what the worker signs of the answer: see `p2pnet.receipts`.
     """
 
     reason: FinishReason
@@ -303,6 +303,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     load: Load = Load()
     other_reasons: Annotated[tuple[FinishReason, ...], Meta(max_length=MAX_CHOICES)] = ()
     stop: Annotated[str, Meta(max_length=MAX_STOP_CHARS)] | None = None
+    receipt: bytes | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
@@ -316,6 +317,13 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
 
 Event = Accepted | TextDelta | Finished | Failed
 """What comes back: Accepted, TextDelta*, then exactly one of Finished or Failed. Failed may also come first."""
+
+
+class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowledged"):
+    """What a client may say after a Finished that has a receipt: its own signature under what it has received, see
+    `p2pnet.receipts`."""
+
+    acknowledgement: bytes
 
 
 MAX_EMBED_INPUTS = 2048

@@ -28,6 +28,7 @@ ROOMS: dict[str, str] = {
         "errors config identity network network.libp2p network.dht network.reach network.relaying"
     ),
     "p2pnet.records": "errors messages identity network",
+    "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages status_messages",
     "p2pnet.directory": "errors network records",
@@ -52,9 +53,10 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.worker.announcing": "config identity network records wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config messages status_messages rate_limit flow network records wire worker.backend "
+        "errors config identity messages status_messages rate_limit flow network records receipts wire worker.backend "
         "worker.observability"
     ),
+    "p2pnet.worker.given": "errors private_files receipts",
     "p2pnet.worker.owner": "errors",
     "p2pnet.worker.serve": (
         "errors config status_messages identity network worker.backend worker.catalogue worker.observability "
@@ -65,8 +67,9 @@ ROOMS: dict[str, str] = {
         "display errors config messages loopback network network.libp2p network.reach directory client swarm peer"
     ),
     "p2pnet.top": "display errors loopback",
-    "gateway.interface": "messages",
+    "gateway.interface": "messages receipts",
     "gateway.shares": "",
+    "gateway.receipts": "errors identity messages network receipts wire gateway.interface gateway.shares",
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages records features wire gateway.peers",
     "gateway.membership": (
@@ -76,15 +79,16 @@ ROOMS: dict[str, str] = {
     "gateway.observability": "errors config messages private_files network records gateway.peers gateway.routing",
     "gateway.dispatch": (
         "errors config messages flow network records features wire client gateway.interface gateway.peers "
-        "gateway.routing gateway.membership gateway.queueing gateway.observability"
+        "gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
     ),
     "gateway.serving": (
-        "network gateway.routing gateway.membership gateway.queueing gateway.observability gateway.dispatch"
+        "identity network gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
+        "gateway.dispatch"
     ),
-    "gateway.service": "gateway.interface gateway.observability",
+    "gateway.service": "gateway.interface gateway.receipts gateway.observability",
     "gateway.model_names": "errors messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors thought_tags messages private_files rate_limit flow gateway.interface gateway.shares "
+        "errors thought_tags messages private_files rate_limit flow receipts gateway.interface gateway.shares "
         "gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
@@ -96,19 +100,20 @@ ROOMS: dict[str, str] = {
         "errors answer_forms messages flow gateway.interface gateway.shares gateway.service gateway.model_names "
         "gateway.http"
     ),
-    "gateway.surfaces.p2pnet": "errors gateway.observability gateway.http",
+    "gateway.surfaces.p2pnet": "errors gateway.receipts gateway.observability gateway.http",
     "gateway.app": (
         "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (
-        "errors network directory gateway.routing gateway.membership gateway.observability gateway.serving "
+        "errors identity network directory gateway.routing gateway.membership gateway.observability gateway.serving "
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config private_files identity loopback network records features swarm peer twins "
+        "display errors config messages private_files identity loopback network records receipts features swarm peer "
+        "twins "
         "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
-        "worker.owner worker.serve worker.benchmark doctor top "
+        "worker.given worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
+    Acknowledged,
     ChatPrompt,
     Embedding,
     EmbedRequest,
@@ -54,6 +55,17 @@ from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, val
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
+from p2pnet.receipts import signed
+from p2pnet.receipts.account import Account, Parties
+from p2pnet.receipts.hashing import request_hash
+from p2pnet.receipts.signed import (
+    Acknowledgement,
+    Receipt,
+    open_acknowledgement,
+    open_receipt,
+    seal_acknowledgement,
+    seal_receipt,
+)
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.swarm import hello, invitation, revocations
@@ -67,6 +79,8 @@ from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.values import Boxed, box_context
 from p2pnet.wire import answer_limits, codec
 from p2pnet.wire.codec import (
+    LENGTH_BYTES,
+    MAX_ACKNOWLEDGED_FRAME_BYTES,
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
@@ -75,7 +89,7 @@ from p2pnet.wire.codec import (
 )
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
-from p2pnet.worker.streams import arrivals, guard
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -127,6 +141,7 @@ def hex_examples() -> dict[str, bytes]:
     return (
         frames
         | swarm_examples()
+        | receipt_examples()
         | {
             "key-file": WORKER.to_bytes(),
             "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
@@ -141,6 +156,25 @@ def hex_examples() -> dict[str, bytes]:
             "load": seal(LOAD, WORKER),
         }
     )
+
+
+GATEWAY = Identity.from_seed(bytes([4]) * 32)
+
+
+def receipt_examples() -> dict[str, bytes]:
+    body = encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES)[LENGTH_BYTES:]
+    account = Account(Parties(WORKER.peer_id, GATEWAY.peer_id), REQUEST, request_hash(body), ISSUED_MS)
+    accepted, delta, finished = EVENTS["accepted"], EVENTS["delta"], EVENTS["finished"]
+    assert isinstance(accepted, Accepted) and isinstance(delta, TextDelta) and isinstance(finished, Finished)
+    account.note(accepted)
+    account.note(delta)
+    receipt = account.receipt(finished, ISSUED_MS + 1000)
+    said = seal_acknowledgement(account.acknowledgement("received", ISSUED_MS + 1500), GATEWAY)
+    return {
+        "hashes": receipt.request_hash + receipt.ids_hash + receipt.text_hash,
+        "receipt": seal_receipt(receipt, WORKER),
+        "acknowledged": encode_frame(Acknowledged(said), MAX_ACKNOWLEDGED_FRAME_BYTES),
+    }
 
 
 SWARM, INVITATION = (Identity.from_seed(bytes([byte]) * 32) for byte in (1, 2))
@@ -216,6 +250,17 @@ def test_every_example_is_read_again() -> None:
     assert open_record(blocks["load"], ISSUED_MS) == LOAD
 
 
+def test_the_examples_of_receipts_are_read_again_and_their_hashes_are_plain_sha256() -> None:
+    blocks = hex_blocks()
+    of_request = sha256(blocks["generate"][LENGTH_BYTES:]).digest()
+    of_ids = sha256(sha256(bytes([0, 0, 0, 72, 0, 0, 0, 9])).digest()).digest()
+    assert blocks["hashes"] == of_request + of_ids + sha256(sha256(b"Hello!").digest()).digest()
+    receipt = open_receipt(blocks["receipt"])
+    assert (receipt.worker, receipt.gateway) == (WORKER.peer_id, GATEWAY.peer_id)
+    [said] = codec.acknowledged_decoder().feed(blocks["acknowledged"])
+    assert open_acknowledgement(said.acknowledgement).request_hash == of_request
+
+
 def test_the_examples_of_a_swarm_are_read_again() -> None:
     blocks = hex_blocks()
     register = Register(SWARM.peer_id, lambda: ISSUED_MS)
@@ -256,6 +301,9 @@ STRUCTS: list[type[msgspec.Struct]] = [
     TopLogprob,
     ToolCallDelta,
     Finished,
+    Acknowledged,
+    Receipt,
+    Acknowledgement,
     Failed,
     Load,
     Measure,
@@ -304,6 +352,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     client,
     arrivals,
     guard,
+    backend_stream_handler,
+    signed,
     records,
     directory,
     call_limits,

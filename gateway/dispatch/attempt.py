@@ -14,7 +14,7 @@ from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
-from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation
+from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation, ReceiptRefused
 from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard, ModelTask
 
@@ -69,6 +69,8 @@ class Attempt:
         self.tokens = 0
         self.finish_reason: FinishReason | None = None
         """Set once the answer is complete."""
+        self.wrong_receipt: ReceiptRefused | None = None
+        """What is wrong with the receipt for its answer, if anything."""
         self.waits_since_s: float | None = None
         """Since when its next event has been waited for; None while it is not."""
         self.judged_s = began_s
@@ -123,6 +125,9 @@ class Attempt:
         self._cut = kind(reason)
         if self._scope is not None:
             self._scope.reschedule(0.0)
+
+    def note_wrong_receipt(self, error: ReceiptRefused) -> None:
+        self.wrong_receipt = error
 
     def end(self, outcome: str) -> AttemptReport:
         """Give the slot back; what is to be told of it. Idempotent but for the outcome."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
+from gateway.dispatch.doubt import Doubt
 from gateway.dispatch.hedging import Hedging
 from gateway.dispatch.progress import E, Q
 from gateway.dispatch.refusals import Refusals
@@ -18,20 +19,18 @@ from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.watch import Watch
 from gateway.observability.reports import CANCELLED
-from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
-from p2pnet.records import ModelCard
+from p2pnet.errors import Busy, Draining, EndDoubted, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
 
 logger = logging.getLogger(__name__)
 
 OUTRUN = "outrun"
 """The reason of a worker's trouble that is late with its first tokens again and again."""
 
-Ask = Callable[[Q, Worker, ModelCard], AsyncGenerator[E, None]]
-"""Asks a worker that announces this card. The events are those of `p2pnet.client`."""
+Ask = Callable[[Q, Attempt], AsyncGenerator[E, None]]
+"""Asks the worker of an attempt. The events are those of `p2pnet.client`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Account:
 
     refusals: Refusals
     opinion: SecondOpinion
+    doubt: Doubt
     trace: RequestTrace
     index: int | None = None
 
@@ -85,7 +85,7 @@ class Attempts:
         """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
         attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge, terms)
         self._watch.add(attempt)
-        return Running(attempt, step.ask(step.request, attempt.worker, attempt.card), account)
+        return Running(attempt, step.ask(step.request, attempt), account)
 
     def note_first_token(self, attempt: Attempt) -> None:
         """It has come, or is not waited for any longer: then it would have taken at least as long. But one that has
@@ -113,13 +113,16 @@ class Attempts:
         attempt, account = running.attempt, running.account
         self._watch.remove(attempt)
         await running.stream.aclose()
-        outcome = attempt.finish_reason or (CANCELLED if error is None else error.code)
+        reason = attempt.finish_reason
+        if reason is not None and not isinstance(error, EndDoubted):
+            error = attempt.wrong_receipt
+        outcome = error.code if error is not None else reason or CANCELLED
         account.trace.note_attempt(attempt.end(outcome), account.index)
-        if attempt.finish_reason:
+        if reason is not None and error is None:
             self._note_whole(attempt, account)
         else:
             self._note_health(attempt, error)
-        if error is not None and not attempt.finish_reason:
+        if error is not None:
             logger.info("%s: %s: %s (%s)", account.trace.request_id, attempt.worker.peer_id, error, error.code)
             if not isinstance(error, Busy):
                 account.refusals.note(attempt.worker.peer_id, error)
@@ -127,8 +130,15 @@ class Attempts:
         self._admission.wake(attempt.key[0])
 
     def _note_whole(self, attempt: Attempt, account: Account) -> None:
-        """It has given a whole answer."""
+        """It has come to the end of an answer, which stood. One that says nothing speaks neither for its worker nor
+        against it: it costs nothing."""
         worker, key, now_s = attempt.worker, attempt.key, self._now_s()
+        confirmed = account.doubt.note_whole(attempt, now_s)
+        if confirmed is not None:
+            self._note_whole(confirmed, account)
+        if not attempt.tokens:
+            worker.health_of(key).note_release()
+            return
         worker.note_served(key)
         worker.pace(key).durations_s.note(now_s - attempt.began_s)
         account.opinion.note_served(attempt, now_s)
@@ -142,7 +152,7 @@ class Attempts:
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
             health.note_release()
-        elif error is None or isinstance(error, RequestError | Draining | NotAllowed):
+        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted):
             health.note_release()
         else:
             is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s

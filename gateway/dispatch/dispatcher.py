@@ -11,9 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Generic
+from functools import partial
+from typing import Generic, cast
 
+from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.attempts import Account, Ask, Attempts, Running, Step
+from gateway.dispatch.doubt import Doubt, DoubtCredit
 from gateway.dispatch.embed_progress import EmbedProgress
 from gateway.dispatch.failure_policy import FailurePolicy
 from gateway.dispatch.generate_progress import GenerateProgress
@@ -30,19 +33,18 @@ from gateway.dispatch.watch import Watch
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer, RequestReport
-from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission
 from gateway.queueing.ticket import Ticket
+from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
 from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.errors import Busy, DeadlineExceeded, ModelNotFound, NoWorker, P2PNetError
+from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoWorker, P2PNetError
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
-from p2pnet.records import ModelCard
 
 WAIT_S = 30.0
 """How long a request waits for a worker, at its beginning and again after each failure in mid-answer. Clients give up
@@ -89,8 +91,10 @@ class Dispatcher:
         config: DispatchConfig | None = None,
         observe: Observer = lambda report: None,
         now_s: Callable[[], float] = time.monotonic,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._network = network
+        self._witnesses = witnesses or Witnesses(network.peer_id)
         self._table = table
         self._admission = admission
         self._choose = choose
@@ -98,6 +102,7 @@ class Dispatcher:
         self._observe = observe
         self._now_s = now_s
         self.hedging = Hedging()
+        self._doubt_credit = DoubtCredit()
         self._usual = watch.usual
         self._traces: set[RequestTrace] = set()
         self._moving = Moving(table, now_s)
@@ -108,9 +113,11 @@ class Dispatcher:
         nobody can do what is asked), Busy, NoWorker, DeadlineExceeded, WorkerFailed when the request itself makes
         workers fail."""
         self.hedging.note_request()
+        self._doubt_credit.note_request()
         trace = RequestTrace(request, caller, self._now_s)
         progress, size = GenerateProgress(request), size_of(request)
-        return self._reported(_Job(progress, self._generate, caller, trace, may_be_hedged=True, size=size))
+        ask = partial(self._generate, caller)
+        return self._reported(_Job(progress, ask, caller, trace, may_be_hedged=True, size=size))
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
         """Waiting*, Routed, Accepted, Embedding for each input in any order, Finished. Raises as `run`."""
@@ -141,23 +148,36 @@ class Dispatcher:
     async def _serve(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Try until the answer is complete."""
         progress, trace = job.progress, job.trace
-        account = Account(Refusals(self._now_s), SecondOpinion(self._usual), trace, job.index)
+        doubt = Doubt(self._usual, self._doubt_credit)
+        account = Account(Refusals(self._now_s), SecondOpinion(self._usual), doubt, trace, job.index)
         policy = FailurePolicy(trace.model)
         wait_s = self._wait_s(job.caller)
         deadline_s = self._now_s() + wait_s
         is_sent_back = False
         while not progress.is_over:
-            step = await self._next_step(job, deadline_s, policy)
-            is_urgent = progress.has_begun or is_sent_back
-            ticket = Ticket(step.query, job.caller, deadline_s, account.refusals, is_urgent, wait_s > 0, job.size)
-            if policy.refusal is not None:
-                ticket = self._for_second_opinion(ticket, account, policy.refusal)
-            async with SlotWait(self._admission, ticket, trace, policy, self._now_s) as wait:
-                while (waiting := await wait.next()) is not None:
-                    yield waiting
+            doubted = doubt.of(progress.parts_given)
+            unsure = policy.refusal if doubted is None else EndDoubted()
+            try:
+                until_s = deadline_s if doubted is None else min(deadline_s, account.opinion.until_s)
+                step = await self._next_step(job, until_s, policy)
+                if doubted is not None and step.is_by_text:
+                    raise EndDoubted  # no other can say just where it would have ended
+                is_urgent = progress.has_begun or is_sent_back
+                ticket = Ticket(step.query, job.caller, deadline_s, account.refusals, is_urgent, wait_s > 0, job.size)
+                if unsure is not None:
+                    ticket = self._for_second_opinion(ticket, account, unsure)
+                async with SlotWait(self._admission, ticket, trace, policy, self._now_s) as wait:
+                    while (waiting := await wait.next()) is not None:
+                        yield waiting
+            except P2PNetError:
+                if doubted is None:
+                    raise
+                for last in progress.take(cast(E, doubted.finished)):  # nobody says otherwise
+                    yield last
+                return
             parts_before = progress.parts_given
             try:
-                async with self._race(job, step, wait.choice, account, policy.refusal is not None) as race:
+                async with self._race(job, step, wait.choice, account, unsure is not None) as race:
                     while (given := await race.next()) is not None:
                         for event in given:
                             yield event
@@ -171,7 +191,10 @@ class Dispatcher:
                 yield last
             if progress.is_over:
                 return
-            policy.note(failed, progress.has_begun)
+            if (standing := doubt.of(progress.parts_given)) is None:
+                policy.note(failed, progress.has_begun)
+            elif isinstance(failed, EndDoubted):
+                account.opinion.note_doubted(standing.attempt.worker, self._now_s())
             is_sent_back = isinstance(failed, Busy)
             if progress.is_splittable:
                 async with aclosing(self._serve_apart(job)) as events:
@@ -256,13 +279,13 @@ class Dispatcher:
         return self._attempts.start(step, choice, account, is_hedge=True, terms=terms)
 
     def _generate(
-        self, request: GenerateRequest, worker: Worker, card: ModelCard
+        self, caller: Caller, request: GenerateRequest, attempt: Attempt
     ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
-        limit = request.max_tokens or card.context_length
+        worker, limit = attempt.worker, request.max_tokens or attempt.card.context_length
         addresses, timeouts = worker.record.addresses, self._config.timeouts
-        return generate(self._network, worker.peer_id, request, addresses, timeouts, max_tokens=limit)
+        witness = self._witnesses.of(request, worker.peer_id, caller, attempt.note_wrong_receipt)
+        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness)
 
-    def _embed(
-        self, request: EmbedRequest, worker: Worker, card: ModelCard
-    ) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
+    def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
+        worker = attempt.worker
         return embed(self._network, worker.peer_id, request, worker.record.addresses, self._config.timeouts)

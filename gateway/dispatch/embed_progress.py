@@ -79,6 +79,9 @@ class EmbedProgress:
         usage = msgspec.structs.replace(event.usage, prompt_tokens=max(event.usage.prompt_tokens, accepted_tokens))
         return [*opening, msgspec.structs.replace(event, usage=usage)]
 
+    def seen_end(self, event: Accepted | Embedding | Finished) -> None:
+        """A vector is there or not."""
+
     def end_at_limit(self) -> list[Accepted | Embedding | Finished]:
         return []
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gateway.dispatch.ends import EndSeen
 from gateway.dispatch.progress import Continuation
 from p2pnet.features import RESUME
 from p2pnet.messages import (
@@ -103,6 +104,9 @@ class GenerateProgress:
         self._is_by_text = False
         self._max_tokens = 0
         self._tokens_before = 0
+        self._at_begin = (0, 0)
+        """Tokens and texts of the one answer when the attempt began."""
+        self._context_length = 0
         self._tries_by_text = 0
         self._parts: list[GenerateProgress] = []
         self.parts_given = 0
@@ -207,6 +211,8 @@ class GenerateProgress:
         if by_text:  # the ids from here on may be of another vocabulary
             self._tries_by_text += 1
             self._answers[0].has_loose_end = True
+        self._at_begin = (self._answers[0].tokens, len(self._answers[0].texts))
+        self._context_length = card.context_length
         for answer in self._answers:
             answer.held = None
         for echo in self._echoes:
@@ -271,6 +277,29 @@ class GenerateProgress:
             return []
         answer.held = None
         return self._end(Finished("length", Usage(self._prompt_tokens, answer.tokens - self._tokens_before)))
+
+    def seen_end(self, event: Accepted | TextDelta | Finished) -> EndSeen | None:
+        """None for several answers; for one that was gone on with from its text, where no other can say just where it
+        would have ended; and where text is held that came without ids."""
+        answer, request = self._answers[0], self._request
+        if not isinstance(event, Finished) or request.n > 1 or self._is_by_text:
+            return None
+        if answer.held is not None and (answer.held.text or answer.held.tool_calls):
+            return None
+        if not self.can_go_on_exactly and self._is_told:
+            return None
+        tokens_before, texts_before = self._at_begin
+        says = len(answer.texts) > texts_before or answer.has_calls
+        given = len(request.resume_tokens) + answer.tokens
+        room = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens) - given
+        if request.max_tokens is not None:
+            room = min(room, request.max_tokens - given)
+        return EndSeen(
+            event.reason,
+            tokens=answer.tokens - tokens_before if says else 0,
+            room=room if self._has_ids else None,
+            is_below_minimum=event.reason == "stop" and event.stop is None and given < request.min_tokens,
+        )
 
     def _end(self, finished: Finished) -> list[Accepted | TextDelta | Finished]:
         last: list[TextDelta] = []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from gateway.dispatch.ends import EndSeen
 from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 
@@ -53,6 +54,9 @@ class Progress(Protocol[Q_co, E]):
 
     def take(self, event: E) -> list[E]:
         """Take the next event of the attempt. Returns what the client is to be given. Raises ProtocolViolation."""
+
+    def seen_end(self, event: E) -> EndSeen | None:
+        """What the last event of the attempt ends, if another worker could say whether that is the end."""
 
     def end_at_limit(self) -> list[E]:
         """An attempt has failed. What ends the answer, where the client has been given all that it asked for; else

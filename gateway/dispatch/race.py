@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Generic, Self
 
 from gateway.dispatch.attempts import Attempts, Running
+from gateway.dispatch.ends import EndSeen
 from gateway.dispatch.progress import E, Progress, Q
 from gateway.interface import Routed
-from p2pnet.errors import P2PNetError
+from p2pnet.errors import EndDoubted, P2PNetError
+from p2pnet.messages import Finished
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Race(Generic[Q, E]):
             event = self._opening.popleft() if self._opening else await winner.attempt.next(winner.stream)
             if event is None:
                 return None
+            if isinstance(event, Finished):
+                self._check_end(winner, event, self._progress.seen_end(event))
             given = self._progress.take(event)
         except P2PNetError as error:
             await self._fail(error)
@@ -72,6 +76,11 @@ class Race(Generic[Q, E]):
         routed, self._routed = self._routed, None
         self._first.account.trace.is_routed = True
         return [routed, *given]
+
+    def _check_end(self, winner: Running[E], finished: Finished, end: EndSeen | None) -> None:
+        """Raises EndDoubted where another worker is to be asked whether the answer ends there."""
+        if winner.account.doubt.rises(winner.attempt, finished, end, self._progress.parts_given):
+            raise EndDoubted(f"it ended the answer after {0 if end is None else end.tokens} tokens")
 
     async def _begin(self) -> Running[E]:
         """Find out who goes on. The client is told who it is, with the first that it is given of this request."""

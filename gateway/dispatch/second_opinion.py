@@ -50,12 +50,17 @@ class SecondOpinion:
     def __init__(self, usual: Usual) -> None:
         self._usual = usual
         self._refusals: list[_Refusal] = []
+        self._doubted: list[Worker] = []
         self.until_s = float("inf")
         """When the first one's word stands, whoever was not asked."""
 
     @property
     def refusers(self) -> Collection[str]:
-        return [refusal.worker.peer_id for refusal in self._refusals]
+        return [worker.peer_id for worker in self._asked]
+
+    @property
+    def _asked(self) -> list[Worker]:
+        return [*(refusal.worker for refusal in self._refusals), *self._doubted]
 
     def note_refusal(self, attempt: Attempt, error: P2PNetError, now_s: float) -> None:
         """A worker has said so, if that is what it said."""
@@ -64,6 +69,12 @@ class SecondOpinion:
             self._refusals.append(_Refusal(attempt.worker, attempt.card, attempt.began_s, error))
             if not error.may_retry:
                 self.until_s = min(self.until_s, now_s + WAIT_S)
+
+    def note_doubted(self, worker: Worker, now_s: float) -> None:
+        """A worker has ended the answer in a way that another one is asked about."""
+        worker.refused_s = now_s
+        self._doubted.append(worker)
+        self.until_s = min(self.until_s, now_s + WAIT_S)
 
     def note_served(self, attempt: Attempt, now_s: float) -> None:
         """A worker has served it. Where it is one that has served before, that speaks against those who refused it and
@@ -96,5 +107,5 @@ class SecondOpinion:
         return self._elsewhere(tried) or tried or self._elsewhere(others) or others
 
     def _elsewhere(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        near = frozenset[str]().union(*(subnets_of(refusal.worker.record.addresses) for refusal in self._refusals))
+        near = frozenset[str]().union(*(worker.subnets for worker in self._asked))
         return [worker for worker in workers[:MAX_COMPARED] if near.isdisjoint(subnets_of(worker.record.addresses))]

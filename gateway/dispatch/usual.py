@@ -71,6 +71,11 @@ class Usual:
         """Whether it is among those that have given whole answers."""
         return peer_id in self._models.get(key, ())
 
+    def outranks(self, key: ModelTask, peer_id: str) -> bool:
+        """Whether others are, and it is not."""
+        known = self._models.get(key)
+        return known is not None and peer_id not in known
+
     def first_token_s(self, key: ModelTask, prompt_tokens: int, judged: str) -> float | None:
         """How long others than the one that is judged usually take to the first token after such a prompt: as after
         their shorter ones, in proportion to its length. None where too little is known."""

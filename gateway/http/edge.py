@@ -21,7 +21,7 @@ from gateway.http.failures import Failure, describe, failure
 from gateway.http.proxies import Proxies
 from gateway.http.uploads import Uploads
 from gateway.http.web_pages import ForeignHost, ForeignPage, NotJson, WebPages
-from gateway.interface import Caller
+from gateway.interface import Caller, Receipts
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ ANTHROPIC_ID_HEADER = b"request-id"
 
 WAIT_HEADER = b"x-p2pnet-wait-s"
 """How long the client is ready to wait for a worker, in seconds."""
+
+RECEIPT_HEADER = b"x-p2pnet-receipt"
+"""Whether the client wants the workers' receipts for its answer: `yes`."""
 
 MAX_WAIT_S = 600.0
 """As long as OpenAI's clients wait for anything."""
@@ -46,6 +49,9 @@ OPEN_FOLDER = "/static/"
 
 _SECONDS = re.compile(rb"[0-9]{1,4}(\.[0-9]{1,3})?")
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
+
+OpenReceipts = Callable[[str], Receipts]
+"""Gathers receipts for a caller of this name."""
 
 FailureResponse = Callable[[Failure, str], Response]
 """A failure as a response, on this path."""
@@ -64,6 +70,7 @@ class Edge:
         proxies: Proxies,
         pages: WebPages | None,
         uploads: Uploads,
+        open_receipts: OpenReceipts = lambda caller: Receipts(),
     ) -> None:
         self._app = app
         self._make_id = make_id
@@ -72,6 +79,7 @@ class Edge:
         self._proxies = proxies
         self._pages = pages
         self._uploads = uploads
+        self._open_receipts = open_receipts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -117,7 +125,8 @@ class Edge:
         if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDER):
             return Caller(address)
         caller = self._access.identify(headers, address)
-        return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)))
+        receipts = self._open_receipts(caller.name) if headers.get(RECEIPT_HEADER) == b"yes" else None
+        return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)), receipts=receipts)
 
 
 def http_failure(error: HTTPException, method: str, path: str) -> Failure:

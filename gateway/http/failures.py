@@ -36,6 +36,7 @@ OUTCOMES: dict[str, Outcome] = {
     "peer_unreachable": Outcome(503, retry_after_s=1),
     "peer_lost": Outcome(503, retry_after_s=1),
     "too_slow": Outcome(503, retry_after_s=1),
+    "end_doubted": Outcome(503, retry_after_s=1),
     "join_failed": Outcome(503, retry_after_s=5),
     "daemon_failed": Outcome(503, retry_after_s=5),
     # It was let into the queue, and waited as long as it could: said as what it is, so that nobody takes it for a
@@ -47,6 +48,7 @@ OUTCOMES: dict[str, Outcome] = {
     "record_refused": Outcome(502),
     "not_a_member": Outcome(502),
     "peer_error": Outcome(502),
+    "wrong_receipt": Outcome(502),
     INTERNAL: Outcome(500),
     "usage": Outcome(500),
     # The HTTP edge's own.
@@ -55,6 +57,7 @@ OUTCOMES: dict[str, Outcome] = {
     "unsupported_media_type": Outcome(415),
     "unknown_url": Outcome(404),
     "response_not_found": Outcome(404),
+    "receipt_not_found": Outcome(404),
     "method_not_allowed": Outcome(405),
     "request_timeout": Outcome(408),
     "request_too_large": Outcome(413),

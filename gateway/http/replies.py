@@ -23,11 +23,12 @@ from gateway.http.json_response import EncodedJson
 from gateway.http.left_out import left_out_headers
 from gateway.http.limits import HttpLimits
 from gateway.http.thoughts import Thought, Thoughts
-from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, Waiting
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
 from p2pnet.flow.stall_timer import StallTimer
 from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.receipts.document import ReceiptDocument
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,15 @@ class StreamRenderer(Protocol):
 
     def render_failure(self, failure: Failure) -> bytes: ...
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        """The end of the stream with the workers' receipts, as JSON on one line. Clients that do not know of them pass
+        over them."""
+        ...
+
+
+MAX_HEADER_BYTES = 4096
+"""Of receipts in a header: proxies take 4 to 8 KB of all headers together. What is larger is fetched by its id."""
+
 
 def route_headers(routed: Routed | None) -> dict[str, str]:
     """Headers that say which worker answered."""
@@ -74,6 +84,21 @@ def waiting_comment(waiting: Waiting | None) -> str:
         return "keep-alive"
     estimate = "" if waiting.estimate_s is None else f", about {max(1, round(waiting.estimate_s))} s"
     return f"waiting for a worker: position {waiting.position}{estimate}"
+
+
+def receipt_headers(document: ReceiptDocument | None) -> dict[str, str]:
+    """A header with the receipts, where there are any, without the requests that they are of."""
+    if document is None:
+        return {}
+    raw = document.without_requests().to_json()
+    told = raw if len(raw) <= MAX_HEADER_BYTES else ReceiptDocument(document.id, ()).to_json()
+    return {"x-p2pnet-receipt": told.decode()}
+
+
+def finished_receipts(scope: Scope) -> ReceiptDocument | None:
+    """The answer is complete: the receipts for it, if its client has asked for them."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return None if caller is None or caller.receipts is None else caller.receipts.finish()
 
 
 class UnbufferedResponse(Response):
@@ -107,7 +132,7 @@ class StreamedReply(UnbufferedResponse):
                 first = await pump.take()  # what it raises becomes a real status: nothing was sent
                 self.headers.update(route_headers(_routed(first)))
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await _StreamWriter(pump, self._renderer, send, _request_id(scope)).run(first, limits.write_timeout_s)
+                await _StreamWriter(pump, self._renderer, send, scope).run(first, limits.write_timeout_s)
         except Abandoned:
             log.debug("request %s: the client went away", _request_id(scope))
 
@@ -115,11 +140,11 @@ class StreamedReply(UnbufferedResponse):
 class _StreamWriter:
     """Writes what a pump holds until the generation ends, well or badly."""
 
-    def __init__(self, pump: EventPump, renderer: StreamRenderer, send: Send, request_id: str) -> None:
+    def __init__(self, pump: EventPump, renderer: StreamRenderer, send: Send, scope: Scope) -> None:
         self._pump = pump
         self._renderer = renderer
         self._send = send
-        self._request_id = request_id
+        self._scope = scope
         self._thoughts = Thoughts() if renderer.shows_thoughts else None
         self._calls = CallOrder()
 
@@ -157,7 +182,13 @@ class _StreamWriter:
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
         answer = [event for event in events if not isinstance(event, Waiting | Routed)]
         if answer:
-            return self._renderer.render(self._ordered(answer)), not isinstance(answer[-1], Finished)
+            body = self._renderer.render(self._ordered(answer))
+            if not isinstance(answer[-1], Finished):
+                return body, True
+            receipts = finished_receipts(self._scope)
+            if receipts is not None:
+                body = self._renderer.with_receipts(body, receipts.without_requests().to_json())
+            return body, False
         waiting = next((event for event in reversed(events) if isinstance(event, Waiting)), None)
         return self._renderer.keep_alive(waiting), True
 
@@ -169,7 +200,7 @@ class _StreamWriter:
 
     def _render_error(self, error: Exception) -> bytes:
         if not isinstance(error, P2PNetError):
-            log.error("request %s: unexpected error", self._request_id, exc_info=error)
+            log.error("request %s: unexpected error", _request_id(self._scope), exc_info=error)
         return self._renderer.render_failure(describe(error))
 
     async def _write(self, body: bytes, has_more: bool) -> None:
@@ -206,7 +237,11 @@ class _CompleteReply(Response, Generic[W]):
                 complete = await self._collect(pump)
         except Abandoned:
             return
-        headers = route_headers(complete.routed) | left_out_headers(self._left_out)
+        headers = (
+            route_headers(complete.routed)
+            | left_out_headers(self._left_out)
+            | receipt_headers(finished_receipts(scope))
+        )
         await EncodedJson(self._render(complete), headers=headers)(scope, receive, send)
 
     async def _collect(self, pump: Pump[Any]) -> W:

@@ -21,6 +21,12 @@ def nameless(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
+def with_receipts(end: bytes, document: bytes) -> bytes:
+    """The end of a stream, and a comment with the receipts: of a field or an event that is not in its dialect a strict
+    client might make something."""
+    return end + b": p2pnet-receipt " + document + b"\n\n"
+
+
 def comment(text: str) -> bytes:
     """A comment, which clients pass over."""
     return b": " + text.encode() + b"\n\n"

@@ -12,9 +12,10 @@ from gateway.observability.reports import AttemptReport, RequestReport
 LATE = "late"
 """What a worker did that was overtaken by another one, asked beside it."""
 
-Remedy = Literal["resumed", "retried", "hedged", "going_on", "gave_up"]
+Remedy = Literal["resumed", "retried", "hedged", "going_on", "given", "gave_up"]
 """`resumed`: another went on in mid-answer; `retried`: another began; `hedged`: another was asked beside it, and was
-quicker; `going_on`: that is under way, at another or until one is there; `gave_up`: nobody could."""
+quicker; `going_on`: that is under way, at another or until one is there; `given`: the client has the answer all the
+same; `gave_up`: nobody could."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _failure(report: RequestReport, failed: AttemptReport, is_over: bool) -> Fai
     successor = _successor(report, failed)
     done: Remedy = "resumed" if failed.tokens else "retried"
     if successor is None:
-        done = "gave_up" if is_over else "going_on"
+        done = "given" if is_success(report.outcome) else "gave_up" if is_over else "going_on"
     return FailureSeen(
         at_unix_s=report.arrived_unix_s + _end_s(failed),
         request_id=report.request_id,

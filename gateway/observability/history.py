@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gateway.observability.history_file import MAX_FILE_BYTES, Contents, HistoryFile, open_history
-from gateway.observability.recent import MAX_REQUESTS, Kept, Recent, RequestQuery, WorkerStatistics
+from gateway.observability.recent import MAX_REQUESTS, Given, Kept, Recent, RequestQuery, WorkerStatistics
 from gateway.observability.reports import RequestReport
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,10 @@ class History:
     def measured(self, worker: str, since_unix_s: float) -> WorkerStatistics:
         """What the requests that were sent to this worker since then say of it."""
         return self._recent.measured(worker, since_unix_s)
+
+    def given(self, worker: str) -> Given:
+        """What this worker gave, of the requests that are kept."""
+        return self._recent.given(worker)
 
     def has_served(self, worker: str) -> bool:
         """Whether any of these requests succeeded there."""

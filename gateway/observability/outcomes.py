@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from gateway.observability.reports import CANCELLED
-from p2pnet.errors import Busy, Draining, NotAllowed, P2PNetError, RequestError
+from p2pnet.errors import Busy, Draining, EndDoubted, NotAllowed, P2PNetError, RequestError
 from p2pnet.messages import FinishReason
 
 SUCCESSES: frozenset[str] = frozenset(get_args(FinishReason))
@@ -19,9 +19,11 @@ def _codes(kind: type[P2PNetError]) -> Iterator[str]:
         yield from _codes(child)
 
 
-UNTOLD: frozenset[str] = frozenset({CANCELLED, Busy.code, Draining.code, NotAllowed.code, *_codes(RequestError)})
+UNTOLD: frozenset[str] = frozenset(
+    {CANCELLED, Busy.code, Draining.code, NotAllowed.code, EndDoubted.code, *_codes(RequestError)}
+)
 """Outcomes that say nothing of whether the worker is any good: the client went away or asked for what cannot be had,
-another worker was quicker, or this one declined before it began."""
+another worker was quicker or is asked about its end, or this one declined before it began."""
 
 KNOWN: frozenset[str] = SUCCESSES | UNTOLD | frozenset(_codes(P2PNetError))
 """Every outcome there is. Whatever else stands in a report is a mistake, and must not become a label."""

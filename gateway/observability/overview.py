@@ -21,6 +21,7 @@ from gateway.observability.views import (
     ModelSeen,
     ModelView,
     Overview,
+    VolunteerSeen,
     WorkerQuery,
     WorkerSeen,
     WorkerView,
@@ -32,6 +33,9 @@ MAX_WORKERS = 200
 """Shown at a glance: more fit on no page. `/p2pnet/v1/workers` lists them all."""
 
 MAX_FAILURES = 50
+
+MAX_VOLUNTEERS = 50
+"""Named at a glance. A name costs nothing, and is a stranger's word; what stands beside it was measured here."""
 
 LOOKED_AT = 2_000
 """Of the last requests, those among which failures are looked for: some 2 ms."""
@@ -98,6 +102,7 @@ class OverviewBuilder:
                 self._is_direct,
             ),
             series=self._series(unix_s),
+            volunteers=self._volunteers(known.values()),
             failures=failures_of(
                 (kept.report for kept in self._history.recent(RequestQuery(LOOKED_AT))),
                 MAX_FAILURES,
@@ -123,6 +128,16 @@ class OverviewBuilder:
         record = worker.record
         way = way_to(record, self._is_direct)
         return WorkerSeen(view, record.name, way, relays_of(record), worker.since_unix_s)
+
+    def _volunteers(self, workers: Iterable[Worker]) -> list[VolunteerSeen]:
+        """Those who want to be named and have given something, most first."""
+        given = [(worker, self._history.given(worker.peer_id)) for worker in workers if worker.record.name]
+        seen = [
+            VolunteerSeen(worker.peer_id, worker.record.name, one.answers, one.tokens)
+            for worker, one in given
+            if one.answers or one.tokens
+        ]
+        return sorted(seen, key=lambda one: (-one.tokens, -one.answers, one.id))[:MAX_VOLUNTEERS]
 
     def _series(self, unix_s: float) -> Series:
         """Anew for each whole step only: until then nothing is added."""

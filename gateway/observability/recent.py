@@ -68,6 +68,14 @@ class WorkerStatistics:
     tokens_per_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Given:
+    """What one worker gave: answers that were complete, or the rest of them, and all tokens."""
+
+    answers: int = 0
+    tokens: int = 0
+
+
 class Recent:
     """The newest reports. `kept` are those of an earlier run, oldest first."""
 
@@ -103,6 +111,11 @@ class Recent:
         """What the requests that were sent to this worker since then say of it."""
         return _statistics([sample for sample in self._samples.get(worker, ()) if sample.began_unix_s >= since_unix_s])
 
+    def given(self, worker: str) -> Given:
+        """What the kept requests have of this worker."""
+        samples = self._samples.get(worker, ())
+        return Given(sum(sample.is_good is True for sample in samples), sum(sample.tokens for sample in samples))
+
     def _add(self, kept: Kept) -> None:
         if len(self._kept) >= self._max_requests:
             self._drop_oldest()
@@ -129,17 +142,20 @@ class _Sample(NamedTuple):
     first_token_s: float | None = None
     later_tokens: int = 0
     later_s: float = 0.0
+    tokens: int = 0
 
     @classmethod
     def of(cls, report: RequestReport, attempt: AttemptReport) -> _Sample:
         began_unix_s = report.arrived_unix_s + attempt.began_s
+        tokens = attempt.tokens if report.task == "generate" else 0
         if not is_success(attempt.outcome):
-            return cls(began_unix_s, False if is_failure(attempt.outcome) else None)
+            is_good = False if is_failure(attempt.outcome) else None
+            return cls(began_unix_s, is_good, tokens=tokens)
         if report.task != "generate" or attempt.first_token_s is None:
-            return cls(began_unix_s, True, attempt.duration_s)
+            return cls(began_unix_s, True, attempt.duration_s, tokens=tokens)
         later_s = max(0.0, attempt.duration_s - attempt.first_token_s)
         later_tokens = max(0, attempt.tokens - 1)
-        return cls(began_unix_s, True, attempt.duration_s, attempt.first_token_s, later_tokens, later_s)
+        return cls(began_unix_s, True, attempt.duration_s, attempt.first_token_s, later_tokens, later_s, tokens)
 
 
 def _statistics(samples: Sequence[_Sample]) -> WorkerStatistics:

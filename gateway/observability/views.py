@@ -170,6 +170,16 @@ class WorkerSeen:
 
 
 @dataclass(frozen=True)
+class VolunteerSeen:
+    """A worker whose owner wants to be named, and what it gave to this gateway, of the requests that are kept."""
+
+    id: str
+    name: str
+    answers: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Overview:
     """The whole gateway at one moment. `total` counts the workers that are not shown, too."""
 
@@ -180,6 +190,7 @@ class Overview:
     mesh: Mesh
     series: Series
     failures: Sequence[FailureSeen]
+    volunteers: Sequence[VolunteerSeen]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Worker:
         self.heard_s = float("-inf")
         """When anything came from it that it has just sent: an event, an answer to a probe."""
         self.refused_s = float("-inf")
-        """When it last said of a request that it cannot be served."""
+        """When it last said of a request that it cannot be served, or ended an answer after next to nothing."""
         self.full_until_s: dict[ModelTask, float] = {}
         self._full_times: Counter[ModelTask] = Counter()
         self._in_flight: Counter[ModelTask] = Counter()

@@ -39,6 +39,7 @@ export function startOverview(store) {
   showTiles(store);
   showGateway(store);
   showModels(store);
+  showVolunteers(store);
   showFailures(store);
   byId("charts").append(...charts(store));
   byId("mesh").append(mesh(store));
@@ -121,6 +122,24 @@ function name(text) {
 }
 
 /** @param {import("./live.js").Store} store */
+function showVolunteers(store) {
+  /** @typedef {import("./types.js").Volunteer} Volunteer */
+  const shown = table({
+    caption: "Volunteers who want to be named, and what they gave to this gateway",
+    empty: "Nobody yet: a worker that is started with --name is named here once it has answered.",
+    keyOf: (/** @type {Volunteer} */ volunteer) => volunteer.id,
+    columns: [
+      { label: "Name", kind: "head", make: name((/** @type {Volunteer} */ volunteer) => volunteer.name) },
+      { label: "Worker", make: words((/** @type {Volunteer} */ volunteer) => shortId(volunteer.id)) },
+      { label: "Answers", kind: "number", make: words((/** @type {Volunteer} */ { answers }) => count(answers)) },
+      { label: "Tokens", kind: "number", make: words((/** @type {Volunteer} */ { tokens }) => count(tokens)) },
+    ],
+  });
+  byId("volunteers").append(shown.node);
+  store.on("volunteers", ({ volunteers }) => shown.update(volunteers));
+}
+
+/** @param {import("./live.js").Store} store */
 function showFailures(store) {
   /** @typedef {import("./types.js").Failure} Failure */
   const shown = table({
@@ -150,6 +169,8 @@ const OUTCOMES = {
   peer_unreachable: "It could not be reached",
   too_slow: "It was many times slower than others",
   worker_failed: "It failed",
+  end_doubted: "It ended after next to nothing",
+  wrong_receipt: "It signed what it had not given",
   protocol_violation: "It answered against the protocol",
   busy: "It was full",
   draining: "It was stopping",
@@ -179,6 +200,8 @@ export function done({ done, by, gap_s }, names) {
       return `Asked ${other} beside it`;
     case "going_on":
       return "It goes on elsewhere, as soon as somebody is there";
+    case "given":
+      return "The client has its answer";
     case "gave_up":
       return "Given up: the client was told";
     default:

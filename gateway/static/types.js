@@ -28,10 +28,12 @@
 /** @typedef {{step_s: number, end: string, points: Point[]}} SeriesSection */
 
 /** @typedef {{at: string, request_id: string, model: string, worker: string | null, outcome: string,
- *   done: "resumed" | "retried" | "hedged" | "going_on" | "gave_up", by: string | null, gap_s: number | null}} Failure */
+ *   done: "resumed" | "retried" | "hedged" | "going_on" | "given" | "gave_up", by: string | null, gap_s: number | null}} Failure */
+
+/** @typedef {{id: string, name: string, answers: number, tokens: number}} Volunteer */
 
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
- *   series?: SeriesSection, failures?: {failures: Failure[]}}} Sections */
+ *   series?: SeriesSection, failures?: {failures: Failure[]}, volunteers?: {volunteers: Volunteer[]}}} Sections */
 
 /** @typedef {{worker: string, outcome: string, tokens: number, is_hedge: boolean}} Attempt */
 

@@ -197,7 +197,7 @@ async def _serving(
 
     peer = await Peer.join(network, membership=membership)
     try:
-        running = await Gateway.start(peer.network, peer.directory, flags.host, flags.port, config)
+        running = await Gateway.start(peer.network, peer.directory, flags.host, flags.port, config, peer.identity)
         try:
             yield Ready(peer.identity.peer_id, await peer.join_addresses(), running.url)
         finally:

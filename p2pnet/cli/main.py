@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, keys, models, peers, service, swarm, top
+from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, given, keys, models, peers, service, swarm, top, verify
 from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
 from p2pnet.display.printable import visible
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for command in (
     *(bootstrap.bootstrap, serve, gateway.gateway),
-    *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench),
+    *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
 ):
     app.command()(command)
 app.add_typer(keys.keys)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest, Event, GenerateRequest
+from p2pnet.messages import MAX_DIMENSIONS, Acknowledged, EmbedEvent, EmbedRequest, Event, GenerateRequest
 from p2pnet.status_messages import StatusEvent, StatusRequest
 
 LENGTH_BYTES = 4
@@ -26,6 +26,9 @@ MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
 
 MAX_STATUS_FRAME_BYTES = 4 << 10
 """A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
+
+MAX_ACKNOWLEDGED_FRAME_BYTES = 4 << 10
+"""A signature under a few hashes and numbers, and room for more fields."""
 
 T = TypeVar("T", covariant=True)
 
@@ -47,6 +50,8 @@ class FrameDecoder(Generic[T]):
         self._decode = msgspec.msgpack.Decoder(message_type).decode
         self._max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
+        self.last_body = b""
+        """Of the last frame, as it came."""
 
     @property
     def is_empty(self) -> bool:
@@ -59,7 +64,8 @@ class FrameDecoder(Generic[T]):
         messages: list[T] = []
         start = 0
         while (end := self._end_of_frame(start)) is not None:
-            messages.append(self._message(bytes(self._buffer[start + LENGTH_BYTES : end])))
+            self.last_body = bytes(self._buffer[start + LENGTH_BYTES : end])
+            messages.append(self._message(self.last_body))
             start = end
         del self._buffer[:start]
         return messages
@@ -86,6 +92,10 @@ def request_decoder() -> FrameDecoder[GenerateRequest]:
 
 def event_decoder() -> FrameDecoder[Event]:
     return FrameDecoder(Event, MAX_EVENT_FRAME_BYTES)
+
+
+def acknowledged_decoder() -> FrameDecoder[Acknowledged]:
+    return FrameDecoder(Acknowledged, MAX_ACKNOWLEDGED_FRAME_BYTES)
 
 
 def embed_request_decoder() -> FrameDecoder[EmbedRequest]:

@@ -20,6 +20,7 @@ from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.streams.embed_handler import EmbedHandler
 from p2pnet.worker.streams.generate_handler import GenerateHandler
 from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.signing import Keep, Signer, drop
 from p2pnet.worker.streams.status_handler import StatusHandler
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Worker:
         catalogue: Catalogue,
         meter: LoadMeter,
         announcer: Announcer,
+        signer: Signer,
     ) -> None:
         self._network = network
         self._config = config
@@ -45,6 +47,7 @@ class Worker:
         self._meter = meter
         self._guard = Guard(config.guard)
         self._generate = GenerateHandler(catalogue.find, meter, refusal=owner.refusal, guard=self._guard)
+        self._generate.signer = signer
         self._embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal, guard=self._guard)
 
     @classmethod
@@ -59,8 +62,10 @@ class Worker:
         owner: Owner | None = None,
         embedders: Sequence[EmbedBackend] = (),
         observer: Observer | None = None,
+        keep: Keep = drop,
     ) -> Worker:
-        """Serve the backends' models, then announce them: nothing is announced that is not served yet, or not now."""
+        """Serve the backends' models, then announce them: nothing is announced that is not served yet, or not now.
+        `keep` is given what gateways sign for."""
         config = config or WorkerConfig()
         owner = owner or Owner()
         owner.look_at_clock()
@@ -68,7 +73,7 @@ class Worker:
         catalogue = Catalogue(backends, embedders)
         meter = LoadMeter(config.max_concurrency, catalogue, now_ms, observer=observer)
         announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory, name=config.name)
-        worker = cls(network, config, owner, catalogue, meter, announcer)
+        worker = cls(network, config, owner, catalogue, meter, announcer, Signer(identity, now_ms, keep))
         await worker._serve()
         await worker._announce()
         return worker

@@ -1,4 +1,5 @@
-"""Workers that say of good requests that they cannot be served, each in another way, and what they say of it."""
+"""Workers that say of good requests that they cannot be served, each in another way, or give nothing for them, and what
+they say of it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.attacks.turncoats import SEED, Betrayed, betrayed
 from tests.depth import scaled
 
 EACH = scaled(ci=2, deep=5)
-WAYS = ("refusing", "overflowing", "unable")
+WAYS = ("refusing", "overflowing", "unable", "empty")
 SECONDS = scaled(ci=4.0, deep=60.0)
 PACE_PER_S = 10.0
 
@@ -44,8 +45,8 @@ def swarm() -> Iterator[Betrayed]:
 
 
 async def test_false_refusals_cost_no_request(swarm: Betrayed) -> None:
-    """Given two honest workers and six that have served, and faster, when all six refuse whatever they are asked, then
-    the honest ones are asked too."""
+    """Given two honest workers and eight that have served, and faster, when all eight refuse what they are asked, or
+    answer it with nothing, then the honest ones are asked too."""
     report = await swarm.besieged.withstand(swarm.attack, SECONDS, PACE_PER_S)
     assert swarm.mistreated >= len(WAYS)
     assert_held(report)

@@ -157,6 +157,11 @@ async def _unable(victim: Victim) -> None:
     await victim.send(Failed("feature_missing", FALSE_REASON))
 
 
+async def _empty(victim: Victim) -> None:
+    await victim.accept()
+    await victim.send(finished(victim.request, 0))
+
+
 async def _hung_up(victim: Victim) -> None:
     """It ends without a word."""
 
@@ -236,7 +241,10 @@ STUCK: dict[str, Way] = {"stuck": _silent, "accepting": _accepting, "dripping": 
 REFUSALS: dict[str, Way] = {"refusing": _refusing, "overflowing": _overflowing, "unable": _unable}
 """They say that a request cannot be served that others serve."""
 
-WAYS = DETECTABLE | LIES | STUCK | REFUSALS
+ENDS: dict[str, Way] = {"empty": _empty}
+"""They say that an answer is complete of which they have given nothing."""
+
+WAYS = DETECTABLE | LIES | STUCK | REFUSALS | ENDS
 
 DEAF = frozenset({"silent", "mute"})
 """Those that do not answer probes either, once they have been asked for anything."""

@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from gateway.dispatch.dispatcher import DispatchConfig
-from gateway.interface import Caller, Routed, Waiting
+from gateway.interface import Caller, Receipts, Routed, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import RequestReport
 from gateway.peers.health import State
@@ -20,6 +21,8 @@ from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
+from p2pnet.receipts.document import ReceiptDocument
+from p2pnet.receipts.signed import Acknowledgement, open_acknowledgement
 from p2pnet.records import seal
 from p2pnet.status_messages import Status
 from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, MAX_STATUS_FRAME_BYTES, encode_frame, request_decoder
@@ -69,6 +72,9 @@ class Swarm:
         self.network = self.world.join(peer("gateway").peer_id)
         self.peers = PeerTable(Directory(self.network, self.clock), now_s=lambda: self.now_s)
         self.reports: list[RequestReport] = []
+        self.receipts: list[ReceiptDocument] = []
+        self.signed: list[Acknowledgement] = []
+        """What the gateway has signed, as its workers have taken it."""
         self.serve(seed=seed)
         self.sites: list[Site] = []
         self._running = AsyncExitStack()
@@ -82,13 +88,18 @@ class Swarm:
             self.reports.append,
             rng=random.Random(seed),
             now_s=lambda: self.now_s,
+            identity=peer("gateway"),
         )
+
+    def _keep(self, acknowledgement: Acknowledgement, sealed: bytes) -> None:
+        assert open_acknowledgement(sealed) == acknowledgement
+        self.signed.append(acknowledgement)
 
     async def worker(self, name: str, slots: int = 8, hold_at: int | None = None, options: EchoOptions = ECHO) -> Site:
         """A worker that has announced itself. With `hold_at` it waits before that token until its gate is set."""
         site = Site(name, self.world.join(peer(name).peer_id), hold_at, options)
         config = WorkerConfig(max_concurrency=slots, drain_s=0)
-        worker = await Worker.start(site.network, site.identity, [site.backend], self.clock, config)
+        worker = await Worker.start(site.network, site.identity, [site.backend], self.clock, config, keep=self._keep)
         self._running.push_async_callback(site.network.kill)
         self._running.push_async_callback(worker.stop)
         self.sites.append(site)
@@ -132,12 +143,15 @@ class Swarm:
     ) -> tuple[list[Event], P2PNetError | None]:
         """One request: what came out, and the error it ended with. `seen` shows the former while it runs."""
         events: list[Event] = [] if seen is None else seen
+        receipts = Receipts(self.receipts.append)
         try:
-            async for event in self.serving.dispatcher.run(request or ask(text=PROMPT), CALLER):
+            caller = replace(CALLER, receipts=receipts)
+            async for event in self.serving.dispatcher.run(request or ask(text=PROMPT), caller):
                 if not isinstance(event, Waiting | Routed):
                     events.append(event)
         except P2PNetError as error:
             return events, error
+        receipts.finish()
         return events, None
 
     def prefer(self, peer_id: str) -> None:

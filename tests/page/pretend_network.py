@@ -46,6 +46,7 @@ def network(
         "mesh": _mesh(shown, relays),
         "series": _series(rng, len(shown)),
         "failures": {"failures": _failures(rng, shown)},
+        "volunteers": {"volunteers": _volunteers(shown)},
     }
 
 
@@ -144,6 +145,14 @@ def _series(rng: random.Random, workers: int) -> Section:
             "first_token_p95_s": first_s * (2.2 + rng.uniform(0, 1)) if requests else None,
         })  # fmt: skip
     return {"step_s": STEP_S, "end": ago(0), "points": points}
+
+
+def _volunteers(workers: list[Section]) -> list[Section]:
+    named = [worker for worker in workers if worker["name"]][:50]
+    return [
+        {"id": worker["id"], "name": worker["name"], "answers": 40 * number, "tokens": 12_345 * number}
+        for number, worker in zip(range(len(named), 0, -1), named, strict=True)
+    ]
 
 
 def _failures(rng: random.Random, workers: list[Section]) -> list[Section]:

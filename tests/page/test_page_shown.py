@@ -149,9 +149,22 @@ def test_what_strangers_say_is_only_ever_text(browser: Browser, gateway: Pretend
             expect(page.locator("#workers").get_by_text(attack, exact=True).first).to_be_visible()
             expect(page.locator("#models").get_by_text(attack, exact=True)).to_be_visible()
             expect(page.locator("#failures").get_by_text(attack, exact=True).first).to_be_visible()
+            expect(page.locator("#volunteers").get_by_text(attack, exact=True)).to_be_visible()
         page.goto(f"{gateway.url}/#/playground")
         assert page.locator("#model option").all_text_contents() == list(ATTACKS)
         assert page.locator("main :is(iframe, script, object, embed, [onerror], [onload])").count() == 0
+
+
+def test_volunteers_who_want_to_be_named_are(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(3, name=lambda number: "" if number == 1 else f"worker-{number}"))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        rows = page.locator("#volunteers tbody tr")
+        expect(rows).to_have_count(2)
+        expect(rows.first).to_contain_text("worker-0")
+        expect(rows.first).to_contain_text("24,690")
+        gateway.show(network(0))
+        expect(page.locator("#volunteers")).to_contain_text("started with --name")
 
 
 def test_a_page_that_has_lost_its_gateway_says_so(browser: Browser, gateway: PretendGateway) -> None:

@@ -80,6 +80,9 @@ class MessageRenderer:
     def render_failure(self, failure: Failure) -> bytes:
         return sse.event("error", render_error(failure))
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        return sse.with_receipts(end, document)
+
     def _parts(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, Accepted):
             message = _message(self._head, [], None, None, usage_document(Usage(event.prompt_tokens, 0)))

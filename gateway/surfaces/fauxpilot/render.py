@@ -51,6 +51,9 @@ class ChunkRenderer:
     def render_failure(self, failure: Failure) -> bytes:
         return sse.nameless(render_error(failure))
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        return sse.with_receipts(end, document)
+
     def _parts(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, TextDelta):
             if event.text or event.logprobs:

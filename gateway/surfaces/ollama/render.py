@@ -134,6 +134,10 @@ class NdjsonRenderer:
     def render_failure(self, failure: Failure) -> bytes:
         return render_error(failure) + b"\n"
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        """A field of the last line: clients take every line for a part of the answer, and pass over fields."""
+        return end.removesuffix(b"}\n") + b',"p2pnet_receipt":' + document + b"}\n"
+
     def _thought(self, thought: Thought) -> bytes:
         if self._first_s is None:
             self._first_s = self._answer.clock()

@@ -106,6 +106,9 @@ class SseRenderer:
     def render_failure(self, failure: Failure) -> bytes:
         return sse.nameless(render_error(failure))
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        return sse.with_receipts(end, document)
+
     def _set_fingerprint(self, fingerprint: str | None) -> None:
         document = {
             "id": self._head.id,

@@ -67,6 +67,9 @@ class ResponseStream:
         """What was said so far stays in the output, unfinished."""
         return b"".join([*self._create(), self._state("failed", FAILED, self._output("incomplete"), failure=failure)])
 
+    def with_receipts(self, end: bytes, document: bytes) -> bytes:
+        return sse.with_receipts(end, document)
+
     def _render(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, Accepted):
             self._fingerprint = event.fingerprint

@@ -67,6 +67,7 @@ def sections(seen: Overview) -> dict[str, bytes]:
         "mesh": _mesh(seen.mesh),
         "series": _series(seen.series),
         "failures": {"failures": list(map(_failure, seen.failures))},
+        "volunteers": {"volunteers": seen.volunteers},
     }
     return {name: msgspec.json.encode(part) for name, part in parts.items()}
 

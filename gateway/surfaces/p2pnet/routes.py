@@ -12,15 +12,22 @@ from gateway.http.limits import HttpLimits
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.observability.recent import RequestQuery
 from gateway.observability.views import Observability, WorkerQuery
+from gateway.receipts.store import ReceiptStore
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
-from p2pnet.errors import InvalidRequest
+from p2pnet.errors import InvalidRequest, P2PNetError
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 """Of one page, about 1 MB. The gateway does nothing else while it makes one, which takes some 50 ms at worst."""
 
 MAX_NUMBER = 1 << 53
+
+
+class ReceiptNotFound(P2PNetError):
+    """There is none of this id, or not for this caller."""
+
+    code = "receipt_not_found"
 
 
 def surface(observability: Observability, limits: HttpLimits | None = None) -> APIRouter:
@@ -67,6 +74,20 @@ def surface(observability: Observability, limits: HttpLimits | None = None) -> A
     @routes.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:
         return Response(await observability.scrape(), headers={"content-type": CONTENT_TYPE})
+
+    return routes
+
+
+def receipts(store: ReceiptStore) -> APIRouter:
+    """The receipts that a caller has asked for."""
+    routes = APIRouter(tags=["p2pnet"])
+
+    @routes.get("/p2pnet/v1/receipts/{receipt_id}", summary="What workers have signed of an answer of the caller's")
+    async def receipt(request: Request, receipt_id: str) -> Response:
+        kept = store.find(request.state.caller.name, receipt_id)
+        if kept is None:
+            raise ReceiptNotFound(f"The receipt {receipt_id[:128]!r} is not kept here, or no longer.")
+        return _json(kept)
 
     return routes
 

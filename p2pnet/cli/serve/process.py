@@ -9,17 +9,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
 
+from p2pnet.cli.given import GIVEN_FILE
 from p2pnet.cli.lifecycle import Ready, run_service
 from p2pnet.cli.serve.config import ServeConfig
 from p2pnet.cli.serve.metrics import worker_metrics
 from p2pnet.cli.serve.panel import Panel
 from p2pnet.cli.serve.upstreams import open_upstreams
-from p2pnet.cli.settings import IdentityFile
+from p2pnet.cli.settings import IdentityFile, data_dir
 from p2pnet.config import DirectoryConfig, NetworkConfig
 from p2pnet.peer import Peer, now_ms
 from p2pnet.twins import TwinWatch, asked_by_another, check_alone
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.synthetic.script_file import open_scripts
+from p2pnet.worker.given.keeper import GivenKeeper
 from p2pnet.worker.observability.observer import Observer, Observers
 from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.serve import Worker
@@ -55,7 +57,8 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         measuring = await closing.enter_async_context(worker_metrics(config.metrics_host, config.metrics_port))
         metrics = measuring.metrics
         observer = Observers([panel.tally] if metrics is None else [panel.tally, metrics])
-        worker = await _start_worker(config, peer, owner, observer)
+        given = await closing.enter_async_context(GivenKeeper(data_dir() / GIVEN_FILE))
+        worker = await _start_worker(config, peer, owner, observer, given)
         await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
         closing.push_async_callback(worker.stop)
         twins = asyncio.create_task(TwinWatch(peer.network, now_ms, worker.has_issued).run())
@@ -65,7 +68,9 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         yield Ready(peer.identity.peer_id, await peer.join_addresses(), metrics=measuring.url)
 
 
-async def _start_worker(config: ServeConfig, peer: Peer, owner: Owner, observer: Observer) -> Worker:
+async def _start_worker(
+    config: ServeConfig, peer: Peer, owner: Owner, observer: Observer, given: GivenKeeper
+) -> Worker:
     backends: list[Backend] = []
     embedders: list[EmbedBackend] = []
     try:
@@ -80,6 +85,7 @@ async def _start_worker(config: ServeConfig, peer: Peer, owner: Owner, observer:
             owner=owner,
             embedders=embedders,
             observer=observer,
+            keep=given.keep,
         )
     except BaseException:
         opened: list[Backend | EmbedBackend] = [*backends, *embedders]

@@ -14,15 +14,20 @@ from typing import Any, ClassVar, Generic, TypeVar
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
 from p2pnet.messages import EmbedRequest, GenerateRequest
-from p2pnet.network.interface import Stream
-from p2pnet.wire.exchange import Exchange
+from p2pnet.wire.codec import LENGTH_BYTES, MAX_ACKNOWLEDGED_FRAME_BYTES
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.observability.load import LoadMeter, Slot
 from p2pnet.worker.streams.guard import Guard
-from p2pnet.worker.streams.inbound import InboundHandler
+from p2pnet.worker.streams.inbound import Asked, InboundHandler
 
 R = TypeVar("R", GenerateRequest, EmbedRequest)
 B = TypeVar("B", bound=Backend | EmbedBackend)
+
+LAST_WORDS_S = 2.0
+"""How long a worker waits for a gateway to sign for an answer. It holds no slot meanwhile. A gateway that does not sign
+ends its stream at once; only one that does neither is waited for."""
+
+Hear = Callable[[bytes], None]
 
 
 class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
@@ -63,22 +68,21 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
         """The message for a model that nobody here serves."""
 
     @abstractmethod
-    async def _answer(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
-        """Send the backend's events until the exchange is done."""
+    async def _answer(self, asked: Asked[R], backend: B, slot: Slot) -> Hear | None:
+        """Send the backend's events until the exchange is done. Returns who hears what the client says after that."""
 
     def _check(self, peer_id: str) -> None:
         self._guard.check(peer_id)
 
-    async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
-        backend = self._backend_for(request)
-        key = (request.model, self.task)
+    async def _answer_to(self, asked: Asked[R]) -> None:
+        backend = self._backend_for(asked.request)
+        key = (asked.request.model, self.task)
         with (
-            self._guard.share(stream.peer_id, key, self._meter.slots_per_model) as share,
+            self._guard.share(asked.stream.peer_id, key, self._meter.slots_per_model) as share,
             self._meter.slot(*key, has_own_speed=self._has_own_speed(backend)) as slot,
         ):
             slot.when_released(share.release)
-            await self._serve(stream, backend, request, exchange, slot)
-            self._guard.note_served(stream.peer_id)
+            await self._serve(asked, backend, slot)
 
     def _backend_for(self, request: R) -> B:
         """The backend that serves this request. Raises why the request is not taken."""
@@ -91,27 +95,35 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
             raise ModelNotFound(self._unknown(request.model))
         return backend
 
-    async def _serve(self, stream: Stream, backend: B, request: R, exchange: Exchange, slot: Slot) -> None:
+    async def _serve(self, asked: Asked[R], backend: B, slot: Slot) -> None:
         """Answer until the exchange is done, the client goes, or the request has had its time. Then the backend is
         cancelled within one step."""
-        answer = asyncio.create_task(self._answer(stream, backend, request, exchange, slot))
-        client_end = asyncio.create_task(_wait_for_end(stream))
-        tasks: set[asyncio.Future[Any]] = {answer, client_end}
+        answer = asyncio.create_task(self._answer(asked, backend, slot))
+        last_words = asyncio.create_task(_read_to_end(asked))
+        tasks: set[asyncio.Future[Any]] = {answer, last_words}
         limit_s = self._guard.max_request_s
         try:
             done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 raise Busy(f"this worker gives {limit_s:g} s to one request")
-            (answer if answer.done() else client_end).result()
-            if not exchange.is_done:
+            (answer if answer.done() else last_words).result()
+            if not asked.exchange.is_done:
                 raise PeerLost("the client went away in mid-answer")
+            self._guard.note_served(asked.stream.peer_id)
+            if (hear := await answer) is not None and (await asyncio.wait({last_words}, timeout=LAST_WORDS_S))[0]:
+                hear(last_words.result())
         finally:
             answer.cancel()
-            client_end.cancel()
+            last_words.cancel()
             await asyncio.wait(tasks)
 
 
-async def _wait_for_end(stream: Stream) -> None:
-    """Return when the client has closed the stream. It has nothing more to say before that."""
-    if await stream.read():
-        raise ProtocolViolation("bytes after the request")
+async def _read_to_end(asked: Asked[Any]) -> bytes:
+    """Return when the client has closed the stream, with what it has said since the last event. Before that it has
+    nothing to say, and then little."""
+    said = b""
+    while data := await asked.stream.read():
+        said += data
+        if not asked.exchange.is_done or len(said) > LENGTH_BYTES + MAX_ACKNOWLEDGED_FRAME_BYTES:
+            raise ProtocolViolation("bytes after the request")
+    return said

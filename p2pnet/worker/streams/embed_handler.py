@@ -10,12 +10,11 @@ import msgspec
 
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Embedding, EmbedRequest, Finished
-from p2pnet.network.interface import Stream
-from p2pnet.wire.exchange import Exchange
 from p2pnet.wire.protocols import EMBED
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
 from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
+from p2pnet.worker.streams.inbound import Asked
 
 READ_AHEAD_VECTORS = 64
 """How far a backend may run ahead of a slow client before it has to wait: 4 MiB of the longest vectors."""
@@ -36,18 +35,16 @@ class EmbedHandler(BackendStreamHandler[EmbedRequest, EmbedBackend]):
     def _unknown(self, model: str) -> str:
         return f"this worker does not embed with {model}"
 
-    async def _answer(
-        self, stream: Stream, backend: EmbedBackend, request: EmbedRequest, exchange: Exchange, slot: Slot
-    ) -> None:
-        async with Pump(backend.embed(request), READ_AHEAD_VECTORS) as pump:
-            while not exchange.is_done:
+    async def _answer(self, asked: Asked[EmbedRequest], backend: EmbedBackend, slot: Slot) -> None:
+        async with Pump(backend.embed(asked.request), READ_AHEAD_VECTORS) as pump:
+            while not asked.exchange.is_done:
                 events = await pump.take()
                 if any(isinstance(event, Embedding) for event in events):
                     slot.begin()
                 for event in events:
                     if isinstance(event, Finished):
                         slot.finish(event)
-                await self._send(stream, exchange, map(self._with_load, events))
+                await self._send(asked.stream, asked.exchange, map(self._with_load, events))
 
     def _with_load(self, event: EmbedBackendEvent) -> EmbedBackendEvent:
         return event if isinstance(event, Embedding) else msgspec.structs.replace(event, load=self._meter.load)

@@ -7,19 +7,19 @@ there are: it asks for each request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Finished, GenerateRequest, TextDelta
-from p2pnet.network.interface import Stream
-from p2pnet.wire.exchange import Exchange
 from p2pnet.wire.protocols import GENERATE
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.observability.load import Slot
-from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
+from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler, Hear
+from p2pnet.worker.streams.inbound import Asked
 from p2pnet.worker.streams.merging import merged
+from p2pnet.worker.streams.signing import SignedAnswer, Signer
 
 READ_AHEAD_EVENTS = 256
 """How far a backend may run ahead of a slow client before it has to wait."""
@@ -43,6 +43,8 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
 
     protocol = GENERATE
     task = "generate"
+    signer: Signer | None = None
+    """Without one there are no receipts."""
 
     def _has_own_speed(self, backend: Backend) -> bool:
         return backend.load.decode_tokens_per_s.sampled_ms > 0
@@ -50,19 +52,24 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
     def _unknown(self, model: str) -> str:
         return f"this worker does not run {model}"
 
-    async def _answer(
-        self, stream: Stream, backend: Backend, request: GenerateRequest, exchange: Exchange, slot: Slot
-    ) -> None:
-        async with Pump(backend.generate(request), READ_AHEAD_EVENTS) as pump:
-            while not exchange.is_done:
+    async def _answer(self, asked: Asked[GenerateRequest], backend: Backend, slot: Slot) -> Hear | None:
+        signed = None if self.signer is None else self.signer.follow(asked)
+        async with Pump(backend.generate(asked.request), READ_AHEAD_EVENTS) as pump:
+            while not asked.exchange.is_done:
                 events = await pump.take()
                 slot.note_tokens(tokens_in(events))
                 for event in events:
                     if isinstance(event, Finished):
                         slot.finish(event)
-                await self._send(stream, exchange, map(self._with_load, merged(events)))
+                await self._send(asked.stream, asked.exchange, self._told(events, signed))
                 if slot.is_computing:
                     await asyncio.sleep(self._pause_s())
+        return None if signed is None else signed.hear
+
+    def _told(self, events: Sequence[BackendEvent], signed: SignedAnswer | None) -> Iterable[BackendEvent]:
+        """The events as they are sent."""
+        told = map(self._with_load, merged(events))
+        return told if signed is None else map(signed.with_receipt, told)
 
     def _pause_s(self) -> float:
         """How long a stream that has just sent a frame lets further tokens wait, to send them together."""

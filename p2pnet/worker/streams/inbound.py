@@ -10,6 +10,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -33,6 +34,16 @@ MAX_FAILURE_CHARS = 500
 R = TypeVar("R", GenerateRequest, EmbedRequest, StatusRequest)
 
 
+@dataclass(frozen=True)
+class Asked(Generic[R]):
+    """What has been asked on a stream. `body` is the request's frame as it came, without its length."""
+
+    stream: Stream
+    request: R
+    body: bytes
+    exchange: Exchange
+
+
 class InboundHandler(ABC, Generic[R]):
     """Serves the streams of one protocol."""
 
@@ -51,7 +62,8 @@ class InboundHandler(ABC, Generic[R]):
         exchange = Exchange(self.protocol.transitions)
         try:
             self._check(stream.peer_id)
-            await self._answer_to(stream, await self._next_request(stream), exchange)
+            request, body = await self._next_request(stream)
+            await self._answer_to(Asked(stream, request, body, exchange))
         except PeerLost as error:
             logger.debug("%s went away", stream.peer_id)
             self._observer.refused(self.protocol.name, error.code)
@@ -66,7 +78,7 @@ class InboundHandler(ABC, Generic[R]):
         """Raises why this peer is not even listened to, if so."""
 
     @abstractmethod
-    async def _answer_to(self, stream: Stream, request: R, exchange: Exchange) -> None:
+    async def _answer_to(self, asked: Asked[R]) -> None:
         """Send events until the exchange is done, or raise why not."""
 
     @property
@@ -74,8 +86,8 @@ class InboundHandler(ABC, Generic[R]):
         """Requests that have not arrived yet."""
         return len(self._arrivals)
 
-    async def _next_request(self, stream: Stream) -> R:
-        """Raises Busy when its place was needed for others that have come since."""
+    async def _next_request(self, stream: Stream) -> tuple[R, bytes]:
+        """With its body. Raises Busy when its place was needed for others that have come since."""
         limit_s = self._timeouts.request_s
         deadline_s = asyncio.get_running_loop().time() + limit_s
         timer = asyncio.timeout(min(self._timeouts.first_byte_s, limit_s))
@@ -88,7 +100,7 @@ class InboundHandler(ABC, Generic[R]):
                 missing = "no whole request" if arrival.received_bytes else "nothing of a request"
                 raise ProtocolViolation(f"{missing} came in time") from error
 
-    async def _read_request(self, stream: Stream, arrival: Arrival, note_begun: Callable[[], None]) -> R:
+    async def _read_request(self, stream: Stream, arrival: Arrival, note_begun: Callable[[], None]) -> tuple[R, bytes]:
         decoder = self.protocol.request_decoder()
         requests: list[R] = []
         while not requests:
@@ -102,7 +114,7 @@ class InboundHandler(ABC, Generic[R]):
             self._check_size(arrival.received_bytes)
         if len(requests) > 1 or not decoder.is_empty:
             raise ProtocolViolation("bytes after the request")
-        return requests[0]
+        return requests[0], decoder.last_body
 
     def _check_size(self, received_bytes: int) -> None:
         """Raises FeatureMissing for a request that is larger than this worker's owner wants. That is no fault of the

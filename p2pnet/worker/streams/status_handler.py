@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from p2pnet.config import ExchangeTimeouts
-from p2pnet.network.interface import Stream
 from p2pnet.status_messages import Status, StatusRequest
-from p2pnet.wire.exchange import Exchange
 from p2pnet.wire.protocols import STATUS
 from p2pnet.worker.observability.observer import Observer
 from p2pnet.worker.streams.guard import Guard
-from p2pnet.worker.streams.inbound import InboundHandler
+from p2pnet.worker.streams.inbound import Asked, InboundHandler
 
 
 class StatusHandler(InboundHandler[StatusRequest]):
@@ -36,6 +34,6 @@ class StatusHandler(InboundHandler[StatusRequest]):
     def _check(self, peer_id: str) -> None:
         self._guard.check_probe(peer_id)
 
-    async def _answer_to(self, stream: Stream, request: StatusRequest, exchange: Exchange) -> None:
+    async def _answer_to(self, asked: Asked[StatusRequest]) -> None:
         self._observer.probed()
-        await self._send(stream, exchange, [self._status()])
+        await self._send(asked.stream, asked.exchange, [self._status()])

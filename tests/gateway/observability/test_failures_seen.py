@@ -35,6 +35,7 @@ def later(worker: str = "bob", **changes: Any) -> AttemptReport:
             [("bob", "peer_lost", "resumed", "cid"), ("ann", "peer_lost", "resumed", "bob")],
         ),
         ([], "no_worker", [(None, "no_worker", "gave_up", None)]),
+        ([attempt(outcome="wrong_receipt")], "stop", [("ann", "wrong_receipt", "given", None)]),
         ([attempt(outcome="invalid_request", tokens=0)], "invalid_request", []),
         # a second worker asked beside a late one
         (

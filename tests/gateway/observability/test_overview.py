@@ -21,7 +21,7 @@ from tests.gateway.reports import NOON_S, attempt, report
 from tests.stories import peer
 
 KEY = ("tiny", "generate")
-SECTIONS = {"gateway", "models", "workers", "mesh", "series", "failures"}
+SECTIONS = {"gateway", "models", "workers", "mesh", "series", "failures", "volunteers"}
 LOOK_S = 0.01
 
 
@@ -92,6 +92,18 @@ async def test_a_worker_as_it_is_seen(desk: Desk) -> None:
     kinds = {node["id"]: node["kind"] for node in seen["mesh"]["nodes"]}
     assert kinds == {GATEWAY: "gateway", peer("bootstrap").peer_id: "bootstrap", ANN: "worker"}
     assert {"from": GATEWAY, "to": ANN, "kind": "direct"} in seen["mesh"]["links"]
+
+
+async def test_volunteers_are_named_who_want_it_and_have_given_something(desk: Desk) -> None:
+    gone = peer("gone").peer_id
+    desk.workers = [worker(name="anna-laptop"), worker(BOB, name="bobs"), worker(GATEWAY)]
+    desk.lost = [worker(gone, name="cellar")]
+    desk.history.note(report(attempt(ANN, tokens=9), attempt(gone, "peer_lost", tokens=20)))
+    desk.history.note(report(attempt(ANN, tokens=1), attempt(GATEWAY, tokens=99)))
+    assert (await desk.get("overview"))["volunteers"]["volunteers"] == [
+        {"id": gone, "name": "cellar", "answers": 0, "tokens": 20},
+        {"id": ANN, "name": "anna-laptop", "answers": 2, "tokens": 10},
+    ]
 
 
 async def test_a_failure_and_what_was_done(desk: Desk) -> None:

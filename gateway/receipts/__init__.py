@@ -1,0 +1,1 @@
+"""What this gateway does with receipts: checks them, signs back, and keeps those that clients have asked for."""

@@ -1,0 +1,175 @@
+"""`p2pnet verify`: what a receipt proves, checked on this machine alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pnet.cli import options
+from p2pnet.errors import UsageError
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
+
+if TYPE_CHECKING:
+    from p2pnet.config import ModelConfig
+    from p2pnet.receipts.checking import Checked
+    from p2pnet.receipts.signed import Acknowledgement
+    from p2pnet.worker.backend import Backend
+
+SIGNED = "Shown: these workers have signed this. Whether they computed it with that model is not."
+TEXT = "Shown: these workers have signed this, and this text is what they gave. How they computed it is not."
+ACKNOWLEDGED = "Shown: these gateways have signed this. What a gateway's word is worth is for you to say."
+COMPUTED = "Shown: these workers have signed this, and the model gives the same tokens on this machine."
+
+
+def verify(
+    receipt: Annotated[
+        Path,
+        typer.Argument(
+            envvar="P2PNET_RECEIPT",
+            metavar="FILE",
+            help="A document of receipts, as a gateway gives it, or what `p2pnet given --signed` prints.",
+        ),
+    ],
+    answer: Annotated[
+        list[Path],
+        typer.Option(
+            "--answer",
+            envvar="P2PNET_ANSWER",
+            metavar="FILE",
+            help="The text of the answer: is it what was signed? Of several answers, each in order.",
+        ),
+    ] = [],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            envvar="P2PNET_MODEL",
+            metavar="MODEL",
+            help="Compute the answer again with this model: tiny (bundled), a folder in Hugging Face format, or a hub "
+            "id. The document must have the requests in it.",
+        ),
+    ] = None,
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    quantization: options.QuantizationOption = WantedQuantization.none,
+    log_level: options.LogLevelOption = options.LogLevel.warning,
+) -> None:
+    """Check receipts: who has signed, whether an answer is the one that was signed, and what the model says itself."""
+    from p2pnet.cli import logs
+    from p2pnet.config import ModelConfig
+    from p2pnet.receipts.checking import check_texts, checked, read_acknowledgements
+    from p2pnet.receipts.document import read_document
+
+    logs.configure(log_level, is_json=False)
+    raw = _read(receipt)
+    if not raw.lstrip().startswith(b"{"):
+        typer.echo("\n".join([*given_to(read_acknowledgements(raw)), ACKNOWLEDGED]))
+        return
+    parts = checked(read_document(raw))
+    for part in parts:
+        typer.echo(described(part))
+    shown = SIGNED
+    if answer:
+        check_texts(parts, [_read(path) for path in answer])
+        shown = TEXT
+    if model is not None:
+        if any(part.request is None for part in parts):
+            raise UsageError(
+                "The requests are not in this document, so that nothing can be computed again.",
+                "Fetch it from the gateway: /p2pnet/v1/receipts/ID, while it is kept there.",
+            )
+        config = ModelConfig({model: parts[0].receipt.model}, device, dtype, quantization)
+        import_module("p2pnet.cli.loading")  # seconds: Ctrl-C ends them at once here, and not in the event loop
+        asyncio.run(_compute_again(model, config, parts))
+        shown = COMPUTED
+    typer.echo(shown)
+
+
+def given_to(signed: Sequence[Acknowledgement]) -> list[str]:
+    """What each worker gave to each gateway that has signed, most tokens first."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for said in signed:
+        sums.setdefault((said.worker, said.gateway), []).append(said.tokens)
+    ranked = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    return [
+        f"worker  {worker}\ngateway {gateway}\ngave    {len(tokens):,} answers, {sum(tokens):,} tokens"
+        for (worker, gateway), tokens in ranked
+    ]
+
+
+def described(part: Checked) -> str:
+    """What the worker says, in lines for people. Times are by its own clock."""
+    receipt = part.receipt
+    took_s = (receipt.ended_ms - receipt.began_ms) / 1000
+    sampler = f", sampler {receipt.sampler}" if receipt.sampler else ""
+    return "\n".join(
+        (
+            f"worker  {receipt.worker}",
+            f"gateway {receipt.gateway}",
+            f"model   {receipt.model}, {receipt.digest or 'of no digest'}",
+            f"answer  {receipt.tokens} tokens to {receipt.prompt_tokens} of the prompt, {receipt.reason}, "
+            f"seed {receipt.seed}{sampler}",
+            f"time    {took_s:.1f} s, to {_moment(receipt.ended_ms)} by the worker's clock",
+        )
+    )
+
+
+def _moment(unix_ms: int) -> str:
+    """A stranger's clock may say anything."""
+    try:
+        return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "no time that there is"
+
+
+async def _compute_again(model: str, config: ModelConfig, parts: Sequence[Checked]) -> None:
+    """Raises UsageError where this model is not the one of the receipts, or gives other tokens."""
+    from p2pnet.cli.loading import load_generator
+    from p2pnet.worker.backends.transformers import EngineOptions
+
+    backend = await load_generator(model, config, EngineOptions(slots=1))
+    try:
+        for number, part in enumerate(parts, 1):
+            await check_computation(backend, number, part)
+    finally:
+        await backend.close()
+
+
+async def check_computation(backend: Backend, number: int, part: Checked) -> None:
+    """Have a backend answer the request of a part again. Raises UsageError where it differs."""
+    import msgspec
+
+    from p2pnet.messages import TextDelta
+    from p2pnet.receipts.hashing import AnswerHash
+
+    (card,) = backend.models
+    receipt, request = part.receipt, part.request
+    assert request is not None
+    if card.digest != receipt.digest:
+        raise UsageError(
+            f"Receipt {number} is of another model: {receipt.digest}, and this one is {card.digest}.",
+            "Give the same files, and --dtype and --quantization as the worker had them.",
+        )
+    answer = AnswerHash(request.n)
+    async for event in backend.generate(msgspec.structs.replace(request, model=card.id)):
+        if isinstance(event, TextDelta):
+            answer.note(event)
+    if (answer.ids_hash, answer.text_hash) != (receipt.ids_hash, receipt.text_hash):
+        raise UsageError(
+            f"The model gives other tokens than receipt {number} is of.",
+            "That alone is no proof of a lie: other hardware rounds otherwise, and now and then a token follows. Try "
+            "another machine.",
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Name another file.") from error

@@ -1,0 +1,1 @@
+"""What a volunteer has given, as gateways have signed for it: in one file."""
