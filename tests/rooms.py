@@ -41,9 +41,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.text": "display errors answer_forms messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.backends": (
         "display errors config answer_forms messages flow network records features wire worker.backend worker.speed "
-        "worker.checkpoints worker.text worker.embedding worker.engine"
+        "worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -104,7 +105,8 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.cli": (
         "display errors config private_files identity loopback network records features swarm peer twins "
-        "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
+        "worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
+        "worker.observability "
         "worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
