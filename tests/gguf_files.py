@@ -132,7 +132,8 @@ def _value(value: Any) -> bytes:
 def _array(values: Sequence[Any]) -> bytes:
     if isinstance(values[0], str):
         return struct.pack("<IIQ", 9, 8, len(values)) + b"".join(map(_string, values))
-    return struct.pack(f"<IIQ{len(values)}i", 9, 5, len(values), *values)
+    kind, code = (6, "f") if isinstance(values[0], float) else (5, "i")
+    return struct.pack(f"<IIQ{len(values)}{code}", 9, kind, len(values), *values)
 
 
 def _string(text: str) -> bytes:
