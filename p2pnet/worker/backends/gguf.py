@@ -17,6 +17,7 @@ from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.runner import Part, Runner
 from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, ContextFailed, bytes_per_token
 from p2pnet.worker.gguf.loading import load_gguf
+from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS
 from p2pnet.worker.gguf.runner import LlamaRunner, LlamaStore
 
 EAGER_KV_BYTES = 1 << 29
@@ -50,9 +51,8 @@ class GgufBackend(EngineBackend):
         )
 
     def _prepare(self, loaded: LoadedModel) -> tuple[Runner, KvStore]:
-        model, options, limits = loaded.model, self._options, self._options.limits
-        # Those whose readers were behind may all go on at once, beside a chunk of others' prompts.
-        step_tokens = max(limits.chunk_alone, limits.chunk_beside + MAX_SEQUENCES)
+        model, options = loaded.model, self._options
+        limits = CPU_LIMITS if model.device.handle is None else ACCELERATOR_LIMITS
         try:
             token_bytes = bytes_per_token(model, options.threads)
             context_length = self._context_length(loaded)
@@ -60,8 +60,9 @@ class GgufBackend(EngineBackend):
             useful_tokens = min(options.slots * context_length, eager_tokens)
             device = "cpu" if model.device.handle is None else "cuda"
             tokens = kv_tokens(device, token_bytes, useful_tokens, options.kv_bytes, model.device.free_bytes)
-            context = Context(model, tokens, step_tokens, options.threads)
-            store, runner = LlamaStore(context, tokens), LlamaRunner(context, model.goes_back)
+            cells = tokens + limits.max_rows  # also for rows that are nobody's
+            context = Context(model, cells, limits.max_rows, options.threads, MAX_SEQUENCES + 1)
+            store, runner = LlamaStore(context, tokens), LlamaRunner(context, model.goes_back, limits, MAX_SEQUENCES)
             _try_out(store, runner)
         except ContextFailed as error:
             raise UsageError(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,42 +16,49 @@ import numpy.typing as npt
 from p2pnet.worker.gguf.library import library
 from p2pnet.worker.gguf.model import LlamaModel
 
-MAX_SEQUENCES = 64
-"""How many sequences have tokens in a context at the same time: the scheduler's 32 that run, and as many prefixes and
-answers whose readers are behind. llama.cpp keeps a row of logits for each."""
+MAX_SEQUENCES = 48
+"""How many sequences have tokens in a context at the same time: the scheduler's 32 that run, and some prefixes and
+answers whose readers are behind. llama.cpp keeps a row of logits for each, and wants no more of them than there are
+rows in a call."""
 
 _CELL_STEP = 256
 """Contexts are made of whole steps, as llama.cpp rounds them up."""
 
+Ints = npt.NDArray[np.int32]
+
 
 class ContextFailed(RuntimeError):
-    """llama.cpp could not compute a step."""
+    """llama.cpp could not compute some tokens."""
 
 
-class Batch:
-    """The tokens of one step, in arrays that are filled anew for each."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Tokens to compute, one after the other: their ids, positions and sequences, and whether logits are wanted."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.ids = np.zeros(size, np.int32)
-        self.positions = np.zeros(size, np.int32)
-        self.sequences = np.zeros(size, np.int32)
-        self.wants_logits = np.zeros(size, np.int8)
-        self._counts = np.ones(size, np.int32)
-        self._places = np.arange(size, dtype=np.uint64) * 4 + self.sequences.ctypes.data
-        """For each token the address of its list of sequences, which has one."""
+    ids: Ints
+    positions: Ints
+    sequences: Ints
+    wants_logits: npt.NDArray[np.int8]
 
-    def of(self, count: int) -> object:
-        """The first `count` tokens, as llama.cpp takes them."""
-        int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
-        return library().llama_batch(
-            n_tokens=count,
-            token=self.ids.ctypes.data_as(int32),
-            pos=self.positions.ctypes.data_as(int32),
-            n_seq_id=self._counts.ctypes.data_as(int32),
-            seq_id=ctypes.cast(self._places.ctypes.data, ctypes.POINTER(int32)),
-            logits=self.wants_logits.ctypes.data_as(int8),
-        )
+    @classmethod
+    def of(cls, ids: Sequence[int], start: int, sequence: int, logits: int = 0) -> Rows:
+        """A sequence's tokens from position `start` on. Of the last `logits` of them logits are wanted."""
+        count = len(ids)
+        wants = np.zeros(count, np.int8)
+        wants[count - logits :] = 1
+        positions = np.arange(start, start + count, dtype=np.int32)
+        return cls(np.array(ids, np.int32), positions, np.full(count, sequence, np.int32), wants)
+
+    @classmethod
+    def joined(cls, several: Iterable[Rows]) -> Rows:
+        fields = zip(*((rows.ids, rows.positions, rows.sequences, rows.wants_logits) for rows in several), strict=True)
+        return cls(*map(np.concatenate, fields))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(self.ids[part], self.positions[part], self.sequences[part], self.wants_logits[part])
 
 
 class Context:
@@ -58,13 +66,13 @@ class Context:
     at the same time."""
 
     def __init__(
-        self, model: LlamaModel, cells: int, step_tokens: int, threads: int, sequences: int = MAX_SEQUENCES
+        self, model: LlamaModel, cells: int, max_rows: int, threads: int, sequences: int = MAX_SEQUENCES
     ) -> None:
-        """`cells` is for how many tokens there is room; `step_tokens` how many are computed in one step at most."""
+        """`cells` is for how many tokens there is room; `max_rows` how many are computed at once at most."""
         llama = library()
         params = llama.llama_context_default_params()
         params.n_ctx = -(-cells // _CELL_STEP) * _CELL_STEP
-        params.n_batch = params.n_ubatch = step_tokens  # a step is never cut in two
+        params.n_batch = params.n_ubatch = max_rows
         params.n_seq_max = sequences
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
@@ -79,15 +87,26 @@ class Context:
         self._llama = llama
         self._model = model  # which has to stay for as long as the context does
         self._memory = llama.llama_get_memory(self._handle)
-        self.batch = Batch(step_tokens)
+        self.max_rows = max_rows
 
-    def compute(self, count: int) -> npt.NDArray[np.float32]:
-        """Compute the first `count` tokens of the batch. Returns the logits (rows, vocabulary) of those that want them,
-        in order. Raises ContextFailed."""
-        status = self._llama.llama_decode(self._handle, self.batch.of(count))
+    def compute(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """Compute at most `max_rows` rows. Returns the logits (rows, vocabulary) of those that want them, in order.
+        Raises ContextFailed."""
+        int32, int8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        one_each = np.ones(len(rows), np.int32)
+        places = np.arange(len(rows), dtype=np.uint64) * rows.sequences.itemsize + rows.sequences.ctypes.data
+        batch = self._llama.llama_batch(
+            n_tokens=len(rows),
+            token=rows.ids.ctypes.data_as(int32),
+            pos=rows.positions.ctypes.data_as(int32),
+            n_seq_id=one_each.ctypes.data_as(int32),
+            seq_id=ctypes.cast(places.ctypes.data, ctypes.POINTER(int32)),
+            logits=rows.wants_logits.ctypes.data_as(int8),
+        )
+        status = self._llama.llama_decode(self._handle, batch)
         if status != 0:
             raise ContextFailed(f"llama_decode ended with {status}")
-        wanted = np.flatnonzero(self.batch.wants_logits[:count])
+        wanted = np.flatnonzero(rows.wants_logits)
         found = np.empty((len(wanted), self._model.vocabulary_size), np.float32)
         for row, index in zip(found, wanted.tolist(), strict=True):
             row[:] = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(self._handle, index), row.shape)
@@ -111,19 +130,6 @@ def bytes_per_token(model: LlamaModel, threads: int) -> int:
     context = Context(model, _CELL_STEP, 32, threads, sequences=1)
     sizes = []
     for positions in (range(8), range(8, 24)):
-        fill(context.batch, 0, [index % model.vocabulary_size for index in positions], positions.start, 0, 0)
-        context.compute(len(positions))
+        context.compute(Rows.of([index % model.vocabulary_size for index in positions], positions.start, 0))
         sizes.append(context.kept_bytes(0))
     return max(1, (sizes[1] - sizes[0]) // 16)
-
-
-def fill(batch: Batch, at: int, ids: Sequence[int], start: int, sequence: int, rows: int) -> int:
-    """Write a sequence's next tokens into the batch, from place `at` and position `start` on: the last `rows` want
-    logits. Returns the place behind them."""
-    end = at + len(ids)
-    batch.ids[at:end] = ids
-    batch.positions[at:end] = np.arange(start, start + len(ids))
-    batch.sequences[at:end] = sequence
-    batch.wants_logits[at : end - rows] = 0
-    batch.wants_logits[end - rows : end] = 1
-    return end

@@ -51,6 +51,9 @@ class LlamaModel:
         llama = library()
         params = llama.llama_model_default_params()
         params.vocab_only = vocabulary_only
+        params.use_extra_bufts = (
+            False  # weights repacked for this processor take other kernels for few rows: see rows.py
+        )
         params.n_gpu_layers = 0 if device.handle is None else -1
         chosen = (ctypes.c_void_p * 2)(device.handle, None)  # a list that ends in NULL, and may be empty
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)

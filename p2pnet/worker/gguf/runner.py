@@ -5,19 +5,18 @@ Knows nothing of sampling or scheduling.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from p2pnet.worker.engine.kv_store import Kv, KvStore
 from p2pnet.worker.engine.memory import Room
 from p2pnet.worker.engine.runner import Part
-from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, fill
-
-logger = logging.getLogger(__name__)
+from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, Rows
+from p2pnet.worker.gguf.rows import Call, Piece, RowLimits, calls
 
 _UNKNOWN = -1
 """How many tokens llama.cpp has of a sequence of which a step has failed."""
@@ -68,26 +67,53 @@ class LlamaStore(KvStore):
 
 
 class LlamaRunner:
-    """Runs all parts in one batch of llama.cpp's."""
+    """Runs the parts of a step in as few calls of llama.cpp as `limits` allow."""
 
-    def __init__(self, context: Context, goes_back: bool) -> None:
-        """`goes_back` says that a sequence's last tokens can be forgotten, and computed again."""
+    def __init__(self, context: Context, goes_back: bool, limits: RowLimits, spare_sequence: int) -> None:
+        """`goes_back` says that a sequence's last tokens can be forgotten, and computed again. `spare_sequence` is
+        nobody's."""
         self._context = context
+        self._limits = limits
+        self._spare = spare_sequence
         self.is_packed = goes_back
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """See Runner. Raises ContextFailed."""
-        batch, at = self._context.batch, 0
-        for part in parts:
+        pieces: list[Piece] = []
+        for number, part in enumerate(parts):
             cells = cells_of(part.kv)
             if cells.filled != part.start:
                 self._context.forget(cells.sequence, part.start)
             cells.filled = _UNKNOWN
-            at = fill(batch, at, part.ids, part.start, cells.sequence, part.logits)
-        logits: Any = torch.from_numpy(self._context.compute(at))
+            pieces.extend(_pieces(number, part, cells.sequence, self._limits))
+        found: list[list[npt.NDArray[np.float32]]] = [[] for _ in parts]
+        for call in calls(pieces, self._limits):
+            for number, row in zip(call.parts, self._compute(call), strict=True):
+                found[number].append(row)
         for part in parts:
             cells_of(part.kv).filled = part.start + len(part.ids)
-        return list(logits.split([part.logits for part in parts]))
+        return [torch.from_numpy(np.stack(rows)) if rows else torch.empty(0) for rows in found]
+
+    def _compute(self, call: Call) -> npt.NDArray[np.float32]:
+        if not call.padding:
+            return self._context.compute(call.rows)
+        padding = Rows.of([0] * call.padding, 0, self._spare)
+        try:
+            return self._context.compute(Rows.joined([call.rows, padding]))
+        finally:
+            self._context.forget(self._spare, 0)
+
+
+def _pieces(number: int, part: Part, sequence: int, limits: RowLimits) -> Iterator[Piece]:
+    """A part's rows: those of the prompt, and those of the answer. A prompt that is shorter than the least that prompts
+    are computed with is as an answer, as it is where llama.cpp computes it by itself."""
+    rows = Rows.of(part.ids, part.start, sequence, part.logits)
+    prompt_tokens = part.start + len(rows) if part.prompt_tokens is None else part.prompt_tokens
+    end = max(0, min(len(rows), prompt_tokens - part.start))
+    if end:
+        yield Piece(number, rows[:end], is_prompt=prompt_tokens >= limits.prompt[0])
+    if end < len(rows):
+        yield Piece(number, rows[end:], is_prompt=False, is_next=len(rows) == 1)
 
 
 def cells_of(kv: Kv) -> Cells:

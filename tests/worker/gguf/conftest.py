@@ -10,9 +10,10 @@ import pytest
 
 from p2pnet.worker.gguf.context import Context
 from p2pnet.worker.gguf.model import LlamaModel
+from p2pnet.worker.gguf.rows import CPU_LIMITS
 from p2pnet.worker.gguf.runner import LlamaRunner, LlamaStore
 from tests.checkpoints import build_checkpoint
-from tests.gguf_files import small_gguf
+from tests.gguf_files import real_gguf, small_gguf
 
 CELLS = 1024
 SEQUENCES = 4
@@ -39,6 +40,16 @@ class Llama:
 
 @pytest.fixture
 def llama(good: Path) -> Iterator[Llama]:
-    model = LlamaModel(good)
-    context = Context(model, CELLS, 256, threads=1, sequences=SEQUENCES)
-    yield Llama(model, LlamaStore(context, CELLS, SEQUENCES), LlamaRunner(context, goes_back=True))
+    yield running(LlamaModel(good))
+
+
+@pytest.fixture
+def quantized() -> Iterator[Llama]:
+    """The real model."""
+    yield running(LlamaModel(real_gguf()))
+
+
+def running(model: LlamaModel) -> Llama:
+    context = Context(model, CELLS + 64, CPU_LIMITS.max_rows, threads=1, sequences=SEQUENCES + 1)
+    runner = LlamaRunner(context, goes_back=True, limits=CPU_LIMITS, spare_sequence=SEQUENCES)
+    return Llama(model, LlamaStore(context, CELLS, SEQUENCES), runner)

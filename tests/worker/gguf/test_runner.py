@@ -14,6 +14,7 @@ from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.runner import Part
 from p2pnet.worker.engine.scheduler import Job, Scheduler, SchedulerLimits
 from p2pnet.worker.gguf.context import ContextFailed, bytes_per_token
+from p2pnet.worker.gguf.rows import CPU_LIMITS
 from p2pnet.worker.gguf.runner import LlamaRunner
 from tests.worker.gguf.conftest import CELLS, SEQUENCES, Llama
 
@@ -128,9 +129,38 @@ def test_a_step_that_fails_is_repeated(llama: Llama) -> None:
 
 def test_models_that_cannot_go_back_run_alone(llama: Llama) -> None:
     assert llama.runner.is_packed
-    assert not LlamaRunner(llama.store.context, goes_back=False).is_packed
+    assert not LlamaRunner(llama.store.context, False, CPU_LIMITS, SEQUENCES).is_packed
 
 
 def test_what_a_token_takes(llama: Llama) -> None:
     two_halves_of_three_layers = 2 * 3 * 2 * 16 * 2
     assert two_halves_of_three_layers <= bytes_per_token(llama.model, threads=1) <= two_halves_of_three_layers + 16
+
+
+def test_what_is_beside_a_token_does_not_change_a_bit_of_it(quantized: Llama) -> None:
+    """An answer alone, beside another, and taken up again: the same logits. With weights that are not quantized they
+    differ in the fifth digit."""
+
+    def alone() -> list[torch.Tensor]:
+        kv = opened(quantized)
+        found = quantized.runner.forward([Part(IDS[:40], 0, kv, 1, prompt_tokens=40)])
+        for position in range(40, 52):
+            found += quantized.runner.forward([Part(IDS[position : position + 1], position, kv, 1, prompt_tokens=40)])
+        quantized.store.close(kv)
+        return found
+
+    expected = alone()
+    kv, other = opened(quantized), opened(quantized)
+    parts = [Part(IDS[:30], 0, kv, 0, prompt_tokens=40), Part(OTHER[:12], 0, other, 1, prompt_tokens=12)]
+    quantized.runner.forward(parts)
+    next_one = Part(OTHER[12:13], 12, other, 1, prompt_tokens=12)
+    (found, _) = quantized.runner.forward([Part(IDS[30:40], 30, kv, 1, prompt_tokens=40), next_one])
+    assert torch.equal(found, expected[0])
+    for position in range(40, 50):
+        beside = Part(OTHER[position - 27 : position - 26], position - 27, other, 1, prompt_tokens=12)
+        mine = Part(IDS[position : position + 1], position, kv, 1, prompt_tokens=40)
+        found, _ = quantized.runner.forward([mine, beside])
+        assert torch.equal(found, expected[position - 39])
+    resumed = opened(quantized)
+    (found,) = quantized.runner.forward([Part(IDS[:52], 0, resumed, 1, prompt_tokens=40)])
+    assert torch.equal(found, expected[-1])
