@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from p2pnet.errors import UsageError
@@ -35,6 +36,10 @@ _MAX_ERRORS = 16
 logger = logging.getLogger(__name__)
 
 _errors: deque[str] = deque(maxlen=_MAX_ERRORS)
+
+
+def is_installed() -> bool:
+    return find_spec("llama_cpp") is not None
 
 
 @cache
