@@ -24,6 +24,11 @@ use_environment() {
         echo "Installing into .venv (a few minutes the first time: torch is large) ..."
         # torch first and by its exact version: a range would bring gigabytes of CUDA libraries where a CPU build is at hand.
         .venv/bin/python -m pip install -q --disable-pip-version-check "$(grep '^torch==' constraints.txt)"
+        # llama.cpp is built here, for minutes, the first time: pip keeps what it has built. By itself it is built for what
+        # the processor names, which a virtual machine may not allow.
+        if [ "$(uname -m)" = x86_64 ]; then
+            export CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON}"
+        fi
         .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
         touch "$stamp"
     fi

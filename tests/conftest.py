@@ -18,7 +18,6 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 from tests import leaks
 from tests.built_once import built_once
 from tests.depth import PROFILES, depth, is_deep
-from tests.gemma import gemma_file as gemma_file
 from tests.tiny_swarm import TinySwarm, tiny_swarm_of_processes
 
 TESTS = Path(__file__).parent

@@ -43,10 +43,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages flow network records features wire worker.backend "
-        "worker.speed "
-        "worker.checkpoints worker.text worker.embedding worker.engine"
+        "worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -111,9 +111,8 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.cli": (
         "display errors config messages private_files identity loopback network records receipts features swarm peer "
-        "twins "
-        "worker.backend worker.checkpoints worker.embedding worker.engine worker.backends worker.observability "
-        "worker.given worker.owner worker.serve worker.benchmark doctor top "
+        "twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
+        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
         "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

@@ -251,8 +251,13 @@ def test_the_hivemind_network_is_imported_late_and_by_one() -> None:
     assert [(found.file, found.is_lazy) for found in importers] == [("p2pnet/peer.py", True)]
 
 
+def test_llama_cpp_is_imported_late_and_in_one_place() -> None:
+    importers = [found for found in IMPORTS if found.of("llama_cpp")]
+    assert [(found.file, found.is_lazy) for found in importers] == [("p2pnet/worker/gguf/library.py", True)]
+
+
 def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
-    parts = ("engine", "text", "checkpoints", "embedding", "backends")
+    parts = ("engine", "text", "checkpoints", "embedding", "gguf", "backends")
     homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py")
     eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
     assert {file for file in eager if not file.startswith(homes)} == set()
@@ -264,7 +269,8 @@ def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
         ("checkpoints", ("text", "embedding", "engine", "backends")),
         ("text", ("embedding", "engine", "backends")),
         ("embedding", ("text", "engine", "backends")),
-        ("engine", ("embedding", "backends")),
+        ("engine", ("embedding", "gguf", "backends")),
+        ("gguf", ("text", "embedding", "backends")),
     ],
 )
 def test_the_parts_that_run_a_model_import_only_from_below(part: str, above: tuple[str, ...]) -> None:
@@ -326,6 +332,7 @@ def loaded_by(module: str) -> set[str]:
             "p2pnet.cli.serve.upstreams, p2pnet.worker.backends.upstream.backend",
             ["torch", "hivemind", "transformers", "tokenizers", "numpy", "fastapi", "gateway"],
         ),
+        ("p2pnet.worker.gguf.trial", ["torch", "transformers", "llama_cpp", "hivemind", "fastapi", "gateway"]),
         (
             "p2pnet.worker.serve, p2pnet.worker.backends.synthetic.echo",
             ["torch", "hivemind", "transformers", "fastapi", "prometheus_client", "aiohttp", "gateway"],

@@ -13,10 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILT_ON = ("fastapi", "hivemind", "torch", "transformers", "uvicorn")
 """What a minor version of theirs has broken before, or may: we subclass their insides, or run models on them."""
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ALLOWED = {
-    requirement.name: requirement.specifier
-    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    for requirement in [Requirement(line)]
+    requirement.name: requirement.specifier for line in PROJECT["dependencies"] for requirement in [Requirement(line)]
 }
 TESTED = {
     name: Version(version)
@@ -32,3 +31,11 @@ def test_the_newest_version_that_is_allowed_is_the_one_that_is_tested(name: str)
     assert tested in ALLOWED[name]
     assert Version(f"{tested.major}.{tested.minor + 1}") not in ALLOWED[name]
     assert Version(f"{tested.major + 1}.0") not in ALLOWED[name]
+
+
+def test_of_llama_cpp_only_the_version_that_is_tested_is_allowed() -> None:
+    """Each patch brings another llama.cpp, and with it other structures behind the same names."""
+    (line,) = PROJECT["optional-dependencies"]["gguf"]
+    allowed, tested = Requirement(line).specifier, TESTED["llama_cpp_python"]
+    assert tested in allowed
+    assert Version(f"{tested.major}.{tested.minor}.{tested.micro + 1}") not in allowed

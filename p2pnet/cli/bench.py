@@ -34,7 +34,7 @@ def bench(
             "--model",
             envvar="P2PNET_MODEL",
             metavar="MODEL",
-            help="What to measure: tiny (bundled), a folder in Hugging Face format, or a hub id.",
+            help="What to measure: tiny (bundled), a folder in Hugging Face format, a GGUF file, or a hub id.",
         ),
     ],
     concurrency: Annotated[
@@ -69,13 +69,19 @@ def bench(
     from p2pnet.cli.settings import parse_bytes
     from p2pnet.config import ModelConfig
     from p2pnet.worker.benchmark import Workload
+    from p2pnet.worker.checkpoints.gguf_files import check_gguf_flags, means_gguf
     from p2pnet.worker.checkpoints.names import local_folder
+    from p2pnet.worker.gguf.trial import try_out_files
 
     logs.configure(log_level, is_json=False)
     kv_bytes = None if kv_memory is None else parse_bytes(kv_memory)
     config = ModelConfig({model: "bench"}, device, dtype, quantization, kv_bytes)
     workload = Workload(tuple(sorted(set(concurrency or DEFAULT_CONCURRENCY))), prompt_tokens, tokens)
-    local_folder(model)  # a wrong name is known at once
+    if means_gguf(model):  # a wrong name is known at once
+        check_gguf_flags(model, dtype, quantization)
+        try_out_files([model], device)
+    else:
+        local_folder(model)
     import_module("p2pnet.cli.loading")  # seconds: Ctrl-C ends them at once here, and not in the event loop
     report = asyncio.run(measure(model, config, workload))
     if as_json:
@@ -103,35 +109,62 @@ class Report:
 
 async def measure(model: str, config: ModelConfig, workload: Workload) -> Report:
     """Load the model, measure, and free it. Raises UsageError."""
-    import torch
-
     from p2pnet.cli.loading import load_generator
-    from p2pnet.worker.backends.transformers import EngineOptions
+    from p2pnet.worker.backends.engine_backend import EngineOptions
     from p2pnet.worker.benchmark import Benchmark
-    from p2pnet.worker.checkpoints.plan import choose_device
+    from p2pnet.worker.checkpoints.gguf_files import means_gguf
     from p2pnet.worker.engine.peak_memory import PeakMemory
 
-    device = choose_device(config.device)
     options = EngineOptions(kv_bytes=config.kv_bytes, slots=max(workload.concurrencies))
+    is_file = means_gguf(model)
+    place = _place_of_gguf(config.device) if is_file else _place(config.device)
     backend = await load_generator(model, config, options)
     try:
         with watching() as watch:
-            async with PeakMemory(device) as memory:
+            async with PeakMemory("cpu" if is_file else place.device) as memory:
                 figures = await Benchmark(backend, workload, time.perf_counter, watch).run()
         (card,) = backend.models
         return Report(
             model=model,
             dtype=card.dtype,
             quantization=card.quantization,
-            device=device,
-            device_name=torch.cuda.get_device_name() if device == "cuda" else None,
-            threads=torch.get_num_threads(),
+            device=place.device,
+            device_name=place.name,
+            threads=options.threads,
             workload=workload,
             figures=figures,
             peak_memory=memory.peak,
         )
     finally:
         await backend.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model computes; `name` is None for the processor."""
+
+    device: str
+    name: str | None = None
+
+
+def _place(wanted: str) -> Place:
+    """Where torch computes. Raises UsageError."""
+    import torch
+
+    from p2pnet.worker.checkpoints.plan import choose_device
+
+    device = choose_device(wanted)
+    return Place(device, torch.cuda.get_device_name() if device == "cuda" else None)
+
+
+def _place_of_gguf(wanted: str) -> Place:
+    """Where llama.cpp computes, which is left the cores. Raises UsageError."""
+    from p2pnet.cli.loading import leave_cores_to_llama
+    from p2pnet.worker.gguf.library import CPU, choose_device
+
+    leave_cores_to_llama()
+    device = choose_device(wanted)
+    return Place(device.kind, None if device == CPU else device.description)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
@@ -19,12 +20,16 @@ from p2pnet.peer import now_ms
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
-from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
+from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
+from p2pnet.worker.backends.gguf import GgufBackend
+from p2pnet.worker.backends.transformers import TransformersBackend
+from p2pnet.worker.checkpoints.gguf_files import find_gguf, hub_gguf, means_gguf
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.turns import Turns
+from p2pnet.worker.gguf.trial import try_out
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Loaded:
     """What runs a worker's models."""
 
-    backends: list[TransformersBackend]
+    backends: list[EngineBackend]
     embedders: list[EmbeddingsBackend]
 
     async def close(self) -> None:
@@ -44,12 +49,16 @@ class Loaded:
 async def load_models(models: Sequence[str], config: ModelConfig, slots: int) -> Loaded:
     """Load each model for what it can do. All compute in turns, and those that generate have equal parts of the memory
     for keys and values; `slots` is how many requests each takes at the same time. Raises UsageError."""
-    choose_device(config.device)  # a device that is not there is known before anything is fetched
-    folders = {model: await asyncio.to_thread(find_folder, model) for model in models}
-    tasks = {model: tasks_of(folder) for model, folder in folders.items()}
+    files = [model for model in models if means_gguf(model)]
+    if len(files) < len(models):
+        choose_device(config.device)  # a device that is not there is known before anything is fetched
+    folders = {model: await asyncio.to_thread(find_folder, model) for model in models if model not in files}
+    tasks = {model: ("generate",) if model in files else tasks_of(folders[model]) for model in models}
     generating = sum("generate" in found for found in tasks.values())
     kv_bytes = None if config.kv_bytes is None else config.kv_bytes // max(1, generating)
-    options = EngineOptions(kv_bytes=kv_bytes, slots=slots, turns=Turns())
+    options = EngineOptions(kv_bytes=kv_bytes, slots=slots, context_tokens=config.context_tokens)
+    if len(files) == len(models):
+        leave_cores_to_llama()
     loaded = Loaded([], [])
     try:
         for model in models:
@@ -63,23 +72,53 @@ async def load_models(models: Sequence[str], config: ModelConfig, slots: int) ->
     return loaded
 
 
-async def load_generator(model: str, config: ModelConfig, options: EngineOptions) -> TransformersBackend:
+def leave_cores_to_llama() -> None:
+    """Have torch use one thread, in a process whose models are all GGUF files: it samples there, and computes nothing.
+
+    Both libraries bring OpenMP. Of each, the threads wait awake for more to do, and so keep those of the other from it.
+    """
+    torch.set_num_threads(1)
+
+
+async def load_generator(model: str, config: ModelConfig, options: EngineOptions) -> EngineBackend:
     """Load a model that generates. Raises UsageError."""
     with _Bar(model) as bar:
-        backend = await TransformersBackend.from_spec(
-            model,
-            now_ms=now_ms,
-            options=options,
-            served_name=config.served_names.get(model),
-            device=config.device,
-            dtype=config.dtype,
-            quantization=config.quantization,
-            idle_unload_s=config.idle_unload_s,
-            cache_dir=data_dir(),
-            progress=bar.show_hashing,
-        )
+        backend = await (_load_gguf if means_gguf(model) else _load_folder)(model, config, options, bar)
     _say_ready(model, backend.models)
     return backend
+
+
+async def _load_gguf(model: str, config: ModelConfig, options: EngineOptions, bar: _Bar) -> GgufBackend:
+    """What lies on this machine was tried before; what has just been fetched was not."""
+    path = await asyncio.to_thread(find_gguf, model)
+    assert path is not None
+    if hub_gguf(model) is not None:
+        await asyncio.to_thread(try_out, path, config.device)
+    return await GgufBackend.from_file(
+        path,
+        name_of(model, config.served_names.get(model)),
+        now_ms=now_ms,
+        options=options,
+        device=config.device,
+        idle_unload_s=config.idle_unload_s,
+        cache_dir=data_dir(),
+        progress=bar.show_hashing,
+    )
+
+
+async def _load_folder(model: str, config: ModelConfig, options: EngineOptions, bar: _Bar) -> TransformersBackend:
+    return await TransformersBackend.from_spec(
+        model,
+        now_ms=now_ms,
+        options=options,
+        served_name=config.served_names.get(model),
+        device=config.device,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        idle_unload_s=config.idle_unload_s,
+        cache_dir=data_dir(),
+        progress=bar.show_hashing,
+    )
 
 
 async def _load_embedder(model: str, folder: Path, config: ModelConfig, turns: Turns) -> EmbeddingsBackend:

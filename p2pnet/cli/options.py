@@ -28,6 +28,7 @@ class Device(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+    vulkan = "vulkan"
 
 
 class Dtype(StrEnum):
@@ -107,7 +108,9 @@ DrainSeconds = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="P2PNET_JSON", help="Print JSON instead of a table.")]
-DeviceOption = Annotated[Device, typer.Option("--device", envvar="P2PNET_DEVICE", help="Where to compute.")]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", envvar="P2PNET_DEVICE", help="Where to compute. vulkan is for GGUF files.")
+]
 DtypeOption = Annotated[
     Dtype,
     typer.Option(
@@ -133,6 +136,16 @@ KvMemory = Annotated[
         metavar="SIZE",
         help="Memory for the keys and values of running answers and of prompts that may come again, as 2GiB or "
         "500MB. Default: what is useful, at most half of what is free; on a CPU never more than that.",
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        envvar="P2PNET_CONTEXT",
+        metavar="TOKENS",
+        min=256,
+        help="How long a prompt and its answer may be together. Default: as long as the model allows and memory holds.",
     ),
 ]
 GatewayUrl = Annotated[str, typer.Option("--gateway", envvar="P2PNET_GATEWAY", help="The gateway's base URL.")]

@@ -52,6 +52,7 @@ class Wishes:
 async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
     """Yields one verdict after the other. Never raises, and ends within two minutes."""
     gpu = asyncio.create_task(_in_time(machine.look_at_gpu(), GPU_S, _SLOW_TORCH))
+    llama = asyncio.create_task(_in_time(machine.look_at_llama(), GPU_S, _SLOW_LLAMA))
     model = asyncio.create_task(_in_time(machine.try_model(), MODEL_S, f"it took longer than {MODEL_S:.0f} s"))
     gateway = None if wishes.gateway is None else asyncio.create_task(ask_gateway(wishes.gateway, wishes.key))
     try:
@@ -62,6 +63,7 @@ async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
         yield machine_verdicts.judge_memory(machine.look_at_memory())
         yield machine_verdicts.judge_gpu(await gpu)
         yield machine_verdicts.judge_model(await model)
+        yield machine_verdicts.judge_llama(await llama)
         ports = machine.look_at_ports(wishes.listen)
         yield machine_verdicts.judge_ports(ports)
         are_free = all(port.problem is None for port in ports)
@@ -70,13 +72,14 @@ async def examine(wishes: Wishes) -> AsyncGenerator[Verdict, None]:
         if gateway is not None:
             yield network_verdicts.judge_gateway(await gateway)
     finally:
-        for task in (gpu, model, gateway):
+        for task in (gpu, llama, model, gateway):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
 
 _SLOW_TORCH = machine_verdicts.Gpu(problem=f"it was not imported within {GPU_S:.0f} s")
+_SLOW_LLAMA = machine_verdicts.Llama(problem=f"it was not imported within {GPU_S:.0f} s")
 
 
 async def _examine_network(wishes: Wishes, listen: tuple[str, ...]) -> AsyncIterator[Verdict]:

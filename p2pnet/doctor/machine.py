@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ import msgspec
 import psutil
 from packaging.requirements import Requirement
 
-from p2pnet.doctor.machine_verdicts import Disk, Gpu, Memory, Package, Port
+from p2pnet.doctor.machine_verdicts import Disk, Gpu, Llama, Memory, Package, Port
 from p2pnet.network.multiaddrs import parts_of
 
 PACKAGES = ("torch", "transformers", "hivemind")
@@ -38,6 +39,9 @@ print(json.dumps({
 """In a process of its own: a broken torch may take its process with it."""
 
 
+LLAMA_MODULE = "p2pnet.worker.gguf.offer"
+"""In a process of its own, as torch."""
+
 BENCH = (
     *("bench", "--model", "tiny", "--device", "cpu"),
     *("--concurrency", "1", "--prompt-tokens", "8", "--tokens", "2", "--json"),
@@ -58,6 +62,11 @@ def look_at_memory() -> Memory:
 async def look_at_gpu() -> Gpu:
     """What torch says of the GPU. Takes as long as torch takes to be imported."""
     return gpu_from(*await _run("-c", TORCH_SCRIPT))
+
+
+async def look_at_llama() -> Llama:
+    """What the installed llama.cpp can compute on."""
+    return llama_from(*await _run("-m", LLAMA_MODULE))
 
 
 async def try_model() -> str | None:
@@ -101,6 +110,18 @@ def gpu_from(status: int, stdout: bytes, stderr: bytes) -> Gpu:
         pass
     said = stderr.decode(errors="replace").strip().splitlines()
     return Gpu(problem=said[-1] if said else f"it ended with status {status}")
+
+
+def llama_from(status: int, stdout: bytes, stderr: bytes) -> Llama:
+    """Reads what the module says of llama.cpp."""
+    try:
+        if status == 0:
+            return msgspec.json.decode(stdout, type=Llama)
+    except msgspec.MsgspecError:
+        pass
+    if status == -signal.SIGILL:
+        return Llama(problem="it was built for another processor, and dies of an illegal instruction")
+    return Llama(problem=problem_from(status or 1, stdout, stderr))
 
 
 def look_at_packages(requirements: Iterable[str] | None = None) -> tuple[Package, ...]:

@@ -49,6 +49,16 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Llama:
+    """What llama.cpp says in a process of its own. `version` None is none installed, `problem` what that process died
+    of. `devices` are those beside the processor."""
+
+    version: str | None = None
+    devices: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Package:
     """A package that p2pnet needs. `wanted` is the range of versions, as in pyproject.toml; `fits` is None when it is
     not installed."""
@@ -104,6 +114,22 @@ def judge_gpu(gpu: Gpu) -> Verdict:
             "Install a torch that is built for this driver's CUDA (https://pytorch.org/get-started).",
         )
     return ok("gpu", f"none: {on_cpu}")
+
+
+def judge_llama(llama: Llama) -> Verdict:
+    if llama.problem is not None:
+        return warning(
+            "gguf",
+            f"llama.cpp cannot be used: {llama.problem.rstrip('.')}",
+            "Build it again: pip install --force-reinstall --no-cache-dir llama-cpp-python.",
+        )
+    if llama.version is None:
+        return ok("gguf", "no llama.cpp: to lend GGUF files, pip install 'p2pnet[gguf]'")
+    return ok("gguf", f"llama.cpp of llama-cpp-python {llama.version} runs them on {_places(llama.devices)}")
+
+
+def _places(devices: tuple[str, ...]) -> str:
+    return ", ".join(devices) if devices else "the processor"
 
 
 def judge_model(problem: str | None) -> Verdict:

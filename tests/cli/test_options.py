@@ -33,7 +33,7 @@ EXPECTED_FLAGS = {
         *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
         *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
         *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),
-        *("--device", "--dtype", "--quantization", "--kv-memory", "--identity", "--ready-file"),
+        *("--device", "--dtype", "--quantization", "--kv-memory", "--context", "--identity", "--ready-file"),
         *("--drain-seconds", "--log-level", "--log-json", "--no-panel", "--public", "--no-relay"),
     },
     "gateway": {

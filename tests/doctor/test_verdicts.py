@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from p2pnet.config import DEFAULT_LISTEN
-from p2pnet.doctor.machine import gpu_from, look_at_disks, look_at_packages, look_at_ports, problem_from
+from p2pnet.doctor.machine import gpu_from, llama_from, look_at_disks, look_at_packages, look_at_ports, problem_from
 from p2pnet.doctor.machine_verdicts import (
     Disk,
     Gpu,
+    Llama,
     Memory,
     Package,
     Port,
     judge_disk,
     judge_gpu,
+    judge_llama,
     judge_memory,
     judge_model,
     judge_packages,
@@ -77,6 +79,10 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_gpu(Gpu(has_mps=True)), OK, "--device mps"),
         (judge_gpu(Gpu(has_nvidia=True)), WARNING, "CUDA"),
         (judge_gpu(Gpu(problem="ImportError: libcudart")), FAILED, "pip install --force-reinstall torch"),
+        (judge_llama(Llama()), OK, "pip install 'p2pnet[gguf]'"),
+        (judge_llama(Llama("0.3.36")), OK, "llama-cpp-python 0.3.36 runs them on the processor"),
+        (judge_llama(Llama("0.3.36", ("RTX (--device cuda)",))), OK, "on RTX (--device cuda)"),
+        (judge_llama(Llama(problem="libllama.so is missing.")), WARNING, "--no-cache-dir llama-cpp-python"),
         (judge_model(None), OK, "the bundled model generates"),
         (judge_model("It has no cache."), FAILED, "does not generate: It has no cache"),
         (judge_model("It has no cache."), FAILED, "-c constraints.txt"),
@@ -156,6 +162,20 @@ def test_only_what_failed_makes_the_status() -> None:
 )
 def test_what_torch_says_of_itself(status: int, stdout: bytes, stderr: bytes, found: Gpu) -> None:
     assert gpu_from(status, stdout, stderr) == found
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "stderr", "found"),
+    [
+        (0, b'{"version":"0.3.36","devices":["A (--device cuda)"]}', b"", Llama("0.3.36", ("A (--device cuda)",))),
+        (0, b"{}", b"", Llama()),
+        (-4, b"", b"", Llama(problem="it was built for another processor, and dies of an illegal instruction")),
+        (1, b"", b"Traceback\nOSError: libgomp", Llama(problem="OSError: libgomp")),
+        (0, b"nothing", b"", Llama(problem="it ended with status 1")),
+    ],
+)
+def test_what_llama_cpp_says_of_itself(status: int, stdout: bytes, stderr: bytes, found: Llama) -> None:
+    assert llama_from(status, stdout, stderr) == found
 
 
 @pytest.mark.parametrize(

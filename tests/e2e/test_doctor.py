@@ -35,6 +35,7 @@ def test_all_is_well(tiny_swarm: TinySwarm) -> None:
     for check in (
         "versions",
         "gpu",
+        "gguf",
         "model",
         "ports",
         "p2pd",
@@ -65,7 +66,9 @@ def test_a_dead_bootstrap_is_one_clear_line(tiny_swarm: TinySwarm) -> None:
     both = examined(tiny_swarm, "--initial-peers", dead, "--initial-peers", tiny_swarm.address, "--json")
     assert both.status == 1
     assert levels(both) | {"disk": "", "memory": ""} == {
-        **dict.fromkeys(("versions", "gpu", "model", "ports", "p2pd", "clock", "nat", "relay", "round trip"), "ok"),
+        **dict.fromkeys(
+            ("versions", "gpu", "gguf", "model", "ports", "p2pd", "clock", "nat", "relay", "round trip"), "ok"
+        ),
         **{"bootstrap": "failed", "disk": "", "memory": ""},
     }
 

@@ -34,6 +34,7 @@ from p2pnet.records import ModelCard
 from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from tests.gateway.scripted_swarm import scripted_swarm
+from tests.gguf_files import real_gguf
 from tests.llama_server import SLOT_TOKENS, TEMPLATE, llama_server
 from tests.processes import processes, wait_until
 
@@ -52,6 +53,11 @@ PERSON = json.dumps(
     }
 )
 LOOK = Tool("look", "looks", '{"type":"object","properties":{"at":{"type":"integer"}},"required":["at"]}')
+
+
+@pytest.fixture(scope="module")
+def gemma_file() -> Path:
+    return real_gguf()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from typing import Any
 
 from p2pnet.messages import Finished, GenerateRequest, Prompt, TextDelta, TextPrompt, TokenLogprob, ToolCallDelta, Usage
 from p2pnet.worker.backend import BackendEvent
-from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
+from p2pnet.worker.backends.engine_backend import EngineOptions
+from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.runner import kv_bytes_per_token, make_runner

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from p2pnet.errors import UsageError
+from p2pnet.worker.backends.engine_backend import EngineOptions
 from p2pnet.worker.backends.synthetic.echo import EchoBackend, EchoOptions
-from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
+from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.benchmark import (
     MAX_ROUNDS,
     Benchmark,

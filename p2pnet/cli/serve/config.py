@@ -21,6 +21,7 @@ from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import check_listen_address
 from p2pnet.worker.backends.synthetic.script_file import ScriptedModel, read_scripts
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
+from p2pnet.worker.checkpoints.gguf_files import check_gguf_flags, means_gguf
 from p2pnet.worker.checkpoints.names import local_folder, name_of
 from p2pnet.worker.owner.schedule import Schedule
 
@@ -145,7 +146,10 @@ def _check_names(flags: ServeFlags, names: Mapping[str, str]) -> None:
     """Raises UsageError for what cannot be the name of a worker, a model or a server."""
     check_name(flags.name)
     for model in flags.model:
-        local_folder(model)
+        if means_gguf(model):
+            check_gguf_flags(model, flags.dtype, flags.quantization)
+        else:
+            local_folder(model)
         name_of(model, names.get(model))
     for url in flags.upstream:
         parse_address(url)
@@ -158,6 +162,7 @@ def _model_config(flags: ServeFlags, names: Mapping[str, str]) -> ModelConfig:
         flags.dtype,
         flags.quantization,
         kv_bytes=None if flags.kv_memory is None else parse_bytes(flags.kv_memory),
+        context_tokens=flags.context,
         idle_unload_s=flags.idle_unload_seconds,
     )
 

@@ -23,7 +23,8 @@ class ServeFlags:
             "--model",
             envvar="P2PNET_MODEL",
             metavar="MODEL",
-            help="What to run: tiny (bundled), a folder in Hugging Face format, or a hub id. Repeatable.",
+            help="What to run: tiny (bundled), a folder in Hugging Face format, a hub id, a GGUF file, or hub-id:FILE "
+            "for one on the hub. Repeatable.",
             autocompletion=options.known_models,
         ),
     ] = field(default_factory=list)
@@ -148,6 +149,7 @@ class ServeFlags:
     dtype: options.DtypeOption = options.Dtype.auto
     quantization: options.QuantizationOption = WantedQuantization.none
     kv_memory: options.KvMemory = None
+    context: options.Context = None
     idle_unload_seconds: Annotated[
         int | None,
         typer.Option(

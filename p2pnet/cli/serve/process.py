@@ -21,6 +21,7 @@ from p2pnet.peer import Peer, now_ms
 from p2pnet.twins import TwinWatch, asked_by_another, check_alone
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.backends.synthetic.script_file import open_scripts
+from p2pnet.worker.gguf.trial import try_out_files
 from p2pnet.worker.given.keeper import GivenKeeper
 from p2pnet.worker.observability.observer import Observer, Observers
 from p2pnet.worker.owner.owner import Owner
@@ -29,6 +30,7 @@ from p2pnet.worker.serve import Worker
 
 def run_worker(config: ServeConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises UsageError."""
+    try_out_files(config.models, config.model.device)  # before the network is joined
     panel = Panel.on_terminal(config.has_panel)
     owner = Owner(config.schedule, config.pause_when_busy_percent)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -38,13 +38,6 @@ def digest(
     length, and each file by what it is and its name (weights by their order only), so different models cannot give the
     same bytes. Raises OSError when a file cannot be read.
     """
-    total = hashlib.sha256()
-
-    def add(part: bytes) -> None:
-        total.update(len(part).to_bytes(8, "big") + part)
-
-    for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", quantization):
-        add(word.encode())
     groups = {
         "weights": checkpoint.weights,
         "tokenizer": checkpoint.tokenizer_files,
@@ -52,11 +45,26 @@ def digest(
         "config": checkpoint.config_files,
     }
     hashes = cache.hash_files([path for paths in groups.values() for path in paths], progress)
+    parts: list[bytes] = [word.encode() for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", quantization)]
     for kind, paths in groups.items():
         for path in paths:
-            add(kind.encode())
-            add(b"" if kind == "weights" else path.relative_to(checkpoint.folder).as_posix().encode())
-            add(bytes.fromhex(hashes[path]))
+            name = "" if kind == "weights" else path.relative_to(checkpoint.folder).as_posix()
+            parts += [kind.encode(), name.encode(), bytes.fromhex(hashes[path])]
+    return _digest_of(parts)
+
+
+def gguf_digest(files: Sequence[Path], family: str, cache: HashCache, progress: Progress | None = None) -> str:
+    """The same over the parts of a GGUF file, which holds tensors, metadata, tokenizer and template, and the family of
+    llama.cpp that runs it. Raises OSError when a file cannot be read."""
+    hashes = cache.hash_files(list(files), progress)
+    words = [word.encode() for word in (DIGEST_FORMAT, "gguf", family)]
+    return _digest_of([*words, *(bytes.fromhex(hashes[path]) for path in files)])
+
+
+def _digest_of(parts: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
     return f"sha256:{total.hexdigest()}"
 
 

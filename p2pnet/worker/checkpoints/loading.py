@@ -58,11 +58,8 @@ class LoadedModel:
     """What the weights take, as measured."""
     context_length: int
     end_token_ids: frozenset[int]
-
-    @property
-    def vocabulary_size(self) -> int:
-        """How many ids the model has embeddings for; the tokenizer may know fewer."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+    vocabulary_size: int
+    """How many ids the model has embeddings for; the tokenizer may know fewer."""
 
 
 def download(model_id: str) -> Path:
@@ -115,6 +112,7 @@ def load_model(
         memory_bytes=bytes_in_memory(model),
         context_length=plan.context_length,
         end_token_ids=_end_token_ids(model, tokenizer),
+        vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
     )
 
 

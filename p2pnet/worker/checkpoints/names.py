@@ -10,6 +10,7 @@ import msgspec
 
 from p2pnet.errors import UsageError
 from p2pnet.messages import ModelId
+from p2pnet.worker.checkpoints.gguf_files import is_gguf, model_name
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[2] / "assets" / TINY
@@ -19,8 +20,8 @@ FILE_ENDINGS = frozenset({".gguf", ".ggml", ".safetensors", ".bin", ".pt", ".pth
 """Of files that people have models in: what ends so is a path, and no id on the hub."""
 
 _ELSEWHERE = (
-    "Give a folder in Hugging Face format. A GGUF file is run by llama.cpp or Ollama: start one of them, and serve "
-    "what it runs with --upstream URL."
+    "Give a folder in Hugging Face format, or a GGUF file. What another server runs, such as Ollama, is served with "
+    "--upstream URL."
 )
 
 
@@ -49,12 +50,18 @@ def local_folder(spec: str) -> Path | None:
 
 def name_of(spec: str, served_name: str | None) -> str:
     """What a model is called on the network: what its owner wants, or else a hub id or `tiny` as it is, or the last
-    part of a path. Raises UsageError."""
-    path = Path(spec).expanduser()
-    name = served_name or (path.resolve().name if path.is_dir() else spec)
+    part of a path, without a GGUF file's ending. Raises UsageError."""
+    name = served_name or _own_name(spec)
     try:
         return msgspec.convert(name, ModelId)
     except msgspec.ValidationError as error:
         raise UsageError(
             f"A model cannot be served as {name!r}.", "Name it with letters, digits and . _ : / @ + - only."
         ) from error
+
+
+def _own_name(spec: str) -> str:
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    return model_name(path) if is_gguf(path) and path.is_file() else spec

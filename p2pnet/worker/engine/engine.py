@@ -245,7 +245,7 @@ class Engine:
         job, sequence = work.job, self._answers[work.job].sequence
         assert isinstance(job.kv, Kv)
         ids = job.ids[job.computed : job.computed + work.count]
-        return Part(ids, job.computed, job.kv, sequence.rows_wanted(work.count))
+        return Part(ids, job.computed, job.kv, sequence.rows_wanted(work.count), len(sequence.prompt_ids))
 
     def _compute_alone(self, part: Part) -> torch.Tensor | WorkerFailed:
         try:

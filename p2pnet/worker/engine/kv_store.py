@@ -67,7 +67,7 @@ class KvStore:
         """Make room for so many tokens in all, keeping what is there. False when there is not enough."""
         assert isinstance(kv, Kv)
         capacity = whole_blocks(tokens)
-        if capacity - kv.capacity > self.free_tokens:
+        if capacity - kv.capacity > self.total_tokens - self._used_tokens:
             return False
         try:
             for layer, buffers in kv.layers.items():  # one by one: only one layer is there twice at any time

@@ -34,12 +34,17 @@ mask or position."""
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some new tokens of one sequence. `logits` is for how many of the last tokens logits are wanted."""
+    """Some new tokens of one sequence.
+
+    `logits` is for how many of the last tokens logits are wanted. `prompt_tokens` is how many of the sequence's tokens
+    are its prompt; None is all up to these.
+    """
 
     ids: Sequence[int]
     start: int
     kv: Kv
     logits: int = 1
+    prompt_tokens: int | None = None
 
 
 class Runner(Protocol):

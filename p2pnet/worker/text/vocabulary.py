@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -24,14 +24,19 @@ _SENTENCEPIECE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _Spelling = Callable[[str], bytes]
 
 
+@runtime_checkable
+class SpelledTokenizer(Protocol):
+    """A tokenizer that says itself what its tokens stand for, such as that of a GGUF file."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """As `Vocabulary.token_bytes`."""
+
+
 class Vocabulary:
     """The vocabulary of one model. Build it once: it reads every token of the tokenizer."""
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         """`size` is how many ids the model has; those that the tokenizer does not know stand for no bytes."""
-        spell = _spelling(tokenizer)
-        self.is_exact = spell is not None
-        """Whether the decoder is one whose text is known token by token. Otherwise the bytes are for display only."""
         self.control_tokens = {
             token.content: token_id
             for token_id, token in tokenizer.added_tokens_decoder.items()
@@ -39,7 +44,14 @@ class Vocabulary:
         }
         """Control tokens by their text. They are no text: decoding leaves them out."""
         self.control_ids = frozenset(self.control_tokens.values())
-        self._bytes = tuple(_bytes_of_all(tokenizer, size, spell or _as_written, self.control_ids))
+        self.is_exact = True
+        """Whether the decoder is one whose text is known token by token. Otherwise the bytes are for display only."""
+        if isinstance(tokenizer, SpelledTokenizer):
+            self._bytes = tuple(map(tokenizer.token_bytes, range(size)))
+        else:
+            spell = _spelling(tokenizer)
+            self.is_exact = spell is not None
+            self._bytes = tuple(_bytes_of_all(tokenizer, size, spell or _as_written, self.control_ids))
 
     @property
     def size(self) -> int:

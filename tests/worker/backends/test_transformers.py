@@ -29,7 +29,8 @@ from p2pnet.messages import (
     TokenPrompt,
 )
 from p2pnet.worker.backend import BackendEvent
-from p2pnet.worker.backends.transformers import EngineOptions, TransformersBackend
+from p2pnet.worker.backends.engine_backend import EngineOptions
+from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.engine import MAX_LEAD_DELTAS

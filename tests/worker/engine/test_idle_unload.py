@@ -30,7 +30,8 @@ from p2pnet.messages import (
 )
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
-from p2pnet.worker.backends.transformers import EngineOptions, Idling, TransformersBackend
+from p2pnet.worker.backends.engine_backend import EngineOptions, Idling
+from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model

@@ -1,0 +1,63 @@
+"""Which tokens are computed together: those of prompts by one kind of kernel, those of answers by another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from p2pnet.worker.gguf.context import Rows
+from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, Piece, RowLimits, calls
+
+
+def prompt(part: int, count: int, logits: int = 0) -> Piece:
+    return Piece(part, Rows.of(range(count), 0, part, logits), is_prompt=True)
+
+
+def again(part: int, count: int) -> Piece:
+    return Piece(part, Rows.of(range(count), 100, part, 1), is_prompt=False)
+
+
+def going_on(part: int) -> Piece:
+    return Piece(part, Rows.of([5], 200, part, 1), is_prompt=False, is_next=True)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "limits", "sizes", "padding"),
+    [
+        ([prompt(0, 5)], CPU_LIMITS, [5], [3]),
+        ([prompt(0, 8)], CPU_LIMITS, [8], [0]),
+        ([prompt(0, 56)], CPU_LIMITS, [56], [0]),
+        ([prompt(0, 57)], CPU_LIMITS, [28, 29], [0, 0]),
+        ([prompt(0, 512)], CPU_LIMITS, [51, 51, 51, 51, 52, 51, 51, 51, 51, 52], [0] * 10),
+        ([prompt(0, 3), prompt(1, 4)], CPU_LIMITS, [7], [1]),
+        ([again(0, 20)], CPU_LIMITS, [6, 7, 7], [0] * 3),
+        ([going_on(0)], CPU_LIMITS, [1], [0]),
+        ([going_on(number) for number in range(7)], CPU_LIMITS, [7], [0]),
+        ([going_on(number) for number in range(40)], CPU_LIMITS, [40], [0]),
+        ([going_on(0), prompt(1, 20), again(2, 5), going_on(3)], CPU_LIMITS, [20, 5, 2], [0] * 3),
+        ([prompt(0, 3)], ACCELERATOR_LIMITS, [3], [0]),
+        ([again(0, 100), prompt(1, 600)], ACCELERATOR_LIMITS, [300, 300, 100], [0] * 3),
+    ],
+)
+def test_how_large_the_calls_are(pieces: list[Piece], limits: RowLimits, sizes: list[int], padding: list[int]) -> None:
+    found = list(calls(pieces, limits))
+    assert [len(call.rows) for call in found] == sizes
+    assert [call.padding for call in found] == padding
+    assert all(len(call.rows) + call.padding <= limits.max_rows for call in found)
+
+
+def test_every_row_is_computed_once_and_comes_back_to_its_part() -> None:
+    pieces = [going_on(0), prompt(1, 70, logits=70), again(2, 9), prompt(3, 4, logits=1), going_on(4)]
+    found = list(calls(pieces, CPU_LIMITS))
+    ids = np.concatenate([call.rows.ids for call in found])
+    assert sorted(ids.tolist()) == sorted(token for piece in pieces for token in piece.rows.ids.tolist())
+    for part in range(5):
+        positions = [
+            position
+            for call in found
+            for position, sequence in zip(call.rows.positions.tolist(), call.rows.sequences.tolist(), strict=True)
+            if sequence == part
+        ]
+        assert positions == sorted(positions)
+    assert [owner for call in found for owner in call.parts] == [*[1] * 70, 3, 2, 0, 4]
+    assert all(len(call.parts) == call.rows.wants_logits.sum() for call in found)
