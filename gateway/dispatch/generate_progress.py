@@ -9,11 +9,11 @@ on, at a worker with the same digest and sampler, which gives the same tokens (s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
 from gateway.dispatch.ends import EndSeen
+from gateway.dispatch.passed_on import Echo, PassedOn
 from gateway.dispatch.progress import Continuation
 from p2pnet.features import RESUME
 from p2pnet.messages import (
@@ -38,51 +38,6 @@ MAX_TRIES_BY_TEXT = 3
 would not have said: where three break off, the model or its server is at fault, and a fourth will not do better."""
 
 
-@dataclass
-class _PassedOn:
-    """The part of one choice that was passed on to the client."""
-
-    ids: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    tokens: int = 0
-    has_calls: bool = False
-    has_loose_end: bool = False
-    """Something was passed on whose ids are not known: only its text says where to go on."""
-    held: TextDelta | None = None
-    """What came without ids from a worker that names them: it comes right before the end, so it can wait for that."""
-
-
-@dataclass
-class _Echo:
-    """How much of the prompt's echo was passed on, and how much an attempt has yet to repeat before there is more."""
-
-    chars: int = 0
-    ids: int = 0
-    entries: int = 0
-    chars_again: int = 0
-    ids_again: int = 0
-    entries_again: int = 0
-
-    def begin(self) -> None:
-        self.chars_again, self.ids_again, self.entries_again = self.chars, self.ids, self.entries
-
-    def take(self, delta: TextDelta) -> TextDelta | None:
-        """The part of the delta that the client does not have yet."""
-        known = min(len(delta.text), self.chars_again)
-        ids = min(len(delta.token_ids), self.ids_again)
-        entries = min(len(delta.logprobs), self.entries_again)
-        self.chars_again -= known
-        self.ids_again -= ids
-        self.entries_again -= entries
-        text, token_ids, logprobs = delta.text[known:], delta.token_ids[ids:], delta.logprobs[entries:]
-        self.chars += len(text)
-        self.ids += len(token_ids)
-        self.entries += len(logprobs)
-        if (known or ids or entries) and not (text or token_ids or logprobs):
-            return None
-        return msgspec.structs.replace(delta, text=text, token_ids=token_ids, logprobs=logprobs)
-
-
 class GenerateProgress:
     """How far one generation has come. See `Progress`.
 
@@ -94,8 +49,8 @@ class GenerateProgress:
         """`choice` says which answer of a larger request this is: its deltas are passed on under that number."""
         self._request = request
         self._choice = choice
-        self._answers = [_PassedOn() for _ in range(request.n)]
-        self._echoes = [_Echo() for _ in range(request.n)]
+        self._answers = [PassedOn() for _ in range(request.n)]
+        self._echoes = [Echo() for _ in range(request.n)]
         self._accepted: Accepted | None = None
         self._is_told = choice is not None
         self._card: ModelCard | None = None
@@ -257,7 +212,7 @@ class GenerateProgress:
         answer.held = None
         return held + self._pass_on(answer, delta)
 
-    def _pass_on(self, answer: _PassedOn, delta: TextDelta) -> list[TextDelta]:
+    def _pass_on(self, answer: PassedOn, delta: TextDelta) -> list[TextDelta]:
         says = bool(delta.text or delta.tool_calls)
         answer.ids.extend(delta.token_ids)
         if delta.text:

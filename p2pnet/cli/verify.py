@@ -131,7 +131,7 @@ def _moment(unix_ms: int) -> str:
 async def _compute_again(model: str, config: ModelConfig, parts: Sequence[Checked]) -> None:
     """Raises UsageError where this model is not the one of the receipts, or gives other tokens."""
     from p2pnet.cli.loading import load_generator
-    from p2pnet.worker.backends.transformers import EngineOptions
+    from p2pnet.worker.backends.engine_backend import EngineOptions
 
     backend = await load_generator(model, config, EngineOptions(slots=1))
     try:
