@@ -27,6 +27,10 @@ MAX_SIGNED_BYTES = 2048
 Hash = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 
 
+EndReason = FinishReason | Literal["failed"]
+"""How an answer ended, or a part of one: `failed` is one that the worker broke off and said so."""
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker has given to a gateway for one request. `tokens` and `text_bytes` are what it has sent of the
     answer, the usage is what it says that it has computed. Times are Unix milliseconds by its own clock. `sampler` is
@@ -38,7 +42,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     ids_hash: Hash
     text_hash: Hash
     model: ModelId
-    reason: FinishReason
+    reason: EndReason
     began_ms: Milliseconds
     ended_ms: Milliseconds
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
