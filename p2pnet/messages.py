@@ -45,6 +45,9 @@ ToolName = Annotated[str, Meta(min_length=1, max_length=128)]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 """Which weights, dtype, tokenizer and chat template: `sha256:` and 64 hexadecimal digits."""
 
+SamplerName = Annotated[str, Meta(max_length=32, pattern=r"^[a-z0-9.-]*\Z")]
+"""By which rule tokens follow from logits, seed and position. Empty where the worker does not choose them itself."""
+
 FieldName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\[\]-]+\Z")]
 """The name of a request's field, as an error names it."""
 
@@ -135,7 +138,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     """One generation. `max_tokens` None means as many as the context holds; one beyond that is an error, unless
     `clamp_max_tokens` says that it means the same.
 
-    `digest`, when given, must be the worker's own: a model's name alone promises nothing. `stop` strings end the text
+    `digest`, when given, must be the worker's own: a model's name alone promises nothing; and so must `sampler`, since
+    another one gives other tokens for the same seed. `stop` strings end the text
     before them; `stop_token_ids` end it as the model's own end token does; `ignore_eos` goes on past the latter.
     No end token is chosen before `min_tokens`.
 
@@ -168,6 +172,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     resume_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_TOKENS_LIMIT)] = ()
     resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
     clamp_max_tokens: bool = False
+    sampler: SamplerName | None = None
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -223,6 +228,12 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
     digest: Digest | None = None
     load: Load = Load()
     begins_thinking: bool = False
+    sampler: SamplerName = ""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What must be the same for a seed to give the same answer: the digest, and the sampler where there is one."""
+        return f"{self.digest}+{self.sampler}" if self.digest and self.sampler else self.digest
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -307,13 +318,6 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
 
 Event = Accepted | TextDelta | Finished | Failed
 """What comes back: Accepted, TextDelta*, then exactly one of Finished or Failed. Failed may also come first."""
-
-
-class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowledged"):
-    """What a client may say after a Finished that has a receipt: its own signature under what it has received, see
-    `p2pnet.receipts`."""
-
-    acknowledgement: bytes
 
 
 MAX_EMBED_INPUTS = 2048

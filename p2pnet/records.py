@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from p2pnet.errors import RecordRefused
 from p2pnet.identity import Identity, verify
-from p2pnet.messages import Count, Digest, Load, ModelId
+from p2pnet.messages import Count, Digest, Load, ModelId, SamplerName
 from p2pnet.network.dial_addresses import MAX_ADDRESSES, place_of
 from p2pnet.network.multiaddrs import peer_id_of
 
@@ -62,7 +62,8 @@ ModelTask = tuple[str, str]
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model a worker runs. `features` are what this worker's backend can do with it, in the words of `features`.
-    `is_cold` says that its weights are not in memory now: the first request waits until they are."""
+    `is_cold` says that its weights are not in memory now: the first request waits until they are. `sampler` says by
+    which rule it chooses tokens; empty where it does not choose them itself."""
 
     id: ModelId
     digest: Digest
@@ -72,6 +73,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     dtype: Label = "float32"
     features: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
     is_cold: bool = False
+    sampler: SamplerName = ""
 
     @property
     def key(self) -> ModelTask:

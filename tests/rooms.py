@@ -29,7 +29,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages status_messages",
+    "p2pnet.wire": "errors messages status_messages receipts",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
     "p2pnet.client": "errors config messages status_messages network wire",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from gateway.http.failures import OUTCOMES
@@ -28,7 +30,6 @@ from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
-    Acknowledged,
     ChatPrompt,
     Embedding,
     EmbedRequest,
@@ -57,6 +58,7 @@ from p2pnet.receipts import signed
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
 from p2pnet.receipts.signed import (
+    Acknowledged,
     Acknowledgement,
     Receipt,
     open_acknowledgement,
@@ -85,7 +87,8 @@ from p2pnet.wire.codec import (
     MAX_STATUS_FRAME_BYTES,
     encode_frame,
 )
-from p2pnet.worker.engine.sampler import uniform
+from p2pnet.worker.engine.noise import Noise
+from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -409,7 +412,34 @@ def test_every_code_stands_in_the_table_with_its_status_and_whether_to_try_anoth
     }
 
 
-def test_the_random_numbers_are_those_of_the_sampler() -> None:
-    vectors = [(int(row[0]), int(row[1]), float(row[2])) for row in rows(section("The random number"))]
+def test_the_noise_is_that_of_the_sampler() -> None:
+    vectors = [(int(row[0]), int(row[1]), int(row[2]), float(row[3])) for row in rows(section("The noise"))]
     assert len(vectors) >= 3
-    assert vectors == [(seed, position, uniform(seed, position)) for seed, position, _ in vectors]
+    for seed, position, token_id, noise in vectors:
+        found = Noise(seed, position, token_id + 1).of(np.array([token_id]))
+        assert float(found[0]) == pytest.approx(noise, rel=1e-14)
+        assert spelled_out(seed, position, token_id) == pytest.approx(noise, rel=1e-14)
+
+
+def spelled_out(seed: int, position: int, token_id: int) -> float:
+    """As the page says it, number by number."""
+
+    def splitmix(state: int, number: int) -> int:
+        z = (state + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    def exponential(word: int) -> float:
+        return -math.log(((word >> 12) + 0.5) / 2**52)
+
+    hashed = blake2b(seed.to_bytes(8, "big") + position.to_bytes(8, "big"), digest_size=16, person=b"p2pnet/sample/2")
+    of_ids, of_blocks = (int.from_bytes(half, "big") for half in (hashed.digest()[:8], hashed.digest()[8:]))
+    block = token_id // 256
+    word = splitmix(of_blocks, block)
+    least = exponential(word) / 256
+    return -math.log(least if token_id == 256 * block + word % 256 else least + exponential(splitmix(of_ids, token_id)))
+
+
+def test_the_page_names_the_sampler_that_is_announced() -> None:
+    assert f"one is `{SAMPLER}`" in section("Which token comes next")

@@ -130,14 +130,16 @@ class Herd:
             Kind.STOP: victim.suspend,
             Kind.P2PD: victim.kill_daemon,
         }
+        before = self._being_served(victim)
         at_s = time.perf_counter()
         act[fault.kind]()
-        cut = frozenset[str]()
-        if self._served_file is not None:
-            cut = being_served(victim.file(self._served_file))
-        if fault.kind is not Kind.P2PD:
-            self._returns.append(asyncio.create_task(self._bring_back(fault, away_s)))
-        return Struck(fault, at_s, cut)
+        if fault.kind is Kind.P2PD:  # the worker lives, and notes at once that its streams have ended
+            return Struck(fault, at_s, before)
+        self._returns.append(asyncio.create_task(self._bring_back(fault, away_s)))
+        return Struck(fault, at_s, self._being_served(victim))
+
+    def _being_served(self, member: Process) -> frozenset[str]:
+        return frozenset() if self._served_file is None else being_served(member.file(self._served_file))
 
     async def wait_returned(self) -> None:
         returns, self._returns = self._returns, []

@@ -146,9 +146,13 @@ class Attempt:
         )
 
     def _check(self, event: Accepted | TextDelta | Embedding | Finished) -> None:
-        """Raises ProtocolViolation when it runs other weights than it has announced."""
-        if isinstance(event, Accepted) and event.digest not in (None, self.card.digest):
+        """Raises ProtocolViolation when it runs other weights than it has announced, or chooses tokens otherwise."""
+        if not isinstance(event, Accepted):
+            return
+        if event.digest not in (None, self.card.digest):
             raise ProtocolViolation("the model's digest is not the one that was announced")
+        if event.sampler not in ("", self.card.sampler):
+            raise ProtocolViolation("the sampler is not the one that was announced")
 
     def _note(self, event: Accepted | TextDelta | Embedding | Finished, waited_since_s: float) -> None:
         now_s = self._now_s()

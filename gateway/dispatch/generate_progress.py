@@ -2,8 +2,8 @@
 elsewhere.
 
 What was passed on to the client cannot be taken back. So an answer goes on from the ids of the tokens that were passed
-on, at a worker with the same digest, which gives the same tokens (see `p2pnet.messages.GenerateRequest.resume_tokens`);
-or, where there are no ids, from its text.
+on, at a worker with the same digest and sampler, which gives the same tokens (see `GenerateRequest.resume_tokens` in
+`p2pnet.messages`); or, where there are no ids, from its text.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GenerateProgress:
     """How far one generation has come. See `Progress`.
 
     Accepted is passed on with the first part of the answer, so that until then any worker may take over, of whatever
-    digest. From then on the digest is that which the client was told.
+    digest. From then on digest and sampler are those with which it began.
     """
 
     def __init__(self, request: GenerateRequest, choice: int | None = None) -> None:
@@ -98,7 +98,8 @@ class GenerateProgress:
         self._echoes = [_Echo() for _ in range(request.n)]
         self._accepted: Accepted | None = None
         self._is_told = choice is not None
-        self._card_digest: str | None = None
+        self._card: ModelCard | None = None
+        """Of the worker with which the answer began."""
         self._has_ids = True
         self._is_by_text = False
         self._max_tokens = 0
@@ -122,7 +123,12 @@ class GenerateProgress:
     @property
     def _digest(self) -> str | None:
         """The digest of the weights with which the answer began."""
-        return self._request.digest or self._card_digest
+        return self._request.digest or (None if self._card is None else self._card.digest)
+
+    @property
+    def _sampler(self) -> str | None:
+        """The sampler with which it began."""
+        return self._request.sampler if self._card is None else self._card.sampler
 
     @property
     def _has_answer(self) -> bool:
@@ -140,7 +146,7 @@ class GenerateProgress:
             )
             alone = msgspec.structs.replace(self._request, n=1, sampling=sampling)
             part = GenerateProgress(alone, index)
-            part._card_digest = self._card_digest
+            part._card = self._card
             part._accepted = self._accepted
             answer.held = None
             part._answers = [answer]
@@ -163,7 +169,7 @@ class GenerateProgress:
         """The request for what is left, from the ids of the tokens that were passed on."""
         if not self._is_told:
             return self._request
-        request = msgspec.structs.replace(self._request, digest=self._digest)
+        request = msgspec.structs.replace(self._request, digest=self._digest, sampler=self._sampler)
         if not self._has_answer or request.n > 1:
             return request
         resume_tokens = (*request.resume_tokens, *self._answers[0].ids)
@@ -197,7 +203,7 @@ class GenerateProgress:
 
     def begin(self, card: ModelCard, by_text: bool = False) -> None:
         if not self._is_told:
-            self._card_digest = card.digest
+            self._card = card
         self._has_ids = RESUME in card.features
         self._is_by_text = by_text
         self._max_tokens = self._request.n * (self._request.max_tokens or card.context_length)
@@ -273,25 +279,19 @@ class GenerateProgress:
         return self._end(Finished("length", Usage(self._prompt_tokens, answer.tokens - self._tokens_before)))
 
     def seen_end(self, event: Accepted | TextDelta | Finished) -> EndSeen | None:
-        """None for several answers; for one that was gone on with from its text, where no other can say just where it
-        would have ended; and where text is held that came without ids."""
-        answer, request = self._answers[0], self._request
-        if not isinstance(event, Finished) or request.n > 1 or self._is_by_text:
+        """None where no other could say just where it would have ended: of several answers, from a text, or with text
+        that came without ids."""
+        (answer, *others), request, held = self._answers, self._request, self._answers[0].held
+        is_loose = self._is_by_text or (held is not None and bool(held.text or held.tool_calls))
+        if not isinstance(event, Finished) or others or is_loose or (self._is_told and not self.can_go_on_exactly):
             return None
-        if answer.held is not None and (answer.held.text or answer.held.tool_calls):
-            return None
-        if not self.can_go_on_exactly and self._is_told:
-            return None
-        tokens_before, texts_before = self._at_begin
+        given, (tokens_before, texts_before) = len(request.resume_tokens) + answer.tokens, self._at_begin
         says = len(answer.texts) > texts_before or answer.has_calls
-        given = len(request.resume_tokens) + answer.tokens
-        room = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens) - given
-        if request.max_tokens is not None:
-            room = min(room, request.max_tokens - given)
+        context = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens)
         return EndSeen(
             event.reason,
             tokens=answer.tokens - tokens_before if says else 0,
-            room=room if self._has_ids else None,
+            room=min(context, request.max_tokens or context) - given if self._has_ids else None,
             is_below_minimum=event.reason == "stop" and event.stop is None and given < request.min_tokens,
         )
 

@@ -64,4 +64,4 @@ def _going_on(query: RouteQuery, progress: Progress[Q, E], worker: Worker) -> Ro
     if card is None or not progress.can_go_on_exactly:
         return None
     features = query.features if query.task == "embed" else query.features | {RESUME}
-    return replace(query, digest=card.digest, features=features)
+    return replace(query, digest=card.digest, sampler=card.sampler, features=features)

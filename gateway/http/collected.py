@@ -43,7 +43,7 @@ class Generated:
 
     choices: tuple[GeneratedChoice, ...]
     finished: Finished
-    digest: str | None = None
+    fingerprint: str | None = None
     routed: Routed | None = None
     first_token_s: float | None = None
     duration_s: float = 0.0
@@ -60,7 +60,7 @@ class Embedded:
 
     vectors: tuple[bytes, ...]
     finished: Finished
-    digest: str | None = None
+    fingerprint: str | None = None
     routed: Routed | None = None
     duration_s: float = 0.0
 
@@ -121,7 +121,7 @@ class Collecting:
         self._began_s = began_s
         self._thoughts = Thoughts() if shows_thoughts else None
         self._choices: dict[int, _CollectedChoice] = {}
-        self._digest: str | None = None
+        self._fingerprint: str | None = None
         self._routed: Routed | None = None
         self._first_token_s: float | None = None
 
@@ -129,7 +129,7 @@ class Collecting:
         if isinstance(event, TextDelta) and self._first_token_s is None and not event.is_prompt:
             self._first_token_s = now_s - self._began_s
         if isinstance(event, Accepted):
-            self._digest = event.digest
+            self._fingerprint = event.fingerprint
         elif isinstance(event, Routed):
             self._routed = event
         if isinstance(event, Accepted | TextDelta | Finished):
@@ -148,7 +148,7 @@ class Collecting:
         choices = tuple(
             self._choices.get(index, _CollectedChoice()).whole(reason) for index, reason in enumerate(reasons)
         )
-        return Generated(choices, finished, self._digest, self._routed, self._first_token_s, now_s - self._began_s)
+        return Generated(choices, finished, self._fingerprint, self._routed, self._first_token_s, now_s - self._began_s)
 
 
 class CollectingVectors:
@@ -157,17 +157,17 @@ class CollectingVectors:
     def __init__(self, began_s: float) -> None:
         self._began_s = began_s
         self._vectors: dict[int, bytes] = {}
-        self._digest: str | None = None
+        self._fingerprint: str | None = None
         self._routed: Routed | None = None
 
     def take(self, event: EmbeddingEvent, now_s: float) -> Embedded | None:
         if isinstance(event, Embedding):
             self._vectors[event.index] = event.vector
         elif isinstance(event, Accepted):
-            self._digest = event.digest
+            self._fingerprint = event.fingerprint
         elif isinstance(event, Routed):
             self._routed = event
         elif isinstance(event, Finished):
             vectors = tuple(self._vectors[index] for index in sorted(self._vectors))
-            return Embedded(vectors, event, self._digest, self._routed, now_s - self._began_s)
+            return Embedded(vectors, event, self._fingerprint, self._routed, now_s - self._began_s)
         return None

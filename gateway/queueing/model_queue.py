@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.queueing.fair_queue import FairQueue
 from gateway.queueing.ticket import Ticket
+from gateway.routing.route_query import Weights
 
 MAX_FRONT = 64
 MAX_FRONT_REFUSED = 8
@@ -106,13 +107,13 @@ class _NoRoom:
     """What no worker had room for, at one moment: whoever needs as much or more need not be tried."""
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
+        self._refused: dict[tuple[Weights, frozenset[str]], list[tuple[frozenset[str], int]]] = {}
 
     def add(self, ticket: Ticket) -> None:
         needs = frozenset(ticket.exclude), ticket.query.context
-        self._refused.setdefault((ticket.query.digest, ticket.query.features), []).append(needs)
+        self._refused.setdefault((ticket.query.weights, ticket.query.features), []).append(needs)
 
     def cover(self, ticket: Ticket) -> bool:
         tokens = ticket.query.context
-        refused = self._refused.get((ticket.query.digest, ticket.query.features), ())
+        refused = self._refused.get((ticket.query.weights, ticket.query.features), ())
         return any(least <= tokens and (not exclude or exclude <= ticket.exclude) for exclude, least in refused)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from gateway.interface import Caller
 from p2pnet.errors import ReceiptRefused
 from p2pnet.identity import Identity
-from p2pnet.messages import Accepted, Acknowledged, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Clock
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.document import Part
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Verdict, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Verdict, seal_acknowledgement
 from p2pnet.wire.codec import MAX_ACKNOWLEDGED_FRAME_BYTES, encode_frame
 
 NoteWrong = Callable[[ReceiptRefused], None]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.peers.worker import Worker
 from gateway.routing.able import Able
-from gateway.routing.route_query import RouteQuery
+from gateway.routing.route_query import RouteQuery, Weights
 from p2pnet.errors import ContextOverflow, FeatureMissing, P2PNetError
 from p2pnet.features import check_needed
 from p2pnet.records import ModelCard, ModelTask
@@ -29,7 +29,7 @@ class Roster:
             for card in worker.record.models:
                 self._by_key.setdefault((card.id, card.task), []).append(worker)
         self._lengths: dict[ModelTask, list[int]] = {}
-        self._able: dict[tuple[ModelTask, str | None, frozenset[str], int], Able | None] = {}
+        self._able: dict[tuple[ModelTask, Weights, frozenset[str], int], Able | None] = {}
 
     def of(self, key: ModelTask) -> Sequence[Worker]:
         """All that run the model."""
@@ -41,7 +41,7 @@ class Roster:
         Remembered, since it takes a look at all: for all lengths between those of two contexts at once."""
         variety = (
             query.key,
-            query.digest,
+            query.weights,
             query.features,
             bisect_left(self._context_lengths(query.key), query.context),
         )
@@ -101,7 +101,7 @@ def _other_task(workers: Iterable[Worker], query: RouteQuery) -> FeatureMissing 
 def _card(worker: Worker, query: RouteQuery) -> ModelCard | None:
     """What the worker announces of the weights that are asked for."""
     card = worker.card(query.key)
-    return card if card is not None and query.digest in (None, card.digest) else None
+    return card if card is not None and query.accepts(card) else None
 
 
 def _is_able(worker: Worker, query: RouteQuery) -> bool:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
 from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TextPrompt, TokenPrompt
-from p2pnet.records import ModelTask
+from p2pnet.records import ModelCard, ModelTask
 from p2pnet.wire.prompt_size import least_tokens_of
 
 USUAL_TOKENS = 256
@@ -32,6 +32,9 @@ MAX_TOKENS = 256
 MAX_CHAT_CHARS = 1 << 14
 """Turns that begin with so much of the same are the same for this purpose; hashing it takes some 20 microseconds."""
 
+Weights = tuple[str | None, str | None]
+"""The digest and the sampler that are asked for; None is any."""
+
 
 @dataclass(frozen=True)
 class RouteQuery:
@@ -49,11 +52,21 @@ class RouteQuery:
     affinity: bytes | None = None
     prompt_tokens: int = 1
     least_prompt_tokens: int = 0
+    sampler: str | None = None
 
     @property
     def context(self) -> int:
         """Tokens that the context must hold at least."""
         return self.least_prompt_tokens + (self.max_tokens or 0)
+
+    @property
+    def weights(self) -> Weights:
+        """Which weights, and which sampler, must answer."""
+        return self.digest, self.sampler
+
+    def accepts(self, card: ModelCard) -> bool:
+        """Whether these are the weights, and this is the sampler."""
+        return self.digest in (None, card.digest) and self.sampler in (None, card.sampler)
 
     @property
     def key(self) -> ModelTask:
@@ -86,6 +99,7 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         beginning_of(request.prompt),
         prompt_tokens + len(request.resume_tokens) + len(request.resume_text) // CHARS_PER_TOKEN,
         least_tokens_of(request.prompt),
+        request.sampler,
     )
 
 

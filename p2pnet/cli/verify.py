@@ -156,6 +156,11 @@ async def check_computation(backend: Backend, number: int, part: Checked) -> Non
             f"Receipt {number} is of another model: {receipt.digest}, and this one is {card.digest}.",
             "Give the same files, and --dtype and --quantization as the worker had them.",
         )
+    if receipt.sampler and card.sampler != receipt.sampler:
+        raise UsageError(
+            f"Receipt {number} is of tokens chosen by {receipt.sampler}, and here they are chosen by {card.sampler}.",
+            "Use the version of p2pnet that the worker had.",
+        )
     is_broken_off = receipt.reason == "failed"
     if is_broken_off and request.n > 1:
         raise UsageError(

@@ -30,6 +30,7 @@ class Account:
         self._began_ms = began_ms
         self._answer = AnswerHash(request.n)
         self._digest: str | None = None
+        self._sampler = ""
         self._prompt_tokens = 0
 
     def note(self, event: Accepted | TextDelta | Finished) -> None:
@@ -37,7 +38,7 @@ class Account:
         if isinstance(event, TextDelta):
             self._answer.note(event)
         elif isinstance(event, Accepted):
-            self._digest = event.digest
+            self._digest, self._sampler = event.digest, event.sampler
             self._prompt_tokens = event.prompt_tokens
 
     @property
@@ -60,6 +61,7 @@ class Account:
             ended_ms=max(self._began_ms, ended_ms),
             seed=self._request.sampling.seed,
             digest=self._digest,
+            sampler=self._sampler,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             tokens=self._answer.tokens,
@@ -81,12 +83,9 @@ class Account:
         )
 
     def check_receipt(self, sealed: bytes, end: Finished | Failed) -> Receipt:
-        """Raises ReceiptRefused unless the worker has signed what has come. Its clock, and the name of its sampler, are
-        its own affair."""
+        """Raises ReceiptRefused unless the worker has signed what has come. Its clock is its own affair."""
         said = open_receipt(sealed)
-        seen = msgspec.structs.replace(
-            self.receipt(end, 0), began_ms=said.began_ms, ended_ms=said.ended_ms, sampler=said.sampler
-        )
+        seen = msgspec.structs.replace(self.receipt(end, 0), began_ms=said.began_ms, ended_ms=said.ended_ms)
         check_agrees(said, seen)
         return said
 

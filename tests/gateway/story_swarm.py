@@ -120,6 +120,7 @@ class Swarm:
         handler: StreamHandler,
         *features: str,
         digest: str = ECHO_DIGEST,
+        sampler: str = "",
         resumes: bool = True,
         models: Sequence[str] = ("echo",),
     ) -> str:
@@ -131,7 +132,8 @@ class Swarm:
         await network.handle(GENERATE_PROTOCOL, handler)
         await network.handle(STATUS_PROTOCOL, is_there)
         abilities = ("chat", "text", *["resume"] * resumes, *features)
-        record = capability(identity, models=tuple(card(name, features=abilities, digest=digest) for name in models))
+        cards = tuple(card(name, features=abilities, digest=digest, sampler=sampler) for name in models)
+        record = capability(identity, models=cards)
         await network.store(entries_for(record, seal(record, identity)))
         await self.refresh()
         return identity.peer_id

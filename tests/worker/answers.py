@@ -20,17 +20,19 @@ PLENTY_OF_TOKENS = 16_384
 
 
 class Models:
-    """Builds and loads each small checkpoint once, float32 on the CPU. No test may change one."""
+    """Builds and loads each small checkpoint once for each dtype, on the CPU. No test may change one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._loaded: dict[str, LoadedModel] = {}
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
 
-    def __call__(self, name: str) -> LoadedModel:
-        if name not in self._loaded:
-            place = find_folder("tiny") if name == "tiny" else build_checkpoint(name, self._folder / name)
-            self._loaded[name] = load_model(place, "cpu", "float32", HashCache(self._folder))
-        return self._loaded[name]
+    def __call__(self, name: str, dtype: str = "float32") -> LoadedModel:
+        if (name, dtype) not in self._loaded:
+            place = find_folder("tiny") if name == "tiny" else self._folder / name
+            if not place.exists():
+                build_checkpoint(name, place)
+            self._loaded[name, dtype] = load_model(place, "cpu", dtype, HashCache(self._folder))
+        return self._loaded[name, dtype]
 
 
 def serve(

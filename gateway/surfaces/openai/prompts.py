@@ -44,7 +44,7 @@ async def side_by_side(generations: Sequence[Events], choices: int) -> Events:
                         yield event
                     is_routed = True
                 case Accepted():
-                    if accepted is None or event.digest != accepted.digest:
+                    if accepted is None or event.fingerprint != accepted.fingerprint:
                         accepted = event if accepted is None else msgspec.structs.replace(accepted, digest=None)
                         yield accepted
     if len(finished) == len(generations):

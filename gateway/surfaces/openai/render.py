@@ -76,7 +76,7 @@ class SseRenderer:
         self._with_usage = with_usage
         self._is_opened = False
         self.shows_thoughts = dialect is CHAT
-        self._set_digest(None)
+        self._set_fingerprint(None)
 
     def keep_alive(self, waiting: Waiting | None) -> bytes:
         return sse.comment(waiting_comment(waiting))
@@ -103,13 +103,13 @@ class SseRenderer:
     def with_receipts(self, end: bytes, document: bytes) -> bytes:
         return sse.with_receipts(end, document)
 
-    def _set_digest(self, digest: str | None) -> None:
+    def _set_fingerprint(self, fingerprint: str | None) -> None:
         document = {
             "id": self._head.id,
             "object": self._dialect.chunk_object,
             "created": self._head.created_s,
             "model": self._head.model,
-            "system_fingerprint": digest,
+            "system_fingerprint": fingerprint,
         }
         self._begin = b"data: " + encode_line(document)[:-1]
         self._texts_begin: dict[int, bytes] = {}
@@ -125,7 +125,7 @@ class SseRenderer:
         return known
 
     def _open(self, accepted: Accepted) -> bytes:
-        self._set_digest(accepted.digest)
+        self._set_fingerprint(accepted.fingerprint)
         opening = self._dialect.opening
         if opening is None or self._is_opened:
             return b""
@@ -172,7 +172,7 @@ def render_whole(dialect: Dialect, head: ResponseHead, generated: Generated) -> 
             "object": dialect.object,
             "created": head.created_s,
             "model": head.model,
-            "system_fingerprint": generated.digest,
+            "system_fingerprint": generated.fingerprint,
             "choices": [as_choice(index, choice) for index, choice in enumerate(generated.choices)],
             "usage": usage_document(generated.finished.usage),
         }

@@ -44,7 +44,7 @@ def response_document(
     status: str,
     output: Sequence[dict[str, Any]] = (),
     usage: Usage | None = None,
-    digest: str | None = None,
+    fingerprint: str | None = None,
     failure: Failure | None = None,
     reason: FinishReason | None = None,
 ) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def response_document(
         "previous_response_id": body.previous_response_id,
         "reasoning": {"effort": None, "summary": None},
         "store": head.keep is not None,
-        "system_fingerprint": digest,
+        "system_fingerprint": fingerprint,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": _format(body)},
         "tool_choice": body.tool_choice or "auto",
@@ -134,7 +134,7 @@ def render_response(head: ObjectHead, generated: Generated) -> bytes:
         items.append(call_item(item_id(head, kind_of(known), len(items)), COMPLETED, call, known))
     items[-1]["status"] = status  # only the last one can have been cut off
     finished = generated.finished
-    document = response_document(head, status, items, finished.usage, generated.digest, reason=choice.reason)
+    document = response_document(head, status, items, finished.usage, generated.fingerprint, reason=choice.reason)
     if head.keep is not None:
         head.keep(document)
     return msgspec.json.encode(document)

@@ -52,7 +52,7 @@ class ResponseStream:
     def __init__(self, head: ObjectHead) -> None:
         self._head = head
         self._numbers = 0
-        self._digest: str | None = None
+        self._fingerprint: str | None = None
         self._is_created = False
         self._done: list[dict[str, Any]] = []
         self._open: _Thinking | _Message | _Call | None = None
@@ -72,7 +72,7 @@ class ResponseStream:
 
     def _render(self, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, Accepted):
-            self._digest = event.digest
+            self._fingerprint = event.fingerprint
             yield from self._create()
         elif isinstance(event, Thought):
             yield from self._think(event)
@@ -174,7 +174,7 @@ class ResponseStream:
         failure: Failure | None = None,
     ) -> bytes:
         usage, reason = (None, None) if finished is None else (finished.usage, finished.reason)
-        document = response_document(self._head, status, output, usage, self._digest, failure, reason)
+        document = response_document(self._head, status, output, usage, self._fingerprint, failure, reason)
         if finished is not None and self._head.keep is not None:
             self._head.keep(document)
         return self._event(name, response=document)

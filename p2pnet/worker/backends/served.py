@@ -29,6 +29,8 @@ def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> Non
         raise not_served(request)
     if request.digest not in (None, card.digest):
         raise ModelNotFound(f"The model {request.model!r} is served here with another digest.", "model")
+    if isinstance(request, GenerateRequest) and request.sampler not in (None, card.sampler):
+        raise ModelNotFound(f"The model {request.model!r} is served here with another sampler.", "model")
 
 
 def not_served(request: GenerateRequest | EmbedRequest) -> ModelNotFound:

@@ -35,6 +35,7 @@ from p2pnet.worker.engine.intake import Intake
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.residence import CallLater, Residence, call_later
 from p2pnet.worker.engine.runner import NoCache, Runner, kv_bytes_per_token, make_runner
+from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
 from p2pnet.worker.engine.sequence import Sequence
 from p2pnet.worker.engine.speed import Speedometer
@@ -116,6 +117,7 @@ class TransformersBackend:
             quantization=loaded.quantization,
             dtype=loaded.dtype,
             features=self._intake.features,
+            sampler=SAMPLER,
         )
         self._residence = Residence(
             name,
@@ -205,7 +207,7 @@ class TransformersBackend:
         self._check_room(sequences)
         begins_thinking = self._intake.begins_thinking(request, sequences[0])
         prompt_tokens = sequences[0].usage.prompt_tokens
-        yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking)
+        yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking, sampler=SAMPLER)
         for delta in echoed:
             yield delta
         async with self._residence.use() as in_memory:

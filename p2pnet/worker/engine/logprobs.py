@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from p2pnet.messages import TokenLogprob, TopLogprob
-from p2pnet.worker.engine.sampler import as_scores
+from p2pnet.worker.engine.scores import as_scores
 
 TokenBytes = Callable[[int], bytes]
 

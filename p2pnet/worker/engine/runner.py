@@ -87,7 +87,8 @@ class PackedRunner:
                 **options,
             )
         logits = output.logits[0] if self._can_choose_rows else output.logits[0, rows]
-        return list(logits[: len(rows)].split([part.logits for part in parts]))
+        scores = logits[: len(rows)].to("cpu", torch.float32)  # one transfer for the whole step
+        return list(scores.split([part.logits for part in parts]))
 
 
 class NoCache(ValueError):

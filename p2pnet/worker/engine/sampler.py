@@ -2,17 +2,14 @@
 
 That purity is what lets another worker go on where this one stopped. Knows nothing of models, batches or text.
 
-The one random number of a step is a hash of the seed and the position, not a draw from torch's generator: that one
-differs between versions and devices and depends on who drew before. It goes through the inverse of the cumulative
-distribution, in vocabulary order and in float64 on the CPU: the order of token ids is the same everywhere, whereas
-sorting by probability would let a rounding difference between two machines swap neighbours and with them the choice.
+The token is the one with the largest `logit / temperature + noise` (`race.py`, `noise.py`) of those that the request
+leaves. Two workers whose logits differ by rounding choose the same one, unless its two best are as near to one another.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -20,20 +17,16 @@ from transformers.generation.logits_process import LogitsProcessorList, Repetiti
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Sampling
+from p2pnet.worker.engine.nucleus import Nucleus
+from p2pnet.worker.engine.race import Race
+from p2pnet.worker.engine.scores import Scores, as_scores, next_larger
 
 GREEDY_BELOW = 1e-5
 """Dividing by a smaller temperature gains nothing over the largest logit and leaves float32's range."""
 
-_UNIFORM_DOMAIN = b"p2pnet/sample/1"
-_UNIFORM_BITS = 53
-"""As many as a float64 holds exactly below 1."""
-
-
-def uniform(seed: int, position: int) -> float:
-    """The random number in [0, 1) of one step: the first 53 bits of BLAKE2b over seed and position."""
-    counter = seed.to_bytes(8, "big") + position.to_bytes(8, "big")
-    digest = blake2b(counter, digest_size=8, person=_UNIFORM_DOMAIN).digest()
-    return (int.from_bytes(digest, "big") >> (64 - _UNIFORM_BITS)) * 2.0**-_UNIFORM_BITS
+SAMPLER = "gumbel-1"
+"""Which rule this is: what two workers must share, beside the digest, to give the same tokens. Another rule, another
+name."""
 
 
 class OccurrencePenalty:
@@ -65,11 +58,6 @@ class Sampler:
         self._bias = _bias(sampling.logit_bias)
         self._penalties = _penalties(sampling, prompt_tokens)
 
-    @property
-    def is_plainly_greedy(self) -> bool:
-        """Whether it always takes the largest of the logits as they are."""
-        return not (self._temperature or self._bias or self._penalties)
-
     def choose(
         self,
         logits: torch.Tensor,
@@ -87,35 +75,22 @@ class Sampler:
             scores = scores.index_add(0, self._bias[0], self._bias[1])
         if self._penalties:
             scores = self._penalties(_as_row(token_ids), scores[None])[0]
-        scores = _restricted(scores, allowed, list(forbidden))
-        if not self._temperature:
-            return int(scores.argmax())
-        scores = scores / self._temperature
-        return inverse_cdf(self._nucleus(scores), uniform(self._seed, len(token_ids)))
+        left: Scores = _restricted(scores, allowed, list(forbidden)).numpy()
+        return self._winner(left, len(token_ids)) if self._temperature else int(left.argmax())
 
-    def _nucleus(self, scores: torch.Tensor) -> torch.Tensor:
-        """What top_k, top_p and min_p leave, each of what the one before it left. The rest is minus infinity."""
-        if self._top_k:
-            scores = at_least(scores, _kth_largest(scores, self._top_k))
-        if self._top_p < 1:
-            scores = at_least(scores, _nucleus_threshold(scores, self._top_p))
-        if self._min_p:
-            scores = at_least(scores, float(scores.max()) + math.log(self._min_p))
-        return scores
+    def _winner(self, scores: Scores, position: int) -> int:
+        """The winner of what top_k, top_p and min_p leave.
 
-
-def as_scores(logits: torch.Tensor) -> torch.Tensor:
-    """The logits in float32 on the CPU. Raises WorkerFailed when they are not numbers."""
-    scores = logits.detach().to("cpu", torch.float32)
-    if not math.isfinite(float(scores.max())):  # the maximum of anything with a NaN is NaN
-        raise WorkerFailed("the model computed logits that are not numbers")
-    return scores
-
-
-def at_least(scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The scores of at least this value. Of equals all stay or all go: which of them a sort would put first differs
-    between machines."""
-    return scores.masked_fill(scores < threshold, -math.inf)
+        Whether top_p leaves a token is asked of the winner alone. If it does not, then nor anything that is less
+        likely, and the race is held again without these. So what rounding does to the edge of a nucleus matters as
+        often as the token at the edge would win.
+        """
+        race = Race(scores, self._temperature, self._seed, position)
+        nucleus = Nucleus(scores, self._temperature, self._top_k, self._top_p, self._min_p)
+        winner = race.winner(nucleus.least)
+        while not nucleus.holds(score := float(scores[winner])):
+            winner = race.winner(least=next_larger(score))
+        return winner
 
 
 def _restricted(scores: torch.Tensor, allowed: torch.Tensor | None, forbidden: list[int]) -> torch.Tensor:
@@ -129,30 +104,6 @@ def _restricted(scores: torch.Tensor, allowed: torch.Tensor | None, forbidden: l
     if allowed is not None and not math.isfinite(float(scores.max())):
         raise WorkerFailed("the model gives no chance to any token that the answer's form allows")
     return scores
-
-
-def _kth_largest(scores: torch.Tensor, k: int) -> float:
-    return float(torch.topk(scores, min(k, len(scores))).values[-1])
-
-
-_FIRST_GUESS = 128
-"""Most nuclei have fewer tokens, and finding the largest 128 of 150,000 costs a tenth of sorting them all."""
-
-
-def _nucleus_threshold(scores: torch.Tensor, top_p: float) -> float:
-    """The score of the last token of the smallest set, likeliest first, that has `top_p` of the probability."""
-    total = torch.logsumexp(scores.double(), dim=0)
-    size = _FIRST_GUESS
-    while True:
-        size = min(size, len(scores))
-        largest = torch.topk(scores, size).values
-        cumulative = torch.exp(largest.double() - total).cumsum(dim=0)
-        inside = int(torch.searchsorted(cumulative, top_p))
-        if inside < size:
-            return float(largest[inside])
-        if size == len(scores):
-            return -math.inf
-        size *= 16
 
 
 def _as_row(token_ids: Sequence[int]) -> Any:
@@ -173,13 +124,3 @@ def _bias(biases: Mapping[int, float]) -> tuple[torch.Tensor, torch.Tensor] | No
     if not biases:
         return None
     return torch.tensor(list(biases)), torch.tensor(list(biases.values()), dtype=torch.float32)
-
-
-def inverse_cdf(scores: torch.Tensor, uniform: float) -> int:
-    """The first id at which the cumulative probability passes `uniform`, in [0, 1). Never an id of probability 0.
-
-    There always is one: a float64 below 1, times the total, rounds to less than the total.
-    """
-    candidates = torch.nonzero(scores > -math.inf)[:, 0]
-    cumulative = torch.softmax(scores[candidates].double(), dim=-1).cumsum(dim=-1)
-    return int(candidates[torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -740,6 +741,16 @@ async def test_a_model_that_no_worker_runs_any_more_is_not_found() -> None:
 OTHER_WEIGHTS = "sha256:" + "cd" * 32
 
 
+async def test_a_worker_that_chooses_its_tokens_otherwise_than_announced_is_not_believed() -> None:
+    async with swarm() as given:
+        liar = await given.impostor("liar", answers(Accepted(3, ECHO_DIGEST, sampler="gumbel-2")), sampler="gumbel-1")
+        await given.worker("honest")
+        given.prefer(liar)
+        events, error = await given.run()
+        assert error is None and is_complete(events)
+        assert isinstance(events[0], Accepted) and events[0].sampler == ""
+
+
 async def test_until_its_first_token_an_answer_may_come_from_any_weights() -> None:
     async with swarm() as given:
         first = await given.impostor("first", answers(Accepted(3, OTHER_WEIGHTS)), digest=OTHER_WEIGHTS)
@@ -750,9 +761,10 @@ async def test_until_its_first_token_an_answer_may_come_from_any_weights() -> No
         assert isinstance(events[0], Accepted) and events[0].digest == ECHO_DIGEST
 
 
-async def test_who_goes_on_after_the_first_token_by_ids_has_the_same_weights() -> None:
+@pytest.mark.parametrize("other", [{"digest": OTHER_WEIGHTS}, {"sampler": "gumbel-2"}], ids=["digest", "sampler"])
+async def test_who_goes_on_after_the_first_token_by_ids_has_the_same_weights_and_sampler(other: dict[str, Any]) -> None:
     async with swarm() as given:
-        first = await given.impostor("first", answers(ACCEPTED, TextDelta("uno", (7,))), digest=OTHER_WEIGHTS)
+        first = await given.impostor("first", answers(ACCEPTED, TextDelta("uno", (7,))), **other)
         site = await given.worker("second")
         given.prefer(first)
         events, error = await given.run()

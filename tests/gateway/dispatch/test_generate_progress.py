@@ -258,7 +258,7 @@ def test_until_the_client_has_a_part_of_the_answer_any_weights_will_do() -> None
     progress.begin(OTHER)
     assert progress.take(Accepted(9, OTHER_DIGEST)) == []
     assert progress.take(TextDelta("a", (1,))) == [Accepted(9, OTHER_DIGEST), TextDelta("a", (1,))]
-    assert progress.continuation() == ask(digest=OTHER_DIGEST, resume_tokens=(1,))
+    assert progress.continuation() == ask(digest=OTHER_DIGEST, sampler="", resume_tokens=(1,))
 
 
 def test_an_answer_of_nothing_is_an_answer() -> None:
@@ -409,7 +409,7 @@ def test_the_parts_of_several_answers_go_on_each_by_its_own_seed_and_under_its_o
     assert [request.n for request in requests] == [1, 1, 1]
     assert [request.sampling.seed for request in requests] == [choice_seed(SEED, index) for index in range(3)]
     assert [request.resume_tokens for request in requests] == [(0,), (0,), ()]
-    assert {request.digest for request in requests} == {DIGEST}
+    assert {(request.digest, request.sampler) for request in requests} == {(DIGEST, SAME.sampler)}
     for index, part in enumerate(parts):
         part.begin(SAME)
         assert part.take(Accepted(PROMPT_TOKENS)) == []

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from p2pnet.messages import Accepted, Acknowledged, Finished, TextDelta, Usage
+from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Receipt, open_acknowledgement, open_receipt, seal_receipt
+from p2pnet.receipts.signed import Acknowledged, Receipt, open_acknowledgement, open_receipt, seal_receipt
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
     acknowledged_decoder,

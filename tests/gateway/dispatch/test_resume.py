@@ -50,7 +50,7 @@ from tests.encoders import build_encoder
 from tests.gateway.breaking import AT_THE_END, Break, How, WithoutIds
 from tests.gateway.broken_swarm import CALLER, Swarm, swarm
 from tests.gateway.random_requests import MAX_KILLS, SCHEMA, TEMPLATE, Requests, with_tools
-from tests.gateway.same_answer import compare
+from tests.gateway.same_answer import compare, has_same_tokens
 from tests.stories import settle_threads
 from tests.worker.answers import Models, answer, joined, serve
 
@@ -62,6 +62,11 @@ BROKEN = 16
 AT_THE_SAME_TIME = 8
 MANY_TURNS = 200_000
 """Of the event loop, each through another thread, while an engine computes its last step in its own."""
+
+DTYPES = ("float32", "bfloat16")
+MAX_PARTED = 0.1
+"""Of the answers in bfloat16. Its logits have three digits, of which what is computed together changes the last: these
+models have many tokens that are as likely as one another up to that."""
 
 LIMITS = (SchedulerLimits(), SchedulerLimits(chunk_alone=7, chunk_beside=3), SchedulerLimits(chunk_alone=33))
 """Each worker reads prompts in its own pieces."""
@@ -88,11 +93,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @asynccontextmanager
-async def three_of(models: Models, name: str) -> AsyncIterator[Trio]:
-    """In double precision: in single precision the seventh digit of a probability depends on what is computed together,
-    and a token is drawn now and then so close to its border that this decides."""
-    loaded = models(name)
-    loaded.model.double()
+async def three_of(models: Models, name: str, dtype: str = "float32") -> AsyncIterator[Trio]:
+    loaded = models(name, dtype)
     loaded.tokenizer.chat_template = TEMPLATE
     backends = tuple(serve(loaded, limits) for limits in LIMITS)
     try:
@@ -102,9 +104,9 @@ async def three_of(models: Models, name: str) -> AsyncIterator[Trio]:
             await backend.close()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[(name, dtype) for name in NAMES for dtype in DTYPES], ids="-".join)
 async def trio(models: Models, request: pytest.FixtureRequest) -> AsyncIterator[Trio]:
-    async with three_of(models, request.param) as given:
+    async with three_of(models, *request.param) as given:
         yield given
 
 
@@ -128,20 +130,25 @@ def ask(request_id: str, **fields: Any) -> GenerateRequest:
 # ---- at random
 
 
-async def broken_round(given: Swarm, requests: Requests, draw: random.Random, label: str) -> None:
-    """Some requests at the same time."""
+async def broken_round(given: Swarm, requests: Requests, draw: random.Random, label: str, dtype: str) -> int:
+    """Some requests at the same time. Returns how many answers in bfloat16 have other tokens than undisturbed ones."""
 
-    async def one(index: int) -> None:
+    async def one(index: int) -> int:
         request = msgspec.structs.replace(requests.one(), request_id=f"plain {label} {index}")
         if draw.random() < 0.3:
             request = requests.stopping(request, joined(await given.run(request), request.n))
         expected = await given.run(request)
         broken = msgspec.structs.replace(request, request_id=f"broken {label} {index}")
         given.schedule.plan(broken.request_id, requests.breaks(index < MAX_KILLS))
-        compare(broken, expected, await given.run(broken))
+        found = await given.run(broken)
+        if dtype == "bfloat16" and not has_same_tokens(broken, expected, found):
+            return 1
+        compare(broken, expected, found, dtype)
+        return 0
 
-    await asyncio.gather(*(one(index) for index in range(AT_THE_SAME_TIME)))
+    parted = await asyncio.gather(*(one(index) for index in range(AT_THE_SAME_TIME)))
     await settle_threads(given.is_idle, MANY_TURNS)
+    return sum(parted)
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -149,8 +156,10 @@ async def test_an_answer_is_the_undisturbed_one_whatever_breaks(trio: Trio, seed
     draw = random.Random(seed)
     async with swarm(*trio.backends, seed=seed) as given:
         requests = Requests(draw, trio.loaded)
+        parted = 0
         for number in range(BROKEN // AT_THE_SAME_TIME):
-            await broken_round(given, requests, draw, f"{number}")
+            parted += await broken_round(given, requests, draw, f"{number}", trio.loaded.dtype)
+        assert parted <= BROKEN * MAX_PARTED
         assert given.schedule.happened.total() >= BROKEN
         assert sum(backend.resumed for backend in given.backends) >= BROKEN / 2
 

@@ -105,6 +105,7 @@ A, B, C = (worker(name) for name in "abc")
 LARGE = worker("large", card("large"))
 BOTH = worker("both", card("large"), card("tiny"), slots=2)
 OTHER_WEIGHTS = worker("other weights", card("tiny", digest=OTHER_DIGEST))
+OTHER_SAMPLER = worker("other sampler", card("tiny", sampler="gumbel-2"))
 EMBEDS = worker("embeds", card("tiny", task="embed"))
 EMBEDS_TOO = worker("embeds too", card("tiny", task="embed"), card("large"))
 NOTHING = Worker(msgspec.structs.replace(capability(peer("nothing")), models=()))
@@ -146,6 +147,13 @@ CHOSEN: dict[str, tuple[RouteQuery, list[Worker], list[Worker]]] = {
     "this digest": (route_query_of(ask("tiny", digest=DIGEST)), [A, OTHER_WEIGHTS], [A]),
     "the other digest": (route_query_of(ask("tiny", digest=OTHER_DIGEST)), [A, OTHER_WEIGHTS], [OTHER_WEIGHTS]),
     "a digest that nobody has": (route_query_of(ask("tiny", digest="sha256:" + "0" * 64)), [A, OTHER_WEIGHTS], []),
+    "any sampler": (TINY, [A, OTHER_SAMPLER], [A, OTHER_SAMPLER]),
+    "this sampler": (
+        route_query_of(ask("tiny", digest=DIGEST, sampler="gumbel-2")),
+        [A, OTHER_SAMPLER],
+        [OTHER_SAMPLER],
+    ),
+    "no sampler": (route_query_of(ask("tiny", sampler="")), [A, OTHER_SAMPLER], [A]),
     "the digest of another model": (route_query_of(ask("large", digest=OTHER_DIGEST)), [BOTH, OTHER_WEIGHTS], []),
     "an embedding model generates nothing": (TINY, [EMBEDS, A], [A]),
     "only embeddings under this name": (TINY, [EMBEDS_TOO], []),

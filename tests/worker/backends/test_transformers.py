@@ -33,6 +33,7 @@ from p2pnet.worker.backends.transformers import EngineOptions, TransformersBacke
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder, load_model
 from p2pnet.worker.engine.engine import MAX_LEAD_DELTAS
+from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.checkpoints import ARCHITECTURES, CONTEXT_LENGTH, SLIDING_WINDOW, build_checkpoint
 
@@ -180,7 +181,8 @@ async def test_the_text_is_that_of_decoding_at_once(loaded_models: Callable[[str
 
 async def test_accepted_comes_first(llama: LoadedModel, backend: TransformersBackend) -> None:
     accepted = (await run(backend, request(max_tokens=1)))[0]
-    assert accepted == Accepted(len(llama.tokenizer("Once upon a time")["input_ids"]), llama.digest)
+    assert accepted == Accepted(len(llama.tokenizer("Once upon a time")["input_ids"]), llama.digest, sampler=SAMPLER)
+    assert backend.models[0].sampler == SAMPLER
 
 
 async def test_the_card(llama: LoadedModel, backend: TransformersBackend) -> None:
@@ -249,6 +251,7 @@ async def test_without_max_tokens_the_context_is_filled(backend: TransformersBac
 
 REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("another model", {"model": "other"}, ModelNotFound, "other"),
+    ("another sampler", {"sampler": "gumbel-0"}, ModelNotFound, "sampler"),
     ("another digest", {"digest": "sha256:" + "0" * 64}, ModelNotFound, "digest"),
     ("too long a prompt", {"prompt": TokenPrompt((1,) * CONTEXT_LENGTH)}, ContextOverflow, "context length is 512"),
     ("too many tokens", {"max_tokens": CONTEXT_LENGTH}, ContextOverflow, "maximum context length is 512"),

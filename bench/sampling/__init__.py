@@ -1,0 +1,1 @@
+"""How often rounding changes a token, and what choosing one costs."""

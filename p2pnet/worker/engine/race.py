@@ -1,0 +1,65 @@
+"""Finds the token that wins `logit / temperature + noise`, and computes the noise of those only that can win.
+
+That is an exact draw from the softmax (Gumbel-max; Yellott 1977), and a rounding error of the logits changes the
+winner only where the two best are as near to one another as the error is large (the coupling of arXiv 2408.07978).
+Knows nothing of sequences and their requests.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from p2pnet.worker.engine.noise import Floats, Ids, Noise
+from p2pnet.worker.engine.scores import BLOCK_IDS, Scores, block_maxima
+
+_SLACK = 1e-5
+"""By how much, relatively, a bound in float32 is lowered: far more than its rounding error, and few ids more."""
+
+
+class Race:
+    """The race of one step over scores (vocabulary,), not all of them minus infinity. `temperature` is above 0."""
+
+    def __init__(self, scores: Scores, temperature: float, seed: int, position: int) -> None:
+        self._scores = scores
+        self._temperature = temperature
+        self._noise = Noise(seed, position, len(scores))
+        self._largest = block_maxima(scores).astype(np.float64)
+
+    def winner(self, least: float = -math.inf) -> int:
+        """The winner among the ids whose score is `least` or more: there must be one. Of equals the smallest id."""
+        ids = self._that_can_reach(self._surely_reached(least), least)
+        values = self._values(ids)
+        return int(ids[values == values.max()].min())
+
+    def _surely_reached(self, least: float) -> float:
+        """What the winner reaches at least: the best of the ids with the most noise of each block, which are known, and
+        of the likeliest one."""
+        ids = self._noise.best_ids[self._noise.best_ids < len(self._scores)]
+        scores = self._scores[ids].astype(np.float64)
+        scores[scores < least] = -np.inf
+        values = scores / self._temperature + self._noise.best[: len(ids)]
+        return max(float(values.max(initial=-np.inf)), float(self._values(self._likeliest())[0]))
+
+    def _likeliest(self) -> Ids:
+        begin = int(self._largest.argmax()) * BLOCK_IDS
+        return np.array([begin + self._scores[begin : begin + BLOCK_IDS].argmax()])
+
+    def _that_can_reach(self, value: float, least: float) -> Ids:
+        """All ids whose value is at least this one, and some more."""
+        bounds = self._largest / self._temperature + self._noise.best
+        blocks = np.flatnonzero((bounds >= value) & (self._largest >= least))
+        needed = (value - self._noise.best[blocks]) * self._temperature
+        needed = np.maximum(needed - _SLACK * (np.abs(needed) + self._temperature), least).astype(np.float32)
+        whole = self._scores[: len(self._scores) // BLOCK_IDS * BLOCK_IDS].reshape(-1, BLOCK_IDS)
+        full = blocks[blocks < len(whole)]
+        rows, columns = np.nonzero(whole[full] >= needed[: len(full), None])
+        ids: Ids = full[rows] * BLOCK_IDS + columns
+        if len(full) == len(blocks):
+            return ids
+        rest = np.arange(whole.size, len(self._scores))  # the last block, which is shorter
+        return np.append(ids, rest[self._scores[rest] >= needed[-1]])
+
+    def _values(self, ids: Ids) -> Floats:
+        return self._scores[ids].astype(np.float64) / self._temperature + self._noise.of(ids)
