@@ -47,6 +47,9 @@ class Witness(Protocol):
     def note(self, event: Accepted | TextDelta | Finished) -> None:
         """The next event has come, and has been checked."""
 
+    def note_failed(self, failed: Failed) -> None:
+        """The worker has broken off."""
+
     def last_word(self) -> bytes | None:
         """The answer is complete. A frame for the worker, if there is anything to say to it."""
 
@@ -142,6 +145,8 @@ async def _drive(
             for event in await _within(limit_s, _next_events(stream, decoder, exchange)):
                 match event:
                     case Failed(code, message, param):
+                        if call.witness is not None:
+                            call.witness.note_failed(event)
                         raise from_wire(code, message, param)
                     case _:
                         call.check(event)

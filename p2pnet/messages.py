@@ -308,22 +308,16 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
     """The generation ended without being complete. `code` is one of `errors.WIRE_ERRORS`, and `param` the request's
-    field that is at fault, where one is."""
+    field that is at fault, where one is. `receipt` is what the worker signs of the part that it has given."""
 
     code: Annotated[str, Meta(max_length=64)]
     message: Annotated[str, Meta(max_length=2048)] = ""
     param: FieldName | None = None
+    receipt: bytes | None = None
 
 
 Event = Accepted | TextDelta | Finished | Failed
 """What comes back: Accepted, TextDelta*, then exactly one of Finished or Failed. Failed may also come first."""
-
-
-class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowledged"):
-    """What a client may say after a Finished that has a receipt: its own signature under what it has received, see
-    `p2pnet.receipts`."""
-
-    acknowledgement: bytes
 
 
 MAX_EMBED_INPUTS = 2048

@@ -30,7 +30,6 @@ from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
-    Acknowledged,
     ChatPrompt,
     Embedding,
     EmbedRequest,
@@ -59,6 +58,7 @@ from p2pnet.receipts import signed
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
 from p2pnet.receipts.signed import (
+    Acknowledged,
     Acknowledgement,
     Receipt,
     open_acknowledgement,

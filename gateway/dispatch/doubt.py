@@ -79,7 +79,7 @@ class Doubt:
 
     def note_whole(self, attempt: Attempt, now_s: float) -> Attempt | None:
         """A worker has come to the end of the answer. Where it has gone on with it that speaks against who ended it, if
-        it runs the same weights and has given whole answers; where it has not, the first one was right: it is returned.
+        it runs the same and has given whole answers; where it has not, the first one was right: it is returned.
         """
         if self._doubted is None or attempt is self._doubted.attempt:
             return None
@@ -87,6 +87,7 @@ class Doubt:
         if not attempt.tokens:
             return first
         self._credit.give_back()
-        if attempt.card.digest == first.card.digest and self._usual.knows(attempt.key, attempt.worker.peer_id):
+        is_same = (attempt.card.digest, attempt.card.sampler) == (first.card.digest, first.card.sampler)
+        if is_same and self._usual.knows(attempt.key, attempt.worker.peer_id):
             first.worker.health_of(first.key).note_doubt(now_s, ENDED_EARLY, first.began_s)
         return None

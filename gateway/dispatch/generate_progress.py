@@ -234,25 +234,19 @@ class GenerateProgress:
         return self._end(Finished("length", Usage(self._prompt_tokens, answer.tokens - self._tokens_before)))
 
     def seen_end(self, event: Accepted | TextDelta | Finished) -> EndSeen | None:
-        """None for several answers; for one that was gone on with from its text, where no other can say just where it
-        would have ended; and where text is held that came without ids."""
-        answer, request = self._answers[0], self._request
-        if not isinstance(event, Finished) or request.n > 1 or self._is_by_text:
+        """None where no other could say just where it would have ended: of several answers, from a text, or with text
+        that came without ids."""
+        (answer, *others), request, held = self._answers, self._request, self._answers[0].held
+        is_loose = self._is_by_text or (held is not None and bool(held.text or held.tool_calls))
+        if not isinstance(event, Finished) or others or is_loose or (self._is_told and not self.can_go_on_exactly):
             return None
-        if answer.held is not None and (answer.held.text or answer.held.tool_calls):
-            return None
-        if not self.can_go_on_exactly and self._is_told:
-            return None
-        tokens_before, texts_before = self._at_begin
+        given, (tokens_before, texts_before) = len(request.resume_tokens) + answer.tokens, self._at_begin
         says = len(answer.texts) > texts_before or answer.has_calls
-        given = len(request.resume_tokens) + answer.tokens
-        room = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens) - given
-        if request.max_tokens is not None:
-            room = min(room, request.max_tokens - given)
+        context = self._context_length - self._possible_prompt_tokens(event.usage.prompt_tokens)
         return EndSeen(
             event.reason,
             tokens=answer.tokens - tokens_before if says else 0,
-            room=room if self._has_ids else None,
+            room=min(context, request.max_tokens or context) - given if self._has_ids else None,
             is_below_minimum=event.reason == "stop" and event.stop is None and given < request.min_tokens,
         )
 

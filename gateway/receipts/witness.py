@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from gateway.interface import Caller
 from p2pnet.errors import ReceiptRefused
 from p2pnet.identity import Identity
-from p2pnet.messages import Accepted, Acknowledged, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Clock
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.document import Part
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Verdict, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Verdict, seal_acknowledgement
 from p2pnet.wire.codec import MAX_ACKNOWLEDGED_FRAME_BYTES, encode_frame
 
 NoteWrong = Callable[[ReceiptRefused], None]
@@ -62,17 +62,23 @@ class ExchangeWitness:
     def note(self, event: Accepted | TextDelta | Finished) -> None:
         assert self._account is not None
         self._account.note(event)
-        if not isinstance(event, Finished) or event.receipt is None:
-            return
+        if isinstance(event, Finished) and event.receipt is not None:
+            self._verdict = self._check(self._account, event.receipt, event)
+
+    def note_failed(self, failed: Failed) -> None:
+        """Nothing is signed for it: a worker that has broken off waits for nothing more."""
+        if failed.receipt is not None and self._account is not None and self._account.has_tokens:
+            self._check(self._account, failed.receipt, failed)
+
+    def _check(self, account: Account, receipt: bytes, end: Finished | Failed) -> Verdict:
         try:
-            self._account.check_receipt(event.receipt, event)
+            account.check_receipt(receipt, end)
         except ReceiptRefused as error:
-            self._verdict = "wrong_receipt"
             self._note_wrong(error)
-            return
-        self._verdict = "received"
+            return "wrong_receipt"
         if self._receipts is not None:
-            self._receipts.note(Part(event.receipt, self._body))
+            self._receipts.note(Part(receipt, self._body))
+        return "received"
 
     def last_word(self) -> bytes | None:
         """The gateway's signature, for a worker that has given its own."""

@@ -156,11 +156,26 @@ async def check_computation(backend: Backend, number: int, part: Checked) -> Non
             f"Receipt {number} is of another model: {receipt.digest}, and this one is {card.digest}.",
             "Give the same files, and --dtype and --quantization as the worker had them.",
         )
+    if receipt.sampler and card.sampler != receipt.sampler:
+        raise UsageError(
+            f"Receipt {number} is of tokens chosen by {receipt.sampler}, and here they are chosen by {card.sampler}.",
+            "Use the version of p2pnet that the worker had.",
+        )
+    is_broken_off = receipt.reason == "failed"
+    if is_broken_off and request.n > 1:
+        raise UsageError(
+            f"Receipt {number} is of several answers that were broken off, each somewhere else.",
+            "Leave --model out: where each of them ended is not told.",
+        )
+    request = msgspec.structs.replace(request, model=card.id)
+    if is_broken_off:
+        request = msgspec.structs.replace(request, max_tokens=len(request.resume_tokens) + receipt.tokens)
     answer = AnswerHash(request.n)
-    async for event in backend.generate(msgspec.structs.replace(request, model=card.id)):
+    async for event in backend.generate(request):
         if isinstance(event, TextDelta):
             answer.note(event)
-    if (answer.ids_hash, answer.text_hash) != (receipt.ids_hash, receipt.text_hash):
+    has_other_text = answer.text_hash != receipt.text_hash and not is_broken_off  # it may have held some of it back
+    if answer.ids_hash != receipt.ids_hash or has_other_text:
         raise UsageError(
             f"The model gives other tokens than receipt {number} is of.",
             "That alone is no proof of a lie: other hardware rounds otherwise, and now and then a token follows. Try "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.receipts.hashing import AnswerHash
 from p2pnet.receipts.signed import Acknowledgement, Receipt, Verdict, check_agrees, open_acknowledgement, open_receipt
 
@@ -30,16 +30,25 @@ class Account:
         self._began_ms = began_ms
         self._answer = AnswerHash(request.n)
         self._digest: str | None = None
+        self._sampler = ""
+        self._prompt_tokens = 0
 
     def note(self, event: Accepted | TextDelta | Finished) -> None:
         """Take the next event as it is sent."""
         if isinstance(event, TextDelta):
             self._answer.note(event)
         elif isinstance(event, Accepted):
-            self._digest = event.digest
+            self._digest, self._sampler = event.digest, event.sampler
+            self._prompt_tokens = event.prompt_tokens
 
-    def receipt(self, finished: Finished, ended_ms: int) -> Receipt:
-        """What the worker has to sign."""
+    @property
+    def has_tokens(self) -> bool:
+        """Whether anything of the answer was sent."""
+        return self._answer.tokens > 0
+
+    def receipt(self, end: Finished | Failed, ended_ms: int) -> Receipt:
+        """What the worker has to sign. One that broke off has computed what it sent, as far as it says."""
+        usage = Usage(self._prompt_tokens, self._answer.tokens) if isinstance(end, Failed) else end.usage
         return Receipt(
             worker=self._parties.worker,
             gateway=self._parties.gateway,
@@ -47,13 +56,14 @@ class Account:
             ids_hash=self._answer.ids_hash,
             text_hash=self._answer.text_hash,
             model=self._request.model,
-            reason=finished.reason,
+            reason="failed" if isinstance(end, Failed) else end.reason,
             began_ms=self._began_ms,
             ended_ms=max(self._began_ms, ended_ms),
             seed=self._request.sampling.seed,
             digest=self._digest,
-            prompt_tokens=finished.usage.prompt_tokens,
-            completion_tokens=finished.usage.completion_tokens,
+            sampler=self._sampler,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             tokens=self._answer.tokens,
             text_bytes=self._answer.text_bytes,
         )
@@ -72,13 +82,10 @@ class Account:
             answer_tokens=len(self._request.resume_tokens) + self._answer.tokens,
         )
 
-    def check_receipt(self, sealed: bytes, finished: Finished) -> Receipt:
-        """Raises ReceiptRefused unless the worker has signed what has come. Its clock, and the name of its sampler, are
-        its own affair."""
+    def check_receipt(self, sealed: bytes, end: Finished | Failed) -> Receipt:
+        """Raises ReceiptRefused unless the worker has signed what has come. Its clock is its own affair."""
         said = open_receipt(sealed)
-        seen = msgspec.structs.replace(
-            self.receipt(finished, 0), began_ms=said.began_ms, ended_ms=said.ended_ms, sampler=said.sampler
-        )
+        seen = msgspec.structs.replace(self.receipt(end, 0), began_ms=said.began_ms, ended_ms=said.ended_ms)
         check_agrees(said, seen)
         return said
 

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from p2pnet.errors import ReceiptRefused
 from p2pnet.identity import Identity, verify
-from p2pnet.messages import Count, Digest, FinishReason, ModelId
+from p2pnet.messages import Count, Digest, FinishReason, ModelId, SamplerName
 from p2pnet.receipts.hashing import HASH_BYTES
-from p2pnet.records import Label, Milliseconds, PeerId, Signature
+from p2pnet.records import Milliseconds, PeerId, Signature
 
 RECEIPT_VERSION = 1
 RECEIPT_DOMAIN = "p2pnet/receipt/1"
@@ -25,6 +25,10 @@ MAX_SIGNED_BYTES = 2048
 """Of a sealed receipt or acknowledgement, which has some 700: whoever keeps thousands knows what they take."""
 
 Hash = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+
+
+EndReason = FinishReason | Literal["failed"]
+"""How an answer ended, or a part of one: `failed` is one that the worker broke off and said so."""
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,12 +42,12 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     ids_hash: Hash
     text_hash: Hash
     model: ModelId
-    reason: FinishReason
+    reason: EndReason
     began_ms: Milliseconds
     ended_ms: Milliseconds
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     digest: Digest | None = None
-    sampler: Label = ""
+    sampler: SamplerName = ""
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     tokens: Count = 0
@@ -69,6 +73,12 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: Count = 0
     answer_tokens: Count = 0
     version: int = RECEIPT_VERSION
+
+
+class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowledged"):
+    """What a client may send after a Finished that has a receipt: a sealed Acknowledgement."""
+
+    acknowledgement: bytes
 
 
 class _Envelope(msgspec.Struct, frozen=True):

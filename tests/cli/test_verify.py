@@ -13,12 +13,13 @@ from p2pnet.cli.loading import load_generator
 from p2pnet.cli.verify import ACKNOWLEDGED, COMPUTED, SIGNED, TEXT, check_computation, described, verify
 from p2pnet.config import ModelConfig
 from p2pnet.errors import UsageError
+from p2pnet.messages import Accepted, Failed, TextDelta
 from p2pnet.receipts.checking import checked
 from p2pnet.receipts.document import ReceiptDocument
 from p2pnet.receipts.signed import Acknowledgement, seal_acknowledgement
-from p2pnet.worker.backends.synthetic.echo import EchoBackend
+from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend
 from p2pnet.worker.backends.transformers import EngineOptions
-from tests.receipts.documents import answered
+from tests.receipts.documents import answered, part_of
 from tests.stories import ask, peer
 
 PEERS = (peer("gateway").peer_id, peer("worker").peer_id)
@@ -91,6 +92,15 @@ async def test_other_tokens_and_other_weights_are_told_apart(document: ReceiptDo
     foreign = msgspec.structs.replace(part.receipt, digest="sha256:" + "0" * 64)
     with pytest.raises(UsageError, match="another model"):
         await check_computation(EchoBackend(), 1, type(part)(foreign, part.request))
+
+
+async def test_a_part_that_was_broken_off_is_computed_as_far_as_it_goes() -> None:
+    events = [Accepted(3, ECHO_DIGEST), TextDelta("one", (0,)), TextDelta(" two", (1,)), Failed("worker_failed")]
+    [part] = checked(ReceiptDocument("receipt-1", (part_of(ask(), events),)))
+    await check_computation(EchoBackend(), 1, part)
+    [several] = checked(ReceiptDocument("receipt-1", (part_of(ask(n=2), events),)))
+    with pytest.raises(UsageError, match="several answers"):
+        await check_computation(EchoBackend(), 1, several)
 
 
 def test_nothing_can_be_computed_without_the_request(document: ReceiptDocument, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from p2pnet.messages import Accepted, EmbedRequest, Failed, Finished, GenerateRe
 from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import ModelCard
-from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame
+from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, encode_frame, event_decoder
 from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad, EmbedBackend, EmbedBackendEvent
 
 AT_THE_END = 1 << 30
@@ -65,7 +65,15 @@ _ON_THE_WIRE = {
     How.OUT_OF_TURN: _frame(Accepted(1)),
     How.NOT_THE_END: _frame(Finished("stop", Usage(1, 1))) + _frame(TextDelta("never said")),
 }
-_MARKS = {_frame(Failed(WorkerFailed.code, f"break: {how.value}")): how for how in How}
+_MARKS = {f"break: {how.value}": how for how in How}
+
+
+def _mark_in(data: bytes) -> How | None:
+    """Which break a frame stands for, if one."""
+    if b"break: " not in data:
+        return None
+    events = event_decoder().feed(data)
+    return next((_MARKS[event.message] for event in events if isinstance(event, Failed)), None)
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ class _BreakingStream:
         return await self._inner.read()
 
     async def write(self, data: bytes) -> None:
-        how = _MARKS.get(data)
+        how = _mark_in(data)
         if how is None:
             await self._inner.write(data)
         elif how is How.KILLED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.document import Part, ReceiptDocument
 from p2pnet.receipts.hashing import request_hash
@@ -19,15 +19,16 @@ def body_of(request: GenerateRequest) -> bytes:
 
 
 def part_of(
-    request: GenerateRequest, events: Iterable[Accepted | TextDelta | Finished], worker: str = "worker"
+    request: GenerateRequest, events: Iterable[Accepted | TextDelta | Finished | Failed], worker: str = "worker"
 ) -> Part:
     body = body_of(request)
     parties = Parties(peer(worker).peer_id, peer("gateway").peer_id)
     account = Account(parties, request, request_hash(body), NOW_MS)
     *before, last = events
     for event in before:
+        assert not isinstance(event, Failed)
         account.note(event)
-    assert isinstance(last, Finished)
+    assert isinstance(last, Finished | Failed)
     return Part(seal_receipt(account.receipt(last, NOW_MS + 900), peer(worker)), body)
 
 

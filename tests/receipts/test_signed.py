@@ -55,9 +55,14 @@ def test_a_receipt_says_what_was_sent() -> None:
     assert receipt.text_hash == text_hash(b"one two")
 
 
-def test_a_worker_s_clock_and_its_sampler_s_name_are_its_own_affair() -> None:
-    told = sealed(account(), began_ms=5, ended_ms=7, sampler="gumbel-1")
-    assert account().check_receipt(told, FINISHED).sampler == "gumbel-1"
+def test_a_worker_s_clock_is_its_own_affair() -> None:
+    told = sealed(account(), began_ms=5, ended_ms=7)
+    assert account().check_receipt(told, FINISHED).ended_ms == 7
+
+
+def test_the_sampler_is_that_of_the_answer() -> None:
+    events = (Accepted(3, DIGEST, sampler="gumbel-1"), *EVENTS[1:])
+    assert account(events=events).check_receipt(sealed(account(events=events)), FINISHED).sampler == "gumbel-1"
 
 
 SEEN = account()
@@ -71,6 +76,7 @@ FORGED: dict[str, Callable[[], bytes]] = {
     "another seed": lambda: sealed(account(), seed=7),
     "another model": lambda: sealed(account(), model="larger"),
     "another digest": lambda: sealed(account(), digest="sha256:" + "00" * 32),
+    "another sampler": lambda: sealed(account(), sampler="other-1"),
     "another end": lambda: sealed(account(), reason="length"),
     "another worker's, of the same": lambda: sealed(account(worker=OTHER), signer=OTHER),
     "another gateway's, of the same": lambda: sealed(account(gateway=OTHER)),
@@ -187,7 +193,7 @@ def test_a_delta_cut_otherwise_has_the_same_hash() -> None:
 def test_the_largest_receipt_fits() -> None:
     large = Receipt(
         *(WORKER.peer_id, GATEWAY.peer_id, bytes(32), bytes(32), bytes(32), "m" * 128, "content_filter"),
-        *((1 << 53) - 1, (1 << 53) - 1, (1 << 63) - 1, DIGEST, "s" * 64),
+        *((1 << 53) - 1, (1 << 53) - 1, (1 << 63) - 1, DIGEST, "s" * 32),
         *[(1 << 53) - 1] * 4,
     )
     assert open_receipt(seal_receipt(large, WORKER)) == large

@@ -43,8 +43,8 @@ class ServeFlags:
         typer.Option(
             "--name",
             envvar="P2PNET_NAME",
-            help="What you call this machine, for people who look at the network: anna-laptop. Everybody can read it. "
-            "Default: none.",
+            help="What you call this machine, for people who look at the network: anna-laptop. Everybody can read it, "
+            "and gateways' pages name it with what it gave. Default: none.",
         ),
     ] = ""
     upstream: Annotated[

@@ -54,6 +54,8 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
 
     async def _answer(self, asked: Asked[GenerateRequest], backend: Backend, slot: Slot) -> Hear | None:
         signed = None if self.signer is None else self.signer.follow(asked)
+        if signed is not None:
+            asked.last_failure = signed.last_failure
         async with Pump(backend.generate(asked.request), READ_AHEAD_EVENTS) as pump:
             while not asked.exchange.is_done:
                 events = await pump.take()

@@ -34,14 +34,21 @@ MAX_FAILURE_CHARS = 500
 R = TypeVar("R", GenerateRequest, EmbedRequest, StatusRequest)
 
 
-@dataclass(frozen=True)
+def as_it_is(failed: Failed) -> Failed:
+    """Nothing is added to it."""
+    return failed
+
+
+@dataclass(eq=False)
 class Asked(Generic[R]):
-    """What has been asked on a stream. `body` is the request's frame as it came, without its length."""
+    """What has been asked on a stream. `body` is the request's frame as it came, without its length. `last_failure`
+    makes of a failure what is sent: whoever answers may have something to say of what came before it."""
 
     stream: Stream
     request: R
     body: bytes
     exchange: Exchange
+    last_failure: Callable[[Failed], Failed] = as_it_is
 
 
 class InboundHandler(ABC, Generic[R]):
@@ -60,18 +67,20 @@ class InboundHandler(ABC, Generic[R]):
     async def __call__(self, stream: Stream) -> None:
         """Serve one stream to its end. Errors go to the client as a Failed frame, never as a traceback."""
         exchange = Exchange(self.protocol.transitions)
+        asked: Asked[R] | None = None
         try:
             self._check(stream.peer_id)
             request, body = await self._next_request(stream)
-            await self._answer_to(Asked(stream, request, body, exchange))
+            asked = Asked(stream, request, body, exchange)
+            await self._answer_to(asked)
         except PeerLost as error:
             logger.debug("%s went away", stream.peer_id)
             self._observer.refused(self.protocol.name, error.code)
         except P2PNetError as error:
-            await self._fail(stream, exchange, error)
+            await self._fail(stream, exchange, error, asked)
         except Exception:  # the edge: whatever a backend's bug may be, the client gets an honest end
             logger.exception("a request failed")
-            await self._fail(stream, exchange, WorkerFailed("the worker failed"))
+            await self._fail(stream, exchange, WorkerFailed("the worker failed"), asked)
 
     @abstractmethod
     def _check(self, peer_id: str) -> None:
@@ -122,12 +131,13 @@ class InboundHandler(ABC, Generic[R]):
         if self.max_request_bytes is not None and received_bytes > LENGTH_BYTES + self.max_request_bytes:
             raise FeatureMissing(f"this worker takes no request of more than {self.max_request_bytes} bytes")
 
-    async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError) -> None:
+    async def _fail(self, stream: Stream, exchange: Exchange, error: P2PNetError, asked: Asked[R] | None) -> None:
         self._observer.refused(self.protocol.name, error.code)
         if not exchange.is_done:
             param = error.param if isinstance(error, RequestError) else None
+            failed = Failed(error.code, error.message[:MAX_FAILURE_CHARS], param)
             with contextlib.suppress(PeerLost):
-                await self._send(stream, exchange, [Failed(error.code, error.message[:MAX_FAILURE_CHARS], param)])
+                await self._send(stream, exchange, [failed if asked is None else asked.last_failure(failed)])
 
     async def _send(self, stream: Stream, exchange: Exchange, events: Iterable[AnyEvent]) -> None:
         frames = []

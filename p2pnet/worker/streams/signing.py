@@ -13,7 +13,7 @@ import msgspec
 
 from p2pnet.errors import ProtocolViolation, ReceiptRefused
 from p2pnet.identity import Identity
-from p2pnet.messages import Finished, GenerateRequest
+from p2pnet.messages import Failed, Finished, GenerateRequest
 from p2pnet.network.interface import Clock
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
@@ -60,6 +60,13 @@ class SignedAnswer:
             return event
         receipt = self._account.receipt(event, self._signer.now_ms())
         return msgspec.structs.replace(event, receipt=seal_receipt(receipt, self._signer.identity))
+
+    def last_failure(self, failed: Failed) -> Failed:
+        """With a receipt for what was sent before it, if anything was."""
+        if not self._account.has_tokens:
+            return failed
+        receipt = self._account.receipt(failed, self._signer.now_ms())
+        return msgspec.structs.replace(failed, receipt=seal_receipt(receipt, self._signer.identity))
 
     def hear(self, said: bytes) -> None:
         """What the gateway has said after the last event, if anything. What is not signed as it must be is worth

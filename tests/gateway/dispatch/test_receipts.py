@@ -7,17 +7,18 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from p2pnet.messages import Accepted, Acknowledged, Finished, TextDelta, Usage
+from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Receipt, open_acknowledgement, open_receipt, seal_receipt
+from p2pnet.receipts.signed import Acknowledged, Receipt, open_acknowledgement, open_receipt, seal_receipt
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
     acknowledged_decoder,
     encode_frame,
     request_decoder,
 )
+from p2pnet.worker.backends.synthetic.echo import EchoOptions
 from tests.gateway.story_swarm import PROMPT, answers, is_complete, swarm
 from tests.stories import NOW_MS, ask, peer, settle
 
@@ -81,6 +82,31 @@ async def test_an_answer_that_went_on_elsewhere_has_the_receipt_of_who_ended_it_
         assert msgspec.msgpack.decode(part.request)["resume_tokens"] == [0, 1]
         await settle(lambda: bool(given.signed))
         assert [(said.tokens, said.answer_tokens) for said in given.signed] == [(1, 3)]
+
+
+async def test_who_breaks_off_and_says_so_signs_for_its_part() -> None:
+    async with swarm() as given:
+        breaking = await given.worker("breaking", options=EchoOptions(fails_after_tokens=2))
+        other = await given.worker("other")
+        given.prefer(breaking.peer_id)
+        events, error = await given.run()
+        assert error is None and is_complete(events)
+        [parts] = [document.parts for document in given.receipts]
+        signed = [open_receipt(part.receipt) for part in parts]
+        assert [(each.worker, each.tokens, each.reason) for each in signed] == [
+            (breaking.peer_id, 2, "failed"),
+            (other.peer_id, 1, "stop"),
+        ]
+
+
+async def test_who_fails_before_it_has_given_anything_signs_nothing() -> None:
+    async with swarm() as given:
+        broken = await given.worker("broken", options=EchoOptions(fails_after_tokens=0))
+        other = await given.worker("other")
+        given.prefer(broken.peer_id)
+        await given.run()
+        [[part]] = [document.parts for document in given.receipts]
+        assert open_receipt(part.receipt).worker == other.peer_id
 
 
 async def test_a_worker_of_an_earlier_version_gives_none_and_is_told_nothing() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from p2pnet.directory import validator
 from p2pnet.identity import Identity
-from p2pnet.messages import Accepted, Acknowledged, Event, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Event, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledgement, open_receipt, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Acknowledgement, open_receipt, seal_acknowledgement
 from p2pnet.wire.codec import (
     LENGTH_BYTES,
     MAX_ACKNOWLEDGED_FRAME_BYTES,
