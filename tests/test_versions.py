@@ -14,6 +14,12 @@ BUILT_ON = ("fastapi", "hivemind", "torch", "transformers", "uvicorn")
 """What a minor version of theirs has broken before, or may: we subclass their insides, or run models on them."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+OLDEST = {"fastapi": "0.115.0", "hivemind": "1.1.12", "torch": "2.13.0", "transformers": "5.24.0", "uvicorn": "0.53.0"}
+"""What the tests of the gateway and of the engine passed with at the lower end. Before uvicorn 0.53 an answer of
+HTTP/1.0 does not end its connection. Before transformers 5.24 GPT-J runs one answer at a time, and 5.0 needs more
+memory than we expect. Other versions of torch and hivemind were not tried."""
+
 ALLOWED = {
     requirement.name: requirement.specifier for line in PROJECT["dependencies"] for requirement in [Requirement(line)]
 }
@@ -39,3 +45,10 @@ def test_of_llama_cpp_only_the_version_that_is_tested_is_allowed() -> None:
     allowed, tested = Requirement(line).specifier, TESTED["llama_cpp_python"]
     assert tested in allowed
     assert Version(f"{tested.major}.{tested.minor}.{tested.micro + 1}") not in allowed
+
+
+@pytest.mark.parametrize("name", BUILT_ON)
+def test_the_oldest_version_that_is_allowed_was_tested_too(name: str) -> None:
+    oldest = Version(OLDEST[name])
+    (lowest,) = (Version(bound.version) for bound in ALLOWED[name] if bound.operator == ">=")
+    assert (lowest.major, lowest.minor) == (oldest.major, oldest.minor) and lowest <= oldest

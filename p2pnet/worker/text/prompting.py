@@ -25,8 +25,8 @@ from p2pnet.worker.text.tool_calls.schemas import parameters_of
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What a template may raise on purpose, or when it trips over turns or tools that it did not expect."""
 
-TAIL_TOKENS = 16
-"""Enough for the tag and the space behind it, in a tokenizer that writes it letter by letter."""
+TAIL_TOKENS = 32
+"""Enough for the longest tag and the space behind it, in a tokenizer that writes it letter by letter."""
 
 _SHORT_ID_CHARS = 9
 _PROBE = "probe_5f1c"

@@ -84,10 +84,13 @@ class OpenAIListing:
         return status != 200 or openai.is_one_token(body)
 
     async def _counts_choices(self) -> bool:
-        """Whether this llama.cpp gives several answers: then it refuses more than it has slots. Old versions do not
-        look at `n`, and compute the one token."""
+        """Whether this llama.cpp gives several answers: then it refuses more than it has slots, at once. Old versions
+        do not look at `n`, and compute the one token: where they are busy, in a while."""
         asked = msgspec.json.encode({"prompt": "a", "max_tokens": 1, "n": MANY_CHOICES})
-        status, _ = await self._session.fetch(TEXT_PATH, asked)
+        try:
+            status, _ = await self._session.fetch(TEXT_PATH, asked)
+        except WorkerFailed:
+            return False
         return status == BAD_REQUEST
 
     async def _has(self, path: str) -> bool:
