@@ -100,9 +100,11 @@ def best_to_share(addresses: Sequence[str]) -> str | None:
     return min(addresses, key=_rank, default=None)
 
 
-def _rank(address: str) -> tuple[bool, bool, bool, bool, str]:
-    """Direct before relayed, public before private before loopback, TCP before QUIC (firewalls often drop UDP)."""
-    return is_relayed(address), is_loopback(address), is_private(address), "/udp/" in address, address
+def _rank(address: str) -> tuple[bool, bool, bool, bool, bool, str]:
+    """Direct before relayed, loopback last, IPv4 before IPv6 (many have no other, and public IPv6 addresses often lie
+    behind firewalls), public before private, TCP before QUIC (firewalls often drop UDP)."""
+    is_ip6 = family_of(address) == "ip6"
+    return is_relayed(address), is_loopback(address), is_ip6, is_private(address), "/udp/" in address, address
 
 
 def _host_of(address: str) -> str:

@@ -135,8 +135,8 @@ def test_a_circuit_is_relayed(address: str, relayed: bool) -> None:
     assert is_relayed(address) is relayed
 
 
-BEST_FIRST = [DNS, PUBLIC, PUBLIC_6, PUBLIC_QUIC, PRIVATE, PRIVATE_QUIC, CIRCUIT]
-"""Direct before relayed, public before private, TCP before QUIC."""
+BEST_FIRST = [DNS, PUBLIC, PUBLIC_QUIC, PRIVATE, PRIVATE_QUIC, PUBLIC_6, CIRCUIT]
+"""Direct before relayed, IPv4 before IPv6, public before private, TCP before QUIC."""
 
 
 def test_addresses_are_announced_best_first() -> None:
