@@ -72,6 +72,11 @@ def address_at(process: Process, host: Host, port: int = 31337) -> str:
     return _beginning(process, f"/ip4/{host.address}/tcp/{port}/")
 
 
+def quic_at(process: Process, host: Host) -> str:
+    """The same by QUIC."""
+    return _beginning(process, f"/ip4/{host.address}/udp/31337/quic-v1/")
+
+
 def address6_at(process: Process, host: Host) -> str:
     """The same over IPv6."""
     return _beginning(process, f"/ip6/{host.address6}/tcp/31337/")

@@ -19,6 +19,7 @@ from tests.nat.machines import (
     begin,
     complete,
     joining,
+    quic_at,
     record_of,
     start_bootstrap,
     start_gateway,
@@ -99,8 +100,8 @@ def start_relay(start: Start, host: Host, number: int, others: list[str]) -> Pro
 
 
 @pytest.fixture
-def story(segment: Topology, start: Start) -> Callable[[int], Story]:
-    def told(relays: int) -> Story:
+def story(segment: Topology, start: Start) -> Callable[..., Story]:
+    def told(relays: int, by_quic: bool = False) -> Story:
         bootstraps: list[tuple[Process, Host]] = []
         for number in range(relays):
             host = segment.public_host()
@@ -112,7 +113,9 @@ def story(segment: Topology, start: Start) -> Callable[[int], Story]:
         router.run("iptables", "-I", "FORWARD", "-d", gateway_host.address, "-j", "DROP")
         addresses = [address_at(*each) for each in bootstraps]
         gateway = start_gateway(start, gateway_host, *addresses)
-        worker = start_worker(start, worker_host, *addresses)
+        worker = start_worker(
+            start, worker_host, *(quic_at(*each) if by_quic else address_at(*each) for each in bootstraps)
+        )
         wait_for_circuit(start, gateway_host, gateway, addresses[0], worker)
         made = Story(segment, start, bootstraps, gateway, gateway_host, worker, worker_host, router)
         assert complete(gateway_host, gateway, tokens=5).is_done
@@ -121,20 +124,34 @@ def story(segment: Topology, start: Start) -> Callable[[int], Story]:
     return told
 
 
-def test_the_only_relay_stops_and_comes_back(story: Callable[[int], Story]) -> None:
+def test_the_only_relay_stops_and_comes_back(story: Callable[..., Story]) -> None:
     given = story(1)
     given.restart_bootstrap(0, AWAY_S)
     given.served_within(FOUND_AGAIN_S, f"the only relay was away for {AWAY_S:.0f} s")
 
 
 @pytest.mark.parametrize("relays", [1, pytest.param(2, marks=pytest.mark.deep)])
-def test_the_router_forgets_while_nobody_asks(story: Callable[[int], Story], relays: int) -> None:
+def test_the_router_forgets_while_nobody_asks(story: Callable[..., Story], relays: int) -> None:
     given = story(relays)
     given.router.reboot()
     given.served_within(FOUND_AGAIN_S, f"the router was started again, with {COUNTS[relays]}")
 
 
-def test_the_line_is_gone_for_a_while(story: Callable[[int], Story]) -> None:
+@pytest.mark.deep
+@pytest.mark.parametrize("transport", ["TCP", "QUIC"])
+@pytest.mark.parametrize("is_streaming", [False, True], ids=["idle", "in mid-stream"])
+def test_the_router_takes_other_ports(story: Callable[..., Story], transport: str, is_streaming: bool) -> None:
+    """No connection outlives that: who is at its other end hears from a port that he does not know."""
+    given = story(1, by_quic=transport == "QUIC")
+    what = f"the router was started again, and takes other ports: {transport}"
+    if is_streaming:
+        streams_on(given, FOUND_AGAIN_S, what, lambda: given.router.reboot(takes_other_ports=True))
+    else:
+        given.router.reboot(takes_other_ports=True)
+        given.served_within(FOUND_AGAIN_S, what)
+
+
+def test_the_line_is_gone_for_a_while(story: Callable[..., Story]) -> None:
     given = story(1)
     given.router.cut()
     time.sleep(AWAY_S)
@@ -157,7 +174,7 @@ def streams_on(given: Story, limit_s: float, what: str, mishap: Callable[[], Non
 
 
 @pytest.mark.deep
-def test_the_relay_dies_in_mid_stream_and_there_is_another_one(story: Callable[[int], Story]) -> None:
+def test_the_relay_dies_in_mid_stream_and_there_is_another_one(story: Callable[..., Story]) -> None:
     given = story(2)
     before = [host.received_bytes() for _, host in given.bootstraps]
 
@@ -169,13 +186,13 @@ def test_the_relay_dies_in_mid_stream_and_there_is_another_one(story: Callable[[
 
 
 @pytest.mark.deep
-def test_the_router_forgets_in_mid_stream(story: Callable[[int], Story]) -> None:
+def test_the_router_forgets_in_mid_stream(story: Callable[..., Story]) -> None:
     given = story(1)
     streams_on(given, FOUND_AGAIN_S, "the router was started again", given.router.reboot)
 
 
 @pytest.mark.deep
-def test_the_line_is_gone_in_mid_stream(story: Callable[[int], Story]) -> None:
+def test_the_line_is_gone_in_mid_stream(story: Callable[..., Story]) -> None:
     given = story(1)
 
     def cut() -> None:
@@ -187,7 +204,7 @@ def test_the_line_is_gone_in_mid_stream(story: Callable[[int], Story]) -> None:
 
 
 @pytest.mark.deep
-def test_all_bootstraps_are_gone_and_another_peer_relays(story: Callable[[int], Story]) -> None:
+def test_all_bootstraps_are_gone_and_another_peer_relays(story: Callable[..., Story]) -> None:
     """An open worker of another model is there, which relays as well."""
     given = story(1)
     host = given.segment.public_host()
@@ -201,7 +218,7 @@ def test_all_bootstraps_are_gone_and_another_peer_relays(story: Callable[[int], 
 
 
 @pytest.mark.deep
-def test_two_relays_are_restarted_one_after_the_other(story: Callable[[int], Story]) -> None:
+def test_two_relays_are_restarted_one_after_the_other(story: Callable[..., Story]) -> None:
     given = story(2)
     for number in (0, 1):
         given.restart_bootstrap(number, away_s=3.0)
@@ -209,7 +226,7 @@ def test_two_relays_are_restarted_one_after_the_other(story: Callable[[int], Sto
 
 
 @pytest.mark.deep
-def test_the_machine_moves_to_another_network(story: Callable[[int], Story]) -> None:
+def test_the_machine_moves_to_another_network(story: Callable[..., Story]) -> None:
     given = story(1)
     _, router = given.segment.host_behind_nat(Nat.CONE)
     router.run("iptables", "-I", "FORWARD", "-d", given.gateway_host.address, "-j", "DROP")

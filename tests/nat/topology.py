@@ -51,8 +51,12 @@ class Host:
         """Run a command there; returns what it printed."""
         return _run(*self.prefix, *command)
 
-    def reboot(self) -> None:
-        """As a router: it forgets what was asked for through it, for its address goes for a moment."""
+    def reboot(self, takes_other_ports: bool = False) -> None:
+        """As a router: it forgets what was asked for through it, for its address goes for a moment. It may give another
+        port than before to each connection that it sees anew."""
+        if takes_other_ports:
+            self.run("iptables", "-t", "nat", "-F", "POSTROUTING")
+            _map_ports(self, "--random")
         self.run("ip", "address", "del", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
 
@@ -183,8 +187,7 @@ def topology() -> Iterator[Topology]:
 def _masquerade(router: Host, nat: Nat) -> None:
     """Make a machine the router of whoever is behind it."""
     router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    ports = ("--random",) if nat is Nat.SYMMETRIC else ()
-    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE", *ports)
+    _map_ports(router, *(("--random",) if nat is Nat.SYMMETRIC else ()))
     if nat is Nat.NO_UDP:
         router.run("iptables", "-A", "FORWARD", "-p", "udp", "-j", "DROP")
     if nat is Nat.ONLY_443:
@@ -192,6 +195,10 @@ def _masquerade(router: Host, nat: Nat) -> None:
         router.run("iptables", "-A", "FORWARD", "-o", "eth0", "-j", "DROP")
     for chain in ("INPUT", "FORWARD"):
         _let_in_only_answers(router, "iptables", chain)
+
+
+def _map_ports(router: Host, *how: str) -> None:
+    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE", *how)
 
 
 def _let_in_only_answers(router: Host, command: str, chain: str) -> None:
