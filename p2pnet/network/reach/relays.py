@@ -22,7 +22,8 @@ ASKED_AT_ONCE = 4
 """Candidates that are asked while there are too few places: the nearest of them stay."""
 
 GIVEN_UP_S = 20.0
-"""A relay that has given no place for so long makes room for another candidate. It may be asked again later."""
+"""A relay that has not been there for so long makes room for another candidate, and one that refuses does so at once.
+They may be asked again later."""
 
 RESTING_S = 60.0
 """Who was left alone is asked again after this."""
@@ -102,8 +103,8 @@ class Relays:
             self._leave([*held[PLACES:], *others])
             return
         fresh = self._fresh(now_s)
-        if fresh:
-            self._leave([each for each in others if each.lost_s is not None and now_s - each.lost_s > GIVEN_UP_S])
+        useless = [each for each in others if each.is_refused or now_s - (each.lost_s or now_s) > GIVEN_UP_S]
+        self._leave(useless[: len(fresh)])
         for candidate in fresh[: max(0, ASKED_AT_ONCE - len(self._asked))]:
             relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
             self._asked[relay] = asyncio.create_task(relay.run())

@@ -12,6 +12,7 @@ from p2pnet.network.dht import asking
 from p2pnet.network.dht.asking import LEFT_ALONE_S, MAX_LEFT_ALONE_S, SilentNodes
 from p2pnet.network.dht.calls import FIND, CallStream, IncomingMessage, packed_answer, packed_error, question_in
 from p2pnet.network.dht.contact import Contact, id_of, peer_bytes
+from p2pnet.network.dht.lookup import BEAM
 from p2pnet.network.dht.messages import MAX_KEYS, FindResponse, Sender, encode_find_response
 from p2pnet.network.dht.node import MAX_REFUSED, REPLICAS, DhtNode, acceptable_values
 from p2pnet.network.dht.routing_table import BUCKET_SIZE
@@ -80,6 +81,18 @@ async def test_a_client_reads_and_nobody_counts_on_it(world: World) -> None:
     assert len((await client.fetch(["key"]))["key"]) == 1
     assert client.methods() == {}
     assert all(READER.peer_id not in node.neighbour_ids() for node in nodes)
+
+
+async def test_who_joins_knows_enough_nodes_to_find_relays_among_them(world: World) -> None:
+    """A thousand peers, of which fifty can be dialled: those are the nodes, and they relay. A peer behind NAT knows ten
+    of them, with where they can be dialled, once it has joined, and has asked few."""
+    await joined(world, 50)
+    hidden = world.join(READER, is_client=True)
+    world.opened.clear()
+    await world.introduce(hidden, IDENTITIES[0])
+    await hidden.look_around()
+    assert len([node for node in hidden.contacts() if node.addresses]) >= BEAM
+    assert len(world.opened) <= 2 * BEAM
 
 
 async def test_nodes_are_dialled_where_others_have_heard_them_say_they_are(world: World) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from p2pnet.network.dial_addresses import Scope
@@ -12,11 +13,14 @@ from tests.network.reach.relay_world import OWN, STINGY, Relay, RelayWorld
 
 
 @asynccontextmanager
-async def kept(*relays: Relay, are_wanted: bool = True) -> AsyncIterator[tuple[RelayWorld, Relays]]:
+async def kept(
+    *relays: Relay, are_wanted: bool = True, known: Callable[[], Sequence[Relay]] | None = None
+) -> AsyncIterator[tuple[RelayWorld, Relays]]:
+    """A peer that may ask these, or those of them that are known at a time."""
     world = RelayWorld(*relays)
     made = Relays(
         OWN,
-        lambda: [relay.candidate for relay in relays],
+        lambda: [relay.candidate for relay in (relays if known is None else known())],
         world,
         Scope.LOOPBACK,
         world.note_change,
@@ -96,6 +100,19 @@ async def test_one_that_cuts_circuits_soon_is_taken_where_there_is_no_other() ->
         generous.go()
         await world.passes(RESTING_S + 5)
         assert names(relays, world) == ["stingy"]
+
+
+async def test_two_are_found_where_one_node_in_twenty_relays() -> None:
+    """Of a thousand nodes of the DHT, of which a peer knows a few at a time: as many questions as it takes to meet two,
+    each answered in a round trip, a few at a time."""
+    chance = random.Random(1)
+    nodes = [Relay(f"node {number}", is_full=number % 20 != 0) for number in range(1000)]
+    async with kept(*nodes, known=lambda: chance.sample(nodes, 16)) as (world, relays):
+        took_s = await world.passes(60, lambda: len(relays.held) == PLACES)
+        asked = [node.asked for node in nodes if node.asked]
+        assert set(asked) == {1}, "nobody is asked twice"
+        assert len(asked) < 100
+        assert took_s < 20
 
 
 async def test_those_that_refuse_make_room_for_others() -> None:
