@@ -32,7 +32,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
     "p2pnet.client": "errors config messages status_messages network wire",
-    "p2pnet.peer": "errors config identity network network.hivemind records directory swarm",
+    "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
     "p2pnet.worker.backend": "messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",

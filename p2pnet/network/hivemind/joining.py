@@ -68,8 +68,8 @@ class Joiner:
                 break
             await asyncio.sleep(JOIN_RETRY_PAUSE_S)
             problems = await self._meet_all(initial)
-        if self._dht.neighbours == 0 and len(problems) == len(initial):
-            raise join_error(initial, problems)
+        if (error := refusal(initial, problems, self._dht.neighbours > 0)) is not None:
+            raise error
 
     async def rejoin(self) -> bool:
         """Meet initial peers that we lost sight of; when nobody is left, any peer we have known. Returns whether we
@@ -161,6 +161,15 @@ def clock_ahead_s(theirs_s: float, asked_s: float, answered_s: float) -> float:
     """By how much a peer's clock is ahead of ours, negative when it is behind. What its answer's way may have taken is
     no difference: it read its clock at some time between our question and its answer."""
     return max(0.0, theirs_s - answered_s) - max(0.0, asked_s - theirs_s)
+
+
+def refusal(initial: Sequence[str], problems: Sequence[Exception], knows_others: bool) -> JoinError | None:
+    """Why we are not in the network, if so. Some other peer may have asked us something meanwhile, and is known: but
+    where none of the peers that we join through shares our clock, nobody would believe what we announce."""
+    is_skewed = any(isinstance(problem, JoinError) for problem in problems)
+    if len(problems) < len(initial) or (knows_others and not is_skewed):
+        return None
+    return join_error(initial, problems)
 
 
 def join_error(initial: Sequence[str], problems: Sequence[Exception]) -> JoinError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pnet.errors import JoinError, PeerUnreachable
-from p2pnet.network.hivemind.joining import clock_ahead_s, join_error
+from p2pnet.network.hivemind.joining import clock_ahead_s, join_error, refusal
 
 ADDRESSES = ("/ip4/192.0.2.1/tcp/1/p2p/A", "/ip4/192.0.2.2/tcp/2/p2p/B")
 
@@ -25,6 +25,25 @@ def test_nobody_could_be_reached() -> None:
     assert "--initial-peers" in error.fix
 
 
+GONE, SKEWED = PeerUnreachable("no route"), JoinError("This machine's clock differs.", "Set the clock.")
+
+
+@pytest.mark.parametrize(
+    ("problems", "knows_others", "is_refused"),
+    [
+        ([], False, False),
+        ([GONE], False, False),
+        ([GONE, GONE], False, True),
+        ([GONE, GONE], True, False),  # who was known before has let us in
+        ([SKEWED], False, False),
+        ([SKEWED, GONE], True, True),  # somebody has asked us something meanwhile
+        ([SKEWED, SKEWED], True, True),
+        ([SKEWED, SKEWED], False, True),
+    ],
+)
+def test_who_is_not_let_in(problems: list[Exception], knows_others: bool, is_refused: bool) -> None:
+    assert (refusal(ADDRESSES, problems, knows_others) is not None) is is_refused
+
+
 def test_a_wrong_clock_is_what_a_person_is_told_first() -> None:
-    skewed = JoinError("This machine's clock differs.", "Set the clock.")
-    assert join_error(ADDRESSES, [PeerUnreachable("no route"), skewed]) is skewed
+    assert join_error(ADDRESSES, [GONE, SKEWED]) is SKEWED
