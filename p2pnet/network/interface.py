@@ -31,6 +31,20 @@ class Stream(Protocol):
         """End the stream in both directions after what was written. Idempotent, never raises."""
 
 
+class BareStream(Stream, Protocol):
+    """One of libp2p's own protocols, or of hivemind's: nothing of ours lies below its bytes."""
+
+    @property
+    def address(self) -> str:
+        """The multiaddr that the other end's connection comes from."""
+
+    def stop_reading(self) -> None:
+        """What comes from now on stays unread."""
+
+    async def wait_unread(self) -> None:
+        """After `stop_reading`: wait until something has come, or the end."""
+
+
 StreamHandler = Callable[[Stream], Awaitable[None]]
 
 

@@ -19,7 +19,6 @@ from p2pnet.network.dht.calls import (
     PING,
     STORE,
     CallRefused,
-    CallStream,
     IncomingMessage,
     answer_in,
     max_answer_bytes,
@@ -43,8 +42,9 @@ from p2pnet.network.dht.messages import (
     encode_ping_request,
     encode_store_request,
 )
+from p2pnet.network.interface import BareStream
 
-OpenStream = Callable[[str, str, Sequence[str]], Awaitable[CallStream]]
+OpenStream = Callable[[str, str, Sequence[str]], Awaitable[BareStream]]
 """Open a stream to a peer, of a protocol, dialling these full multiaddrs where nothing better is known. Raises
 PeerUnreachable."""
 
@@ -122,7 +122,7 @@ class Asker:
         return answer_in(answer)
 
 
-async def _part(stream: CallStream) -> None:
+async def _part(stream: BareStream) -> None:
     """Say that the answer was read, and let the other end end the stream: see `p2pd_stream` for why."""
     try:
         async with asyncio.timeout(PARTING_S):

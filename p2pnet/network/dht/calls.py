@@ -8,9 +8,8 @@ https://github.com/learning-at-home/go-libp2p-daemon/blob/master/pb/p2pd.proto
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from p2pnet.network.dht.messages import MAX_RESPONSE_BYTES, Malformed
+from p2pnet.network.interface import BareStream
 from p2pnet.network.libp2p.protobuf import delimited, each_field, field, read_varint
 
 PING, STORE, FIND = (f"DHTProtocol.rpc_{method}" for method in ("ping", "store", "find"))
@@ -33,26 +32,6 @@ DONE = b"\0"
 see `p2pd_stream`. Callers that are plain nodes close the stream instead."""
 
 
-class CallStream(Protocol):
-    """A stream with nothing of ours below its bytes. `address` is where the other end's connection comes from."""
-
-    @property
-    def peer_id(self) -> str: ...
-
-    @property
-    def address(self) -> str: ...
-
-    async def read(self) -> bytes: ...
-
-    async def write(self, data: bytes) -> None: ...
-
-    def close(self) -> None: ...
-
-    def stop_reading(self) -> None: ...
-
-    async def wait_unread(self) -> None: ...
-
-
 class CallRefused(Exception):
     """The other end has answered with an error."""
 
@@ -60,7 +39,7 @@ class CallRefused(Exception):
 class IncomingMessage:
     """Reads one message behind its length. Raises Malformed when it is longer than it may be, or cut off."""
 
-    def __init__(self, stream: CallStream, at_most: int) -> None:
+    def __init__(self, stream: BareStream, at_most: int) -> None:
         self._stream = stream
         self._at_most = at_most
         self._parts: list[bytes] = []

@@ -14,13 +14,13 @@ from p2pnet.errors import PeerLost
 from p2pnet.network.dht.call_limits import MAX_CALLS, Caller, CallLimits
 from p2pnet.network.dht.calls import (
     ENVELOPE_BYTES,
-    CallStream,
     IncomingMessage,
     packed_answer,
     packed_error,
     question_in,
 )
 from p2pnet.network.dht.messages import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Malformed
+from p2pnet.network.interface import BareStream
 from p2pnet.network.multiaddrs import address_group
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class CallServer:
         self._limits = CallLimits()
         self._reading: dict[asyncio.Task[bytes], str] = {}
 
-    async def serve(self, stream: CallStream, answer: Answer) -> None:
+    async def serve(self, stream: BareStream, answer: Answer) -> None:
         """Serve one call; the stream is closed afterwards. One that is over a limit is closed at once."""
         caller = Caller(stream.peer_id, address_group(stream.address))
         try:
@@ -60,7 +60,7 @@ class CallServer:
         finally:
             stream.close()
 
-    async def _serve(self, stream: CallStream, caller: Caller, answer: Answer) -> None:
+    async def _serve(self, stream: BareStream, caller: Caller, answer: Answer) -> None:
         call_id, question = question_in(await self._question(stream, caller))
         try:
             answered = packed_answer(call_id, answer(caller, question))
@@ -79,7 +79,7 @@ class CallServer:
         async with asyncio.timeout(PARTING_S):
             await stream.wait_unread()
 
-    async def _question(self, stream: CallStream, caller: Caller) -> bytes:
+    async def _question(self, stream: BareStream, caller: Caller) -> bytes:
         """Read a question. When too many are being read, the one that has taken longest is given up, of the group that
         has most."""
         if self._limits.calls > MAX_CALLS and self._reading:
@@ -98,7 +98,7 @@ class CallServer:
             del self._reading[task]
 
 
-async def _read_question(stream: CallStream) -> bytes:
+async def _read_question(stream: BareStream) -> bytes:
     message = IncomingMessage(stream, MAX_REQUEST_BYTES + ENVELOPE_BYTES)
     async with asyncio.timeout(QUESTION_S):
         await message.length()

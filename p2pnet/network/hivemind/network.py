@@ -14,7 +14,6 @@ from p2pnet.config import NetworkConfig
 from p2pnet.identity import Identity
 from p2pnet.network.clock_watch import ClockState, ClockWatch
 from p2pnet.network.connections import Connections
-from p2pnet.network.dht.calls import CallStream
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.dht.serving import CallServer
 from p2pnet.network.dial_addresses import Scope, scope_of_network
@@ -28,7 +27,17 @@ from p2pnet.network.hivemind.record_addresses import RecordAddresses
 from p2pnet.network.hivemind.returned_peers import ReturnedPeers
 from p2pnet.network.hivemind.streams import Streams
 from p2pnet.network.hivemind.supervisor import Supervisor
-from p2pnet.network.interface import Clock, Entry, Findings, Meeting, Relayed, Stream, StreamHandler, Validator
+from p2pnet.network.interface import (
+    BareStream,
+    Clock,
+    Entry,
+    Findings,
+    Meeting,
+    Relayed,
+    Stream,
+    StreamHandler,
+    Validator,
+)
 from p2pnet.network.libp2p.relay import HOP_PROTOCOL
 from p2pnet.network.reach.punching import PUNCH_PROTOCOL
 from p2pnet.network.relaying.relay import Relay
@@ -196,7 +205,7 @@ class HivemindNetwork:
             self._reach_task.cancel()
             await asyncio.gather(self._reach_task, return_exceptions=True)
 
-    async def _open_call(self, peer_id: str, protocol: str, claimed: Sequence[str]) -> CallStream:
+    async def _open_call(self, peer_id: str, protocol: str, claimed: Sequence[str]) -> BareStream:
         """A stream for a call of the DHT. Where others say that a node is comes second to where we know it to be."""
         is_known = peer_id in self._connections or self._connections.knows(peer_id)
         return await self._streams.open_raw(peer_id, protocol, () if is_known else claimed)

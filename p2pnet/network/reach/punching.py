@@ -18,7 +18,7 @@ from typing import Protocol
 
 from p2pnet.errors import P2PNetError
 from p2pnet.network.dial_addresses import Scope, may_dial, place_of, scope_of_host
-from p2pnet.network.interface import Stream
+from p2pnet.network.interface import BareStream, Stream
 from p2pnet.network.libp2p.delimited import read_message
 from p2pnet.network.libp2p.hole_punch import addresses_in, connect, is_sync, sync
 from p2pnet.network.multiaddrs import are_all_relayed, is_relayed
@@ -84,14 +84,6 @@ class Ground(Protocol):
 
     async def candidates(self) -> Candidates:
         """Where this peer may be dialled. Raises OSError."""
-
-
-class Asker(Stream, Protocol):
-    """An inbound stream."""
-
-    @property
-    def address(self) -> str:
-        """The multiaddr that its connection comes from."""
 
 
 @dataclass
@@ -192,7 +184,7 @@ class Puncher:
         await self._dial(peer_id, theirs)
         return True
 
-    async def serve(self, stream: Asker) -> None:
+    async def serve(self, stream: BareStream) -> None:
         """The other end of it. The stream is closed afterwards."""
         peer_id, now_s = stream.peer_id, self._now_s()
         try:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from p2pnet.errors import PeerLost
-from p2pnet.network.interface import Stream
+from p2pnet.network.interface import BareStream
 from p2pnet.network.libp2p.relay import FAREWELL
 
 PARTING_S = 5.0
@@ -28,24 +27,14 @@ IDLE_BYTES = 8 << 10
 gateway's probes 60 kB, and a request that waits has either; a worker or gateway closes one itself after a minute."""
 
 
-class End(Stream, Protocol):
-    """One of the two streams."""
-
-    def stop_reading(self) -> None:
-        """What comes from now on stays unread."""
-
-    async def wait_unread(self) -> None:
-        """After `stop_reading`: wait until something has come, or the end."""
-
-
 class Circuit:
     """Between whoever asked for it and the peer that took it. `take` waits until so many bytes may go on; `count` is
     told of those that have."""
 
     def __init__(
         self,
-        asker: End,
-        taker: End,
+        asker: BareStream,
+        taker: BareStream,
         data_bytes: int,
         take: Callable[[int], Awaitable[None]],
         count: Callable[[int], None],
@@ -79,7 +68,7 @@ class Circuit:
             asyncio.create_task(self._carry(self._taker, self._asker, first)),
             asyncio.create_task(self._over()),
         ]
-        gone: End | None = None
+        gone: BareStream | None = None
         try:
             ended, _ = await asyncio.wait(ways, timeout=duration_s, return_when=asyncio.FIRST_COMPLETED)
             gone = next((task.result() for task in ended), None)
@@ -92,7 +81,7 @@ class Circuit:
     async def _over(self) -> None:
         await self._is_over.wait()
 
-    async def _carry(self, source: End, sink: End, data: bytes = b"") -> End | None:
+    async def _carry(self, source: BareStream, sink: BareStream, data: bytes = b"") -> BareStream | None:
         """Until one of them is gone, which is returned, or has said enough."""
         left = self._data_bytes
         while data or (data := await source.read()):
@@ -110,7 +99,7 @@ class Circuit:
         return source
 
 
-async def part(end: End, is_gone: bool = False) -> None:
+async def part(end: BareStream, is_gone: bool = False) -> None:
     """Close a stream that stays behind, once its other end has reset it. Never raises."""
     try:
         if not is_gone:

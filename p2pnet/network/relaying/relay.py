@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from p2pnet.config import RelayLimits
 from p2pnet.errors import PeerLost, PeerUnreachable
 from p2pnet.network.inbound import InboundStream, InboundStreams
-from p2pnet.network.interface import Relayed
+from p2pnet.network.interface import BareStream, Relayed
 from p2pnet.network.libp2p.delimited import read_message, read_message_and_rest
 from p2pnet.network.libp2p.relay import GrantedLimits
 from p2pnet.network.libp2p.relay_service import (
@@ -32,7 +31,7 @@ from p2pnet.network.libp2p.relay_service import (
     status,
 )
 from p2pnet.network.multiaddrs import address_group, is_relayed
-from p2pnet.network.relaying.circuit import PARTING_S, Circuit, End
+from p2pnet.network.relaying.circuit import PARTING_S, Circuit
 from p2pnet.network.relaying.throttle import Throttle
 from p2pnet.rate_limit import RateLimit
 
@@ -60,21 +59,13 @@ class _Place:
         return age_s < (PLACE_S if is_connected else FRESH_S)
 
 
-class AskerEnd(End, Protocol):
-    """An inbound stream."""
-
-    @property
-    def address(self) -> str:
-        """The multiaddr that its connection comes from."""
-
-
 class Relay:
     """The relay of one peer. `may_relay` says whether it is one at this moment."""
 
     def __init__(
         self,
         limits: RelayLimits,
-        open_stream: Callable[[str, str], Awaitable[End]],
+        open_stream: Callable[[str, str], Awaitable[BareStream]],
         addresses: Callable[[], tuple[str, ...]],
         may_relay: Callable[[], bool],
         now_s: Callable[[], float] = time.monotonic,
@@ -109,7 +100,7 @@ class Relay:
             if circuit.is_idle(now_s):
                 circuit.end()
 
-    async def serve(self, stream: AskerEnd) -> None:
+    async def serve(self, stream: BareStream) -> None:
         """Serve one stream of the hop protocol; it is closed afterwards."""
         try:
             async with asyncio.timeout(ASKING_S):
@@ -121,7 +112,7 @@ class Relay:
         finally:
             stream.close()
 
-    async def _answer(self, stream: AskerEnd, message: bytes) -> None:
+    async def _answer(self, stream: BareStream, message: bytes) -> None:
         try:
             wanted = peer_asked_for(message)
         except ValueError:
@@ -135,20 +126,20 @@ class Relay:
         else:
             await self._connect(stream, wanted)
 
-    async def _say(self, stream: AskerEnd, answer: bytes) -> None:
+    async def _say(self, stream: BareStream, answer: bytes) -> None:
         """Answer, and wait until the asker has read it, and says so by whatever it sends, or goes."""
         async with asyncio.timeout(PARTING_S):
             stream.stop_reading()
             await stream.write(answer)
             await stream.wait_unread()
 
-    async def _give_place(self, stream: AskerEnd) -> None:
+    async def _give_place(self, stream: BareStream) -> None:
         self._places[stream.peer_id] = _Place(self._now_s())
         expires_s = int(self._unix_s()) + PLACE_S
         load_percent = 100 * len(self._circuits) // self._limits.max_circuits
         await self._say(stream, place_granted(expires_s, self._addresses(), self._granted, load_percent))
 
-    def _refusal(self, stream: AskerEnd, wanted: str | None) -> Status | None:
+    def _refusal(self, stream: BareStream, wanted: str | None) -> Status | None:
         """Why a place is not given, or a circuit not made."""
         if not self._may_relay() or is_relayed(stream.address):
             return Status.PERMISSION_DENIED
@@ -162,7 +153,7 @@ class Relay:
             return Status.NO_RESERVATION
         return Status.RESOURCE_LIMIT_EXCEEDED if self._to_peer[wanted] >= self._limits.max_circuits_to_a_peer else None
 
-    async def _connect(self, asker: AskerEnd, wanted: str) -> None:
+    async def _connect(self, asker: BareStream, wanted: str) -> None:
         """Make a circuit, and carry what it carries until it ends."""
         group = address_group(asker.address)
         self._from_group[group] += 1
@@ -182,7 +173,7 @@ class Relay:
             _decrease(self._from_group, group)
             _decrease(self._to_peer, wanted)
 
-    async def _offered(self, asker_id: str, wanted: str) -> tuple[End, bytes]:
+    async def _offered(self, asker_id: str, wanted: str) -> tuple[BareStream, bytes]:
         """The stream of the peer that has taken a circuit, and what it has said already. Raises PeerUnreachable,
         PeerLost, TimeoutError."""
         async with asyncio.timeout(TAKING_S):
@@ -197,7 +188,7 @@ class Relay:
                 raise
         return taker, answer[1]
 
-    async def _carry(self, asker: AskerEnd, taker: End, first: bytes, group: str) -> None:
+    async def _carry(self, asker: BareStream, taker: BareStream, first: bytes, group: str) -> None:
         circuit = Circuit(asker, taker, self._limits.data_bytes, partial(self._throttle.take, group), self._count)
         entry = InboundStream(asker.peer_id, group, circuit.end)
         self._circuits[circuit] = None

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 from p2pnet.errors import PeerLost, PeerUnreachable
 from p2pnet.identity import Identity
-from p2pnet.network.dht.calls import CallStream
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.dht.serving import CallServer
-from p2pnet.network.interface import StoredValue
+from p2pnet.network.interface import BareStream, StoredValue
 from tests.stories import NOW_MS
 
 HOST = "/ip4/192.0.2.1/tcp/1"
@@ -61,7 +60,7 @@ class World:
 
     def __init__(self, is_acceptable: Callable[[StoredValue], bool] = lambda _: True) -> None:
         self.nodes: dict[str, DhtNode] = {}
-        self.answers: dict[str, Callable[[str, CallStream], object]] = {}
+        self.answers: dict[str, Callable[[str, BareStream], object]] = {}
         self.opened: list[tuple[str, str, tuple[str, ...]]] = []
         """Who was dialled, for which protocol, and at which addresses."""
         self._servers: dict[str, CallServer] = {}
@@ -71,7 +70,7 @@ class World:
     def join(self, identity: Identity, is_client: bool = False, timeout_s: float = 5.0) -> DhtNode:
         peer_id = identity.peer_id
 
-        async def open_stream(whom: str, protocol: str, addresses: Sequence[str]) -> CallStream:
+        async def open_stream(whom: str, protocol: str, addresses: Sequence[str]) -> BareStream:
             return self._open(peer_id, whom, protocol, addresses)
 
         node = DhtNode(
@@ -98,7 +97,7 @@ class World:
         for node in self.nodes.values():
             await node.stop()
 
-    def _open(self, opener: str, whom: str, protocol: str, addresses: Sequence[str]) -> CallStream:
+    def _open(self, opener: str, whom: str, protocol: str, addresses: Sequence[str]) -> BareStream:
         self.opened.append((whom, protocol, tuple(addresses)))
         ours, theirs = stream_pair(opener, whom)
         if whom in self.answers:

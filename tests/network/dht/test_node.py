@@ -10,14 +10,14 @@ import pytest
 from p2pnet.identity import Identity
 from p2pnet.network.dht import asking
 from p2pnet.network.dht.asking import LEFT_ALONE_S, MAX_LEFT_ALONE_S, SilentNodes
-from p2pnet.network.dht.calls import FIND, CallStream, IncomingMessage, packed_answer, packed_error, question_in
+from p2pnet.network.dht.calls import FIND, IncomingMessage, packed_answer, packed_error, question_in
 from p2pnet.network.dht.contact import Contact, id_of, peer_bytes
 from p2pnet.network.dht.lookup import BEAM
 from p2pnet.network.dht.messages import MAX_KEYS, FindResponse, Sender, encode_find_response
 from p2pnet.network.dht.node import MAX_REFUSED, REPLICAS, DhtNode, acceptable_values
 from p2pnet.network.dht.routing_table import BUCKET_SIZE
 from p2pnet.network.dht.values import pack_dictionary, pack_value
-from p2pnet.network.interface import Entry, StoredValue, key_id
+from p2pnet.network.interface import BareStream, Entry, StoredValue, key_id
 from p2pnet.network.libp2p.protobuf import delimited
 from tests.network.dht.call_streams import HOST, World
 from tests.stories import NOW_MS, peer, settle
@@ -121,30 +121,30 @@ async def test_keys_that_do_not_fit_one_answer_are_asked_for_in_parts(world: Wor
 # ---- neighbours that are none
 
 
-async def garbage(_: str, stream: CallStream) -> None:
+async def garbage(_: str, stream: BareStream) -> None:
     await stream.write(b"\x04\xde\xad\xbe\xef")
 
 
-async def goodbye(_: str, stream: CallStream) -> None:
+async def goodbye(_: str, stream: BareStream) -> None:
     stream.close()
 
 
-async def silence(_: str, stream: CallStream) -> None:
+async def silence(_: str, stream: BareStream) -> None:
     await asyncio.Event().wait()
 
 
-async def no_results(_: str, stream: CallStream) -> None:
+async def no_results(_: str, stream: BareStream) -> None:
     message = IncomingMessage(stream, 1 << 20)
     await message.length()
     call_id, _question = question_in(await message.body())
     await stream.write(packed_answer(call_id, encode_find_response(FindResponse((), Sender()))))
 
 
-async def refusal(_: str, stream: CallStream) -> None:
+async def refusal(_: str, stream: BareStream) -> None:
     await stream.write(packed_error(bytes(16), "no"))
 
 
-async def endless(_: str, stream: CallStream) -> None:
+async def endless(_: str, stream: BareStream) -> None:
     await stream.write(delimited(bytes(1 << 23)))
 
 
