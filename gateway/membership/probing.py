@@ -20,6 +20,7 @@ from gateway.peers.worker import Worker
 from p2pnet.client import status
 from p2pnet.errors import WIRE_ERRORS, P2PNetError
 from p2pnet.network.interface import Network
+from p2pnet.network.multiaddrs import are_all_relayed
 from p2pnet.wire.exchange import STATUS_PROTOCOL
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ KEPT_S = 60.0
 TIMEOUT_S = 1.5
 """For a probe of a worker that nobody waits for."""
 
+RELAYED_TIMEOUT_S = 3.0
+"""For the first probe of one that names relays alone. A hole to it is tried for a second before that. Where that is in
+vain, p2pd takes half a second more for the circuit, since it dials the other addresses that it has heard of first."""
+
 URGENT_TIMEOUT_S = 0.7
 """For a worker in mid-answer: somebody waits. Three lost packets on a fast link, or once around the world over a relay.
 It is more for a worker whose usual round trip says so."""
@@ -62,6 +67,11 @@ def urgent_timeout_s(worker: Worker) -> float:
     """How long a worker has for its answer while somebody waits for it."""
     round_trips_s = ROUND_TRIPS * (worker.round_trip_s.value or 0.0)
     return min(MAX_URGENT_TIMEOUT_S, max(URGENT_TIMEOUT_S, round_trips_s))
+
+
+def first_timeout_s(newcomer: Worker) -> float:
+    """How long a newcomer has for its first answer."""
+    return RELAYED_TIMEOUT_S if are_all_relayed(newcomer.record.addresses) else TIMEOUT_S
 
 
 class Prober:
@@ -163,14 +173,14 @@ class Prober:
 
     async def _try_probe(self, worker: Worker) -> bool:
         try:
-            return await self._probe(worker)
+            return await self._probe(worker, first_timeout_s(worker))
         except Exception:  # the edge: whatever one newcomer brings about is its own
             logger.exception("%s could not be asked", worker.peer_id)
             self._table.note_lost(worker)
             return False
 
-    async def _probe(self, worker: Worker) -> bool:
-        if await self._ask(worker, TIMEOUT_S):
+    async def _probe(self, worker: Worker, timeout_s: float = TIMEOUT_S) -> bool:
+        if await self._ask(worker, timeout_s):
             self._table.note_found(worker)
             return True
         self._table.note_lost(worker)

@@ -19,12 +19,14 @@ from gateway.membership.probing import (
     MAX_NEWCOMERS,
     MAX_PROBES,
     MAX_URGENT_TIMEOUT_S,
+    RELAYED_TIMEOUT_S,
     ROUND_S,
     ROUND_TRIPS,
     TIMEOUT_S,
     UNHEARD_S,
     URGENT_TIMEOUT_S,
     Prober,
+    first_timeout_s,
     urgent_timeout_s,
 )
 from gateway.membership.table import REFRESH_INTERVAL_S, PeerTable
@@ -570,6 +572,17 @@ def test_whoever_waits_for_a_probe_waits_longer_for_who_is_far_away_up_to_a_poin
     if round_trip_s is not None:
         worker.round_trip_s.note(round_trip_s, 0.0)
     assert urgent_timeout_s(worker) == timeout_s
+
+
+def test_who_is_reached_through_relays_alone_has_time_for_a_hole_that_is_tried_in_vain() -> None:
+    direct, circuit = "/ip4/20.1.1.1/tcp/1", f"/ip4/20.1.1.2/tcp/1/p2p/{B.peer_id}/p2p-circuit"
+    for named, timeout_s in (
+        ((direct,), TIMEOUT_S),
+        ((circuit,), RELAYED_TIMEOUT_S),
+        ((direct, circuit), TIMEOUT_S),
+    ):
+        addresses = tuple(f"{address}/p2p/{A.peer_id}" for address in named)
+        assert first_timeout_s(Worker(capability(A, addresses=addresses))) == timeout_s
 
 
 async def test_a_round_that_fails_is_not_the_last_one() -> None:
