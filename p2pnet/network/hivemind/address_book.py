@@ -18,7 +18,7 @@ from p2pnet.network.multiaddrs import is_relayed, peer_id_of
 
 logger = logging.getLogger(__name__)
 
-MAX_KNOWN_ADDRESSES = 64
+MAX_KNOWN_ADDRESSES = 128
 """Some thirty peers: of those that are there for days a few are left after weeks."""
 
 MAX_BYTES = 1 << 16

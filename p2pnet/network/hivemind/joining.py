@@ -34,11 +34,11 @@ MAX_CLOCK_SKEW_S = 3.0
 CLOCKS = 7
 """How many peers are asked at a time what their clocks say: two of them may lie."""
 
-ADDRESSES_KEPT = 2
-"""On disk, of each peer: one for TCP and one for QUIC."""
+ADDRESSES_KEPT = 4
+"""On disk, of each peer: one for TCP and one for QUIC, over IPv4 and IPv6."""
 
-MAX_REMEMBERED = 8
-"""Peers of old that are asked when nobody else is left."""
+MAX_REMEMBERED = 16
+"""Addresses of peers of old that are asked when nobody else is left."""
 
 
 class Joiner:

@@ -28,7 +28,7 @@ AGAIN_S = 300.0
 """How often it is asked while nothing has changed. A p2pd dials back 3 times a minute for one peer, 30 for all."""
 
 UNKNOWN_AGAIN_S = 20.0
-"""While nobody has tried."""
+"""While nobody has tried over IPv4; twice as long each time, up to the former: a machine without it is never told."""
 
 HASTE_S = 5.0
 """But no oftener than this, whatever changes."""
@@ -121,16 +121,26 @@ class Reachability:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        unknown_s = UNKNOWN_AGAIN_S
         while not self._is_fixed:
             await self._ask_until_doubted()
-            pause_s = UNKNOWN_AGAIN_S if self.reach is Reach.UNKNOWN else AGAIN_S
+            pause_s = unknown_s if self.reach is Reach.UNKNOWN else AGAIN_S
             await self._pause(HASTE_S)
-            try:
-                async with asyncio.timeout(pause_s - HASTE_S):
-                    await self._doubted.wait()
-            except TimeoutError:
-                continue
+            if await self._is_doubted_within(pause_s - HASTE_S):
+                unknown_s = UNKNOWN_AGAIN_S
+            else:
+                unknown_s = min(AGAIN_S, 2 * unknown_s)
         await asyncio.Event().wait()
+
+    async def _is_doubted_within(self, seconds: float) -> bool:
+        waiting = asyncio.ensure_future(self._doubted.wait())
+        pausing = asyncio.ensure_future(self._pause(seconds))
+        try:
+            await asyncio.wait({waiting, pausing}, return_when=asyncio.FIRST_COMPLETED)
+            return self._doubted.is_set()
+        finally:
+            waiting.cancel()
+            pausing.cancel()
 
     async def _ask_until_doubted(self) -> None:
         self._doubted.clear()

@@ -11,7 +11,7 @@ from p2pnet.network.hivemind.address_book import MAX_KNOWN_ADDRESSES, AddressBoo
 from tests.stories import peer
 
 BOOTSTRAP, OTHER = (f"/ip4/11.0.0.{n}/tcp/31337/p2p/{peer(name).peer_id}" for n, name in ((1, "boot"), (2, "other")))
-KNOWN = [f"/ip4/11.0.1.{n}/tcp/31337/p2p/{peer(str(n)).peer_id}" for n in range(100)]
+KNOWN = [f"/ip4/11.0.1.{n}/tcp/31337/p2p/{peer(str(n)).peer_id}" for n in range(200)]
 
 
 def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class Told:
         self.hold = asyncio.Event()
         self.held: set[str] = set()
         self.over_six: set[str] = set()
+        self.pauses: list[float] = []
         self.reachability = Reachability(
             self._look, lambda: list(self.says), self._note, fixed, random.Random(1), self._pause
         )
@@ -81,6 +82,7 @@ class Told:
         self.changes += 1
 
     async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
         await asyncio.sleep(0)
 
 
@@ -131,6 +133,17 @@ async def test_ipv4_and_ipv6_are_two_questions() -> None:
     assert told.reachability.over("ip6") is Reach.HIDDEN
     told.reachability.note_moved()
     assert {told.reachability.over(family) for family in ("ip4", "ip6")} == {Reach.UNKNOWN}
+
+
+async def test_who_is_never_told_asks_less_and_less_until_something_changes() -> None:
+    """A machine without IPv4, and one that all others see over IPv6."""
+    told = Told(a=YES)
+    told.over_six = {"a"}
+    running = asyncio.create_task(told.reachability.run())
+    await settle(lambda: len(told.pauses) >= 14)
+    between = told.pauses[1::2]
+    assert between[:6] == [15.0, 35.0, 75.0, 155.0, 295.0, 295.0]
+    running.cancel()
 
 
 async def test_no_more_than_a_few_are_asked() -> None:
