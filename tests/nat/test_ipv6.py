@@ -93,9 +93,9 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
     addresses = [at(*each) for each in zip(relays, relay_hosts, strict=True) for at in (address_at, address6_at)]
     workers, gateways = KINDS[worker_kind], KINDS[gateway_kind]
     gateway_host, worker_host = gateways.host(segment), workers.host(segment)
-    gateway = start_gateway(start, gateway_host, *gateways.joining(*addresses), listen=gateways.listen)
+    gateway = start_gateway(start, gateway_host, *gateways.joining(*addresses), flags=gateways.listen)
     joining, text = workers.joining(*addresses), book()
-    worker = start_worker(start, worker_host, *joining, text=text, token_delay_s=0.0, listen=workers.listen)
+    worker = start_worker(start, worker_host, *joining, text=text, token_delay_s=0.0, flags=workers.listen)
     models = f"{gateway.ready.http}/v1/models"
     wait_until(lambda: MODEL in gateway_host.run("curl", "-s", models), "the gateway lists the model")
     asked_s = time.monotonic()
