@@ -13,16 +13,20 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "nat.md"
 WAYS = {"direct": "directly", "punched": "directly: each dials the other", "relayed": "through the relay"}
+PRIVATE = "The same for members of a private swarm, on a bootstrap that is none:"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def main() -> None:
     measured = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
-    cells = [row for row in measured if "way" in row]
+    cells = [row for row in measured if row["story"] == "cell"]
+    private = [row for row in measured if row["story"] == "private cell"]
     mishaps = [row for row in measured if "way" not in row]
     before, rest = DOCS.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    DOCS.write_text(f"{before}{BEGIN}\n\n{_cells(cells)}\n\n{_mishaps(mishaps)}\n\n{END}{after}")
+    DOCS.write_text(
+        f"{before}{BEGIN}\n\n{_cells(cells)}\n\n{PRIVATE}\n\n{_cells(private)}\n\n{_mishaps(mishaps)}\n\n{END}{after}"
+    )
 
 
 def _cells(cells: list[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -131,10 +131,10 @@ def look_at_packages(requirements: Iterable[str] | None = None) -> tuple[Package
     return tuple(_package(by_name[name]) for name in PACKAGES if name in by_name)
 
 
-def look_at_ports(listen: Iterable[str]) -> tuple[Port, ...]:
+def look_at_ports(listen: Iterable[str], make: Callable[..., socket.socket] = socket.socket) -> tuple[Port, ...]:
     """Whether this process could listen at these addresses. Port 0 is any free one; it is passed over where the machine
     has no IPv6, as p2pd does."""
-    return tuple(Port(address, _why_not(address)) for address in listen)
+    return tuple(Port(address, _why_not(address, make)) for address in listen)
 
 
 def _disk(what: str, folder: Path) -> Disk:
@@ -160,14 +160,14 @@ def _package(requirement: Requirement) -> Package:
     return Package(requirement.name, str(requirement.specifier), found, fits)
 
 
-def _why_not(address: str) -> str | None:
+def _why_not(address: str, make: Callable[..., socket.socket]) -> str | None:
     (family_name, host), *rest = parts_of(address)
     kind_name, port = next(((name, value) for name, value in rest if name in ("tcp", "udp")), ("", "0"))
     if family_name not in ("ip4", "ip6") or not kind_name:
         return "it is no address of this machine with a TCP or UDP port"
     family = socket.AF_INET6 if family_name == "ip6" else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM if kind_name == "tcp" else socket.SOCK_DGRAM) as probe:
+        with make(family, socket.SOCK_STREAM if kind_name == "tcp" else socket.SOCK_DGRAM) as probe:
             if kind_name == "tcp":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:  # as p2pd does: IPv4 has a socket of its own

@@ -25,7 +25,7 @@ def offered(root: Path, words: str, position: int) -> set[str]:
         ("p2pnet do", 1, {"doctor"}),
         ("p2pnet serve --no-p", 2, {"--no-panel"}),
         ("p2pnet serve --model ", 3, {"tiny"}),
-        ("p2pnet serve --device ", 3, {"auto", "cpu", "cuda", "mps"}),
+        ("p2pnet serve --device ", 3, {"auto", "cpu", "cuda", "mps", "vulkan"}),
         ("p2pnet service ", 2, {"install", "uninstall", "show"}),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -200,8 +202,6 @@ def test_versions_are_held_against_our_own_metadata() -> None:
 
 
 def test_ports_that_are_taken(tmp_path: Path) -> None:
-    import socket
-
     port = free_port()
     addresses = [f"/ip4/127.0.0.1/tcp/{port}", f"/ip4/127.0.0.1/udp/{port}/quic-v1"]
     assert [one.problem for one in look_at_ports(addresses)] == [None, None]
@@ -218,6 +218,15 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
 
 def test_a_machine_can_listen_by_default_whether_it_has_ipv6_or_not() -> None:
     assert {one.problem for one in look_at_ports(DEFAULT_LISTEN)} == {None}
+
+    def make(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return socket.socket(family, kind)
+
+    assert {one.problem for one in look_at_ports(DEFAULT_LISTEN, make)} == {None}
+    (asked_for,) = look_at_ports([f"/ip6/::/tcp/{free_port()}"], make)
+    assert asked_for.problem == "Address family not supported by protocol"
 
 
 def test_folders_that_are_not_there_yet_have_their_parents_room(tmp_path: Path) -> None:

@@ -23,3 +23,4 @@ def segment() -> Iterator[Topology]:
 def start() -> Iterator[Start]:
     with processes("nat") as starting:
         yield starting
+        starting.print_logs()

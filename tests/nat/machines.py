@@ -33,8 +33,8 @@ def on_this_machine(seconds: float) -> float:
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def start_gateway(start: Start, host: Host, *addresses: str, listen: Sequence[str] = LISTEN) -> Process:
-    arguments = ("gateway", "--port", "0", *listen, *joining(addresses))
+def start_gateway(start: Start, host: Host, *addresses: str, flags: Sequence[str] = LISTEN) -> Process:
+    arguments = ("gateway", "--port", "0", *flags, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 
@@ -48,13 +48,13 @@ def start_worker(
     *addresses: str,
     text: str = WORDS,
     token_delay_s: float = TOKEN_DELAY_S,
-    listen: Sequence[str] = LISTEN,
+    flags: Sequence[str] = LISTEN,
 ) -> Process:
     """What it says is written down: the network is looked at here."""
     script = start.root / "script.json"
     says = {"answers": [{"text": text}], "token_delay_s": token_delay_s, "context_length": 2 * len(text.split())}
     script.write_text(json.dumps([{"model": MODEL, **says}]))
-    arguments = ("serve", "--script", str(script), *listen, *joining(addresses))
+    arguments = ("serve", "--script", str(script), *flags, *joining(addresses))
     return start(*arguments, prefix=host.prefix)
 
 

@@ -4,6 +4,7 @@ both where they share neither.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from tests.nat.machines import (
     address_at,
     book,
     complete,
+    joining,
     on_this_machine,
     reached,
     start_bootstrap,
@@ -28,7 +30,7 @@ from tests.nat.machines import (
 )
 from tests.nat.results import note
 from tests.nat.topology import Host, Nat, Topology
-from tests.processes import Process, Start, wait_until
+from tests.processes import Process, Start, run, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -82,20 +84,25 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("worker_kind", "gateway_kind", "way"), CELLS)
-def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: str, way: str) -> None:
-    relay_hosts = [KINDS["open, IPv6"].host(segment) for _ in range(2)]
+def start_relays(segment: Topology, start: Start) -> tuple[list[Host], list[str]]:
+    """Two that have both: their machines, and the addresses of each over IPv4 and IPv6."""
+    hosts = [KINDS["open, IPv6"].host(segment) for _ in range(2)]
     relays: list[Process] = []
-    for number, host in enumerate(relay_hosts):
-        others = [word for each in relays for word in ("--initial-peers", address_at(each, relay_hosts[0]))]
+    for number, host in enumerate(hosts):
+        others = joining([address_at(each, hosts[0]) for each in relays])
         identity = ("--identity", str(start.root / f"relay-{number}.key"))
         relays.append(start_bootstrap(start, host, *LISTEN6, *identity, *others))
-    addresses = [at(*each) for each in zip(relays, relay_hosts, strict=True) for at in (address_at, address6_at)]
+    return hosts, [at(*each) for each in zip(relays, hosts, strict=True) for at in (address_at, address6_at)]
+
+
+@pytest.mark.parametrize(("worker_kind", "gateway_kind", "way"), CELLS)
+def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: str, way: str) -> None:
+    relay_hosts, addresses = start_relays(segment, start)
     workers, gateways = KINDS[worker_kind], KINDS[gateway_kind]
     gateway_host, worker_host = gateways.host(segment), workers.host(segment)
-    gateway = start_gateway(start, gateway_host, *gateways.joining(*addresses), listen=gateways.listen)
-    joining, text = workers.joining(*addresses), book()
-    worker = start_worker(start, worker_host, *joining, text=text, token_delay_s=0.0, listen=workers.listen)
+    gateway = start_gateway(start, gateway_host, *gateways.joining(*addresses), flags=gateways.listen)
+    through, text = workers.joining(*addresses), book()
+    worker = start_worker(start, worker_host, *through, text=text, token_delay_s=0.0, flags=workers.listen)
     models = f"{gateway.ready.http}/v1/models"
     wait_until(lambda: MODEL in gateway_host.run("curl", "-s", models), "the gateway lists the model")
     asked_s = time.monotonic()
@@ -115,3 +122,18 @@ def test_cell(segment: Topology, start: Start, worker_kind: str, gateway_kind: s
 
     wait_until(goes_so, f"the bytes go so, and the gateway says so: {way}")
     note("cell", worker=worker_kind, gateway=gateway_kind, way=way, first_s=first_s, took_s=took_s)
+
+
+@pytest.mark.deep
+def test_the_doctor_tells_of_both(segment: Topology, start: Start) -> None:
+    """Behind NAT over IPv4, and open over IPv6."""
+    kind = KINDS["cone, IPv6"]
+    _, addresses = start_relays(segment, start)
+    host = kind.host(segment)
+    flags = (*kind.listen, *joining(kind.joining(*addresses)), "--json")
+    outcome = run("doctor", *flags, root=start.root, prefix=host.prefix)
+    assert outcome.status == 0, outcome.stdout
+    found = [(row["level"], row["says"]) for row in json.loads(outcome.stdout) if row["check"] == "nat"]
+    assert [level for level, _ in found] == ["warning", "ok"]
+    assert "behind NAT" in found[0][1]
+    assert host.address6 in found[1][1]

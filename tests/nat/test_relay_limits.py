@@ -37,8 +37,6 @@ def test_an_answer_goes_on_over_one_circuit_after_another(segment: Topology, sta
     wait_until(lambda: MODEL in gateway_host.run("curl", "-s", models), "the gateway lists the model")
     answer = complete(gateway_host, gateway, tokens=TOKENS)
     note("a relay cuts each circuit after 3 MiB, in mid-stream", seconds=answer.longest_gap_s)
-    if answer.longest_gap_s > GAP_S:
-        start.print_logs()
     assert answer.is_done
     assert sha256(answer.text.encode()).hexdigest() == sha256(text.encode()).hexdigest()
     assert answer.longest_gap_s <= GAP_S

@@ -123,9 +123,7 @@ def test_the_model_fits_the_machine(gpu_gb: float, ram_gb: float, chosen: str) -
 async def test_a_volunteer_serves_and_leaves(swarm: Swarm, tmp_path: Path) -> None:
     """Given the notebook run from the top, when somebody asks through a gateway, then its live cell has counted that;
     and after its last cell the worker has left the directory, and nothing of it is left here."""
-    notebook = with_parameters(
-        read("volunteer.ipynb"), initial_peers=[swarm.address], model="tiny", name="a-notebook", behind_nat=False
-    )
+    notebook = with_parameters(read("volunteer.ipynb"), initial_peers=[swarm.address], model="tiny", name="a-notebook")
     environment = swarm.environment(tmp_path)
     async with running(notebook, tmp_path, environment) as at:
         await at.run_until("live")
@@ -159,7 +157,7 @@ async def test_a_volunteer_serves_and_leaves(swarm: Swarm, tmp_path: Path) -> No
 @pytest.mark.deep  # the same cells as above
 async def test_what_does_not_start_says_why(swarm: Swarm, tmp_path: Path) -> None:
     """In the notebook, with the worker's own words."""
-    notebook = with_parameters(read("volunteer.ipynb"), initial_peers=["nonsense"], model="tiny", behind_nat=False)
+    notebook = with_parameters(read("volunteer.ipynb"), initial_peers=["nonsense"], model="tiny")
     async with running(notebook, tmp_path, swarm.environment(tmp_path)) as at:
         with pytest.raises(Exception, match="The worker did not start") as failed:
             await at.run_until("live")

@@ -6,7 +6,6 @@ another, and must not join the two. Knows nothing of p2pd.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -41,14 +40,15 @@ class AddressBook:
 
     def read(self) -> list[str]:
         """The addresses that were kept of this network; none where the file makes no sense."""
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                with self._path.open("rb") as file:
-                    content = msgspec.json.decode(file.read(MAX_BYTES), type=_Content)
-                if not self._named.isdisjoint(content.joined_through):
-                    return [address for address in content.addresses[:MAX_KNOWN_ADDRESSES] if peer_id_of(address)]
-            except (OSError, ValueError) as error:
-                logger.warning("%s is not read, and will be written anew: %s", self._path, error)
+        try:
+            with self._path.open("rb") as file:
+                content = msgspec.json.decode(file.read(MAX_BYTES), type=_Content)
+            if not self._named.isdisjoint(content.joined_through):
+                return [address for address in content.addresses[:MAX_KNOWN_ADDRESSES] if peer_id_of(address)]
+        except FileNotFoundError:
+            pass  # nobody was ever known
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not read, and will be written anew: %s", self._path, error)
         return []
 
     def write(self, addresses: Collection[str]) -> None:

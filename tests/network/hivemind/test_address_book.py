@@ -24,6 +24,11 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_one_that_was_never_written_is_empty_and_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert AddressBook(tmp_path / "none", [BOOTSTRAP]).read() == []
+    assert caplog.messages == []
+
+
 def test_addresses_of_another_network_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "worker.peers.json"
     AddressBook(path, [BOOTSTRAP]).write(KNOWN)
