@@ -68,7 +68,7 @@ def test_a_model_that_does_not_generate(folder: Path, tmp_path: Path, changes: d
 def test_a_good_file_says_what_it_is(good: Path) -> None:
     model = LlamaModel(good, vocabulary_only=True)
     check_generates(model)
-    assert (model.context_length, model.goes_back, model.chat_template is not None) == (512, True, True)
+    assert (model.context_length, model.goes_back, model.chat_template() is not None) == (512, True, True)
     assert model.metadata("general.architecture") == "qwen2"
     assert model.metadata("no.such.key") is None
     assert LlamaModel(good).quantization == "gguf-all_f32"
