@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from p2pnet.worker.gguf.library import VERSIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT_ON = ("fastapi", "hivemind", "torch", "transformers", "uvicorn")
@@ -43,6 +46,7 @@ def test_of_llama_cpp_only_the_version_that_is_tested_is_allowed() -> None:
     """Each patch brings another llama.cpp, and with it other structures behind the same names."""
     (line,) = PROJECT["optional-dependencies"]["gguf"]
     allowed, tested = Requirement(line).specifier, TESTED["llama_cpp_python"]
+    assert allowed == SpecifierSet(VERSIONS)
     assert tested in allowed
     assert Version(f"{tested.major}.{tested.minor}.{tested.micro + 1}") not in allowed
 

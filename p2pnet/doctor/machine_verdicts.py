@@ -121,7 +121,7 @@ def judge_llama(llama: Llama) -> Verdict:
         return warning(
             "gguf",
             f"llama.cpp cannot be used: {llama.problem.rstrip('.')}",
-            "Build it again: pip install --force-reinstall --no-cache-dir llama-cpp-python.",
+            "Install it again; docs/volunteer.md says how to build it for this machine.",
         )
     if llama.version is None:
         return ok("gguf", "no llama.cpp: to lend GGUF files, pip install 'p2pnet[gguf]'")

@@ -17,6 +17,8 @@ from rich.console import Console
 from p2pnet.cli.bench import Report, show, summary
 from p2pnet.worker.benchmark import Figures, Workload
 from p2pnet.worker.engine.peak_memory import Peak
+from tests.checkpoints import build_checkpoint
+from tests.gguf_files import small_gguf
 from tests.processes import clean_environment, executable, run
 
 ALONE = Figures(1, 3, 8.31, 9.04, 0.7136, 0.7136, 179.4)
@@ -111,6 +113,17 @@ def test_the_figures_of_a_real_model_as_json(tmp_path: Path) -> None:
     assert found["peak_memory"]["gpu_bytes"] is None
 
 
+def test_the_figures_of_a_gguf_file(tmp_path: Path) -> None:
+    """llama.cpp computes, on the processor; its threads are those that torch was given."""
+    path = small_gguf(build_checkpoint("qwen2", tmp_path / "qwen2"), tmp_path / "small.gguf")
+    workload = ("--concurrency", "1", "--prompt-tokens", "8", "--tokens", "2")
+    outcome = run("bench", "--model", str(path), "--device", "cpu", *workload, "--json", root=tmp_path)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    found = json.loads(outcome.stdout)
+    assert (found["device"], found["device_name"], found["threads"]) == ("cpu", None, 1)
+    assert (found["dtype"], found["quantization"]) == ("float32", "gguf-all_f32")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence", "fix"),
     [
@@ -120,6 +133,7 @@ def test_the_figures_of_a_real_model_as_json(tmp_path: Path) -> None:
             "The model holds 4096 tokens here, but a prompt of 5000 and an answer of 64 are 5064.",
             "Use fewer --prompt-tokens or --tokens.",
         ),
+        (("--model", "none.gguf"), 1, "The file none.gguf does not exist.", "Check the path"),
         (("--model", "tiny", "--kv-memory", "lots"), 1, "'lots' is not a size of memory.", "Write it as"),
         (("--model", "tiny", "--concurrency", "0"), 2, "Invalid value for '--concurrency'", ""),
         ((), 2, "Missing option '--model'", ""),

@@ -84,7 +84,7 @@ LOST = Met(ADDRESS, problem="connection\x1b refused")
         (judge_llama(Llama()), OK, "pip install 'p2pnet[gguf]'"),
         (judge_llama(Llama("0.3.36")), OK, "llama-cpp-python 0.3.36 runs them on the processor"),
         (judge_llama(Llama("0.3.36", ("RTX (--device cuda)",))), OK, "on RTX (--device cuda)"),
-        (judge_llama(Llama(problem="libllama.so is missing.")), WARNING, "--no-cache-dir llama-cpp-python"),
+        (judge_llama(Llama(problem="libllama.so is missing.")), WARNING, "docs/volunteer.md says how to build it"),
         (judge_model(None), OK, "the bundled model generates"),
         (judge_model("It has no cache."), FAILED, "does not generate: It has no cache"),
         (judge_model("It has no cache."), FAILED, "-c constraints.txt"),

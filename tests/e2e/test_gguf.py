@@ -17,7 +17,7 @@ from tests.e2e.asking import OpenStream, models, streamed, workers_listed
 from tests.gguf_files import real_gguf
 from tests.processes import Process, Start, processes, run, wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(scaled(ci=300, deep=1200))
 
 NAME = "gemma-3-270m-q4_k_m"
 TOKENS = 48

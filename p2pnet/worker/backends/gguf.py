@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.budget import kv_tokens
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.runner import Part, Runner
-from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, ContextFailed, bytes_per_token
+from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, ContextFailed, Rows, bytes_per_token
 from p2pnet.worker.gguf.loading import load_gguf
-from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS
+from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, measured
 from p2pnet.worker.gguf.runner import LlamaRunner, LlamaStore
 
 EAGER_KV_BYTES = 1 << 29
@@ -25,6 +27,10 @@ EAGER_KV_BYTES = 1 << 29
 
 EAGER_KV_TOKENS = 8192
 """Of large models they take more than that, so that a conversation fits."""
+
+
+TIMED_STEPS = 4
+"""The first one also makes llama.cpp's buffers."""
 
 
 class GgufBackend(EngineBackend):
@@ -62,6 +68,8 @@ class GgufBackend(EngineBackend):
             tokens = kv_tokens(device, token_bytes, useful_tokens, options.kv_bytes, model.device.free_bytes)
             cells = tokens + limits.max_rows  # also for rows that are nobody's
             context = Context(model, cells, limits.max_rows, options.threads, MAX_SEQUENCES + 1)
+            if limits is CPU_LIMITS:
+                limits = measured(limits, _seconds(context, 1), _seconds(context, 2))
             store, runner = LlamaStore(context, tokens), LlamaRunner(context, model.goes_back, limits, MAX_SEQUENCES)
             _try_out(store, runner)
         except ContextFailed as error:
@@ -70,6 +78,19 @@ class GgufBackend(EngineBackend):
                 "Allow less memory with --kv-memory, try --device cpu, or use another file.",
             ) from error
         return runner, store
+
+
+def _seconds(context: Context, answers: int) -> float:
+    """How long the next tokens of so many answers take together, the best of a few times. Raises ContextFailed."""
+    best = math.inf
+    for position in range(TIMED_STEPS):
+        rows = Rows.joined(Rows.of([0], position, sequence, logits=1) for sequence in range(answers))
+        began_s = time.perf_counter()
+        context.compute(rows)
+        best = min(best, time.perf_counter() - began_s)
+    for sequence in range(answers):
+        context.forget(sequence, 0)
+    return best
 
 
 def _try_out(store: LlamaStore, runner: LlamaRunner) -> None:

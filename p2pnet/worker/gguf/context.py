@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from p2pnet.worker.gguf.library import library
+from p2pnet.display.printable import printable_line
+from p2pnet.worker.gguf.library import library, take_errors
 from p2pnet.worker.gguf.model import LlamaModel
 
 MAX_SEQUENCES = 48
@@ -77,12 +78,13 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         params.swa_full = True  # or what slid out of the window could be neither shared nor computed again
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO  # on a processor it is on, for models that allow it
         params.offload_kqv = params.op_offload = model.device.handle is not None
         params.no_perf = True
+        take_errors()
         self._handle = llama.llama_init_from_model(model.handle, params)
         if self._handle is None:
-            raise ContextFailed("llama.cpp made no context")
+            raise ContextFailed(printable_line(next(iter(take_errors()), "it makes no context")).rstrip("."))
         weakref.finalize(self, llama.llama_free, self._handle)
         self._llama = llama
         self._model = model  # which has to stay for as long as the context does

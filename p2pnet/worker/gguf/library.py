@@ -14,10 +14,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
+
 from p2pnet.errors import UsageError
 
 PACKAGE = "llama-cpp-python"
-INSTALL = "Run: pip install 'p2pnet[gguf]'"
+VERSIONS = ">=0.3.36,<0.3.37"
+"""Those of pyproject.toml. The bindings pass llama.cpp's own structures on, which change from one to the next."""
+
+REINSTALL = f"pip install --force-reinstall --no-cache-dir --no-deps '{PACKAGE}{VERSIONS}'"
+"""Builds it anew."""
 
 _GPU_TYPES = frozenset({1, 2})
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU of ggml-backend.h."""
@@ -48,15 +54,24 @@ def library() -> Any:
     try:
         import llama_cpp
     except ImportError as error:
-        raise UsageError("Running a GGUF file takes llama.cpp, which is not installed.", f"{INSTALL}.") from error
+        raise UsageError(
+            "Running a GGUF file takes llama.cpp, which is not installed.", "Run: pip install 'p2pnet[gguf]'"
+        ) from error
     except (OSError, RuntimeError, AttributeError) as error:  # of ctypes: a library that is damaged, or not its own
         raise UsageError(
             f"The installed {PACKAGE} does not work: {error}.",
-            f"Install it again: pip install --force-reinstall --no-cache-dir {PACKAGE}",
+            f"Install it again: {REINSTALL}",
         ) from error
+    check_version(version(PACKAGE))
     llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+def check_version(found: str) -> None:
+    """Raises UsageError for one that nobody has run the tests with: it might read other structures than it is given."""
+    if found not in SpecifierSet(VERSIONS):
+        raise UsageError(f"{PACKAGE} {found} is installed, and {VERSIONS} is needed.", f"Run: {REINSTALL}")
 
 
 @cache
@@ -126,8 +141,7 @@ def choose_device(wanted: str) -> Device:
         return CPU
     raise UsageError(
         f"The installed llama.cpp offers no device {str(wanted)!r} here.",
-        f"Use --device cpu, or build it for that device: CMAKE_ARGS={_BUILDS.get(wanted, '')} "
-        f"pip install --force-reinstall --no-cache-dir {PACKAGE}",
+        f"Use --device cpu, or build it for that device: CMAKE_ARGS={_BUILDS.get(wanted, '')} {REINSTALL}",
     )
 
 

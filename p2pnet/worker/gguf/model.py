@@ -82,9 +82,11 @@ class LlamaModel:
                 return buffer.value.decode(errors="replace")
             size = length + 1
 
-    @property
-    def chat_template(self) -> str | None:
-        found: bytes | None = self._llama.llama_model_chat_template(self.handle, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The template of this name, such as `tool_use`; without one the file's usual one. None where it has none."""
+        found: bytes | None = self._llama.llama_model_chat_template(
+            self.handle, None if name is None else name.encode()
+        )
         return None if found is None else found.decode(errors="replace")
 
     @property

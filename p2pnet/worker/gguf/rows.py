@@ -10,7 +10,7 @@ are always computed with the one kind, and an answer's with the other, also wher
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2pnet.worker.gguf.context import Rows
 
@@ -18,23 +18,30 @@ from p2pnet.worker.gguf.context import Rows
 @dataclass(frozen=True)
 class RowLimits:
     """How many rows are computed together: `prompt` is the least and the most of prompts, `again` the most of answers
-    that are taken up again, `together` the most of answers that go on. With more answers than `again` these are
-    computed with the prompts' kernels, which are faster for them."""
+    that are taken up again. Of answers that go on, up to `again`, it is `few`; more are computed with the prompts'
+    kernels, which are faster for them, `many` at a time."""
 
     prompt: tuple[int, int]
     again: int
-    together: int
+    few: int
+    many: int
 
     @property
     def max_rows(self) -> int:
-        return max(*self.prompt, self.again, self.together)
+        return max(*self.prompt, self.again, self.few, self.many)
 
 
-CPU_LIMITS = RowLimits(prompt=(8, 56), again=7, together=63)
+CPU_LIMITS = RowLimits(prompt=(8, 56), again=7, few=7, many=63)
 """ggml's kernels for few rows end at seven, and its attention changes at 64; 56 is seven whole tiles of a product."""
 
-ACCELERATOR_LIMITS = RowLimits(prompt=(1, 512), again=512, together=512)
+ACCELERATOR_LIMITS = RowLimits(prompt=(1, 512), again=512, few=512, many=512)
 """An accelerator is slow with few rows, and its kernels change at other numbers on each device."""
+
+
+def measured(limits: RowLimits, one_row_s: float, two_rows_s: float) -> RowLimits:
+    """The limits for a processor and model on which one and two answers' next tokens take so long. Some are faster with
+    one at a time, where the layer that makes the logits is most of the model."""
+    return replace(limits, few=1) if two_rows_s > 2 * one_row_s else limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +73,7 @@ def calls(pieces: Sequence[Piece], limits: RowLimits) -> Iterator[Call]:
     for call in _cut(prompts, most):
         yield Call(call.rows, call.parts, max(0, least - len(call.rows)))
     yield from _cut(again, limits.again)
-    yield from _cut(going_on, limits.together)
+    yield from _cut(going_on, limits.few if len(going_on) <= limits.again else limits.many)
 
 
 def _cut(pieces: Sequence[Piece], most: int) -> Iterator[Call]:

@@ -27,6 +27,10 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "sep_token": "sep", "pad_tok
 """What templates call the special tokens, and how llama.h names the functions that say which they are."""
 
 
+DEFAULT, TOOL_USE = "default", "tool_use"
+"""What transformers calls the templates of a model that has one for tools alone."""
+
+
 @dataclass(frozen=True)
 class SpecialToken:
     """As transformers has it."""
@@ -44,7 +48,7 @@ class GgufTokenizer:
         self._model = model
         self._vocabulary = model.vocabulary
         self._size = model.vocabulary_size
-        self.chat_template = model.chat_template
+        self.chat_template: str | dict[str, str] | None = _templates(model)
         self._bytes: list[bytes] = []
         self.added_tokens_decoder: dict[int, SpecialToken] = {}
         """The control tokens."""
@@ -107,11 +111,14 @@ class GgufTokenizer:
         As llama.cpp does it, the ids begin with the begin token where the file says so, once: many templates write it
         themselves.
         """
+        template = self.chat_template
+        if isinstance(template, dict):
+            template = template[TOOL_USE if tools else DEFAULT]
         special = {name: self._written(token_id) for name, token_id in self._special.items() if token_id is not None}
         rendered, _ = render_jinja_template(
             conversations=[conversation],
             tools=tools,
-            chat_template=self.chat_template,
+            chat_template=template,
             add_generation_prompt=add_generation_prompt,
             **special,
         )
@@ -160,3 +167,8 @@ class GgufTokenizer:
         if self._llama.llama_vocab_type(self._vocabulary) != self._llama.LLAMA_VOCAB_TYPE_SPM:
             return False
         return self._model.metadata("tokenizer.ggml.add_space_prefix") != "false"
+
+
+def _templates(model: LlamaModel) -> str | dict[str, str] | None:
+    default, tool_use = model.chat_template(), model.chat_template(TOOL_USE)
+    return default if default is None or tool_use is None else {DEFAULT: default, TOOL_USE: tool_use}

@@ -19,12 +19,11 @@ from p2pnet.display.printable import printable_line
 from p2pnet.errors import UsageError
 from p2pnet.worker.checkpoints.gguf_files import hub_gguf, local_gguf
 from p2pnet.worker.gguf.context import ContextFailed, bytes_per_token
-from p2pnet.worker.gguf.library import PACKAGE, choose_device
+from p2pnet.worker.gguf.library import REINSTALL, choose_device
 from p2pnet.worker.gguf.model import LlamaModel, check_generates, check_room
 
 PORTABLE_BUILD = (
-    'CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON" '
-    f"pip install --force-reinstall --no-cache-dir {PACKAGE}"
+    'CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON" ' + REINSTALL
 )
 """For x86-64. By itself it is built for what the processor names, which a virtual machine may not allow."""
 
@@ -84,7 +83,7 @@ def reason(path: Path, status: int, stdout: bytes, stderr: bytes) -> UsageError:
     last = stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return UsageError(
         f"llama.cpp failed while it tried {path.name}: {printable_line(last) or f'it ended with status {status}'}.",
-        f"Try another file of this model, --device cpu, or install {PACKAGE} again.",
+        f"Try another file of this model, or --device cpu, or install llama.cpp again: {REINSTALL}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -119,4 +120,7 @@ def test_a_digest_says_every_part_in_order_and_what_runs_it(tmp_path: Path) -> N
         gguf_digest(parts[:2], "a", cache),
     }
     assert len(digests) == 4
+    parts_in_words = [b"p2pnet/digest/1", b"gguf", b"a", *(sha256(bytes([index])).digest() for index in range(3))]
+    spelled = b"".join(len(part).to_bytes(8, "big") + part for part in parts_in_words)
+    assert gguf_digest(parts, "a", cache) == f"sha256:{sha256(spelled).hexdigest()}"  # as docs/protocol.md has it
     assert gguf_digest(parts, "a", cache) in digests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.gguf.library import CPU, Device, accelerators, choose_device, family
+from p2pnet.worker.gguf.library import CPU, Device, accelerators, check_version, choose_device, family
 from p2pnet.worker.gguf.model import LlamaModel, check_generates, check_room, trouble_with
 from p2pnet.worker.gguf.trial import Said, main, reason, try_out
 from tests.gguf_files import small_gguf
@@ -67,7 +68,7 @@ def test_a_model_that_does_not_generate(folder: Path, tmp_path: Path, changes: d
 def test_a_good_file_says_what_it_is(good: Path) -> None:
     model = LlamaModel(good, vocabulary_only=True)
     check_generates(model)
-    assert (model.context_length, model.goes_back, model.chat_template is not None) == (512, True, True)
+    assert (model.context_length, model.goes_back, model.chat_template() is not None) == (512, True, True)
     assert model.metadata("general.architecture") == "qwen2"
     assert model.metadata("no.such.key") is None
     assert LlamaModel(good).quantization == "gguf-all_f32"
@@ -84,6 +85,16 @@ def test_a_model_that_is_too_large(good: Path) -> None:
 def test_words_that_nobody_expected_are_passed_on() -> None:
     assert "does not open m.gguf: it is odd." in trouble_with(Path("m.gguf"), ("it is \x1b odd",)).message
     assert "it gives no reason" in trouble_with(Path("m.gguf"), ()).message
+
+
+@pytest.mark.parametrize("found", ["0.3.35", "0.3.37", "0.4.0"])
+def test_another_version_of_llama_cpp(found: str) -> None:
+    check_version("0.3.36")
+    with pytest.raises(
+        UsageError, match=f"llama-cpp-python {re.escape(found)} is installed, and >=0.3.36,<0.3.37"
+    ) as no:
+        check_version(found)
+    assert "pip install --force-reinstall" in no.value.fix
 
 
 def test_devices() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from p2pnet.worker.gguf.context import Rows
-from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, Piece, RowLimits, calls
+from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, Piece, RowLimits, calls, measured
 
 
 def prompt(part: int, count: int, logits: int = 0) -> Piece:
@@ -34,6 +34,9 @@ def going_on(part: int) -> Piece:
         ([going_on(0)], CPU_LIMITS, [1], [0]),
         ([going_on(number) for number in range(7)], CPU_LIMITS, [7], [0]),
         ([going_on(number) for number in range(40)], CPU_LIMITS, [40], [0]),
+        ([going_on(number) for number in range(3)], measured(CPU_LIMITS, 1.0, 2.5), [1, 1, 1], [0] * 3),
+        ([going_on(number) for number in range(3)], measured(CPU_LIMITS, 1.0, 1.5), [3], [0]),
+        ([going_on(number) for number in range(8)], measured(CPU_LIMITS, 1.0, 2.5), [8], [0]),
         ([going_on(0), prompt(1, 20), again(2, 5), going_on(3)], CPU_LIMITS, [20, 5, 2], [0] * 3),
         ([prompt(0, 3)], ACCELERATOR_LIMITS, [3], [0]),
         ([again(0, 100), prompt(1, 600)], ACCELERATOR_LIMITS, [300, 300, 100], [0] * 3),

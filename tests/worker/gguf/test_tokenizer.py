@@ -86,6 +86,14 @@ def test_a_chat_begins_once(real: GgufTokenizer, template: str, expected: str) -
     real.chat_template = None
 
 
+def test_a_template_for_tools_alone(folder: Path, tmp_path: Path) -> None:
+    templates = {"tokenizer__chat_template": "plain", "tokenizer__chat_template__tool_use": "tools {{ tools[0].type }}"}
+    tokenizer = GgufTokenizer(LlamaModel(small_gguf(folder, tmp_path / "t.gguf", **templates), vocabulary_only=True))
+    turns = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == "plain"
+    assert tokenizer.apply_chat_template(turns, tools=[{"type": "function"}], tokenize=False) == "tools function"
+
+
 def test_a_file_that_adds_a_space_before_the_first_word(folder: Path, tmp_path: Path) -> None:
     """As SentencePiece has it: it is not in the text that comes back, and stays between words."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁", "Hello"]
