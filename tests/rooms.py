@@ -69,7 +69,6 @@ ROOMS: dict[str, str] = {
     "p2pnet.top": "display errors loopback",
     "gateway.interface": "messages receipts",
     "gateway.shares": "",
-    "gateway.standing": "gateway.interface",
     "gateway.receipts": "errors identity messages network receipts wire gateway.interface gateway.shares",
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages records features wire gateway.peers",
