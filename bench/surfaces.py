@@ -31,7 +31,8 @@ from gateway.http.keys import ApiKey, hash_key, new_key, write_keys
 from gateway.http.server import serve_http
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, ModelEntry
 from gateway.service import GatewayService
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 
 WARM_UP = 100
 AIM_MS = 1.0

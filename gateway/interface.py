@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.receipts.document import MAX_PARTS, Part, ReceiptDocument
 
 

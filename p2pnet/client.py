@@ -9,17 +9,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
-from p2pnet.messages import (
-    MAX_TOKENS_LIMIT,
-    Accepted,
-    Embedding,
-    EmbedRequest,
-    Failed,
-    Finished,
-    GenerateRequest,
-    TextDelta,
-)
+from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.answer_limits import AnswerLimits

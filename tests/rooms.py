@@ -13,6 +13,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.answer_forms": "",
     "p2pnet.thought_tags": "",
     "p2pnet.messages": "answer_forms",
+    "p2pnet.embed_messages": "messages",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
@@ -30,31 +31,31 @@ ROOMS: dict[str, str] = {
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages status_messages receipts",
+    "p2pnet.wire": "errors messages embed_messages status_messages receipts",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity network records directory",
-    "p2pnet.client": "errors config messages status_messages network wire",
+    "p2pnet.client": "errors config messages embed_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
-    "p2pnet.worker.backend": "messages records",
+    "p2pnet.worker.backend": "messages embed_messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
-    "p2pnet.worker.embedding": "errors messages records worker.checkpoints",
+    "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages flow network records features wire worker.backend "
-        "worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
+        "display errors config answer_forms thought_tags messages embed_messages flow network records features wire "
+        "worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
     "p2pnet.worker.announcing": "config identity network records wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config identity messages status_messages rate_limit flow network records receipts wire worker.backend "
-        "worker.observability"
+        "errors config identity messages embed_messages status_messages rate_limit flow network records receipts "
+        "wire worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files receipts",
     "p2pnet.worker.owner": "errors",
@@ -67,38 +68,38 @@ ROOMS: dict[str, str] = {
         "display errors config messages loopback network network.libp2p network.reach directory client swarm peer"
     ),
     "p2pnet.top": "display errors loopback",
-    "gateway.interface": "messages receipts",
+    "gateway.interface": "messages embed_messages receipts",
     "gateway.shares": "",
     "gateway.receipts": "errors identity messages network receipts wire gateway.interface gateway.shares",
     "gateway.peers": "messages records",
-    "gateway.routing": "errors messages records features wire gateway.peers",
+    "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
         "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": "errors config messages private_files network records gateway.peers gateway.routing",
     "gateway.dispatch": (
-        "errors config messages flow network records features wire client gateway.interface gateway.peers "
-        "gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
+        "errors config messages embed_messages flow network records features wire client gateway.interface "
+        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
     ),
     "gateway.serving": (
-        "identity network gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
-        "gateway.dispatch"
+        "identity network gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "gateway.observability gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.observability",
-    "gateway.model_names": "errors messages features gateway.interface gateway.routing",
+    "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors thought_tags messages private_files rate_limit flow receipts gateway.interface gateway.shares "
-        "gateway.observability"
+        "errors thought_tags messages embed_messages private_files rate_limit flow receipts gateway.interface "
+        "gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.ollama": (
-        "errors messages features gateway.interface gateway.service gateway.model_names gateway.http"
+        "errors messages embed_messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors answer_forms messages flow gateway.interface gateway.shares gateway.service gateway.model_names "
-        "gateway.http"
+        "errors answer_forms messages embed_messages flow gateway.interface gateway.shares gateway.service "
+        "gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": "errors gateway.receipts gateway.observability gateway.http",
     "gateway.app": (
@@ -110,10 +111,10 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback network records receipts features swarm peer "
-        "twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
-        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
-        "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "display errors config messages private_files identity loopback network records receipts features swarm "
+        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
+        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
+        "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

@@ -12,6 +12,7 @@ import pytest
 from p2pnet.client import embed
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.directory import validator
+from p2pnet.embed_messages import MAX_DIMENSIONS, Embedding, EmbedEvent, EmbedRequest
 from p2pnet.errors import (
     Busy,
     InvalidRequest,
@@ -22,18 +23,7 @@ from p2pnet.errors import (
     PeerUnreachable,
     ProtocolViolation,
 )
-from p2pnet.messages import (
-    MAX_DIMENSIONS,
-    Accepted,
-    Embedding,
-    EmbedEvent,
-    EmbedRequest,
-    Failed,
-    Finished,
-    TextDelta,
-    TextPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, Failed, Finished, TextDelta, TextPrompt, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.wire.codec import MAX_EMBED_EVENT_FRAME_BYTES, embed_request_decoder, encode_frame

@@ -20,6 +20,7 @@ from p2pnet import (
     client,
     config,
     directory,
+    embed_messages,
     errors,
     features,
     messages,
@@ -27,12 +28,11 @@ from p2pnet import (
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.directory import keys_of, model_key, shard_of
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.identity import Identity
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
-    Embedding,
-    EmbedRequest,
     Failed,
     Finished,
     GenerateRequest,
@@ -346,6 +346,7 @@ def default_of(field: Any) -> str:
 
 LIMIT_OWNERS: tuple[ModuleType, ...] = (
     answer_forms,
+    embed_messages,
     messages,
     codec,
     answer_limits,

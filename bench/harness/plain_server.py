@@ -17,8 +17,9 @@ from gateway.interface import Caller, EmbeddingEvent, GenerationEvent
 from gateway.service import GatewayService
 from p2pnet.cli import logs
 from p2pnet.cli.lifecycle import Ready, run_service
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ModelNotFound
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 
 
 def main() -> None:

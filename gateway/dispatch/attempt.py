@@ -14,8 +14,9 @@ from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
+from p2pnet.embed_messages import Embedding
 from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation, ReceiptRefused
-from p2pnet.messages import Accepted, Embedding, Finished, FinishReason, TextDelta
+from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard, ModelTask
 
 Monotonic = Callable[[], float]

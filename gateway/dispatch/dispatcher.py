@@ -41,9 +41,10 @@ from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
 from p2pnet.client import embed, generate
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoWorker, P2PNetError
 from p2pnet.flow.interleaving import interleaved
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
 
 WAIT_S = 30.0

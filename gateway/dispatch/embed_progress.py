@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.dispatch.progress import Continuation
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished
+from p2pnet.messages import Accepted, Finished
 from p2pnet.records import ModelCard
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from gateway.dispatch.ends import EndSeen
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
 
 Q = TypeVar("Q", bound=GenerateRequest | EmbedRequest)

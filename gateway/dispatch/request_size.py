@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sys import getsizeof
 
-from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TokenPrompt
+from p2pnet.embed_messages import EmbedRequest
+from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TokenPrompt
 
 REQUEST_BYTES = 4096
 """The request itself, its tasks and its place in the queue, without its connection."""

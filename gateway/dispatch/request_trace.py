@@ -9,8 +9,9 @@ from collections.abc import Callable
 from gateway.dispatch.attempt import Attempt
 from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import P2PNetError
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 
 ServedEvent = Waiting | Routed | Accepted | TextDelta | Embedding | Finished
 

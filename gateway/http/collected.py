@@ -10,16 +10,8 @@ from dataclasses import dataclass, field
 
 from gateway.http.thoughts import Event, Thought, Thoughts
 from gateway.interface import EmbeddingEvent, GenerationEvent, Routed
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    Finished,
-    FinishReason,
-    TextDelta,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-)
+from p2pnet.embed_messages import Embedding
+from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True)

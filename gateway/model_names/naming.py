@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.interface import ModelEntry
 from gateway.routing.route_query import RouteQuery, route_query_of
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 
 AUTO = "auto"
 """Any model that can do what the request needs."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
-from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Prompt, TextPrompt, TokenPrompt
+from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelCard, ModelTask
 from p2pnet.wire.prompt_size import least_tokens_of
 

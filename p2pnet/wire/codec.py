@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from p2pnet.embed_messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest, Event, GenerateRequest
+from p2pnet.messages import Event, GenerateRequest
 from p2pnet.receipts.signed import Acknowledged
 from p2pnet.status_messages import StatusEvent, StatusRequest
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, auto
 
+from p2pnet.embed_messages import Embedding, EmbedEvent
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, EmbedEvent, Event, Failed, Finished, TextDelta
+from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
 from p2pnet.status_messages import Status, StatusEvent
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,

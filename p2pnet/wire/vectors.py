@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import struct
 
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished
+from p2pnet.messages import Accepted, Finished
 
 NUMBER_BYTES = 4
 

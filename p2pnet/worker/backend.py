@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, Measure, TextDelta
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import ModelCard
 
 BackendEvent = Accepted | TextDelta | Finished

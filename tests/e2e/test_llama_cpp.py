@@ -15,11 +15,10 @@ import openai
 import pytest
 
 from p2pnet.answer_forms import JsonSchemaFormat
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, FeatureMissing, WorkerFailed
 from p2pnet.messages import (
     ChatPrompt,
-    Embedding,
-    EmbedRequest,
     Finished,
     GenerateRequest,
     Message,

@@ -17,12 +17,11 @@ import pytest
 from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.client import embed, generate
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
-    Embedding,
-    EmbedRequest,
     Finished,
     GenerateRequest,
     Message,

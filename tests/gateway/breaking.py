@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import WorkerFailed
 from p2pnet.features import LOGPROBS, RESUME
-from p2pnet.messages import Accepted, EmbedRequest, Failed, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import ModelCard

@@ -15,8 +15,9 @@ from gateway.membership.table import PeerTable
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory, validator
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import P2PNetError
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.serve import Worker

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from gateway.http.server import HttpServer
 from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, ModelEntry
 from gateway.service import GatewayService
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.embed_messages import Embedding, EmbedRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 
 DIGEST = "sha256:" + "ab" * 32
 

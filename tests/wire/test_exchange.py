@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
+from p2pnet.embed_messages import Embedding
 from p2pnet.errors import PeerLost, ProtocolViolation
-from p2pnet.messages import Accepted, Embedding, Event, Failed, Finished, TextDelta, Usage
+from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta, Usage
 from p2pnet.status_messages import Status
 from p2pnet.wire.exchange import EMBED_TRANSITIONS, STATUS_TRANSITIONS, TRANSITIONS, Exchange, State
 

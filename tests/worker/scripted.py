@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from p2pnet.messages import Accepted, EmbedRequest, GenerateRequest
+from p2pnet.embed_messages import EmbedRequest
+from p2pnet.messages import Accepted, GenerateRequest
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendEvent, BackendLoad, EmbedBackendEvent
 from tests.stories import card

@@ -20,8 +20,9 @@ from gateway.http.uploads import read_body
 from gateway.service import GatewayService
 from gateway.surfaces.ollama import models, render, schema
 from gateway.surfaces.ollama.models import ModelList
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 
 API_VERSION = "0.13.5"
 """The version of Ollama whose API this is. Clients ask for it to know what they may send."""

@@ -21,9 +21,10 @@ from gateway.surfaces.ollama.context import Turn, decode_context
 from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
 from gateway.surfaces.ollama.models import not_found
 from gateway.surfaces.ollama.options import OUR_NAMES, read_options
+from p2pnet.embed_messages import MAX_EMBED_INPUTS, EmbedRequest
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, FIM, TEXT
-from p2pnet.messages import MAX_EMBED_INPUTS, MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, EmbedRequest, GenerateRequest
+from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, GenerateRequest
 
 THINK_LEVELS = ("max", "high", "medium", "low")
 _LEVELS = ", ".join(f'"{level}"' for level in THINK_LEVELS)

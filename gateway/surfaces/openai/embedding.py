@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.http.bodies import Body, out_of_bounds, validated
 from gateway.http.collected import Embedded, numbers_of
+from p2pnet.embed_messages import MAX_EMBED_INPUTS, EmbedRequest
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import MAX_EMBED_INPUTS, EmbedRequest, TextPrompt, TokenPrompt
+from p2pnet.messages import TextPrompt, TokenPrompt
 
 
 class EmbeddingBody(Body):

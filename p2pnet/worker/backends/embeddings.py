@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, WorkerFailed
 from p2pnet.features import EMBEDDING
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextPrompt, TokenPrompt, Usage
+from p2pnet.messages import Accepted, Finished, TextPrompt, TokenPrompt, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent

@@ -5,9 +5,10 @@ Knows nothing of what runs the model.
 
 from __future__ import annotations
 
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ContextOverflow, ModelNotFound
 from p2pnet.features import check_features
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 from p2pnet.records import ModelCard
 from p2pnet.wire.prompt_size import least_tokens_of
 from p2pnet.worker.text.resuming import check_resume

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from p2pnet.embed_messages import MAX_DIMENSIONS
 from p2pnet.errors import UsageError
-from p2pnet.messages import MAX_DIMENSIONS
 from p2pnet.records import Task
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest

@@ -11,6 +11,7 @@ memory. So a whole vocabulary's best noise costs one hash a block.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -37,7 +38,7 @@ class Noise:
     def __init__(self, seed: int, position: int, ids: int) -> None:
         keys = blake2b(seed.to_bytes(8, "big") + position.to_bytes(8, "big"), digest_size=16, person=_DOMAIN).digest()
         self._of_id = np.uint64(int.from_bytes(keys[:8], "big"))
-        blocks = np.arange(-(-ids // BLOCK_IDS))
+        blocks = _numbers(-(-ids // BLOCK_IDS))
         words = splitmix64(np.uint64(int.from_bytes(keys[8:], "big")), blocks)
         self._least = exponential(words) / BLOCK_IDS
         self.best_ids: Ids = blocks * BLOCK_IDS + (words % np.uint64(BLOCK_IDS)).astype(np.int64)
@@ -51,6 +52,12 @@ class Noise:
         above = exponential(splitmix64(self._of_id, ids))
         above[self.best_ids[blocks] == ids] = 0.0
         return -np.log(self._least[blocks] + above)
+
+
+@lru_cache(maxsize=8)
+def _numbers(count: int) -> Ids:
+    """From 0. Nobody may change them."""
+    return np.arange(count)
 
 
 def splitmix64(key: np.uint64, numbers: Ids) -> _Words:

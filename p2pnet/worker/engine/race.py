@@ -36,11 +36,13 @@ class Race:
     def _surely_reached(self, least: float) -> float:
         """What the winner reaches at least: the best of the ids with the most noise of each block, which are known, and
         of the likeliest one."""
-        ids = self._noise.best_ids[self._noise.best_ids < len(self._scores)]
+        ids = self._noise.best_ids
+        if ids[-1] >= len(self._scores):
+            ids = ids[:-1]
         scores = self._scores[ids].astype(np.float64)
-        scores[scores < least] = -np.inf
         values = scores / self._temperature + self._noise.best[: len(ids)]
-        return max(float(values.max(initial=-np.inf)), float(self._values(self._likeliest())[0]))
+        known = values.max(where=scores >= least, initial=-np.inf)
+        return max(float(known), float(self._values(self._likeliest())[0]))
 
     def _likeliest(self) -> Ids:
         begin = int(self._largest.argmax()) * BLOCK_IDS
@@ -54,8 +56,8 @@ class Race:
         needed = np.maximum(needed - _SLACK * (np.abs(needed) + self._temperature), least).astype(np.float32)
         whole = self._scores[: len(self._scores) // BLOCK_IDS * BLOCK_IDS].reshape(-1, BLOCK_IDS)
         full = blocks[blocks < len(whole)]
-        rows, columns = np.nonzero(whole[full] >= needed[: len(full), None])
-        ids: Ids = full[rows] * BLOCK_IDS + columns
+        found = np.flatnonzero(whole[full] >= needed[: len(full), None])
+        ids: Ids = full[found // BLOCK_IDS] * BLOCK_IDS + found % BLOCK_IDS
         if len(full) == len(blocks):
             return ids
         rest = np.arange(whole.size, len(self._scores))  # the last block, which is shorter

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
-from p2pnet.messages import EmbedRequest, GenerateRequest
+from p2pnet.messages import GenerateRequest
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_ACKNOWLEDGED_FRAME_BYTES
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.observability.load import LoadMeter, Slot

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.flow.pump import Pump
-from p2pnet.messages import Embedding, EmbedRequest, Finished
+from p2pnet.messages import Finished
 from p2pnet.wire.protocols import EMBED
 from p2pnet.worker.backend import EmbedBackend, EmbedBackendEvent
 from p2pnet.worker.observability.load import Slot

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from p2pnet.config import ExchangeTimeouts
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, RequestError, WorkerFailed
-from p2pnet.messages import EmbedRequest, Failed, GenerateRequest
+from p2pnet.messages import Failed, GenerateRequest
 from p2pnet.network.interface import Stream
 from p2pnet.status_messages import StatusRequest
 from p2pnet.wire.codec import LENGTH_BYTES, encode_frame

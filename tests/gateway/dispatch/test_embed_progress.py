@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dispatch.embed_progress import EmbedProgress
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ProtocolViolation
 from p2pnet.features import RESUME
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    EmbedRequest,
-    Finished,
-    TextPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, Finished, TextPrompt, Usage
 from tests.depth import examples
 from tests.stories import DIGEST, card
 

@@ -12,19 +12,9 @@ from gateway.dispatch.second_opinion import WAIT_S
 from gateway.dispatch.usual import MIN_SAMPLES
 from gateway.peers.health import MAX_FAILURES_IN_ROW
 from p2pnet.directory import entries_for
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, P2PNetError
-from p2pnet.messages import (
-    Accepted,
-    ChatPrompt,
-    Embedding,
-    EmbedRequest,
-    Event,
-    Failed,
-    Finished,
-    Message,
-    TextPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, ChatPrompt, Event, Failed, Finished, Message, TextPrompt, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.records import seal
 from p2pnet.wire.codec import encode_frame

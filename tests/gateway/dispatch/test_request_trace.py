@@ -12,8 +12,9 @@ from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import PeerLost
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextDelta, TextPrompt, Usage
+from p2pnet.messages import Accepted, Finished, TextDelta, TextPrompt, Usage
 from tests.stories import ask, capability, peer
 
 

@@ -23,13 +23,12 @@ import torch
 
 from gateway.dispatch.failure_policy import MAX_FAILURES
 from p2pnet.answer_forms import JsonSchemaFormat
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import NoWorker
 from p2pnet.features import RESUME_TEXT
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
-    Embedding,
-    EmbedRequest,
     Finished,
     GenerateRequest,
     Message,

@@ -7,8 +7,9 @@ import pytest
 from gateway.interface import ModelEntry
 from gateway.model_names.naming import Names, parse_aliases
 from gateway.routing.route_query import RouteQuery
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
-from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, TextPrompt, Tool
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt, Tool
 
 MODELS = (
     ModelEntry("qwen", 0, workers=2),

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from gateway.routing.route_query import RouteQuery, beginning_of, route_query_of
-from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, Prompt, TextPrompt, TokenPrompt
+from p2pnet.embed_messages import EmbedRequest
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Prompt, TextPrompt, TokenPrompt
 from tests.stories import DIGEST, ask
 
 LONG = "a line of a text that goes on and on. " * 40

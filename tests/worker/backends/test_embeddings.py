@@ -16,17 +16,9 @@ import torch
 
 from p2pnet import client
 from p2pnet.directory import validator
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, P2PNetError, WorkerFailed
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    EmbedRequest,
-    Finished,
-    Measure,
-    TextPrompt,
-    TokenPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, Finished, Measure, TextPrompt, TokenPrompt, Usage
 from p2pnet.network.interface import Network
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.wire.exchange import EMBED_PROTOCOL

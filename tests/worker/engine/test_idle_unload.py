@@ -17,17 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from p2pnet.answer_forms import JsonFormat
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError, WorkerFailed
-from p2pnet.messages import (
-    Accepted,
-    EmbedRequest,
-    Finished,
-    GenerateRequest,
-    Sampling,
-    TextDelta,
-    TextPrompt,
-    TokenPrompt,
-)
+from p2pnet.messages import Accepted, Finished, GenerateRequest, Sampling, TextDelta, TextPrompt, TokenPrompt
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.engine_backend import EngineOptions, Idling

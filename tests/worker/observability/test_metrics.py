@@ -16,18 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from p2pnet.client import embed, generate, status
 from p2pnet.config import GuardConfig, WorkerConfig
 from p2pnet.directory import validator
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import Busy, ModelNotFound, UsageError
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    EmbedRequest,
-    Finished,
-    GenerateRequest,
-    Measure,
-    TextDelta,
-    TextPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta, TextPrompt, Usage
 from p2pnet.network.interface import Relayed
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.worker.backend import BackendLoad

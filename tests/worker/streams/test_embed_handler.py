@@ -11,6 +11,7 @@ import pytest
 from p2pnet import client
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.directory import validator
+from p2pnet.embed_messages import Embedding, EmbedEvent, EmbedRequest
 from p2pnet.errors import (
     ContextOverflow,
     Draining,
@@ -20,16 +21,7 @@ from p2pnet.errors import (
     PeerUnreachable,
     WorkerFailed,
 )
-from p2pnet.messages import (
-    Accepted,
-    Embedding,
-    EmbedEvent,
-    EmbedRequest,
-    Failed,
-    Finished,
-    TextPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, Failed, Finished, TextPrompt, Usage
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import ModelCard

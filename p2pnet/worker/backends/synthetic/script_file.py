@@ -18,21 +18,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from p2pnet.embed_messages import MAX_DIMENSIONS, Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError, WorkerFailed
 from p2pnet.features import EMBEDDING
-from p2pnet.messages import (
-    MAX_DIMENSIONS,
-    Accepted,
-    ChatPrompt,
-    Embedding,
-    EmbedRequest,
-    Finished,
-    GenerateRequest,
-    ModelId,
-    TextPrompt,
-    TokenPrompt,
-    Usage,
-)
+from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, ModelId, TextPrompt, TokenPrompt, Usage
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import EmbedBackendEvent
 from p2pnet.worker.backends.served import check_model

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ModelNotFound, WorkerFailed
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, Usage
+from p2pnet.messages import Accepted, Finished, Usage
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
 from p2pnet.worker.backends.served import check_model, not_served

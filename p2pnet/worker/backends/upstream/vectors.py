@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from p2pnet.embed_messages import MAX_DIMENSIONS, EmbedRequest
 from p2pnet.errors import WorkerFailed
-from p2pnet.messages import MAX_DIMENSIONS, EmbedRequest, TextPrompt, TokenPrompt
+from p2pnet.messages import TextPrompt, TokenPrompt
 from p2pnet.worker.backends.upstream.dialect import UpstreamCall
 from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.models import KIND as OLLAMA

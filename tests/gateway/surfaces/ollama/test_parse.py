@@ -14,8 +14,9 @@ from gateway.surfaces.ollama import schema
 from gateway.surfaces.ollama.context import MAX_CONTEXT_BYTES, Turn, decode_context, encode_context
 from gateway.surfaces.ollama.options import OUR_NAMES
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
+from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound, P2PNetError
-from p2pnet.messages import ChatPrompt, EmbedRequest, GenerateRequest, Message, Sampling, TextPrompt, Tool, ToolCall
+from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, TextPrompt, Tool, ToolCall
 
 SEED = 42
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from p2pnet.answer_forms import JsonFormat
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
-    Embedding,
-    EmbedRequest,
     Finished,
     GenerateRequest,
     Message,

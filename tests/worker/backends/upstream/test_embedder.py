@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound, P2PNetError, WorkerFailed
-from p2pnet.messages import Accepted, Embedding, EmbedRequest, Finished, TextPrompt, TokenPrompt, Usage
+from p2pnet.messages import Accepted, Finished, TextPrompt, TokenPrompt, Usage
 from p2pnet.worker.backend import EmbedBackendEvent
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from p2pnet.worker.backends.upstream.vectors import INPUTS_AT_ONCE
