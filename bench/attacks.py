@@ -4,8 +4,8 @@
 
 Each attack of bench/harness/attacks has two swarms of its own, started as anyone would start them, on loopback. Honest
 clients, each with one request at a time, ask the first as fast as they are answered, all in one run: in peace; while
-the attack goes to the second swarm; while it goes to the first; and after it. The attack computes in a process of its own,
-on the same cores, and so do those that defend themselves: the second figure says what is left by that alone, on a
+the attack goes to the second swarm; while it goes to the first; and after it. The attack computes in a process of its
+own, on the same cores, and so do those that defend themselves: the second figure says what is left by that alone, on a
 machine that has to bear both. Exit status 1 when one of the aims of docs/threats.md is missed.
 """
 

@@ -32,7 +32,11 @@ NAMES = (
 )
 ROUNDS = scaled(ci=1, deep=2)
 MAX_PLACES = 12
-LOGPROB_TOLERANCE = 1e-3
+LOGPROB_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.5}
+SAME_ORDER = 1e-2
+"""Where logprobs are surer than this, the likeliest tokens come in the same order."""
+MAX_PARTED = 0.01
+"""Answers in bfloat16 with another token, by tokens compared: random weights find many as likely as one another."""
 SCARCE_TOKENS = 320
 """Just enough for the longest of the requests alone."""
 
@@ -120,6 +124,8 @@ class Tally:
     places: int = 0
     preemptions: int = 0
     cached_tokens: int = 0
+    parted: int = 0
+    """Answers with other tokens than they had alone."""
 
 
 @asynccontextmanager
@@ -134,7 +140,8 @@ async def served(tally: Tally, loaded: LoadedModel, **options: Any) -> AsyncIter
 
 
 class Expected:
-    """The answers that requests had alone, and how others compare with them."""
+    """The answers that requests had alone, and how others compare with them. In bfloat16 the last of three digits
+    follows from what is computed together, and a token now and then from that: these answers are counted."""
 
     def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], tally: Tally) -> None:
         self._loaded = loaded
@@ -144,6 +151,9 @@ class Expected:
 
     def compare(self, index: int, found: Answer, how: str) -> None:
         expected = self.answers[index]
+        if self._loaded.dtype == "bfloat16" and _ids(expected) != _ids(found):
+            self._tally.parted += 1
+            return
         for one, other in zip(expected.choices, found.choices, strict=True):
             self._compare_choice(index, one, other, how)
         assert found.reasons == expected.reasons, how
@@ -152,6 +162,8 @@ class Expected:
 
     def compare_start(self, index: int, found: Answer, how: str) -> None:
         """Of an answer that was cut short."""
+        if self._loaded.dtype == "bfloat16":
+            return
         for one, other in zip(self.answers[index].choices, found.choices, strict=True):
             assert other.ids == one.ids[: len(other.ids)], self._difference(index, one, other, how)
             assert one.text.startswith(other.text), how
@@ -160,7 +172,7 @@ class Expected:
     def _compare_choice(self, index: int, one: Choice, other: Choice, how: str) -> None:
         assert other.ids == one.ids, self._difference(index, one, other, how)
         assert other.text == one.text, how
-        compare_logprobs(one.logprobs, other.logprobs)
+        compare_logprobs(one.logprobs, other.logprobs, LOGPROB_TOLERANCES[self._loaded.dtype])
         self._tally.tokens += len(one.ids)
 
     def _difference(self, index: int, one: Choice, other: Choice, how: str) -> str:
@@ -180,16 +192,21 @@ class Expected:
         return f"{words}; {one.ids[at]} against {other.ids[at]}, logits {gap:.3g} apart"
 
 
-def compare_logprobs(one: Sequence[TokenLogprob], other: Sequence[TokenLogprob]) -> None:
+def _ids(found: Answer) -> list[tuple[int, ...]]:
+    return [choice.ids for choice in found.choices]
+
+
+def compare_logprobs(one: Sequence[TokenLogprob], other: Sequence[TokenLogprob], tolerance: float) -> None:
     assert len(one) == len(other)
     for expected, found in zip(one, other, strict=True):
         pairs = [(expected.logprob, found.logprob)]
         pairs += [(first.logprob, second.logprob) for first, second in zip(expected.top, found.top, strict=True)]
         assert found.token_id == expected.token_id
-        assert [likely.token_id for likely in found.top] == [likely.token_id for likely in expected.top]
+        if tolerance < SAME_ORDER:
+            assert [likely.token_id for likely in found.top] == [likely.token_id for likely in expected.top]
         for first, second in pairs:
             assert first is not None and second is not None
-            assert abs(first - second) < LOGPROB_TOLERANCE
+            assert abs(first - second) < tolerance
 
 
 async def alone(loaded: LoadedModel, expected: Expected, tally: Tally) -> None:
@@ -283,7 +300,17 @@ def some(draw: random.Random, places: Sequence[tuple[int, int, int]]) -> Sequenc
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_tokens_depend_on_nothing_but_the_request(models: Models, name: str) -> None:
-    loaded, tally = models(name), Tally()
+    await check(models(name), name)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+async def test_in_bfloat16_too_but_for_rounding(models: Models, name: str) -> None:
+    await check(models(name, "bfloat16"), name)
+
+
+async def check(loaded: LoadedModel, name: str) -> None:
+    tally = Tally()
     for round_number in range(ROUNDS):
         draw = random.Random(f"{name} {round_number}")
         expected = Expected(loaded, random_requests(draw, loaded), tally)
@@ -300,5 +327,6 @@ async def test_tokens_depend_on_nothing_but_the_request(models: Models, name: st
         async with served(tally, loaded, limits=limits) as backend:
             await resumed(backend, expected, tally, draw)
     print(f"\n{name}: {tally}")
+    assert tally.parted <= tally.tokens * MAX_PARTED
     assert tally.cached_tokens > 0
     assert tally.preemptions > 0
