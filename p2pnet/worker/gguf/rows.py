@@ -11,30 +11,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from p2pnet.worker.gguf.context import Rows
 
 
+class Kind(Enum):
+    """What rows are, in the order in which a step computes them: each part's own are in order then."""
+
+    LONG_PROMPT = "of a long prompt"
+    PROMPT = "of another prompt"
+    AGAIN = "of an answer that is taken up again, or of a prompt of few tokens"
+    NEXT = "an answer's next token"
+
+
 @dataclass(frozen=True)
 class RowLimits:
-    """How many rows are computed together: `prompt` is the least and the most of prompts, `again` the most of answers
-    that are taken up again. Of answers that go on, up to `again`, it is `few`; more are computed with the prompts'
-    kernels, which are faster for them, `many` at a time."""
+    """How many rows are computed together.
+
+    `prompt` and `long_prompt`, of prompts from `long_tokens` on, are the least and the most. `again` is the most of
+    answers that are taken up again. Of answers that go on, up to `again`, it is `few`; more are computed with the
+    prompts' kernels, which are faster for them, `many` at a time.
+    """
 
     prompt: tuple[int, int]
+    long_prompt: tuple[int, int]
+    long_tokens: int
     again: int
     few: int
     many: int
 
     @property
     def max_rows(self) -> int:
-        return max(*self.prompt, self.again, self.few, self.many)
+        return max(*self.prompt, *self.long_prompt, self.again, self.few, self.many)
+
+    def kind_of_prompt(self, tokens: int) -> Kind:
+        """By the whole prompt's length. One that is shorter than the least that prompts are computed with is computed
+        as an answer, as llama.cpp does by itself."""
+        if tokens < self.prompt[0]:
+            return Kind.AGAIN
+        return Kind.LONG_PROMPT if tokens >= self.long_tokens else Kind.PROMPT
+
+    def bounds(self, kind: Kind, rows: int) -> tuple[int, int]:
+        """The least and the most rows of a call, where there are so many of this kind."""
+        match kind:
+            case Kind.LONG_PROMPT:
+                return self.long_prompt
+            case Kind.PROMPT:
+                return self.prompt
+            case Kind.AGAIN:
+                return 1, self.again
+            case Kind.NEXT:
+                return 1, self.few if rows <= self.again else self.many
 
 
-CPU_LIMITS = RowLimits(prompt=(8, 56), again=7, few=7, many=63)
-"""ggml's kernels for few rows end at seven, and its attention changes at 64; 56 is seven whole tiles of a product."""
+CPU_LIMITS = RowLimits(prompt=(8, 56), long_prompt=(64, 128), long_tokens=256, again=7, few=7, many=63)
+"""ggml's kernels for few rows end at seven, and its attention changes at 64, to one that is faster with many rows. The
+last rows of a long prompt are filled up to 64 with rows of nobody's, which a short one would feel."""
 
-ACCELERATOR_LIMITS = RowLimits(prompt=(1, 512), again=512, few=512, many=512)
+ACCELERATOR_LIMITS = RowLimits((1, 512), (1, 512), long_tokens=256, again=512, few=512, many=512)
 """An accelerator is slow with few rows, and its kernels change at other numbers on each device."""
 
 
@@ -46,12 +81,11 @@ def measured(limits: RowLimits, one_row_s: float, two_rows_s: float) -> RowLimit
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Rows of one part of a step: `part` is its number there. `is_next` says that it is an answer's next token."""
+    """Rows of one part of a step: `part` is its number there."""
 
     part: int
+    kind: Kind
     rows: Rows
-    is_prompt: bool
-    is_next: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,26 +99,16 @@ class Call:
 
 
 def calls(pieces: Sequence[Piece], limits: RowLimits) -> Iterator[Call]:
-    """Everything that a step computes, prompts first, so that each part's rows are in order."""
-    prompts = [piece for piece in pieces if piece.is_prompt]
-    again = [piece for piece in pieces if not piece.is_prompt and not piece.is_next]
-    going_on = [piece for piece in pieces if piece.is_next]
-    least, most = limits.prompt
-    for call in _cut(prompts, most):
-        yield Call(call.rows, call.parts, max(0, least - len(call.rows)))
-    yield from _cut(again, limits.again)
-    yield from _cut(going_on, limits.few if len(going_on) <= limits.again else limits.many)
-
-
-def _cut(pieces: Sequence[Piece], most: int) -> Iterator[Call]:
-    """All rows in as few calls as possible, of about equal size."""
-    if not pieces:
-        return
-    rows = Rows.joined(piece.rows for piece in pieces)
-    owners = [piece.part for piece in pieces for _ in range(len(piece.rows))]
-    count = -(-len(rows) // most)
-    for index in range(count):
-        cut = slice(len(rows) * index // count, len(rows) * (index + 1) // count)
-        part = rows[cut]
-        wanted = zip(owners[cut], part.wants_logits.tolist(), strict=True)
-        yield Call(part, tuple(owner for owner, wants in wanted if wants))
+    """Everything that a step computes: rows of a kind in as few calls as possible, of about equal size."""
+    for kind in Kind:
+        chosen = [piece for piece in pieces if piece.kind is kind]
+        if not chosen:
+            continue
+        rows = Rows.joined(piece.rows for piece in chosen)
+        owners = [piece.part for piece in chosen for _ in range(len(piece.rows))]
+        least, most = limits.bounds(kind, len(rows))
+        count = -(-len(rows) // most)
+        for index in range(count):
+            cut = slice(len(rows) * index // count, len(rows) * (index + 1) // count)
+            wanted = zip(owners[cut], rows.wants_logits[cut].tolist(), strict=True)
+            yield Call(rows[cut], tuple(owner for owner, wants in wanted if wants), max(0, least - len(rows[cut])))

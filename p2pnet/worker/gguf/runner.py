@@ -16,7 +16,7 @@ from p2pnet.worker.engine.kv_store import Kv, KvStore
 from p2pnet.worker.engine.memory import Room
 from p2pnet.worker.engine.runner import Part
 from p2pnet.worker.gguf.context import MAX_SEQUENCES, Context, Rows
-from p2pnet.worker.gguf.rows import Call, Piece, RowLimits, calls
+from p2pnet.worker.gguf.rows import Call, Kind, Piece, RowLimits, calls
 
 _UNKNOWN = -1
 """How many tokens llama.cpp has of a sequence of which a step has failed."""
@@ -105,15 +105,14 @@ class LlamaRunner:
 
 
 def _pieces(number: int, part: Part, sequence: int, limits: RowLimits) -> Iterator[Piece]:
-    """A part's rows: those of the prompt, and those of the answer. A prompt that is shorter than the least that prompts
-    are computed with is as an answer, as it is where llama.cpp computes it by itself."""
+    """A part's rows: those of the prompt, and those of the answer."""
     rows = Rows.of(part.ids, part.start, sequence, part.logits)
     prompt_tokens = part.start + len(rows) if part.prompt_tokens is None else part.prompt_tokens
     end = max(0, min(len(rows), prompt_tokens - part.start))
     if end:
-        yield Piece(number, rows[:end], is_prompt=prompt_tokens >= limits.prompt[0])
+        yield Piece(number, limits.kind_of_prompt(prompt_tokens), rows[:end])
     if end < len(rows):
-        yield Piece(number, rows[end:], is_prompt=False, is_next=len(rows) == 1)
+        yield Piece(number, Kind.NEXT if len(rows) == 1 else Kind.AGAIN, rows[end:])
 
 
 def cells_of(kv: Kv) -> Cells:

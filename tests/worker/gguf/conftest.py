@@ -50,6 +50,6 @@ def quantized() -> Iterator[Llama]:
 
 
 def running(model: LlamaModel) -> Llama:
-    context = Context(model, CELLS + 64, CPU_LIMITS.max_rows, threads=1, sequences=SEQUENCES + 1)
+    context = Context(model, CELLS + CPU_LIMITS.max_rows, CPU_LIMITS.max_rows, threads=1, sequences=SEQUENCES + 1)
     runner = LlamaRunner(context, goes_back=True, limits=CPU_LIMITS, spare_sequence=SEQUENCES)
     return Llama(model, LlamaStore(context, CELLS, SEQUENCES), runner)

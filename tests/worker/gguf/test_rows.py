@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 
 from p2pnet.worker.gguf.context import Rows
-from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, Piece, RowLimits, calls, measured
+from p2pnet.worker.gguf.rows import ACCELERATOR_LIMITS, CPU_LIMITS, Kind, Piece, RowLimits, calls, measured
 
 
 def prompt(part: int, count: int, logits: int = 0) -> Piece:
-    return Piece(part, Rows.of(range(count), 0, part, logits), is_prompt=True)
+    return Piece(part, Kind.PROMPT, Rows.of(range(count), 0, part, logits))
+
+
+def long_prompt(part: int, count: int) -> Piece:
+    return Piece(part, Kind.LONG_PROMPT, Rows.of(range(count), 0, part))
 
 
 def again(part: int, count: int) -> Piece:
-    return Piece(part, Rows.of(range(count), 100, part, 1), is_prompt=False)
+    return Piece(part, Kind.AGAIN, Rows.of(range(count), 100, part, 1))
 
 
 def going_on(part: int) -> Piece:
-    return Piece(part, Rows.of([5], 200, part, 1), is_prompt=False, is_next=True)
+    return Piece(part, Kind.NEXT, Rows.of([5], 200, part, 1))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,10 @@ def going_on(part: int) -> Piece:
         ([prompt(0, 8)], CPU_LIMITS, [8], [0]),
         ([prompt(0, 56)], CPU_LIMITS, [56], [0]),
         ([prompt(0, 57)], CPU_LIMITS, [28, 29], [0, 0]),
-        ([prompt(0, 512)], CPU_LIMITS, [51, 51, 51, 51, 52, 51, 51, 51, 51, 52], [0] * 10),
+        ([long_prompt(0, 512)], CPU_LIMITS, [128] * 4, [0] * 4),
+        ([long_prompt(0, 129)], CPU_LIMITS, [64, 65], [0, 0]),
+        ([long_prompt(0, 3)], CPU_LIMITS, [3], [61]),
+        ([prompt(0, 20), long_prompt(1, 100)], CPU_LIMITS, [100, 20], [0, 0]),
         ([prompt(0, 3), prompt(1, 4)], CPU_LIMITS, [7], [1]),
         ([again(0, 20)], CPU_LIMITS, [6, 7, 7], [0] * 3),
         ([going_on(0)], CPU_LIMITS, [1], [0]),
@@ -47,6 +54,14 @@ def test_how_large_the_calls_are(pieces: list[Piece], limits: RowLimits, sizes: 
     assert [len(call.rows) for call in found] == sizes
     assert [call.padding for call in found] == padding
     assert all(len(call.rows) + call.padding <= limits.max_rows for call in found)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind"),
+    [(1, Kind.AGAIN), (7, Kind.AGAIN), (8, Kind.PROMPT), (255, Kind.PROMPT), (256, Kind.LONG_PROMPT)],
+)
+def test_what_kind_a_prompt_is(tokens: int, kind: Kind) -> None:
+    assert CPU_LIMITS.kind_of_prompt(tokens) is kind
 
 
 def test_every_row_is_computed_once_and_comes_back_to_its_part() -> None:
