@@ -38,7 +38,7 @@ from tests.llama_server import SLOT_TOKENS, TEMPLATE, llama_server
 from tests.processes import processes, wait_until
 
 SLOTS = 2
-MODEL = "gemma.gguf"
+MODEL = real_gguf().name
 GREEDY = Sampling(temperature=0)
 HELLO = ChatPrompt((Message("user", "hello"),))
 EMOJI = "🦜🦚🦩🦢🦉 🦜🦚🦩🦢🦉 🦜🦚🦩🦢🦉 🦜"
