@@ -27,7 +27,7 @@ REJOIN_INTERVAL_S = 5.0
 
 
 class Maintenance:
-    """Three tasks that end with `stop`, and with nothing else: what one of them meets is logged, and it goes on."""
+    """Four tasks that end with `stop`, and with nothing else: what one of them meets is logged, and it goes on."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Maintenance:
         connections: Connections,
         record_addresses: RecordAddresses,
         bounds: Bounds,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._connections = connections
         self._record_addresses = record_addresses
@@ -44,12 +45,13 @@ class Maintenance:
         self._p2pd = p2pd
         self._joiner = joiner
         self._bounds = bounds
+        self._sleep = sleep
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin with it, in a network that has been joined."""
-        work = (self._supervise, self._look_after, self._bounds.run)
+        work = (self._supervise, self._look_after, self._look_for_initial_peers, self._bounds.run)
         self._tasks = [asyncio.create_task(kept_up(each)) for each in work]
 
     async def stop(self) -> None:
@@ -79,22 +81,26 @@ class Maintenance:
             self._changed.set()
 
     async def _look_after(self) -> None:
-        """Notice new addresses of ours, and initial peers that have come back."""
-        loop = asyncio.get_running_loop()
-        last_rejoin_s = loop.time()
+        """Notice new addresses of ours, and where peers were found."""
         while True:
-            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            await self._sleep(MAINTENANCE_INTERVAL_S)
             try:
                 before = (self._p2pd.last_addresses, self._record_addresses.last)
                 recorded = await self._record_addresses.look()
                 if (self._p2pd.last_addresses, recorded) != before:
                     self._changed.set()
                 self._connections.note_live(await self._p2pd.connected())
-                if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
-                    await self._joiner.remember_neighbours()
-                    if await self._joiner.rejoin():
-                        self._changed.set()
-                    last_rejoin_s = loop.time()
+            except P2PD_ERRORS as error:
+                logger.debug("p2pd did not answer: %s", error)
+
+    async def _look_for_initial_peers(self) -> None:
+        """Notice those that have come back. One that swallows packets is waited for, so nothing else is done here."""
+        while True:
+            await self._sleep(REJOIN_INTERVAL_S)
+            try:
+                await self._joiner.remember_neighbours()
+                if await self._joiner.rejoin():
+                    self._changed.set()
             except P2PD_ERRORS as error:
                 logger.debug("p2pd did not answer: %s", error)
 
