@@ -77,6 +77,8 @@ class Announcer:
         self._capabilities_lock = asyncio.Lock()
         self._is_paused = False
         self._is_withdrawn = False
+        self._is_behind = False
+        """Whether nobody has taken the last pause, or the end of it."""
         self._told: tuple[ModelCard, ...] = ()
         """What ran when this was last announced or withdrawn."""
         self._listed: dict[str, int] = {}
@@ -107,10 +109,11 @@ class Announcer:
         return sequence in self._issued
 
     async def set_paused(self, is_paused: bool) -> None:
-        """Withdraw until told otherwise, or announce again. What fails now is repeated in turn. Never raises."""
+        """Withdraw until told otherwise, or announce again. What fails now is repeated with the next look at the
+        models. Never raises."""
         if is_paused != self._is_paused:
             self._is_paused = is_paused
-            await self._try(self._announce_capabilities)
+            self._is_behind = not await self._try(self._announce_capabilities)
             await self._try(self._announce_load)
 
     async def stop(self) -> None:
@@ -264,7 +267,8 @@ class Announcer:
         failures = 0
         while True:
             await self._sleep(RETRY_S * 2**failures if failures else MODELS_INTERVAL_S)
-            if failures or self._models() != self._told:
+            if failures or self._is_behind or self._models() != self._told:
+                self._is_behind = False
                 is_stored = await self._try(self._announce_capabilities)
                 failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)
                 await self._try(self._announce_load)

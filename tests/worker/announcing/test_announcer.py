@@ -595,6 +595,20 @@ async def test_changed_models_that_nobody_took_are_announced_again_soon() -> Non
     await announcer.stop()
 
 
+@pytest.mark.parametrize("is_paused", [True, False])
+async def test_a_pause_or_its_end_that_nobody_took_is_announced_again_soon(is_paused: bool) -> None:
+    site = Site()
+    await site.announcer.start(is_paused=not is_paused)
+    site.clock.advance(1)
+    site.network.refusing = True
+    await site.announcer.set_paused(is_paused)
+    site.network.refusing = False
+    site.clock.advance(1)
+    await follow(site, "tiny", stores=1 if is_paused else 2)
+    assert await finders(site, "tiny") == [not is_paused, not is_paused]
+    await site.announcer.stop()
+
+
 async def test_what_nobody_took_is_announced_again_long_before_its_interval() -> None:
     pauses_s: list[float] = []
 
