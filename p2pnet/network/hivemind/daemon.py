@@ -128,11 +128,12 @@ class Daemon:
 
     async def _log_output(self) -> None:
         assert self._process.stdout is not None
-        try:
-            while line := await self._process.stdout.readline():
-                logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
-        except ValueError:  # a line beyond the limit: what p2pd says is never needed
-            logger.debug("p2pd: an overlong line; its output is not read any more")
+        while not self._process.stdout.at_eof():
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:  # beyond the limit; but it is read on: p2pd would wait for ever for room to say more
+                line = b"an overlong line"
+            logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
 
 
 def binary() -> Path:

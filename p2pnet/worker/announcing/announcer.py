@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.records import (
@@ -87,7 +89,7 @@ class Announcer:
         """Of how many records the last announcement was."""
         self._left_out: tuple[str, ...] = ()
         self._times_without_address = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(sleep)
 
     async def start(self, is_paused: bool = False) -> bool:
         """Announce now, and go on in the background. Returns whether any peer has taken the announcement. A paused
@@ -95,13 +97,13 @@ class Announcer:
         self._is_paused = is_paused
         is_stored = await self._announce_capabilities()
         await self._announce_load()
-        interval_s, failures = self._config.capability_interval_s, int(not is_stored)
-        self._tasks = [
-            asyncio.create_task(self._repeat(self._announce_capabilities, interval_s, failures)),
-            asyncio.create_task(self._repeat(self._announce_load, self._config.load_interval_s)),
-            asyncio.create_task(self._announce_on_change()),
-            asyncio.create_task(self._announce_on_new_models()),
-        ]
+        interval_s, load_interval_s = self._config.capability_interval_s, self._config.load_interval_s
+        failures = int(not is_stored)
+        again = partial(self._repeat, self._announce_capabilities, interval_s, failures)
+        self._background.keep("announcing", again)
+        self._background.keep("announcing load", partial(self._repeat, self._announce_load, load_interval_s))
+        self._background.keep("announcing what has changed", self._announce_on_change)
+        self._background.keep("announcing new models", self._announce_on_new_models)
         return is_stored
 
     def has_issued(self, sequence: int) -> bool:
@@ -118,9 +120,7 @@ class Announcer:
 
     async def stop(self) -> None:
         """Stop announcing, and overwrite what is still stored with a record that says offline. Never raises."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         await self._try(self._withdraw)
 
     async def _announce_capabilities(self) -> bool:
