@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
-AGAIN_S = 1.0
+LOOP_PAUSE_S = 1.0
 """Before a loop that has ended begins again: one that ends at once, every time, costs nothing and fills no log."""
 
 Work = Callable[[], Awaitable[None]]
@@ -24,7 +24,7 @@ async def kept_up(what: str, work: Work, sleep: Sleep = asyncio.sleep) -> None:
             await work()
         except Exception:
             logger.exception("%s was interrupted; it begins again", what)
-        await sleep(AGAIN_S)
+        await sleep(LOOP_PAUSE_S)
 
 
 class Background:

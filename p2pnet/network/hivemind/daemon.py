@@ -127,13 +127,17 @@ class Daemon:
         self._folder.remove()
 
     async def _log_output(self) -> None:
-        assert self._process.stdout is not None
-        while not self._process.stdout.at_eof():
-            try:
-                line = await self._process.stdout.readline()
-            except ValueError:  # beyond the limit; but it is read on: p2pd would wait for ever for room to say more
-                line = b"an overlong line"
+        while line := await self._next_line():
             logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
+
+    async def _next_line(self) -> bytes:
+        """Empty at the end. One beyond the limit is passed over: were it the last to be read, p2pd would wait for ever
+        for room to say more."""
+        assert self._process.stdout is not None
+        try:
+            return await self._process.stdout.readline()
+        except ValueError:
+            return b"an overlong line"
 
 
 def binary() -> Path:

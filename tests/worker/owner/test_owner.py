@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from p2pnet.errors import Draining
-from p2pnet.flow.background import AGAIN_S
+from p2pnet.flow.background import LOOP_PAUSE_S
 from p2pnet.worker.owner.busy import SAMPLE_INTERVAL_S, Use
 from p2pnet.worker.owner.owner import CLOCK_INTERVAL_S, FAULT_INTERVAL_S, Owner
 from p2pnet.worker.owner.schedule import Schedule
@@ -99,8 +99,8 @@ async def test_a_look_at_the_clock_that_fails_is_not_the_last_one() -> None:
         return "the clock is wrong"
 
     site.owner.start(site._set_paused, fault)
-    await settle(lambda: AGAIN_S in site._sleepers)
-    site._sleepers.pop(AGAIN_S).set()
+    await settle(lambda: LOOP_PAUSE_S in site._sleepers)
+    site._sleepers.pop(LOOP_PAUSE_S).set()
     await settle(lambda: site.owner.is_paused)
     await site.owner.stop()
 
