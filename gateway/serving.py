@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
@@ -21,6 +19,7 @@ from gateway.routing.choose import WorkerChoice, choose
 from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Network
 
@@ -64,17 +63,16 @@ class Serving:
         )
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background()
 
     async def __aenter__(self) -> Serving:
-        for work in (self.table.keep_fresh(), self.prober.run(), self.watch.run()):
-            self._keep(work)
+        self._background.keep("reading the directory", self.table.keep_fresh)
+        self._background.keep("probing workers", self.prober.run)
+        self._background.keep("watching answers", self.watch.run)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
 
     def spans(self) -> list[Span]:
         """What has come so far of the answers under way."""
@@ -84,9 +82,6 @@ class Serving:
             for attempt in self.watch.attempts
             if attempt.first_token_s is not None
         ]
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
         choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude, recent=self._recent)

@@ -23,17 +23,17 @@ ROOMS: dict[str, str] = {
     "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "errors network",
     "p2pnet.network.dht": "errors rate_limit network network.libp2p",
-    "p2pnet.network.reach": "errors rate_limit network network.libp2p",
+    "p2pnet.network.reach": "errors rate_limit flow network network.libp2p",
     "p2pnet.network.relaying": "errors config rate_limit network network.libp2p",
     "p2pnet.network.hivemind": (
-        "errors config identity network network.libp2p network.dht network.reach network.relaying"
+        "errors config identity flow network network.libp2p network.dht network.reach network.relaying"
     ),
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages embed_messages status_messages receipts",
     "p2pnet.directory": "errors network records",
-    "p2pnet.swarm": "errors messages private_files identity network records directory",
+    "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": "errors config messages embed_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
@@ -52,13 +52,13 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
-    "p2pnet.worker.announcing": "config identity network records wire directory worker.observability",
+    "p2pnet.worker.announcing": "config identity flow network records wire directory worker.observability",
     "p2pnet.worker.streams": (
         "errors config identity messages embed_messages status_messages rate_limit flow network records receipts "
         "wire worker.backend worker.observability"
     ),
-    "p2pnet.worker.given": "errors private_files receipts",
-    "p2pnet.worker.owner": "errors",
+    "p2pnet.worker.given": "errors private_files flow receipts",
+    "p2pnet.worker.owner": "errors flow",
     "p2pnet.worker.serve": (
         "errors config status_messages identity network worker.backend worker.catalogue worker.observability "
         "worker.announcing worker.streams worker.owner"
@@ -74,16 +74,18 @@ ROOMS: dict[str, str] = {
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
-        "errors network records wire directory client gateway.interface gateway.peers gateway.routing"
+        "errors flow network records wire directory client gateway.interface gateway.peers gateway.routing"
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
-    "gateway.observability": "errors config messages private_files network records gateway.peers gateway.routing",
+    "gateway.observability": (
+        "errors config messages private_files flow network records gateway.peers gateway.routing"
+    ),
     "gateway.dispatch": (
         "errors config messages embed_messages flow network records features wire client gateway.interface "
         "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
     ),
     "gateway.serving": (
-        "identity network gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "identity flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
         "gateway.observability gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.observability",
@@ -111,7 +113,7 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback network records receipts features swarm "
+        "display errors config messages private_files identity loopback flow network records receipts features swarm "
         "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
         "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
         "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"

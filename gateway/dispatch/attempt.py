@@ -55,7 +55,7 @@ class Attempt:
         card = choice.worker.card(key)
         if card is None:
             choice.worker.release(key)
-            choice.worker.health_of(key).note_release()
+            choice.worker.health_of(key).note_release(began_s)
             raise ModelNotFound(f"The worker does not run {key[0]} any more.", "model")
         self.worker: Worker = choice.worker
         self.card: ModelCard = card

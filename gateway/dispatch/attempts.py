@@ -137,7 +137,7 @@ class Attempts:
         if confirmed is not None:
             self._note_whole(confirmed, account)
         if not attempt.tokens:
-            worker.health_of(key).note_release()
+            worker.health_of(key).note_release(attempt.began_s)
             return
         worker.note_served(key)
         worker.pace(key).durations_s.note(now_s - attempt.began_s)
@@ -151,10 +151,10 @@ class Attempts:
         health = worker.health_of(attempt.key)
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
-            health.note_release()
+            health.note_release(attempt.began_s)
         elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted):
-            health.note_release()
+            health.note_release(attempt.began_s)
         else:
             is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s
             is_gone = not isinstance(error, WorkerFailed)
-            health.note_failure(now_s, error.code, is_gone, is_there)
+            health.note_failure(now_s, error.code, is_gone, is_there, attempt.began_s)

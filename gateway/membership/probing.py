@@ -19,6 +19,7 @@ from gateway.membership.table import PeerTable
 from gateway.peers.worker import Worker
 from p2pnet.client import status
 from p2pnet.errors import WIRE_ERRORS, P2PNetError
+from p2pnet.flow.background import kept_up
 from p2pnet.network.interface import Network
 from p2pnet.network.multiaddrs import are_all_relayed
 from p2pnet.wire.exchange import STATUS_PROTOCOL
@@ -87,7 +88,7 @@ class Prober:
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """Probe for ever. No round waits for the one before it, in which somebody may not answer."""
-        rounds = {asyncio.create_task(self._look_again())}
+        rounds = {asyncio.create_task(kept_up("asking workers again", self._look_again, sleep))}
         try:
             while True:
                 await sleep(ROUND_S)

@@ -23,6 +23,7 @@ from pathlib import Path
 from gateway.observability.history_file import MAX_FILE_BYTES, Contents, HistoryFile, open_history
 from gateway.observability.recent import MAX_REQUESTS, Given, Kept, Recent, RequestQuery, WorkerStatistics
 from gateway.observability.reports import RequestReport
+from p2pnet.flow.background import Background
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ class _FileWriter:
         self._unwritten: deque[Kept] = deque(maxlen=max_requests)
         self._has_news = asyncio.Event()
         self._is_failing = False
-        self._task = asyncio.create_task(self._keep_writing(), name="history")
+        self._background = Background()
+        self._background.keep("writing the history", self._keep_writing)
 
     def add(self, kept: Kept) -> None:
         self._unwritten.append(kept)
@@ -162,8 +164,7 @@ class _FileWriter:
             self._is_failing = False
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
         await self.write()
         with contextlib.suppress(sqlite3.Error):  # what could not be written has been told
             await self._in_thread(self._file.close)
@@ -173,10 +174,7 @@ class _FileWriter:
         while True:
             await self._has_news.wait()
             await asyncio.sleep(self._interval_s)
-            try:
-                await self.write()
-            except Exception:  # the edge: one odd request must not end the history
-                logger.exception("requests are missing in the history")
+            await self.write()
 
     async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)

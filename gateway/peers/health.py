@@ -65,6 +65,7 @@ class Health:
         self._cooldowns = 0
         self._cooling_until_s: float | None = None
         self._failed_s = float("-inf")
+        self._trial_began_s = float("-inf")
         self._trial_until_s = 0.0
         self._well_since_s: float | None = None
         self.has_served = False
@@ -103,11 +104,14 @@ class Health:
     def note_start(self, now_s: float) -> None:
         """A request goes there now."""
         if self._cooling_until_s is not None:
+            self._trial_began_s = now_s
             self._trial_until_s = now_s + TRIAL_S
 
-    def note_release(self) -> None:
-        """A request that went there said nothing of its health: it was busy, or the client went away."""
-        self._trial_until_s = 0.0
+    def note_release(self, asked_s: float) -> None:
+        """A request that was sent at `asked_s` said nothing of its health: it was busy, or the client went away. One
+        from before the trial is not the one that the trial waits for."""
+        if asked_s >= self._trial_began_s:
+            self._trial_until_s = 0.0
 
     def note_begun(self, now_s: float, asked_s: float) -> None:
         """The first part of an answer has come from there, to a request that was sent at `asked_s`. To one from before
@@ -218,9 +222,9 @@ class ModelHealth:
         for health in self._both:
             health.note_start(now_s)
 
-    def note_release(self) -> None:
+    def note_release(self, asked_s: float) -> None:
         for health in self._both:
-            health.note_release()
+            health.note_release(asked_s)
 
     def note_begun(self, now_s: float, asked_s: float) -> None:
         for health in self._both:
@@ -230,14 +234,22 @@ class ModelHealth:
         for health in self._both:
             health.note_success()
 
-    def note_failure(self, now_s: float, reason: str, is_gone: bool = True, is_there: bool = False) -> None:
-        """`is_there`: the worker has been heard since. Then it is not gone, whatever the reason says."""
+    def note_failure(
+        self,
+        now_s: float,
+        reason: str,
+        is_gone: bool = True,
+        is_there: bool = False,
+        asked_s: float = float("inf"),
+    ) -> None:
+        """`is_there`: the worker has been heard since. Then it is not gone, whatever the reason says. The request was
+        sent at `asked_s`: as the last one, where that is not said."""
         if reason in ABSENCE and not is_there:
             self._worker.note_failure(now_s, reason, is_gone)
-            self._own.note_release()
+            self._own.note_release(asked_s)
         else:
             self._own.note_failure(now_s, reason, is_gone)
-            self._worker.note_release()
+            self._worker.note_release(asked_s)
 
     def note_late(self, now_s: float) -> None:
         self._own.note_late(now_s)

@@ -97,7 +97,7 @@ class Admission:
     def give_back(self, ticket: Ticket, choice: WorkerChoice) -> None:
         """Give a slot back that is not used after all."""
         choice.worker.release(ticket.query.key)
-        choice.worker.health_of(ticket.query.key).note_release()
+        choice.worker.health_of(ticket.query.key).note_release(self._now_s())
         self.wake(ticket.query.model)
 
     def wake(self, model: str | None = None) -> None:

@@ -34,6 +34,7 @@ def bootstrap(
     from p2pnet.cli.settings import IdentityFile, address_book_of, listen_addresses
     from p2pnet.cli.settings import initial_peers as resolve
     from p2pnet.config import NetworkConfig
+    from p2pnet.flow.background import Background
     from p2pnet.network.multiaddrs import check_listen_address
     from p2pnet.peer import Peer
 
@@ -51,11 +52,12 @@ def bootstrap(
         @asynccontextmanager
         async def service() -> AsyncIterator[Ready]:
             peer = await Peer.join(config)
-            telling = asyncio.create_task(tell_relayed(lambda: peer.network.relayed))
+            background = Background()
+            background.keep("telling what is relayed", lambda: tell_relayed(lambda: peer.network.relayed))
             try:
                 yield Ready(peer.identity.peer_id, await peer.join_addresses())
             finally:
-                telling.cancel()
+                await background.stop()
                 await peer.close()
 
         run_service(service, ready_file, "The bootstrap is ready.")

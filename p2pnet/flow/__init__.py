@@ -1,1 +1,1 @@
-"""Reads asynchronous generators ahead and side by side, and times many short waits."""
+"""Reads asynchronous generators ahead and side by side, times many short waits, and keeps loops going."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from p2pnet.errors import NotAMember, P2PNetError, PeerLost
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.clock_watch import ClockState
 from p2pnet.network.interface import (
@@ -68,7 +69,7 @@ class MemberNetwork:
         self.upkeep = Upkeep(
             self._values, self._register, membership.kept_list, certificate, now_ms, self._cut_strangers
         )
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     @classmethod
     async def start(
@@ -83,7 +84,7 @@ class MemberNetwork:
         it does for everybody on the public network."""
         self = cls(inner, identity, membership, is_acceptable, now_ms)
         await self.upkeep.look()
-        self._task = asyncio.create_task(self.upkeep.run())
+        self._background.keep("looking after the swarm", self.upkeep.run)
         return self
 
     async def members(self) -> list[MemberValue]:
@@ -118,9 +119,7 @@ class MemberNetwork:
         return {key: [each for value in found[key] if self._is_acceptable(each := _stored(key, value))] for key in keys}
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
         await self._inner.close()
 
     async def _serve(self, inner: Stream) -> None:

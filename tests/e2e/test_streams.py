@@ -98,3 +98,25 @@ async def test_cancelled_streams_stop_the_other_side_and_are_given_back(tmp_path
         for _ in range(STREAMS // AT_ONCE):
             await asyncio.gather(*(cancel(given) for _ in range(AT_ONCE)))
     assert stopped == STREAMS
+
+
+async def test_nothing_is_missed_when_hivemind_reads_its_connection_to_p2pd_no_more(tmp_path: Path) -> None:
+    """Its task ends of an answer that comes as its question is given up (Python 3.12), and of strangers' messages. We
+    ask for nothing there: each question to p2pd, and each call of the DHT, has a socket of its own."""
+
+    async def answer(stream: Stream) -> None:
+        await stream.write(await stream.read())
+
+    async with pair(tmp_path, "tcp") as given:
+        for peer in (given.client, given.server):
+            reading = peer.network._p2pd.p2p._client.control._read_task  # type: ignore[attr-defined]
+            reading.cancel()
+            await asyncio.wait([reading])
+        await given.server.network.handle(PROTOCOL, answer)
+        for _ in range(2):
+            stream = await given.open()
+            assert await stream.read() == b"hello"
+            stream.close()
+            await given.client.network.hang_up(given.server.identity.peer_id)
+        assert (await given.client.network.meet(given.addresses[0])).clock_ahead_s is not None
+        assert await given.server.network.addresses() == given.addresses

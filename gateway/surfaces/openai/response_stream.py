@@ -54,6 +54,8 @@ class ResponseStream:
         self._numbers = 0
         self._fingerprint: str | None = None
         self._is_created = False
+        self._unsent: list[bytes] = []
+        """Rendered, and not handed out yet: something is left there where rendering has failed."""
         self._done: list[dict[str, Any]] = []
         self._open: _Thinking | _Message | _Call | None = None
 
@@ -61,11 +63,25 @@ class ResponseStream:
         return sse.comment(waiting_comment(waiting))
 
     def render(self, events: Sequence[AnswerEvent]) -> bytes:
-        return b"".join(part for event in events for part in self._render(event))
+        for event in events:
+            self._unsent.extend(self._render(event))
+        return self._sent()
 
     def render_failure(self, failure: Failure) -> bytes:
-        """What was said so far stays in the output, unfinished."""
-        return b"".join([*self._create(), self._state("failed", FAILED, self._output("incomplete"), failure=failure)])
+        """What was said so far stays in the output, unfinished. Where it was this gateway that could not render what
+        came, what it had rendered until then goes first, for events are numbered; and what cannot be said is left out
+        of the output."""
+        self._unsent.extend(self._create())
+        try:
+            failed = self._state("failed", FAILED, self._output("incomplete"), failure=failure)
+        except Exception:  # the same again: whatever it was, it is in what has not been finished
+            failed = self._state("failed", FAILED, self._done, failure=failure)
+        self._unsent.append(failed)
+        return self._sent()
+
+    def _sent(self) -> bytes:
+        parts, self._unsent = self._unsent, []
+        return b"".join(parts)
 
     def with_receipts(self, end: bytes, document: bytes) -> bytes:
         return sse.with_receipts(end, document)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from p2pnet.cli.logs import LastWarning, logging_through
+from p2pnet.flow.background import Background
 from p2pnet.peer import Peer
 from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
 from p2pnet.worker.observability.tally import Tally
@@ -96,12 +98,12 @@ async def _redrawn(console: Console, look: Callable[[], Awaitable[View]]) -> Asy
     shown = lines(await look())
     with Live(table(shown), console=console, auto_refresh=False, transient=True) as live:
         live.refresh()
-        drawing = asyncio.create_task(_keep_drawing(live, look, shown))
+        background = Background()
+        background.keep("drawing the panel", partial(_keep_drawing, live, look, shown))
         try:
             yield
         finally:
-            drawing.cancel()
-            await asyncio.gather(drawing, return_exceptions=True)
+            await background.stop()
 
 
 async def _keep_drawing(live: Live, look: Callable[[], Awaitable[View]], shown: tuple[Line, ...]) -> None:

@@ -17,6 +17,7 @@ from p2pnet.cli.serve.panel import Panel
 from p2pnet.cli.serve.upstreams import open_upstreams
 from p2pnet.cli.settings import IdentityFile, data_dir
 from p2pnet.config import DirectoryConfig, NetworkConfig
+from p2pnet.flow.background import Background
 from p2pnet.peer import Peer, now_ms
 from p2pnet.twins import TwinWatch, asked_by_another, check_alone
 from p2pnet.worker.backend import Backend, EmbedBackend
@@ -63,8 +64,9 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         worker = await _start_worker(config, peer, owner, observer, given)
         await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
         closing.push_async_callback(worker.stop)
-        twins = asyncio.create_task(TwinWatch(peer.network, now_ms, worker.has_issued).run())
-        closing.callback(twins.cancel)
+        background = Background()
+        closing.push_async_callback(background.stop)
+        background.keep("looking for twins", TwinWatch(peer.network, now_ms, worker.has_issued).run)
         if metrics is not None:
             metrics.watch(worker.standing)
         yield Ready(peer.identity.peer_id, await peer.join_addresses(), metrics=measuring.url)

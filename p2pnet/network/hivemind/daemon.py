@@ -127,12 +127,17 @@ class Daemon:
         self._folder.remove()
 
     async def _log_output(self) -> None:
+        while line := await self._next_line():
+            logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
+
+    async def _next_line(self) -> bytes:
+        """Empty at the end. One beyond the limit is passed over: were it the last to be read, p2pd would wait for ever
+        for room to say more."""
         assert self._process.stdout is not None
         try:
-            while line := await self._process.stdout.readline():
-                logger.debug("p2pd: %s", line.decode(errors="replace").rstrip())
-        except ValueError:  # a line beyond the limit: what p2pd says is never needed
-            logger.debug("p2pd: an overlong line; its output is not read any more")
+            return await self._process.stdout.readline()
+        except ValueError:
+            return b"an overlong line"
 
 
 def binary() -> Path:

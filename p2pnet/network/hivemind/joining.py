@@ -81,7 +81,7 @@ class Joiner:
             missing += self._connections.newest_addresses(MAX_REMEMBERED)
             missing += self._book.read()[:MAX_REMEMBERED] if self._book is not None else []
         if missing:
-            await self._meet_all(list(dict.fromkeys(missing)))
+            await self._meet_again(list(dict.fromkeys(missing)))
         return not seen and self._dht.neighbours > 0
 
     def keep_addresses(self) -> None:
@@ -143,6 +143,23 @@ class Joiner:
         if self._dht.neighbours:
             await self._dht.look_around()
         return [result for result in results if isinstance(result, Exception)]
+
+    async def _meet_again(self, addresses: Sequence[str]) -> None:
+        """Meet these peers, then our own neighbourhood. As soon as anybody is known, one that swallows packets holds up
+        nobody for longer than a question may take: a dial goes on meanwhile, and it is asked again soon."""
+        meetings = [asyncio.ensure_future(self._join_through(address)) for address in addresses]
+        pending = set(meetings)
+        try:
+            while pending and not self._dht.neighbours:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                await asyncio.wait(pending, timeout=self._config.rpc_timeout_s)
+        finally:
+            for meeting in meetings:
+                meeting.cancel()
+            await asyncio.gather(*meetings, return_exceptions=True)
+        if self._dht.neighbours:
+            await self._dht.look_around()
 
     async def _join_through(self, address: str) -> None:
         """Meet a peer whose clock agrees with ours."""

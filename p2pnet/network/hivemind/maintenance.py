@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
+from p2pnet.flow.background import Background, Sleep
 from p2pnet.network.connections import Connections
 from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
@@ -27,7 +27,7 @@ REJOIN_INTERVAL_S = 5.0
 
 
 class Maintenance:
-    """Three tasks that end with `stop`, and with nothing else: what one of them meets is logged, and it goes on."""
+    """Four loops that end with `stop`, and with nothing else."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Maintenance:
         connections: Connections,
         record_addresses: RecordAddresses,
         bounds: Bounds,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._connections = connections
         self._record_addresses = record_addresses
@@ -44,18 +45,19 @@ class Maintenance:
         self._p2pd = p2pd
         self._joiner = joiner
         self._bounds = bounds
+        self._sleep = sleep
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(sleep)
 
     def start(self) -> None:
         """Begin with it, in a network that has been joined."""
-        work = (self._supervise, self._look_after, self._bounds.run)
-        self._tasks = [asyncio.create_task(kept_up(each)) for each in work]
+        self._background.keep("looking after p2pd", self._supervise)
+        self._background.keep("looking after addresses", self._look_after)
+        self._background.keep("looking for initial peers", self._look_for_initial_peers)
+        self._background.keep("keeping p2pd within bounds", self._bounds.run)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
 
     def note_changed(self) -> None:
         """It is reached otherwise than before."""
@@ -79,31 +81,25 @@ class Maintenance:
             self._changed.set()
 
     async def _look_after(self) -> None:
-        """Notice new addresses of ours, and initial peers that have come back."""
-        loop = asyncio.get_running_loop()
-        last_rejoin_s = loop.time()
+        """Notice new addresses of ours, and where peers were found."""
         while True:
-            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            await self._sleep(MAINTENANCE_INTERVAL_S)
             try:
                 before = (self._p2pd.last_addresses, self._record_addresses.last)
                 recorded = await self._record_addresses.look()
                 if (self._p2pd.last_addresses, recorded) != before:
                     self._changed.set()
                 self._connections.note_live(await self._p2pd.connected())
-                if loop.time() - last_rejoin_s >= REJOIN_INTERVAL_S:
-                    await self._joiner.remember_neighbours()
-                    if await self._joiner.rejoin():
-                        self._changed.set()
-                    last_rejoin_s = loop.time()
             except P2PD_ERRORS as error:
                 logger.debug("p2pd did not answer: %s", error)
 
-
-async def kept_up(work: Callable[[], Awaitable[None]]) -> None:
-    """Do it for ever: whatever it raises, the peer needs it as before."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            logger.exception("looking after this peer was interrupted")
-            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+    async def _look_for_initial_peers(self) -> None:
+        """Notice those that have come back. One that swallows packets is waited for, so nothing else is done here."""
+        while True:
+            await self._sleep(REJOIN_INTERVAL_S)
+            try:
+                await self._joiner.remember_neighbours()
+                if await self._joiner.rejoin():
+                    self._changed.set()
+            except P2PD_ERRORS as error:
+                logger.debug("p2pd did not answer: %s", error)

@@ -5,12 +5,12 @@ Owns in which order a peer starts and leaves. Knows nothing of records or models
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
 
 from p2pnet.config import NetworkConfig
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.clock_watch import ClockState, ClockWatch
 from p2pnet.network.connections import Connections
@@ -19,7 +19,7 @@ from p2pnet.network.dht.serving import CallServer
 from p2pnet.network.dial_addresses import Scope, scope_of_network
 from p2pnet.network.hivemind.bounds import Bounds
 from p2pnet.network.hivemind.joining import Joiner
-from p2pnet.network.hivemind.maintenance import Maintenance, kept_up
+from p2pnet.network.hivemind.maintenance import Maintenance
 from p2pnet.network.hivemind.names import resolved
 from p2pnet.network.hivemind.p2pd import P2pd
 from p2pnet.network.hivemind.reaching import Reaching
@@ -71,8 +71,7 @@ class HivemindNetwork:
         self._answers = self._dht.methods()
         self._joiner = Joiner(config, self._p2pd, self._dht, self._connections, now_ms)
         self._clock_watch = ClockWatch(self._joiner.other_clocks, now_ms)
-        self._watching: asyncio.Task[None]
-        self._reach_task: asyncio.Task[None] | None = None
+        self._background = Background()
         self._supervisor = Supervisor(self._p2pd, self._dht, self._connections)
         self._reaching = Reaching(
             config,
@@ -114,16 +113,16 @@ class HivemindNetwork:
             await self._p2pd.keep_ports()
             await self._record_addresses.look()
             await self._joiner.join()
-            self._reach_task = asyncio.create_task(kept_up(self._reaching.run))
+            self._background.keep("looking after how this peer is reached", self._reaching.run)
             if not await self._reaching.own.settled():
                 logger.warning("nobody can reach this peer yet: it cannot be dialled, and no peer relays for it")
             await self._record_addresses.look()
         except BaseException:
-            await self._stop_reaching()
+            await self._background.stop()
             await self._supervisor.stop()
             raise
         self._maintenance.start()
-        self._watching = asyncio.create_task(self._clock_watch.run())
+        self._background.keep("watching this machine's clock", self._clock_watch.run)
         return self
 
     @property
@@ -186,10 +185,8 @@ class HivemindNetwork:
         await self._maintenance.wait_changed()
 
     async def close(self) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
         await self._maintenance.stop()
-        await self._stop_reaching()
+        await self._background.stop()
         await self._reaching.puncher.stop()
         await self._dht.stop()
         await self._streams.wait_parted()
@@ -199,11 +196,6 @@ class HivemindNetwork:
         """This machine has lost an address: connections from there are dead, and nobody was asked over them."""
         self._returned.doubt_all()
         self._dht.doubt_silences()
-
-    async def _stop_reaching(self) -> None:
-        if self._reach_task is not None:
-            self._reach_task.cancel()
-            await asyncio.gather(self._reach_task, return_exceptions=True)
 
     async def _open_call(self, peer_id: str, protocol: str, claimed: Sequence[str]) -> BareStream:
         """A stream for a call of the DHT. Where others say that a node is comes second to where we know it to be."""

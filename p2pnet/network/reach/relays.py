@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from p2pnet.flow.background import kept_up
 from p2pnet.network.dial_addresses import Scope, may_dial
 from p2pnet.network.libp2p.relay import Reservation
 from p2pnet.network.multiaddrs import family_of, is_relayed, without_peer_id
@@ -107,7 +108,8 @@ class Relays:
         self._leave(useless[: len(fresh)])
         for candidate in fresh[: max(0, ASKED_AT_ONCE - len(self._asked))]:
             relay = HeldRelay(candidate, self._ways, self._changed, self._now_s, self._pause)
-            self._asked[relay] = asyncio.create_task(relay.run())
+            holding = kept_up(f"holding a place at {candidate.peer_id}", relay.run, self._pause)
+            self._asked[relay] = asyncio.create_task(holding)
 
     def _fresh(self, now_s: float) -> list[Candidate]:
         """Candidates that are not asked now, nor resting."""

@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.records import (
@@ -77,6 +79,8 @@ class Announcer:
         self._capabilities_lock = asyncio.Lock()
         self._is_paused = False
         self._is_withdrawn = False
+        self._is_behind = False
+        """Whether nobody has taken the last pause, or the end of it."""
         self._told: tuple[ModelCard, ...] = ()
         """What ran when this was last announced or withdrawn."""
         self._listed: dict[str, int] = {}
@@ -85,7 +89,7 @@ class Announcer:
         """Of how many records the last announcement was."""
         self._left_out: tuple[str, ...] = ()
         self._times_without_address = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(sleep)
 
     async def start(self, is_paused: bool = False) -> bool:
         """Announce now, and go on in the background. Returns whether any peer has taken the announcement. A paused
@@ -93,13 +97,13 @@ class Announcer:
         self._is_paused = is_paused
         is_stored = await self._announce_capabilities()
         await self._announce_load()
-        interval_s, failures = self._config.capability_interval_s, int(not is_stored)
-        self._tasks = [
-            asyncio.create_task(self._repeat(self._announce_capabilities, interval_s, failures)),
-            asyncio.create_task(self._repeat(self._announce_load, self._config.load_interval_s)),
-            asyncio.create_task(self._announce_on_change()),
-            asyncio.create_task(self._announce_on_new_models()),
-        ]
+        interval_s, load_interval_s = self._config.capability_interval_s, self._config.load_interval_s
+        failures = int(not is_stored)
+        again = partial(self._repeat, self._announce_capabilities, interval_s, failures)
+        self._background.keep("announcing", again)
+        self._background.keep("announcing load", partial(self._repeat, self._announce_load, load_interval_s))
+        self._background.keep("announcing what has changed", self._announce_on_change)
+        self._background.keep("announcing new models", self._announce_on_new_models)
         return is_stored
 
     def has_issued(self, sequence: int) -> bool:
@@ -107,17 +111,16 @@ class Announcer:
         return sequence in self._issued
 
     async def set_paused(self, is_paused: bool) -> None:
-        """Withdraw until told otherwise, or announce again. What fails now is repeated in turn. Never raises."""
+        """Withdraw until told otherwise, or announce again. What fails now is repeated with the next look at the
+        models. Never raises."""
         if is_paused != self._is_paused:
             self._is_paused = is_paused
-            await self._try(self._announce_capabilities)
+            self._is_behind = not await self._try(self._announce_capabilities)
             await self._try(self._announce_load)
 
     async def stop(self) -> None:
         """Stop announcing, and overwrite what is still stored with a record that says offline. Never raises."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         await self._try(self._withdraw)
 
     async def _announce_capabilities(self) -> bool:
@@ -264,7 +267,8 @@ class Announcer:
         failures = 0
         while True:
             await self._sleep(RETRY_S * 2**failures if failures else MODELS_INTERVAL_S)
-            if failures or self._models() != self._told:
+            if failures or self._is_behind or self._models() != self._told:
+                self._is_behind = False
                 is_stored = await self._try(self._announce_capabilities)
                 failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)
                 await self._try(self._announce_load)

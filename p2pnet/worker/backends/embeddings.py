@@ -137,10 +137,13 @@ class EmbeddingsBackend:
             del self._inboxes[job]
 
     async def close(self) -> None:
-        """End the computing and the tokenizing. The model's memory is freed with the backend."""
+        """End the computing and the tokenizing; what is still wanted fails. The model's memory is freed with the
+        backend."""
         if self._computing is not None:
             self._computing.cancel()
             await asyncio.wait([self._computing])
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(WorkerFailed("the worker is stopping"))
         await asyncio.to_thread(self._tokenize.shutdown, wait=True, cancel_futures=True)
 
     def _check(self, request: EmbedRequest) -> None:
@@ -196,29 +199,31 @@ class EmbeddingsBackend:
 
     async def _compute_all(self) -> None:
         while batch := self._queue.next_batch(self._max_batch_tokens):
-            for item, found in await self._turns.take(partial(self._compute_batch, batch)):
+            try:
+                computed = await self._turns.take(partial(self._compute_batch, batch))
+            except Exception:  # the edge of this task: whoever waits is told, whatever it was
+                logger.exception("a batch of %d inputs is lost", len(batch))
+                computed = [(item, WorkerFailed("the model failed while it computed")) for item in batch]
+            for item, found in computed:
                 if (inbox := self._inboxes.get(item.job)) is not None:
                     inbox.put_nowait(found)
 
     def _compute_batch(self, batch: Sequence[EmbedItem]) -> list[tuple[EmbedItem, Embedding | WorkerFailed]]:
         """Compute one turn. Inputs that fail together are tried one by one, so that only those fail that are at fault
         or too large."""
-        started_s = time.monotonic()
         try:
-            vectors = self._encoder.embed([item.token_ids for item in batch])
+            return self._computed(batch)
         except Exception as error:  # the edge of this thread: a request may fail, the worker goes on
-            if len(batch) > 1:
-                logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
-                return [self._compute_alone(item) for item in batch]
-            return [(batch[0], _failure(error))]
+            if len(batch) == 1:
+                return [(batch[0], _failure(error))]
+            logger.warning("a batch of %d inputs failed; trying each alone", len(batch), exc_info=error)
+            return [found for item in batch for found in self._compute_batch([item])]
+
+    def _computed(self, batch: Sequence[EmbedItem]) -> list[tuple[EmbedItem, Embedding | WorkerFailed]]:
+        started_s = time.monotonic()
+        vectors = self._encoder.embed([item.token_ids for item in batch])
         self._speed.note(sum(len(item.token_ids) for item in batch), time.monotonic() - started_s)
         return [(item, _result(item, vector)) for item, vector in zip(batch, vectors, strict=True)]
-
-    def _compute_alone(self, item: EmbedItem) -> tuple[EmbedItem, Embedding | WorkerFailed]:
-        try:
-            return item, _result(item, self._encoder.embed([item.token_ids])[0])
-        except Exception as error:  # as above
-            return item, _failure(error)
 
 
 def _too_long(index: int, longest: int, has: str) -> ContextOverflow:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from p2pnet.flow.background import Background
 from p2pnet.receipts.signed import Acknowledgement
 from p2pnet.worker.given.file import Signed, write
 
@@ -47,14 +48,14 @@ class GivenKeeper:
         self._has_news = asyncio.Event()
         self._is_failing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="given")
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep_writing(), name="given")
+        self._background.keep("keeping what gateways sign for", self._keep_writing)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
         await self.flush()
         self._thread.shutdown()
 

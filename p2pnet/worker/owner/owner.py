@@ -9,10 +9,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import psutil
 
 from p2pnet.errors import Draining, P2PNetError
+from p2pnet.flow.background import Background
 from p2pnet.worker.owner.busy import QUIET_S, SAMPLE_INTERVAL_S, BusyJudge, Use
 from p2pnet.worker.owner.pauses import Pauses, Reason
 from p2pnet.worker.owner.schedule import Schedule
@@ -45,7 +47,7 @@ class Owner:
         self._measure = measure or UseMeter()
         self._sleep = sleep
         self._pauses = Pauses()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(sleep)
 
     @property
     def is_paused(self) -> bool:
@@ -85,18 +87,16 @@ class Owner:
     def start(self, set_paused: Callable[[bool], Awaitable[None]], clock_fault: Callable[[], str] = str) -> None:
         """Watch in the background. `set_paused` is told of every change, and must bear to be told the same twice.
         `clock_fault` says what is wrong with the clock: nothing when all is well."""
-        watchers = [self._follow(set_paused), self._watch_fault(clock_fault)]
+        self._background.keep("pausing for the owner", partial(self._follow, set_paused))
+        self._background.keep("watching for a wrong clock", partial(self._watch_fault, clock_fault))
         if self._schedule is not None:
-            watchers.append(self._watch_clock())
+            self._background.keep("following the schedule", self._watch_clock)
         if self._judge is not None:
-            watchers.append(self._watch_use(self._judge))
-        self._tasks = [asyncio.create_task(watcher) for watcher in watchers]
+            self._background.keep("watching how busy this machine is", partial(self._watch_use, self._judge))
 
     async def stop(self) -> None:
         """Stop watching. What is paused stays so."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
 
     async def _follow(self, set_paused: Callable[[bool], Awaitable[None]]) -> None:
         while True:

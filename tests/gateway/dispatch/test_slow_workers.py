@@ -25,6 +25,9 @@ from tests.stories import ask, settle
 Outcome = tuple[list[Event], P2PNetError | None]
 KEY = ("echo", "generate")
 MAX_ASKED = 20
+REAL_TURNS = 1_000_000
+"""Within which a second worker is asked: its delay is of real milliseconds."""
+
 PATIENT = ExchangeTimeouts(accept_s=300, silence_s=300)
 
 
@@ -342,3 +345,26 @@ async def test_who_never_answers_does_not_say_what_is_late() -> None:
         given.now_s += 100.0
         assert is_complete((await task)[0])
         assert hedging.delay_s(KEY) == before_s
+
+
+async def test_clients_that_go_while_they_wait_do_not_say_what_is_late() -> None:
+    """Given a worker that is known to answer, when many clients ask it and a second one, and leave before either has
+    said anything, then first tokens are expected as soon as before, and nobody is in doubt."""
+    async with story() as told:
+        given = told.given
+        sites = [await given.worker("a"), await given.worker("b")]
+        await told.usual(HEDGED_AFTER)
+        hedging = given.serving.dispatcher.hedging
+        before_s = hedging.delay_s(KEY)
+        for site in sites:
+            site.hold_at = 0
+        for _ in range(5):
+            for _ in range(HEDGED_AFTER):
+                hedging.note_request()
+            running = asyncio.create_task(given.run())
+            await settle(lambda: all(site.backend.running for site in sites), REAL_TURNS)
+            given.now_s += 100.0
+            running.cancel()
+            await asyncio.wait([running])
+        assert hedging.delay_s(KEY) == before_s
+        assert [given.known(site.peer_id).health_of(KEY).success_rate for site in sites] in ([1.0, 1.0], [1.0, None])

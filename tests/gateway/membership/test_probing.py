@@ -99,6 +99,8 @@ class GatewayNetwork:
         self.failing: dict[str, P2PNetError] = {}
         self.asked: list[str] = []
         self.hung_up: list[str] = []
+        self.change_fails: Exception | None = None
+        """What waiting for a change raises once."""
 
     @property
     def peer_id(self) -> str:
@@ -137,6 +139,9 @@ class GatewayNetwork:
         return await self._inner.fetch(keys)
 
     async def wait_changed(self) -> None:
+        if self.change_fails is not None:
+            error, self.change_fails = self.change_fails, None
+            raise error
         await self._inner.wait_changed()
 
     def change(self) -> None:
@@ -614,6 +619,22 @@ async def test_when_our_own_place_has_changed_who_was_lost_is_asked_at_once() ->
     await turn()
     assert site.workers() == {A.peer_id, B.peer_id}
     assert site.passing.now_s() == 1.5
+    probing.cancel()
+    await asyncio.wait([probing])
+
+
+async def test_a_look_at_our_own_place_that_fails_is_not_the_last_one() -> None:
+    site = await site_of(A)
+    site.network.failing[A.peer_id] = PeerUnreachable("p2pd is gone")
+    site.network.change_fails = KeyError("bug")
+    probing = asyncio.create_task(site.prober.run(site.passing.sleep))
+    await turn()
+    await site.passing.pass_to(1.25)
+    site.network.failing.clear()
+    site.network.change()
+    await turn()
+    assert site.workers() == {A.peer_id}
+    assert site.passing.now_s() == 1.25
     probing.cancel()
     await asyncio.wait([probing])
 

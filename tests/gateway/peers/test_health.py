@@ -53,7 +53,12 @@ def begun(health: Health, now_s: float) -> None:
 
 
 def released(health: Health, now_s: float) -> None:
-    health.note_release()
+    health.note_release(now_s)
+
+
+def released_from_before(health: Health, now_s: float) -> None:
+    """A request that was sent before anything else happened."""
+    health.note_release(-1.0)
 
 
 def announced(health: Health, now_s: float) -> None:
@@ -78,6 +83,13 @@ STORIES: list[tuple[str, list[tuple[float, Happening]], float, State, bool]] = [
     ("one trial at a time", [(0, lost), (C, started)], C, TRIAL, False),
     ("a trial that takes for ever", [(0, lost), (C, started)], C + TRIAL_S, TRIAL, True),
     ("a trial that said nothing", [(0, lost), (C, started), (C, released)], C, TRIAL, True),
+    (
+        "a trial, and an older request says nothing",
+        [(0, lost), (C, started), (C, released_from_before)],
+        C,
+        TRIAL,
+        False,
+    ),
     ("a trial that has begun to answer", [(0, lost), (C, started), (C + 1, begun)], C + 1, HEALTHY, True),
     ("it breaks off", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C - 0.01, COOLING, False),
     ("it breaks off, and its time is over", [(0, lost), (C, started), (C, begun), (C, lost)], 3 * C, TRIAL, True),
@@ -218,6 +230,22 @@ def test_a_model_that_serves_ends_the_trouble_of_its_worker_and_of_no_other_mode
     assert not other.may_take(C), "one request at a time shows whether it is back"
     one.note_success()
     assert (one.state(C), other.state(C), other.may_take(C)) == (HEALTHY, TRIAL, True)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "has_ended"), [(C - 1, False), (C, True)], ids=["of another request", "of the one on trial"]
+)
+@pytest.mark.parametrize(("first", "then"), [("peer_lost", "protocol_violation"), ("protocol_violation", "peer_lost")])
+def test_a_trial_is_ended_by_its_own_request_alone(first: str, then: str, asked_s: float, has_ended: bool) -> None:
+    """A failure of the worker says nothing of the model, nor one of the model of the worker."""
+    worker = Health()
+    health = ModelHealth(worker)
+    health.note_failure(0.0, first)
+    health.note_start(C)
+    health.note_failure(C + 1, then, asked_s=asked_s)
+    on_trial = worker if first == "peer_lost" else health._own
+    assert on_trial.state(C + 1) is TRIAL
+    assert on_trial.may_take(C + 1) is has_ended
 
 
 def test_one_doubt_says_nothing_and_several_in_a_row_are_a_failure() -> None:

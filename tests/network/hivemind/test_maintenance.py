@@ -10,6 +10,7 @@ from p2pnet.config import NetworkConfig
 from p2pnet.network.hivemind.maintenance import Maintenance
 from p2pnet.network.hivemind.p2pd import Accept, P2pd
 from p2pnet.network.hivemind.supervisor import Supervisor
+from tests.stories import settle
 
 SOON_S = 5.0
 
@@ -78,6 +79,52 @@ async def test_a_p2pd_that_dies_after_a_failed_rejoin_is_started_again_too() -> 
         await peer.is_over.wait()
     await maintenance.stop()
     assert peer.called == ["revive", "rejoin", "revive", "rejoin", "revive"]
+
+
+class Rejoining:
+    """Stands for all parts of a peer whose initial peer swallows what it is sent. It counts how often its own addresses
+    are looked at, in the turns that are taken in place of a second each."""
+
+    def __init__(self) -> None:
+        self.last_addresses = self.last = ()
+        self.is_waiting = False
+        self.looks_meanwhile = 0
+        self.p2p = self
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def look(self) -> tuple[str, ...]:
+        self.looks_meanwhile += self.is_waiting
+        return ()
+
+    async def connected(self) -> list[tuple[str, str]]:
+        return []
+
+    def note_live(self, connected: list[tuple[str, str]]) -> None:
+        """Nobody is connected."""
+
+    async def remember_neighbours(self) -> None:
+        """There are none."""
+
+    async def rejoin(self) -> bool:
+        self.is_waiting = True
+        await asyncio.Event().wait()
+        return False
+
+    async def revive(self) -> None:
+        await asyncio.Event().wait()
+
+    run = revive
+
+
+async def test_an_initial_peer_that_swallows_packets_keeps_nobody_from_looking_after_addresses() -> None:
+    peer = Rejoining()
+    part = cast(Any, peer)
+    maintenance = Maintenance(part, part, part, part, part, part, peer.sleep)
+    maintenance.start()
+    await settle(lambda: peer.looks_meanwhile >= 3)
+    await maintenance.stop()
 
 
 async def test_a_p2pd_is_started_until_it_does_start() -> None:

@@ -14,7 +14,7 @@ from p2pnet.messages import Load, Measure
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.network.interface import Clock, Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
-from p2pnet.records import MAX_PARTS, CapabilityRecord, Record, open_record, seal
+from p2pnet.records import MAX_PARTS, CapabilityRecord, ModelCard, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import MODELS_INTERVAL_S, Announcer
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
@@ -592,6 +592,47 @@ async def test_changed_models_that_nobody_took_are_announced_again_soon() -> Non
     await site.network.attempted(2)
     assert await finders(site, "large") == [True, True]
     assert site.network.attempts >= attempts + 2
+    await announcer.stop()
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+async def test_a_pause_or_its_end_that_nobody_took_is_announced_again_soon(is_paused: bool) -> None:
+    site = Site()
+    await site.announcer.start(is_paused=not is_paused)
+    site.clock.advance(1)
+    site.network.refusing = True
+    await site.announcer.set_paused(is_paused)
+    site.network.refusing = False
+    site.clock.advance(1)
+    await follow(site, "tiny", stores=1 if is_paused else 2)
+    assert await finders(site, "tiny") == [not is_paused, not is_paused]
+    await site.announcer.stop()
+
+
+async def test_a_look_at_the_models_that_fails_is_not_the_last_one() -> None:
+    site = Site()
+    bugs = [KeyError("bug")]
+
+    def models() -> tuple[ModelCard, ...]:
+        if len(site.backend.models) > 1 and bugs:
+            raise bugs.pop()
+        return site.catalogue.cards()
+
+    announcer = Announcer(site.network, WORKER, models, site.meter, site.clock, NEVER, site.ticks.sleep)
+    await announcer.start()
+    site.backend.models = (card("tiny"), card("large"))
+    site.ticks.tick()
+    await settle(lambda: not bugs)
+    site.clock.advance(1)
+    attempts = site.network.attempts
+    for _ in range(2):  # the pause, and the next look
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        site.ticks.tick()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    await settle(lambda: site.network.attempts == attempts + 2)
+    assert await finders(site, "large") == [True, True]
     await announcer.stop()
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -38,6 +38,10 @@ from tests.stories import ManualClock, peer
 
 NOW_MS = 1_800_000_000_000
 BATCH_TOKENS = 64
+
+SOON_S = 20.0
+
+T = TypeVar("T")
 
 Input = str | Sequence[int]
 
@@ -323,6 +327,63 @@ async def test_numbers_that_are_none_are_not_sent(tmp_path: Path) -> None:
         with pytest.raises(WorkerFailed, match="no numbers for input 1"):
             await events_of(backend, ask("dog", "fox"))
         assert len(vectors_in(await events_of(backend, ask("dog", "cat")))) == 2
+
+
+class Misshapen(Watched):
+    """An encoder whose vectors are not what it says."""
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> torch.Tensor:
+        return self.__dict__["spoil"](super().embed(inputs))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda vectors: vectors[1:], lambda vectors: vectors.bfloat16(), lambda vectors: vectors[:, 0]]
+)
+async def test_vectors_that_cannot_be_told_fail_their_requests(
+    encoder: Encoder, spoil: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """One too few, in numbers that numpy does not know, or none at all: whoever waits is told."""
+    misshapen = Misshapen.around(encoder)
+    misshapen.__dict__["spoil"] = spoil
+    async with serving(misshapen) as backend, asyncio.timeout(SOON_S):
+        for _ in range(2):
+            with pytest.raises(WorkerFailed, match="the model failed while it computed"):
+                await events_of(backend, ask("some words", "others", dimensions=4))
+
+
+class NoTurns(Turns):
+    """Of a machine that gives no turn for once."""
+
+    is_out = True
+
+    async def take(self, step: Callable[[], T]) -> T:
+        if self.is_out:
+            raise RuntimeError("no thread could be started")
+        return await super().take(step)
+
+
+async def test_a_turn_that_could_not_be_taken_fails_who_waits_and_nobody_later(encoder: Encoder) -> None:
+    turns = NoTurns()
+    async with serving(encoder, turns) as backend, asyncio.timeout(SOON_S):
+        with pytest.raises(WorkerFailed, match="the model failed while it computed"):
+            await events_of(backend, ask("some words"))
+        turns.is_out = False
+        assert len(vectors_in(await events_of(backend, ask("some words")))) == 1
+
+
+async def test_what_is_wanted_while_it_closes_fails(encoder: Encoder) -> None:
+    turns = Turns()
+    async with serving(encoder, turns) as backend, asyncio.timeout(SOON_S):
+        with held(turns) as release:
+            events = backend.embed(ask("some words"))
+            await anext(events)
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            closing = asyncio.ensure_future(backend.close())
+            with pytest.raises(WorkerFailed, match="the worker is stopping"):
+                await waiting
+            release()
+        await closing
 
 
 async def test_nothing_is_left_after_closing(encoder: Encoder) -> None:

@@ -15,10 +15,14 @@ from p2pnet.errors import UsageError
 from p2pnet.receipts.signed import Acknowledgement, open_acknowledgement, seal_acknowledgement
 from p2pnet.worker.given.file import OTHERS, Bounds, Signed, Sum, read_signed, read_sums, write
 from p2pnet.worker.given.keeper import GivenKeeper, week_of
-from tests.stories import NOW_MS, peer
+from tests.stories import NOW_MS, peer, settle_threads
 
 WORKER, GATEWAY = peer("worker"), peer("gateway")
 SAID = Acknowledgement(GATEWAY.peer_id, WORKER.peer_id, bytes(32), bytes(32), "tiny", "received", NOW_MS, 12, 12)
+
+
+TURNS = 10_000
+"""Through another thread, until something was written, or not."""
 
 
 def signed(week: str = "2026-W48", gateway: str = "g", tokens: int = 5, model: str = "tiny") -> Signed:
@@ -148,3 +152,12 @@ def test_the_command_says_it_as_text_and_as_json(path: Path, capsys: pytest.Capt
     assert row["tokens"] == 1234
     show(path, signed=True)
     assert capsys.readouterr().out == "c2VhbGVk\n"
+
+
+async def test_a_writing_that_fails_in_a_way_of_its_own_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with GivenKeeper(Path("no file\0"), write_interval_s=0) as keeper:
+        keeper.keep(SAID, b"sealed")
+        await settle_threads(lambda: bool(caplog.messages), TURNS)
+    assert caplog.messages == ["keeping what gateways sign for was interrupted; it begins again"]

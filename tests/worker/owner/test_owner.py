@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from p2pnet.errors import Draining
+from p2pnet.flow.background import LOOP_PAUSE_S
 from p2pnet.worker.owner.busy import SAMPLE_INTERVAL_S, Use
 from p2pnet.worker.owner.owner import CLOCK_INTERVAL_S, FAULT_INTERVAL_S, Owner
 from p2pnet.worker.owner.schedule import Schedule
@@ -86,6 +87,22 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture(autouse=True)
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
+
+
+async def test_a_look_at_the_clock_that_fails_is_not_the_last_one() -> None:
+    site = Site()
+    faults = iter([KeyError("bug")])
+
+    def fault() -> str:
+        for error in faults:
+            raise error
+        return "the clock is wrong"
+
+    site.owner.start(site._set_paused, fault)
+    await settle(lambda: LOOP_PAUSE_S in site._sleepers)
+    site._sleepers.pop(LOOP_PAUSE_S).set()
+    await settle(lambda: site.owner.is_paused)
+    await site.owner.stop()
 
 
 async def test_without_wishes_it_serves() -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from p2pnet import features
 from p2pnet.errors import WorkerFailed
+from p2pnet.flow.background import Background
 from p2pnet.records import MAX_MODELS, MAX_PARTS
 from p2pnet.worker.backends.upstream.offer import Offer, announced_name
 
@@ -55,7 +56,7 @@ class PolledModels:
         self._warned: set[str] = set()
         self._is_away = False
         self._asked = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(sleep)
 
     @property
     def offers(self) -> dict[str, Offer]:
@@ -64,12 +65,10 @@ class PolledModels:
 
     def start(self) -> None:
         """Keep asking, in the background."""
-        self._task = asyncio.create_task(self._repeat())
+        self._background.keep(f"asking the upstream server {self._shown_url}", self._repeat)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._background.stop()
 
     def ask_soon(self) -> None:
         """Ask at once instead of at the next turn: something went wrong that the next list may explain."""
