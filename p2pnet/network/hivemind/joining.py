@@ -81,7 +81,7 @@ class Joiner:
             missing += self._connections.newest_addresses(MAX_REMEMBERED)
             missing += self._book.read()[:MAX_REMEMBERED] if self._book is not None else []
         if missing:
-            await self._meet_again(list(dict.fromkeys(missing)))
+            await self._meet_all(list(dict.fromkeys(missing)))
         return not seen and self._dht.neighbours > 0
 
     def keep_addresses(self) -> None:
@@ -138,15 +138,10 @@ class Joiner:
         return (await self.meet(address)).clock_ahead_s
 
     async def _meet_all(self, addresses: Sequence[str]) -> list[Exception]:
-        """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer."""
-        results = await asyncio.gather(*(self._join_through(address) for address in addresses), return_exceptions=True)
-        if self._dht.neighbours:
-            await self._dht.look_around()
-        return [result for result in results if isinstance(result, Exception)]
+        """Meet these peers, then our own neighbourhood in the DHT. Returns what went wrong, per unreachable peer.
 
-    async def _meet_again(self, addresses: Sequence[str]) -> None:
-        """Meet these peers, then our own neighbourhood. As soon as anybody is known, one that swallows packets holds up
-        nobody for longer than a question may take: a dial goes on meanwhile, and it is asked again soon."""
+        As soon as anybody is known, one that swallows packets holds up nobody for longer than a question may take: the
+        dial goes on, and it is asked again soon."""
         meetings = [asyncio.ensure_future(self._join_through(address)) for address in addresses]
         pending = set(meetings)
         try:
@@ -157,9 +152,12 @@ class Joiner:
         finally:
             for meeting in meetings:
                 meeting.cancel()
-            await asyncio.gather(*meetings, return_exceptions=True)
+            results = await asyncio.gather(*meetings, return_exceptions=True)
         if self._dht.neighbours:
             await self._dht.look_around()
+        late = PeerUnreachable("no answer in time")
+        problems = [late if isinstance(result, asyncio.CancelledError) else result for result in results]
+        return [problem for problem in problems if isinstance(problem, Exception)]
 
     async def _join_through(self, address: str) -> None:
         """Meet a peer whose clock agrees with ours."""

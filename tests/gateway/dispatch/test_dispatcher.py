@@ -680,6 +680,27 @@ async def test_a_cancelled_request_goes_to_no_other_worker() -> None:
 # ---- cooling
 
 
+async def test_a_client_that_goes_ends_no_trial_of_another_request() -> None:
+    async with swarm() as given:
+        # Given a worker that is tried again with one request, while an older one is still there.
+        site = await given.worker("a", hold_at=0)
+        health = given.known(site.peer_id).health_of(("echo", "generate"))
+        older = asyncio.create_task(given.run())
+        await settle(lambda: site.requests == 1)
+        given.now_s += 1
+        given.known(site.peer_id).health.note_failure(given.now_s, "peer_lost")
+        given.now_s += COOLDOWN_S
+        trial = asyncio.create_task(given.run())
+        await settle(lambda: site.requests == 2)
+        # When the older one's client goes, then no third one is sent there, until the trial has gone well.
+        older.cancel()
+        await asyncio.wait([older])
+        assert not health.may_take(given.now_s)
+        site.gate.set()
+        await trial
+        assert health.may_take(given.now_s)
+
+
 async def test_a_worker_that_failed_is_asked_again_after_its_cooldown() -> None:
     async with swarm() as given:
         # Given a worker that fails once, and another one that looks busier.
