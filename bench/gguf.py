@@ -114,8 +114,13 @@ async def our_transformers(path: Path, threads: int) -> AsyncIterator[Any]:
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        for kind in (AutoTokenizer, AutoModelForCausalLM):
-            kind.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model.hf_quantizer = model.quantization_method = None  # its weights are plain numbers now, and may be written
+        model.is_quantized = False
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        del model
         options = EngineOptions(slots=1, context_tokens=CONTEXT_TOKENS)
         backend = await TransformersBackend.from_spec(
             folder, served_name="m", now_ms=lambda: 0, options=options, device="cpu", cache_dir=Path(folder)
@@ -159,7 +164,8 @@ def of_server(path: Path, threads: int, rounds: int) -> Figures:
 
 
 async def over_http(url: str, rounds: int, process: psutil.Process) -> Figures:
-    async with httpx.AsyncClient(timeout=600) as client:
+    each_anew = httpx.Limits(max_keepalive_connections=0)  # it closes connections that rest, as the next request comes
+    async with httpx.AsyncClient(timeout=600, limits=each_anew) as client:
 
         async def ask(ids: list[int], tokens: int) -> list[float]:
             body = {"prompt": ids, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
