@@ -44,6 +44,9 @@ _ANOTHER = re.compile(r"peer id mismatch: expected \w+, but remote key matches (
 StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """The unix socket through which p2pd passes the bytes of one stream."""
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serve one of these."""
+
 Accept = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serve one inbound stream: the peer at its other end, the multiaddr its connection comes from, and the stream's
 socket."""
@@ -225,11 +228,30 @@ def _connection(peer_id: bytes, address: bytes) -> tuple[str, str]:
     return peer, f"{Multiaddr(address)}/p2p/{peer}"
 
 
+def closing(handle: Serve) -> Serve:
+    """The same, and whatever ends it, the socket is closed. hivemind's leaves one open of which p2pd has died before it
+    said who asks, until it is collected."""
+
+    async def handle_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(EOFError):
+                await handle(reader, writer)
+        finally:
+            writer.close()
+
+    return handle_and_close
+
+
 async def attach(daemon: Daemon) -> P2P:
     """hivemind's P2P on our own p2pd, with its listening socket in our own folder, which nobody else may enter."""
 
     class OurP2P(P2P):  # type: ignore[misc]
         _UNIX_SOCKET_PREFIX = f"/unix{Path(daemon.folder)}/"
+
+        def _start_listening(self) -> None:
+            control = self._client.control
+            control._handler = closing(control._handler)
+            super()._start_listening()
 
     return await OurP2P.replicate(HivemindMultiaddr(f"/unix{daemon.control_socket}"))
 

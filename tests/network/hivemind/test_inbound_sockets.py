@@ -1,0 +1,51 @@
+"""A socket on which p2pd passes a stream is closed, however its serving ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from p2pnet.network.hivemind.p2pd import Serve, closing
+
+
+async def reads_more_than_comes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(8)
+
+
+async def serves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(1)
+
+
+@pytest.mark.parametrize("handle", [reads_more_than_comes, serves])
+async def test_it_is_closed_at_the_end(tmp_path: Path, handle: Serve) -> None:
+    """Also where p2pd has died before it said whose stream it is."""
+    served: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def noted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.put_nowait(writer)
+        await handle(reader, writer)
+
+    async with await asyncio.start_unix_server(closing(noted), path=tmp_path / "s"):
+        _, client = await asyncio.open_unix_connection(tmp_path / "s")
+        client.write(b"x")
+        client.close()
+        await (await served.get()).wait_closed()
+
+
+async def test_it_is_closed_when_nobody_serves_it_any_more(tmp_path: Path) -> None:
+    served: asyncio.Queue[tuple[asyncio.Task[None], asyncio.StreamWriter]] = asyncio.Queue()
+
+    async def waits(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.put_nowait((task, writer))
+        await asyncio.Event().wait()
+
+    async with await asyncio.start_unix_server(closing(waits), path=tmp_path / "s"):
+        _, client = await asyncio.open_unix_connection(tmp_path / "s")
+        task, writer = await served.get()
+        task.cancel()
+        await writer.wait_closed()
+        client.close()
