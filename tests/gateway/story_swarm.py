@@ -214,6 +214,17 @@ def answers(*events: Event, then: Callable[[], Awaitable[object]] | None = None)
     return handle
 
 
+def counted(handler: StreamHandler) -> tuple[StreamHandler, list[int]]:
+    """The same, and the times it was asked."""
+    times: list[int] = []
+
+    async def handle(stream: Stream) -> None:
+        times.append(len(times))
+        await handler(stream)
+
+    return handle, times
+
+
 async def is_there(stream: Stream) -> None:
     """Answers a probe."""
     await stream.read()

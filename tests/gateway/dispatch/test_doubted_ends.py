@@ -10,7 +10,7 @@ from gateway.dispatch.usual import MIN_SAMPLES
 from gateway.peers.health import MAX_FAILURES_IN_ROW
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
-from tests.gateway.story_swarm import ACCEPTED, KEY, PROMPT, Swarm, answers, is_complete, swarm, text_of
+from tests.gateway.story_swarm import ACCEPTED, KEY, PROMPT, Swarm, answers, counted, is_complete, swarm, text_of
 from tests.stories import ask
 
 ENDS: dict[str, tuple[Event, ...]] = {
@@ -23,17 +23,6 @@ ENDS: dict[str, tuple[Event, ...]] = {
 }
 EMPTY = answers(*ENDS["stop after nothing"])
 CURT = answers(ACCEPTED, TextDelta("one", (0,)), Finished("stop", Usage(3, 1)))
-
-
-def counted(handler: StreamHandler) -> tuple[StreamHandler, list[int]]:
-    """The same, and the times it was asked."""
-    times: list[int] = []
-
-    async def handle(stream: Stream) -> None:
-        times.append(len(times))
-        await handler(stream)
-
-    return handle, times
 
 
 def has_served(given: Swarm, peer_id: str) -> None:

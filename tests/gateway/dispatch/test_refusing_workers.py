@@ -15,28 +15,17 @@ from p2pnet.directory import entries_for
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, P2PNetError
 from p2pnet.messages import Accepted, ChatPrompt, Event, Failed, Finished, Message, TextPrompt, Usage
-from p2pnet.network.interface import Stream, StreamHandler
+from p2pnet.network.interface import Stream
 from p2pnet.records import seal
 from p2pnet.wire.codec import encode_frame
 from p2pnet.wire.exchange import EMBED_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoOptions
-from tests.gateway.story_swarm import ACCEPTED, CALLER, KEY, Swarm, answers, is_complete, is_there, swarm
+from tests.gateway.story_swarm import ACCEPTED, CALLER, KEY, Swarm, answers, counted, is_complete, is_there, swarm
 from tests.stories import ask, capability, card, peer, settle
 
 INVALID, OVERFLOW = Failed("invalid_request", "no such role"), Failed("context_length_exceeded", "too long")
 ENDED = Finished("stop", Usage(1, 0))
 REFUSALS = [(INVALID, InvalidRequest), (OVERFLOW, ContextOverflow)]
-
-
-def counted(handler: StreamHandler) -> tuple[StreamHandler, list[int]]:
-    """The same, and the times it was asked."""
-    times: list[int] = []
-
-    async def handle(stream: Stream) -> None:
-        times.append(len(times))
-        await handler(stream)
-
-    return handle, times
 
 
 @pytest.mark.parametrize(("failure", "kind"), REFUSALS)
