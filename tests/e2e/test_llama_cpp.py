@@ -153,8 +153,8 @@ async def test_a_resumed_answer_is_no_longer_than_was_asked_for(llama_url: str) 
 
 @pytest.mark.deep
 async def test_requests_wait_where_the_queue_says_so(llama_url: str) -> None:
-    """Given two slots and twelve requests, long enough to be looked at while they wait, the server has two at a time, and
-    the gateway counts those that wait."""
+    """Given two slots and twelve requests, long enough to be looked at while they wait, the server has two at a time,
+    and the gateway counts those that wait."""
     body = {"model": MODEL, "prompt": "Once upon", "max_tokens": 60, "temperature": 0}
     with processes("llama") as start:
         peer = start.bootstrap().ready.address
