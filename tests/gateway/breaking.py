@@ -90,6 +90,9 @@ class Schedule:
 
     def __init__(self, on_break: Callable[[], None] = lambda: None) -> None:
         self.happened: Counter[How] = Counter()
+        self.overtaken = 0
+        """Answers that were to break off, and were told to stop before: on a slow machine their first token was late,
+        a second worker was asked, and that one was sooner."""
         self._on_break = on_break
         self._planned: dict[str, deque[Break]] = {}
 
@@ -101,14 +104,18 @@ class Schedule:
         planned = self._planned.get(request_id)
         following = planned.popleft() if planned else None
         given = 0
-        async with aclosing(events):
-            if following is not None and following.after == 0:
-                self._break(following)
-            async for event in events:
-                if following is not None and (given == following.after or isinstance(event, Finished)):
+        try:
+            async with aclosing(events):
+                if following is not None and following.after == 0:
                     self._break(following)
-                given += 1
-                yield event
+                async for event in events:
+                    if following is not None and (given == following.after or isinstance(event, Finished)):
+                        self._break(following)
+                    given += 1
+                    yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self.overtaken += following is not None
+            raise
 
     def _break(self, following: Break) -> None:
         self.happened[following.how] += 1

@@ -68,6 +68,6 @@ async def test_killed_after_each_of_twenty_tokens(trio: Trio, sampling: Sampling
             assert PROMPT + found.choices[0].text == text
             assert found.usage.completion_tokens == TOKENS
             same += found.choices[0].ids == whole.choices[0].ids
-        assert given.schedule.happened.total() == TOKENS - 1
+        assert given.schedule.happened.total() + given.schedule.overtaken == TOKENS - 1
         assert same >= 18
         await settle_threads(given.is_idle, MANY_TURNS)
