@@ -85,6 +85,9 @@ class NetworkConfig:
     max_p2pd_bytes: int = 512 << 20
     """How far p2pd's memory may grow before it is started again. A relay with a thousand circuits, each with 100 kB on
     its way, has 210 MB; 2,000 streams and as many connections add 160 MB."""
+    p2pd_answer_s: float = 10.0
+    """What p2pd says of itself, which takes it milliseconds, and a second or two under a flood. One that lets several
+    such times pass hangs."""
     rpc_timeout_s: float = 3.0
     """One DHT question. A peer that takes longer is passed over; others hold the same keys."""
 

@@ -1,4 +1,5 @@
-"""Keeps p2pd within bounds, from outside: its connections, circuits that nobody uses, and its memory.
+"""Keeps p2pd within bounds, from outside: its connections, circuits that nobody uses, its memory, and how long it says
+nothing.
 
 p2pd has no limits of its own. Knows nothing of how a p2pd that was ended is started again: see `maintenance`.
 """
@@ -27,6 +28,9 @@ LOOK_INTERVAL_S = 0.5
 MIN_LIFE_S = 20.0
 """A p2pd that has grown too far again so soon is only ended at twice its bound: being started again all the time would
 serve nobody."""
+
+MAX_UNANSWERED = 3
+"""Questions in a row. A p2pd that lives and answers none of them hangs: without it nobody reaches this peer."""
 
 STRAINED = 0.22
 STRAINED_RELAY = 0.5
@@ -69,6 +73,7 @@ class Bounds:
         self._returned = returned
         self._relay = relay
         self._relayed_since_s: dict[str, float] = {}
+        self._unanswered = 0
         self._ended_s = float("-inf")
         self._relieved_s = float("-inf")
 
@@ -91,7 +96,7 @@ class Bounds:
             self._ended_s = now_s
             self._p2pd.kill()
             return
-        connections = await self._p2pd.connections()
+        connections = await self._asked()
         self._returned.look(connections)
         self._relay.look({connection.peer_id for connection in connections})
         crowd = self._crowd.too_many(connections, self._streams.peers_opened_to())
@@ -100,6 +105,20 @@ class Bounds:
         idle = self._idle(connections, now_s)
         useless = self._useless(connections, now_s) if size > self._strained_bytes else []
         await self._part_from(list(dict.fromkeys([*crowd, *idle, *useless])))
+
+    async def _asked(self) -> list[Connection]:
+        """All connections. A p2pd that says nothing for too long is ended."""
+        try:
+            connections = await self._p2pd.connections()
+        except TimeoutError:
+            self._unanswered += 1
+            if self._unanswered >= MAX_UNANSWERED:
+                logger.warning("p2pd runs and has answered nothing for a while: it is ended")
+                self._unanswered = 0
+                self._p2pd.kill()
+            raise
+        self._unanswered = 0
+        return connections
 
     def _is_too_large(self, size: int, now_s: float) -> bool:
         allowed = self._max_bytes if now_s - self._ended_s > MIN_LIFE_S else 2 * self._max_bytes

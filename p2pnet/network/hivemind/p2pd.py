@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import base58
 import psutil
@@ -27,6 +28,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pnet.config import NetworkConfig
+from p2pnet.errors import DaemonFailed
 from p2pnet.network.crowd import Connection
 from p2pnet.network.hivemind.daemon import Daemon
 from p2pnet.network.hivemind.file_limit import raise_file_limit
@@ -84,9 +86,12 @@ class P2pd:
         """Start a process and attach to it. Raises DaemonFailed."""
         self._daemon = await Daemon.start(self._config, self._listen)
         try:
-            self._p2p = await attach(self._daemon)
-        except BaseException:
+            async with asyncio.timeout(self._config.start_timeout_s):
+                self._p2p = await attach(self._daemon)
+        except BaseException as error:
             await self._daemon.stop()
+            if isinstance(error, TimeoutError):
+                raise DaemonFailed("p2pd runs and says nothing.", "Try again on a less busy machine.") from error
             raise
 
     async def wait(self) -> int:
@@ -118,7 +123,8 @@ class P2pd:
 
     async def visible(self) -> list[str]:
         """Full multiaddrs at which p2pd believes that it can be reached."""
-        _, visible = await self._p2p._client.identify()
+        async with asyncio.timeout(self._config.p2pd_answer_s):
+            _, visible = await self._p2p._client.identify()
         return full_addresses(visible, self._peer_id)
 
     async def addresses(self) -> tuple[str, ...]:
@@ -143,16 +149,9 @@ class P2pd:
         stream[1].close()
 
     async def connected(self) -> list[tuple[str, str]]:
-        """The peers that there are connections to, and the full multiaddr of each at its other end."""
-        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
-        try:
-            response = p2pd_pb2.Response()
-            await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
-            await read_pbmsg_safe(reader, response)
-        finally:
-            writer.close()
-        raise_if_failed(response)
-        return [_connection(peer.id, address) for peer in response.peers for address in peer.addrs]
+        """The peers that there are connections to, and the full multiaddr of each at its other end. Raises one of
+        P2PD_ERRORS."""
+        return [_connection(peer.id, address) for peer in await self._peers() for address in peer.addrs]
 
     async def hang_up(self, peer_id: str) -> None:
         """Close all connections to a peer. Never raises."""
@@ -164,10 +163,15 @@ class P2pd:
 
     async def connections(self) -> list[Connection]:
         """All that there are now, those that are relayed included. Raises one of P2PD_ERRORS."""
-        request = p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS)
-        stream, response = await self._asked(request)
+        return [Connection(_peer_id(peer.id), _address(peer.addrs[0])) for peer in await self._peers() if peer.addrs]
+
+    async def _peers(self) -> Sequence[Any]:
+        """Who is connected, as p2pd writes it."""
+        async with asyncio.timeout(self._config.p2pd_answer_s):
+            stream, response = await self._asked(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
         stream[1].close()
-        return [Connection(_peer_id(peer.id), _address(peer.addrs[0])) for peer in response.peers if peer.addrs]
+        peers: Sequence[Any] = response.peers
+        return peers
 
     async def open_socket(self, peer_id: str, protocol: str) -> StreamSocket:
         """Open a stream to a peer that is connected. Raises one of P2PD_ERRORS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ class Site:
     def __init__(self) -> None:
         self.bytes = 0
         self.list: list[Connection] = []
+        self.is_silent = False
         self.used_s: dict[str, float] = {}
         self.last_addresses: tuple[str, ...] = ()
         self.opened_to: set[str] = set()
@@ -44,6 +46,8 @@ class Site:
         self.asked.append("kill")
 
     async def connections(self) -> list[Connection]:
+        if self.is_silent:
+            raise TimeoutError
         return self.list
 
     def peers(self) -> set[str]:
@@ -89,6 +93,14 @@ async def test_it_is_not_ended_all_the_time(site: Site) -> None:
     site.bytes = 2 * BOUND + 1
     await site.bounds.look(MIN_LIFE_S + 2)
     assert site.asked == ["kill"] * 3
+
+
+async def test_a_p2pd_that_hangs_is_ended(site: Site) -> None:
+    for answers in (False, False, True, False, False, False, False):
+        site.is_silent = not answers
+        with suppress(TimeoutError):
+            await site.bounds.look(0)
+    assert site.asked == ["kill"]
 
 
 async def test_a_crowd_is_parted_from(site: Site) -> None:
