@@ -327,6 +327,7 @@ def loaded_by(module: str) -> set[str]:
                 "p2pnet.worker.serve",
             ],
         ),
+        ("p2pnet.network.hivemind.network", ["torch", "transformers", "numpy"]),
         ("gateway.gateway", ["torch", "hivemind", "transformers", "p2pnet.worker", "p2pnet.cli"]),
         (
             "p2pnet.cli.serve.upstreams, p2pnet.worker.backends.upstream.backend",

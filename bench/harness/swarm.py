@@ -33,7 +33,7 @@ ECHO_WORKER = (sys.executable, "-m", "bench.harness.echo_worker")
 PLAIN_SERVER = (sys.executable, "-m", "bench.harness.plain_server")
 
 START_TIMEOUT_S = 90.0
-"""A process imports hivemind in 1.3 s on an idle machine; this is for the busiest."""
+"""A process is ready within a second on an idle machine; this is for the busiest."""
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.01
 
@@ -154,8 +154,9 @@ class Process:
 class Swarm:
     """Starts processes that share a data folder. Make one with `swarm`."""
 
-    def __init__(self, folder: Path, transport: str) -> None:
+    def __init__(self, folder: Path, transport: str, checkout: Path = ROOT) -> None:
         self._folder = folder
+        self._checkout = checkout
         self._listen = TRANSPORTS[transport]
         self._processes: list[Process] = []
 
@@ -208,7 +209,7 @@ class Swarm:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("P2PNET_")}
         environment = inherited | {
             "P2PNET_DATA_DIR": str(self._folder / "data"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self._checkout),
             "TMPDIR": str(folder),
             **environment_too,
         }
@@ -228,11 +229,12 @@ class Swarm:
 
 
 @contextlib.contextmanager
-def swarm(transport: str = "both") -> Iterator[Swarm]:
-    """A folder for some processes, and what starts them. On leaving they are gone, and so is the folder."""
+def swarm(transport: str = "both", checkout: Path = ROOT) -> Iterator[Swarm]:
+    """A folder for some processes, and what starts them, from this checkout. On leaving they are gone, and so is the
+    folder."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        running = Swarm(Path(folder), transport)
+        running = Swarm(Path(folder), transport, checkout)
         try:
             yield running
         finally:

@@ -141,7 +141,7 @@ class Daemon:
 
 
 def binary() -> Path:
-    """The p2pd that hivemind's wheel carries, found without importing hivemind (which costs 1.3 s)."""
+    """The p2pd that hivemind's wheel carries, found without importing hivemind."""
     spec = importlib.util.find_spec("hivemind")
     if spec is None or spec.origin is None:
         raise DaemonFailed("hivemind is not installed.", "Install it: pip install hivemind.")

@@ -1,4 +1,4 @@
-"""Puts the Network over hivemind's DHT and p2pd together from the parts beside it. Importing it costs 1.3 s.
+"""Puts the Network over hivemind's DHT and p2pd together from the parts beside it.
 
 Owns in which order a peer starts and leaves. Knows nothing of records or models.
 """

@@ -18,18 +18,24 @@ from typing import Any
 
 import base58
 import psutil
-from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
-from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
-from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
-from hivemind.proto import p2pd_pb2
-from hivemind.utils.multiaddr import Multiaddr as HivemindMultiaddr
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from p2pnet.config import NetworkConfig
 from p2pnet.errors import DaemonFailed
 from p2pnet.network.crowd import Connection
+from p2pnet.network.hivemind.bindings import (
+    P2P,
+    P2PDaemonError,
+    P2PHandlerError,
+    PeerID,
+    StreamInfo,
+    p2pd_pb2,
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
+from p2pnet.network.hivemind.bindings import Multiaddr as HivemindMultiaddr
 from p2pnet.network.hivemind.daemon import Daemon
 from p2pnet.network.hivemind.file_limit import raise_file_limit
 from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
