@@ -19,9 +19,10 @@ from typing import Generic, TypeVar
 
 from gateway.interface import Caller
 
-QUANTUM = 1024
-"""Tokens a caller of priority 0 may spend in each round: about one short chat. Less would only bring the same order
-closer to that of single tokens, more would serve several requests of one caller at a time."""
+QUANTUM = 256
+"""Tokens a caller of priority 0 may spend in each round: about a quarter of a short chat. With a whole chat everybody
+who has one request has it in the next round, and a larger share is worth little to who asks now and then. With much
+less the lowest shares would be no whole numbers; with more, several requests of one caller are served at a time."""
 
 PRIORITY_FACTOR = 4
 """Each step of priority is worth four times the tokens. Weighted, not strict: whoever is one step below a caller that

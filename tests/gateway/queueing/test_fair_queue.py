@@ -58,8 +58,8 @@ def names(requests: Iterable[Request]) -> str:
         (4, 64 * Q),
         (10**30, 64 * Q),
         (-1, Q // 4),
-        (-3, 16),
-        (-(10**30), 16),
+        (-3, Q // 64),
+        (-(10**30), Q // 64),
     ],
 )
 def test_share(priority: int, share: int) -> None:
