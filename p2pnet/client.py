@@ -144,9 +144,11 @@ async def _drive(
                         call.check(event)
                         yield event
     finally:
-        if exchange.is_done and call.witness is not None:
-            await _say_last(stream, call.witness)
-        stream.close()
+        try:
+            if exchange.is_done and call.witness is not None:
+                await _say_last(stream, call.witness)
+        finally:  # whoever has the answer may cancel us meanwhile: then what was said is on its way
+            stream.close()
 
 
 async def _say_last(stream: Stream, witness: Witness) -> None:

@@ -435,3 +435,40 @@ async def test_an_end_that_does_not_say_how_each_answer_ended_is_a_violation() -
 async def test_all_that_was_asked_for_may_be_sent() -> None:
     answer = [ACCEPTED, *[TextDelta("a" * 100, (1,))] * 10, FINISHED]
     assert await run(says(framed(*answer)), ask(max_tokens=10)) == (answer, None)
+
+
+class LastWord:
+    """A witness that has something to say to the worker."""
+
+    def note_request(self, body: bytes) -> None: ...
+
+    def note(self, event: Event) -> None: ...
+
+    def note_failed(self, failed: Failed) -> None: ...
+
+    def last_word(self) -> bytes:
+        return b"thanks"
+
+
+async def test_who_is_cancelled_once_the_answer_is_complete_has_said_the_last_word_and_closed_the_stream() -> None:
+    """As a reply that is not streamed is: it has its answer, and leaves the reader behind it."""
+    heard: list[bytes] = []
+
+    async def handle(stream: Stream) -> None:
+        await says(framed(ACCEPTED, FINISHED))(stream)
+        while data := await stream.read():
+            heard.append(data)
+        heard.append(b"closed")
+
+    network, seen = await network_with(handler=handle), asyncio.Event()
+
+    async def read() -> None:
+        async for event in generate(network, WORKER, ask(), witness=LastWord()):
+            if isinstance(event, Finished):
+                seen.set()
+
+    reading = asyncio.create_task(read())
+    await seen.wait()
+    reading.cancel()
+    await asyncio.wait([reading])
+    await settle(lambda: heard == [b"thanks", b"closed"])
