@@ -57,6 +57,8 @@ def create_app(
     app.include_router(fauxpilot.surface(service, limits))
     app.include_router(ollama.surface(service, limits))
     app.include_router(p2pnet.receipts(service.receipts))
+    if service.standing is not None:
+        app.include_router(p2pnet.standing(service.standing, limits))
     if service.observability is not None:
         app.include_router(p2pnet.surface(service.observability, limits))
     _add_health(app, service)

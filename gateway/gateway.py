@@ -25,9 +25,13 @@ from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import ReportObservers
 from gateway.observability.views import Location, Observability
 from gateway.observability.watchers import Watchers
+from gateway.receipts.witness import Witnesses, unix_ms
 from gateway.routing.roster import is_served
 from gateway.service import GatewayService
 from gateway.serving import Serving, ServingConfig
+from gateway.standing.desk import Desk
+from gateway.standing.keeper import BookKeeper
+from gateway.standing.voucher import Voucher
 from p2pnet.directory import Directory
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity
@@ -36,8 +40,9 @@ from p2pnet.network.interface import Network
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """What one gateway gives its clients. `history_file` is where it remembers requests; None is in memory alone.
-    Without a `key_file` whoever reaches it may use it. `code_model` is what editors that name no model get.
+    """What one gateway gives its clients. `history_file` is where it remembers requests, `standing_file` what workers
+    gave; None is in memory alone. Without a `key_file` whoever reaches it may use it. `vouched_by` is the identity file
+    of a worker of its owner's, who vouches for it. `code_model` is what editors that name no model get.
     `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine, and so is
     `swarm`, the private swarm that it is in. `pages` are the web pages that may use it."""
 
@@ -47,6 +52,8 @@ class GatewayConfig:
     key_file: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     code_model: str | None = None
+    standing_file: Path | None = None
+    vouched_by: Path | None = None
     initial_peers: tuple[str, ...] = ()
     swarm: str | None = None
     proxies: Proxies = field(default_factory=Proxies)
@@ -90,14 +97,22 @@ class Gateway:
         """Serve HTTP on `host` and `port` (0: any free one). With its `identity` it signs for what workers give. Raises
         UsageError when the port is taken."""
         config = config or GatewayConfig()
-        access = Access(None if config.key_file is None else KeyRing(config.key_file))
-        check_host(host, access.has_keys)
+        keys = None if config.key_file is None else KeyRing(config.key_file)
+        check_host(host, keys is not None)
+        voucher = None
+        if config.vouched_by is not None:
+            voucher = Voucher(Identity.load(config.vouched_by), network.peer_id, unix_ms)
         async with AsyncExitStack() as opened:
+            keeper = await BookKeeper.open(config.standing_file)
+            opened.push_async_callback(keeper.close)
+            desk = Desk(network.peer_id, keeper.book, unix_ms)
+            access = Access(keys, prove=desk.prove)
+            witnesses = Witnesses(network.peer_id, identity, book=keeper.book, voucher=voucher)
             history = await History.open(config.history_file)
             opened.push_async_callback(history.close)
             table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served))
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
-            serving = Serving(network, table, config.serving, reports, choices.note, identity=identity)
+            serving = Serving(network, table, config.serving, reports, choices.note, witnesses=witnesses)
             sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
             metrics = GatewayMetrics(
                 lambda: model_views(sources),
@@ -134,6 +149,7 @@ class Gateway:
                 list_models=table.models,
                 is_ready=lambda: table.has_refreshed,
                 observability=observability,
+                standing=desk,
                 code_model_name=config.code_model,
                 aliases=config.aliases,
             )

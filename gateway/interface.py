@@ -36,15 +36,40 @@ class Receipts:
 
 
 @dataclass(frozen=True)
+class Volunteer:
+    """The peer whose standing a caller has claimed with a key of that peer's, until `expires_ms` (Unix time).
+    `priority` is what its standing adds to the caller's own: 0 is nothing."""
+
+    peer: str
+    expires_ms: int
+    priority: int = 0
+
+
+@dataclass(frozen=True)
 class Caller:
-    """On whose behalf a request comes: `name` is who shares a queue's turns with whom. The higher the priority the
-    sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a model
-    that nobody has heard of, too. `receipts` is where receipts go, if it has asked for them."""
+    """On whose behalf a request comes: `name` is what limits, and what is kept for it, go by. The higher the priority
+    the sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a
+    model that nobody has heard of, too. `receipts` is where receipts go, if it has asked for them. `volunteer` is whose
+    standing it has claimed, if any."""
 
     name: str
     priority: int = 0
     wait_s: float | None = None
     receipts: Receipts | None = field(default=None, compare=False)
+    volunteer: Volunteer | None = None
+
+    @property
+    def line(self) -> str:
+        """Who shares a queue's turns and places: all callers that have standing of the same volunteer are one, however
+        many names of the same priority they come under. Standing that buys nothing is no line of its own."""
+        if self.volunteer is None or not self.volunteer.priority:
+            return self.name
+        return f"{self.volunteer.peer} {self.priority}"
+
+    @property
+    def urgency(self) -> int:
+        """The priority of its turns, standing included."""
+        return self.priority + (0 if self.volunteer is None else self.volunteer.priority)
 
 
 @dataclass(frozen=True)

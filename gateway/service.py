@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from gateway.interface import Embed, Generate, ModelEntry
 from gateway.observability.views import Observability
 from gateway.receipts.store import ReceiptStore
+from gateway.standing.desk import Desk
 
 
 def _new_id() -> str:
@@ -38,6 +39,8 @@ class GatewayService:
     make_id: Callable[[], str] = _new_id
     make_seed: Callable[[], int] = _new_seed
     receipts: ReceiptStore = field(default_factory=ReceiptStore)
+    standing: Desk | None = None
+    """Where volunteers show what they have; None: nobody has standing here."""
     code_model_name: str | None = None
     """What the gateway's owner has named as such; see `gateway.model_names.code_models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -20,7 +20,6 @@ from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
 from p2pnet.flow.background import Background
-from p2pnet.identity import Identity
 from p2pnet.network.interface import Network
 
 NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
@@ -44,9 +43,9 @@ class Serving:
         note_choice: NoteChoice = lambda query, choice: None,
         rng: random.Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
-        identity: Identity | None = None,
+        witnesses: Witnesses | None = None,
     ) -> None:
-        """Without an `identity` it signs for nothing."""
+        """Without `witnesses` it checks receipts, and signs for nothing."""
         config = config or ServingConfig()
         timeouts = config.dispatch.timeouts
         self._rng = rng or random.Random()
@@ -57,7 +56,6 @@ class Serving:
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
-        witnesses = Witnesses(network.peer_id, identity)
         self.dispatcher = Dispatcher(
             network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s, witnesses
         )

@@ -23,6 +23,7 @@
     |- DeadlineExceeded       a request has waited for a worker as long as it could
     |- RecordRefused          a record that must not be stored, nor believed
     |- ReceiptRefused         a receipt or acknowledgement that is forged, or not of what has come
+    |- ClaimRefused           a volunteer's key that is forged, expired, replaced, or for another gateway
     |- NotAMember             a peer that is no member of our private swarm, not yet or not any more
     `- DaemonFailed           our own p2pd
 
@@ -215,6 +216,12 @@ class ReceiptRefused(P2PNetError):
     """A receipt, or a gateway's acknowledgement of one, that is malformed, not signed, or not of what was sent."""
 
     code = "wrong_receipt"
+
+
+class ClaimRefused(P2PNetError):
+    """A key that claims a volunteer's standing and does not hold. The message says what to do."""
+
+    code = "invalid_api_key"
 
 
 class NotAMember(P2PNetError):

@@ -30,6 +30,7 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
+    "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages embed_messages status_messages receipts",
     "p2pnet.directory": "errors network records",
@@ -70,7 +71,11 @@ ROOMS: dict[str, str] = {
     "p2pnet.top": "display errors loopback",
     "gateway.interface": "messages embed_messages receipts",
     "gateway.shares": "",
-    "gateway.receipts": "errors identity messages network receipts wire gateway.interface gateway.shares",
+    "gateway.database": "errors private_files",
+    "gateway.standing": "errors identity flow network records receipts claims gateway.interface gateway.database",
+    "gateway.receipts": (
+        "errors identity messages network receipts wire gateway.interface gateway.shares gateway.standing"
+    ),
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
@@ -78,21 +83,21 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": (
-        "errors config messages private_files flow network records gateway.peers gateway.routing"
+        "errors config messages flow network records gateway.database gateway.peers gateway.routing"
     ),
     "gateway.dispatch": (
         "errors config messages embed_messages flow network records features wire client gateway.interface "
         "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
     ),
     "gateway.serving": (
-        "identity flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
         "gateway.observability gateway.dispatch"
     ),
-    "gateway.service": "gateway.interface gateway.receipts gateway.observability",
+    "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors thought_tags messages embed_messages private_files rate_limit flow receipts gateway.interface "
-        "gateway.shares gateway.observability"
+        "errors thought_tags messages embed_messages private_files rate_limit flow receipts claims "
+        "gateway.interface gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
@@ -103,20 +108,23 @@ ROOMS: dict[str, str] = {
         "errors answer_forms messages embed_messages flow gateway.interface gateway.shares gateway.service "
         "gateway.model_names gateway.http"
     ),
-    "gateway.surfaces.p2pnet": "errors gateway.receipts gateway.observability gateway.http",
+    "gateway.surfaces.p2pnet": (
+        "errors gateway.interface gateway.receipts gateway.standing gateway.observability gateway.http"
+    ),
     "gateway.app": (
         "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (
-        "errors identity network directory gateway.routing gateway.membership gateway.observability gateway.serving "
-        "gateway.service gateway.model_names gateway.http gateway.app"
+        "errors identity network directory gateway.receipts gateway.standing gateway.routing gateway.membership "
+        "gateway.observability gateway.serving gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback flow network records receipts features swarm "
-        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
-        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
-        "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "display errors config messages private_files identity loopback flow network records receipts claims "
+        "features swarm peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf "
+        "worker.backends worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
+        "gateway.standing gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http "
+        "gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

@@ -17,6 +17,7 @@ import pytest
 from gateway.http.failures import OUTCOMES
 from p2pnet import (
     answer_forms,
+    claims,
     client,
     config,
     directory,
@@ -27,6 +28,7 @@ from p2pnet import (
     records,
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
+from p2pnet.claims import Claim, claim_key, read_claim
 from p2pnet.directory import keys_of, model_key, shard_of
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.identity import Identity
@@ -54,18 +56,12 @@ from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, val
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
-from p2pnet.receipts import signed
+from p2pnet.receipts import statement, vouch
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import (
-    Acknowledged,
-    Acknowledgement,
-    Receipt,
-    open_acknowledgement,
-    open_receipt,
-    seal_acknowledgement,
-    seal_receipt,
-)
+from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
+from p2pnet.receipts.statement import open_statement, seal_statement
+from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.swarm import hello, invitation, revocations
@@ -169,13 +165,20 @@ def receipt_examples() -> dict[str, bytes]:
     account.note(accepted)
     account.note(delta)
     receipt = account.receipt(finished, ISSUED_MS + 1000)
-    said = seal_acknowledgement(account.acknowledgement("received", ISSUED_MS + 1500), GATEWAY)
+    said = seal_statement(account.acknowledgement("received", ISSUED_MS + 1500), GATEWAY)
+    vouched = msgspec.msgpack.encode(VOUCH)
+    prefix = b"".join(len(part).to_bytes(4, "big") + part for part in (VOUCH_DOMAIN.encode(), vouched))
     return {
+        "vouch-signed": prefix,
+        "vouch": seal_statement(VOUCH, WORKER),
         "hashes": receipt.request_hash + receipt.ids_hash + receipt.text_hash,
-        "receipt": seal_receipt(receipt, WORKER),
+        "receipt": seal_statement(receipt, WORKER),
         "acknowledged": encode_frame(Acknowledged(said), MAX_ACKNOWLEDGED_FRAME_BYTES),
     }
 
+
+VOUCH = Vouch(WORKER.peer_id, GATEWAY.peer_id, ISSUED_MS + vouch.VOUCH_LIFETIME_MS)
+CLAIM_KEY = claim_key(WORKER, GATEWAY.peer_id, ISSUED_MS, ISSUED_MS + 30 * 86_400_000)
 
 SWARM, INVITATION = (Identity.from_seed(bytes([byte]) * 32) for byte in (1, 2))
 SECRET = SwarmSecret(bytes([3]) * 32)
@@ -255,10 +258,18 @@ def test_the_examples_of_receipts_are_read_again_and_their_hashes_are_plain_sha2
     of_request = sha256(blocks["generate"][LENGTH_BYTES:]).digest()
     of_ids = sha256(sha256(bytes([0, 0, 0, 72, 0, 0, 0, 9])).digest()).digest()
     assert blocks["hashes"] == of_request + of_ids + sha256(sha256(b"Hello!").digest()).digest()
-    receipt = open_receipt(blocks["receipt"])
+    receipt = open_statement(blocks["receipt"], Receipt)
     assert (receipt.worker, receipt.gateway) == (WORKER.peer_id, GATEWAY.peer_id)
     [said] = codec.acknowledged_decoder().feed(blocks["acknowledged"])
-    assert open_acknowledgement(said.acknowledgement).request_hash == of_request
+    assert open_statement(said.acknowledgement, Acknowledgement).request_hash == of_request
+
+
+def test_the_examples_of_standing_are_read_again() -> None:
+    assert open_statement(hex_blocks()["vouch"], Vouch) == VOUCH
+    (text,) = re.findall(r"^```text claim\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert "".join(text.split()) == CLAIM_KEY
+    claim = read_claim(CLAIM_KEY, GATEWAY.peer_id, ISSUED_MS)
+    assert (claim.peer, claim.expires_ms - claim.issued_ms) == (WORKER.peer_id, 2_592_000_000)
 
 
 def test_the_examples_of_a_swarm_are_read_again() -> None:
@@ -304,6 +315,8 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Acknowledged,
     Receipt,
     Acknowledgement,
+    Vouch,
+    Claim,
     Failed,
     Load,
     Measure,
@@ -354,7 +367,9 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     arrivals,
     guard,
     backend_stream_handler,
-    signed,
+    statement,
+    vouch,
+    claims,
     records,
     directory,
     call_limits,

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.http.keys import ApiKey, hash_key, read_keys
-from gateway.interface import Caller
+from gateway.interface import Caller, Volunteer
 from gateway.observability.reports import RequestReport
-from p2pnet.errors import P2PNetError, UsageError
+from p2pnet.claims import JOINT, split_key
+from p2pnet.errors import ClaimRefused, P2PNetError, UsageError
 from p2pnet.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,10 @@ MAX_KEY_CHARS = 512
 
 KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
 """Where clients put a key that they do not send as `Authorization: Bearer`: Anthropic's, Azure's, Google's."""
+
+
+Prove = Callable[[str], Volunteer]
+"""Finds out whose standing a key claims. Raises ClaimRefused."""
 
 
 class Unauthorized(P2PNetError):
@@ -82,10 +88,18 @@ class KeyRing:
 
 
 class Access:
-    """The access to one gateway. Without keys everybody is let in, and is named by the address they come from."""
+    """The access to one gateway. Without keys everybody is let in, and is named by the address they come from. A
+    volunteer's key lets nobody in: it goes beside the gateway's own, where it has some."""
 
-    def __init__(self, keys: KeyRing | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: KeyRing | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+        prove: Prove | None = None,
+    ) -> None:
+        """Without `prove` nobody has standing, and a key that claims some is like any other."""
         self._keys = keys
+        self._prove = prove
         self._now_s = now_s
         self._running: Counter[str] = Counter()
         self._known: dict[str, ApiKey] = {}
@@ -98,16 +112,10 @@ class Access:
 
     def identify(self, headers: Mapping[bytes, bytes], address: str) -> Caller:
         """The caller that a request comes from. Raises Unauthorized."""
-        if self._keys is None:
-            return Caller(address)
         given = _given_key(headers)
-        if given is None:
-            raise Unauthorized("An API key is needed: send it as `Authorization: Bearer KEY`.")
-        key = self._keys.find(given) if len(given) <= MAX_KEY_CHARS else None
-        if key is None:
-            raise Unauthorized("This API key is not known here.")
-        self._known[key.name] = key
-        return Caller(key.name, key.priority)
+        own, claim = (given, None) if given is None or self._prove is None else split_key(given)
+        caller = Caller(address) if self._keys is None else self._keyed(self._keys, own, claim is not None)
+        return caller if claim is None else replace(caller, volunteer=self._proven(claim))
 
     @contextmanager
     def admitted(self, caller: Caller) -> Iterator[None]:
@@ -131,6 +139,29 @@ class Access:
         if key is not None and key.tokens_per_minute is not None:
             tokens = report.prompt_tokens + report.completion_tokens
             _limit(self._tokens, key.tokens_per_minute).spend(key.name, self._now_s(), tokens)
+
+    def _keyed(self, keys: KeyRing, given: str | None, has_claim: bool) -> Caller:
+        """Raises Unauthorized."""
+        if given is None and has_claim:
+            raise Unauthorized(
+                "This gateway has keys of its own: ask its owner for one, and send both as one key, "
+                f"`KEY{JOINT}STANDING`."
+            )
+        if given is None:
+            raise Unauthorized("An API key is needed: send it as `Authorization: Bearer KEY`.")
+        key = keys.find(given) if len(given) <= MAX_KEY_CHARS else None
+        if key is None:
+            raise Unauthorized("This API key is not known here.")
+        self._known[key.name] = key
+        return Caller(key.name, key.priority)
+
+    def _proven(self, claim: str) -> Volunteer:
+        """Raises Unauthorized."""
+        assert self._prove is not None
+        try:
+            return self._prove(claim)
+        except ClaimRefused as error:
+            raise Unauthorized(error.message) from error
 
     def _check(self, key: ApiKey) -> None:
         """Raises RateLimited; else the request is counted."""

@@ -151,8 +151,8 @@ class Admission:
             self._queues[key] = ModelQueue(self._serve, self._is_gone, self._now_s())
         self._queues[key].tickets.push(ticket, ticket.caller, ticket.query.tokens, ticket.is_urgent)
         if not ticket.is_urgent:
-            self._waiting.take(ticket.caller.name)
-            self._bytes.take(ticket.caller.name, ticket.size)
+            self._waiting.take(ticket.caller.line)
+            self._bytes.take(ticket.caller.line, ticket.size)
         loop = asyncio.get_running_loop()
         self._grants[ticket] = loop.create_future()
         if self._timer is None:
@@ -161,7 +161,7 @@ class Admission:
 
     def _check_room(self, ticket: Ticket) -> None:
         """Raises Busy."""
-        model, name, limits = ticket.query.model, ticket.caller.name, self._limits
+        model, name, limits = ticket.query.model, ticket.caller.line, self._limits
         queue = self._queues.get(ticket.query.key)
         waiting, own = (0, 0) if queue is None else (queue.tickets.in_turn, queue.tickets.waiting_of(name))
         if not may_take(own, waiting, limits.max_waiting):
@@ -191,8 +191,8 @@ class Admission:
         if not self._queues[ticket.query.key].tickets:
             del self._queues[ticket.query.key]
         if not ticket.is_urgent:
-            self._waiting.give_back(ticket.caller.name)
-            self._bytes.give_back(ticket.caller.name, ticket.size)
+            self._waiting.give_back(ticket.caller.line)
+            self._bytes.give_back(ticket.caller.line, ticket.size)
         if not self._grants and self._timer is not None:
             self._timer.cancel()
             self._timer = None

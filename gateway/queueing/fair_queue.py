@@ -47,11 +47,11 @@ class _Line(Generic[T]):
     """One caller's requests in the order they came, and what it has spent since it joined the round robin."""
 
     def __init__(self, caller: Caller, current_round: int, number: int) -> None:
-        self.caller = caller.name
+        self.caller = caller.line
         self.number = number
         self.turn: Turn = (0, 0, 0)
         """When it is listed in the ring: the turn of its first request."""
-        self._share = share_of(caller.priority)
+        self._share = share_of(caller.urgency)
         self._since_round = current_round
         self._spent = 0
         self._numbers: list[int] = []
@@ -155,14 +155,14 @@ class FairQueue(Generic[T]):
         return 0 if line is None else len(line)
 
     def push(self, item: T, caller: Caller, cost: int, is_urgent: bool = False) -> None:
-        """`cost` is in tokens. A caller's priority is that of the first of its requests here."""
+        """`cost` is in tokens. A line's priority is that of the first of its requests here."""
         assert item not in self, "nothing waits twice"
         if is_urgent:
             self._urgent[item] = None
             return
-        line = self._lines.get(caller.name)
+        line = self._lines.get(caller.line)
         if line is None:
-            line = self._lines[caller.name] = _Line(caller, self._round, next(self._numbers))
+            line = self._lines[caller.line] = _Line(caller, self._round, next(self._numbers))
         number = next(self._numbers)
         line.append(number, item, max(1, cost))
         self._line_of[item] = line, number

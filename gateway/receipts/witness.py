@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from gateway.interface import Caller
+from gateway.standing.book import Book
+from gateway.standing.voucher import Voucher
 from p2pnet.errors import ReceiptRefused
 from p2pnet.identity import Identity
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
@@ -17,7 +21,8 @@ from p2pnet.network.interface import Clock
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.document import Part
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledged, Verdict, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Verdict
+from p2pnet.receipts.statement import seal_statement
 from p2pnet.wire.codec import MAX_ACKNOWLEDGED_FRAME_BYTES, encode_frame
 
 NoteWrong = Callable[[ReceiptRefused], None]
@@ -29,11 +34,14 @@ def unix_ms() -> int:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """One gateway's. Without an `identity` it checks receipts, and signs none."""
+    """One gateway's. Without an `identity` it checks receipts, and signs none. `book` is where it keeps what was given,
+    and with a `voucher` what it signs is a volunteer's word."""
 
     gateway: str
     identity: Identity | None = None
     now_ms: Clock = unix_ms
+    book: Book = field(default_factory=Book)
+    voucher: Voucher | None = None
 
     def of(self, request: GenerateRequest, worker: str, caller: Caller, note_wrong: NoteWrong) -> ExchangeWitness:
         """Of a request that is sent to this worker now. `note_wrong` is told when its receipt is wrong."""
@@ -50,6 +58,7 @@ class ExchangeWitness:
         self._request = request
         self._parties = Parties(worker, witnesses.gateway)
         self._receipts = caller.receipts
+        self._caller = caller.name
         self._note_wrong = note_wrong
         self._account: Account | None = None
         self._body: bytes | None = None
@@ -72,10 +81,11 @@ class ExchangeWitness:
 
     def _check(self, account: Account, receipt: bytes, end: Finished | Failed) -> Verdict:
         try:
-            account.check_receipt(receipt, end)
+            said = account.check_receipt(receipt, end)
         except ReceiptRefused as error:
             self._note_wrong(error)
             return "wrong_receipt"
+        self._witnesses.book.note(said.worker, self._caller, said.tokens)
         if self._receipts is not None:
             self._receipts.note(Part(receipt, self._body))
         return "received"
@@ -86,4 +96,8 @@ class ExchangeWitness:
         if identity is None or self._verdict is None or self._account is None:
             return None
         said = self._account.acknowledgement(self._verdict, self._witnesses.now_ms())
-        return encode_frame(Acknowledged(seal_acknowledgement(said, identity)), MAX_ACKNOWLEDGED_FRAME_BYTES)
+        if self._verdict == "received":
+            voucher = self._witnesses.voucher
+            total = self._witnesses.book.received(said.worker)
+            said = msgspec.structs.replace(said, total=total, vouch=b"" if voucher is None else voucher.sealed())
+        return encode_frame(Acknowledged(seal_statement(said, identity)), MAX_ACKNOWLEDGED_FRAME_BYTES)

@@ -62,6 +62,16 @@ class GatewayFlags:
             help="Serve only who has a key of this file (see `p2pnet keys`). Without it --host is a loopback address.",
         ),
     ] = None
+    vouched_by: Annotated[
+        Path | None,
+        typer.Option(
+            "--vouched-by",
+            envvar="P2PNET_VOUCHED_BY",
+            metavar="FILE",
+            help="The identity file of a worker of yours, which vouches for this gateway: whoever serves it gets "
+            "standing where your worker has some. Only for a gateway whose users you trust.",
+        ),
+    ] = None
     alias: Annotated[
         list[str],
         typer.Option(
@@ -177,7 +187,9 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
         http=HttpLimits(keep_responses_s=flags.keep_responses),
         serving=ServingConfig(QueueLimits(flags.max_waiting), DispatchConfig(flags.wait_seconds)),
         history_file=network.identity_file.with_suffix(".sqlite3"),
+        standing_file=network.identity_file.with_suffix(".standing.sqlite3"),
         key_file=flags.api_key_file,
+        vouched_by=flags.vouched_by,
         aliases=parse_aliases(flags.alias),
         code_model=flags.code_model,
         initial_peers=network.initial_peers,

@@ -1,4 +1,4 @@
-"""`p2pnet keys`: who may use a gateway."""
+"""`p2pnet keys`: who may use a gateway, and who has standing at one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-keys = typer.Typer(name="keys", help="Add, list and revoke the keys of a gateway.", no_args_is_help=True)
+from p2pnet.cli import options
+
+keys = typer.Typer(
+    name="keys",
+    help="Add, list and revoke the keys of a gateway; claim standing at one.",
+    no_args_is_help=True,
+)
 
 KeyFileOption = Annotated[
     Path,
@@ -71,3 +77,51 @@ def revoke(
 
     revoke_key(api_key_file, name)
     typer.echo(f"{name}'s key is revoked.")
+
+
+@keys.command()
+def claim(
+    gateway: Annotated[
+        str,
+        typer.Argument(
+            help="The gateway's peer id, from whoever runs it: the key is good there, and nowhere else.", metavar="PEER"
+        ),
+    ],
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", metavar="FILE", help="Your worker's key file. Default: that in the data folder."),
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=90, help="How long the key is good.")] = 30,
+    api_key_env: options.ApiKeyEnv = None,
+    show_at: Annotated[
+        str | None,
+        typer.Option(
+            "--show-at",
+            metavar="URL",
+            help="The gateway's base URL: show it what other gateways have signed for your worker, and print what "
+            "standing that makes.",
+        ),
+    ] = None,
+) -> None:
+    """Make a key that claims your worker's standing at a gateway, and print it: clients send it as their API key.
+
+    Who has given is served sooner while all workers are busy.
+
+    Once a newer key has been used, older ones for that gateway are worthless.
+
+    Where it has keys of its own, name yours: what is printed is both in one.
+    """
+    from p2pnet.cli.claiming import make_key, show
+    from p2pnet.cli.given import GIVEN_FILE
+    from p2pnet.cli.settings import data_dir, key_from
+
+    own = key_from(api_key_env, "--api-key-env", "gateway")
+    made = make_key(gateway, identity, days, own)
+    typer.echo(made.key)
+    typer.echo(
+        f"Whoever has this key asks in the name of your worker {made.worker}: keep it. It is good at the gateway "
+        f"{gateway} alone, for {days} days.",
+        err=True,
+    )
+    if show_at is not None:
+        typer.echo(show(made, show_at, data_dir() / GIVEN_FILE), err=True)

@@ -9,7 +9,8 @@ import msgspec
 
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.receipts.hashing import AnswerHash
-from p2pnet.receipts.signed import Acknowledgement, Receipt, Verdict, check_agrees, open_acknowledgement, open_receipt
+from p2pnet.receipts.signed import Acknowledgement, Receipt, Verdict, check_agrees
+from p2pnet.receipts.statement import open_statement
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ class Account:
 
     def check_receipt(self, sealed: bytes, end: Finished | Failed) -> Receipt:
         """Raises ReceiptRefused unless the worker has signed what has come. Its clock is its own affair."""
-        said = open_receipt(sealed)
+        said = open_statement(sealed, Receipt)
         seen = msgspec.structs.replace(self.receipt(end, 0), began_ms=said.began_ms, ended_ms=said.ended_ms)
         check_agrees(said, seen)
         return said
 
     def check_acknowledgement(self, sealed: bytes) -> Acknowledgement:
-        """Raises ReceiptRefused unless the gateway has signed what was sent. The verdict is its own."""
-        said = open_acknowledgement(sealed)
-        check_agrees(said, self.acknowledgement(said.verdict, said.issued_ms))
+        """Raises ReceiptRefused unless the gateway has signed what was sent. The verdict is its own, and
+        so is what it says of more than this answer."""
+        said = open_statement(sealed, Acknowledgement)
+        seen = self.acknowledgement(said.verdict, said.issued_ms)
+        check_agrees(said, msgspec.structs.replace(seen, total=said.total, vouch=said.vouch))
         return said

@@ -13,7 +13,8 @@ from p2pnet.errors import ReceiptRefused, UsageError
 from p2pnet.messages import GenerateRequest
 from p2pnet.receipts.document import ReceiptDocument
 from p2pnet.receipts.hashing import request_hash, text_hash
-from p2pnet.receipts.signed import Acknowledgement, Receipt, open_acknowledgement, open_receipt
+from p2pnet.receipts.signed import Acknowledgement, Receipt
+from p2pnet.receipts.statement import open_statement
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def checked(document: ReceiptDocument) -> list[Checked]:
 
 def _checked(number: int, sealed: bytes, body: bytes | None) -> Checked:
     try:
-        receipt = open_receipt(sealed)
+        receipt = open_statement(sealed, Receipt)
     except ReceiptRefused as error:
         raise UsageError(f"Receipt {number} does not hold: {error}.", "It proves nothing: ask for another.") from error
     if body is None:
@@ -57,7 +58,7 @@ def read_acknowledgements(raw: bytes) -> list[Acknowledgement]:
     found: dict[bytes, Acknowledgement] = {}
     for number, line in enumerate(raw.splitlines(), 1):
         try:
-            said = open_acknowledgement(base64.b64decode(line, validate=True))
+            said = open_statement(base64.b64decode(line, validate=True), Acknowledgement)
         except (ReceiptRefused, binascii.Error) as error:
             raise UsageError(
                 f"Line {number} is no gateway's signature: {error}.",

@@ -1,28 +1,25 @@
 """The two statements about an answer: the worker's receipt, and the gateway's acknowledgement of it. Pure.
 
-Each is msgpack in a signed envelope, as records are, under a domain of its own. A statement names both peers, and the
+A statement names both peers, and the
 hash of a request that has an id and a seed of its own: so it says nothing of another request, and nobody else's.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from p2pnet.errors import ReceiptRefused
-from p2pnet.identity import Identity, verify
 from p2pnet.messages import Count, Digest, FinishReason, ModelId, SamplerName
 from p2pnet.receipts.hashing import HASH_BYTES
-from p2pnet.records import Milliseconds, PeerId, Signature
+from p2pnet.receipts.statement import STATEMENT_VERSION
+from p2pnet.receipts.vouch import MAX_VOUCH_BYTES
+from p2pnet.records import Milliseconds, PeerId
 
-RECEIPT_VERSION = 1
 RECEIPT_DOMAIN = "p2pnet/receipt/1"
 ACKNOWLEDGEMENT_DOMAIN = "p2pnet/acknowledgement/1"
-
-MAX_SIGNED_BYTES = 2048
-"""Of a sealed receipt or acknowledgement, which has some 700: whoever keeps thousands knows what they take."""
 
 Hash = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 
@@ -35,6 +32,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker has given to a gateway for one request. `tokens` and `text_bytes` are what it has sent of the
     answer, the usage is what it says that it has computed. Times are Unix milliseconds by its own clock. `sampler` is
     how its tokens are chosen, where it tells."""
+
+    domain: ClassVar[str] = RECEIPT_DOMAIN
 
     worker: PeerId
     gateway: PeerId
@@ -52,7 +51,11 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     completion_tokens: Count = 0
     tokens: Count = 0
     text_bytes: Count = 0
-    version: int = RECEIPT_VERSION
+    version: int = STATEMENT_VERSION
+
+    @property
+    def signer(self) -> str:
+        return self.worker
 
 
 Verdict = Literal["received", "wrong_receipt"]
@@ -61,7 +64,11 @@ Verdict = Literal["received", "wrong_receipt"]
 
 class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a gateway has received from a worker for one request: `tokens` of an answer that had `answer_tokens` in the
-    end, those of workers before it included, as far as their ids are known."""
+    end, those of workers before it included, as far as their ids are known. `total` is what it has received from this
+    worker in all, as its own book has it: what is older counts less. `vouch` is a sealed `Vouch` for this gateway, if a
+    volunteer has vouched for it. These two are the gateway's own affair."""
+
+    domain: ClassVar[str] = ACKNOWLEDGEMENT_DOMAIN
 
     gateway: PeerId
     worker: PeerId
@@ -72,7 +79,13 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     issued_ms: Milliseconds
     tokens: Count = 0
     answer_tokens: Count = 0
-    version: int = RECEIPT_VERSION
+    total: Count = 0
+    vouch: Annotated[bytes, Meta(max_length=MAX_VOUCH_BYTES)] = b""
+    version: int = STATEMENT_VERSION
+
+    @property
+    def signer(self) -> str:
+        return self.gateway
 
 
 class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowledged"):
@@ -81,37 +94,7 @@ class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True, tag="acknowl
     acknowledgement: bytes
 
 
-class _Envelope(msgspec.Struct, frozen=True):
-    payload: bytes
-    signature: Signature
-
-
 T = TypeVar("T", Receipt, Acknowledgement)
-
-_decode_envelope = msgspec.msgpack.Decoder(_Envelope).decode
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def seal_receipt(receipt: Receipt, identity: Identity) -> bytes:
-    return _seal(receipt, RECEIPT_DOMAIN, identity)
-
-
-def open_receipt(sealed: bytes) -> Receipt:
-    """Check a stranger's receipt: its form, and its worker's signature. Raises ReceiptRefused with the reason."""
-    envelope, receipt = _decoded(sealed, Receipt)
-    _check(receipt.worker, RECEIPT_DOMAIN, envelope, receipt.version)
-    return receipt
-
-
-def seal_acknowledgement(acknowledgement: Acknowledgement, identity: Identity) -> bytes:
-    return _seal(acknowledgement, ACKNOWLEDGEMENT_DOMAIN, identity)
-
-
-def open_acknowledgement(sealed: bytes) -> Acknowledgement:
-    """The same for a gateway's acknowledgement."""
-    envelope, acknowledgement = _decoded(sealed, Acknowledgement)
-    _check(acknowledgement.gateway, ACKNOWLEDGEMENT_DOMAIN, envelope, acknowledgement.version)
-    return acknowledgement
 
 
 def check_agrees(said: T, seen: T) -> None:
@@ -119,25 +102,3 @@ def check_agrees(said: T, seen: T) -> None:
     for name in said.__struct_fields__:
         if getattr(said, name) != getattr(seen, name):
             raise ReceiptRefused(f"its {name} is not what it should be")
-
-
-def _seal(statement: Receipt | Acknowledgement, domain: str, identity: Identity) -> bytes:
-    payload = _encode(statement)
-    return _encode(_Envelope(payload, identity.sign(domain, payload)))
-
-
-def _decoded(sealed: bytes, kind: type[T]) -> tuple[_Envelope, T]:
-    if len(sealed) > MAX_SIGNED_BYTES:
-        raise ReceiptRefused(f"it has {len(sealed)} bytes, {MAX_SIGNED_BYTES} allowed")
-    try:
-        envelope = _decode_envelope(sealed)
-        return envelope, msgspec.msgpack.decode(envelope.payload, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ReceiptRefused(f"it is none: {error}") from error
-
-
-def _check(signer: str, domain: str, envelope: _Envelope, version: int) -> None:
-    if version != RECEIPT_VERSION:
-        raise ReceiptRefused(f"it is of version {version}, {RECEIPT_VERSION} understood")
-    if not verify(signer, domain, envelope.payload, envelope.signature):
-        raise ReceiptRefused("the signature is not its peer's")

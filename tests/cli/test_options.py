@@ -55,6 +55,7 @@ EXPECTED_FLAGS = {
             "--allowed-host",
             "--allowed-origin",
             "--api-key-file",
+            "--vouched-by",
             "--alias",
             "--code-model",
             "--trusted-proxy",

@@ -16,7 +16,8 @@ from p2pnet.errors import UsageError
 from p2pnet.messages import Accepted, Failed, TextDelta
 from p2pnet.receipts.checking import checked
 from p2pnet.receipts.document import ReceiptDocument
-from p2pnet.receipts.signed import Acknowledgement, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledgement
+from p2pnet.receipts.statement import seal_statement
 from p2pnet.worker.backends.synthetic.echo import ECHO_DIGEST, EchoBackend
 from p2pnet.worker.backends.transformers import EngineOptions
 from tests.receipts.documents import answered, part_of
@@ -57,7 +58,7 @@ def test_a_text_is_compared(document: ReceiptDocument, tmp_path: Path, capsys: p
 
 def test_what_gateways_have_signed_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = [Acknowledgement(*PEERS, bytes([number]) * 32, bytes(32), "tiny", "received", 0, 5) for number in range(3)]
-    lines = [base64.b64encode(seal_acknowledgement(each, peer("gateway"))) for each in said]
+    lines = [base64.b64encode(seal_statement(each, peer("gateway"))) for each in said]
     path = tmp_path / "signed.txt"
     path.write_bytes(b"\n".join([*lines, lines[0]]))
     verify(path)
@@ -69,7 +70,7 @@ def test_what_gateways_have_signed_is_summed_up(tmp_path: Path, capsys: pytest.C
 def test_a_line_that_nobody_signed_is_named(line: bytes, tmp_path: Path) -> None:
     said = Acknowledgement(*PEERS, bytes(32), bytes(32), "tiny", "received", 0, 5)
     path = tmp_path / "signed.txt"
-    path.write_bytes(base64.b64encode(seal_acknowledgement(said, peer("gateway"))) + b"\n" + line + b"\n")
+    path.write_bytes(base64.b64encode(seal_statement(said, peer("gateway"))) + b"\n" + line + b"\n")
     with pytest.raises(UsageError, match="Line 2"):
         verify(path)
 

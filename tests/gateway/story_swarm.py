@@ -14,6 +14,7 @@ from gateway.membership.table import PeerTable
 from gateway.observability.reports import RequestReport
 from gateway.peers.health import State
 from gateway.peers.worker import Worker as Known
+from gateway.receipts.witness import Witnesses
 from gateway.serving import Serving, ServingConfig
 from p2pnet.config import ExchangeTimeouts, WorkerConfig
 from p2pnet.directory import Directory, entries_for, validator
@@ -22,7 +23,8 @@ from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, 
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.receipts.document import ReceiptDocument
-from p2pnet.receipts.signed import Acknowledgement, open_acknowledgement
+from p2pnet.receipts.signed import Acknowledgement
+from p2pnet.receipts.statement import open_statement
 from p2pnet.records import seal
 from p2pnet.status_messages import Status
 from p2pnet.wire.codec import MAX_REQUEST_FRAME_BYTES, MAX_STATUS_FRAME_BYTES, encode_frame, request_decoder
@@ -88,11 +90,11 @@ class Swarm:
             self.reports.append,
             rng=random.Random(seed),
             now_s=lambda: self.now_s,
-            identity=peer("gateway"),
+            witnesses=Witnesses(peer("gateway").peer_id, peer("gateway"), self.clock),
         )
 
     def _keep(self, acknowledgement: Acknowledgement, sealed: bytes) -> None:
-        assert open_acknowledgement(sealed) == acknowledgement
+        assert open_statement(sealed, Acknowledgement) == acknowledgement
         self.signed.append(acknowledgement)
 
     async def worker(self, name: str, slots: int = 8, hold_at: int | None = None, options: EchoOptions = ECHO) -> Site:

@@ -8,7 +8,7 @@ from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDel
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.document import Part, ReceiptDocument
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import seal_receipt
+from p2pnet.receipts.statement import seal_statement
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame
 from p2pnet.worker.backend import Backend
 from tests.stories import NOW_MS, peer
@@ -29,7 +29,7 @@ def part_of(
         assert not isinstance(event, Failed)
         account.note(event)
     assert isinstance(last, Finished | Failed)
-    return Part(seal_receipt(account.receipt(last, NOW_MS + 900), peer(worker)), body)
+    return Part(seal_statement(account.receipt(last, NOW_MS + 900), peer(worker)), body)
 
 
 async def answered(backend: Backend, *requests: GenerateRequest) -> ReceiptDocument:

@@ -13,16 +13,8 @@ from p2pnet.identity import Identity
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import AnswerHash, request_hash, text_hash
-from p2pnet.receipts.signed import (
-    ACKNOWLEDGEMENT_DOMAIN,
-    MAX_SIGNED_BYTES,
-    RECEIPT_DOMAIN,
-    Receipt,
-    open_acknowledgement,
-    open_receipt,
-    seal_acknowledgement,
-    seal_receipt,
-)
+from p2pnet.receipts.signed import ACKNOWLEDGEMENT_DOMAIN, RECEIPT_DOMAIN, Acknowledgement, Receipt
+from p2pnet.receipts.statement import MAX_SIGNED_BYTES, open_statement, seal_statement
 from p2pnet.records import SIGNATURE_DOMAIN
 from tests.stories import DIGEST, NOW_MS, ask, peer, signed
 
@@ -46,7 +38,7 @@ def account(
 
 
 def sealed(of: Account, finished: Finished = FINISHED, signer: Identity = WORKER, **changes: Any) -> bytes:
-    return seal_receipt(msgspec.structs.replace(of.receipt(finished, NOW_MS + 9), **changes), signer)
+    return seal_statement(msgspec.structs.replace(of.receipt(finished, NOW_MS + 9), **changes), signer)
 
 
 def test_a_receipt_says_what_was_sent() -> None:
@@ -83,7 +75,7 @@ FORGED: dict[str, Callable[[], bytes]] = {
     "signed by another": lambda: sealed(account(), signer=OTHER),
     "signed as a record": lambda: signed(WORKER, SEEN.receipt(FINISHED, NOW_MS), SIGNATURE_DOMAIN),
     "signed as an acknowledgement": lambda: signed(WORKER, SEEN.receipt(FINISHED, NOW_MS), ACKNOWLEDGEMENT_DOMAIN),
-    "an acknowledgement": lambda: seal_acknowledgement(SEEN.acknowledgement("received", NOW_MS), WORKER),
+    "an acknowledgement": lambda: seal_statement(SEEN.acknowledgement("received", NOW_MS), WORKER),
     "of a later version": lambda: sealed(account(), version=2),
     "nothing": lambda: b"",
     "no message": lambda: b"\xc1" * 40,
@@ -114,26 +106,22 @@ def test_fields_of_later_versions_are_passed_over() -> None:
 
 @pytest.mark.parametrize("verdict", ["received", "wrong_receipt"])
 def test_an_acknowledgement_is_of_what_the_worker_has_sent(verdict: Any) -> None:
-    told = seal_acknowledgement(account().acknowledgement(verdict, NOW_MS), GATEWAY)
+    told = seal_statement(account().acknowledgement(verdict, NOW_MS), GATEWAY)
     said = account().check_acknowledgement(told)
     assert (said.verdict, said.tokens, said.answer_tokens) == (verdict, 2, 2)
 
 
 INVENTED: dict[str, Callable[[], bytes]] = {
-    "of another request": lambda: seal_acknowledgement(account(body=b"x").acknowledgement("received", NOW_MS), GATEWAY),
-    "of another answer": lambda: seal_acknowledgement(
+    "of another request": lambda: seal_statement(account(body=b"x").acknowledgement("received", NOW_MS), GATEWAY),
+    "of another answer": lambda: seal_statement(
         account(events=EVENTS[:2]).acknowledgement("received", NOW_MS), GATEWAY
     ),
-    "of more": lambda: seal_acknowledgement(
+    "of more": lambda: seal_statement(
         msgspec.structs.replace(SEEN.acknowledgement("received", NOW_MS), tokens=10**9), GATEWAY
     ),
-    "for another worker": lambda: seal_acknowledgement(
-        account(worker=OTHER).acknowledgement("received", NOW_MS), GATEWAY
-    ),
-    "signed by another": lambda: seal_acknowledgement(SEEN.acknowledgement("received", NOW_MS), OTHER),
-    "another gateway's": lambda: seal_acknowledgement(
-        account(gateway=OTHER).acknowledgement("received", NOW_MS), OTHER
-    ),
+    "for another worker": lambda: seal_statement(account(worker=OTHER).acknowledgement("received", NOW_MS), GATEWAY),
+    "signed by another": lambda: seal_statement(SEEN.acknowledgement("received", NOW_MS), OTHER),
+    "another gateway's": lambda: seal_statement(account(gateway=OTHER).acknowledgement("received", NOW_MS), OTHER),
     "a receipt": lambda: sealed(account(), signer=GATEWAY),
     "nothing": lambda: b"",
 }
@@ -152,9 +140,9 @@ def test_an_acknowledgement_counts_the_tokens_before() -> None:
 
 def test_either_is_no_substitute_for_the_other() -> None:
     with pytest.raises(ReceiptRefused):
-        open_acknowledgement(sealed(account()))
+        open_statement(sealed(account()), Acknowledgement)
     with pytest.raises(ReceiptRefused):
-        open_receipt(seal_acknowledgement(account().acknowledgement("received", NOW_MS), GATEWAY))
+        open_statement(seal_statement(account().acknowledgement("received", NOW_MS), GATEWAY), Receipt)
 
 
 @pytest.mark.parametrize(
@@ -196,4 +184,4 @@ def test_the_largest_receipt_fits() -> None:
         *((1 << 53) - 1, (1 << 53) - 1, (1 << 63) - 1, DIGEST, "s" * 32),
         *[(1 << 53) - 1] * 4,
     )
-    assert open_receipt(seal_receipt(large, WORKER)) == large
+    assert open_statement(seal_statement(large, WORKER), Receipt) == large

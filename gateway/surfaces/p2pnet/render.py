@@ -22,6 +22,7 @@ from gateway.observability.views import (
     WorkerPage,
     WorkerSeen,
 )
+from gateway.standing.desk import Standing
 
 
 def workers(page: WorkerPage) -> bytes:
@@ -40,6 +41,20 @@ def requests(page: Sequence[Kept], limit: int) -> bytes:
 
 def choices(views: Sequence[ChoiceView]) -> bytes:
     return msgspec.json.encode({"choices": [_choice(view) for view in views]})
+
+
+def standing(known: Standing | None) -> bytes:
+    """Null where the caller has shown no volunteer's key."""
+    if known is None:
+        return msgspec.json.encode({"standing": None})
+    shown = {
+        "peer": known.peer,
+        "turns": known.turns,
+        "merit": round(known.merit, 6),
+        "received_tokens": known.received_tokens,
+        "expires": _moment(known.expires_ms / 1000),
+    }
+    return msgspec.json.encode({"standing": shown})
 
 
 def join(location: Location) -> bytes:

@@ -1,18 +1,22 @@
 """The routes of the gateway's own API: workers, models, requests, the overview, and metrics.
 
-Thin routes over `Observability`. Read only, without prompts, answers or callers' names.
+Thin routes over `Observability`, without prompts, answers or callers' names.
 """
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gateway.http.json_response import EncodedJson
 from gateway.http.limits import HttpLimits
+from gateway.http.uploads import read_body
+from gateway.interface import Volunteer
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.observability.recent import RequestQuery
 from gateway.observability.views import Observability, WorkerQuery
 from gateway.receipts.store import ReceiptStore
+from gateway.standing.desk import Desk
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
 from p2pnet.errors import InvalidRequest, P2PNetError
@@ -22,6 +26,12 @@ MAX_LIMIT = 1000
 """Of one page, about 1 MB. The gateway does nothing else while it makes one, which takes some 50 ms at worst."""
 
 MAX_NUMBER = 1 << 53
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What is shown: sealed acknowledgements, in JSON as base64."""
+
+    signed: tuple[bytes, ...]
 
 
 class ReceiptNotFound(P2PNetError):
@@ -90,6 +100,34 @@ def receipts(store: ReceiptStore) -> APIRouter:
         return _json(kept)
 
     return routes
+
+
+def standing(desk: Desk, limits: HttpLimits) -> APIRouter:
+    """What a caller's own standing is, and where it shows what other gateways have signed for it."""
+    routes = APIRouter(tags=["p2pnet"])
+
+    @routes.get("/p2pnet/v1/standing", summary="The caller's own standing here")
+    async def own(request: Request) -> Response:
+        volunteer: Volunteer | None = request.state.caller.volunteer
+        return _json(render.standing(None if volunteer is None else desk.standing(volunteer)))
+
+    @routes.post("/p2pnet/v1/standing", summary="Show what other gateways have signed for the caller's worker")
+    async def show(request: Request) -> Response:
+        volunteer: Volunteer | None = request.state.caller.volunteer
+        if volunteer is None:
+            raise InvalidRequest("Send a volunteer's key with it: `p2pnet keys claim` makes one.")
+        desk.hear(volunteer, shown(await read_body(request, limits)))
+        return _json(render.standing(desk.standing(volunteer)))
+
+    return routes
+
+
+def shown(raw: bytes) -> list[bytes]:
+    """The acknowledgements of a body. Raises InvalidRequest."""
+    try:
+        return list(msgspec.json.decode(raw, type=Shown).signed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f'This is not understood: {error}. Send {{"signed": [BASE64, ...]}}.') from error
 
 
 def _json(body: bytes) -> Response:

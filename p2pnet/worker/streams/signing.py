@@ -17,7 +17,8 @@ from p2pnet.messages import Failed, Finished, GenerateRequest
 from p2pnet.network.interface import Clock
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledgement, seal_receipt
+from p2pnet.receipts.signed import Acknowledgement
+from p2pnet.receipts.statement import seal_statement
 from p2pnet.wire.codec import acknowledged_decoder
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.streams.inbound import Asked
@@ -59,14 +60,14 @@ class SignedAnswer:
         if not isinstance(event, Finished):
             return event
         receipt = self._account.receipt(event, self._signer.now_ms())
-        return msgspec.structs.replace(event, receipt=seal_receipt(receipt, self._signer.identity))
+        return msgspec.structs.replace(event, receipt=seal_statement(receipt, self._signer.identity))
 
     def last_failure(self, failed: Failed) -> Failed:
         """With a receipt for what was sent before it, if anything was."""
         if not self._account.has_tokens:
             return failed
         receipt = self._account.receipt(failed, self._signer.now_ms())
-        return msgspec.structs.replace(failed, receipt=seal_receipt(receipt, self._signer.identity))
+        return msgspec.structs.replace(failed, receipt=seal_statement(receipt, self._signer.identity))
 
     def hear(self, said: bytes) -> None:
         """What the gateway has said after the last event, if anything. What is not signed as it must be is worth

@@ -11,7 +11,8 @@ from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledged, Receipt, open_acknowledgement, open_receipt, seal_receipt
+from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
+from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
     acknowledged_decoder,
@@ -43,7 +44,7 @@ def signing(
         accepted = Accepted(3)
         for event in (accepted, *WORDS):
             account.note(event)
-        receipt = seal_receipt(forge(account.receipt(ENDED, NOW_MS)), peer(signer or name))
+        receipt = seal_statement(forge(account.receipt(ENDED, NOW_MS)), peer(signer or name))
         ended = msgspec.structs.replace(ENDED, receipt=receipt)
         await stream.write(b"".join(encode_frame(each, MAX_EVENT_FRAME_BYTES) for each in (accepted, *WORDS, ended)))
         heard.extend(acknowledged_decoder().feed(await stream.read()))
@@ -58,7 +59,7 @@ async def test_an_answer_comes_with_a_receipt_and_the_gateway_signs_for_it() -> 
         assert error is None and is_complete(events)
         [document] = given.receipts
         [part] = document.parts
-        receipt = open_receipt(part.receipt)
+        receipt = open_statement(part.receipt, Receipt)
         assert part.request is not None and request_hash(part.request) == receipt.request_hash
         assert (receipt.worker, receipt.gateway, receipt.tokens) == (site.peer_id, peer("gateway").peer_id, 3)
         await settle(lambda: bool(given.signed))
@@ -76,7 +77,7 @@ async def test_an_answer_that_went_on_elsewhere_has_the_receipt_of_who_ended_it_
         events, error = await given.run()
         assert error is None and is_complete(events)
         [[part]] = [document.parts for document in given.receipts]
-        receipt = open_receipt(part.receipt)
+        receipt = open_statement(part.receipt, Receipt)
         assert (receipt.worker, receipt.tokens) == (other.peer_id, 1)
         assert part.request is not None
         assert msgspec.msgpack.decode(part.request)["resume_tokens"] == [0, 1]
@@ -92,7 +93,7 @@ async def test_who_breaks_off_and_says_so_signs_for_its_part() -> None:
         events, error = await given.run()
         assert error is None and is_complete(events)
         [parts] = [document.parts for document in given.receipts]
-        signed = [open_receipt(part.receipt) for part in parts]
+        signed = [open_statement(part.receipt, Receipt) for part in parts]
         assert [(each.worker, each.tokens, each.reason) for each in signed] == [
             (breaking.peer_id, 2, "failed"),
             (other.peer_id, 1, "stop"),
@@ -106,7 +107,7 @@ async def test_who_fails_before_it_has_given_anything_signs_nothing() -> None:
         given.prefer(broken.peer_id)
         await given.run()
         [[part]] = [document.parts for document in given.receipts]
-        assert open_receipt(part.receipt).worker == other.peer_id
+        assert open_statement(part.receipt, Receipt).worker == other.peer_id
 
 
 async def test_a_worker_of_an_earlier_version_gives_none_and_is_told_nothing() -> None:
@@ -165,7 +166,7 @@ async def test_a_worker_is_told_that_its_receipt_is_wrong() -> None:
         await given.impostor("liar", signing("liar", FORGED["more tokens"][0], heard=heard))
         await given.run()
         await settle(lambda: bool(heard))
-        assert [open_acknowledgement(each.acknowledgement).verdict for each in heard] == ["wrong_receipt"]
+        assert [open_statement(each.acknowledgement, Acknowledgement).verdict for each in heard] == ["wrong_receipt"]
 
 
 async def test_a_worker_that_reads_nothing_holds_nobody_up() -> None:

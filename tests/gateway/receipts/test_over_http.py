@@ -10,7 +10,8 @@ import pytest
 
 from p2pnet.receipts.document import ReceiptDocument, read_document
 from p2pnet.receipts.hashing import request_hash, text_hash
-from p2pnet.receipts.signed import open_receipt
+from p2pnet.receipts.signed import Receipt
+from p2pnet.receipts.statement import open_statement
 from p2pnet.worker.backends.synthetic.echo import EchoBackend
 from tests.gateway.scripted_swarm import scripted_swarm
 from tests.stories import peer
@@ -56,7 +57,7 @@ async def test_a_stream_ends_with_the_receipt(name: str) -> None:
         document = streamed(await ask(url, name, stream=True))
         [part] = document.parts
         assert part.request is None
-        receipt = open_receipt(part.receipt)
+        receipt = open_statement(part.receipt, Receipt)
         assert (receipt.worker, receipt.gateway) == (peer("worker 0").peer_id, peer("gateway").peer_id)
         assert receipt.text_hash == text_hash(TEXT.encode())
         async with httpx.AsyncClient(base_url=url) as client:
@@ -71,7 +72,7 @@ async def test_a_whole_answer_has_it_in_a_header(name: str) -> None:
     async with scripted_swarm([EchoBackend()]) as url:
         reply = await ask(url, name, stream=False)
         document = read_document(reply.headers["x-p2pnet-receipt"].encode())
-        assert open_receipt(document.parts[0].receipt).tokens == 3
+        assert open_statement(document.parts[0].receipt, Receipt).tokens == 3
 
 
 @every_dialect
@@ -90,7 +91,7 @@ async def test_several_prompts_have_a_receipt_each_and_many_are_fetched() -> Non
             document = read_document(reply.headers["x-p2pnet-receipt"].encode())
             assert len(document.parts) == told
             kept = read_document((await client.get(f"/p2pnet/v1/receipts/{document.id}")).content)
-            hashes = {open_receipt(part.receipt).request_hash for part in kept.parts}
+            hashes = {open_statement(part.receipt, Receipt).request_hash for part in kept.parts}
             assert len(hashes) == prompts
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from p2pnet.cli.given import MAX_ROWS, show, summary
 from p2pnet.errors import UsageError
-from p2pnet.receipts.signed import Acknowledgement, open_acknowledgement, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledgement
+from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.worker.given.file import OTHERS, Bounds, Signed, Sum, read_signed, read_sums, write
 from p2pnet.worker.given.keeper import GivenKeeper, week_of
 from tests.stories import NOW_MS, peer, settle_threads
@@ -91,14 +92,14 @@ def test_what_is_not_ours_is_neither_read_nor_changed(path: Path, content: bytes
 
 
 async def test_a_worker_keeps_what_is_signed(path: Path) -> None:
-    sealed = seal_acknowledgement(SAID, GATEWAY)
+    sealed = seal_statement(SAID, GATEWAY)
     async with GivenKeeper(path, unix_s=lambda: NOW_MS / 1000) as keeper:
         keeper.keep(SAID, sealed)
         await keeper.flush()
         assert len(read_sums(path)) == 1
         keeper.keep(msgspec.structs.replace(SAID, model="other"), sealed)
     assert [(each.model, each.tokens) for each in read_sums(path)] == [("other", 12), ("tiny", 12)]
-    assert [open_acknowledgement(each) for each in read_signed(path)] == [SAID, SAID]
+    assert [open_statement(each, Acknowledgement) for each in read_signed(path)] == [SAID, SAID]
 
 
 async def test_what_a_gateway_calls_wrong_is_said_and_not_kept(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,8 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledged, Acknowledgement, open_receipt, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
+from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.wire.codec import (
     LENGTH_BYTES,
     MAX_ACKNOWLEDGED_FRAME_BYTES,
@@ -73,7 +74,7 @@ class Site:
 
 def framed(account: Account, signer: Identity = GATEWAY, **changes: object) -> bytes:
     said = msgspec.structs.replace(account.acknowledgement("received", NOW_MS), **changes)
-    return encode_frame(Acknowledged(seal_acknowledgement(said, signer)), MAX_ACKNOWLEDGED_FRAME_BYTES)
+    return encode_frame(Acknowledged(seal_statement(said, signer)), MAX_ACKNOWLEDGED_FRAME_BYTES)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
@@ -183,7 +184,7 @@ async def test_a_request_is_signed_as_it_came_whatever_else_is_in_it() -> None:
         events += decoder.feed(await stream.read())
     stream.close()
     [receipt] = receipts_in(events)
-    assert open_receipt(receipt).request_hash == request_hash(body)
+    assert open_statement(receipt, Receipt).request_hash == request_hash(body)
 
 
 def receipts_in(events: Sequence[Event]) -> list[bytes]:
