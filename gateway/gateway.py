@@ -41,8 +41,8 @@ from p2pnet.network.interface import Network
 @dataclass(frozen=True)
 class GatewayConfig:
     """What one gateway gives its clients. `history_file` is where it remembers requests, `standing_file` what workers
-    gave; None is in memory alone. Without a `key_file` whoever reaches it may use it. `vouched_by` is the identity file
-    of a worker of its owner's, who vouches for it. `code_model` is what editors that name no model get.
+    gave; None is in memory alone. Without a `key_file` whoever reaches it may use it. `vouched_by` is the identity
+    of a worker of its owner's, which vouches for it. `code_model` is what editors that name no model get.
     `initial_peers` are the addresses that it joined through, shown to those who want to lend a machine, and so is
     `swarm`, the private swarm that it is in. `pages` are the web pages that may use it."""
 
@@ -53,7 +53,7 @@ class GatewayConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     code_model: str | None = None
     standing_file: Path | None = None
-    vouched_by: Path | None = None
+    vouched_by: Identity | None = None
     initial_peers: tuple[str, ...] = ()
     swarm: str | None = None
     proxies: Proxies = field(default_factory=Proxies)
@@ -99,9 +99,7 @@ class Gateway:
         config = config or GatewayConfig()
         keys = None if config.key_file is None else KeyRing(config.key_file)
         check_host(host, keys is not None)
-        voucher = None
-        if config.vouched_by is not None:
-            voucher = Voucher(Identity.load(config.vouched_by), network.peer_id, unix_ms)
+        voucher = None if config.vouched_by is None else Voucher(config.vouched_by, network.peer_id, unix_ms)
         async with AsyncExitStack() as opened:
             keeper = await BookKeeper.open(config.standing_file)
             opened.push_async_callback(keeper.close)

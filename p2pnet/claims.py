@@ -33,7 +33,7 @@ MAX_CLAIM_LIFETIME_MS = 90 * 86_400_000
 """From a claim's making to its end. A key that was lost is worth nothing after a season, whoever has forgotten it."""
 
 MAX_OPENED = 4096
-"""Claims that are remembered to hold or not, 4 MB of them: a signature takes 0.1 ms, and a client sends its key with
+"""Claims that are remembered to hold, 4 MB of them: a signature takes 0.1 ms, and a client sends its key with
 every request."""
 
 

@@ -1,1 +1,1 @@
-"""What a peer that has given something gets for it: earlier turns in a full queue"""
+"""What a peer that has given something gets for it: earlier turns in a full queue."""

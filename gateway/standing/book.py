@@ -18,11 +18,12 @@ from gateway.standing.merit import LEAST_MERIT, LEAST_TOTAL_TOKENS, merits
 HALF_LIFE_S = 8 * 7 * 86_400.0
 """After so long what was given counts half."""
 
-MAX_GIVERS = 10_000
-"""Workers remembered, some 4 MB: forty times as many as can have standing. Those that gave least make room."""
+MAX_GIVERS = 2000
+"""Workers remembered, some 1 MB: five times as many as can have standing. Those that gave least make room."""
 
-MAX_SAID = 10_000
-"""Sums that others have signed for, some 3 MB. Those that count least make room."""
+MAX_SAID = 4000
+"""Sums that others have signed for, some 1 MB: ten for each that can have standing. Those that count
+least make room."""
 
 MAX_PAIRS = 20_000
 """Callers with their workers, some 4 MB: a hundred callers of two hundred workers. The oldest make room."""
@@ -31,8 +32,8 @@ PART_OF_ONE_CALLER = LEAST_MERIT / 4
 """Of all that was received, what one caller's answers add to one worker's sum at most. A caller and a worker may be of
 one owner, who asks for nothing but its own answers, which cost nobody anything: so standing takes four callers."""
 
-MERITS_AGE_S = 5.0
-"""How old a merit may be: with as many givers as there may be, all merits take some 20 ms."""
+MERITS_AGE_S = 10.0
+"""How old a merit may be: with as many givers and words as there may be, all of them take some 10 ms."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MAX_SHOWN = 16
 gateway does nothing else."""
 
 MAX_OPENED = 1024
-"""Vouches that are remembered to hold or not: a gateway's is in everything that it has signed."""
+"""Vouches that are remembered to hold: a gateway's is in everything that it has signed."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from p2pnet.flow.background import Background
 logger = logging.getLogger(__name__)
 
 WRITE_INTERVAL_S = 30.0
-"""What a gateway that is killed has lost of its book. It is written whole, which takes a full one 0.1 s of a thread."""
+"""What a gateway that is killed has lost of its book. It is written whole, which takes a full one some 20 ms
+of a thread."""
 
 
 class BookKeeper:

@@ -13,11 +13,13 @@ import typer
 
 from p2pnet.cli import options
 from p2pnet.cli.signature import takes
+from p2pnet.errors import UsageError
 
 if TYPE_CHECKING:
     from gateway.gateway import GatewayConfig
     from p2pnet.cli.lifecycle import Ready
     from p2pnet.config import NetworkConfig
+    from p2pnet.identity import Identity
     from p2pnet.swarm.membership import Membership
 
 HINTS = (
@@ -189,7 +191,7 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
         history_file=network.identity_file.with_suffix(".sqlite3"),
         standing_file=network.identity_file.with_suffix(".standing.sqlite3"),
         key_file=flags.api_key_file,
-        vouched_by=flags.vouched_by,
+        vouched_by=None if flags.vouched_by is None else volunteer(flags.vouched_by),
         aliases=parse_aliases(flags.alias),
         code_model=flags.code_model,
         initial_peers=network.initial_peers,
@@ -197,6 +199,16 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
         proxies=parse_proxies(flags.trusted_proxy),
         pages=parse_web_pages(flags.allowed_host, flags.allowed_origin),
     )
+
+
+def volunteer(path: Path) -> Identity:
+    """The identity of the worker that vouches for this gateway. Raises UsageError."""
+    from p2pnet.identity import Identity
+
+    try:
+        return Identity.load(path)
+    except UsageError as error:
+        raise UsageError(error.message, "Name your worker's key file with --vouched-by.") from error
 
 
 @asynccontextmanager

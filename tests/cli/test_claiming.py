@@ -18,6 +18,7 @@ from gateway.standing.book import Book
 from gateway.standing.desk import Desk
 from p2pnet.claims import read_claim
 from p2pnet.cli.claiming import MadeKey, make_key, show, to_show
+from p2pnet.cli.gateway import volunteer
 from p2pnet.errors import UsageError
 from p2pnet.identity import Identity
 from p2pnet.receipts.signed import Acknowledgement
@@ -69,6 +70,13 @@ def test_a_key_is_made_with_the_worker_s_identity(identity_file: Path) -> None:
     assert claim.expires_ms - claim.issued_ms == 7 * 86_400_000
     both = make_key(GATEWAY.peer_id, identity_file, 7, "sk-p2pnet-own")
     assert both.key.startswith("sk-p2pnet-own~sk-p2pnet-standing-")
+
+
+def test_a_worker_vouches_with_its_key_file_or_it_is_said_which_flag_is_wrong(identity_file: Path) -> None:
+    assert volunteer(identity_file).peer_id == BOB.peer_id
+    with pytest.raises(UsageError, match="cannot be read") as missing:
+        volunteer(identity_file.with_name("other.key"))
+    assert "--vouched-by" in missing.value.fix
 
 
 def test_of_each_other_gateway_that_somebody_vouches_for_the_newest_is_shown() -> None:

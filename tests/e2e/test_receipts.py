@@ -1,4 +1,4 @@
-"""Receipts on real daemons: a client asks for one, checks it, and the volunteer sees what was signed."""
+"""Receipts on real daemons: a client asks for one, checks it, and the volunteer sees what was signed, and claims it."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def test_a_client_checks_what_a_worker_signed_and_the_volunteer_sees_what_was_gi
             return sum(row["answers"] for row in given if row["gateway"] == gateway.ready.peer_id)
 
         wait_until(lambda: answers() == 3, "what was signed is kept, while the worker runs")
+        gateway_id = gateway.ready.peer_id
+        assert gateway_id is not None
+        claimed = run("keys", "claim", gateway_id, "--show-at", url, root=start.root)
+        assert (claimed.status, "received 9 tokens from you" in claimed.stderr) == (0, True), claimed.stderr
+        headers = {"authorization": f"Bearer {claimed.stdout.strip()}"}
+        standing = httpx.get(f"{url}/p2pnet/v1/standing", headers=headers).json()["standing"]
+        assert (standing["peer"], standing["turns"]) == (worker.ready.peer_id, 1)  # one caller makes nobody great
+        assert httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code == 200
+        forged = {"authorization": headers["authorization"][:-3] + "AAA"}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body, headers=forged, timeout=30).status_code == 401

@@ -20,7 +20,7 @@ from gateway.membership.table import PeerTable
 from gateway.receipts.witness import Witnesses
 from gateway.service import GatewayService
 from gateway.serving import Serving
-from gateway.standing.book import Book
+from gateway.standing.book import MERITS_AGE_S, Book
 from gateway.standing.desk import Desk
 from gateway.standing.voucher import Voucher
 from p2pnet.claims import claim_key
@@ -121,7 +121,7 @@ async def test_who_has_given_is_served_sooner_where_all_is_full(who: str | None,
         for caller in CALLERS[:5]:
             await site.ask(caller)
         key = None if who is None else site.key_of(peer(who))
-        site.clock.advance(10)  # a merit is some seconds old
+        site.clock.advance(MERITS_AGE_S + 1)
         gate.clear()
         site.served.clear()
         running = [asyncio.create_task(site.ask(CALLERS[0]))]
@@ -167,7 +167,7 @@ async def test_who_serves_a_volunteer_at_home_has_standing_where_the_volunteer_i
                     await site.ask("127.0.0.1")
                 await settle(lambda: bob.peer_id in swarm.signed)
                 shown[site.identity.peer_id] = swarm.signed.pop(bob.peer_id)
-        great.clock.advance(10)
+        great.clock.advance(MERITS_AGE_S + 1)
         key = great.key_of(bob)
         turns = []
         for site in (other, home):
