@@ -35,6 +35,9 @@ one owner, who asks for nothing but its own answers, which cost nobody anything:
 MERITS_AGE_S = 10.0
 """How old a merit may be: with as many givers and words as there may be, all of them take some 10 ms."""
 
+NEWS_INTERVAL_S = 1.0
+"""Who shows something is told at once what it makes; but no more often than this are all merits reckoned for it."""
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -85,6 +88,7 @@ class Book:
         now_s = unix_s()
         self._total = Sum(sum(each.at(now_s) for each in self._given.values()), now_s)
         self._merits: tuple[float, dict[str, float]] | None = None
+        self._news_s = -math.inf
         self.version = 0
 
     def contents(self) -> Contents:
@@ -118,7 +122,8 @@ class Book:
         self._said[word] = total
         if len(self._said) > MAX_SAID:
             self._forget_words(now_s)
-        self._merits = None
+        if not 0 <= now_s - self._news_s < NEWS_INTERVAL_S:
+            self._merits, self._news_s = None, now_s
         self.version += 1
         return word in self._said
 

@@ -120,6 +120,16 @@ def test_the_word_of_who_gave_counts_for_no_more_than_that(book: Book) -> None:
     assert book.merit("volunteer") == pytest.approx(gave)
 
 
+def test_what_is_shown_is_told_at_once_but_reckoned_once_a_second(book: Book, clock: Clock) -> None:
+    serve(book, "volunteer", 50)
+    merits = []
+    for second, tokens in ((0.0, 40.0), (0.5, 80.0), (1.5, 120.0)):
+        clock.now_s = NOW_S + second
+        book.hear(Word("volunteer", "its gateway", "friend"), Sum(tokens, clock.now_s))
+        merits.append(round(book.merit("friend") * 4 * LEAST_TOTAL_TOKENS))
+    assert merits == [40, 40, 120]
+
+
 def test_the_word_of_who_gave_nothing_is_not_kept(book: Book) -> None:
     serve(book, "volunteer", 50)
     for word in (Word("stranger", "its gateway", "friend"), Word("volunteer", "its gateway", "volunteer")):
