@@ -31,6 +31,7 @@ from gateway.service import GatewayService
 from gateway.serving import Serving, ServingConfig
 from gateway.standing.desk import Desk
 from gateway.standing.keeper import BookKeeper
+from gateway.standing.labels import labels
 from gateway.standing.voucher import Voucher
 from p2pnet.directory import Directory
 from p2pnet.errors import UsageError
@@ -101,7 +102,7 @@ class Gateway:
         check_host(host, keys is not None)
         voucher = None if config.vouched_by is None else Voucher(config.vouched_by, network.peer_id, unix_ms)
         async with AsyncExitStack() as opened:
-            keeper = await BookKeeper.open(config.standing_file)
+            keeper = await BookKeeper.open(config.standing_file, label=labels(identity))
             opened.push_async_callback(keeper.close)
             desk = Desk(network.peer_id, keeper.book, unix_ms)
             access = Access(keys, prove=desk.prove)

@@ -1,7 +1,7 @@
 """Keeps what this gateway has received from each worker, and what others have signed for, in memory and bounded.
 
-Everything decays, so who gave much once, and stopped, makes room. No caller is remembered for longer than the process
-runs. Pure but for the clock, which is passed in.
+Everything decays, so who gave much once, and stopped, makes room. A caller is known by a label alone. Pure but for the
+clock, which is passed in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SAID = 4000
 least make room."""
 
 MAX_PAIRS = 20_000
-"""Callers with their workers, some 4 MB: a hundred callers of two hundred workers. The oldest make room."""
+"""Callers with their workers, some 5 MB: a hundred callers of two hundred workers. The oldest make room."""
 
 PART_OF_ONE_CALLER = LEAST_MERIT / 4
 """Of all that was received, what one caller's answers add to one worker's sum at most. A caller and a worker may be of
@@ -65,11 +65,13 @@ class Word:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is kept over restarts. Of each worker, `received` is all that came from it, and `given` what of it counts
-    here. `claimed_ms` is when the newest key of a peer was made that was shown here."""
+    """What is kept over restarts. Of each worker, `received` is all that came from it, `given` what of it counts here,
+    and `pairs` what of that each caller had, by its label, oldest first. `claimed_ms` is when the newest key of a peer
+    was made that was shown here."""
 
     received: dict[str, Sum] = field(default_factory=dict)
     given: dict[str, Sum] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Sum] = field(default_factory=dict)
     said: dict[Word, Sum] = field(default_factory=dict)
     claimed_ms: dict[str, int] = field(default_factory=dict)
 
@@ -77,14 +79,21 @@ class Contents:
 class Book:
     """One gateway's. `version` grows with each change of what is kept."""
 
-    def __init__(self, contents: Contents | None = None, unix_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        contents: Contents | None = None,
+        unix_s: Callable[[], float] = time.time,
+        label: Callable[[str], str] = lambda caller: caller,
+    ) -> None:
+        """`label` makes of a caller's name what it is known by, the same in every run."""
         contents = contents or Contents()
+        self._label = label
         self._unix_s = unix_s
         self._received = dict(contents.received)
         self._given = dict(contents.given)
         self._said = dict(contents.said)
         self._claimed_ms = dict(contents.claimed_ms)
-        self._pairs: OrderedDict[tuple[str, str], Sum] = OrderedDict()
+        self._pairs = OrderedDict(contents.pairs)
         now_s = unix_s()
         self._total = Sum(sum(each.at(now_s) for each in self._given.values()), now_s)
         self._merits: tuple[float, dict[str, float]] | None = None
@@ -93,7 +102,9 @@ class Book:
 
     def contents(self) -> Contents:
         """As it is now, for another thread."""
-        return Contents(dict(self._received), dict(self._given), dict(self._said), dict(self._claimed_ms))
+        return Contents(
+            dict(self._received), dict(self._given), dict(self._pairs), dict(self._said), dict(self._claimed_ms)
+        )
 
     def note(self, worker: str, caller: str, tokens: int) -> None:
         """This caller was given so many tokens by a worker whose receipt was right."""
@@ -145,10 +156,11 @@ class Book:
 
     def _counted(self, worker: str, caller: str, tokens: int, now_s: float) -> float:
         """What of these tokens counts: no more than one caller's part."""
-        pair = self._pairs.pop((caller, worker), Sum())
+        key = self._label(caller), worker
+        pair = self._pairs.pop(key, Sum())
         room = PART_OF_ONE_CALLER * max(LEAST_TOTAL_TOKENS, self._total.at(now_s)) - pair.at(now_s)
         counted = max(0.0, min(float(tokens), room))
-        self._pairs[caller, worker] = pair.plus(counted, now_s)
+        self._pairs[key] = pair.plus(counted, now_s)
         if len(self._pairs) > MAX_PAIRS:
             self._pairs.popitem(last=False)
         return counted

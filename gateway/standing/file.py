@@ -1,6 +1,6 @@
 """Reads and writes the file of the book of standing: SQLite, blocking, for one thread. Knows nothing of asyncio.
 
-It holds sums alone: no request, no answer, no caller.
+It holds sums alone: no request, no answer, and of callers labels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 SCHEMA = (
     "CREATE TABLE received (worker TEXT PRIMARY KEY, tokens REAL NOT NULL, at_s REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE given (worker TEXT PRIMARY KEY, tokens REAL NOT NULL, at_s REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE pairs (caller TEXT NOT NULL, worker TEXT NOT NULL, tokens REAL NOT NULL, at_s REAL NOT NULL)",
     "CREATE TABLE said (peer TEXT NOT NULL, gateway TEXT NOT NULL, worker TEXT NOT NULL, tokens REAL NOT NULL, "
     "at_s REAL NOT NULL, PRIMARY KEY (peer, gateway, worker)) WITHOUT ROWID",
     "CREATE TABLE claimed (peer TEXT PRIMARY KEY, issued_ms INTEGER NOT NULL) WITHOUT ROWID",
@@ -45,25 +46,29 @@ class BookFile:
     def write(self, contents: Contents) -> None:
         """Have the file hold this, and nothing else; all or nothing. Raises sqlite3.Error."""
         sums = {"received": contents.received, "given": contents.given}
+        pairs = [(*pair, each.tokens, each.at_s) for pair, each in contents.pairs.items()]
         said = [(word.peer, word.gateway, word.worker, each.tokens, each.at_s) for word, each in contents.said.items()]
         with self._database.connection as transaction:
-            for table in (*sums, "said", "claimed"):
+            for table in (*sums, "pairs", "said", "claimed"):
                 transaction.execute(f"DELETE FROM {table}")
             for table, of_workers in sums.items():
                 rows = [(worker, each.tokens, each.at_s) for worker, each in of_workers.items()]
                 transaction.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)
+            transaction.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?)", pairs)
             transaction.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?)", said)
             transaction.executemany("INSERT INTO claimed VALUES (?, ?)", list(contents.claimed_ms.items()))
 
 
 def _read(connection: sqlite3.Connection) -> Contents:
     """Raises NotOurs."""
+    pairs = connection.execute("SELECT caller, worker, tokens, at_s FROM pairs ORDER BY rowid").fetchall()
     said = connection.execute("SELECT peer, gateway, worker, tokens, at_s FROM said").fetchall()
     claimed = connection.execute("SELECT peer, issued_ms FROM claimed").fetchall()
     try:
         return Contents(
             _sums(connection.execute("SELECT worker, tokens, at_s FROM received")),
             _sums(connection.execute("SELECT worker, tokens, at_s FROM given")),
+            {(str(row[0]), str(row[1])): Sum(float(row[2]), float(row[3])) for row in pairs},
             {Word(*map(str, row[:3])): Sum(float(row[3]), float(row[4])) for row in said},
             {str(peer): int(issued_ms) for peer, issued_ms in claimed},
         )

@@ -18,9 +18,9 @@ from p2pnet.flow.background import Background
 
 logger = logging.getLogger(__name__)
 
-WRITE_INTERVAL_S = 30.0
-"""What a gateway that is killed has lost of its book. It is written whole, which takes a full one some 20 ms
-of a thread."""
+WRITE_INTERVAL_S = 300.0
+"""What a gateway that is killed has lost of its book, of which half counts after weeks. A full one is written within
+30 ms, by a thread."""
 
 
 class BookKeeper:
@@ -43,6 +43,7 @@ class BookKeeper:
         path: Path | None,
         write_interval_s: float = WRITE_INTERVAL_S,
         unix_s: Callable[[], float] = time.time,
+        label: Callable[[str], str] = lambda caller: caller,
     ) -> BookKeeper:
         """With what the file says of earlier runs. Never fails: without a file, or a `path`, it keeps to memory."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="standing")
@@ -52,7 +53,7 @@ class BookKeeper:
                 file, contents = await asyncio.get_running_loop().run_in_executor(thread, open_book, path, unix_s())
             except (sqlite3.Error, OSError) as error:
                 logger.warning("what was given cannot be read from %s (%s): it is kept in memory only", path, error)
-        return cls(Book(contents, unix_s), file, thread, write_interval_s)
+        return cls(Book(contents, unix_s, label), file, thread, write_interval_s)
 
     async def close(self) -> None:
         """Write the rest and leave the file to others."""

@@ -10,9 +10,21 @@ from pathlib import Path
 import pytest
 
 from gateway.standing import book as limits
-from gateway.standing.book import HALF_LIFE_S, MAX_GIVERS, MAX_PAIRS, MAX_SAID, PART_OF_ONE_CALLER, Book, Sum, Word
+from gateway.standing.book import (
+    HALF_LIFE_S,
+    MAX_GIVERS,
+    MAX_PAIRS,
+    MAX_SAID,
+    MERITS_AGE_S,
+    PART_OF_ONE_CALLER,
+    Book,
+    Sum,
+    Word,
+)
 from gateway.standing.keeper import BookKeeper
+from gateway.standing.labels import labels
 from gateway.standing.merit import LEAST_MERIT, LEAST_TOTAL_TOKENS, priority_of
+from tests.stories import peer
 
 ONE_CALLER = PART_OF_ONE_CALLER * LEAST_TOTAL_TOKENS
 NOW_S = 1_800_000_000.0
@@ -170,7 +182,7 @@ def test_the_newest_key_of_a_peer_with_merit_replaces_older_ones(book: Book) -> 
 
 
 async def opened(path: Path, clock: Clock) -> BookKeeper:
-    return await BookKeeper.open(path, 1e9, clock)
+    return await BookKeeper.open(path, 1e9, clock, labels(peer("gateway")))
 
 
 @pytest.fixture
@@ -186,7 +198,14 @@ async def kept(tmp_path: Path, clock: Clock) -> AsyncIterator[Path]:
 
 def test_the_file_is_its_owner_s_and_no_caller_is_in_it(kept: Path) -> None:
     assert kept.stat().st_mode & 0o077 == 0
-    assert b"caller" not in kept.read_bytes()
+    assert b"caller 1" not in kept.read_bytes()
+
+
+def test_a_label_is_the_same_in_every_run_of_a_gateway_and_of_no_other() -> None:
+    first, again, other = (labels(peer(name)) for name in ("gateway", "gateway", "other"))
+    assert first("192.0.2.1") == again("192.0.2.1") != first("192.0.2.2")
+    assert other("192.0.2.1") != first("192.0.2.1") and len(first("192.0.2.1")) == 16
+    assert labels(None)("192.0.2.1") != labels(None)("192.0.2.1")
 
 
 async def test_a_book_is_the_same_after_a_restart(kept: Path, clock: Clock) -> None:
@@ -195,6 +214,9 @@ async def test_a_book_is_the_same_after_a_restart(kept: Path, clock: Clock) -> N
     assert keeper.book.merit("volunteer") == pytest.approx(50 * ONE_CALLER / LEAST_TOTAL_TOKENS)
     assert keeper.book.merit("friend") > 0
     assert not keeper.book.is_newest("volunteer", 6)
+    serve(keeper.book, "volunteer", 50)  # the same callers again, who have had their part
+    clock.now_s += MERITS_AGE_S + 1
+    assert keeper.book.merit("volunteer") == pytest.approx(50 * ONE_CALLER / LEAST_TOTAL_TOKENS, rel=1e-4)
     await keeper.close()
 
 
