@@ -72,11 +72,13 @@ ROOMS: dict[str, str] = {
     "gateway.interface": "messages embed_messages receipts",
     "gateway.shares": "",
     "gateway.database": "errors private_files",
-    "gateway.standing": "errors identity flow network records receipts claims gateway.interface gateway.database",
+    "gateway.peers": "messages records",
+    "gateway.standing": (
+        "errors identity flow network records receipts claims gateway.interface gateway.database gateway.peers"
+    ),
     "gateway.receipts": (
         "errors identity messages network receipts wire gateway.interface gateway.shares gateway.standing"
     ),
-    "gateway.peers": "messages records",
     "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
         "errors flow network records wire directory client gateway.interface gateway.peers gateway.routing"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2pnet.claims import (
     CLAIM_DOMAIN,
@@ -21,6 +24,7 @@ from p2pnet.claims import (
 from p2pnet.errors import ClaimRefused
 from p2pnet.receipts.signed import ACKNOWLEDGEMENT_DOMAIN
 from p2pnet.records import MAX_CLOCK_SKEW_MS
+from tests.depth import examples
 from tests.stories import NOW_MS, peer, signed
 
 VOLUNTEER, GATEWAY, OTHER = peer("volunteer"), peer("gateway"), peer("other")
@@ -86,8 +90,17 @@ def test_a_key_that_does_not_hold_says_what_to_do(way: str) -> None:
     assert f"p2pnet keys claim {GATEWAY.peer_id}" in refused.value.message or "Set the clock" in refused.value.message
 
 
+@settings(max_examples=examples(200))
+@given(st.binary(max_size=300) | st.just(msgspec.msgpack.encode({"payload": b"", "signature": bytes(64)})), st.text())
+def test_whatever_is_shown_is_a_claim_or_refused(sealed: bytes, junk: str) -> None:
+    for shown in (text(sealed), CLAIM_PREFIX + junk, KEY + junk, junk + KEY):
+        if shown != KEY:
+            with suppress(ClaimRefused):
+                assert read_claim(shown, GATEWAY.peer_id, NOW_MS) == CLAIM
+
+
 @pytest.mark.parametrize(
-    ("given", "parts"),
+    ("sent", "parts"),
     [
         ("sk-p2pnet-own", ("sk-p2pnet-own", None)),
         (KEY, (None, KEY)),
@@ -98,5 +111,5 @@ def test_a_key_that_does_not_hold_says_what_to_do(way: str) -> None:
         ("", ("", None)),
     ],
 )
-def test_what_a_client_sends_is_taken_apart(given: str, parts: tuple[str | None, str | None]) -> None:
-    assert split_key(given) == parts
+def test_what_a_client_sends_is_taken_apart(sent: str, parts: tuple[str | None, str | None]) -> None:
+    assert split_key(sent) == parts

@@ -1,4 +1,4 @@
-"""Says in which subnets a worker's addresses are.
+"""Says in which subnets addresses are.
 
 Whoever has one address has a whole subnet of them, and identities cost nothing: those of one subnet count as one.
 """
@@ -33,5 +33,9 @@ def _subnet_of(kind: str, host: str) -> tuple[str, bool]:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host, False
+    return subnet_of(address), address.is_global
+
+
+def subnet_of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     bits = IPV4_BITS if address.version == 4 else IPV6_BITS
-    return str(ipaddress.ip_network((address, bits), strict=False)), address.is_global
+    return str(ipaddress.ip_network((address, bits), strict=False))

@@ -208,6 +208,24 @@ def test_a_label_is_the_same_in_every_run_of_a_gateway_and_of_no_other() -> None
     assert labels(None)("192.0.2.1") != labels(None)("192.0.2.1")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_one"),
+    [
+        ("8.8.4.1", "8.8.4.200", True),
+        ("8.8.4.1", "8.8.5.1", False),
+        ("2001:4860:1:2::/64", "2001:4860:1:3::/64", True),
+        ("2001:4860:1::/64", "2001:4860:2::/64", False),
+        ("192.168.1.7", "192.168.1.8", False),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("anna", "bob", False),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_callers_of_one_public_subnet_are_one(one: str, other: str, is_one: bool) -> None:
+    label = labels(peer("gateway"))
+    assert (label(one) == label(other)) is is_one
+
+
 async def test_a_book_is_the_same_after_a_restart(kept: Path, clock: Clock) -> None:
     keeper = await opened(kept, clock)
     assert keeper.book.received("volunteer") == 50 * 10**6

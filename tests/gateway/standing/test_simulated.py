@@ -147,6 +147,15 @@ def test_one_volunteer_starves_nobody() -> None:
     assert got == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize(("priority", "turns"), [(0, 16), (-1, 4), (1, 64), (3, 64), (-3, 0.25)])
+def test_standing_is_added_to_the_priority_of_a_key(priority: int, turns: float) -> None:
+    """Beside sixteen keys of priority 0, and never beyond the highest that there is."""
+    both = Caller("anna", priority, volunteer=Volunteer("volunteer", 0, 2))
+    others = [Caller(f"key-{number}") for number in range(16)]
+    got = part_of(lambda line: line.startswith("volunteer"), [*others, both])
+    assert got == pytest.approx(turns / (16 + turns), abs=0.01)
+
+
 def test_a_key_that_is_shared_is_one_line() -> None:
     volunteer = Volunteer("volunteer", 0, 2)
     friends = [Caller(f"friend-{number}", volunteer=volunteer) for number in range(100)]
