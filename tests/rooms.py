@@ -28,6 +28,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.network.hivemind": (
         "errors config identity flow network network.libp2p network.dht network.reach network.relaying"
     ),
+    "p2pnet.entrance": "errors config loopback network",
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
@@ -103,7 +104,7 @@ ROOMS: dict[str, str] = {
         "errors answer_forms messages embed_messages flow gateway.interface gateway.shares gateway.service "
         "gateway.model_names gateway.http"
     ),
-    "gateway.surfaces.p2pnet": "errors gateway.receipts gateway.observability gateway.http",
+    "gateway.surfaces.p2pnet": "errors entrance gateway.receipts gateway.observability gateway.http",
     "gateway.app": (
         "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
@@ -113,10 +114,10 @@ ROOMS: dict[str, str] = {
         "gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback flow network records receipts features swarm "
-        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
-        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
-        "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "display errors config messages private_files identity loopback flow network entrance records receipts "
+        "features swarm peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf "
+        "worker.backends worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
+        "gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

@@ -1,0 +1,79 @@
+"""What may be named to join through, and the addresses that it comes to: an address, a web page, or a domain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from p2pnet.entrance import dnsaddr, web
+from p2pnet.entrance.document import decode_document
+from p2pnet.errors import UsageError
+from p2pnet.loopback import is_loopback as leads_here
+from p2pnet.network.multiaddrs import check_peer_address, is_loopback, parts_of
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""The body at a URL. Raises UsageError."""
+
+
+def check_source(source: str) -> str:
+    """One address, `/dnsaddr/...` or URL, as it is to be asked. Asks nobody. Raises UsageError."""
+    if "://" in source:
+        return web.check_url(source)
+    return source if _names_a_domain(source) else check_peer_address(source)
+
+
+def is_of_this_machine(source: str) -> bool:
+    """Whether it says nothing to anybody elsewhere."""
+    return leads_here(source) if "://" in source else not dnsaddr.is_dnsaddr(source) and is_loopback(source)
+
+
+def find_addresses(
+    sources: Sequence[str], fetch: Fetch = web.fetch, lookup: dnsaddr.TxtLookup = dnsaddr.look_up
+) -> tuple[str, ...]:
+    """The addresses that these come to, asked for now, one source after the other; not inside of an event loop.
+
+    Raises UsageError for what is no source, and when none of them leads anywhere; one of several that does not is
+    logged."""
+    found: list[str] = []
+    failed: list[UsageError] = []
+    for source in [check_source(source) for source in sources]:
+        try:
+            found += _addresses_of(source, fetch, lookup)
+        except UsageError as error:
+            failed.append(error)
+    if failed and not found:
+        raise failed[0]
+    for failure in failed:
+        logger.warning("%s The others are joined through.", failure.message)
+    return tuple(dict.fromkeys(found))
+
+
+def _addresses_of(source: str, fetch: Fetch, lookup: dnsaddr.TxtLookup) -> tuple[str, ...]:
+    if "://" not in source:
+        return dnsaddr.resolve(source, lookup) if dnsaddr.is_dnsaddr(source) else (source,)
+
+    async def body() -> bytes:
+        return await fetch(source)
+
+    named = decode_document(asyncio.run(body()), source)
+    elsewhere = tuple(address for address in named if leads_here(source) or not is_loopback(address))
+    if not elsewhere:
+        raise UsageError(
+            f"{source} names addresses of its own machine only.",
+            "Whoever runs it must put an address there that can be reached from elsewhere.",
+        )
+    return elsewhere
+
+
+def _names_a_domain(source: str) -> bool:
+    """Raises UsageError where it does and is no multiaddr."""
+    if not dnsaddr.is_dnsaddr(source):
+        return False
+    try:
+        parts_of(source)
+    except ValueError as error:
+        raise UsageError(f"{source!r} is not a multiaddr.", "It should look like /dnsaddr/example.org.") from error
+    return True
