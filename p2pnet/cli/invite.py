@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -62,7 +63,11 @@ def line_for(named: Sequence[str]) -> str:
 
 
 def draw(line: str) -> None:
-    """On the terminal behind standard error: a camera reads it from there, and a pipe gets the line alone."""
+    """On the terminal behind standard error: a camera reads it from there, and a pipe gets the line alone. White on
+    black whatever the terminal's colours are, since not every camera reads the other way round."""
     import segno
 
-    segno.make_qr(line, error="L").terminal(sys.stderr, compact=True)
+    drawn = io.StringIO()
+    segno.make_qr(line, error="L").terminal(drawn, compact=True)
+    for row in drawn.getvalue().splitlines():
+        typer.echo(f"\x1b[97;40m{row}\x1b[0m", err=True)

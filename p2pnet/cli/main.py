@@ -25,6 +25,7 @@ from p2pnet.cli import (
 )
 from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
+from p2pnet.cli.up.command import up
 from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(bootstrap.bootstrap, serve, gateway.gateway, invite.invite),
+    *(up, bootstrap.bootstrap, serve, gateway.gateway, invite.invite),
     *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
 ):
     app.command()(command)

@@ -63,6 +63,10 @@ EXPECTED_FLAGS = {
             "--keep-responses",
         ),
     },
+    "up": {
+        *("--model", "--upstream", "--yes", "--port", "--no-browser", "--initial-peers", "--swarm", "--invite"),
+        "--ready-file",
+    },
     "invite": {"--initial-peers", "--json", "--no-qr"},
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--swarm", "--invite", "--json", "--log-level"},
