@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from scripts.release import build
+from scripts.release import ROOT, build
 
 OUTSIDE = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
@@ -44,10 +45,10 @@ def install(wheel: Path, folder: Path) -> Path:
     return folder / "bin"
 
 
-def linked_dependencies(folder: Path) -> Path:
-    """The packages that p2pnet depends on and their dependencies, without extras, in a folder of links."""
+def linked_dependencies(folder: Path, *more: str) -> Path:
+    """The packages that p2pnet depends on and their dependencies, without extras, in a folder of links; and more."""
     folder.mkdir()
-    for found in dependencies("p2pnet"):
+    for found in dependencies(*project(), *more):
         for name in {file.parts[0] for file in found.files or () if ".." not in file.parts}:
             link = folder / name
             if name not in ("__pycache__", "bin") and not link.exists():
@@ -55,22 +56,21 @@ def linked_dependencies(folder: Path) -> Path:
     return folder
 
 
-def dependencies(name: str) -> list[Distribution]:
-    """Of a distribution that is installed here."""
+def project() -> list[str]:
+    """What pyproject.toml says. That what is installed here says so too would not be known."""
+    return list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+
+
+def dependencies(*lines: str) -> list[Distribution]:
+    """What these requirements stand for and all that it depends on, as it is installed here."""
     found: dict[str, Distribution] = {}
 
-    def add(name: str) -> None:
-        for requirement in requirements(name):
-            if requirement.name not in found:
+    def add(lines: Iterable[str]) -> None:
+        for requirement in map(Requirement, lines):
+            is_meant = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if is_meant and requirement.name not in found:
                 found[requirement.name] = distribution(requirement.name)
-                add(requirement.name)
+                add(found[requirement.name].requires or ())
 
-    add(name)
+    add(lines)
     return list(found.values())
-
-
-def requirements(name: str) -> Iterator[Requirement]:
-    for line in distribution(name).requires or ():
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield requirement
