@@ -21,7 +21,9 @@ WIDTH = 30
 
 BESIDE = {
     "bootstrap_peers.txt": "where to join when no --initial-peers is given",
+    "compose.yaml": "a bootstrap, a worker and a gateway in containers",
     "constraints.txt": "the versions that the Make targets install",
+    "Containerfile": "an image of the wheel",
     "Makefile": "make demo, make test, make test-deep, make check, make wheel: thin calls into scripts/",
     "bench/": "what the network costs, how soon it notices who comes and goes, how fast the engine is",
     "docs/": "architecture, protocol, commands, questions and answers, for volunteers and operators",

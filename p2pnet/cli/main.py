@@ -14,6 +14,7 @@ from p2pnet.cli import (
     doctor,
     gateway,
     given,
+    health,
     invite,
     keys,
     models,
@@ -40,7 +41,17 @@ app = typer.Typer(
 )
 for command in (
     *(up, bootstrap.bootstrap, serve, gateway.gateway, invite.invite),
-    *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
+    *(
+        chat.chat,
+        models.models,
+        peers.peers,
+        top.top,
+        doctor.doctor,
+        health.health,
+        bench.bench,
+        given.given,
+        verify.verify,
+    ),
 ):
     app.command()(command)
 app.add_typer(keys.keys)

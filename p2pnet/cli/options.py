@@ -45,8 +45,9 @@ InitialPeers = Annotated[
         envvar="P2PNET_INITIAL_PEERS",
         metavar="MADDR",
         help="Join through this peer: any that can be reached, a worker as well as a bootstrap. Or through those "
-        "that a web page (https://HOST, which means its /.well-known/p2pnet) or a domain (/dnsaddr/HOST) names. "
-        "Repeatable. Default: the addresses in bootstrap_peers.txt (P2PNET_BOOTSTRAP_FILE names another file).",
+        "that a web page (https://HOST, which means its /.well-known/p2pnet), a domain (/dnsaddr/HOST) or another "
+        "command's ready file (file:///FILE) names. Repeatable. Default: the addresses in bootstrap_peers.txt "
+        "(P2PNET_BOOTSTRAP_FILE names another file).",
     ),
 ]
 Swarm = Annotated[

@@ -1,4 +1,4 @@
-"""What may be named to join through, and the addresses that it comes to: an address, a web page, or a domain."""
+"""What may be named to join through, and the addresses that it comes to: an address, a page, a domain, a ready file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from p2pnet.entrance import dnsaddr, web
+from p2pnet.entrance import dnsaddr, neighbour, web
 from p2pnet.entrance.document import decode_document
 from p2pnet.errors import UsageError
 from p2pnet.loopback import is_loopback as leads_here
@@ -20,6 +20,8 @@ Fetch = Callable[[str], Awaitable[bytes]]
 
 def check_source(source: str) -> str:
     """One address, `/dnsaddr/...` or URL, as it is to be asked. Asks nobody. Raises UsageError."""
+    if source.startswith(neighbour.SCHEME):
+        return neighbour.check_file(source)
     if "://" in source:
         return web.check_url(source)
     return source if _names_a_domain(source) else check_peer_address(source)
@@ -27,6 +29,8 @@ def check_source(source: str) -> str:
 
 def is_of_this_machine(source: str) -> bool:
     """Whether it says nothing to anybody elsewhere."""
+    if source.startswith(neighbour.SCHEME):
+        return True
     return leads_here(source) if "://" in source else not dnsaddr.is_dnsaddr(source) and is_loopback(source)
 
 
@@ -52,6 +56,8 @@ def find_addresses(
 
 
 def _addresses_of(source: str, fetch: Fetch, lookup: dnsaddr.TxtLookup) -> tuple[str, ...]:
+    if source.startswith(neighbour.SCHEME):
+        return neighbour.read_addresses(source)
     if "://" not in source:
         return dnsaddr.resolve(source, lookup) if dnsaddr.is_dnsaddr(source) else (source,)
 

@@ -67,6 +67,7 @@ EXPECTED_FLAGS = {
         *("--model", "--upstream", "--yes", "--port", "--no-browser", "--initial-peers", "--swarm", "--invite"),
         "--ready-file",
     },
+    "health": {"--ready-file", "--listen"},
     "invite": {"--initial-peers", "--json", "--no-qr"},
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
     "models": {"--initial-peers", "--swarm", "--invite", "--json", "--log-level"},

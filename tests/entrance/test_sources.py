@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from p2pnet.cli.lifecycle import Ready
 from p2pnet.entrance import dnsaddr
 from p2pnet.entrance.document import MAX_ENTRANCES, decode_document, encode_document
 from p2pnet.entrance.invitation_line import MAX_INVITED, read_line, to_line
@@ -65,6 +68,7 @@ def zone(**texts: list[str]) -> dnsaddr.TxtLookup:
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000/.well-known/p2pnet"),
         ("http://localhost:8000/x", "http://localhost:8000/x"),
         ("http://[::1]:8000/x", "http://[::1]:8000/x"),
+        ("file:///run/bootstrap.json", "file:///run/bootstrap.json"),
     ],
 )
 def test_what_may_be_named(source: str, asked: str) -> None:
@@ -80,6 +84,8 @@ def test_what_may_be_named(source: str, asked: str) -> None:
         ("http://example.org", "is not encrypted", "https://"),
         ("http://127.0.0.1.example.org", "is not encrypted", "https://"),
         ("ftp://example.org", "is not encrypted", "https://"),
+        ("file://", "names no file here", "file:///run/p2pnet/bootstrap.json"),
+        ("file://elsewhere/run/x", "names no file here", "file:///run/p2pnet/bootstrap.json"),
         ("https://", "is no URL", "https://example.org/.well-known/p2pnet"),
         ("https://[::1", "is no URL", "https://example.org"),
         ("https://example.org:99999", "is no URL", "https://example.org"),
@@ -147,6 +153,24 @@ def test_a_document_may_say_more_and_is_read_as_it_was_written() -> None:
     assert decode_document(encode_document([HERE, A]), PAGE) == (A,)
     with pytest.raises(UsageError, match="does not say which peer"):
         decode_document(document("/ip4/203.0.113.7/tcp/31337"), PAGE)
+
+
+# ---- ready files
+
+
+def test_another_command_on_this_machine_is_joined_through_by_its_ready_file(tmp_path: Path) -> None:
+    file = tmp_path / "a file.json"
+    source = file.as_uri()
+    with pytest.raises(UsageError, match="cannot be read: No such file") as refused:
+        find_addresses([source])
+    assert "--ready-file" in refused.value.fix
+    file.write_bytes(msgspec.json.encode(Ready(ANN.peer_id, (HERE, A), http="http://127.0.0.1:8000")))
+    assert find_addresses([source]) == (HERE, A)
+    assert is_of_this_machine(source)
+    for wrong in (b"", b"[]", b'{"addresses": "x"}', b"\xff"):
+        file.write_bytes(wrong)
+        with pytest.raises(UsageError, match="is no ready file"):
+            find_addresses([source])
 
 
 # ---- domains

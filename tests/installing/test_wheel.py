@@ -16,6 +16,8 @@ import pytest
 from tests.installing.installed import OUTSIDE, Built, built, install
 from tests.processes import processes
 
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("p2pnet", "gateway")
 NAMED = (
