@@ -28,7 +28,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.network.hivemind": (
         "errors config identity flow network network.libp2p network.dht network.reach network.relaying"
     ),
-    "p2pnet.entrance": "errors config loopback network",
+    "p2pnet.entrance": "errors config private_files loopback network",
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from p2pnet.cli.settings import data_dir, initial_peers, initial_peers_required
 from p2pnet.entrance.invitation_line import read_line
-from p2pnet.entrance.sources import find_addresses
 from p2pnet.errors import UsageError
 from p2pnet.peer import now_ms
 from p2pnet.swarm.folder import SwarmFolder
@@ -56,7 +55,7 @@ def joining(
 def _invited(line: str, data: Path | None) -> Joining:
     """By an invitation of either kind: one into a swarm makes its holder a member first."""
     if not line.strip().startswith(PREFIX):
-        return Joining(find_addresses(read_line(line)))
+        return Joining(initial_peers(read_line(line)))
     invitation = read_invitation(line, now_ms())
     join(swarm_folder(invitation.name, data), invitation, now_ms())
     return joining((), invitation.name, data=data)

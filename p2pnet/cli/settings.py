@@ -12,6 +12,7 @@ import msgspec
 import platformdirs
 
 from p2pnet.config import DEFAULT_LISTEN
+from p2pnet.entrance.remembered import Remembered
 from p2pnet.entrance.sources import find_addresses
 from p2pnet.errors import UsageError
 from p2pnet.network.multiaddrs import check_listen_address
@@ -19,6 +20,8 @@ from p2pnet.private_files import open_lock
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
+ENTRANCES_FILE = "entrances.json"
+"""In the data folder: what pages and domains named last."""
 SHIPPED_BOOTSTRAP_FILE = Path(__file__).parent.parent / "assets" / "bootstrap_peers.txt"
 
 MAX_DEFAULT_IDENTITIES = 64
@@ -133,7 +136,7 @@ def listen_addresses(named: Sequence[str]) -> tuple[str, ...]:
 def initial_peers(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:
     """The addresses to join through: those that are named, or else what the bootstrap file lists. Web pages and domains
     among them are asked now, so this is no place for an event loop. Raises UsageError."""
-    return find_addresses(named or bootstrap_sources(file))
+    return find_addresses(named or bootstrap_sources(file), Remembered(data_dir() / ENTRANCES_FILE))
 
 
 def initial_peers_required(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from p2pnet.entrance import dnsaddr, neighbour, web
 from p2pnet.entrance.document import decode_document
+from p2pnet.entrance.remembered import Remembered
 from p2pnet.errors import UsageError
 from p2pnet.loopback import is_loopback as leads_here
 from p2pnet.network.multiaddrs import check_peer_address, is_loopback, parts_of
@@ -35,9 +36,13 @@ def is_of_this_machine(source: str) -> bool:
 
 
 def find_addresses(
-    sources: Sequence[str], fetch: Fetch = web.fetch, lookup: dnsaddr.TxtLookup = dnsaddr.look_up
+    sources: Sequence[str],
+    remembered: Remembered | None = None,
+    fetch: Fetch = web.fetch,
+    lookup: dnsaddr.TxtLookup = dnsaddr.look_up,
 ) -> tuple[str, ...]:
-    """The addresses that these come to, asked for now, one source after the other; not inside of an event loop.
+    """The addresses that these come to, asked for now, one source after the other; not inside of an event loop. A page
+    or domain that says nothing now stands for what it named last, if that is remembered.
 
     Raises UsageError for what is no source, and when none of them leads anywhere; one of several that does not is
     logged."""
@@ -45,13 +50,17 @@ def find_addresses(
     failed: list[UsageError] = []
     for source in [check_source(source) for source in sources]:
         try:
-            found += _addresses_of(source, fetch, lookup)
+            addresses = _addresses_of(source, fetch, lookup)
+            if remembered is not None and _is_asked(source):
+                remembered.note(source, addresses)
         except UsageError as error:
             failed.append(error)
+            addresses = () if remembered is None else remembered.find(source)
+        found += addresses
     if failed and not found:
         raise failed[0]
     for failure in failed:
-        logger.warning("%s The others are joined through.", failure.message)
+        logger.warning("%s What else is known is joined through.", failure.message)
     return tuple(dict.fromkeys(found))
 
 
@@ -72,6 +81,11 @@ def _addresses_of(source: str, fetch: Fetch, lookup: dnsaddr.TxtLookup) -> tuple
             "Whoever runs it must put an address there that can be reached from elsewhere.",
         )
     return elsewhere
+
+
+def _is_asked(source: str) -> bool:
+    """Whether it is a page or a domain, which may say something else tomorrow."""
+    return dnsaddr.is_dnsaddr(source) or ("://" in source and not source.startswith(neighbour.SCHEME))
 
 
 def _names_a_domain(source: str) -> bool:

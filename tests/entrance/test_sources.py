@@ -13,6 +13,7 @@ from p2pnet.cli.lifecycle import Ready
 from p2pnet.entrance import dnsaddr
 from p2pnet.entrance.document import MAX_ENTRANCES, decode_document, encode_document
 from p2pnet.entrance.invitation_line import MAX_INVITED, read_line, to_line
+from p2pnet.entrance.remembered import MAX_REMEMBERED, Remembered
 from p2pnet.entrance.sources import check_source, find_addresses, is_of_this_machine
 from p2pnet.errors import UsageError
 from tests.stories import address_of, peer
@@ -111,24 +112,53 @@ def test_what_says_nothing_elsewhere() -> None:
 
 def test_addresses_are_those_of_all_that_is_named_each_once() -> None:
     fetch, lookup = serving(example=document(B, A)), zone(lab=[f"dnsaddr={B}", "v=spf1", f"dnsaddr={HERE}"])
-    assert find_addresses([A, PAGE, "/dnsaddr/lab.org"], fetch, lookup) == (A, B, HERE)
+    assert find_addresses([A, PAGE, "/dnsaddr/lab.org"], None, fetch, lookup) == (A, B, HERE)
 
 
 def test_a_page_elsewhere_does_not_lead_to_this_machine() -> None:
-    assert find_addresses([PAGE], serving(example=document(HERE, A))) == (A,)
+    assert find_addresses([PAGE], None, serving(example=document(HERE, A))) == (A,)
     with pytest.raises(UsageError, match="addresses of its own machine only"):
-        find_addresses([PAGE], serving(example=document(HERE)))
-    assert find_addresses(["http://localhost:1"], serving(**{"localhost:1": document(HERE)})) == (HERE,)
+        find_addresses([PAGE], None, serving(example=document(HERE)))
+    assert find_addresses(["http://localhost:1"], None, serving(**{"localhost:1": document(HERE)})) == (HERE,)
 
 
 def test_one_of_several_may_fail_but_not_all(caplog: pytest.LogCaptureFixture) -> None:
     gone = UsageError("It is gone.", "Wait.")
-    assert find_addresses([PAGE, A], serving(example=gone)) == (A,)
-    assert "It is gone. The others are joined through." in caplog.text
+    assert find_addresses([PAGE, A], None, serving(example=gone)) == (A,)
+    assert "It is gone. What else is known is joined through." in caplog.text
     with pytest.raises(UsageError, match="It is gone"):
-        find_addresses([PAGE, "/dnsaddr/lab.org"], serving(example=gone), zone())
+        find_addresses([PAGE, "/dnsaddr/lab.org"], None, serving(example=gone), zone())
     with pytest.raises(UsageError, match="is not a multiaddr"):
         find_addresses([A, "nonsense"])
+
+
+def test_what_a_name_came_to_is_remembered_for_when_it_says_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a page and a domain that were asked once, when neither answers, then their peers are joined through all the
+    same; a file that is damaged, or cannot be written, keeps nobody from joining."""
+    remembered, gone = Remembered(tmp_path / "entrances.json"), UsageError("It is gone.", "Wait.")
+    names = [PAGE, "/dnsaddr/lab.org"]
+    there = {"fetch": serving(example=document(A)), "lookup": zone(lab=[f"dnsaddr={B}"])}
+    away = {"fetch": serving(example=gone), "lookup": zone()}
+    assert find_addresses(names, remembered, **there) == (A, B)
+    assert find_addresses(names, remembered, **away) == (A, B)
+    assert caplog.text.count("What else is known is joined through.") == 2
+    assert find_addresses([PAGE], remembered, serving(example=document(B))) == (B,)
+    assert find_addresses([PAGE], remembered, serving(example=gone)) == (B,), "the last word counts"
+    (tmp_path / "entrances.json").write_text("{")
+    with pytest.raises(UsageError, match="It is gone"):
+        find_addresses([PAGE], remembered, serving(example=gone))
+    unwritable = Remembered(tmp_path / "entrances.json" / "in a file")
+    assert find_addresses([PAGE], unwritable, serving(example=document(A))) == (A,)
+
+
+def test_as_many_names_are_remembered_as_are_useful(tmp_path: Path) -> None:
+    remembered = Remembered(tmp_path / "entrances.json")
+    for number in range(MAX_REMEMBERED + 1):
+        remembered.note(f"https://{number}.example", (A,))
+    assert remembered.find("https://0.example") == ()
+    assert remembered.find("https://1.example") == remembered.find(f"https://{MAX_REMEMBERED}.example") == (A,)
 
 
 @pytest.mark.parametrize(
