@@ -20,8 +20,16 @@ from p2pnet.errors import UsageError
 STOP_S = 45.0
 """A worker lets running requests finish for 30 s, and takes some more to say goodbye."""
 
+HURRIED_STOP_S = 5.0
+"""After the second signal: to end p2pd, and for a model that is being loaded."""
+
+BETWEEN_SIGNALS_S = 0.3
+"""Two that come at the same time are one to a process."""
+
 LOOK_EVERY_S = 0.05
 """How often a ready file is looked for: commands take a second and more to start."""
+
+OURS = (sys.executable, "-m", "p2pnet")
 
 LAST_LINES = 15
 """Of the log of a command that has ended: what it says to its user is at the end."""
@@ -32,9 +40,14 @@ _decode_ready = msgspec.json.Decoder(Ready).decode
 class Running:
     """Commands that run. Made by `running`, which ends them."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], program: Sequence[str] = OURS, stop_s: float = STOP_S
+    ) -> None:
+        """`program` runs a command's words."""
         self._folder = folder
         self._say = say
+        self._program = program
+        self._stop_s = stop_s
         self._children: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, command: Command) -> Ready:
@@ -45,7 +58,7 @@ class Running:
         # Of its own session: Ctrl-C and a closed terminal reach this process, which ends the others in order.
         with self._log(command.name).open("wb") as log:
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "p2pnet", *command.words),
+                *(*self._program, *command.words),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -70,22 +83,10 @@ class Running:
                 task.cancel()
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End all, the last one first begun: a worker says goodbye through the bootstrap. `hurry` cuts short what they
-        still do; what has not left by then is killed."""
-        children = [child for child in reversed(self._children.values()) if child.returncode is None]
-        for child in children:
-            _signal(child, signal.SIGTERM)
-        hurrying = asyncio.create_task(hurry.wait())
-        gone = asyncio.create_task(_all_gone(children))
-        await asyncio.wait({hurrying, gone}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
-        if hurry.is_set() and not gone.done():
-            for child in children:
-                _signal(child, signal.SIGTERM)  # the second one cuts an orderly stop short
-            await asyncio.wait({gone}, timeout=STOP_S / 10)
-        for child in children:
-            _signal(child, signal.SIGKILL)
-        hurrying.cancel()
-        await gone
+        """End all, one after the other, the last one first: a worker says goodbye to a gateway that is still there, and
+        both through the bootstrap. `hurry` cuts short what they still do; what does not leave is killed."""
+        for child in reversed(self._children.values()):
+            await _end(child, hurry, self._stop_s)
 
     def _ended(self, name: str) -> UsageError:
         words = "\n".join(self._log(name).read_text(errors="replace").strip().splitlines()[-LAST_LINES:])
@@ -115,8 +116,18 @@ def _environment(ready_file: Path) -> dict[str, str]:
     return inherited | {"P2PNET_READY_FILE": str(ready_file), "P2PNET_NO_PANEL": "1", "PYTHONUNBUFFERED": "1"}
 
 
-async def _all_gone(children: Sequence[asyncio.subprocess.Process]) -> None:
-    await asyncio.gather(*(child.wait() for child in children))
+async def _end(child: asyncio.subprocess.Process, hurry: asyncio.Event, stop_s: float) -> None:
+    gone = asyncio.create_task(child.wait())
+    hurried = asyncio.create_task(hurry.wait())
+    _signal(child, signal.SIGTERM)
+    await asyncio.wait({gone, hurried}, timeout=stop_s, return_when=asyncio.FIRST_COMPLETED)
+    if hurried.done():
+        await asyncio.wait({gone}, timeout=BETWEEN_SIGNALS_S)
+        _signal(child, signal.SIGTERM)  # the second one cuts an orderly stop short
+        await asyncio.wait({gone}, timeout=HURRIED_STOP_S)
+    _signal(child, signal.SIGKILL)
+    hurried.cancel()
+    await gone
 
 
 def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
