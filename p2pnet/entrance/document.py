@@ -35,7 +35,8 @@ def encode_document(addresses: Iterable[str]) -> bytes:
 
 
 def decode_document(body: bytes, origin: str) -> tuple[str, ...]:
-    """The addresses in what a stranger's server has answered. Raises UsageError."""
+    """The addresses in what a stranger's server has answered; it names peers, and leads on to nobody who does. Raises
+    UsageError."""
     try:
         addresses = _decode(body).initial_peers
     except (ValueError, RecursionError) as error:  # MsgspecError and UnicodeDecodeError are ValueErrors
@@ -44,4 +45,4 @@ def decode_document(body: bytes, origin: str) -> tuple[str, ...]:
             'It should hold JSON like {"initial_peers": ["/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."]}: '
             "`p2pnet invite --json` prints it.",
         ) from error
-    return tuple(map(check_peer_address, addresses))
+    return tuple(check_peer_address(address) for address in addresses if not address.startswith("/dnsaddr/"))

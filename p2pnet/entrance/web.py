@@ -39,6 +39,8 @@ def check_url(url: str) -> str:
         is_fit = False
     if not is_fit:
         raise UsageError(f"{url!r} is no URL.", f"It should look like https://example.org{WELL_KNOWN_PATH}.")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("The URL has a user name or password in it.", "Leave them out: invitations and logs name it.")
     if parts.scheme != "https" and not is_loopback(url):
         raise UsageError(
             f"{url} is not encrypted: whoever is on the way could send you elsewhere.",

@@ -87,6 +87,7 @@ def test_what_may_be_named(source: str, asked: str) -> None:
         ("ftp://example.org", "is not encrypted", "https://"),
         ("file://", "names no file here", "file:///run/p2pnet/bootstrap.json"),
         ("file://elsewhere/run/x", "names no file here", "file:///run/p2pnet/bootstrap.json"),
+        ("https://anna:secret@example.org", "has a user name or password", "Leave them out"),
         ("https://", "is no URL", "https://example.org/.well-known/p2pnet"),
         ("https://[::1", "is no URL", "https://example.org"),
         ("https://example.org:99999", "is no URL", "https://example.org"),
@@ -99,6 +100,7 @@ def test_what_may_not(source: str, said: str, fix: str) -> None:
         check_source(source)
     assert said in refused.value.message
     assert fix in refused.value.fix
+    assert "secret" not in refused.value.message
 
 
 def test_what_says_nothing_elsewhere() -> None:
@@ -180,6 +182,7 @@ def test_what_is_no_document(body: bytes) -> None:
 def test_a_document_may_say_more_and_is_read_as_it_was_written() -> None:
     assert decode_document(json.dumps({"version": 2, "initial_peers": [A]}).encode(), PAGE) == (A,)
     assert decode_document(encode_document([A, B]), PAGE) == (A, B)
+    assert decode_document(document(f"/dnsaddr/lab.org/p2p/{ANN.peer_id}", A), PAGE) == (A,)
     assert decode_document(encode_document([HERE, A]), PAGE) == (A,)
     with pytest.raises(UsageError, match="does not say which peer"):
         decode_document(document("/ip4/203.0.113.7/tcp/31337"), PAGE)

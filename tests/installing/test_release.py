@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
 from p2pnet.config import AGENT
-from scripts.release import CHANGELOG, HASHES, Unfit, build, check_release, newest_entry
+from scripts.release import CHANGELOG, HASHES, ROOT, Unfit, build, check_release, newest_entry
 
+PAGES = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
 NOTED = "# Changelog\n\nFor those who run it.\n\n## 1.2.0, 2026-01-31\n\n- News.\n\n## 1.1.0, 2025-12-31\n"
 
 
 def test_the_changelog_begins_with_the_version_that_is_here() -> None:
     version, _ = newest_entry(CHANGELOG.read_text())
     assert f"p2pnet/{version}" == AGENT
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_the_wheel_that_is_here(page: Path) -> None:
+    named = set(re.findall(r"p2pnet-(\d[\w.]*)-py3-none-any\.whl", page.read_text(encoding="utf-8")))
+    assert named <= {AGENT.partition("/")[2]}
 
 
 def test_what_is_of_one_version_is_released() -> None:
