@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from p2pnet.cli.health import health
+from p2pnet.errors import UsageError
 from scripts.cli_docs import commands
 from tests.processes import Process, free_port, processes, run, wait_until
 
@@ -100,6 +102,14 @@ def test_what_the_world_reaches_is_the_bootstrap_alone() -> None:
     }
 
 
+def is_well(ready_file: Path, listen: list[str]) -> bool:
+    try:
+        health(ready_file, listen)
+    except UsageError:
+        return False
+    return True
+
+
 def test_the_services_are_a_network(tmp_path: Path) -> None:
     """Given each service's command and environment, with this machine's folders and ports for those of containers, when
     all run, then the health check of each says so, and a caller with a key has an answer."""
@@ -129,7 +139,8 @@ def test_the_services_are_a_network(tmp_path: Path) -> None:
         for name, process in running.items():
             process.wait_ready()
             (file,) = start.root.glob(f"{name}-*/ready.json")
-            health(file, here(SERVICES[name]["environment"].get("P2PNET_LISTEN", "")).split())
+            listen = here(SERVICES[name]["environment"].get("P2PNET_LISTEN", "")).split()
+            wait_until(partial(is_well, file, listen), f"{name} is well")  # a gateway looks for workers first
         url = str(running["gateway"].ready.http)
         with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
             wait_until(lambda: "tiny" in client.get("/v1/models").text, "its model is offered")
