@@ -26,6 +26,15 @@ def is_dnsaddr(address: str) -> bool:
     return address.startswith("/dnsaddr/")
 
 
+def check_dnsaddr(address: str) -> str:
+    """Raises UsageError unless it is a multiaddr."""
+    try:
+        parts_of(address)
+    except ValueError as error:
+        raise UsageError(f"{address!r} is not a multiaddr.", "It should look like /dnsaddr/example.org.") from error
+    return address
+
+
 def resolve(address: str, lookup: TxtLookup) -> tuple[str, ...]:
     """The addresses of peers that it stands for, of the one peer that it names where it names one. Raises UsageError
     when there is none."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
 
 from p2pnet.entrance import dnsaddr, neighbour, web
 from p2pnet.entrance.document import decode_document
 from p2pnet.entrance.remembered import Remembered
 from p2pnet.errors import UsageError
 from p2pnet.loopback import is_loopback as leads_here
-from p2pnet.network.multiaddrs import check_peer_address, is_loopback, parts_of
+from p2pnet.network.multiaddrs import check_peer_address, is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -19,20 +20,47 @@ Fetch = Callable[[str], Awaitable[bytes]]
 """The body at a URL. Raises UsageError."""
 
 
+class _Kind(Enum):
+    """What a source is, by how it is written."""
+
+    ADDRESS = auto()
+    DOMAIN = auto()
+    PAGE = auto()
+    FILE = auto()
+
+    @classmethod
+    def of(cls, source: str) -> _Kind:
+        if source.startswith(neighbour.SCHEME):
+            return cls.FILE
+        if "://" in source:
+            return cls.PAGE
+        return cls.DOMAIN if dnsaddr.is_dnsaddr(source) else cls.ADDRESS
+
+
 def check_source(source: str) -> str:
-    """One address, `/dnsaddr/...` or URL, as it is to be asked. Asks nobody. Raises UsageError."""
-    if source.startswith(neighbour.SCHEME):
-        return neighbour.check_file(source)
-    if "://" in source:
-        return web.check_url(source)
-    return source if _names_a_domain(source) else check_peer_address(source)
+    """One address, domain, page or file, as it is to be asked. Asks nobody. Raises UsageError."""
+    match _Kind.of(source):
+        case _Kind.FILE:
+            return neighbour.check_file(source)
+        case _Kind.PAGE:
+            return web.check_url(source)
+        case _Kind.DOMAIN:
+            return dnsaddr.check_dnsaddr(source)
+        case _Kind.ADDRESS:
+            return check_peer_address(source)
 
 
 def is_of_this_machine(source: str) -> bool:
     """Whether it says nothing to anybody elsewhere."""
-    if source.startswith(neighbour.SCHEME):
-        return True
-    return leads_here(source) if "://" in source else not dnsaddr.is_dnsaddr(source) and is_loopback(source)
+    match _Kind.of(source):
+        case _Kind.FILE:
+            return True
+        case _Kind.PAGE:
+            return leads_here(source)
+        case _Kind.DOMAIN:
+            return False
+        case _Kind.ADDRESS:
+            return is_loopback(source)
 
 
 def find_addresses(
@@ -51,7 +79,7 @@ def find_addresses(
     for source in [check_source(source) for source in sources]:
         try:
             addresses = _addresses_of(source, fetch, lookup)
-            if remembered is not None and _is_asked(source):
+            if remembered is not None and _Kind.of(source) in (_Kind.PAGE, _Kind.DOMAIN):
                 remembered.note(source, addresses)
         except UsageError as error:
             failed.append(error)
@@ -65,35 +93,26 @@ def find_addresses(
 
 
 def _addresses_of(source: str, fetch: Fetch, lookup: dnsaddr.TxtLookup) -> tuple[str, ...]:
-    if source.startswith(neighbour.SCHEME):
-        return neighbour.read_addresses(source)
-    if "://" not in source:
-        return dnsaddr.resolve(source, lookup) if dnsaddr.is_dnsaddr(source) else (source,)
+    match _Kind.of(source):
+        case _Kind.FILE:
+            return neighbour.read_addresses(source)
+        case _Kind.PAGE:
+            return _named_by_page(source, fetch)
+        case _Kind.DOMAIN:
+            return dnsaddr.resolve(source, lookup)
+        case _Kind.ADDRESS:
+            return (source,)
 
+
+def _named_by_page(url: str, fetch: Fetch) -> tuple[str, ...]:
     async def body() -> bytes:
-        return await fetch(source)
+        return await fetch(url)
 
-    named = decode_document(asyncio.run(body()), source)
-    elsewhere = tuple(address for address in named if leads_here(source) or not is_loopback(address))
+    named = decode_document(asyncio.run(body()), url)
+    elsewhere = tuple(address for address in named if leads_here(url) or not is_loopback(address))
     if not elsewhere:
         raise UsageError(
-            f"{source} names addresses of its own machine only.",
+            f"{url} names addresses of its own machine only.",
             "Whoever runs it must put an address there that can be reached from elsewhere.",
         )
     return elsewhere
-
-
-def _is_asked(source: str) -> bool:
-    """Whether it is a page or a domain, which may say something else tomorrow."""
-    return dnsaddr.is_dnsaddr(source) or ("://" in source and not source.startswith(neighbour.SCHEME))
-
-
-def _names_a_domain(source: str) -> bool:
-    """Raises UsageError where it does and is no multiaddr."""
-    if not dnsaddr.is_dnsaddr(source):
-        return False
-    try:
-        parts_of(source)
-    except ValueError as error:
-        raise UsageError(f"{source!r} is not a multiaddr.", "It should look like /dnsaddr/example.org.") from error
-    return True

@@ -90,8 +90,8 @@ def _network(flags: UpFlags) -> tuple[str, ...] | None:
     if not (flags.initial_peers or flags.swarm or flags.invite or bootstrap_sources()):
         return None
     joined = joining(flags.initial_peers, flags.swarm, flags.invite)  # a wrong one is said before anything is asked
-    is_secret = flags.invite is not None and joined.membership is not None
-    if is_secret and joined.membership is not None:  # he is a member now, and others see the flags of processes
+    if flags.invite is not None and joined.membership is not None:
+        # A member by now. The line is a secret, and others on this machine see the flags of processes.
         return network_words((), joined.membership.invitation.name, None)
     return network_words(flags.initial_peers, flags.swarm, flags.invite)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,10 @@ BETWEEN_SIGNALS_S = 0.3
 LOOK_EVERY_S = 0.05
 """How often a ready file is looked for: commands take a second and more to start."""
 
+GIVEN_BY_WORDS = ("P2PNET_IDENTITY", "P2PNET_INITIAL_PEERS", "P2PNET_INVITE", "P2PNET_SWARM")
+"""Variables that no part may have: an identity can be one's alone, and each part is told its network by flags, which
+may say it otherwise: a swarm's name for the invitation into it."""
+
 OURS = (sys.executable, "-m", "p2pnet")
 
 LAST_LINES = 15
@@ -41,12 +45,18 @@ class Running:
     """Commands that run. Made by `running`, which ends them."""
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], program: Sequence[str] = OURS, stop_s: float = STOP_S
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        program: Sequence[str] = OURS,
+        environment: Mapping[str, str] = os.environ,
+        stop_s: float = STOP_S,
     ) -> None:
-        """`program` runs a command's words."""
+        """`program` runs a command's words; `environment` is what we were started with."""
         self._folder = folder
         self._say = say
         self._program = program
+        self._environment = {name: value for name, value in environment.items() if name not in GIVEN_BY_WORDS}
         self._stop_s = stop_s
         self._children: dict[str, asyncio.subprocess.Process] = {}
 
@@ -62,7 +72,7 @@ class Running:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(ready_file),
+                env={**self._environment, "P2PNET_READY_FILE": str(ready_file), "P2PNET_NO_PANEL": "1"},
                 start_new_session=True,
             )
         self._children[command.name] = child
@@ -108,12 +118,6 @@ async def running(say: Callable[[str], None], hurry: asyncio.Event) -> AsyncIter
             yield made
         finally:
             await made.stop(hurry)
-
-
-def _environment(ready_file: Path) -> dict[str, str]:
-    """Ours, but for what can be one command's alone."""
-    inherited = {name: value for name, value in os.environ.items() if name != "P2PNET_IDENTITY"}
-    return inherited | {"P2PNET_READY_FILE": str(ready_file), "P2PNET_NO_PANEL": "1", "PYTHONUNBUFFERED": "1"}
 
 
 async def _end(child: asyncio.subprocess.Process, hurry: asyncio.Event, stop_s: float) -> None:

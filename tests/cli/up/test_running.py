@@ -15,6 +15,8 @@ from p2pnet.errors import UsageError
 PROGRAM = """
 import os, pathlib, signal, sys
 name, *does = sys.argv[1:]
+if "tell" in does:
+    sys.exit(" ".join(sorted(name for name in os.environ if name.startswith("P2PNET_"))))
 if "fail" in does:
     sys.exit("I cannot: " + "x" * 9)
 notes, seen = pathlib.Path(os.environ["NOTES"]), []
@@ -35,14 +37,19 @@ while True:
 """
 
 
+ENVIRONMENT = {"P2PNET_INVITE": "x", "P2PNET_SWARM": "x", "P2PNET_INITIAL_PEERS": "x", "P2PNET_IDENTITY": "x"} | {
+    "P2PNET_LISTEN": "/ip4/127.0.0.1/tcp/0"
+}
+
+
 class Parts:
     """Programs that are run as parts, and what was said and done."""
 
     def __init__(self, folder: Path, stop_s: float = 30) -> None:
         self.said: list[str] = []
         self._notes = folder / "notes"
-        program = ("env", f"NOTES={self._notes}", sys.executable, "-S", "-c", PROGRAM)
-        self.running = Running(folder, self.said.append, program, stop_s)
+        program = (sys.executable, "-S", "-c", PROGRAM)
+        self.running = Running(folder, self.said.append, program, {"NOTES": str(self._notes), **ENVIRONMENT}, stop_s)
 
     async def start(self, *does: str) -> None:
         ready = await self.running.start(Command(does[0], does))
@@ -83,6 +90,12 @@ async def test_a_part_that_does_not_start_has_the_last_word(tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"The worker has ended. Its last words:\nI cannot: xxxxxxxxx$"):
         await parts.start("worker", "fail")
     await parts.running.stop(asyncio.Event())
+
+
+async def test_a_part_is_told_its_network_by_its_words_alone(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    with pytest.raises(UsageError, match=r"\nP2PNET_LISTEN P2PNET_NO_PANEL P2PNET_READY_FILE$"):
+        await parts.start("worker", "tell")
 
 
 async def test_a_part_that_leaves_is_said(tmp_path: Path) -> None:
