@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.processes import processes, wait_until
@@ -41,15 +39,3 @@ async def test_all_of_it_is_there_and_then_gone(tmp_path: Path) -> None:
             assert "Others join with:\n  p2pnet up --invite p2pnet-join:/ip4/127.0.0.1/" in up.log
             assert await asyncio.to_thread(lambda: up.stop(signal.SIGINT)) == 0
             assert up.leftovers() == []
-
-
-async def test_a_part_that_ends_takes_the_others_with_it_and_is_said() -> None:
-    with processes("up") as start:
-        up = start("up", "--no-browser", "--port", "0", environment=ON_LOOPBACK)
-        await asyncio.to_thread(lambda: up.ready)
-        assert "Nothing is lent" in up.log
-        (gateway,) = [child for child in psutil.Process(up.pid).children() if "gateway" in child.cmdline()]
-        os.kill(gateway.pid, signal.SIGTERM)
-        assert await asyncio.to_thread(up.wait) == 1
-        assert "Error: The gateway has ended." in up.log
-        assert up.leftovers() == []

@@ -16,6 +16,7 @@ import typer
 
 from p2pnet.cli import options
 from p2pnet.cli.signature import takes
+from p2pnet.display.printable import visible
 
 if TYPE_CHECKING:
     from p2pnet.cli.up.plan import Lent
@@ -118,7 +119,7 @@ def agreed(flags: UpFlags, found: list[FoundServer], ask: Callable[[str], bool] 
 
 def _described(server: FoundServer) -> str:
     more = len(server.models) - SHOWN_MODELS
-    names = ", ".join(server.models[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
+    names = ", ".join(map(visible, server.models[:SHOWN_MODELS])) + (f" and {more} more" if more > 0 else "")
     return f"what {server.name} at {server.url} has: {names}"
 
 

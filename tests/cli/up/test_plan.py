@@ -13,6 +13,7 @@ OLLAMA = FoundServer("Ollama", "http://127.0.0.1:11434", ("llama3.2:3b", "qwen3:
 EMPTY = FoundServer("LM Studio", "http://127.0.0.1:1234")
 LOCKED = FoundServer("vLLM", "http://127.0.0.1:8000", needs_key=True)
 MANY = FoundServer("llama.cpp", "http://127.0.0.1:8080", tuple("abcdefg"))
+HOSTILE = FoundServer("llama.cpp", "http://127.0.0.1:8080", ("a\x1b[2J",))
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,7 @@ MANY = FoundServer("llama.cpp", "http://127.0.0.1:8080", tuple("abcdefg"))
         (UpFlags(), [], [True], Lent(("tiny",)), ["the bundled toy model, tiny?"]),
         (UpFlags(), [EMPTY, LOCKED], [False], Lent(), ["tiny"]),
         (UpFlags(), [MANY], [True], Lent((), (MANY.url,)), ["a, b, c, d, e and 2 more?"]),
+        (UpFlags(), [HOSTILE], [True], Lent((), (HOSTILE.url,)), [r"has: a\x1b[2J?"]),
         (UpFlags(yes=True), [OLLAMA, EMPTY, LOCKED], [], Lent((), (OLLAMA.url,)), []),
         (UpFlags(yes=True), [], [], Lent(("tiny",)), []),
         (UpFlags(model=["m"]), [], [], Lent(("m",)), []),
