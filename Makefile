@@ -1,5 +1,5 @@
 # Thin calls into scripts/: what they do is written there.
-.PHONY: demo test test-deep check docs clean
+.PHONY: demo test test-deep check docs wheel release clean
 
 demo:  ## start a network on this machine and stream an answer; ONCE=1 asks one question and leaves
 	@scripts/demo.sh
@@ -16,5 +16,11 @@ check:  ## formatting, lint and types, without the tests
 docs:  ## write what is generated anew: docs/cli.md, docs/modules.md, the tree in README
 	@scripts/docs.sh
 
+wheel:  ## build what people install, into dist/: wheel, source distribution, hashes
+	@scripts/release.sh
+
+release:  ## the same for everybody: refused unless version, tag and changelog say the same
+	@scripts/release.sh --tagged
+
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

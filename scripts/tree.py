@@ -21,13 +21,15 @@ WIDTH = 30
 
 BESIDE = {
     "bootstrap_peers.txt": "where to join when no --initial-peers is given",
+    "compose.yaml": "a bootstrap, a worker and a gateway in containers",
     "constraints.txt": "the versions that the Make targets install",
-    "Makefile": "make demo, make test, make test-deep, make check: thin calls into scripts/",
+    "Containerfile": "an image of the wheel",
+    "Makefile": "make demo, make test, make test-deep, make check, make wheel: thin calls into scripts/",
     "bench/": "what the network costs, how soon it notices who comes and goes, how fast the engine is",
     "docs/": "architecture, protocol, commands, questions and answers, for volunteers and operators",
     "notebooks/": "to lend a hosted machine, and to use the network; tests run them",
     "scripts/": "what the Make targets call, and what writes generated pages and the bundled model",
-    "tests/": "mirrors the source; e2e/ runs real processes, nat/ network namespaces",
+    "tests/": "mirrors the source; e2e/ runs real processes, installing/ the built wheel, nat/ network namespaces",
 }
 """What has no docstring of its own."""
 

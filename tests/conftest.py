@@ -23,7 +23,7 @@ from tests.tiny_swarm import TinySwarm, tiny_swarm_of_processes
 TESTS = Path(__file__).parent
 SWARMS = ("tiny_swarm", "swarm_url")
 """Fixtures that are worth a process of their own: each is started once in a run."""
-STORIES = {"attacks", "e2e", "faults", "nat", "notebooks", "operate", "page"}
+STORIES = {"attacks", "e2e", "faults", "installing", "nat", "notebooks", "operate", "page"}
 """Folders whose files take long: they come first, so that none is left when all else is done."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

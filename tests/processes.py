@@ -88,11 +88,12 @@ class Process:
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         program: Sequence[str] = (),
+        at: Path | None = None,
     ) -> Process:
         """Start `p2pnet ARGUMENTS --ready-file ...`, perhaps through a command that runs it elsewhere (`ip netns`).
 
         Processes with the same `root` share a data folder, as those of one user do. `program` is another command that
-        writes a ready file.
+        writes a ready file, `at` the folder in which it is started.
         """
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
         (folder / "tmp").mkdir()
@@ -103,6 +104,7 @@ class Process:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=clean_environment(root / "data", folder / "tmp") | dict(environment or {}),
+            cwd=at,
             start_new_session=True,  # a Ctrl-C for the test run is not one for the swarm: its fixtures end it
         )
         return cls(name, folder, child, log)
@@ -222,11 +224,11 @@ class _Traces:
 
 
 @contextlib.contextmanager
-def processes(name: str) -> Iterator[Start]:
+def processes(name: str, program: Sequence[str] = (), at: Path | None = None) -> Iterator[Start]:
     """A folder for some processes, and what starts them. On leaving they are gone, and so is the folder."""
     # Not pytest's tmp_path: sockets' paths may have 107 bytes at most.
     root = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    start = Start(root)
+    start = Start(root, program, at)
     try:
         yield start
     except BaseException:
@@ -239,16 +241,20 @@ def processes(name: str) -> Iterator[Start]:
 
 
 class Start:
-    """Starts processes that share a data folder, and remembers them."""
+    """Starts processes that share a data folder, and remembers them. `program` is another `p2pnet` than that of the
+    Python that runs the tests, `at` the folder in which they are started."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, program: Sequence[str] = (), at: Path | None = None) -> None:
         self.root = root
+        self._program = program
+        self._at = at
         self.started: list[Process] = []
 
     def __call__(
         self, *arguments: str, name: str = "", prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> Process:
-        process = Process.start(arguments, name or arguments[0], self.root, prefix, environment)
+        name = name or arguments[0]
+        process = Process.start(arguments, name, self.root, prefix, environment, self._program, self._at)
         self.started.append(process)
         return process
 

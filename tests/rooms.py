@@ -28,6 +28,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.network.hivemind": (
         "errors config identity flow network network.libp2p network.dht network.reach network.relaying"
     ),
+    "p2pnet.entrance": "errors config private_files loopback network",
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.claims": "errors identity receipts records",
@@ -55,8 +56,8 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.worker.announcing": "config identity flow network records wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config identity messages embed_messages status_messages rate_limit flow network records receipts "
-        "wire worker.backend worker.observability"
+        "errors config identity messages embed_messages status_messages rate_limit flow network records receipts wire "
+        "worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files flow receipts",
     "p2pnet.worker.owner": "errors flow",
@@ -92,14 +93,14 @@ ROOMS: dict[str, str] = {
         "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
     ),
     "gateway.serving": (
-        "flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
-        "gateway.observability gateway.dispatch"
+        "flow network gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
+        "gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors thought_tags messages embed_messages private_files rate_limit flow receipts claims "
-        "gateway.interface gateway.shares gateway.observability"
+        "errors thought_tags messages embed_messages private_files rate_limit flow receipts claims gateway.interface "
+        "gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
@@ -111,7 +112,7 @@ ROOMS: dict[str, str] = {
         "gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": (
-        "errors gateway.interface gateway.receipts gateway.standing gateway.observability gateway.http"
+        "errors entrance gateway.interface gateway.standing gateway.receipts gateway.observability gateway.http"
     ),
     "gateway.app": (
         "errors gateway.observability gateway.service gateway.http gateway.surfaces.anthropic "
@@ -122,7 +123,7 @@ ROOMS: dict[str, str] = {
         "gateway.observability gateway.serving gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback flow network records receipts claims "
+        "display errors config messages private_files identity loopback flow network entrance records receipts claims "
         "features swarm peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf "
         "worker.backends worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
         "gateway.standing gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http "

@@ -58,6 +58,7 @@ OUTCOMES: dict[str, Outcome] = {
     "unknown_url": Outcome(404),
     "response_not_found": Outcome(404),
     "receipt_not_found": Outcome(404),
+    "no_entrance": Outcome(404),
     "method_not_allowed": Outcome(405),
     "request_timeout": Outcome(408),
     "request_too_large": Outcome(413),

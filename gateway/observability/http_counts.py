@@ -16,6 +16,7 @@ SURFACES = {
     "/v1/": "openai",
     "/api/": "ollama",
     "/p2pnet/": "p2pnet",
+    "/.well-known/p2pnet": "p2pnet",
     "/metrics": "metrics",
     "/health": "health",
     "/livez": "health",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from p2pnet.cli.joining import Joining, joining
+from p2pnet.cli.joining import Joining
 from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
 from p2pnet.peer import Peer, load_network
 from p2pnet.records import CapabilityRecord, LoadRecord
@@ -16,9 +16,8 @@ from p2pnet.records import CapabilityRecord, LoadRecord
 View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
 
 
-def read_directory(initial_peers: Sequence[str], swarm: str | None) -> View:
+def read_directory(network: Joining) -> View:
     """All workers that are online, and their load by peer id."""
-    network = joining(initial_peers, swarm)
     load_network()
     return asyncio.run(_read(network))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def doctor(
     initial_peers: options.InitialPeers = [],
     swarm: options.Swarm = None,
+    invite: options.Invite = None,
     listen: options.Listen = [],
     gateway: Annotated[
         str | None,
@@ -45,7 +46,7 @@ def doctor(
     network = Joining(())
     no_network = None
     try:
-        network = joining(initial_peers, swarm)
+        network = joining(initial_peers, swarm, invite)
     except UsageError as error:
         no_network = error
     key = key_from(api_key_env, "--api-key-env", "gateway")

@@ -136,6 +136,7 @@ class GatewayFlags:
     ] = 3600.0
     initial_peers: options.InitialPeers = field(default_factory=list)
     swarm: options.Swarm = None
+    invite: options.Invite = None
     listen: options.Listen = field(default_factory=list)
     identity: options.IdentityOption = None
     ready_file: options.ReadyFile = None
@@ -156,7 +157,7 @@ def gateway(flags: GatewayFlags) -> None:
 
     logs.configure(flags.log_level, flags.log_json)
     check_host(flags.host, flags.api_key_file is not None)
-    joined = joining(flags.initial_peers, flags.swarm)
+    joined = joining(flags.initial_peers, flags.swarm, flags.invite)
     with IdentityFile.claim(flags.identity, "gateway", joined.folder) as identity_file:
         network = NetworkConfig(
             identity_file=identity_file,

@@ -52,7 +52,7 @@ def run_service(
 
     `prepare` takes seconds, and Ctrl-C ends it at once. Raises StoppedEarly when it is stopped before it serves.
     """
-    _remove(ready_file)  # a file of an earlier run must not be taken for this one's
+    remove_ready_file(ready_file)  # a file of an earlier run must not be taken for this one's
     actions = on_signals or {}
     early = _kept(actions)
     prepare()
@@ -63,7 +63,7 @@ def run_service(
         runner.close()
         raise
     finally:
-        _remove(ready_file)
+        remove_ready_file(ready_file)
     if stopped_by is not None:
         raise StoppedEarly(stopped_by)  # the runner is not closed: it would wait for a thread that loads a model
     runner.close()
@@ -130,11 +130,11 @@ async def _serve(service: Service, ready_file: Path | None, words: Words, serves
         try:
             _say_ready(ready, words)
             if ready_file is not None:
-                _write_ready_file(ready_file, ready)
+                write_ready_file(ready_file, ready)
             await asyncio.Event().wait()
         finally:
             words.say("Stopping.")
-            _remove(ready_file)  # before the drain: whoever looks must not come any more
+            remove_ready_file(ready_file)  # before the drain: whoever looks must not come any more
 
 
 def _say_ready(ready: Ready, words: Words) -> None:
@@ -149,12 +149,12 @@ def _say_ready(ready: Ready, words: Words) -> None:
     words.say("Ctrl-C stops it.")
 
 
-def _remove(path: Path | None) -> None:
+def remove_ready_file(path: Path | None) -> None:
     if path is not None:
         path.unlink(missing_ok=True)
 
 
-def _write_ready_file(path: Path, ready: Ready) -> None:
+def write_ready_file(path: Path, ready: Ready) -> None:
     """All of it or nothing: whoever waits for the file reads it at once."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -7,9 +7,26 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, given, keys, models, peers, service, swarm, top, verify
+from p2pnet.cli import (
+    bench,
+    bootstrap,
+    chat,
+    doctor,
+    gateway,
+    given,
+    health,
+    invite,
+    keys,
+    models,
+    peers,
+    service,
+    swarm,
+    top,
+    verify,
+)
 from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
+from p2pnet.cli.up.command import up
 from p2pnet.display.printable import visible
 from p2pnet.errors import P2PNetError, UsageError
 
@@ -23,8 +40,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(bootstrap.bootstrap, serve, gateway.gateway),
-    *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
+    *(up, bootstrap.bootstrap, serve, gateway.gateway, invite.invite),
+    *(
+        chat.chat,
+        models.models,
+        peers.peers,
+        top.top,
+        doctor.doctor,
+        health.health,
+        bench.bench,
+        given.given,
+        verify.verify,
+    ),
 ):
     app.command()(command)
 app.add_typer(keys.keys)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def models(
     initial_peers: options.InitialPeers = [],
     swarm: options.Swarm = None,
+    invite: options.Invite = None,
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
@@ -25,10 +26,11 @@ def models(
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
+    from p2pnet.cli.joining import joining
     from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
-    workers, _ = read_directory(initial_peers, swarm)
+    workers, _ = read_directory(joining(initial_peers, swarm, invite))
     cards = sorted({(card.id, card.digest): card for worker in workers for card in worker.models}.items())
     rows = [
         {

@@ -44,8 +44,10 @@ InitialPeers = Annotated[
         "--initial-peers",
         envvar="P2PNET_INITIAL_PEERS",
         metavar="MADDR",
-        help="Join through this peer: any that can be reached, a worker as well as a bootstrap. Repeatable. "
-        "Default: the addresses in bootstrap_peers.txt (P2PNET_BOOTSTRAP_FILE names another file).",
+        help="Join through this peer: any that can be reached, a worker as well as a bootstrap. Or through those "
+        "that a web page (https://HOST, which means its /.well-known/p2pnet), a domain (/dnsaddr/HOST) or another "
+        "command's ready file (file:///FILE) names. Repeatable. Default: the addresses in bootstrap_peers.txt "
+        "(P2PNET_BOOTSTRAP_FILE names another file).",
     ),
 ]
 Swarm = Annotated[
@@ -55,6 +57,16 @@ Swarm = Annotated[
         envvar="P2PNET_SWARM",
         metavar="NAME",
         help="Take part in this private swarm, and not in the public network: see `p2pnet swarm`.",
+    ),
+]
+Invite = Annotated[
+    str | None,
+    typer.Option(
+        "--invite",
+        envvar="P2PNET_INVITE",
+        metavar="TEXT",
+        help="Join by this invitation, instead of --initial-peers and --swarm: what `p2pnet invite` or `p2pnet swarm "
+        "invite` has printed. A swarm's is a secret: others on this machine see flags, and not P2PNET_INVITE.",
     ),
 ]
 Listen = Annotated[

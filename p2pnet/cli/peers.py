@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def peers(
     initial_peers: options.InitialPeers = [],
     swarm: options.Swarm = None,
+    invite: options.Invite = None,
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
@@ -25,10 +26,11 @@ def peers(
 
     from p2pnet.cli import logs
     from p2pnet.cli.directory_view import read_directory
+    from p2pnet.cli.joining import joining
     from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
-    workers, loads = read_directory(initial_peers, swarm)
+    workers, loads = read_directory(joining(initial_peers, swarm, invite))
     if as_json:
         rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
         print(msgspec.json.encode(rows).decode())

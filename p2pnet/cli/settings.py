@@ -12,12 +12,16 @@ import msgspec
 import platformdirs
 
 from p2pnet.config import DEFAULT_LISTEN
+from p2pnet.entrance.remembered import Remembered
+from p2pnet.entrance.sources import find_addresses
 from p2pnet.errors import UsageError
-from p2pnet.network.multiaddrs import check_listen_address, check_peer_address
+from p2pnet.network.multiaddrs import check_listen_address
 from p2pnet.private_files import open_lock
 
 DATA_DIR_VARIABLE = "P2PNET_DATA_DIR"
 BOOTSTRAP_FILE_VARIABLE = "P2PNET_BOOTSTRAP_FILE"
+ENTRANCES_FILE = "entrances.json"
+"""In the data folder: what pages and domains named last."""
 SHIPPED_BOOTSTRAP_FILE = Path(__file__).parent.parent / "assets" / "bootstrap_peers.txt"
 
 MAX_DEFAULT_IDENTITIES = 64
@@ -130,8 +134,9 @@ def listen_addresses(named: Sequence[str]) -> tuple[str, ...]:
 
 
 def initial_peers(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:
-    """The addresses to join through: those named, or else those of the bootstrap file. Raises UsageError."""
-    return tuple(map(check_peer_address, named)) or bootstrap_addresses(file)
+    """The addresses to join through: those that are named, or else what the bootstrap file lists. Web pages and domains
+    among them are asked now, so this is no place for an event loop. Raises UsageError."""
+    return find_addresses(named or bootstrap_sources(file), Remembered(data_dir() / ENTRANCES_FILE))
 
 
 def initial_peers_required(named: Sequence[str], file: Path | None = None) -> tuple[str, ...]:
@@ -146,7 +151,7 @@ def initial_peers_required(named: Sequence[str], file: Path | None = None) -> tu
     return addresses
 
 
-def bootstrap_addresses(file: Path | None) -> tuple[str, ...]:
+def bootstrap_sources(file: Path | None = None) -> tuple[str, ...]:
     """What a bootstrap file lists: this one, the one that P2PNET_BOOTSTRAP_FILE names, or the shipped one."""
     path = file or Path(os.environ.get(BOOTSTRAP_FILE_VARIABLE, SHIPPED_BOOTSTRAP_FILE))
     try:
@@ -156,4 +161,4 @@ def bootstrap_addresses(file: Path | None) -> tuple[str, ...]:
             f"The bootstrap file {path} cannot be read: {error.strerror}.",
             f"Name another one with {BOOTSTRAP_FILE_VARIABLE}, or a peer with --initial-peers.",
         ) from error
-    return tuple(check_peer_address(line) for line in lines if line)
+    return tuple(line for line in lines if line)

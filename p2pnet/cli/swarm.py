@@ -100,11 +100,12 @@ def members(name: Name, as_json: options.Json = False) -> None:
     from p2pnet.swarm.member_network import MemberNetwork
 
     async def seen() -> list[MemberValue]:
-        async with visiting(joining([], name)) as peer:
+        async with visiting(network) as peer:
             assert isinstance(peer.network, MemberNetwork)
             return await peer.network.members()
 
     folder = swarm_folder(name)
+    network = joining([], name)
     found = sorted(asyncio.run(seen()), key=lambda member: member.peer_id)
     ledger = folder.ledger() if folder.has_key else None
     if as_json:
@@ -124,20 +125,20 @@ def revoke(
     import asyncio
 
     from p2pnet.cli.directory_view import visiting
-    from p2pnet.cli.joining import joining, swarm_folder
+    from p2pnet.cli.joining import Joining, joining, swarm_folder
     from p2pnet.errors import P2PNetError
     from p2pnet.peer import now_ms
     from p2pnet.swarm import owner
     from p2pnet.swarm.member_network import MemberNetwork
 
-    async def is_told() -> bool:
-        async with visiting(joining([], name)) as peer:
+    async def is_told(network: Joining) -> bool:
+        async with visiting(network) as peer:
             assert isinstance(peer.network, MemberNetwork)
             return await peer.network.upkeep.look()
 
     owner.revoke(swarm_folder(name), revoked_id, now_ms())
     try:
-        told = asyncio.run(is_told())
+        told = asyncio.run(is_told(joining([], name)))
     except P2PNetError as error:
         told = False
         typer.echo(error.message, err=True)

@@ -95,6 +95,11 @@ def worth_announcing(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(elsewhere or unique)
 
 
+def best_first(addresses: Iterable[str]) -> list[str]:
+    """For a person to hand on, the best one first. What is no multiaddr, a web page for example, comes before."""
+    return sorted(addresses, key=lambda each: _rank(each) if each.startswith("/") else (False,) * 5 + ("",))
+
+
 def best_to_share(addresses: Sequence[str]) -> str | None:
     """The address to print for a person to copy."""
     return min(addresses, key=_rank, default=None)

@@ -65,7 +65,9 @@ def invite(folder: SwarmFolder, note: str, terms: Terms, now_ms: int) -> Invitat
 
 def join(folder: SwarmFolder, invitation: Invitation, now_ms: int) -> None:
     """Become a member, or stay one for longer. Raises UsageError when the invitation is used too late, or the folder is
-    another swarm's."""
+    another swarm's. The one that is held already is joined by again at any time, and changes nothing."""
+    if folder.exists and folder.invitation(now_ms=0) == invitation:
+        return
     if invitation.join_by_ms <= now_ms and not folder.has_key:
         raise UsageError("This invitation was to be used earlier.", "Ask for another one.")
     if _swarm_id(folder) not in (None, invitation.swarm_id):

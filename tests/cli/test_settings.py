@@ -9,7 +9,7 @@ import pytest
 
 from p2pnet.cli.settings import (
     IdentityFile,
-    bootstrap_addresses,
+    bootstrap_sources,
     check_name,
     initial_peers,
     initial_peers_required,
@@ -66,7 +66,7 @@ def test_what_a_worker_may_not_be_called(name: str) -> None:
 
 
 def test_the_shipped_bootstrap_file_is_valid() -> None:
-    assert bootstrap_addresses(None) == ()
+    assert bootstrap_sources() == ()
 
 
 @pytest.mark.parametrize("line", ["not an address", "/ip4/203.0.113.7/tcp/31337"])

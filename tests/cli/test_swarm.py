@@ -75,7 +75,7 @@ def test_a_swarm_is_joined_through_its_invitations_peers_unless_others_are_named
     owner: User, named: list[str], through: str
 ) -> None:
     owner("create", "lab", "--initial-peers", PEER)
-    joined = joining(named, "lab", owner.folder)
+    joined = joining(named, "lab", data=owner.folder)
     assert joined.initial_peers == (through,)
     assert joined.folder == owner.folder / "swarms" / "lab"
     assert joined.membership is not None and joined.membership.invitation.name == "lab"

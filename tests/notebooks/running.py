@@ -6,6 +6,7 @@ Parameters are put into its one cell tagged `parameters`. Nothing is written out
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -89,8 +90,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(notebook: NotebookNode, folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Running]:
+async def running(
+    notebook: NotebookNode, folder: Path, environment: Mapping[str, str], python: str = sys.executable
+) -> AsyncIterator[Running]:
+    """`python` runs the kernel."""
     manager = AsyncKernelManager(kernel_name="python3", connection_file=str(folder / "kernel.json"))
+    manager.kernel_spec.argv[0] = python
     client = NotebookClient(notebook, km=manager, timeout=CELL_TIMEOUT_S, resources={"metadata": {"path": str(folder)}})
     settings = {**environment, "IPYTHONDIR": str(folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     async with client.async_setup_kernel(env=settings, cleanup_kc=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,8 @@ import httpx
 import nbformat
 import pytest
 
+from p2pnet.entrance.invitation_line import to_line
+from tests.installing.installed import built, linked_dependencies
 from tests.notebooks.running import FOLDER, parameters_of, read, running, tagged, with_parameters
 from tests.processes import Start, clean_environment, processes, run, wait_until
 
@@ -107,14 +112,21 @@ def test_what_they_say_of_files_is_true(name: str) -> None:
 def test_the_model_fits_the_machine(gpu_gb: float, ram_gb: float, chosen: str) -> None:
     """The cell's own code, and the table beside it: what is chosen takes three quarters of the memory at most."""
     notebook = read("volunteer.ipynb")
-    names: dict[str, Any] = {"model": "auto"}
-    exec(tagged(notebook, "choose")[1].source, names)
+    lines = ast.parse(tagged(notebook, "choose")[1].source).body
+    (chooses,) = [line for line in lines if isinstance(line, ast.FunctionDef)]
+    names: dict[str, Any] = {}
+    exec(ast.unparse(chooses), names)
     model = names["choose"](gpu_gb, ram_gb)
     assert chosen in model
     table = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     (sizes,) = re.findall(rf"\| `{re.escape(model)}` \| [\d.]+ billion \| ([\d.]+) GB \| ([\d.]+) GB \|", table)
     weights_gb, memory_gb = (float(sizes[0]), gpu_gb) if gpu_gb else (float(sizes[1]), ram_gb)
     assert weights_gb <= 0.8 * memory_gb
+
+
+def test_both_install_in_the_same_way() -> None:
+    first, second = (tagged(read(name), "install")[1].source for name in NAMES)
+    assert first == second
 
 
 # ---- as people run them
@@ -152,6 +164,35 @@ async def test_a_volunteer_serves_and_leaves(swarm: Swarm, tmp_path: Path) -> No
     assert peer_id not in await asyncio.to_thread(swarm.directory)
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "ready.json").exists()
+
+
+async def test_where_p2pnet_is_not_installed_a_wheel_is(swarm: Swarm, tmp_path: Path) -> None:
+    """Given a machine like a hosted one, with torch and Jupyter and without p2pnet, and the wheel beside the notebook,
+    when the cells are run, then p2pnet is in a folder of its own, what was there is as it was, and the worker serves
+    until the stop cell withdraws it. Nothing is fetched: whatever is needed is there."""
+    there = linked_dependencies(tmp_path / "there", "ipykernel", "pip")
+    before = sorted(path.name for path in there.iterdir())
+    shutil.copy(built(tmp_path / "dist").wheel, tmp_path)
+    notebook = with_parameters(read("volunteer.ipynb"), invite=to_line([swarm.address]), model="tiny")
+    environment = swarm.environment(tmp_path) | {"PYTHONPATH": str(there), "PIP_NO_INDEX": "1"}
+    async with running(notebook, tmp_path, environment, sys._base_executable) as at:
+        await at.run_until("live")
+        assert re.fullmatch(r"p2pnet/[\d.]+ is installed\.\n", at.shown("install"))
+        peer_id = json.loads((tmp_path / "ready.json").read_text())["peer_id"]
+        await asyncio.to_thread(wait_until, lambda: peer_id in swarm.workers(), "it is found")
+        assert any("p2pnet-env/bin/python" in process.cmdline()[0] for process in at.processes())
+        assert "The worker has stopped." in await at.run("stop")
+    assert [path.name for path in (tmp_path / "p2pnet-env").glob("lib/*/site-packages/p2pnet")] == ["p2pnet"]
+    assert sorted(path.name for path in there.iterdir()) == before
+    await asyncio.to_thread(wait_until, lambda: peer_id not in swarm.workers(), "the gateway has forgotten it")
+
+
+async def test_without_a_wheel_the_notebook_says_what_to_do(swarm: Swarm, tmp_path: Path) -> None:
+    there = linked_dependencies(tmp_path / "there", "ipykernel", "pip")
+    environment = swarm.environment(tmp_path) | {"PYTHONPATH": str(there), "PIP_NO_INDEX": "1"}
+    async with running(read("use_the_network.ipynb"), tmp_path, environment, sys._base_executable) as at:
+        with pytest.raises(Exception, match=r"RuntimeError\S*: Put p2pnet's wheel beside"):
+            await at.run_until("start")
 
 
 @pytest.mark.deep  # the same cells as above

@@ -23,6 +23,14 @@ from gateway.observability.views import (
     WorkerSeen,
 )
 from gateway.standing.desk import Standing
+from p2pnet.entrance.document import encode_document
+from p2pnet.errors import P2PNetError
+
+
+class NoEntrance(P2PNetError):
+    """Nobody can join through what this gateway could say."""
+
+    code = "no_entrance"
 
 
 def workers(page: WorkerPage) -> bytes:
@@ -64,6 +72,15 @@ def join(location: Location) -> bytes:
     command = f"p2pnet serve --model tiny {network}".rstrip()
     way = {"initial_peers": location.initial_peers, "swarm": location.swarm, "command": command}
     return msgspec.json.encode(way)
+
+
+def entrance(location: Location) -> bytes:
+    """The document that a newcomer joins by. Raises NoEntrance."""
+    if location.swarm is not None:
+        raise NoEntrance("This gateway is in a private swarm. Ask somebody in it for an invitation.")
+    if not location.initial_peers:
+        raise NoEntrance("This gateway joined through nobody that it could name.")
+    return encode_document(location.initial_peers)
 
 
 def overview(seen: Overview) -> bytes:

@@ -19,6 +19,7 @@ from gateway.receipts.store import ReceiptStore
 from gateway.standing.desk import Desk
 from gateway.surfaces.p2pnet import render
 from gateway.surfaces.p2pnet.live import LiveReply
+from p2pnet.entrance.document import WELL_KNOWN_PATH
 from p2pnet.errors import InvalidRequest, P2PNetError
 
 DEFAULT_LIMIT = 100
@@ -80,6 +81,10 @@ def surface(observability: Observability, limits: HttpLimits | None = None) -> A
     @routes.get("/p2pnet/v1/join", summary="What whoever wants to lend a machine runs")
     async def join() -> Response:
         return _json(render.join(observability.location))
+
+    @routes.get(WELL_KNOWN_PATH, summary="Whom to join through, for p2pnet itself")
+    async def well_known() -> Response:
+        return _json(render.entrance(observability.location))
 
     @routes.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:

@@ -69,7 +69,8 @@ class ServeConfig:
 
 
 def config_of(flags: ServeFlags) -> ServeConfig:
-    """Opens nothing but the scripts and the bootstrap file. Raises UsageError."""
+    """Opens nothing but the scripts and the bootstrap file, and asks pages and domains that are named to join through.
+    Raises UsageError."""
     _check_combination(flags)
     names = _served_names(flags)
     _check_names(flags, names)
@@ -88,7 +89,7 @@ def config_of(flags: ServeFlags) -> ServeConfig:
         identity=flags.identity,
         listen=listen_addresses(flags.listen),
         announce=tuple(map(check_listen_address, flags.announce)),
-        joining=joining(flags.initial_peers, flags.swarm),
+        joining=joining(flags.initial_peers, flags.swarm, flags.invite),
         is_behind_nat=True if flags.behind_nat else False if flags.public else None,
         relays_for_others=not flags.no_relay,
         metrics_host=flags.metrics_host,

@@ -86,6 +86,7 @@ class ServeFlags:
     ] = field(default_factory=list)
     initial_peers: options.InitialPeers = field(default_factory=list)
     swarm: options.Swarm = None
+    invite: options.Invite = None
     listen: options.Listen = field(default_factory=list)
     announce: options.Announce = field(default_factory=list)
     behind_nat: Annotated[

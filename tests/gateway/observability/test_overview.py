@@ -14,7 +14,7 @@ from gateway.http.limits import HttpLimits
 from gateway.observability.history import History
 from gateway.observability.views import Location
 from gateway.surfaces.p2pnet.live import Changes, LiveReply
-from gateway.surfaces.p2pnet.render import join
+from gateway.surfaces.p2pnet.render import NoEntrance, entrance, join
 from tests.gateway.asgi_call import AsgiCall
 from tests.gateway.desk import ANN, BOB, BOOTSTRAP, GATEWAY, NOW_S, Desk, worker
 from tests.gateway.reports import NOON_S, attempt, report
@@ -146,11 +146,21 @@ async def test_what_a_volunteer_runs(desk: Desk) -> None:
         "swarm": None,
         "command": f"p2pnet serve --model tiny --initial-peers {BOOTSTRAP}",
     }
+    assert (await desk.http.get("/.well-known/p2pnet")).json() == {"initial_peers": [BOOTSTRAP]}
 
 
 def test_what_somebody_runs_who_is_in_the_swarm() -> None:
     way = msgspec.json.decode(join(Location(ANN, (BOOTSTRAP,), "lab")))
     assert way == {"initial_peers": [BOOTSTRAP], "swarm": "lab", "command": "p2pnet serve --model tiny --swarm lab"}
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [(Location(ANN, (BOOTSTRAP,), "lab"), "Ask somebody in it for an invitation"), (Location(ANN), "through nobody")],
+)
+def test_nobody_joins_by_the_page_of_a_private_swarm(location: Location, said: str) -> None:
+    with pytest.raises(NoEntrance, match=said):
+        entrance(location)
 
 
 # Live
