@@ -13,15 +13,17 @@ from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
+from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
-from p2pnet.wire.protocols import EMBED, GENERATE, STATUS, AnyAnswer, WireProtocol
+from p2pnet.wire.margins import MarginCheck
+from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
 E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
@@ -87,6 +89,21 @@ def embed(
     All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
     """
     call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call)
+
+
+def score(
+    network: Network,
+    peer_id: str,
+    request: ScoreRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+) -> AsyncGenerator[Accepted | Scored | Finished, None]:
+    """Have one worker score another one's answer: Accepted, Scored until each token has its margin, Finished.
+
+    The last Scored has the margin of the end, where the request names a `reason`. Raises, and is closed, as `generate`.
+    """
+    call = _Call(SCORE, request, MarginCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call)
 
 

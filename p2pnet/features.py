@@ -36,6 +36,8 @@ RESUME = "resume"
 """Goes on after another worker's tokens, and with the same digest and seed gives the same ones."""
 RESUME_TEXT = "resume_text"
 """Goes on after the text of another worker's answer, whatever digest that one had."""
+SCORE = "score"
+"""Says of another worker's answer whether the sampler gives its tokens."""
 FIM = "fim"
 """Fills in the middle: a TextPrompt with a suffix."""
 
@@ -94,6 +96,7 @@ _DOES = {
     DIMENSIONS: "shorten its vectors",
     RESUME: "go on with another worker's answer",
     RESUME_TEXT: "go on with an answer that has begun",
+    SCORE: "score another worker's answer",
     FIM: "fill a gap in a text",
 }
 """What a model that lacks the feature cannot do, for people."""

@@ -9,8 +9,17 @@ import pytest
 from p2pnet.embed_messages import Embedding
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta, Usage
+from p2pnet.score_messages import Scored
 from p2pnet.status_messages import Status
-from p2pnet.wire.exchange import EMBED_TRANSITIONS, STATUS_TRANSITIONS, TRANSITIONS, Exchange, State
+from p2pnet.wire.exchange import (
+    EMBED_TRANSITIONS,
+    SCORE_TRANSITIONS,
+    STATUS_TRANSITIONS,
+    TRANSITIONS,
+    Exchange,
+    State,
+    Transitions,
+)
 
 ACCEPTED = Accepted(3)
 DELTA = TextDelta("a", (1,))
@@ -53,17 +62,21 @@ def test_the_table_is_complete() -> None:
     assert {(state, type(event)): following for state, event, following in TABLE if following} == TRANSITIONS
 
 
-def test_vectors_stand_where_text_stands_and_neither_in_the_others_place() -> None:
-    vector = Embedding(0, bytes(4))
-    exchange = Exchange(EMBED_TRANSITIONS)
-    for event in (ACCEPTED, vector, vector):
-        exchange.advance(event)
+@pytest.mark.parametrize(
+    ("transitions", "event"), [(EMBED_TRANSITIONS, Embedding(0, bytes(4))), (SCORE_TRANSITIONS, Scored.of((0.0,)))]
+)
+def test_vectors_and_scores_stand_where_text_stands_and_none_in_anothers_place(
+    transitions: Transitions, event: Embedding | Scored
+) -> None:
+    exchange = Exchange(transitions)
+    for following in (ACCEPTED, event, event):
+        exchange.advance(following)
     with pytest.raises(ProtocolViolation, match="TextDelta in state STREAMING"):
         exchange.advance(DELTA)
     exchange.advance(FINISHED)
     assert exchange.is_done
-    with pytest.raises(ProtocolViolation, match="Embedding in state STREAMING"):
-        exchange_in(State.STREAMING).advance(vector)
+    with pytest.raises(ProtocolViolation, match=f"{type(event).__name__} in state STREAMING"):
+        exchange_in(State.STREAMING).advance(event)
 
 
 @pytest.mark.parametrize("event", [Status(True), FAILED])
