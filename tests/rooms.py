@@ -81,13 +81,18 @@ ROOMS: dict[str, str] = {
     "gateway.observability": (
         "errors config messages private_files flow network records gateway.peers gateway.routing"
     ),
+    "gateway.audits": (
+        "errors config identity messages score_messages network records features wire client gateway.interface "
+        "gateway.peers gateway.membership"
+    ),
     "gateway.dispatch": (
         "errors config messages embed_messages flow network records features wire client gateway.interface "
-        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
+        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
+        "gateway.audits"
     ),
     "gateway.serving": (
-        "identity flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
-        "gateway.observability gateway.dispatch"
+        "errors identity flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "gateway.observability gateway.audits gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",

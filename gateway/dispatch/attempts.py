@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic
 
+from gateway.audits.given import Given
 from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
 from gateway.dispatch.doubt import Doubt
 from gateway.dispatch.hedging import Hedging
@@ -22,7 +23,17 @@ from gateway.observability.reports import CANCELLED
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from p2pnet.errors import Busy, Draining, EndDoubted, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
+from p2pnet.errors import (
+    Busy,
+    Draining,
+    EndDoubted,
+    Flagged,
+    NotAllowed,
+    P2PNetError,
+    PeerSilent,
+    RequestError,
+    WorkerFailed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +78,21 @@ class Running(Generic[E]):
 class Attempts:
     """All attempts of one gateway."""
 
-    def __init__(self, watch: Watch, admission: Admission, hedging: Hedging, now_s: Monotonic) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        admission: Admission,
+        hedging: Hedging,
+        now_s: Monotonic,
+        look_at: Callable[[Given], None] = lambda given: None,
+    ) -> None:
+        """`look_at` is handed what an attempt has gathered, once it is over."""
         self._watch = watch
         self._usual = watch.usual
         self._admission = admission
         self._hedging = hedging
         self._now_s = now_s
+        self._look_at = look_at
 
     def start(
         self,
@@ -113,6 +133,8 @@ class Attempts:
         attempt, account = running.attempt, running.account
         self._watch.remove(attempt)
         await running.stream.aclose()
+        if attempt.given is not None:
+            self._look_at(attempt.given)
         reason = attempt.finish_reason
         if reason is not None and not isinstance(error, EndDoubted):
             error = attempt.wrong_receipt
@@ -152,7 +174,7 @@ class Attempts:
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
             health.note_release(attempt.began_s)
-        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted):
+        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted | Flagged):
             health.note_release(attempt.began_s)
         else:
             is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s

@@ -1,0 +1,82 @@
+"""Asks one auditor to look at one answer. Draws no conclusion."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.audits.evidence import Calibration
+from gateway.peers.worker import Worker
+from p2pnet.client import score
+from p2pnet.config import ExchangeTimeouts
+from p2pnet.errors import (
+    Busy,
+    ContextOverflow,
+    Draining,
+    InvalidRequest,
+    NotAllowed,
+    P2PNetError,
+    PeerSilent,
+    PeerUnreachable,
+)
+from p2pnet.network.interface import Network
+from p2pnet.records import ModelTask
+from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest
+
+LOOK_S = 120.0
+"""How long an auditor has for one look. It comes after all answers there, so it may take long; nobody waits for it."""
+
+NO_FAULT = (Busy, Draining, NotAllowed, PeerUnreachable, ContextOverflow)
+"""What an auditor may answer again and again and be of its digest all the same: it has no time, is not to be reached,
+or has less memory than whoever gave the answer."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an auditor says: the margins of the tokens, in logits, and that of the end, if it was asked for."""
+
+    margins: tuple[float, ...]
+    end: float | None = None
+
+    @property
+    def positions(self) -> int:
+        return len(self.margins) + (self.end is not None)
+
+    def log_likelihood(self, calibration: Calibration) -> float:
+        return calibration.log_likelihood(sum(self.margins) + (self.end or 0.0), self.positions)
+
+
+IMPOSSIBLE = Look((MAX_MARGIN,))
+"""Of an answer in which there are ids that the model does not have: one token at full margin, whatever else there is.
+It must not be nothing, or a cheat would add one to all that it gives."""
+
+
+async def look(
+    network: Network, auditor: Worker, key: ModelTask, request: ScoreRequest, now_s: float, timeouts: ExchangeTimeouts
+) -> Look:
+    """Have it look, on one of its slots. Raises what the auditor fails with, PeerSilent after LOOK_S."""
+    auditor.reserve(key, now_s)
+    margins: list[float] = []
+    end: float | None = None
+    events = score(network, auditor.peer_id, request, auditor.record.addresses, timeouts)
+    try:
+        async with asyncio.timeout(LOOK_S):
+            async for event in events:
+                if isinstance(event, Scored):
+                    margins += event.values
+                    end = event.end
+    except InvalidRequest as error:
+        if error.param != "token_ids":
+            raise
+        return IMPOSSIBLE
+    except TimeoutError as error:
+        raise PeerSilent(f"the auditor took more than {LOOK_S:.0f} s") from error
+    finally:
+        await events.aclose()
+        auditor.release(key)
+    return Look(tuple(margins), end)
+
+
+def is_fault(error: P2PNetError) -> bool:
+    """Whether it speaks against the auditor that another one can look at the same answer."""
+    return not isinstance(error, NO_FAULT)
