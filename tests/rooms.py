@@ -83,7 +83,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.audits": (
         "errors config identity messages score_messages network records features wire client gateway.interface "
-        "gateway.peers gateway.membership"
+        "gateway.peers gateway.membership gateway.observability"
     ),
     "gateway.dispatch": (
         "errors config messages embed_messages flow network records features wire client gateway.interface "
@@ -115,14 +115,14 @@ ROOMS: dict[str, str] = {
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (
-        "errors identity network directory gateway.routing gateway.membership gateway.observability gateway.serving "
-        "gateway.service gateway.model_names gateway.http gateway.app"
+        "errors identity network directory gateway.peers gateway.routing gateway.membership gateway.observability "
+        "gateway.serving gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
         "display errors config messages private_files identity loopback flow network records receipts features swarm "
         "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
         "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
-        "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

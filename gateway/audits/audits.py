@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from gateway.audits.audit_view import audit_view
 from gateway.audits.auditors import Auditors
 from gateway.audits.canaries import canary
 from gateway.audits.evidence import Calibration, calibration_of
@@ -25,6 +26,7 @@ from gateway.audits.trials import ACCUSER_TRIAL_SHARE, TRIAL_SHARE, KnownAnswer,
 from gateway.audits.verdicts import Case, Cases
 from gateway.interface import Caller
 from gateway.membership.table import PeerTable
+from gateway.observability.views import AuditView
 from gateway.peers.flags import CANNOT_SCORE, UNLIKE, Flag
 from gateway.peers.worker import Worker
 from p2pnet.client import generate
@@ -143,6 +145,10 @@ class Audits:
     def is_idle(self) -> bool:
         """Nothing waits, and nothing is under way."""
         return not self._waiting and not self._under_way
+
+    def view(self, worker: Worker) -> AuditView:
+        """What has been shown of it."""
+        return audit_view(worker, self.cases, self.flags)
 
     def _is_drawn(self, worker: Worker, card: ModelCard) -> bool:
         share = self.cases.of(worker.peer_id, card.digest).share

@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import msgspec
 
 from gateway.observability.recent import MAX_REQUESTS, Kept
 from gateway.observability.reports import RequestReport
+from gateway.peers.flags import Flag
 from p2pnet.errors import UsageError
 from p2pnet.private_files import NOBODY_ELSE, keep_private
 
@@ -35,6 +36,9 @@ SCHEMA = (
 )
 """A report is JSON: a new field with a default needs no new schema."""
 
+FLAGS = "CREATE TABLE IF NOT EXISTS flags (worker TEXT NOT NULL UNIQUE, flag TEXT NOT NULL)"
+"""Made with the first flag. A program that does not know it passes over it, so the version is the same."""
+
 MAX_FILE_BYTES = 64 << 20
 """Room for MAX_REQUESTS of the longest reports that strangers can cause, several times over for usual ones."""
 
@@ -45,6 +49,7 @@ DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLI
 """What SQLite says of a file that is not what it should be. The last one: it lacks a table or a column of ours."""
 
 _decode_report = msgspec.json.Decoder(RequestReport).decode
+_decode_flag = msgspec.json.Decoder(Flag).decode
 
 
 class NotOurs(Exception):
@@ -53,10 +58,11 @@ class NotOurs(Exception):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file held when it was opened, both oldest first."""
+    """What a file held when it was opened, all of it oldest first."""
 
     requests: tuple[Kept, ...]
     models: tuple[str, ...]
+    flags: tuple[Flag, ...] = ()
 
 
 def open_history(
@@ -76,14 +82,16 @@ class HistoryFile:
     """An open file, to which no other process writes meanwhile. Make one with `open_history`. `claim` is what keeps
     others out, until it is closed."""
 
-    def __init__(self, connection: sqlite3.Connection, claim: int, max_requests: int, models: Iterable[str]) -> None:
+    def __init__(self, connection: sqlite3.Connection, claim: int, max_requests: int, contents: Contents) -> None:
         self._connection = connection
         self._claim = claim
         self._max_requests = max_requests
-        self._models = set(models)
+        self._models = set(contents.models)
+        self._flags = contents.flags
 
-    def write(self, requests: Sequence[Kept], models: Sequence[str]) -> None:
-        """Add requests, and have `models` be all that are known; all or nothing. Raises sqlite3.Error."""
+    def write(self, requests: Sequence[Kept], models: Sequence[str], flags: tuple[Flag, ...] = ()) -> None:
+        """Add requests, and have `models` be all that are known and `flags` all that stand; all or nothing. Raises
+        sqlite3.Error."""
         gone, new = self._models.difference(models), [model for model in models if model not in self._models]
         rows = [(kept.number, msgspec.json.encode(kept.report).decode()) for kept in requests]
         with self._connection as transaction:
@@ -92,7 +100,12 @@ class HistoryFile:
             transaction.executemany("INSERT INTO requests VALUES (?, ?)", rows)
             transaction.executemany("DELETE FROM known_models WHERE id = ?", [(model,) for model in gone])
             transaction.executemany("INSERT INTO known_models VALUES (?)", [(model,) for model in new])
-        self._models = set(models)
+            if flags != self._flags:
+                transaction.execute(FLAGS)
+                transaction.execute("DELETE FROM flags")
+                values = [(flag.worker, msgspec.json.encode(flag).decode()) for flag in flags]
+                transaction.executemany("INSERT INTO flags VALUES (?, ?)", values)
+        self._models, self._flags = set(models), flags
 
     def close(self) -> None:
         try:
@@ -108,7 +121,7 @@ def _open(path: Path, max_requests: int, max_bytes: int) -> tuple[HistoryFile, C
     except BaseException:
         os.close(claim)
         raise
-    return HistoryFile(connection, claim, max_requests, contents.models), contents
+    return HistoryFile(connection, claim, max_requests, contents), contents
 
 
 def _claim(path: Path) -> int:
@@ -176,11 +189,14 @@ def _read(connection: sqlite3.Connection, max_requests: int) -> Contents:
         "SELECT number, report FROM requests ORDER BY number DESC LIMIT ?", (max_requests,)
     ).fetchall()
     models = connection.execute("SELECT id FROM known_models ORDER BY rowid").fetchall()
+    has_flags = _value(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'flags'")
+    flagged = connection.execute("SELECT flag FROM flags ORDER BY rowid").fetchall() if has_flags else ()
     try:
         requests = tuple(Kept(number, _decode_report(report)) for number, report in reversed(newest_first))
+        flags = tuple(_decode_flag(flag) for (flag,) in flagged)
     except (msgspec.MsgspecError, TypeError) as error:
         raise NotOurs(f"it is damaged: {error}") from error
-    return Contents(requests, tuple(str(model) for (model,) in models))
+    return Contents(requests, tuple(str(model) for (model,) in models), flags)
 
 
 def _value(connection: sqlite3.Connection, query: str) -> int | str:

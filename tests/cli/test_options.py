@@ -59,6 +59,8 @@ EXPECTED_FLAGS = {
             "--code-model",
             "--trusted-proxy",
             "--keep-responses",
+            "--audit",
+            "--auditor",
         ),
     },
     "chat": {"--model", "--gateway", "--message", "--temperature", "--log-level"},
