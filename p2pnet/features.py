@@ -57,6 +57,7 @@ ENGINE = (
     REGEX,
     RESUME,
     RESUME_TEXT,
+    SCORE,
 )
 """What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer."""
 

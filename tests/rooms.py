@@ -38,25 +38,26 @@ ROOMS: dict[str, str] = {
     "p2pnet.client": "errors config messages embed_messages score_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
-    "p2pnet.worker.backend": "messages embed_messages records",
+    "p2pnet.worker.backend": "messages embed_messages score_messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
-    "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.engine": "errors messages score_messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages flow network records features wire "
-        "worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
+        "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
+        "features wire worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine "
+        "worker.gguf"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
-    "p2pnet.worker.announcing": "config identity flow network records wire directory worker.observability",
+    "p2pnet.worker.announcing": "config identity flow network records features wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config identity messages embed_messages status_messages rate_limit flow network records receipts "
-        "wire worker.backend worker.observability"
+        "errors config identity messages embed_messages score_messages status_messages rate_limit flow network records "
+        "receipts wire worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files flow receipts",
     "p2pnet.worker.owner": "errors flow",

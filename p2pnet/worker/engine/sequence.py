@@ -56,7 +56,8 @@ class Sequence:
         self._echo = echo
         self._sampler = Sampler(plan.sampling, len(plan.prompt_ids))
         self._ids = [*plan.prompt_ids, *plan.resume_ids]
-        self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, echo is not None and echo.needs_logits)
+        wanted_from = 0 if echo is not None and echo.needs_logits else None
+        self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, wanted_from)
         self.finish_reason: FinishReason | None = None
         self._resume()
 
@@ -75,6 +76,15 @@ class Sequence:
     def has_calls(self) -> bool:
         """Whether it has begun to call a tool."""
         return self._emitter.has_calls
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        return self._plan.end_token_ids
+
+    @property
+    def withholds(self) -> bool:
+        """See Emitter."""
+        return self._emitter.withholds
 
     @property
     def stop(self) -> str | None:
@@ -96,19 +106,33 @@ class Sequence:
         deltas = self._echo.take(logits, start) if self._echo is not None and self._echo.needs_logits else ()
         if self.job.remaining:
             return deltas
-        return deltas + self._choose(logits[-1])
+        return deltas + self.choose(logits[-1])
 
-    def _choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
-        generated = len(self._ids) - len(self._plan.prompt_ids)
-        token_id = self._sampler.choose(
-            logits,
-            self._ids,
-            None if self._constraint is None else self._constraint.allowed(),
-            self._plan.end_token_ids if generated < self._plan.min_tokens else (),
-        )
-        self._ids.append(token_id)
+    def choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
+        """Sample the next token from the logits (vocabulary,) after those so far. Returns what it lets be sent."""
+        token_id = self._sampler.choose(logits, self._ids, *self._left())
+        return self.follow(token_id, logits)
+
+    def margins(self, logits: torch.Tensor, given: Ids[int]) -> list[float]:
+        """Of these ids in the place of the next token: see Sampler."""
+        return self._sampler.margins(logits, self._ids, given, *self._left())
+
+    def lead(self, logits: torch.Tensor) -> float:
+        """Of what would be sampled next: see Sampler."""
+        return self._sampler.lead(logits, self._ids, *self._left())
+
+    def _left(self) -> tuple[torch.Tensor | None, frozenset[int]]:
+        """What may come next, where the form says it, and what must not."""
+        is_early = len(self._ids) - len(self._plan.prompt_ids) < self._plan.min_tokens
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        return allowed, self._plan.end_token_ids if is_early else frozenset()
+
+    def follow(self, token_id: int, logits: torch.Tensor) -> tuple[TextDelta, ...]:
+        """Take the next token, whoever has chosen it. Returns what it lets be sent. Raises InvalidRequest where the
+        form does not allow it."""
         if self._constraint is not None:
             self._constraint.accept(token_id)
+        self._ids.append(token_id)
         if token_id in self._plan.end_token_ids:
             return self._finish("stop")
         delta = self._emitter.feed(token_id, self._logprob(logits, token_id))
