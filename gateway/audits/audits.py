@@ -217,7 +217,7 @@ class Audits:
 
     async def _judge(self, given: Given, request: ScoreRequest, case: Case, panel: Sequence[Worker]) -> None:
         """Have the answer looked at by all of these, and note what they say."""
-        looks = await asyncio.gather(*(self._ask(each, given.key, request) for each in panel))
+        looks = await asyncio.gather(*(self._ask(each, request) for each in panel))
         calibration = calibration_of(given.card.quantization, given.card.dtype)
         for auditor, said in zip(panel, looks, strict=True):
             if isinstance(said, Look):
@@ -245,16 +245,16 @@ class Audits:
     async def _find_whether_another_can(self, given: Given, request: ScoreRequest, failed: Worker) -> None:
         """What another says of the answer is no evidence: whoever failed could have chosen which ones are passed on."""
         other = self.auditors.another(given.worker, given.card, self._only_trusted, {failed.peer_id})
-        if other is None or not isinstance(await self._ask(other, given.key, request), Look):
+        if other is None or not isinstance(await self._ask(other, request), Look):
             return
         case = self.cases.of(failed.peer_id, given.card.digest)
         case.could_where_it_failed.append(self.auditors.voice_of(other))
         if case.cannot_score:
             self._flag(case, CANNOT_SCORE, [voice.peer_id for voice in case.could_where_it_failed], is_by_trusted=False)
 
-    async def _ask(self, auditor: Worker, key: ModelTask, request: ScoreRequest) -> Look | P2PNetError:
+    async def _ask(self, auditor: Worker, request: ScoreRequest) -> Look | P2PNetError:
         try:
-            return await look(self._network, auditor, key, request, self._now_s(), self._timeouts)
+            return await look(self._network, auditor, request, self._timeouts)
         except P2PNetError as error:
             self.counts["failed"] += 1
             logger.debug("%s did not look at an answer: %s (%s)", auditor.peer_id, error, error.code)
@@ -268,7 +268,7 @@ class Audits:
             return
         answer = self._rng.choice([each for each in known if each.is_confirmed] or known)
         bad = spoiled(answer.request, list(self._known.ids(key, like)), self._rng) if self._rng.random() < 0.5 else None
-        said = await self._ask(auditor, key, answer.request if bad is None else bad[0])
+        said = await self._ask(auditor, answer.request if bad is None else bad[0])
         if not isinstance(said, Look):
             return
         self.counts["trial"] += 1

@@ -20,7 +20,6 @@ from p2pnet.errors import (
     PeerUnreachable,
 )
 from p2pnet.network.interface import Network
-from p2pnet.records import ModelTask
 from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest
 
 LOOK_S = 120.0
@@ -46,16 +45,17 @@ class Look:
         return calibration.log_likelihood(sum(self.margins) + (self.end or 0.0), self.positions)
 
 
+GIVEN_IDS = ("token_ids", "resume_tokens")
+"""The fields of a request to look that come from the worker whose answer it is. What it went on after is among them: an
+honest one would have refused ids that its model does not have."""
+
 IMPOSSIBLE = Look((MAX_MARGIN,))
 """Of an answer in which there are ids that the model does not have: one token at full margin, whatever else there is.
 It must not be nothing, or a cheat would add one to all that it gives."""
 
 
-async def look(
-    network: Network, auditor: Worker, key: ModelTask, request: ScoreRequest, now_s: float, timeouts: ExchangeTimeouts
-) -> Look:
-    """Have it look, on one of its slots. Raises what the auditor fails with, PeerSilent after LOOK_S."""
-    auditor.reserve(key, now_s)
+async def look(network: Network, auditor: Worker, request: ScoreRequest, timeouts: ExchangeTimeouts) -> Look:
+    """Have it look: that takes none of its slots. Raises what the auditor fails with, PeerSilent after LOOK_S."""
     margins: list[float] = []
     end: float | None = None
     events = score(network, auditor.peer_id, request, auditor.record.addresses, timeouts)
@@ -66,14 +66,13 @@ async def look(
                     margins += event.values
                     end = event.end
     except InvalidRequest as error:
-        if error.param != "token_ids":
+        if error.param not in GIVEN_IDS:
             raise
         return IMPOSSIBLE
     except TimeoutError as error:
         raise PeerSilent(f"the auditor took more than {LOOK_S:.0f} s") from error
     finally:
         await events.aclose()
-        auditor.release(key)
     return Look(tuple(margins), end)
 
 

@@ -71,7 +71,6 @@ async def test_a_cheat_is_flagged_and_asked_no_more(give: Give, aim: int) -> Non
         honest = [await swarm.join(f"honest {number}") for number in range(4)]
         tokens = await swarm.tokens_until_flagged(cheat)
         assert tokens <= aim, f"it took {tokens} tokens"
-        print(f"{getattr(give, '__name__', give)}: {tokens} tokens")
 
         before = len(cheat.requests)
         for _ in range(10):
