@@ -23,8 +23,8 @@ PANEL = 2
 """Auditors of one worker at a time: as many as it takes to convict."""
 
 PANEL_STATEMENTS = 64
-"""After so many statements others are drawn, unless there is a suspicion: a friend of the worker passes whatever it
-gives, and must not stay."""
+"""After so many statements others are drawn in the place of those who suspect nothing: a friend of the worker passes
+whatever it gives, and must not stay."""
 
 MAX_RECORDS = 4_096
 """Auditors whose trials are remembered."""
@@ -64,7 +64,7 @@ class Auditors:
         able = [
             each
             for each in self._table.roster.of(card.key)
-            if each is not worker and _runs_the_same(each, card) and not self._is_barred(each.peer_id)
+            if each is not worker and _runs_the_same(each, card) and not self.is_barred(each.peer_id)
         ]
         trusted = [each for each in able if each.peer_id in self._trusted]
         if trusted or only_trusted:
@@ -82,24 +82,25 @@ class Auditors:
         )
 
     def panel(self, case: Case, worker: Worker, card: ModelCard, only_trusted: bool) -> list[Worker]:
-        """Who looks at the next answer: one of its two auditors, both of them while it is suspected. Empty while none
-        of them has time."""
-        able = {each.peer_id: each for each in self.able(worker, card, only_trusted)}
-        keeps = case.is_suspected or case.panel_statements < PANEL_STATEMENTS
-        members = [able[voice.peer_id] for voice in case.panel if keeps and voice.peer_id in able]
-        if not members:
+        """Who looks at the next answer: one of its two auditors, both of them while it is suspected. Empty while nobody
+        has time.
+
+        Who has brought the worker under suspicion stays; others do for a while. Whoever has no time is replaced: a
+        friend of the worker must not keep the place of somebody who would look."""
+        able = [each for each in self.able(worker, card, only_trusted) if self.is_free(each, card.key)]
+        free = {each.peer_id: each for each in able}
+        self._rng.shuffle(able)
+        is_over = case.panel_statements >= PANEL_STATEMENTS
+        if is_over:
             case.panel_statements = 0
-        accusers = [able[voice.peer_id] for voice in case.accusers() if voice.peer_id in able]
-        others = list(able.values())
-        self._rng.shuffle(others)
-        for each in (*accusers, *others):
-            if len(members) < PANEL and all(each.subnets.isdisjoint(member.subnets) for member in members):
+        first = [*case.accusers(), *([] if is_over else case.panel)]
+        members: list[Worker] = []
+        for each in (*(free[voice.peer_id] for voice in first if voice.peer_id in free), *able):
+            is_apart = all(each is not other and each.subnets.isdisjoint(other.subnets) for other in members)
+            if is_apart and len(members) < PANEL:
                 members.append(each)
         case.panel = [self.voice_of(each) for each in members]
-        free = [each for each in members if self.is_free(each, card.key)]
-        if not free or case.is_suspected:
-            return free
-        return [self._rng.choice(free)]
+        return members if case.is_suspected or not members else [self._rng.choice(members)]
 
     def another(self, worker: Worker, card: ModelCard, only_trusted: bool, tried: Collection[str]) -> Worker | None:
         """Somebody else with time, where one could not look."""
@@ -110,7 +111,8 @@ class Auditors:
         ]
         return self._rng.choice(free) if free else None
 
-    def _is_barred(self, peer_id: str) -> bool:
+    def is_barred(self, peer_id: str) -> bool:
+        """Whether it has lost its part as an auditor. What is trusted has none to lose."""
         record = self._records.get(peer_id)
         return record is not None and record.is_liar and peer_id not in self._trusted
 

@@ -222,7 +222,9 @@ class Audits:
         for auditor, said in zip(panel, looks, strict=True):
             if isinstance(said, Look):
                 self._note(given, request, case, auditor, said, calibration)
-            elif is_fault(said):
+                continue
+            case.note_failed(auditor.peer_id)
+            if is_fault(said):
                 await self._find_whether_another_can(given, request, auditor)
         if case.worker not in self.flags and (voices := case.convicting()):
             self._flag(case, UNLIKE, [voice.peer_id for voice in voices], any(each.is_trusted for each in voices))
@@ -235,6 +237,8 @@ class Audits:
     def _note(
         self, given: Given, request: ScoreRequest, case: Case, auditor: Worker, said: Look, calibration: Calibration
     ) -> None:
+        if auditor.peer_id in self.flags or self.auditors.is_barred(auditor.peer_id):
+            return  # it has been found out meanwhile
         voice, log_likelihood = self.auditors.voice_of(auditor), said.log_likelihood(calibration)
         case.note(voice, log_likelihood, said.positions)
         self.cases.of(auditor.peer_id, given.card.digest).could_where_it_failed.clear()
@@ -248,7 +252,7 @@ class Audits:
         if other is None or not isinstance(await self._ask(other, request), Look):
             return
         case = self.cases.of(failed.peer_id, given.card.digest)
-        case.could_where_it_failed.append(self.auditors.voice_of(other))
+        case.note_other_could(self.auditors.voice_of(other))
         if case.cannot_score:
             self._flag(case, CANNOT_SCORE, [voice.peer_id for voice in case.could_where_it_failed], is_by_trusted=False)
 

@@ -13,12 +13,14 @@ from p2pnet.errors import (
     Busy,
     ContextOverflow,
     Draining,
+    FeatureMissing,
     InvalidRequest,
     NotAllowed,
     P2PNetError,
     PeerSilent,
     PeerUnreachable,
 )
+from p2pnet.features import SCORE
 from p2pnet.network.interface import Network
 from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest
 
@@ -77,5 +79,8 @@ async def look(network: Network, auditor: Worker, request: ScoreRequest, timeout
 
 
 def is_fault(error: P2PNetError) -> bool:
-    """Whether it speaks against the auditor that another one can look at the same answer."""
+    """Whether it speaks against the auditor that another one can look at the same answer. One may take smaller requests
+    than others do; but not say that it cannot look at all, which it has announced."""
+    if isinstance(error, FeatureMissing):
+        return error.param == SCORE
     return not isinstance(error, NO_FAULT)

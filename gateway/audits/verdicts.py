@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gateway.audits.evidence import LOG_FLAGGED, LOG_SUSPECTED, Evidence
+from gateway.audits.evidence import LOG_FLAGGED, LOG_SUSPECTED, MAX_VOICES, Evidence
 
 FULL_POSITIONS = 2_000
 """Until so many tokens were looked at, all answers of an identity are: it costs nothing to begin with a new one. Five
@@ -78,10 +78,18 @@ class Case:
         self._voices = {peer_id: self._voices[peer_id] for peer_id in self.evidence.voices}
         self.panel_statements += 1
 
+    def note_failed(self, voice: str) -> None:
+        """It did not look, so somebody else is to: one that never does would keep others from it."""
+        self.panel = [each for each in self.panel if each.peer_id != voice]
+
+    def note_other_could(self, other: Voice) -> None:
+        """It was not able to look at an answer at which this one was."""
+        self.could_where_it_failed = [*self.could_where_it_failed, other][-MAX_VOICES:]
+
     def discard(self, voice: str) -> None:
         """What this auditor has said counts no more."""
         self.evidence.discard(voice)
-        self.panel = [each for each in self.panel if each.peer_id != voice]
+        self.note_failed(voice)
 
     def accusers(self, log_threshold: float = LOG_SUSPECTED) -> list[Voice]:
         """The auditors with so much evidence, most first."""

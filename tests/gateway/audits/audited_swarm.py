@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -58,11 +59,17 @@ class Model:
     end_bias: float = -2.0
 
     def logits(self, prompt: int, last: int) -> Logits:
-        truth = np.random.default_rng((self.seed, prompt % PROMPTS, last)).standard_normal(WORDS) * self.spread
-        truth[END] += self.end_bias
-        return truth + self.drift * np.random.default_rng((99, prompt % PROMPTS, last)).standard_normal(WORDS)
+        return _logits(self, prompt % PROMPTS, last)
 
 
+@lru_cache(maxsize=1 << 14)
+def _logits(model: Model, prompt: int, last: int) -> Logits:
+    truth = np.random.default_rng((model.seed, prompt, last)).standard_normal(WORDS) * model.spread
+    truth[END] += model.end_bias
+    return truth + model.drift * np.random.default_rng((99, prompt, last)).standard_normal(WORDS)
+
+
+@lru_cache(maxsize=1 << 10)
 def noise(seed: int, position: int) -> Logits:
     return np.random.default_rng((seed, position)).gumbel(size=WORDS)
 

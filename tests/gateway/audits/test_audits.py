@@ -15,7 +15,7 @@ from gateway.audits.verdicts import CANNOT_SCORE_TIMES
 from gateway.interface import Caller
 from gateway.peers.flags import CANNOT_SCORE, UNLIKE
 from gateway.peers.health import State
-from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Sampling, TextDelta, Usage, choice_seed
+from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Load, Sampling, TextDelta, Usage, choice_seed
 from p2pnet.network.interface import Stream
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.wire.codec import encode_frame
@@ -24,6 +24,7 @@ from tests.gateway.audits.audited_swarm import (
     MODEL,
     SAMPLER,
     Answer,
+    Say,
     accuses_all,
     audited_swarm,
     honest_answer,
@@ -43,12 +44,12 @@ async def test_an_honest_worker_is_never_flagged_over_two_thousand_requests() ->
         auditors = [await swarm.join(f"auditor {number}", features=("score",)) for number in range(3)]
         highest = float("-inf")
         for _ in range(2_000):
-            await swarm.ask(worker)
+            await swarm.ask(worker, max_tokens=8)
             highest = max(highest, swarm.audits.cases.of(worker.peer_id, DIGEST).evidence.log_e)
         assert len(worker.requests) == 2_000 and not len(swarm.peers.flags)
         assert highest < 0, f"the evidence came to {highest} nats"
         looks = sum(len(auditor.looks) for auditor in auditors)
-        assert 100 <= looks <= 700, f"{looks} looks: all of the first answers, and few of the last"
+        assert 200 <= looks <= 1_200, f"{looks} looks: all of the first answers, and few of the last"
 
 
 async def test_a_worker_that_is_honest_for_long_and_then_cheats_is_flagged() -> None:
@@ -145,6 +146,33 @@ async def test_a_friend_that_passes_a_cheat_does_not_save_it() -> None:
         assert tokens <= 5_000, f"it took {tokens} tokens"
 
 
+def is_busy(request: ScoreRequest) -> Said:
+    return (Failed("busy", "later"),)
+
+
+@pytest.mark.parametrize("say", [passes_all, is_busy])
+async def test_friends_of_a_cheat_do_not_keep_the_places_of_its_auditors(say: Say) -> None:
+    """Neither by finding nothing nor by never having time, though half of all auditors are friends."""
+    async with audited_swarm() as swarm:
+        cheat = await swarm.join("cheat", other_model)
+        for number in range(4):
+            await swarm.join(f"friend {number}", say=say, features=("score",))
+            await swarm.join(f"auditor {number}", features=("score",))
+        await swarm.tokens_until_flagged(cheat, 600)
+        assert len(swarm.peers.flags) == 1
+
+
+async def test_a_friend_that_says_it_is_full_is_passed_over() -> None:
+    async with audited_swarm() as swarm:
+        cheat = await swarm.join("cheat", other_model)
+        for number in range(4):
+            await swarm.join(f"friend {number}", say=passes_all, features=("score",))
+            swarm.known(peer(f"friend {number}").peer_id).note_load(Load(running=64, slots=64), 0.0)
+        for number in range(2):
+            await swarm.join(f"auditor {number}", features=("score",))
+        assert await swarm.tokens_until_flagged(cheat, 20) <= 150
+
+
 def refuses(request: ScoreRequest) -> Said:
     return (Failed("worker_failed", "no"),)
 
@@ -162,9 +190,9 @@ def says_nothing(request: ScoreRequest) -> Said:
 
 
 @pytest.mark.parametrize("say", [refuses, lies_in_shape, is_no_number, says_nothing])
-async def test_who_cannot_look_at_what_others_of_its_digest_can_is_not_of_it(say: object) -> None:
+async def test_who_cannot_look_at_what_others_of_its_digest_can_is_not_of_it(say: Say) -> None:
     async with audited_swarm() as swarm:
-        unable = await swarm.join("unable", say=say)  # type: ignore[arg-type]
+        unable = await swarm.join("unable", say=say)
         workers = [await swarm.join(f"worker {number}") for number in range(3)]
         for number in range(200):
             await swarm.ask(workers[number % 3])
