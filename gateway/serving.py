@@ -67,7 +67,7 @@ class Serving:
             table,
             lambda model: self.admission.waiting(model) > 0,
             config.audits,
-            self._rng,
+            rng,
             now_s,
             timeouts=timeouts,
         )

@@ -90,7 +90,7 @@ class Audits:
         """What looks came to, since the start; see docs/metrics.md."""
         self._network = network
         self._table = table
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # workers see what is drawn, and must not guess what is next
         self._now_s = now_s
         self._unix_s = unix_s
         self._timeouts = timeouts or ExchangeTimeouts()

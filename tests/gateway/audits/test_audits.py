@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -13,8 +14,9 @@ from gateway.audits.given import MAX_POSITIONS, Given
 from gateway.audits.modes import AuditMode
 from gateway.audits.verdicts import CANNOT_SCORE_TIMES
 from gateway.interface import Caller
-from gateway.peers.flags import CANNOT_SCORE, UNLIKE
+from gateway.peers.flags import CANNOT_SCORE, FLAGGED_S, UNLIKE, Flag
 from gateway.peers.health import State
+from p2pnet.errors import Busy, ModelNotFound, NoWorker
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Load, Sampling, TextDelta, Usage, choice_seed
 from p2pnet.network.interface import Stream
 from p2pnet.score_messages import Scored, ScoreRequest
@@ -361,6 +363,28 @@ async def test_a_worker_whose_flag_is_over_begins_anew() -> None:
         asked = len(cheat.requests)
         await swarm.tokens_until_flagged(cheat)
         assert len(cheat.requests) > asked
+
+
+async def test_who_was_flagged_in_an_earlier_run_is_asked_nothing_from_the_start() -> None:
+    async with audited_swarm(AuditMode.OFF) as swarm:
+        flagged = peer("flagged").peer_id
+        now_s = time.time()
+        swarm.peers.flags.add(Flag(flagged, UNLIKE, DIGEST, 75, 14.9, ("one", "other"), False, now_s - FLAGGED_S + 60))
+        cheat, honest = await swarm.join("flagged", other_model), await swarm.join("honest")
+        for _ in range(20):
+            await swarm.ask(cheat)
+        assert (len(cheat.requests), len(honest.requests)) == (0, 20)
+        await swarm.join("another")
+        assert {entry.workers for entry in swarm.peers.models()} == {2}
+
+
+async def test_a_model_whose_workers_are_all_flagged_has_none() -> None:
+    async with audited_swarm(AuditMode.OFF) as swarm:
+        await swarm.join("flagged", other_model)
+        flagged = peer("flagged").peer_id
+        swarm.peers.flags.add(Flag(flagged, UNLIKE, DIGEST, 75, 14.9, ("one", "other"), False, time.time()))
+        _, error = await swarm.run(ask(MODEL))
+        assert isinstance(error, NoWorker | ModelNotFound | Busy), error
 
 
 async def test_what_a_flagged_worker_has_said_of_others_counts_no_more() -> None:
