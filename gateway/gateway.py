@@ -102,13 +102,13 @@ class Gateway:
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note, identity=identity)
             sources = Sources(
-                lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model, serving.audits.view
+                lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model, serving.audits.judge.view
             )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),
                 streams=lambda: network.open_streams,
                 clock_ahead_s=lambda: network.clock.ahead_s,
-                audits=lambda: serving.audits.counts,
+                audits=lambda: serving.audits.judge.counts,
             )
             location = Location(network.peer_id, config.initial_peers, config.swarm)
             overview = OverviewBuilder(

@@ -32,6 +32,8 @@ class Given:
         self._ids: list[int] = []
         self._reason: FinishReason | None = None
         self._stop: str | None = None
+        self.is_taken = False
+        """Whether somebody has begun to look at it: it counts once."""
 
     @property
     def key(self) -> ModelTask:

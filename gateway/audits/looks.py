@@ -82,5 +82,5 @@ def is_fault(error: P2PNetError) -> bool:
     """Whether it speaks against the auditor that another one can look at the same answer. One may take smaller requests
     than others do; but not say that it cannot look at all, which it has announced."""
     if isinstance(error, FeatureMissing):
-        return error.param == SCORE
+        return error.param in (SCORE, "score_resume")
     return not isinstance(error, NO_FAULT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
 
@@ -24,6 +24,9 @@ TRIAL_SHARE = 0.08
 
 ACCUSER_TRIAL_SHARE = 0.25
 """Of those of one that has brought a worker under suspicion: one of the two does not tell the truth."""
+
+SPOILED_SHARE = 0.5
+"""Of all trials: the others are with good answers, or find some."""
 
 SPOILED_IDS = 8
 """Ids that are changed in a spoiled answer: one alone may by chance be nearly as good as the one that it replaces."""
@@ -125,20 +128,14 @@ class AuditorRecord:
         return self.misses >= MAX_MISSES or len(self.against.accusers(LOG_LIAR)) >= 2
 
 
-def spoiled(
-    request: ScoreRequest, ids: Sequence[int], rng: random.Random
-) -> tuple[ScoreRequest, tuple[int, ...]] | None:
-    """The same answer with some ids changed for others of these, and at which positions; None where there are no
+def spoiled(request: ScoreRequest, ids: Iterable[int], rng: random.Random) -> tuple[ScoreRequest, tuple[int, ...]]:
+    """The same answer with some ids changed for others of these, and at which positions: none where there are no
     others."""
-    token_ids = list(request.token_ids)
-    changed = []
+    token_ids, pool, changed = list(request.token_ids), list(ids), []
     for index in rng.sample(range(len(token_ids)), min(SPOILED_IDS, len(token_ids))):
-        others = [each for each in ids if each != token_ids[index]]
-        if others:
+        if others := [each for each in pool if each != token_ids[index]]:
             token_ids[index] = rng.choice(others)
             changed.append(index)
-    if not changed:
-        return None
     return msgspec.structs.replace(request, token_ids=tuple(token_ids)), tuple(sorted(changed))
 
 

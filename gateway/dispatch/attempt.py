@@ -6,9 +6,10 @@ Owns the slot that was reserved at the worker, until `end`. Knows nothing of wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.audits.free_looks import Part
 from gateway.audits.given import Given
 from gateway.dispatch.lateness import Stretch
 from gateway.dispatch.progress import E
@@ -73,6 +74,10 @@ class Attempt:
         """Set once the answer is complete."""
         self.wrong_receipt: ReceiptRefused | None = None
         """What is wrong with the receipt for its answer, if anything."""
+        self.ids = 0
+        """Of its tokens those that it named."""
+        self.before: Sequence[Part] = ()
+        """What others had given of the answer when it began."""
         self.given: Given | None = None
         """Its part of the answer, where that will be looked at."""
         self.waits_since_s: float | None = None
@@ -180,8 +185,10 @@ class Attempt:
 
     def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
         tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
-        if self.given is not None and isinstance(event, TextDelta):
-            self.given.note(event)
+        if isinstance(event, TextDelta):
+            self.ids += len(event.token_ids)
+            if self.given is not None:
+                self.given.note(event)
         pace = self.worker.pace(self.key)
         if self.first_token_s is None:
             self.first_token_s = now_s - self.began_s

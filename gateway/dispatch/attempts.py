@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
+from gateway.audits.free_looks import Part
 from gateway.audits.given import Given
 from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
 from gateway.dispatch.doubt import Doubt
@@ -56,13 +57,15 @@ class Step(Generic[Q, E]):
 
 @dataclass(frozen=True)
 class Account:
-    """Where the ends of one answer's attempts are noted. `index` says which of several answers it is."""
+    """Where the ends of one answer's attempts are noted. `index` says which of several answers it is, `parts` who has
+    given what of it."""
 
     refusals: Refusals
     opinion: SecondOpinion
     doubt: Doubt
     trace: RequestTrace
     index: int | None = None
+    parts: list[Part] = field(default_factory=list)
 
 
 class Running(Generic[E]):
@@ -73,6 +76,8 @@ class Running(Generic[E]):
         self.stream = stream
         self.account = account
         self.is_over = False
+        self.has_won = False
+        """Whether the client is given what it brings."""
 
 
 class Attempts:
@@ -104,6 +109,7 @@ class Attempts:
     ) -> Running[E]:
         """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
         attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge, terms)
+        attempt.before = tuple(account.parts)
         self._watch.add(attempt)
         return Running(attempt, step.ask(step.request, attempt), account)
 
@@ -133,6 +139,8 @@ class Attempts:
         attempt, account = running.attempt, running.account
         self._watch.remove(attempt)
         await running.stream.aclose()
+        if running.has_won and attempt.ids:
+            account.parts.append(Part(attempt.worker, attempt.card, attempt.ids, attempt.given))
         if attempt.given is not None:
             self._look_at(attempt.given)
         reason = attempt.finish_reason

@@ -47,7 +47,7 @@ async def test_an_honest_worker_is_never_flagged_over_two_thousand_requests() ->
         highest = float("-inf")
         for _ in range(2_000):
             await swarm.ask(worker, max_tokens=8)
-            highest = max(highest, swarm.audits.cases.of(worker.peer_id, DIGEST).evidence.log_e)
+            highest = max(highest, swarm.audits.judge.cases.of(worker.peer_id, DIGEST).evidence.log_e)
         assert len(worker.requests) == 2_000 and not len(swarm.peers.flags)
         assert highest < 0, f"the evidence came to {highest} nats"
         looks = sum(len(auditor.looks) for auditor in auditors)
@@ -66,7 +66,7 @@ async def test_a_worker_that_is_honest_for_long_and_then_cheats_is_flagged() -> 
         await swarm.join("auditor 2")
         for _ in range(300):
             await swarm.ask(worker)
-        before = swarm.audits.cases.of(worker.peer_id, DIGEST).evidence.positions
+        before = swarm.audits.judge.cases.of(worker.peer_id, DIGEST).evidence.positions
         cheats = True
         tokens = await swarm.tokens_until_flagged(worker)
         assert tokens - before <= 250, f"it took {tokens - before} tokens"
@@ -94,7 +94,7 @@ async def test_two_auditors_of_one_subnet_count_as_one() -> None:
         for _ in range(30):
             await swarm.ask(worker)
         assert swarm.flag_of(worker) is None
-        assert swarm.audits.cases.of(worker.peer_id, DIGEST).is_suspected
+        assert swarm.audits.judge.cases.of(worker.peer_id, DIGEST).is_suspected
 
 
 async def test_a_neighbour_of_the_worker_does_not_audit_it() -> None:
@@ -115,13 +115,13 @@ async def test_a_liar_among_auditors_accuses_in_vain_and_is_found_out() -> None:
             await swarm.ask(workers[number % 4])
             if swarm.audits.auditors.record_of(liar.peer_id).is_liar:
                 break
-        assert swarm.audits.auditors.record_of(liar.peer_id).is_liar, swarm.audits.counts
+        assert swarm.audits.auditors.record_of(liar.peer_id).is_liar, swarm.audits.judge.counts
         assert not len(swarm.peers.flags)
         looks = len(liar.looks)
         for number in range(40):
             await swarm.ask(workers[number % 4])
         assert len(liar.looks) == looks, "a liar was asked again"
-        suspected = [swarm.audits.cases.of(worker.peer_id, DIGEST).is_suspected for worker in workers]
+        suspected = [swarm.audits.judge.cases.of(worker.peer_id, DIGEST).is_suspected for worker in workers]
         assert not any(suspected), "what a liar has said still counts"
 
 
@@ -133,7 +133,7 @@ async def test_an_auditor_that_passes_whatever_it_is_shown_is_found_out_by_spoil
             await swarm.ask(workers[number % 3])
             if swarm.audits.auditors.record_of(lazy.peer_id).is_liar:
                 break
-        assert swarm.audits.auditors.record_of(lazy.peer_id).is_liar, swarm.audits.counts
+        assert swarm.audits.auditors.record_of(lazy.peer_id).is_liar, swarm.audits.judge.counts
         assert not any(swarm.audits.auditors.record_of(worker.peer_id).is_liar for worker in workers)
 
 
@@ -242,7 +242,7 @@ async def test_an_auditor_that_floods_is_cut_at_its_first_margin_too_many() -> N
         worker = await swarm.join("worker")
         await swarm.join("flooding", score=flood)
         await swarm.ask(worker)
-        assert swarm.audits.counts["failed"] == 1 and written < 100
+        assert swarm.audits.judge.counts["failed"] == 1 and written < 100
 
 
 async def test_an_auditor_that_is_slow_holds_up_neither_clients_nor_memory() -> None:
@@ -262,7 +262,7 @@ async def test_an_auditor_that_is_slow_holds_up_neither_clients_nor_memory() -> 
                 pass
             swarm.audits.look_now()
         assert len(swarm.audits._under_way) == MAX_UNDER_WAY and len(swarm.audits._waiting) <= MAX_KEPT
-        assert swarm.audits.counts["left_out"] > 0
+        assert swarm.audits.judge.counts["left_out"] > 0
         gate.set()
         await swarm.look()
 
@@ -359,7 +359,7 @@ async def test_a_worker_whose_flag_is_over_begins_anew() -> None:
         await swarm.join("auditor 2")
         await swarm.tokens_until_flagged(cheat)
         swarm.peers.flags.lift(cheat.peer_id)
-        assert swarm.audits.cases.of(cheat.peer_id, DIGEST).evidence.statements == 0
+        assert swarm.audits.judge.cases.of(cheat.peer_id, DIGEST).evidence.statements == 0
         asked = len(cheat.requests)
         await swarm.tokens_until_flagged(cheat)
         assert len(cheat.requests) > asked
@@ -419,8 +419,8 @@ async def test_the_parts_of_an_answer_are_looked_at_each_by_itself() -> None:
         begun, rest = sorted(auditor.looks, key=lambda look: len(look.request.resume_tokens))
         assert not begun.request.resume_tokens and begun.reason is None
         assert rest.request.resume_tokens == begun.token_ids and rest.reason is not None
-        assert swarm.audits.cases.of(first.peer_id, DIGEST).evidence.log_e < 0
-        assert swarm.audits.cases.of(second.peer_id, DIGEST).is_suspected
+        assert swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence.log_e < 0
+        assert swarm.audits.judge.cases.of(second.peer_id, DIGEST).is_suspected
 
 
 async def test_of_several_answers_one_is_looked_at_with_its_own_seed() -> None:

@@ -83,7 +83,7 @@ class RealSwarm:
 
     @property
     def counts(self) -> dict[str, int]:
-        return dict(self.serving.audits.counts)
+        return dict(self.serving.audits.judge.counts)
 
     async def ask(self, request: GenerateRequest) -> list[Any]:
         """Of the first worker, and have its answer looked at."""
