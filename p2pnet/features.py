@@ -74,6 +74,7 @@ _PARAMS = {
     JSON_SCHEMA: "response_format",
     REGEX: "response_format",
     RESUME: "resume_tokens",
+    SCORE: "score_resume",
     FIM: "suffix",
 }
 """The request's field that a refusal names, where it is not called as the feature."""
@@ -127,6 +128,7 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
         RESUME: bool(request.resume_tokens),
         RESUME_TEXT: bool(request.resume_text),
+        SCORE: request.score_resume,
         FIM: isinstance(prompt, TextPrompt) and bool(prompt.suffix),
     }
     return frozenset(name for name, is_needed in needed.items() if is_needed)

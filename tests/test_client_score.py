@@ -10,7 +10,7 @@ from contextlib import aclosing
 import msgspec
 import pytest
 
-from p2pnet.client import score
+from p2pnet.client import generate, score
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.directory import validator
 from p2pnet.errors import InvalidRequest, P2PNetError, PeerLost, PeerSilent, ProtocolViolation
@@ -19,7 +19,7 @@ from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.score_messages import MAX_SCORED_MARGINS, Scored, ScoreEvent, ScoreRequest
 from p2pnet.wire.codec import MAX_SCORE_EVENT_FRAME_BYTES, encode_frame, score_request_decoder
-from p2pnet.wire.exchange import SCORE_PROTOCOL
+from p2pnet.wire.exchange import GENERATE_PROTOCOL, SCORE_PROTOCOL
 from tests.stories import DIGEST, ManualClock, ask, peer
 
 WORKER, CLIENT = peer("worker").peer_id, peer("client").peer_id
@@ -193,3 +193,53 @@ async def test_closing_early_closes_the_stream() -> None:
 
 def test_margins_are_little_endian_floats() -> None:
     assert Scored.of((0.5, 0.0)).margins == struct.pack("<2f", 0.5, 0.0) == bytes.fromhex("0000003f00000000")
+
+
+# ---- scores of what an answer goes on after
+
+
+RESUMED = ask(max_tokens=8, resume_tokens=(1, 2, 3), score_resume=True)
+DELTA = TextDelta("a", (4,))
+TOLD: dict[str, tuple[tuple[ScoreEvent | TextDelta, ...], bool]] = {
+    "before the first delta": ((Scored.of((0.0, 0.25)), Scored.of((0.5,)), DELTA, FINISHED), True),
+    "of an answer that was complete": ((FINISHED,), True),
+    "none": ((DELTA, FINISHED), False),
+    "too few": ((Scored.of((0.0, 0.25)), DELTA, FINISHED), False),
+    "too many": ((Scored.of((0.0,) * 4), DELTA, FINISHED), False),
+    "too late": ((DELTA, Scored.of((0.0,) * 3), FINISHED), False),
+    "an end": ((Scored.of((0.0,) * 3, 0.0), DELTA, FINISHED), False),
+    "no numbers": ((Scored.of((NAN,) * 3), DELTA, FINISHED), False),
+}
+
+
+@pytest.mark.parametrize(("events", "is_taken"), TOLD.values(), ids=TOLD)
+async def test_scores_of_resumed_tokens_are_given_aside(
+    events: tuple[ScoreEvent | TextDelta, ...], is_taken: bool
+) -> None:
+    world = MemoryWorld(validator(ManualClock()))
+
+    async def handle(stream: Stream) -> None:
+        await stream.read()
+        await stream.write(framed(ACCEPTED, *events))
+
+    await world.join(WORKER).handle(GENERATE_PROTOCOL, handle)
+    scores: list[float] = []
+    answer = generate(world.join(CLIENT), WORKER, RESUMED, note_scored=lambda scored: scores.extend(scored.values))
+    if not is_taken:
+        with pytest.raises(ProtocolViolation):
+            _ = [event async for event in answer]
+        return
+    assert [event async for event in answer] == [ACCEPTED, *(each for each in events if not isinstance(each, Scored))]
+    assert scores == ([0.0, 0.25, 0.5] if len(events) > 1 else [])
+
+
+async def test_scores_that_nobody_asked_for_are_a_violation() -> None:
+    world = MemoryWorld(validator(ManualClock()))
+
+    async def handle(stream: Stream) -> None:
+        await stream.read()
+        await stream.write(framed(ACCEPTED, Scored.of((0.0,)), DELTA, FINISHED))
+
+    await world.join(WORKER).handle(GENERATE_PROTOCOL, handle)
+    with pytest.raises(ProtocolViolation, match="more margins than tokens"):
+        _ = [event async for event in generate(world.join(CLIENT), WORKER, ask(max_tokens=8))]

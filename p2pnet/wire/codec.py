@@ -13,7 +13,7 @@ from p2pnet.embed_messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import Event, GenerateRequest
 from p2pnet.receipts.signed import Acknowledged
-from p2pnet.score_messages import MARGIN_BYTES, MAX_SCORED_MARGINS, ScoreEvent, ScoreRequest
+from p2pnet.score_messages import MARGIN_BYTES, MAX_SCORED_MARGINS, Scored, ScoreEvent, ScoreRequest
 from p2pnet.status_messages import StatusEvent, StatusRequest
 
 LENGTH_BYTES = 4
@@ -96,8 +96,8 @@ def request_decoder() -> FrameDecoder[GenerateRequest]:
     return FrameDecoder(GenerateRequest, MAX_REQUEST_FRAME_BYTES)
 
 
-def event_decoder() -> FrameDecoder[Event]:
-    return FrameDecoder(Event, MAX_EVENT_FRAME_BYTES)
+def event_decoder() -> FrameDecoder[Event | Scored]:
+    return FrameDecoder(Event | Scored, MAX_EVENT_FRAME_BYTES)
 
 
 def acknowledged_decoder() -> FrameDecoder[Acknowledged]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import Accepted, Finished
-from p2pnet.score_messages import MARGIN_BYTES, MAX_MARGIN, Scored, ScoreRequest
+from p2pnet.score_messages import MARGIN_BYTES, MAX_MARGIN, Scored
 
 
 class MarginCheck:
-    """Follows one scoring. Every check raises ProtocolViolation."""
+    """Follows the scores of so many tokens, and of the end where that is wanted. Every check raises
+    ProtocolViolation."""
 
-    def __init__(self, request: ScoreRequest) -> None:
-        self._missing = len(request.token_ids)
-        self._needs_end = request.reason is not None
+    def __init__(self, tokens: int, needs_end: bool = False) -> None:
+        self._missing = tokens
+        self._needs_end = needs_end
 
     def check(self, event: Accepted | Scored | Finished) -> None:
         """Check the next event, whichever it is."""
         match event:
             case Scored():
-                self._check_scored(event)
-            case Finished() if self._missing or self._needs_end:
-                raise ProtocolViolation(f"the worker finished, and {self._missing} margins or the end are missing")
+                self.check_scored(event)
+            case Finished():
+                self.check_over()
 
-    def _check_scored(self, scored: Scored) -> None:
+    def check_scored(self, scored: Scored) -> None:
+        """Check some more margins."""
         if not scored.margins and scored.end is None:
             raise ProtocolViolation("a score of nothing")
         check_margins(scored.margins)
@@ -33,6 +35,11 @@ class MarginCheck:
             if not self._needs_end or self._missing:
                 raise ProtocolViolation("a score of an end that was not asked for, or before the last margin")
             self._needs_end = False
+
+    def check_over(self) -> None:
+        """Check that nothing is missing."""
+        if self._missing or self._needs_end:
+            raise ProtocolViolation(f"the worker went on, and {self._missing} margins or the end are missing")
 
 
 def check_margins(margins: bytes) -> None:

@@ -45,11 +45,12 @@ E = TypeVar("E", bound=AnyAnswer, covariant=True)
 
 @dataclass(frozen=True)
 class WireProtocol(Generic[Q, E]):
-    """One request, and the events of type E that answer it. Failed may come instead of any of them."""
+    """One request, and the events of type E that answer it. Failed may come instead of any of them, and Scored beside
+    those of a generation."""
 
     name: str
     request_decoder: Callable[[], FrameDecoder[Q]]
-    event_decoder: Callable[[], FrameDecoder[E | Failed]]
+    event_decoder: Callable[[], FrameDecoder[E | Failed | Scored]]
     transitions: Transitions
     max_request_frame_bytes: int
     max_event_frame_bytes: int

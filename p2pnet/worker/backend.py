@@ -14,7 +14,7 @@ from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDe
 from p2pnet.records import ModelCard
 from p2pnet.score_messages import Scored, ScoreRequest
 
-BackendEvent = Accepted | TextDelta | Finished
+BackendEvent = Accepted | Scored | TextDelta | Finished
 ScoreBackendEvent = Accepted | Scored | Finished
 EmbedBackendEvent = Accepted | Embedding | Finished
 
@@ -45,7 +45,7 @@ class Backend(Protocol):
         """How much room and speed it has now."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Serve one request: Accepted, TextDelta*, Finished.
+        """Serve one request: Accepted, Scored* where `score_resume` asks for it, TextDelta*, Finished.
 
         Raises RequestError before Accepted when the request cannot be honoured, before any compute; WorkerFailed
         later. Closing the iterator (or cancelling the task that reads it) stops the compute within one step.

@@ -204,8 +204,8 @@ class EngineBackend(ABC):
         begins_thinking = self._intake.begins_thinking(request, sequences[0])
         prompt_tokens = sequences[0].usage.prompt_tokens
         yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking, sampler=SAMPLER)
-        for delta in echoed:
-            yield delta
+        for echo in echoed:
+            yield echo
         async with self._residence.use() as in_memory:
             answers = [in_memory.engine.answer(sequence) for sequence in sequences]
             async with aclosing(interleaved(answers)) as deltas:

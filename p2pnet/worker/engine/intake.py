@@ -105,7 +105,7 @@ class Intake:
         if length > context_length:
             raise ContextOverflow.by_prompt(context_length, length)
         given = Given(asked.token_ids, asked.reason, asked.stop, is_limit_known)
-        return Replay(sequence, given, min(context_length, sequence.job.max_length))
+        return Replay.alone(sequence, given, min(context_length, sequence.job.max_length))
 
     def _begin(
         self, request: GenerateRequest, prompt: _Encoded, context_length: int
@@ -124,6 +124,11 @@ class Intake:
                 echoed.extend(echo.all())
             constraint = None if make_constraint is None else make_constraint()
             sequences.append(self._sequence(request, prompt, max_tokens, choice, constraint, echo))
+        if request.score_resume:
+            afresh = msgspec.structs.replace(request, resume_tokens=())
+            constraint = None if make_constraint is None else make_constraint()
+            before = self._sequence(afresh, prompt, max_tokens, 0, constraint, None)
+            sequences[0].replay = Replay(before, Given(request.resume_tokens), sequences[0].job)
         return sequences, echoed
 
     def _encode(self, request: GenerateRequest, context_length: int) -> _Encoded:

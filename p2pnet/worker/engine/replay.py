@@ -42,8 +42,9 @@ class Replay:
     that what follows the given ones is sampled, up to it; and what the given tokens say by themselves.
     """
 
-    def __init__(self, sequence: Sequence, given: Given, max_length: int, is_background: bool = True) -> None:
-        """`max_length` is how many ids there is room for, prompt included: as many as are given at least."""
+    def __init__(self, sequence: Sequence, given: Given, job: Job) -> None:
+        """`job` has the prompt, what came before the given tokens, and these: of the last one nothing is wanted where
+        the end is not looked at."""
         self._sequence = sequence
         self._given = given
         self._scored = 0
@@ -59,11 +60,16 @@ class Replay:
         """The smallest lead of what was sampled after the given tokens. If this is small, the other worker's rounding
         may have led elsewhere."""
         self._next_row = len(sequence.job.ids) - 1
-        ids = [*sequence.job.ids, *given.token_ids]
-        if given.reason is None:
-            ids.pop()  # what would follow the last one is not looked at
-        self.job = Job(ids, max_length, self._next_row, ROWS_AT_ONCE, is_background)
+        self.job = job
+        job.wanted_from, job.most = self._next_row, ROWS_AT_ONCE
         self.finish_reason: FinishReason | None = None
+
+    @classmethod
+    def alone(cls, sequence: Sequence, given: Given, max_length: int) -> Replay:
+        """One that is computed for itself, in the background. `max_length` is how many ids there is room for, prompt
+        included: as many as are given at least."""
+        ids = [*sequence.job.ids, *(given.token_ids[:-1] if given.reason is None else given.token_ids)]
+        return cls(sequence, given, Job(ids, max_length, is_background=True))
 
     @property
     def prompt_ids(self) -> Ids[int]:

@@ -52,8 +52,8 @@ class Job:
     """One sequence as the scheduler sees it: ids, of which the first `computed` are in its memory.
 
     `max_length` is how many ids there can ever be. `wanted_from` is the first id whose logits are wanted: it and those
-    after it are computed even where they could be reused. None is the last. `most` is how many are computed in a step
-    at most, where the logits of many are wanted. `is_background` says that it waits for all others. `is_held` says
+    after it are computed even where they could be reused. None is the last. `most` is of how many of them the
+    logits are computed in a step at most. `is_background` says that it waits for all others. `is_held` says
     that its reader is behind, so it does not go on for now.
     """
 
@@ -84,7 +84,9 @@ class Job:
     @property
     def wanted(self) -> int:
         """How many ids may be computed in the next step."""
-        return self.remaining if self.most is None else min(self.most, self.remaining)
+        if self.most is None:
+            return self.remaining
+        return min(self.remaining, max(0, (self.wanted_from or 0) - self.computed) + self.most)
 
     @property
     def rank(self) -> tuple[bool, int]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from p2pnet.messages import FinishReason, Sampling, TextDelta, TokenLogprob, Usage
+from p2pnet.score_messages import Scored
+from p2pnet.worker.engine.computation import Computation
 from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
 from p2pnet.worker.engine.sampler import Sampler
@@ -59,6 +61,8 @@ class Sequence:
         wanted_from = 0 if echo is not None and echo.needs_logits else None
         self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, wanted_from)
         self.finish_reason: FinishReason | None = None
+        self.replay: Computation[Scored] | None = None
+        """Scores the tokens that another worker gave, as their logits come."""
         self._resume()
 
     @property
@@ -95,18 +99,21 @@ class Sequence:
         """For how many of the next `count` tokens the logits are needed."""
         if self._echo is not None and self._echo.needs_logits:
             return count
+        if self.replay is not None and self.replay.finish_reason is None:
+            return self.replay.rows_wanted(count)
         return int(count == self.job.remaining)
 
-    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
+    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta | Scored, ...]:
         """Take the wanted logits (rows, vocabulary) of the tokens from position `start` to the last one computed.
         Returns what may be sent now.
 
         Raises WorkerFailed when they are not numbers.
         """
         deltas = self._echo.take(logits, start) if self._echo is not None and self._echo.needs_logits else ()
+        scored = () if self.replay is None or self.replay.finish_reason else tuple(self.replay.take(logits, start))
         if self.job.remaining:
-            return deltas
-        return deltas + self.choose(logits[-1])
+            return deltas + scored
+        return deltas + scored + self.choose(logits[-1])
 
     def choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
         """Sample the next token from the logits (vocabulary,) after those so far. Returns what it lets be sent."""

@@ -143,7 +143,8 @@ class Swing:
         assert sum(planned.get(job, 0) for job in prompts) <= chunk
         of_those_behind = sum(planned.get(job, 0) for job in behind)
         assert of_those_behind <= (self.limits.background_beside if decoding else 0 if prompts else chunk)
-        assert all(work.count <= (work.job.most or work.count) for work in works)
+        for work in (work for work in works if work.job.most is not None):
+            assert work.count <= max(0, (work.job.wanted_from or 0) - work.job.computed) + MOST
         if prompts and not any(job in self.scheduler.waiting for job in was_running):
             assert planned[prompts[0]] >= min(prompts[0].remaining, chunk - chunk // 2)
 

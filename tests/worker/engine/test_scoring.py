@@ -33,6 +33,7 @@ from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.replay import ROWS_AT_ONCE
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import SchedulerLimits
+from tests.depth import scaled
 from tests.stories import DIGEST
 from tests.worker.answers import Answer, Models, answer, ask, serve
 from tests.worker.engine.test_resume_anywhere import SCHEMA, TIME, TOOL_TEMPLATE, WEATHER
@@ -90,7 +91,7 @@ async def scored(backend: EngineBackend, asked: ScoreRequest) -> tuple[list[floa
     return values, ends[-1]
 
 
-@pytest.fixture(params=["tiny", "qwen2", "gemma3"])
+@pytest.fixture(params=scaled(ci=("tiny", "gemma3"), deep=("tiny", "gemma3", "llama", "qwen2", "mixtral")))
 async def site(models: Models, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     loaded = models(request.param)
     loaded.tokenizer.chat_template = TOOL_TEMPLATE
@@ -107,7 +108,7 @@ def hello(**fields: Any) -> ChatPrompt:
 REQUESTS: dict[str, dict[str, Any]] = {
     "greedy": {"sampling": GREEDY},
     "sampled": {"sampling": HOT},
-    "a long answer": {"sampling": HOT, "max_tokens": 150},
+    "a long answer": {"sampling": HOT, "max_tokens": 110},
     "one token": {"sampling": HOT, "max_tokens": 1},
     "penalties": {
         "sampling": Sampling(seed=1, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.25),
@@ -134,7 +135,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "tools": {"prompt": hello(tools=(WEATHER, TIME)), "sampling": HOT},
     "after tokens": {"sampling": HOT, "resume_tokens": (40, 50, 60)},
     "after a text": {"sampling": HOT, "resume_text": " the dog"},
-    "as much as there is room for": {"sampling": HOT, "max_tokens": 4000, "clamp_max_tokens": True},
+    "as much as there is room for": {"sampling": HOT, "max_tokens": 60, "clamp_max_tokens": True},
 }
 
 
@@ -148,6 +149,38 @@ async def test_an_honest_answer_has_no_margin_and_so_has_its_end(site: Site, fie
     if asked.token_ids:
         cut = msgspec.structs.replace(asked, reason=None, stop=None)
         assert await site.score(cut) == ([0.0] * len(asked.token_ids), None)
+
+
+@pytest.mark.parametrize("fields", REQUESTS.values(), ids=REQUESTS)
+async def test_whoever_goes_on_with_an_answer_can_score_what_came_before(site: Site, fields: dict[str, Any]) -> None:
+    request = ask(**{"prompt": "The quick brown", "max_tokens": 40, **fields, "logprobs": None, "echo": False})
+    whole = await answer(site.worker, request)
+    if request.resume_text or not whole.choices[0].ids:
+        return
+    for count in {len(whole.choices[0].ids) // 2, len(whole.choices[0].ids)} - {0}:
+        before = (*request.resume_tokens, *whole.choices[0].ids[:count])
+        resumed = msgspec.structs.replace(request, resume_tokens=before, score_resume=True)
+        events = [event async for event in site.auditor.generate(resumed)]
+        margins = [value for event in events if isinstance(event, Scored) for value in event.values]
+        own = len(request.resume_tokens)  # which no worker gave
+        was_complete = len(events) == 2
+        assert len(margins) == (0 if was_complete else len(before))
+        assert sum(margins[own:]) == 0.0
+        deltas = [event for event in events if isinstance(event, TextDelta)]
+        assert sum((delta.token_ids for delta in deltas), ()) == whole.choices[0].ids[count:]
+        assert all(isinstance(event, Scored) for event in events[1 : len(events) - len(deltas) - 1]), "they come first"
+
+
+async def test_a_wrong_token_that_an_answer_goes_on_after_has_a_margin(site: Site) -> None:
+    request = ask(sampling=HOT, ignore_eos=True, max_tokens=40)
+    ids = (await answer(site.worker, request)).choices[0].ids[:20]
+    wrong = (*ids[:10], (ids[10] + 1) % site.loaded.vocabulary_size, *ids[11:])
+    resumed = msgspec.structs.replace(request, resume_tokens=wrong, score_resume=True)
+    events = [event async for event in site.auditor.generate(resumed)]
+    margins = [value for event in events if isinstance(event, Scored) for value in event.values]
+    assert len(margins) == 20 and margins[:10] == [0.0] * 10 and margins[10] > 0
+    with pytest.raises(InvalidRequest):
+        _ = [event async for event in site.auditor.generate(msgspec.structs.replace(request, score_resume=True))]
 
 
 async def test_each_answer_of_several_is_scored_with_its_own_seed(site: Site) -> None:
@@ -237,6 +270,15 @@ async def test_an_end_that_only_another_context_explains_is_not_held_against_it(
         assert (await site.score(changed(asked, request=fields)))[1] == 0.0
 
 
+async def test_an_answer_that_fills_the_context_can_be_scored(models: Models) -> None:
+    backend = serve(models("llama"))
+    site = Site(models("llama"), backend, backend)
+    asked = await site.honest(ask(TokenPrompt((40,) * 480), sampling=HOT, ignore_eos=True))
+    assert asked.reason == "length" and len(asked.token_ids) == 32
+    assert await site.score(asked) == ([0.0] * 32, 0.0)
+    await backend.close()
+
+
 async def test_many_rows_are_wanted_in_steps_and_only_those_of_the_answer(site: Site) -> None:
     prompt = TokenPrompt(tuple(range(40, 140)))
     asked = await site.honest(ask(prompt, sampling=HOT, max_tokens=200, ignore_eos=True))
@@ -313,11 +355,11 @@ async def test_scores_wait_for_answers_and_give_them_their_memory(models: Models
     """Given a score under way in a small memory, when answers come that need all of it, then they are what they are
     without it, and the score is right in the end."""
     loaded = models("llama")
-    rich, poor = serve(loaded), serve(loaded, kv_tokens=640)
+    rich, poor = serve(loaded), serve(loaded, kv_tokens=256)
     site = Site(loaded, rich, poor)
-    requests = [ask(f"{index} is", sampling=HOT, ignore_eos=True, max_tokens=200) for index in range(3)]
+    requests = [ask(f"{index} is", sampling=HOT, ignore_eos=True, max_tokens=80) for index in range(3)]
     expected = [(await answer(rich, request)).choices[0].ids for request in requests]
-    asked = await site.honest(ask("Numbers:", sampling=HOT, ignore_eos=True, max_tokens=400))
+    asked = await site.honest(ask("Numbers:", sampling=HOT, ignore_eos=True, max_tokens=150))
     scoring = asyncio.ensure_future(site.score(asked))
     found = await asyncio.gather(*(answer(poor, request) for request in requests))
     margins, end = await scoring
