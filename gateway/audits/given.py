@@ -70,6 +70,7 @@ class Given:
             n=1,
             echo=False,
             logprobs=None,
+            score_resume=False,
             digest=self.card.digest,
             sampler=self.card.sampler,
             resume_tokens=(*request.resume_tokens, *self._ids[:first]),

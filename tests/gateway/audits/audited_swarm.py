@@ -203,7 +203,9 @@ class AuditedSwarm(Swarm):
             given = give(request)
             is_held = request.request_id == holds
             ids = given.ids[: len(given.ids) // 2] if is_held else given.ids
-            events = [Accepted(3, DIGEST, sampler=SAMPLER), *(TextDelta(f" {word}", (word,)) for word in ids)]
+            before = ScoreRequest(msgspec.structs.replace(request, resume_tokens=()), request.resume_tokens)
+            scored = [each for each in say(before) if isinstance(each, Scored)] if request.score_resume else []
+            events = [Accepted(3, DIGEST, sampler=SAMPLER), *scored, *(TextDelta(f" {word}", (word,)) for word in ids)]
             end = [] if is_held else [Finished(given.reason, Usage(3, len(given.ids)))]
             await stream.write(b"".join(encode_frame(event, 1 << 20) for event in (*events, *end)))
             if is_held:

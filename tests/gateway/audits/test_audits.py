@@ -26,6 +26,7 @@ from tests.gateway.audits.audited_swarm import (
     MODEL,
     SAMPLER,
     Answer,
+    Give,
     Say,
     accuses_all,
     audited_swarm,
@@ -421,6 +422,54 @@ async def test_the_parts_of_an_answer_are_looked_at_each_by_itself() -> None:
         assert rest.request.resume_tokens == begun.token_ids and rest.reason is not None
         assert swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence.log_e < 0
         assert swarm.audits.judge.cases.of(second.peer_id, DIGEST).is_suspected
+
+
+@pytest.mark.parametrize(
+    ("mode", "give", "subnet", "log_e"),
+    [
+        (AuditMode.CANARIES, honest_answer, None, "in its favour"),
+        (AuditMode.CANARIES, other_model, None, "against it"),
+        (AuditMode.CANARIES, other_model, 77, "none, of a neighbour"),
+        (AuditMode.OFF, other_model, None, "none, where nothing is looked at"),
+    ],
+)
+async def test_who_goes_on_with_an_answer_tells_what_it_thinks_of_it(
+    mode: AuditMode, give: Give, subnet: int | None, log_e: str
+) -> None:
+    """No further worker is shown anything for that, and none reads anything twice."""
+    async with audited_swarm(mode) as swarm:
+        first = await swarm.join("first", give, holds="broken", subnet=subnet)
+        swarm.prefer(first.peer_id)
+        task = asyncio.create_task(
+            swarm.run(ask(MODEL, request_id="broken", max_tokens=24, sampling=Sampling(5)), seen := [])
+        )
+        await settle(lambda: len(seen) > 2)
+        second = await swarm.join("second", subnet=subnet)
+        for attempt in swarm.serving.watch.attempts:
+            attempt.cut("it is gone")
+        events, error = await task
+        assert error is None and isinstance(events[-1], Finished)
+        evidence = swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence
+        is_told = not log_e.startswith("none")
+        assert second.requests[0].score_resume == is_told
+        assert evidence.statements == is_told and not second.looks
+        if is_told:
+            assert evidence.positions == len(second.requests[0].resume_tokens)
+            assert (evidence.log_e > 0) == (log_e == "against it")
+
+
+async def test_what_is_told_for_nothing_is_not_looked_at_again() -> None:
+    async with audited_swarm() as swarm:
+        first = await swarm.join("first", holds="broken")
+        swarm.prefer(first.peer_id)
+        task = asyncio.create_task(swarm.run(ask(MODEL, request_id="broken", max_tokens=24), seen := []))
+        await settle(lambda: len(seen) > 2)
+        second = await swarm.join("second")
+        for attempt in swarm.serving.watch.attempts:
+            attempt.cut("it is gone")
+        await task
+        await swarm.look()
+        assert swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence.statements == 1 and not second.looks
 
 
 async def test_of_several_answers_one_is_looked_at_with_its_own_seed() -> None:

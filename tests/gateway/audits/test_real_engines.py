@@ -150,6 +150,22 @@ async def test_honest_answers_of_every_kind_pass(models: Models, name: str) -> N
         assert swarm.counts["passed"] >= ANSWERS and not len(swarm.table.flags)
 
 
+async def test_who_goes_on_with_an_honest_answer_finds_nothing_wrong_with_it(models: Models) -> None:
+    async with real_swarm(models, "tiny") as swarm:
+        for number in range(4):
+            prompt = ChatPrompt((Message("user", f"Tell me a story about the number {number}."),))
+            request = GenerateRequest(f"request {number}", "m", prompt, max_tokens=24, ignore_eos=True)
+            deltas = 0
+            async for event in swarm.serving.dispatcher.run(_sampling(request, seed=number), Caller("somebody")):
+                deltas += isinstance(event, TextDelta)
+                if deltas == 6:
+                    for attempt in swarm.serving.watch.attempts:
+                        attempt.cut("it is gone")
+        assert swarm.counts["free"] == 4
+        cases = [case for case in swarm.serving.audits.judge.cases if case.evidence.statements]
+        assert all(case.evidence.log_e < 0 for case in cases)
+
+
 def _sampling(request: GenerateRequest, **changes: Any) -> GenerateRequest:
     return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, **changes))
 
