@@ -26,6 +26,9 @@ PANEL_STATEMENTS = 64
 """After so many statements others are drawn in the place of those who suspect nothing: a friend of the worker passes
 whatever it gives, and must not stay."""
 
+MAX_LOOKED_AT = 64
+"""Workers among which auditors are drawn: one draw takes a tenth of a millisecond, however many there are."""
+
 MAX_RECORDS = 4_096
 """Auditors whose trials are remembered."""
 
@@ -58,18 +61,37 @@ class Auditors:
             self._records.popitem(last=False)
         return record
 
-    def able(self, worker: Worker, card: ModelCard, only_trusted: bool = False) -> list[Worker]:
-        """Those that could look at an answer of this worker with this card, busy or not. A trusted one may be anywhere;
-        where there is one, nobody else is asked."""
-        able = [
-            each
-            for each in self._table.roster.of(card.key)
-            if each is not worker and _runs_the_same(each, card) and not self.is_barred(each.peer_id)
-        ]
+    def may_audit(self, auditor: Worker, worker: Worker, card: ModelCard) -> bool:
+        """Whether it can look at an answer of this worker with this card, and what it says counts. A trusted one may be
+        anywhere."""
+        return (
+            auditor is not worker
+            and _runs_the_same(auditor, card)
+            and auditor.peer_id not in self._table.flags
+            and not self.is_barred(auditor.peer_id)
+            and (auditor.peer_id in self._trusted or auditor.subnets.isdisjoint(worker.subnets))
+        )
+
+    def able(
+        self, worker: Worker, card: ModelCard, only_trusted: bool = False, named: Collection[str] = ()
+    ) -> list[Worker]:
+        """Some of those that may audit this worker and have time, in the order in which they are drawn: one of each
+        subnet, since identities cost nothing, and only such as have served, as far as there are any. Those `named`, if
+        they may, are among them. Where there is a trusted one, nobody else is asked."""
+        peers = self._table.roster.of(card.key)
+        if len(peers) > MAX_LOOKED_AT:
+            known = (self._table.get(peer_id) for peer_id in (*self._trusted, *named))
+            peers = [*(each for each in known if each is not None), *self._rng.sample(peers, MAX_LOOKED_AT)]
+        able = [each for each in peers if self.may_audit(each, worker, card) and self.is_free(each, card.key)]
         trusted = [each for each in able if each.peer_id in self._trusted]
         if trusted or only_trusted:
             return trusted
-        return [each for each in able if each.subnets.isdisjoint(worker.subnets)]
+        by_subnets: dict[frozenset[str], list[Worker]] = {}
+        for each in [each for each in able if each.is_tried] or able:
+            by_subnets.setdefault(each.subnets, []).append(each)
+        drawn = [self._rng.choice(near) for near in by_subnets.values()]
+        self._rng.shuffle(drawn)
+        return [*(each for each in able if each.peer_id in named), *drawn]
 
     def is_free(self, worker: Worker, key: ModelTask) -> bool:
         """Whether it has time to look at something, or to answer a canary, that no client needs."""
@@ -87,15 +109,14 @@ class Auditors:
 
         Who has brought the worker under suspicion stays; others do for a while. Whoever has no time is replaced: a
         friend of the worker must not keep the place of somebody who would look."""
-        able = [each for each in self.able(worker, card, only_trusted) if self.is_free(each, card.key)]
-        free = {each.peer_id: each for each in able}
-        self._rng.shuffle(able)
         is_over = case.panel_statements >= PANEL_STATEMENTS
         if is_over:
             case.panel_statements = 0
-        first = [*case.accusers(), *([] if is_over else case.panel)]
+        first = [voice.peer_id for voice in (*case.accusers(), *([] if is_over else case.panel))]
+        able = self.able(worker, card, only_trusted, first)
+        able.sort(key=lambda each: first.index(each.peer_id) if each.peer_id in first else len(first))
         members: list[Worker] = []
-        for each in (*(free[voice.peer_id] for voice in first if voice.peer_id in free), *able):
+        for each in able:
             is_apart = all(each is not other and each.subnets.isdisjoint(other.subnets) for other in members)
             if is_apart and len(members) < PANEL:
                 members.append(each)
@@ -104,12 +125,8 @@ class Auditors:
 
     def another(self, worker: Worker, card: ModelCard, only_trusted: bool, tried: Collection[str]) -> Worker | None:
         """Somebody else with time, where one could not look."""
-        free = [
-            each
-            for each in self.able(worker, card, only_trusted)
-            if each.peer_id not in tried and self.is_free(each, card.key)
-        ]
-        return self._rng.choice(free) if free else None
+        able = [each for each in self.able(worker, card, only_trusted) if each.peer_id not in tried]
+        return able[0] if able else None
 
     def is_barred(self, peer_id: str) -> bool:
         """Whether it has lost its part as an auditor. What is trusted has none to lose."""

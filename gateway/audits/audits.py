@@ -83,6 +83,7 @@ class Audits:
     ) -> None:
         self.config = config or AuditConfig()
         self._network = network
+        self._table = table
         self._rng = rng or random.SystemRandom()  # workers see what is drawn, and must not guess what is next
         self._now_s = now_s
         self._timeouts = timeouts or ExchangeTimeouts()
@@ -99,7 +100,9 @@ class Audits:
     def begin(self, request: GenerateRequest, worker: Worker, card: ModelCard, caller: Caller) -> Given | None:
         """A request goes to a worker now. Where its answer will be looked at, it is gathered in what is returned, to be
         handed to `end` when it is over, however it ends."""
-        if self.config.mode is AuditMode.OFF or not card.sampler or not self._is_drawn(worker, card):
+        if self.config.mode is AuditMode.OFF or not card.sampler or len(self._table.roster.of(card.key)) < 2:
+            return None
+        if not self._is_drawn(worker, card):
             return None
         if self.config.mode is AuditMode.CANARIES:
             self._keep(_Kept(worker, card, self._now_s() + self._rng.uniform(0, CANARY_SPREAD_S)))
@@ -118,8 +121,9 @@ class Audits:
         tokens = sum(part.tokens for part in parts)
         if self.config.mode is AuditMode.OFF or not 0 < tokens == len(request.resume_tokens) <= MAX_FREE_TOKENS:
             return None
-        said_of = [part for part in parts if attempt_by in self.auditors.able(part.worker, part.card)]
-        return FreeLook(parts, partial(self._note_free, attempt_by)) if said_of else None
+        if not any(self.auditors.may_audit(attempt_by, part.worker, part.card) for part in parts):
+            return None
+        return FreeLook(parts, partial(self._note_free, attempt_by))
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """For ever."""
@@ -221,9 +225,10 @@ class Audits:
             if isinstance(said, Look):
                 self.judge.note_look(worker, card, auditor, said, request)
                 continue
-            case.note_failed(auditor.peer_id)
             if is_fault(said):
                 await self._find_whether_another_can(given, request, auditor)
+            else:
+                case.note_no_time(auditor.peer_id)
         for auditor in panel:
             voice = self.auditors.voice_of(auditor)
             share = ACCUSER_TRIAL_SHARE if voice in case.accusers() else TRIAL_SHARE
@@ -240,7 +245,9 @@ class Audits:
         known = self.judge.known.fit_for(self.auditors.voice_of(auditor), card.key, like)
         if not known:
             return
-        answer = self._rng.choice([each for each in known if each.is_confirmed] or known)
+        record = self.auditors.record_of(auditor.peer_id)
+        open_ones = [answer for answer in known if not answer.is_confirmed]
+        answer = self._rng.choice([answer for answer in known if record.is_untried(answer)] or open_ones or known)
         request: ScoreRequest = answer.request
         changed: tuple[int, ...] = ()
         if self._rng.random() < SPOILED_SHARE:
@@ -258,10 +265,11 @@ class Audits:
             return error
 
     def _note_free(self, auditor: Worker, part: Part, said: Look) -> None:
-        """Of each part that this one may audit, unless somebody else looks at it already."""
+        """Of each part that this one may audit, unless somebody else looks at it already, or is to: an end that was
+        doubted is not among what is told here."""
         given = part.given
-        is_taken = given is not None and given.is_taken
-        if is_taken or auditor not in self.auditors.able(part.worker, part.card):
+        is_left = given is not None and (given.is_taken or given.has_end)
+        if is_left or not self.auditors.may_audit(auditor, part.worker, part.card):
             return
         if given is not None:
             given.is_taken = True

@@ -39,6 +39,11 @@ class Given:
     def key(self) -> ModelTask:
         return self.card.key
 
+    @property
+    def has_end(self) -> bool:
+        """Whether the worker said that this was all."""
+        return self._reason is not None
+
     def note(self, delta: TextDelta) -> None:
         if delta.choice == self._choice and not delta.is_prompt:
             self._ids.extend(delta.token_ids)

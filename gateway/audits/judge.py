@@ -50,7 +50,7 @@ class Judge:
         self.case_of(auditor, card).could_where_it_failed.clear()
         self.counts["doubted" if log_likelihood > 0 else "passed"] += 1
         voice = self._auditors.voice_of(auditor)
-        if log_likelihood <= 0 and not self.case_of(worker, card).is_suspected and not voice.is_trusted:
+        if log_likelihood <= 0 and not voice.is_trusted:  # also of one that is suspected: its accuser is to be tried
             self.known.add(card.key, KnownAnswer(request, self._auditors.voice_of(worker), [voice]))
 
     def note_free_look(self, worker: Worker, card: ModelCard, auditor: Worker, said: Look) -> None:
@@ -80,7 +80,7 @@ class Judge:
         elif answer.is_confirmed:
             record.note_good(answer.giver.peer_id, log_likelihood, said.positions)
         elif log_likelihood <= 0:
-            answer.confirm(self._auditors.voice_of(auditor))
+            self.known.confirm(card.key, answer, self._auditors.voice_of(auditor))
         if record.is_liar:
             logger.warning("%s says what is not so of others' answers: it is not asked any more", auditor.peer_id)
             self._discard(auditor.peer_id)

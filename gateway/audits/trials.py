@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
 
@@ -39,14 +39,14 @@ LOG_LIAR = log(1e3)
 one honest auditor in a thousand may."""
 
 MAX_KNOWN = 4
-"""Answers kept of each model for trials."""
+"""Answers of each model that are kept for trials because two have found them good, and as many that one has."""
 
 MAX_KNOWN_MODELS = 64
 MAX_KNOWN_BYTES = 1 << 14
 """Of the longest request that is kept: all of them together take some megabytes."""
 
 
-@dataclass
+@dataclass(eq=False)
 class KnownAnswer:
     """An answer that was found good, by whom, and of whom it is."""
 
@@ -63,45 +63,66 @@ class KnownAnswer:
         if not self.is_confirmed and all(voice.subnets.isdisjoint(other.subnets) for other in self.confirmed_by):
             self.confirmed_by.append(voice)
 
+    def names(self, peer_id: str) -> bool:
+        """Whether this peer has given or confirmed it."""
+        return peer_id == self.giver.peer_id or any(peer_id == voice.peer_id for voice in self.confirmed_by)
+
     def is_fit_for(self, auditor: Voice) -> bool:
         """Neither its own nor one that it has seen."""
         near = (self.giver, *self.confirmed_by)
         return all(auditor.peer_id != voice.peer_id and auditor.subnets.isdisjoint(voice.subnets) for voice in near)
 
 
+@dataclass
+class _Shelf:
+    """The answers of one model, newest last: those that are good, and those of which one auditor has said so."""
+
+    candidates: deque[KnownAnswer] = field(default_factory=lambda: deque(maxlen=MAX_KNOWN))
+    confirmed: deque[KnownAnswer] = field(default_factory=lambda: deque(maxlen=MAX_KNOWN))
+
+    @property
+    def all(self) -> list[KnownAnswer]:
+        return [*self.confirmed, *self.candidates]
+
+
 class KnownAnswers:
-    """Those of one gateway, the newest of each model. A model is its name and task, with digest and sampler."""
+    """Those of one gateway. A model is its name and task, with digest and sampler."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[ModelTask, str, str], deque[KnownAnswer]] = OrderedDict()
+        self._shelves: OrderedDict[tuple[ModelTask, str, str], _Shelf] = OrderedDict()
 
     def add(self, key: ModelTask, answer: KnownAnswer) -> None:
         """One that an auditor has found good. What is large is not kept."""
-        asked = answer.request.request
-        if not answer.request.token_ids or len(msgspec.msgpack.encode(asked)) > MAX_KNOWN_BYTES:
-            return
-        of_model = self._known.setdefault(_model(key, answer.request), deque(maxlen=MAX_KNOWN))
-        if len(of_model) < MAX_KNOWN or of_model[0].is_confirmed:
-            of_model.append(answer)  # one that nobody has confirmed yet is kept until somebody has
-        if len(self._known) > MAX_KNOWN_MODELS:
-            self._known.popitem(last=False)
+        if answer.request.token_ids and len(msgspec.msgpack.encode(answer.request.request)) <= MAX_KNOWN_BYTES:
+            self._shelves.setdefault(_model(key, answer.request), _Shelf()).candidates.append(answer)
+        if len(self._shelves) > MAX_KNOWN_MODELS:
+            self._shelves.popitem(last=False)
+
+    def confirm(self, key: ModelTask, answer: KnownAnswer, voice: Voice) -> None:
+        """Another auditor has found it good."""
+        answer.confirm(voice)
+        shelf = self._shelves.get(_model(key, answer.request))
+        if answer.is_confirmed and shelf is not None and answer in shelf.candidates:
+            shelf.candidates.remove(answer)
+            shelf.confirmed.append(answer)
 
     def discard(self, voice: str) -> None:
         """What this peer has given or confirmed is known no more."""
-        for model, answers in self._known.items():
-            kept = [
-                each for each in answers if voice not in (each.giver.peer_id, *(v.peer_id for v in each.confirmed_by))
-            ]
-            self._known[model] = deque(kept, maxlen=MAX_KNOWN)
+        for shelf in self._shelves.values():
+            for answers in (shelf.candidates, shelf.confirmed):
+                for answer in [answer for answer in answers if answer.names(voice)]:
+                    answers.remove(answer)
 
     def fit_for(self, auditor: Voice, key: ModelTask, like: ScoreRequest) -> list[KnownAnswer]:
         """Of the same model as this one."""
-        return [answer for answer in self._known.get(_model(key, like), ()) if answer.is_fit_for(auditor)]
+        return [answer for answer in self._shelf(key, like).all if answer.is_fit_for(auditor)]
 
-    def ids(self, key: ModelTask, like: ScoreRequest) -> Iterator[int]:
+    def ids(self, key: ModelTask, like: ScoreRequest) -> list[int]:
         """Ids that answers of this model are made of."""
-        for answer in self._known.get(_model(key, like), ()):
-            yield from answer.request.token_ids
+        return [token_id for answer in self._shelf(key, like).all for token_id in answer.request.token_ids]
+
+    def _shelf(self, key: ModelTask, like: ScoreRequest) -> _Shelf:
+        return self._shelves.get(_model(key, like)) or _Shelf()
 
 
 @dataclass
@@ -122,18 +143,22 @@ class AuditorRecord:
         """What it has said of an answer that two others have found good."""
         self.against.note(giver, log_likelihood, positions)
 
+    def is_untried(self, answer: KnownAnswer) -> bool:
+        """Whether it would be tried with a good answer of a worker with none of whose it was."""
+        return answer.is_confirmed and answer.giver.peer_id not in self.against.voices
+
     @property
     def is_liar(self) -> bool:
         """It has passed what is bad, or failed the good answers of two: of one, it may be right and others wrong."""
         return self.misses >= MAX_MISSES or len(self.against.accusers(LOG_LIAR)) >= 2
 
 
-def spoiled(request: ScoreRequest, ids: Iterable[int], rng: random.Random) -> tuple[ScoreRequest, tuple[int, ...]]:
+def spoiled(request: ScoreRequest, ids: Sequence[int], rng: random.Random) -> tuple[ScoreRequest, tuple[int, ...]]:
     """The same answer with some ids changed for others of these, and at which positions: none where there are no
     others."""
-    token_ids, pool, changed = list(request.token_ids), list(ids), []
+    token_ids, changed = list(request.token_ids), []
     for index in rng.sample(range(len(token_ids)), min(SPOILED_IDS, len(token_ids))):
-        if others := [each for each in pool if each != token_ids[index]]:
+        if others := [each for each in ids if each != token_ids[index]]:
             token_ids[index] = rng.choice(others)
             changed.append(index)
     return msgspec.structs.replace(request, token_ids=tuple(token_ids)), tuple(sorted(changed))

@@ -78,8 +78,9 @@ class Case:
         self._voices = {peer_id: self._voices[peer_id] for peer_id in self.evidence.voices}
         self.panel_statements += 1
 
-    def note_failed(self, voice: str) -> None:
-        """It did not look, so somebody else is to: one that never does would keep others from it."""
+    def note_no_time(self, voice: str) -> None:
+        """It did not look, so somebody else is to: one that never has time would keep others from it. Who fails stays,
+        until it has failed too often."""
         self.panel = [each for each in self.panel if each.peer_id != voice]
 
     def note_other_could(self, other: Voice) -> None:
@@ -89,7 +90,7 @@ class Case:
     def discard(self, voice: str) -> None:
         """What this auditor has said counts no more."""
         self.evidence.discard(voice)
-        self.note_failed(voice)
+        self.note_no_time(voice)
 
     def accusers(self, log_threshold: float = LOG_SUSPECTED) -> list[Voice]:
         """The auditors with so much evidence, most first."""

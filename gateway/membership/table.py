@@ -137,6 +137,10 @@ class PeerTable:
             self._made_s, self._is_outdated = self._now_s(), False
         return self._roster
 
+    def get(self, peer_id: str) -> Worker | None:
+        """One that is in use."""
+        return self._workers.get(peer_id)
+
     async def keep_fresh(self) -> None:
         """Refresh for ever. Runs as a task for as long as the gateway does."""
         while True:

@@ -113,14 +113,14 @@ async def test_a_liar_among_auditors_accuses_in_vain_and_is_found_out() -> None:
         workers = [await swarm.join(f"worker {number}") for number in range(4)]
         liar = await swarm.join("liar", say=accuses_all)
         for number in range(600):
-            await swarm.ask(workers[number % 4])
+            await swarm.ask(workers[number % 4], max_tokens=8)
             if swarm.audits.auditors.record_of(liar.peer_id).is_liar:
                 break
         assert swarm.audits.auditors.record_of(liar.peer_id).is_liar, swarm.audits.judge.counts
         assert not len(swarm.peers.flags)
         looks = len(liar.looks)
         for number in range(40):
-            await swarm.ask(workers[number % 4])
+            await swarm.ask(workers[number % 4], max_tokens=8)
         assert len(liar.looks) == looks, "a liar was asked again"
         suspected = [swarm.audits.judge.cases.of(worker.peer_id, DIGEST).is_suspected for worker in workers]
         assert not any(suspected), "what a liar has said still counts"
@@ -131,7 +131,7 @@ async def test_an_auditor_that_passes_whatever_it_is_shown_is_found_out_by_spoil
         workers = [await swarm.join(f"worker {number}") for number in range(3)]
         lazy = await swarm.join("lazy", say=passes_all)
         for number in range(600):
-            await swarm.ask(workers[number % 3])
+            await swarm.ask(workers[number % 3], max_tokens=8)
             if swarm.audits.auditors.record_of(lazy.peer_id).is_liar:
                 break
         assert swarm.audits.auditors.record_of(lazy.peer_id).is_liar, swarm.audits.judge.counts
@@ -406,13 +406,13 @@ async def test_the_parts_of_an_answer_are_looked_at_each_by_itself() -> None:
     """Who breaks off honestly is not blamed for what another makes of the rest."""
     async with audited_swarm() as swarm:
         first = await swarm.join("first", holds="broken")
+        auditor = await swarm.join("auditor", features=("score",))
         swarm.prefer(first.peer_id)
         task = asyncio.create_task(
             swarm.run(ask(MODEL, request_id="broken", max_tokens=24, sampling=Sampling(5)), seen := [])
         )
         await settle(lambda: len(seen) > 2)
         second = await swarm.join("second", other_model, features=("chat", "text", "resume"))
-        auditor = await swarm.join("auditor", features=("score",))
         for attempt in swarm.serving.watch.attempts:
             attempt.cut("it is gone")
         await task
@@ -461,6 +461,7 @@ async def test_who_goes_on_with_an_answer_tells_what_it_thinks_of_it(
 async def test_what_is_told_for_nothing_is_not_looked_at_again() -> None:
     async with audited_swarm() as swarm:
         first = await swarm.join("first", holds="broken")
+        auditor = await swarm.join("auditor", features=("score",))
         swarm.prefer(first.peer_id)
         task = asyncio.create_task(swarm.run(ask(MODEL, request_id="broken", max_tokens=24), seen := []))
         await settle(lambda: len(seen) > 2)
@@ -469,7 +470,19 @@ async def test_what_is_told_for_nothing_is_not_looked_at_again() -> None:
             attempt.cut("it is gone")
         await task
         await swarm.look()
-        assert swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence.statements == 1 and not second.looks
+        assert second.requests[0].resume_tokens and not second.looks
+        assert [look.request.resume_tokens for look in auditor.looks] == [second.requests[0].resume_tokens]
+        assert swarm.audits.judge.cases.of(first.peer_id, DIGEST).evidence.statements == 1
+
+
+async def test_an_end_that_is_doubted_is_looked_at_though_its_tokens_were_told() -> None:
+    """Who cuts answers short gives right tokens: only the end says so."""
+    async with audited_swarm() as swarm:
+        cheat = await swarm.join("cheat", lambda request: Answer(honest_answer(request).ids[:2], "length"))
+        for number in range(3):
+            await swarm.join(f"honest {number}")
+        tokens = await swarm.tokens_until_flagged(cheat, 60)
+        assert tokens <= 60, f"it took {tokens} tokens"
 
 
 async def test_of_several_answers_one_is_looked_at_with_its_own_seed() -> None:
