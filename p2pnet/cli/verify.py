@@ -47,8 +47,8 @@ def verify(
             "--answer",
             envvar="P2PNET_ANSWER",
             metavar="FILE",
-            help="The text of the answer: is it what was signed? Of several answers, each in order. With --model, where "
-            "the tokens are not quite the same: by how much they differ.",
+            help="The text of the answer: is it what was signed? Of several answers, each in order. With --model, "
+            "where the tokens are not quite the same: by how much they differ.",
         ),
     ] = [],
     model: Annotated[
