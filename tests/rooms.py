@@ -120,10 +120,11 @@ ROOMS: dict[str, str] = {
         "gateway.serving gateway.service gateway.model_names gateway.http gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback flow network records receipts features swarm "
-        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
-        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
-        "gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "display errors config answer_forms messages score_messages private_files identity loopback flow network "
+        "records receipts features swarm peer twins worker.backend worker.checkpoints worker.embedding worker.engine "
+        "worker.gguf worker.backends worker.observability worker.given worker.owner worker.serve worker.benchmark "
+        "doctor top gateway.queueing gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http "
+        "gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,7 +31,9 @@ from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.worker.backends.engine_backend import EngineBackend
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.loading import LoadedModel
+from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.replay import ROWS_AT_ONCE
+from p2pnet.worker.engine.runner import Runner, SequentialRunner
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.depth import scaled
@@ -397,4 +400,24 @@ async def test_an_answer_under_way_waits_for_a_small_chunk_at_a_time(models: Mod
         margins, end = await scoring
     assert len(tokens) > 60 and (sum(margins), end) == (0.0, 0.0)
     assert max(passes.tokens[: beside - 1]) == 1 + SchedulerLimits().background_beside
+    await backend.close()
+
+
+class OneAtATime(TransformersBackend):
+    """Runs a model as those are run that cannot be packed."""
+
+    def _prepare(self, loaded: LoadedModel) -> tuple[Runner, KvStore]:
+        return SequentialRunner(loaded.model), KvStore(4096)
+
+
+async def test_models_that_compute_one_sequence_at_a_time_score_as_others_do(tmp_path: Path) -> None:
+    loaded = Models(tmp_path)("qwen2")  # of its own: packing changes a model
+    backend = OneAtATime(loaded, "m", lambda: 0)
+    site = Site(loaded, backend, backend)
+    requests = [ask(f"{index} is", sampling=HOT, ignore_eos=True, max_tokens=100) for index in range(2)]
+    for asked in await asyncio.gather(*map(site.honest, requests)):
+        margins, end = await site.score(asked)
+        assert max(margins) < 1e-4 and end == 0.0, "it rounds otherwise, token by token and all at once"
+        other = changed(asked, token_ids=(*asked.token_ids[:50], 41, *asked.token_ids[51:]))
+        assert (await site.score(other))[0][50] > 0
     await backend.close()
