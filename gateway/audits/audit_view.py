@@ -20,7 +20,10 @@ def audit_view(worker: Worker, cases: Cases, flags: Flags) -> AuditView:
     known = [case for card in generating if (case := cases.known(worker.peer_id, card.digest)) is not None]
     if looked_at := [case for case in known if case.evidence.statements]:
         return _of_case(max(looked_at, key=lambda case: case.evidence.log_e))
-    return AuditView("unverifiable") if generating and all(map(is_unverifiable, generating)) else UNAUDITED
+    if not generating or not all(map(is_unverifiable, generating)):
+        return UNAUDITED
+    compared, alike = sum(case.compared for case in known), sum(case.alike for case in known)
+    return AuditView("unverifiable", compared=compared, alike=alike)
 
 
 def _flagged(flag: Flag) -> AuditView:

@@ -93,6 +93,22 @@ class Auditors:
         self._rng.shuffle(drawn)
         return [*(each for each in able if each.peer_id in named), *drawn]
 
+    def twin(self, worker: Worker, card: ModelCard) -> Worker | None:
+        """One with time, in another subnet, that says it runs the same files as a worker whom nobody can check."""
+        peers = self._table.roster.of(card.key)
+        if len(peers) > MAX_LOOKED_AT:
+            peers = self._rng.sample(peers, MAX_LOOKED_AT)
+        twins = [
+            each
+            for each in peers
+            if each is not worker
+            and (own := each.card(card.key)) is not None
+            and (own.digest, own.sampler) == (card.digest, card.sampler)
+            and each.subnets.isdisjoint(worker.subnets)
+            and self.is_free(each, card.key)
+        ]
+        return self._rng.choice(twins) if twins else None
+
     def is_free(self, worker: Worker, key: ModelTask) -> bool:
         """Whether it has time to look at something, or to answer a canary, that no client needs."""
         now_s = self._now_s()

@@ -18,8 +18,9 @@ from functools import partial
 
 from gateway.audits.auditors import Auditors
 from gateway.audits.canaries import canary
+from gateway.audits.comparing import greedy
 from gateway.audits.free_looks import MAX_FREE_TOKENS, FreeLook, Part
-from gateway.audits.given import Given, can_be_scored
+from gateway.audits.given import Given, can_be_scored, is_unverifiable
 from gateway.audits.judge import Judge
 from gateway.audits.looks import Look, is_fault, look
 from gateway.audits.modes import AuditConfig, AuditMode
@@ -100,11 +101,11 @@ class Audits:
     def begin(self, request: GenerateRequest, worker: Worker, card: ModelCard, caller: Caller) -> Given | None:
         """A request goes to a worker now. Where its answer will be looked at, it is gathered in what is returned, to be
         handed to `end` when it is over, however it ends."""
-        if self.config.mode is AuditMode.OFF or not card.sampler or len(self._table.roster.of(card.key)) < 2:
+        if self.config.mode is AuditMode.OFF or len(self._table.roster.of(card.key)) < 2:
             return None
         if not self._is_drawn(worker, card):
             return None
-        if self.config.mode is AuditMode.CANARIES:
+        if self.config.mode is AuditMode.CANARIES or (is_unverifiable(card) and not self._only_trusted):
             self._keep(_Kept(worker, card, self._now_s() + self._rng.uniform(0, CANARY_SPREAD_S)))
             return None
         if not caller.may_be_audited or not can_be_scored(request, card):
@@ -135,8 +136,10 @@ class Audits:
                 self.look_now()
                 await sleep(TICK_S)
         finally:
-            for task in self._under_way:
+            under_way = tuple(self._under_way)
+            for task in under_way:
                 task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     def look_now(self) -> None:
         """Begin with what waits, as far as somebody has time."""
@@ -151,7 +154,8 @@ class Audits:
         return not self._waiting and not self._under_way
 
     def _is_drawn(self, worker: Worker, card: ModelCard) -> bool:
-        share = self.judge.case_of(worker, card).share
+        case = self.judge.case_of(worker, card)
+        share = case.comparing_share if is_unverifiable(card) else case.share
         return share >= 1 or self._rng.random() < share
 
     def _keep(self, kept: _Kept) -> None:
@@ -173,7 +177,10 @@ class Audits:
         if kept.given is None:
             if not self.auditors.is_free(kept.worker, kept.card.key):
                 return False
-            if self.auditors.able(kept.worker, kept.card):
+            if is_unverifiable(kept.card):
+                if (twin := self.auditors.twin(kept.worker, kept.card)) is not None:
+                    self._start(self._compare(kept.worker, twin, kept.card))
+            elif self.auditors.able(kept.worker, kept.card):
                 self._start(self._canary(kept))
             return True
         case = self.judge.case_of(kept.worker, kept.card)
@@ -198,9 +205,19 @@ class Audits:
 
     async def _canary(self, kept: _Kept) -> None:
         """Have a worker answer a prompt of ours, as it answers those of clients, and keep the answer."""
-        worker, card = kept.worker, kept.card
-        request = canary(card, self._rng)
+        given, _ = await self._answer_of(kept.worker, kept.card, canary(kept.card, self._rng))
+        self.end(given)
+
+    async def _compare(self, worker: Worker, twin: Worker, card: ModelCard) -> None:
+        """Have two that nobody can check answer the same prompt of ours."""
+        request = greedy(canary(card, self._rng))
+        answers = await asyncio.gather(*(self._answer_of(each, card, request) for each in (worker, twin)))
+        self.judge.note_compared(worker, card, [text for _, text in answers])
+
+    async def _answer_of(self, worker: Worker, card: ModelCard, request: GenerateRequest) -> tuple[Given, str]:
+        """What it gives, as far as it comes, and its text."""
         given = Given(request, worker, card)
+        texts: list[str] = []
         worker.reserve(card.key, self._now_s())
         try:
             answer = generate(self._network, worker.peer_id, request, worker.record.addresses, self._timeouts)
@@ -208,13 +225,14 @@ class Audits:
                 async for event in events:
                     if isinstance(event, TextDelta):
                         given.note(event)
+                        texts.append(event.text)
                     elif isinstance(event, Finished):
                         given.note_end(event)
         except P2PNetError as error:
             logger.debug("%s did not answer a canary: %s", worker.peer_id, error)
         finally:
             worker.release(card.key)
-        self.end(given)
+        return given, "".join(texts)
 
     async def _have_looked_at(self, given: Given, request: ScoreRequest, panel: Sequence[Worker]) -> None:
         """By all of these."""

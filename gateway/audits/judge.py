@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.audits.audit_view import audit_view
 from gateway.audits.auditors import Auditors
+from gateway.audits.comparing import are_alike
 from gateway.audits.evidence import calibration_of
 from gateway.audits.looks import Look
 from gateway.audits.trials import KnownAnswer, KnownAnswers
@@ -57,6 +58,16 @@ class Judge:
         """Whoever goes on with an answer has told the margins of what this worker gave of it."""
         if self._note(worker, card, auditor, said) is not None:
             self.counts["free"] += 1
+
+    def note_compared(self, worker: Worker, card: ModelCard, texts: Sequence[str]) -> None:
+        """This worker, which nobody can check, and another one have answered the same prompt greedily. Where either has
+        said nothing that says nothing."""
+        if not all(texts):
+            return
+        case = self.case_of(worker, card)
+        case.compared += 1
+        case.alike += are_alike(*texts)
+        self.counts["compared"] += 1
 
     def note_other_could(self, failed: Worker, card: ModelCard, other: Worker) -> None:
         """An auditor was not able to look at an answer at which this other one was. What that one says of the answer is

@@ -51,6 +51,10 @@ class Case:
     """Who looks at its answers for now: two at most, that share no subnet."""
     panel_statements: int = 0
     """How many statements there have been since they were drawn."""
+    compared: int = 0
+    """How often its greedy answer was compared with another's, where nobody can look at its answers."""
+    alike: int = 0
+    """How often the two began alike."""
     _voices: dict[str, Voice] = field(default_factory=dict)
 
     @property
@@ -70,6 +74,11 @@ class Case:
         if self.is_suspected:
             return 1.0
         return max(LEAST_SHARE, min(1.0, FULL_POSITIONS / max(1, self.evidence.positions)))
+
+    @property
+    def comparing_share(self) -> float:
+        """For which share of its answers it is compared with another, where nobody can look at them."""
+        return max(LEAST_SHARE, 1 / (1 + self.compared))
 
     def note(self, voice: Voice, log_likelihood: float, positions: int) -> None:
         """An auditor has looked at one of its answers."""

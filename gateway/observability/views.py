@@ -57,7 +57,8 @@ class LoadView:
 class AuditView:
     """What audits have shown of a worker. `verdict` is `unaudited`, `passed`, `suspected`, `flagged`, or
     `unverifiable` where nobody can say anything. `tokens` were looked at, by `auditors`; `log_e` is the evidence
-    against it in nats, of the auditor that says most. `reason` and `until` are its flag's."""
+    against it in nats, of the auditor that says most. `reason` and `until` are its flag's. Of an unverifiable one,
+    `compared` says how often it was asked the same as another, and `alike` how often both began alike."""
 
     verdict: str
     tokens: int = 0
@@ -65,6 +66,8 @@ class AuditView:
     log_e: float | None = None
     reason: str | None = None
     until: datetime | None = None
+    compared: int = 0
+    alike: int = 0
 
 
 UNAUDITED = AuditView("unaudited")

@@ -10,7 +10,8 @@
 /** @typedef {"healthy" | "cooling" | "trial" | "lost" | "flagged"} WorkerState */
 
 /** @typedef {{verdict: "unaudited" | "passed" | "suspected" | "flagged" | "unverifiable", tokens: number,
- *   auditors: number, log_e: number | null, reason: string | null, until: string | null}} Audit */
+ *   auditors: number, log_e: number | null, reason: string | null, until: string | null,
+ *   compared: number, alike: number}} Audit */
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
  *   cooldown_s?: number | null, audit?: Audit, models: {id: string, task: string, quantization: string, in_flight: number}[],

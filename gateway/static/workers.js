@@ -176,9 +176,10 @@ export function because({ reason, cooldown_s, audit }) {
  */
 function found(audit) {
   if (!audit) return "";
-  const { verdict, tokens, auditors, log_e: evidence } = audit;
+  const { verdict, tokens, auditors, log_e: evidence, compared, alike } = audit;
   const weight = `${count(tokens)} tokens, evidence ${evidence ?? 0} by ${auditors} ${auditors === 1 ? "auditor" : "auditors"}`;
   if (verdict === "flagged") return weight;
   if (verdict === "suspected") return `suspected: ${weight}`;
-  return verdict === "unverifiable" ? "unverifiable" : "";
+  if (verdict !== "unverifiable") return "";
+  return compared ? `unverifiable, ${count(alike)} of ${count(compared)} answers as others'` : "unverifiable";
 }

@@ -41,7 +41,11 @@ def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
         ({"reason": None}, ""),
         ({"reason": "peer_lost", "cooldown_s": 2.2}, "peer lost, 3 s more"),
         ({"reason": None, "audit": {"verdict": "passed", "tokens": 900, "auditors": 2, "log_e": -9.1}}, ""),
-        ({"reason": None, "audit": {"verdict": "unverifiable"}}, "unverifiable"),
+        ({"reason": None, "audit": {"verdict": "unverifiable", "compared": 0}}, "unverifiable"),
+        (
+            {"reason": None, "audit": {"verdict": "unverifiable", "compared": 5, "alike": 4}},
+            "unverifiable, 4 of 5 answers as others'",
+        ),
         (
             {
                 "reason": "unlike_its_model",

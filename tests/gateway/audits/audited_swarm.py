@@ -190,6 +190,7 @@ class AuditedSwarm(Swarm):
         features: Sequence[str] = ("chat", "text", "resume", "score"),
         score: StreamHandler | None = None,
         holds: str | None = None,
+        sampler: str = SAMPLER,
     ) -> Peer:
         """A worker that gives and says so. `score` answers streams of looks in the place of `say`. Requests whose id is
         `holds` it begins, and does not end."""
@@ -205,7 +206,7 @@ class AuditedSwarm(Swarm):
             ids = given.ids[: len(given.ids) // 2] if is_held else given.ids
             before = ScoreRequest(msgspec.structs.replace(request, resume_tokens=()), request.resume_tokens)
             scored = [each for each in say(before) if isinstance(each, Scored)] if request.score_resume else []
-            events = [Accepted(3, DIGEST, sampler=SAMPLER), *scored, *(TextDelta(f" {word}", (word,)) for word in ids)]
+            events = [Accepted(3, DIGEST, sampler=sampler), *scored, *(TextDelta(f" {word}", (word,)) for word in ids)]
             end = [] if is_held else [Finished(given.reason, Usage(3, len(given.ids)))]
             await stream.write(b"".join(encode_frame(event, 1 << 20) for event in (*events, *end)))
             if is_held:
@@ -223,7 +224,7 @@ class AuditedSwarm(Swarm):
         number = self._subnets if subnet is None else subnet
         record = capability(
             identity,
-            models=(card(MODEL, features=tuple(features), digest=DIGEST, sampler=SAMPLER),),
+            models=(card(MODEL, features=tuple(features), digest=DIGEST, sampler=sampler),),
             addresses=(f"/ip4/8.8.{number}.7/tcp/31337/p2p/{identity.peer_id}",),
             protocols=(GENERATE_PROTOCOL, STATUS_PROTOCOL, SCORE_PROTOCOL),
             slots=64,

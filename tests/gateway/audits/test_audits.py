@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.audits.audits import CANARY_SPREAD_S, KEPT_S, MAX_KEPT, MAX_UNDER_WAY
+from gateway.audits.comparing import are_alike
 from gateway.audits.given import MAX_POSITIONS, Given
 from gateway.audits.modes import AuditMode
 from gateway.audits.verdicts import CANNOT_SCORE_TIMES
@@ -508,3 +509,47 @@ async def test_of_a_long_answer_a_window_is_looked_at() -> None:
         look = given.to_score(random.Random(1))
         assert look is not None and len(look.token_ids) == MAX_POSITIONS and look.reason is None
         assert (*look.request.resume_tokens, *look.token_ids) == ids[: len(look.request.resume_tokens) + MAX_POSITIONS]
+
+
+@pytest.mark.parametrize(
+    ("mode", "give", "subnet", "counts"),
+    [
+        (AuditMode.CANARIES, honest_answer, None, "all alike"),
+        (AuditMode.ALL, honest_answer, None, "all alike"),
+        (AuditMode.CANARIES, other_model, None, "none alike"),
+        (AuditMode.CANARIES, other_model, 77, "none compared"),
+        (AuditMode.OFF, other_model, None, "none compared"),
+    ],
+)
+async def test_servers_elsewhere_are_compared_by_their_greedy_answers_and_never_flagged(
+    mode: AuditMode, give: Give, subnet: int | None, counts: str
+) -> None:
+    async with audited_swarm(mode) as swarm:
+        elsewhere = await swarm.join("elsewhere", give, subnet=subnet, sampler="")
+        twin = await swarm.join("twin", subnet=subnet, sampler="")
+        for _ in range(10):
+            await swarm.ask(elsewhere)
+            swarm.now_s += CANARY_SPREAD_S
+            await swarm.look()
+        view = swarm.audits.judge.view(swarm.known(elsewhere.peer_id))
+        assert view.verdict == "unverifiable"
+        assert (view.compared > 0) == (counts != "none compared")
+        assert view.alike == (view.compared if counts == "all alike" else 0)
+        assert not len(swarm.peers.flags)
+        made = [each for each in (*elsewhere.requests, *twin.requests) if "question" not in str(each.prompt)]
+        assert all(each.sampling.temperature == 0 for each in made) and bool(made) == (view.compared > 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "alike"),
+    [
+        ("The tides are caused by", "The tides are caused by the moon", True),
+        (" The tides", "The tides", True),
+        ("The tides are due to the moon's pull, mostly", "The tides are due to the moon's pull, and the sun's", True),
+        ("The tides", "Sure! The tides", False),
+        ("", "The tides", False),
+        ("", "", False),
+    ],
+)
+def test_answers_are_alike_that_begin_alike(text: str, other: str, alike: bool) -> None:
+    assert are_alike(text, other) == alike

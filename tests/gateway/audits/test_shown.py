@@ -44,6 +44,8 @@ async def test_a_flagged_worker_is_shown_with_the_evidence_and_counts_as_none_in
         "log_e": 14.9,
         "reason": UNLIKE,
         "until": "2023-11-21T22:13:20Z",
+        "compared": 0,
+        "alike": 0,
     }
     (model,) = (await desk.get("models"))["models"]
     assert (model["workers"], model["slots"], model["states"]) == (0, 0, {"flagged": 1})

@@ -76,6 +76,8 @@ async def test_a_new_worker_shows_what_it_announces(desk: Desk) -> None:
                     "log_e": None,
                     "reason": None,
                     "until": None,
+                    "compared": 0,
+                    "alike": 0,
                 },
             }
         ],
