@@ -61,6 +61,9 @@ class Sampler:
         self._top_k, self._top_p, self._min_p = sampling.top_k, sampling.top_p, sampling.min_p
         self._bias = _bias(sampling.logit_bias)
         self._penalties = _penalties(sampling, prompt_tokens)
+        self._stretch = max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+        """By how much the penalty multiplies a rounding error. Margins are in units of what the model computes: or
+        whoever asks with a penalty of 100 could make an honest worker look like a liar."""
 
     def choose(
         self,
@@ -88,11 +91,16 @@ class Sampler:
         """By how much another id beats each of those given, where `choose` would choose: see `contest.py`. 0 where it
         is the one. Raises WorkerFailed as `choose`."""
         left = self._left(logits, token_ids, allowed, forbidden)
-        if self._temperature:
-            contest = self._contest(left, len(token_ids))
-            return [contest.margin(token_id) for token_id in given]
+        contest = self._contest(left, len(token_ids)) if self._temperature else None
         best = float(left.max())
-        return [min(MAX_MARGIN, best - float(left[token_id])) for token_id in given]
+
+        def margin(token_id: int) -> float:
+            score = float(left[token_id])
+            if score == -math.inf:
+                return MAX_MARGIN
+            return (min(MAX_MARGIN, best - score) if contest is None else contest.margin(token_id)) / self._stretch
+
+        return [margin(token_id) for token_id in given]
 
     def lead(
         self,
@@ -104,9 +112,9 @@ class Sampler:
         """By how little logits must be others for `choose` to choose another id: the least margin of the others."""
         left = self._left(logits, token_ids, allowed, forbidden)
         if self._temperature:
-            return self._contest(left, len(token_ids)).lead()
+            return self._contest(left, len(token_ids)).lead() / self._stretch
         second, best = np.partition(left, -2)[-2:]
-        return min(MAX_MARGIN, float(best) - float(second))
+        return min(MAX_MARGIN, float(best) - float(second)) / self._stretch
 
     def _contest(self, left: Scores, position: int) -> Contest:
         race = Race(left, self._temperature, self._seed, position)

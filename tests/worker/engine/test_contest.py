@@ -30,6 +30,8 @@ SETTINGS = [
     {"temperature": 1.5, "min_p": 0.1},
     {"temperature": 1.0, "min_p": 1.0},
     {"temperature": 1.5, "top_k": 40, "min_p": 0.05},
+    {"temperature": 1.0, "repetition_penalty": 0.02},
+    {"temperature": 0.0, "repetition_penalty": 50.0},
 ]
 SIZE = 700
 """Two whole blocks of ids, and a short one."""
@@ -121,3 +123,14 @@ def test_nothing_else_wins_by_less_than_the_lead(setting: dict[str, float]) -> N
         lead = sampler.lead(torch.from_numpy(scores), [1, 2])
         assert (lead > 0 or "min_p" in setting) and lead <= expected + 1e-9
         assert lead == pytest.approx(expected, abs=1e-9) or len(setting) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-4])
+def test_a_penalty_that_stretches_errors_stretches_no_margin(temperature: float) -> None:
+    """Given two tokens that differ by 0.001 before a penalty of 1/50, and by 0.05 after it."""
+    logits = torch.zeros(SIZE)
+    logits[1], logits[2] = 2.0, 1.999
+    sampler = Sampler(Sampling(temperature=temperature, repetition_penalty=0.02), 1)
+    assert sampler.choose(logits, [1, 2]) == 1
+    assert sampler.margins(logits, [1, 2], [1, 2]) == pytest.approx([0.0, 0.001], abs=2e-5)
+    assert sampler.lead(logits, [1, 2]) == pytest.approx(0.001, abs=2e-5)
