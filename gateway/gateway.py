@@ -25,6 +25,7 @@ from gateway.observability.overview import OverviewBuilder
 from gateway.observability.reports import ReportObservers
 from gateway.observability.views import Location, Observability
 from gateway.observability.watchers import Watchers
+from gateway.peers.flags import Flags
 from gateway.receipts.witness import Witnesses, unix_ms
 from gateway.routing.roster import is_served
 from gateway.service import GatewayService
@@ -109,14 +110,19 @@ class Gateway:
             witnesses = Witnesses(network.peer_id, identity, book=keeper.book, voucher=voucher)
             history = await History.open(config.history_file)
             opened.push_async_callback(history.close)
-            table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served))
+            flags = Flags(history.flags)
+            flags.listen(lambda: history.note_flags(flags.all))
+            table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served), flags=flags)
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note, witnesses=witnesses)
-            sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
+            sources = Sources(
+                lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model, serving.audits.judge.view
+            )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),
                 streams=lambda: network.open_streams,
                 clock_ahead_s=lambda: network.clock.ahead_s,
+                audits=lambda: serving.audits.judge.counts,
             )
             location = Location(network.peer_id, config.initial_peers, config.swarm)
             overview = OverviewBuilder(

@@ -49,13 +49,15 @@ class Volunteer:
 class Caller:
     """On whose behalf a request comes: `name` is what limits, and what is kept for it, go by. The higher the priority
     the sooner the turn. `wait_s` is how long it is ready to wait for a worker, if it has said so: then it waits for a
-    model that nobody has heard of, too. `receipts` is where receipts go, if it has asked for them. `volunteer` is whose
+    model that nobody has heard of, too. `receipts` is where receipts go, if it has asked for them. `may_be_audited`:
+    another worker may be shown the request to check the answer, as far as the gateway does so. `volunteer` is whose
     standing it has claimed, if any."""
 
     name: str
     priority: int = 0
     wait_s: float | None = None
     receipts: Receipts | None = field(default=None, compare=False)
+    may_be_audited: bool = True
     volunteer: Volunteer | None = None
 
     @property

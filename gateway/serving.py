@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from gateway.audits.audits import Audits
+from gateway.audits.modes import AuditConfig
 from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
 from gateway.membership.probing import Prober
@@ -19,6 +21,7 @@ from gateway.routing.choose import WorkerChoice, choose
 from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
+from p2pnet.errors import Flagged
 from p2pnet.flow.background import Background
 from p2pnet.network.interface import Network
 
@@ -29,6 +32,7 @@ NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
 class ServingConfig:
     queue: QueueLimits = field(default_factory=QueueLimits)
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
+    audits: AuditConfig = field(default_factory=AuditConfig)
 
 
 class Serving:
@@ -56,9 +60,28 @@ class Serving:
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
-        self.dispatcher = Dispatcher(
-            network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s, witnesses
+        self.audits = Audits(
+            network,
+            table,
+            lambda model: self.admission.waiting(model) > 0,
+            config.audits,
+            rng,
+            now_s,
+            timeouts=timeouts,
         )
+        self.dispatcher = Dispatcher(
+            network,
+            table,
+            self.admission,
+            self.watch,
+            self._choose,
+            config.dispatch,
+            observe,
+            now_s,
+            witnesses,
+            self.audits,
+        )
+        table.flags.listen(self._cut_flagged)
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
         self._background = Background()
@@ -67,6 +90,7 @@ class Serving:
         self._background.keep("reading the directory", self.table.keep_fresh)
         self._background.keep("probing workers", self.prober.run)
         self._background.keep("watching answers", self.watch.run)
+        self._background.keep("auditing answers", self.audits.run)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -80,6 +104,12 @@ class Serving:
             for attempt in self.watch.attempts
             if attempt.first_token_s is not None
         ]
+
+    def _cut_flagged(self) -> None:
+        """What flagged workers have under way goes on elsewhere."""
+        for attempt in self.watch.attempts:
+            if attempt.worker.peer_id in self.table.flags:
+                attempt.cut("its answers do not come from what it claims to run", Flagged)
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
         choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude, recent=self._recent)

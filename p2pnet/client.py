@@ -6,22 +6,24 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
+from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
-from p2pnet.wire.protocols import EMBED, GENERATE, STATUS, AnyAnswer, WireProtocol
+from p2pnet.wire.margins import MarginCheck
+from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
 E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
@@ -54,6 +56,7 @@ def generate(
     timeouts: ExchangeTimeouts = TIMEOUTS,
     max_tokens: int | None = None,
     witness: Witness | None = None,
+    note_scored: Callable[[Scored], None] | None = None,
 ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
     """Have one worker serve `request`: Accepted, TextDelta*, Finished.
 
@@ -63,6 +66,8 @@ def generate(
 
     A worker that sends more than `max_tokens` for a choice (by default what the request asks for), or what was not
     asked for, has broken the protocol. `witness` is told what is sent and what comes, each event before it is yielded.
+    With `score_resume` in the request, `note_scored` is given the margins of its `resume_tokens`, in order, before the
+    first delta; an answer that was complete with these tokens has none.
     """
     limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
 
@@ -71,7 +76,12 @@ def generate(
         if witness is not None:
             witness.note(event)
 
-    call = _Call(GENERATE, request, check, timeouts.accept_s, timeouts.silence_s, witness)
+    def take_scored(scored: Scored) -> None:
+        limits.check_scored(scored)
+        if note_scored is not None:
+            note_scored(scored)
+
+    call = _Call(GENERATE, request, check, timeouts.accept_s, timeouts.silence_s, witness, take_scored)
     return _drive(network, peer_id, addresses, call)
 
 
@@ -87,6 +97,27 @@ def embed(
     All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
     """
     call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call)
+
+
+def score(
+    network: Network,
+    peer_id: str,
+    request: ScoreRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+) -> AsyncGenerator[Accepted | Scored | Finished, None]:
+    """Have one worker score another one's answer: Accepted, Scored until each token has its margin, Finished.
+
+    The last Scored has the margin of the end, where the request names a `reason`. Raises, and is closed, as `generate`.
+    """
+    call = _Call(
+        SCORE,
+        request,
+        MarginCheck(len(request.token_ids), request.reason is not None).check,
+        timeouts.accept_s,
+        timeouts.silence_s,
+    )
     return _drive(network, peer_id, addresses, call)
 
 
@@ -116,6 +147,8 @@ class _Call(Generic[Q, E]):
     accept_s: float | None = None
     silence_s: float | None = None
     witness: Witness | None = None
+    take_scored: Callable[[Scored], None] | None = None
+    """Takes and checks scores that come beside the events; None where they are the events."""
 
 
 async def _drive(
@@ -140,9 +173,12 @@ async def _drive(
                         if call.witness is not None:
                             call.witness.note_failed(event)
                         raise from_wire(code, message, param)
+                    case Scored() if call.take_scored is not None:
+                        call.take_scored(event)
                     case _:
-                        call.check(event)
-                        yield event
+                        answer = cast(E, event)  # the exchange's table lets nothing else pass
+                        call.check(answer)
+                        yield answer
     finally:
         try:
             if exchange.is_done and call.witness is not None:
@@ -158,9 +194,11 @@ async def _say_last(stream: Stream, witness: Witness) -> None:
             await _within(LAST_WORD_S, stream.write(word))
 
 
-async def _next_events(stream: Stream, decoder: FrameDecoder[E | Failed], exchange: Exchange) -> Sequence[E | Failed]:
+async def _next_events(
+    stream: Stream, decoder: FrameDecoder[E | Failed | Scored], exchange: Exchange
+) -> Sequence[E | Failed | Scored]:
     """The next events, at least one, in however small pieces they come."""
-    events: Sequence[E | Failed] = ()
+    events: Sequence[E | Failed | Scored] = ()
     while not events:
         data = await stream.read()
         if not data:

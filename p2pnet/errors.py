@@ -14,6 +14,7 @@
     |  |  `- PeerSilent       or nothing came for too long
     |  |- TooSlow             others answer many times as fast, and one of them has room
     |  |- EndDoubted          it ended an answer in a way that another one is asked about
+    |  |- Flagged             its answers do not come from what it claims to run
     |  |- ProtocolViolation   the peer sent what the protocol forbids
     |  |- Busy
     |  |- Draining
@@ -152,6 +153,13 @@ class EndDoubted(PeerError):
     """The peer ended an answer after next to nothing, and another one is asked about that. It is no failure yet."""
 
     code = "end_doubted"
+
+
+class Flagged(PeerError):
+    """This peer's own audits have shown that the peer's answers do not come from what it claims to run: it is asked
+    nothing more."""
+
+    code = "flagged"
 
 
 class ProtocolViolation(PeerError):

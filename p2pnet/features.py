@@ -36,6 +36,8 @@ RESUME = "resume"
 """Goes on after another worker's tokens, and with the same digest and seed gives the same ones."""
 RESUME_TEXT = "resume_text"
 """Goes on after the text of another worker's answer, whatever digest that one had."""
+SCORE = "score"
+"""Says of another worker's answer whether the sampler gives its tokens."""
 FIM = "fim"
 """Fills in the middle: a TextPrompt with a suffix."""
 
@@ -55,6 +57,7 @@ ENGINE = (
     REGEX,
     RESUME,
     RESUME_TEXT,
+    SCORE,
 )
 """What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer."""
 
@@ -71,6 +74,7 @@ _PARAMS = {
     JSON_SCHEMA: "response_format",
     REGEX: "response_format",
     RESUME: "resume_tokens",
+    SCORE: "score_resume",
     FIM: "suffix",
 }
 """The request's field that a refusal names, where it is not called as the feature."""
@@ -94,6 +98,7 @@ _DOES = {
     DIMENSIONS: "shorten its vectors",
     RESUME: "go on with another worker's answer",
     RESUME_TEXT: "go on with an answer that has begun",
+    SCORE: "score another worker's answer",
     FIM: "fill a gap in a text",
 }
 """What a model that lacks the feature cannot do, for people."""
@@ -123,6 +128,7 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
         RESUME: bool(request.resume_tokens),
         RESUME_TEXT: bool(request.resume_text),
+        SCORE: request.score_resume,
         FIM: isinstance(prompt, TextPrompt) and bool(prompt.suffix),
     }
     return frozenset(name for name, is_needed in needed.items() if is_needed)

@@ -151,6 +151,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     `resume_text` is the same for whoever cannot go on after those ids: a worker with another digest, or one that knows
     none. What the answer has said so far, all of it text, is given, and the rest is sent. It counts as a part of the
     prompt: `max_tokens` and `min_tokens` are of what is still to come, and so are `Usage.completion_tokens`.
+
+    `score_resume` asks for the margins of `resume_tokens` as well, which have to be computed anyway: Scored events come
+    before the first delta (see `p2pnet.score_messages`).
     """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -173,6 +176,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
     clamp_max_tokens: bool = False
     sampler: SamplerName | None = None
+    score_resume: bool = False
 
 
 def choice_seed(seed: int, index: int) -> int:

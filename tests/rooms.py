@@ -14,6 +14,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.thought_tags": "",
     "p2pnet.messages": "answer_forms",
     "p2pnet.embed_messages": "messages",
+    "p2pnet.score_messages": "messages",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
@@ -33,31 +34,32 @@ ROOMS: dict[str, str] = {
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages embed_messages status_messages receipts",
+    "p2pnet.wire": "errors messages embed_messages score_messages status_messages receipts",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
-    "p2pnet.client": "errors config messages embed_messages status_messages network wire",
+    "p2pnet.client": "errors config messages embed_messages score_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
-    "p2pnet.worker.backend": "messages embed_messages records",
+    "p2pnet.worker.backend": "messages embed_messages score_messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
-    "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.engine": "errors messages score_messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages flow network records features wire "
-        "worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
+        "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
+        "features wire worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine "
+        "worker.gguf"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
-    "p2pnet.worker.announcing": "config identity flow network records wire directory worker.observability",
+    "p2pnet.worker.announcing": "config identity flow network records features wire directory worker.observability",
     "p2pnet.worker.streams": (
-        "errors config identity messages embed_messages status_messages rate_limit flow network records receipts wire "
-        "worker.backend worker.observability"
+        "errors config identity messages embed_messages score_messages status_messages rate_limit flow network records "
+        "receipts wire worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files flow receipts",
     "p2pnet.worker.owner": "errors flow",
@@ -88,13 +90,18 @@ ROOMS: dict[str, str] = {
     "gateway.observability": (
         "errors config messages flow network records gateway.database gateway.peers gateway.routing"
     ),
+    "gateway.audits": (
+        "errors config identity messages score_messages network records features wire client gateway.interface "
+        "gateway.peers gateway.membership gateway.observability"
+    ),
     "gateway.dispatch": (
         "errors config messages embed_messages flow network records features wire client gateway.interface "
-        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability"
+        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
+        "gateway.audits"
     ),
     "gateway.serving": (
-        "flow network gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
-        "gateway.dispatch"
+        "errors flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "gateway.observability gateway.audits gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
@@ -119,15 +126,16 @@ ROOMS: dict[str, str] = {
         "gateway.surfaces.fauxpilot gateway.surfaces.ollama gateway.surfaces.openai gateway.surfaces.p2pnet"
     ),
     "gateway.gateway": (
-        "errors identity network directory gateway.receipts gateway.standing gateway.routing gateway.membership "
-        "gateway.observability gateway.serving gateway.service gateway.model_names gateway.http gateway.app"
+        "errors identity network directory gateway.peers gateway.standing gateway.receipts gateway.routing "
+        "gateway.membership gateway.observability gateway.serving gateway.service gateway.model_names gateway.http "
+        "gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config messages private_files identity loopback flow network entrance records receipts claims "
-        "features swarm peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf "
-        "worker.backends worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top "
-        "gateway.standing gateway.queueing gateway.dispatch gateway.serving gateway.model_names gateway.http "
-        "gateway.gateway"
+        "display errors config answer_forms messages score_messages private_files identity loopback flow network "
+        "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
+        "worker.engine worker.gguf worker.backends worker.observability worker.given worker.owner worker.serve "
+        "worker.benchmark doctor top gateway.standing gateway.queueing gateway.audits gateway.dispatch gateway.serving "
+        "gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

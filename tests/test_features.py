@@ -49,6 +49,7 @@ NEEDED: dict[str, tuple[GenerateRequest, set[str]]] = {
     "a schema": (ask(response_format=JsonSchemaFormat("{}")), {"json_schema"}),
     "a regular expression": (ask(response_format=RegexFormat("a+")), {"regex"}),
     "going on": (ask(resume_tokens=(1,)), {"resume"}),
+    "scoring what it goes on after": (ask(resume_tokens=(1,), score_resume=True), {"resume", "score"}),
     "going on after a text": (ask(resume_text="a"), {"resume_text"}),
 }
 """Beside `text`, which all but the other prompts need."""

@@ -26,6 +26,7 @@ from p2pnet import (
     features,
     messages,
     records,
+    score_messages,
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.claims import Claim, claim_key, read_claim
@@ -63,6 +64,7 @@ from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
 from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
+from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.swarm import hello, invitation, revocations
 from p2pnet.swarm import values as swarm_values
@@ -80,6 +82,7 @@ from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
+    MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
     encode_frame,
 )
@@ -108,6 +111,8 @@ EVENTS = {
 }
 EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9))), dimensions=2)
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
+SCORE_REQUEST = ScoreRequest(msgspec.structs.replace(REQUEST, digest=DIGEST, sampler=SAMPLER), (72, 9), "stop")
+SCORED = Scored.of((0.0, 0.25), 0.0)
 STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(
     peer_id=WORKER.peer_id,
@@ -143,6 +148,8 @@ def hex_examples() -> dict[str, bytes]:
             "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
             "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
+            "score": encode_frame(SCORE_REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "scored": encode_frame(SCORED, MAX_SCORE_EVENT_FRAME_BYTES),
             "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
             "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
             "payload": PAYLOAD,
@@ -245,6 +252,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.request_decoder().feed(blocks["generate"]) == [REQUEST]
     assert codec.embed_request_decoder().feed(blocks["embed"]) == [EMBED_REQUEST]
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
+    assert codec.score_request_decoder().feed(blocks["score"]) == [SCORE_REQUEST]
+    assert codec.score_event_decoder().feed(blocks["scored"]) == [SCORED]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
     for name, event in EVENTS.items():
@@ -323,6 +332,8 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Usage,
     EmbedRequest,
     Embedding,
+    ScoreRequest,
+    Scored,
     Status,
     CapabilityRecord,
     LoadRecord,
@@ -360,6 +371,7 @@ def default_of(field: Any) -> str:
 LIMIT_OWNERS: tuple[ModuleType, ...] = (
     answer_forms,
     embed_messages,
+    score_messages,
     messages,
     codec,
     answer_limits,

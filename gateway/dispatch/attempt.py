@@ -6,9 +6,11 @@ Owns the slot that was reserved at the worker, until `end`. Knows nothing of wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.audits.free_looks import Part
+from gateway.audits.given import Given
 from gateway.dispatch.lateness import Stretch
 from gateway.dispatch.progress import E
 from gateway.observability.reports import AttemptReport
@@ -72,6 +74,12 @@ class Attempt:
         """Set once the answer is complete."""
         self.wrong_receipt: ReceiptRefused | None = None
         """What is wrong with the receipt for its answer, if anything."""
+        self.ids = 0
+        """Of its tokens those that it named."""
+        self.before: Sequence[Part] = ()
+        """What others had given of the answer when it began."""
+        self.given: Given | None = None
+        """Its part of the answer, where that will be looked at."""
         self.waits_since_s: float | None = None
         """Since when its next event has been waited for; None while it is not."""
         self.judged_s = began_s
@@ -170,11 +178,17 @@ class Attempt:
                 worker.note_taken(self.key)
             else:
                 self.finish_reason = event.reason
+                if self.given is not None:
+                    self.given.note_end(event)
                 self._note_pace(now_s)
         self.last_event_s = now_s
 
     def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
         tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
+        if isinstance(event, TextDelta):
+            self.ids += len(event.token_ids)
+            if self.given is not None:
+                self.given.note(event)
         pace = self.worker.pace(self.key)
         if self.first_token_s is None:
             self.first_token_s = now_s - self.began_s

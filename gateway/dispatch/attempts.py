@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
+from gateway.audits.free_looks import Part
+from gateway.audits.given import Given
 from gateway.dispatch.attempt import STAYS, Attempt, Monotonic, Terms
 from gateway.dispatch.doubt import Doubt
 from gateway.dispatch.hedging import Hedging
@@ -22,7 +24,17 @@ from gateway.observability.reports import CANCELLED
 from gateway.queueing.admission import Admission
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
-from p2pnet.errors import Busy, Draining, EndDoubted, NotAllowed, P2PNetError, PeerSilent, RequestError, WorkerFailed
+from p2pnet.errors import (
+    Busy,
+    Draining,
+    EndDoubted,
+    Flagged,
+    NotAllowed,
+    P2PNetError,
+    PeerSilent,
+    RequestError,
+    WorkerFailed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +57,15 @@ class Step(Generic[Q, E]):
 
 @dataclass(frozen=True)
 class Account:
-    """Where the ends of one answer's attempts are noted. `index` says which of several answers it is."""
+    """Where the ends of one answer's attempts are noted. `index` says which of several answers it is, `parts` who has
+    given what of it."""
 
     refusals: Refusals
     opinion: SecondOpinion
     doubt: Doubt
     trace: RequestTrace
     index: int | None = None
+    parts: list[Part] = field(default_factory=list)
 
 
 class Running(Generic[E]):
@@ -62,17 +76,28 @@ class Running(Generic[E]):
         self.stream = stream
         self.account = account
         self.is_over = False
+        self.has_won = False
+        """Whether the client is given what it brings."""
 
 
 class Attempts:
     """All attempts of one gateway."""
 
-    def __init__(self, watch: Watch, admission: Admission, hedging: Hedging, now_s: Monotonic) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        admission: Admission,
+        hedging: Hedging,
+        now_s: Monotonic,
+        look_at: Callable[[Given], None] = lambda given: None,
+    ) -> None:
+        """`look_at` is handed what an attempt has gathered, once it is over."""
         self._watch = watch
         self._usual = watch.usual
         self._admission = admission
         self._hedging = hedging
         self._now_s = now_s
+        self._look_at = look_at
 
     def start(
         self,
@@ -84,6 +109,7 @@ class Attempts:
     ) -> Running[E]:
         """Ask a worker whose slot has been reserved. Raises ModelNotFound when it does not run the model any more."""
         attempt = Attempt(choice, step.query.key, self._now_s(), self._now_s, is_hedge, terms)
+        attempt.before = tuple(account.parts)
         self._watch.add(attempt)
         return Running(attempt, step.ask(step.request, attempt), account)
 
@@ -113,6 +139,10 @@ class Attempts:
         attempt, account = running.attempt, running.account
         self._watch.remove(attempt)
         await running.stream.aclose()
+        if running.has_won and attempt.ids:
+            account.parts.append(Part(attempt.worker, attempt.card, attempt.ids, attempt.given))
+        if attempt.given is not None:
+            self._look_at(attempt.given)
         reason = attempt.finish_reason
         if reason is not None and not isinstance(error, EndDoubted):
             error = attempt.wrong_receipt
@@ -152,7 +182,7 @@ class Attempts:
         if isinstance(error, Busy):
             worker.note_full(attempt.key, now_s)
             health.note_release(attempt.began_s)
-        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted):
+        elif error is None or isinstance(error, RequestError | Draining | NotAllowed | EndDoubted | Flagged):
             health.note_release(attempt.began_s)
         else:
             is_there = isinstance(error, PeerSilent) and worker.heard_s > attempt.last_event_s

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, cast
 
+import msgspec
+
+from gateway.audits.audits import Audits
 from gateway.dispatch.attempt import Attempt
 from gateway.dispatch.attempts import Account, Ask, Attempts, Running, Step
 from gateway.dispatch.doubt import Doubt, DoubtCredit
@@ -93,6 +96,7 @@ class Dispatcher:
         observe: Observer = lambda report: None,
         now_s: Callable[[], float] = time.monotonic,
         witnesses: Witnesses | None = None,
+        audits: Audits | None = None,
     ) -> None:
         self._network = network
         self._witnesses = witnesses or Witnesses(network.peer_id)
@@ -107,7 +111,8 @@ class Dispatcher:
         self._usual = watch.usual
         self._traces: set[RequestTrace] = set()
         self._moving = Moving(table, now_s)
-        self._attempts = Attempts(watch, admission, self.hedging, now_s)
+        self._audits = audits or Audits(network, table)
+        self._attempts = Attempts(watch, admission, self.hedging, now_s, self._audits.end)
 
     def run(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         """Waiting*, Routed, Accepted, TextDelta*, Finished. Raises RequestError (ModelNotFound, FeatureMissing when
@@ -284,8 +289,13 @@ class Dispatcher:
     ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
         worker, limit = attempt.worker, request.max_tokens or attempt.card.context_length
         addresses, timeouts = worker.record.addresses, self._config.timeouts
+        free = self._audits.free_look(request, worker, attempt.before)
+        note_scored = None if free is None else free.note
+        if free is not None:
+            request = msgspec.structs.replace(request, score_resume=True)
+        attempt.given = self._audits.begin(request, worker, attempt.card, caller)
         witness = self._witnesses.of(request, worker.peer_id, caller, attempt.note_wrong_receipt)
-        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness)
+        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness, note_scored)
 
     def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
         worker = attempt.worker

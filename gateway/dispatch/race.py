@@ -85,6 +85,7 @@ class Race(Generic[Q, E]):
     async def _begin(self) -> Running[E]:
         """Find out who goes on. The client is told who it is, with the first that it is given of this request."""
         self._winner = winner = await self._decide()
+        winner.has_won = True
         self._progress.begin(winner.attempt.card, self._is_by_text)
         trace = winner.account.trace
         if not trace.is_routed:

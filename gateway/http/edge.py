@@ -35,6 +35,9 @@ WAIT_HEADER = b"x-p2pnet-wait-s"
 RECEIPT_HEADER = b"x-p2pnet-receipt"
 """Whether the client wants the workers' receipts for its answer: `yes`."""
 
+AUDIT_HEADER = b"x-p2pnet-audit"
+"""Whether another worker may be shown the request, to check the answer: not with `no`."""
+
 MAX_WAIT_S = 600.0
 """As long as OpenAI's clients wait for anything."""
 
@@ -126,7 +129,12 @@ class Edge:
             return Caller(address)
         caller = self._access.identify(headers, address)
         receipts = self._open_receipts(caller.name) if headers.get(RECEIPT_HEADER) == b"yes" else None
-        return replace(caller, wait_s=_wait_s(headers.get(WAIT_HEADER)), receipts=receipts)
+        return replace(
+            caller,
+            wait_s=_wait_s(headers.get(WAIT_HEADER)),
+            receipts=receipts,
+            may_be_audited=headers.get(AUDIT_HEADER, b"").lower() != b"no",
+        )
 
 
 def http_failure(error: HTTPException, method: str, path: str) -> Failure:

@@ -37,6 +37,7 @@ OUTCOMES: dict[str, Outcome] = {
     "peer_lost": Outcome(503, retry_after_s=1),
     "too_slow": Outcome(503, retry_after_s=1),
     "end_doubted": Outcome(503, retry_after_s=1),
+    "flagged": Outcome(503, retry_after_s=1),
     "join_failed": Outcome(503, retry_after_s=5),
     "daemon_failed": Outcome(503, retry_after_s=5),
     # It was let into the queue, and waited as long as it could: said as what it is, so that nobody takes it for a

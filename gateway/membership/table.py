@@ -11,12 +11,13 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
 from gateway.membership.known_models import KnownModels
 from gateway.membership.newcomers import Newcomers
+from gateway.peers.flags import Flags
 from gateway.peers.worker import Worker
 from gateway.routing.roster import Roster
 from p2pnet.directory import Directory
@@ -90,7 +91,10 @@ class PeerTable:
         refresh_interval_s: float = REFRESH_INTERVAL_S,
         remembered: Remembered | None = None,
         rng: random.Random | None = None,
+        flags: Flags | None = None,
     ) -> None:
+        self.flags = Flags(unix_s=unix_s) if flags is None else flags
+        self.flags.listen(self._rebuild)
         remembered = remembered or Remembered()
         self._directory = directory
         self._now_s = now_s
@@ -126,12 +130,16 @@ class PeerTable:
 
     @property
     def roster(self) -> Roster:
-        """Of those in use. Of very many it may be a moment old."""
+        """Of those in use that are not flagged. Of very many it may be a moment old."""
         pause_s = PAUSE_FOR_A_WORKER_S * len(self._workers) if len(self._workers) > FEW_WORKERS else 0.0
         if self._is_outdated and self._now_s() - self._made_s >= pause_s:
-            self._roster = Roster(self._workers.values())
+            self._roster = Roster(self._unflagged())
             self._made_s, self._is_outdated = self._now_s(), False
         return self._roster
+
+    def get(self, peer_id: str) -> Worker | None:
+        """One that is in use."""
+        return self._workers.get(peer_id)
 
     async def keep_fresh(self) -> None:
         """Refresh for ever. Runs as a task for as long as the gateway does."""
@@ -144,6 +152,7 @@ class PeerTable:
 
     async def refresh(self) -> None:
         """Read the directory once. The first time newcomers are met before anybody is told that it was read."""
+        self.flags.expire()
         records = {record.peer_id: record for record in _usable(await self._directory.workers(self))}
         self._announced = len(records)
         gone = [worker for worker in self._workers.values() if worker.peer_id not in records]
@@ -216,7 +225,7 @@ class PeerTable:
 
     def models(self) -> list[ModelEntry]:
         """One entry per model, over all its workers."""
-        return self._models.entries(worker.record for worker in self._workers.values())
+        return self._models.entries(worker.record for worker in self._unflagged())
 
     def has_known(self, model: str) -> bool:
         """Whether any worker that answered has ever announced this model to us, or one does that has not been asked."""
@@ -320,6 +329,9 @@ class PeerTable:
             sampled_s = now_s - age_s
             worker.note_load(record.load, sampled_s)
             worker.heard_s = max(worker.heard_s, sampled_s)
+
+    def _unflagged(self) -> Iterator[Worker]:
+        return (worker for worker in self._workers.values() if worker.peer_id not in self.flags)
 
     def _rebuild(self) -> None:
         self._is_outdated = True

@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 
 from gateway.observability.history import History
 from gateway.observability.recent import WorkerStatistics
-from gateway.observability.views import LOST, LoadView, ModelView, ServedModel, WorkerPage, WorkerQuery, WorkerView
+from gateway.observability.views import (
+    FLAGGED,
+    LOST,
+    UNAUDITED,
+    AuditView,
+    LoadView,
+    ModelView,
+    ServedModel,
+    WorkerPage,
+    WorkerQuery,
+    WorkerView,
+)
 from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.worker import Worker
 from p2pnet.messages import Load
@@ -26,12 +37,13 @@ MEASURED_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Sources:
-    """What is read: workers in use, workers that are announced and do not answer, requests waiting by model.
-    `now_s` is the clock of the workers' own times."""
+    """What is read: workers in use, workers that are announced and do not answer, requests waiting by model, and what
+    audits have shown of a worker. `now_s` is the clock of the workers' own times."""
 
     workers: Callable[[], Iterable[Worker]]
     lost: Callable[[], Iterable[Worker]] = tuple
     waiting: Callable[[], Mapping[str, int]] = dict
+    audit: Callable[[Worker], AuditView] = lambda worker: UNAUDITED
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
 
@@ -44,7 +56,12 @@ def worker_page(sources: Sources, history: History, query: WorkerQuery) -> Worke
     now_s, unix_s = sources.now_s(), sources.unix_s()
     views = [
         worker_view(
-            everybody[peer_id], history.measured(peer_id, unix_s - MEASURED_S), now_s, unix_s, is_lost=peer_id in lost
+            everybody[peer_id],
+            history.measured(peer_id, unix_s - MEASURED_S),
+            now_s,
+            unix_s,
+            is_lost=peer_id in lost,
+            audit=sources.audit(everybody[peer_id]),
         )
         for peer_id in found[: query.limit]
     ]
@@ -52,7 +69,12 @@ def worker_page(sources: Sources, history: History, query: WorkerQuery) -> Worke
 
 
 def worker_view(
-    worker: Worker, measured: WorkerStatistics, now_s: float, unix_s: float, is_lost: bool = False
+    worker: Worker,
+    measured: WorkerStatistics,
+    now_s: float,
+    unix_s: float,
+    is_lost: bool = False,
+    audit: AuditView = UNAUDITED,
 ) -> WorkerView:
     record, health = worker.record, _best_health(worker, now_s)
     state = health.state(now_s)
@@ -60,8 +82,8 @@ def worker_view(
     return WorkerView(
         id=worker.peer_id,
         agent=record.agent,
-        state=LOST if is_lost else state.value,
-        reason=health.reason,
+        state=LOST if is_lost else FLAGGED if audit.verdict == FLAGGED else state.value,
+        reason=health.reason if audit.reason is None else audit.reason,
         cooldown_s=None if cooling_until_s is None else cooling_until_s - now_s,
         models=tuple(
             ServedModel(
@@ -86,6 +108,7 @@ def worker_view(
         load=None if worker.load is None else _load_view(worker.load, max(0.0, now_s - worker.load_sampled_s)),
         record_age_s=max(0.0, unix_s - record.issued_ms / 1000),
         heard_age_s=max(0.0, now_s - worker.heard_s) if math.isfinite(worker.heard_s) else None,
+        audit=audit,
     )
 
 
@@ -101,11 +124,15 @@ def model_views(sources: Sources) -> list[ModelView]:
     """All models that are announced or waited for, by name."""
     now_s = sources.now_s()
     gathered: dict[str, _Gathered] = {}
+    idle = [(worker, LOST) for worker in sources.lost()]
     for worker in sources.workers():
-        _gather(gathered, worker, now_s)
-    for worker in sources.lost():
+        if sources.audit(worker).verdict == FLAGGED:
+            idle.append((worker, FLAGGED))
+        else:
+            _gather(gathered, worker, now_s)
+    for worker, state in idle:
         for model in {card.id for card in worker.record.models}:
-            gathered.setdefault(model, _Gathered()).states[LOST] += 1
+            gathered.setdefault(model, _Gathered()).states[state] += 1
     waiting = sources.waiting()
     for model in waiting:
         gathered.setdefault(model, _Gathered())

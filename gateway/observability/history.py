@@ -1,4 +1,4 @@
-"""Keeps the last requests with their routes, and the models known so far, over restarts.
+"""Keeps the last requests with their routes, the models known so far and the flags that stand, over restarts.
 
 Everything is answered from memory; a thread of its own writes to the file, at most once a second. Where the file cannot
 be read or written, the history lasts as long as the process, and no request ever notices. Prompts and answers are in
@@ -23,6 +23,7 @@ from pathlib import Path
 from gateway.observability.history_file import MAX_FILE_BYTES, Contents, HistoryFile, open_history
 from gateway.observability.recent import MAX_REQUESTS, Given, Kept, Recent, RequestQuery, WorkerStatistics
 from gateway.observability.reports import RequestReport
+from gateway.peers.flags import Flag
 from p2pnet.flow.background import Background
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class History:
         self._file = file
         self._recent = Recent(contents.requests, max_requests)
         self._models = contents.models
+        self.flags = contents.flags
+        """Workers that were flagged in an earlier run; oldest first."""
         self._label_key = secrets.token_bytes(16)
 
     @classmethod
@@ -65,7 +68,7 @@ class History:
             thread.shutdown()
             logger.warning("the history %s cannot be opened (%s): it is kept in memory only", path, error)
             return cls(None, nothing, max_requests)
-        return cls(_FileWriter(file, thread, contents.models, write_interval_s, max_requests), contents, max_requests)
+        return cls(_FileWriter(file, thread, contents, write_interval_s, max_requests), contents, max_requests)
 
     @property
     def known_models(self) -> tuple[str, ...]:
@@ -86,6 +89,11 @@ class History:
         self._models = known
         if self._file is not None:
             self._file.set_models(known)
+
+    def note_flags(self, flags: tuple[Flag, ...]) -> None:
+        """All flags that stand now, oldest first."""
+        if self._file is not None:
+            self._file.set_flags(flags)
 
     def recent(self, query: RequestQuery) -> list[Kept]:
         """Newest first."""
@@ -127,13 +135,14 @@ class _FileWriter:
         self,
         file: HistoryFile,
         thread: ThreadPoolExecutor,
-        models: tuple[str, ...],
+        contents: Contents,
         interval_s: float,
         max_requests: int,
     ) -> None:
         self._file = file
         self._thread = thread
-        self._models = models
+        self._models = contents.models
+        self._flags = contents.flags
         self._interval_s = interval_s
         self._unwritten: deque[Kept] = deque(maxlen=max_requests)
         self._has_news = asyncio.Event()
@@ -149,13 +158,17 @@ class _FileWriter:
         self._models = models
         self._has_news.set()
 
+    def set_flags(self, flags: tuple[Flag, ...]) -> None:
+        self._flags = flags
+        self._has_news.set()
+
     async def write(self) -> None:
         """What cannot be written is lost to the file: it must not pile up."""
         self._has_news.clear()
         requests = tuple(self._unwritten)
         self._unwritten.clear()
         try:
-            await self._in_thread(self._file.write, requests, self._models)
+            await self._in_thread(self._file.write, requests, self._models, self._flags)
         except (sqlite3.Error, OSError) as error:
             if not self._is_failing:
                 logger.warning("the history cannot be written (%s): requests are served all the same", error)

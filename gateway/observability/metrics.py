@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter as Count
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.observability.outcomes import KNOWN, is_failure, is_success
@@ -52,7 +52,7 @@ LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 
 class GatewayMetrics:
     """The metrics of one gateway, in a registry of its own. `note` is an Observer. `models`, the number of open
-    `streams` and how far this machine's clock is ahead are asked for at each scrape."""
+    `streams`, how far this machine's clock is ahead and the counts of `audits` are asked for at each scrape."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class GatewayMetrics:
         max_models: int = MAX_MODELS,
         streams: Callable[[], int] = int,
         clock_ahead_s: Callable[[], float] = float,
+        audits: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._now_s = now_s
         self._count_streams = streams
@@ -80,6 +81,8 @@ class GatewayMetrics:
         )
         self._workers = _WorkersNow(models, self._used, ModelLabels(max_models))
         self._registry.register(self._workers)
+        self._audits = _Audits(audits)
+        self._registry.register(self._audits)
         self._streams = Gauge("p2pnet_streams", "Streams to workers, of every protocol.", registry=self._registry)
         self._clock = Gauge(
             "p2pnet_clock_ahead_seconds", "How far this clock is ahead of other peers'.", registry=self._registry
@@ -102,6 +105,7 @@ class GatewayMetrics:
         async with self._scraping:
             if self._now_s() - self._scraped_s >= SCRAPE_AGE_S:
                 self._workers.look()
+                self._audits.look()
                 self._streams.set(self._count_streams())
                 self._clock.set(self._clock_ahead_s())
                 self._tasks.set(len(asyncio.all_tasks()))
@@ -264,6 +268,26 @@ class _WorkersNow(Collector):
         if view.id in self._used:
             return view.id
         return self._announced.of(view.id) if view.states else self._announced.known(view.id)
+
+
+class _Audits(Collector):
+    """What looks at answers came to, as those who count them have it."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+        self._seen: Mapping[str, int] = {}
+
+    def look(self) -> None:
+        """As `_WorkersNow.look`."""
+        self._seen = dict(self._counts())
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "p2pnet_gateway_audits", "Looks at answers of workers, by what they came to.", labels=("outcome",)
+        )
+        for outcome, count in sorted(self._seen.items()):
+            family.add_metric((outcome,), count)
+        yield family
 
 
 def resumes_of(attempts: Sequence[AttemptReport]) -> int:

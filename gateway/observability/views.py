@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from gateway.observability.failures import FailureSeen
 from gateway.observability.mesh import Mesh, Way
@@ -15,6 +16,9 @@ from gateway.peers.health import State
 
 LOST = "lost"
 """The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
+
+FLAGGED = "flagged"
+"""The state of a worker that this gateway asks nothing, since its answers do not come from what it claims to run."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,26 @@ class LoadView:
 
 
 @dataclass(frozen=True)
+class AuditView:
+    """What audits have shown of a worker. `verdict` is `unaudited`, `passed`, `suspected`, `flagged`, or
+    `unverifiable` where nobody can say anything. `tokens` were looked at, by `auditors`; `log_e` is the evidence
+    against it in nats, of the auditor that says most. `reason` and `until` are its flag's. Of an unverifiable one,
+    `compared` says how often it was asked the same as another, and `alike` how often both began alike."""
+
+    verdict: str
+    tokens: int = 0
+    auditors: int = 0
+    log_e: float | None = None
+    reason: str | None = None
+    until: datetime | None = None
+    compared: int = 0
+    alike: int = 0
+
+
+UNAUDITED = AuditView("unaudited")
+
+
+@dataclass(frozen=True)
 class WorkerView:
     """One worker. `slots` are of each of its models, `pressure` is how many requests of all gateways are there as far
     as one can know. `reason` and `cooldown_s` say why it is left alone, and for how much longer. `measured` is of the
@@ -69,6 +93,7 @@ class WorkerView:
     load: LoadView | None
     record_age_s: float
     heard_age_s: float | None
+    audit: AuditView = UNAUDITED
 
 
 @dataclass(frozen=True)

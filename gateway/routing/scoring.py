@@ -46,6 +46,11 @@ third of it is left after this time. Without that, one slow moment of a worker's
 as long as others have room. A slow worker is tried again every few minutes, with one request."""
 
 
+UNVERIFIABLE_COST = 1.2
+"""Whose answers nobody can check counts as so much slower. Of two that are about as fast the one is asked that can be
+checked; a server that is faster by more than the luck of the draw is still asked first."""
+
+
 class Considered(NamedTuple):
     """A worker that was looked at, with what the choice was made on. None is not measured yet.
 
@@ -142,6 +147,8 @@ class Moment:
             pressure, slots = worker.pressure(), worker.slots
             expected_s = _faded(trip_s, usual_trip_s, self._part_left(worker.round_trip_s.noted_s))
             expected_s += work_s * (1 + pressure / weight_of(worker))
+            if self._is_unverifiable(worker):
+                expected_s *= UNVERIFIABLE_COST
             if self._is_cold(worker, pace):
                 expected_s += COLD_S
             state = worker.health_of(self._key).state(self._now_s)
@@ -166,6 +173,11 @@ class Moment:
 
     def _part_left(self, noted_s: float) -> float:
         return exp((noted_s - self._now_s) / FADE_S)
+
+    def _is_unverifiable(self, worker: Worker) -> bool:
+        """Whether it generates, and does not say by which rule: a server elsewhere."""
+        card = worker.card(self._key)
+        return card is not None and card.task == "generate" and not card.sampler
 
     def _is_cold(self, worker: Worker, pace: Pace) -> bool:
         """Whether the weights have to be loaded first."""

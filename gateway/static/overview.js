@@ -170,6 +170,7 @@ const OUTCOMES = {
   too_slow: "It was many times slower than others",
   worker_failed: "It failed",
   end_doubted: "It ended after next to nothing",
+  flagged: "Its answers do not come from what it claims to run",
   wrong_receipt: "It signed what it had not given",
   protocol_violation: "It answered against the protocol",
   busy: "It was full",

@@ -7,10 +7,14 @@
  *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,
  *   tokens_per_s?: number | null}} Model */
 
-/** @typedef {"healthy" | "cooling" | "trial" | "lost"} WorkerState */
+/** @typedef {"healthy" | "cooling" | "trial" | "lost" | "flagged"} WorkerState */
+
+/** @typedef {{verdict: "unaudited" | "passed" | "suspected" | "flagged" | "unverifiable", tokens: number,
+ *   auditors: number, log_e: number | null, reason: string | null, until: string | null,
+ *   compared: number, alike: number}} Audit */
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
- *   cooldown_s?: number | null, models: {id: string, task: string, quantization: string, in_flight: number}[],
+ *   cooldown_s?: number | null, audit?: Audit, models: {id: string, task: string, quantization: string, in_flight: number}[],
  *   slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
  *   tokens_per_s: number | null}, reached?: "direct" | "punched" | "relayed", relays?: string[], since: string | null}} Worker */

@@ -13,10 +13,16 @@ const SHOWN = 25;
 /** Rows before somebody asks for all: 200 rows are a long way to the failures below. */
 
 /** @type {Record<string, string>} */
-const SIGNS = { healthy: "\u25cf", trial: "\u25d0", cooling: "\u25cb", lost: "\u2715" };
+const SIGNS = { healthy: "\u25cf", trial: "\u25d0", cooling: "\u25cb", lost: "\u2715", flagged: "\u2691" };
 
 /** @type {Record<string, string>} */
-const STATES = { healthy: "healthy", trial: "on trial", cooling: "cooling down", lost: "lost" };
+const STATES = {
+  healthy: "healthy",
+  trial: "on trial",
+  cooling: "cooling down",
+  lost: "lost",
+  flagged: "flagged",
+};
 
 /**
  * @param {import("./live.js").Store} store
@@ -159,7 +165,21 @@ function state() {
 }
 
 /** @param {Worker} worker */
-export function because({ reason, cooldown_s }) {
+export function because({ reason, cooldown_s, audit }) {
   const left = cooldown_s ? `${Math.ceil(cooldown_s)} s more` : "";
-  return [reason?.replaceAll("_", " "), left].filter(Boolean).join(", ");
+  return [reason?.replaceAll("_", " "), left, found(audit)].filter(Boolean).join(", ");
+}
+
+/**
+ * What audits have found, where that is worth a word: who is flagged is shown with the evidence.
+ * @param {import("./types.js").Audit | undefined} audit
+ */
+function found(audit) {
+  if (!audit) return "";
+  const { verdict, tokens, auditors, log_e: evidence, compared, alike } = audit;
+  const weight = `${count(tokens)} tokens, evidence ${evidence ?? 0} by ${auditors} ${auditors === 1 ? "auditor" : "auditors"}`;
+  if (verdict === "flagged") return weight;
+  if (verdict === "suspected") return `suspected: ${weight}`;
+  if (verdict !== "unverifiable") return "";
+  return compared ? `unverifiable, ${count(alike)} of ${count(compared)} answers as others'` : "unverifiable";
 }

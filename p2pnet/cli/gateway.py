@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,15 @@ HINTS = (
     "See the network and try it in a browser: {http}",
     "Point any OpenAI client at {http}/v1, or ask from a terminal: p2pnet chat --gateway {http}",
 )
+
+
+class AuditChoice(StrEnum):
+    """What --audit takes."""
+
+    off = "off"
+    own = "own"
+    canaries = "canaries"
+    all = "all"
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,26 @@ class GatewayFlags:
             "request may go on from it. 0: keep none.",
         ),
     ] = 3600.0
+    audit: Annotated[
+        AuditChoice | None,
+        typer.Option(
+            "--audit",
+            envvar="P2PNET_AUDIT",
+            help="Whose prompts other workers may see to check answers: nobody's (off), those of clients by trusted "
+            "auditors alone (own), made-up ones by anybody (canaries), those of clients by anybody (all). "
+            "Default: own with --auditor, else canaries.",
+        ),
+    ] = None
+    auditor: Annotated[
+        list[str],
+        typer.Option(
+            "--auditor",
+            envvar="P2PNET_AUDITOR",
+            metavar="PEER",
+            help="Believe this worker alone when it says that another one's answers do not come from its model: name "
+            "your own, by its peer id. Repeatable.",
+        ),
+    ] = field(default_factory=list)
     initial_peers: options.InitialPeers = field(default_factory=list)
     swarm: options.Swarm = None
     invite: options.Invite = None
@@ -177,6 +207,7 @@ def gateway(flags: GatewayFlags) -> None:
 
 def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membership | None) -> GatewayConfig:
     """Raises UsageError."""
+    from gateway.audits.modes import parse_audits
     from gateway.dispatch.dispatcher import DispatchConfig
     from gateway.gateway import GatewayConfig
     from gateway.http.limits import HttpLimits
@@ -188,7 +219,11 @@ def _config_of(flags: GatewayFlags, network: NetworkConfig, membership: Membersh
 
     return GatewayConfig(
         http=HttpLimits(keep_responses_s=flags.keep_responses),
-        serving=ServingConfig(QueueLimits(flags.max_waiting), DispatchConfig(flags.wait_seconds)),
+        serving=ServingConfig(
+            QueueLimits(flags.max_waiting),
+            DispatchConfig(flags.wait_seconds),
+            parse_audits(None if flags.audit is None else flags.audit.value, flags.auditor),
+        ),
         history_file=network.identity_file.with_suffix(".sqlite3"),
         standing_file=network.identity_file.with_suffix(".standing.sqlite3"),
         key_file=flags.api_key_file,

@@ -17,13 +17,18 @@ from p2pnet.worker.checkpoints.quantization import WantedQuantization
 
 if TYPE_CHECKING:
     from p2pnet.config import ModelConfig
+    from p2pnet.messages import GenerateRequest
     from p2pnet.receipts.checking import Checked
-    from p2pnet.receipts.signed import Acknowledgement
+    from p2pnet.receipts.signed import Acknowledgement, Receipt
     from p2pnet.worker.backend import Backend
 
 SIGNED = "Shown: these workers have signed this. Whether they computed it with that model is not."
 TEXT = "Shown: these workers have signed this, and this text is what they gave. How they computed it is not."
 ACKNOWLEDGED = "Shown: these gateways have signed this. What a gateway's word is worth is for you to say."
+NEARLY = (
+    "Shown: these workers have signed this, and the model gives nearly the same tokens on this machine: they differ as "
+    "other hardware's rounding makes them differ."
+)
 COMPUTED = "Shown: these workers have signed this, and the model gives the same tokens on this machine."
 
 
@@ -42,7 +47,8 @@ def verify(
             "--answer",
             envvar="P2PNET_ANSWER",
             metavar="FILE",
-            help="The text of the answer: is it what was signed? Of several answers, each in order.",
+            help="The text of the answer: is it what was signed? Of several answers, each in order. With --model, "
+            "where the tokens are not quite the same: by how much they differ.",
         ),
     ] = [],
     model: Annotated[
@@ -86,8 +92,11 @@ def verify(
             )
         config = ModelConfig({model: parts[0].receipt.model}, device, dtype, quantization)
         import_module("p2pnet.cli.loading")  # seconds: Ctrl-C ends them at once here, and not in the event loop
-        asyncio.run(_compute_again(model, config, parts))
-        shown = COMPUTED
+        texts = [_read(path).decode(errors="replace") for path in answer]
+        near = asyncio.run(_compute_again(model, config, parts, texts))
+        for line in near:
+            typer.echo(line)
+        shown = NEARLY if near else COMPUTED
     typer.echo(shown)
 
 
@@ -128,21 +137,27 @@ def _moment(unix_ms: int) -> str:
         return "no time that there is"
 
 
-async def _compute_again(model: str, config: ModelConfig, parts: Sequence[Checked]) -> None:
-    """Raises UsageError where this model is not the one of the receipts, or gives other tokens."""
+async def _compute_again(model: str, config: ModelConfig, parts: Sequence[Checked], texts: Sequence[str]) -> list[str]:
+    """What there is to say of parts whose tokens are not quite those that this model gives. `texts` are of each part,
+    where they were given. Raises UsageError where this model is not the one of the receipts, or gives other tokens."""
     from p2pnet.cli.loading import load_generator
     from p2pnet.worker.backends.engine_backend import EngineOptions
 
     backend = await load_generator(model, config, EngineOptions(slots=1))
+    of_each = texts if len(texts) == len(parts) else [None] * len(parts)
     try:
-        for number, part in enumerate(parts, 1):
-            await check_computation(backend, number, part)
+        said = [
+            await check_computation(backend, number, part, text)
+            for number, (part, text) in enumerate(zip(parts, of_each, strict=True), 1)
+        ]
     finally:
         await backend.close()
+    return [line for line in said if line is not None]
 
 
-async def check_computation(backend: Backend, number: int, part: Checked) -> None:
-    """Have a backend answer the request of a part again. Raises UsageError where it differs."""
+async def check_computation(backend: Backend, number: int, part: Checked, text: str | None = None) -> str | None:
+    """Have a backend answer the request of a part again. Returns what there is to say where its tokens are not quite
+    the same, which only a `text` shows. Raises UsageError where it differs."""
     import msgspec
 
     from p2pnet.messages import TextDelta
@@ -175,12 +190,45 @@ async def check_computation(backend: Backend, number: int, part: Checked) -> Non
         if isinstance(event, TextDelta):
             answer.note(event)
     has_other_text = answer.text_hash != receipt.text_hash and not is_broken_off  # it may have held some of it back
-    if answer.ids_hash != receipt.ids_hash or has_other_text:
+    if answer.ids_hash == receipt.ids_hash and not has_other_text:
+        return None
+    if text is not None and not is_broken_off and request.n == 1:
+        return await _compare_margins(backend, number, request, receipt, text)
+    raise UsageError(
+        f"The model gives other tokens than receipt {number} is of.",
+        "That alone is no proof of a lie: other hardware rounds otherwise, and now and then a token follows. Give the "
+        "answer's text with --answer to see by how much they differ, or try another machine.",
+    )
+
+
+async def _compare_margins(backend: Backend, number: int, request: GenerateRequest, receipt: Receipt, text: str) -> str:
+    """Says by how much other tokens are likelier here. Raises UsageError where that is too much, or not known."""
+    import msgspec
+
+    from p2pnet.cli.near_misses import MAX_MEAN_MARGIN, margins
+    from p2pnet.worker.backend import ScoreBackend
+
+    (card,) = backend.models
+    request = msgspec.structs.replace(request, digest=card.digest, sampler=card.sampler)
+    found = None
+    if isinstance(backend, ScoreBackend):
+        for each in dict.fromkeys((text, text.removesuffix("\n"))):
+            found = found or await margins(backend, request, receipt, each)
+    if not found:
         raise UsageError(
-            f"The model gives other tokens than receipt {number} is of.",
+            f"The model gives other tokens than receipt {number} is of, and the text does not tell which they were.",
             "That alone is no proof of a lie: other hardware rounds otherwise, and now and then a token follows. Try "
             "another machine.",
         )
+    others = sum(margin > 0 for margin in found)
+    mean = sum(found) / len(found)
+    says = f"receipt {number}: of {len(found)} tokens the model gives {others} otherwise, by {mean:.4f} on average"
+    if mean > MAX_MEAN_MARGIN:
+        raise UsageError(
+            f"These are not the model's tokens, {says}, and {max(found):.4f} at most.",
+            "Rounding does not do that: it was another model, other weights, another prompt or another seed.",
+        )
+    return f"{says}, {max(found):.4f} at most"
 
 
 def _read(path: Path) -> bytes:

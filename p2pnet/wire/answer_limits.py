@@ -23,6 +23,8 @@ from p2pnet.messages import (
     TokenPrompt,
     ToolCallDelta,
 )
+from p2pnet.score_messages import Scored
+from p2pnet.wire.margins import MarginCheck
 
 MAX_CHARS_PER_TOKEN = 1024
 """The longest tokens in use are runs of a few hundred spaces or dashes."""
@@ -51,6 +53,7 @@ class AnswerLimits:
         left = max(0, max_tokens - len(request.resume_tokens))
         self._answers = [_Budget(left, (left + 1) * MAX_CHARS_PER_TOKEN) for _ in range(request.n)]
         self._prompts = [_prompt_budget(request.prompt) if request.echo else None for _ in range(request.n)]
+        self._margins = MarginCheck(len(request.resume_tokens) if request.score_resume else 0)
         self._has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
 
     def check(self, event: Accepted | TextDelta | Finished) -> None:
@@ -61,8 +64,13 @@ class AnswerLimits:
             case Finished():
                 self.check_finished(event)
 
+    def check_scored(self, scored: Scored) -> None:
+        """Check margins of tokens that the request already has. They come before all else."""
+        self._margins.check_scored(scored)
+
     def check_delta(self, delta: TextDelta) -> None:
         """Check one more delta of the answer."""
+        self._margins.check_over()
         if delta.choice >= self._request.n:
             raise ProtocolViolation(f"choice {delta.choice}, and {self._request.n} were asked for")
         if delta.is_prompt:

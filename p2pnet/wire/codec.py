@@ -13,6 +13,7 @@ from p2pnet.embed_messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import Event, GenerateRequest
 from p2pnet.receipts.signed import Acknowledged
+from p2pnet.score_messages import MARGIN_BYTES, MAX_SCORED_MARGINS, Scored, ScoreEvent, ScoreRequest
 from p2pnet.status_messages import StatusEvent, StatusRequest
 
 LENGTH_BYTES = 4
@@ -25,6 +26,9 @@ MAX_EVENT_FRAME_BYTES = 64 << 10
 
 MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
 """One vector and what stands around it."""
+
+MAX_SCORE_EVENT_FRAME_BYTES = MARGIN_BYTES * MAX_SCORED_MARGINS + (4 << 10)
+"""Margins, and what stands around them; or why the answer is not scored, in a Failed's longest words."""
 
 MAX_STATUS_FRAME_BYTES = 4 << 10
 """A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
@@ -92,8 +96,8 @@ def request_decoder() -> FrameDecoder[GenerateRequest]:
     return FrameDecoder(GenerateRequest, MAX_REQUEST_FRAME_BYTES)
 
 
-def event_decoder() -> FrameDecoder[Event]:
-    return FrameDecoder(Event, MAX_EVENT_FRAME_BYTES)
+def event_decoder() -> FrameDecoder[Event | Scored]:
+    return FrameDecoder(Event | Scored, MAX_EVENT_FRAME_BYTES)
 
 
 def acknowledged_decoder() -> FrameDecoder[Acknowledged]:
@@ -106,6 +110,14 @@ def embed_request_decoder() -> FrameDecoder[EmbedRequest]:
 
 def embed_event_decoder() -> FrameDecoder[EmbedEvent]:
     return FrameDecoder(EmbedEvent, MAX_EMBED_EVENT_FRAME_BYTES)
+
+
+def score_request_decoder() -> FrameDecoder[ScoreRequest]:
+    return FrameDecoder(ScoreRequest, MAX_REQUEST_FRAME_BYTES)
+
+
+def score_event_decoder() -> FrameDecoder[ScoreEvent]:
+    return FrameDecoder(ScoreEvent, MAX_SCORE_EVENT_FRAME_BYTES)
 
 
 def status_request_decoder() -> FrameDecoder[StatusRequest]:

@@ -1,13 +1,14 @@
 """Follows one exchange through a table of its states, without I/O.
 
-    state      Accepted    TextDelta   Finished   Failed    end of stream
-    WAITING    STREAMING   -           -          DONE      lost
-    STREAMING  -           STREAMING   DONE       DONE      lost
-    DONE       -           -           -          -         fine
+    state      Accepted    Scored      TextDelta   Finished   Failed    end of stream
+    WAITING    STREAMING   -           -           -          DONE      lost
+    STREAMING  -           STREAMING   STREAMING   DONE       DONE      lost
+    DONE       -           -           -           -          -         fine
 
 A dash is a violation of the protocol. Both sides walk the same table: the worker through what it sends, the client
 through what it receives. A stream that ends anywhere but in DONE is lost, never a success. In an embed exchange
-Embedding stands in the place of TextDelta.
+Embedding stands in the place of TextDelta, in a score exchange there is none. Scored is of what the request already
+has, so it comes before the first TextDelta.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from enum import Enum, auto
 from p2pnet.embed_messages import Embedding, EmbedEvent
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
+from p2pnet.score_messages import Scored, ScoreEvent
 from p2pnet.status_messages import Status, StatusEvent
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"
+SCORE_PROTOCOL = "/p2pnet/score/1"
 STATUS_PROTOCOL = "/p2pnet/status/1"
 
 PROTOCOLS: Mapping[str, str] = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
@@ -34,7 +37,7 @@ class State(Enum):
     DONE = auto()
 
 
-AnyEvent = Event | EmbedEvent | StatusEvent
+AnyEvent = Event | EmbedEvent | ScoreEvent | StatusEvent
 Transitions = Mapping[tuple[State, type[AnyEvent]], State]
 
 _EITHER: Transitions = {
@@ -43,7 +46,8 @@ _EITHER: Transitions = {
     (State.STREAMING, Finished): State.DONE,
     (State.STREAMING, Failed): State.DONE,
 }
-TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, TextDelta): State.STREAMING}
+SCORE_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Scored): State.STREAMING}
+TRANSITIONS: Transitions = {**SCORE_TRANSITIONS, (State.STREAMING, TextDelta): State.STREAMING}
 EMBED_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Embedding): State.STREAMING}
 STATUS_TRANSITIONS: Transitions = {(State.WAITING, Status): State.DONE, (State.WAITING, Failed): State.DONE}
 

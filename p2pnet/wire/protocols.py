@@ -1,4 +1,4 @@
-"""Describes each of the three protocols: its name, messages, order of events and sizes of frames."""
+"""Describes each of the four protocols: its name, messages, order of events and sizes of frames."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Generic, TypeVar
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
+from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
+    MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
     FrameDecoder,
     embed_event_decoder,
     embed_request_decoder,
     event_decoder,
     request_decoder,
+    score_event_decoder,
+    score_request_decoder,
     status_event_decoder,
     status_request_decoder,
 )
@@ -26,24 +30,27 @@ from p2pnet.wire.exchange import (
     EMBED_PROTOCOL,
     EMBED_TRANSITIONS,
     GENERATE_PROTOCOL,
+    SCORE_PROTOCOL,
+    SCORE_TRANSITIONS,
     STATUS_PROTOCOL,
     STATUS_TRANSITIONS,
     TRANSITIONS,
     Transitions,
 )
 
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, StatusRequest)
-AnyAnswer = Accepted | TextDelta | Embedding | Finished | Status
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
+AnyAnswer = Accepted | TextDelta | Embedding | Scored | Finished | Status
 E = TypeVar("E", bound=AnyAnswer, covariant=True)
 
 
 @dataclass(frozen=True)
 class WireProtocol(Generic[Q, E]):
-    """One request, and the events of type E that answer it. Failed may come instead of any of them."""
+    """One request, and the events of type E that answer it. Failed may come instead of any of them, and Scored beside
+    those of a generation."""
 
     name: str
     request_decoder: Callable[[], FrameDecoder[Q]]
-    event_decoder: Callable[[], FrameDecoder[E | Failed]]
+    event_decoder: Callable[[], FrameDecoder[E | Failed | Scored]]
     transitions: Transitions
     max_request_frame_bytes: int
     max_event_frame_bytes: int
@@ -64,6 +71,14 @@ EMBED = WireProtocol[EmbedRequest, Accepted | Embedding | Finished](
     EMBED_TRANSITIONS,
     MAX_REQUEST_FRAME_BYTES,
     MAX_EMBED_EVENT_FRAME_BYTES,
+)
+SCORE = WireProtocol[ScoreRequest, Accepted | Scored | Finished](
+    SCORE_PROTOCOL,
+    score_request_decoder,
+    score_event_decoder,
+    SCORE_TRANSITIONS,
+    MAX_REQUEST_FRAME_BYTES,
+    MAX_SCORE_EVENT_FRAME_BYTES,
 )
 STATUS = WireProtocol[StatusRequest, Status](
     STATUS_PROTOCOL,

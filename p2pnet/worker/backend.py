@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import ModelCard
+from p2pnet.score_messages import Scored, ScoreRequest
 
-BackendEvent = Accepted | TextDelta | Finished
+BackendEvent = Accepted | Scored | TextDelta | Finished
+ScoreBackendEvent = Accepted | Scored | Finished
 EmbedBackendEvent = Accepted | Embedding | Finished
 
 UNMEASURED = Measure()
@@ -43,7 +45,7 @@ class Backend(Protocol):
         """How much room and speed it has now."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:
-        """Serve one request: Accepted, TextDelta*, Finished.
+        """Serve one request: Accepted, Scored* where `score_resume` asks for it, TextDelta*, Finished.
 
         Raises RequestError before Accepted when the request cannot be honoured, before any compute; WorkerFailed
         later. Closing the iterator (or cancelling the task that reads it) stops the compute within one step.
@@ -51,6 +53,17 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Free the models. No request is running any more."""
+
+
+@runtime_checkable
+class ScoreBackend(Backend, Protocol):
+    """A backend that can also say whether an answer of another worker's is what its own model gives."""
+
+    def score(self, asked: ScoreRequest) -> AsyncGenerator[ScoreBackendEvent, None]:
+        """Serve one request: Accepted, Scored until each token has its margin, Finished.
+
+        Raises and is closed as `generate`. Whoever waits for an answer goes first.
+        """
 
 
 class EmbedBackend(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from p2pnet.messages import Measure
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend
+from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend, ScoreBackend
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ class Catalogue:
             if any(card.id == model and card.task == "generate" for card in backend.models):
                 return backend
         return None
+
+    def find_scorer(self, model: str) -> ScoreBackend | None:
+        """The backend that generates with this model now, if it can score others' answers."""
+        backend = self.find(model)
+        return backend if isinstance(backend, ScoreBackend) else None
 
     def find_embedder(self, model: str) -> EmbedBackend | None:
         """The backend that embeds with this model now, if any."""

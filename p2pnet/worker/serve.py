@@ -20,6 +20,7 @@ from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.streams.embed_handler import EmbedHandler
 from p2pnet.worker.streams.generate_handler import GenerateHandler
 from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.score_handler import ScoreHandler
 from p2pnet.worker.streams.signing import Keep, Signer, drop
 from p2pnet.worker.streams.status_handler import StatusHandler
 
@@ -49,6 +50,7 @@ class Worker:
         self._generate = GenerateHandler(catalogue.find, meter, refusal=owner.refusal, guard=self._guard)
         self._generate.signer = signer
         self._embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal, guard=self._guard)
+        self._score = ScoreHandler(catalogue.find_scorer, meter, refusal=owner.refusal, guard=self._guard)
 
     @classmethod
     async def start(
@@ -114,12 +116,14 @@ class Worker:
         """Withdraw from the directory, let running requests finish, free the models."""
         await self._owner.stop()
         await self._announcer.stop()
-        await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed)))
+        await asyncio.gather(
+            *(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed, self._score))
+        )
         await self._catalogue.close()
 
     async def _serve(self) -> None:
         probed = StatusHandler(lambda: self.status, self._guard, observer=self._meter.observer)
-        for handler in (self._generate, self._embed, probed):
+        for handler in (self._generate, self._embed, self._score, probed):
             await self._network.handle(handler.protocol.name, handler)
 
     async def _announce(self) -> None:

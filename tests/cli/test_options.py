@@ -62,6 +62,8 @@ EXPECTED_FLAGS = {
             "--code-model",
             "--trusted-proxy",
             "--keep-responses",
+            "--audit",
+            "--auditor",
         ),
     },
     "up": {

@@ -13,7 +13,7 @@ from p2pnet.cli.loading import load_generator
 from p2pnet.cli.verify import ACKNOWLEDGED, COMPUTED, SIGNED, TEXT, check_computation, described, verify
 from p2pnet.config import ModelConfig
 from p2pnet.errors import UsageError
-from p2pnet.messages import Accepted, Failed, TextDelta
+from p2pnet.messages import Accepted, Failed, Sampling, TextDelta
 from p2pnet.receipts.checking import checked
 from p2pnet.receipts.document import ReceiptDocument
 from p2pnet.receipts.signed import Acknowledgement
@@ -23,6 +23,9 @@ from p2pnet.worker.backends.transformers import EngineOptions
 from tests.receipts.documents import answered, part_of
 from tests.stories import ask, peer
 
+SEED = 54
+"""With this one bfloat16 gives another token at one place."""
+DTYPES = ("bfloat16", "float32")
 PEERS = (peer("gateway").peer_id, peer("worker").peer_id)
 
 
@@ -125,3 +128,31 @@ async def test_the_bundled_model_gives_the_same_tokens_again(
         await backend.close()
     await asyncio.to_thread(verify, saved(given, tmp_path), [], "tiny")
     assert capsys.readouterr().out.endswith(f"{COMPUTED}\n")
+
+
+async def test_tokens_that_rounding_changed_are_told_from_those_of_another_seed() -> None:
+    """Given an answer in bfloat16 under the digest of float32, as other hardware rounds, and one of another seed."""
+    request = ask("tiny", "A worker is", max_tokens=60, sampling=Sampling(seed=SEED))
+    other = msgspec.structs.replace(request, sampling=Sampling(seed=SEED + 1, temperature=0.3))
+    rounds, exact = [await load_generator("tiny", ModelConfig(dtype=dtype), EngineOptions(slots=1)) for dtype in DTYPES]
+    (card,) = exact.models
+    try:
+        for asked, is_near in ((request, True), (other, False)):
+            events = [event async for event in rounds.generate(asked)]
+            assert isinstance(events[0], Accepted)
+            text = "".join(event.text for event in events if isinstance(event, TextDelta))
+            signed = part_of(request, [msgspec.structs.replace(events[0], digest=card.digest), *events[1:]])
+            [part] = checked(ReceiptDocument("receipt-1", (signed,)))
+            with pytest.raises(UsageError, match="other tokens"):
+                await check_computation(exact, 1, part)
+            with pytest.raises(UsageError, match="does not tell"):
+                await check_computation(exact, 1, part, "not what it said")
+            if is_near:
+                said = await check_computation(exact, 1, part, text + "\n")
+                assert said is not None and said.startswith("receipt 1: of 41 tokens the model gives 1 otherwise")
+            else:
+                with pytest.raises(UsageError, match="not the model's tokens"):
+                    await check_computation(exact, 1, part, text)
+    finally:
+        await rounds.close()
+        await exact.close()

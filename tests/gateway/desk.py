@@ -11,13 +11,16 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.audits.audit_view import audit_view
+from gateway.audits.verdicts import Cases
 from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.choice_log import ChoiceLog
 from gateway.observability.history import History
 from gateway.observability.metrics import GatewayMetrics
 from gateway.observability.overview import OverviewBuilder
-from gateway.observability.views import Location, Observability
+from gateway.observability.views import UNAUDITED, Location, Observability
 from gateway.observability.watchers import Watchers
+from gateway.peers.flags import Flags
 from gateway.peers.worker import Worker
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import Busy, InvalidRequest
@@ -42,6 +45,9 @@ class Desk:
         self.workers: list[Worker] = []
         self.lost: list[Worker] = []
         self.waiting: dict[str, int] = {}
+        self.flags = Flags(unix_s=lambda: NOON_S)
+        self.cases = Cases()
+        self.audits = False
         self.now_s = NOW_S
         self.history = history
         self.choices = ChoiceLog(unix_s=lambda: NOON_S + 1.5)
@@ -50,6 +56,7 @@ class Desk:
             workers=lambda: self.workers,
             lost=lambda: self.lost,
             waiting=lambda: self.waiting,
+            audit=lambda worker: audit_view(worker, self.cases, self.flags) if self.audits else UNAUDITED,
             now_s=lambda: self.now_s,
             unix_s=lambda: NOON_S + self.now_s - NOW_S,
         )

@@ -36,6 +36,34 @@ def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
+    ("worker", "shown"),
+    [
+        ({"reason": None}, ""),
+        ({"reason": "peer_lost", "cooldown_s": 2.2}, "peer lost, 3 s more"),
+        ({"reason": None, "audit": {"verdict": "passed", "tokens": 900, "auditors": 2, "log_e": -9.1}}, ""),
+        ({"reason": None, "audit": {"verdict": "unverifiable", "compared": 0}}, "unverifiable"),
+        (
+            {"reason": None, "audit": {"verdict": "unverifiable", "compared": 5, "alike": 4}},
+            "unverifiable, 4 of 5 answers as others'",
+        ),
+        (
+            {
+                "reason": "unlike_its_model",
+                "audit": {"verdict": "flagged", "tokens": 1075, "auditors": 2, "log_e": 14.9},
+            },
+            "unlike its model, 1,075 tokens, evidence 14.9 by 2 auditors",
+        ),
+        (
+            {"reason": None, "audit": {"verdict": "suspected", "tokens": 75, "auditors": 1, "log_e": 5.0}},
+            "suspected: 75 tokens, evidence 5 by 1 auditor",
+        ),
+    ],
+)
+def test_why_a_worker_is_as_it_is(page: Page, worker: dict[str, Any], shown: str) -> None:
+    assert call(page, "workers.because", worker) == shown
+
+
+@pytest.mark.parametrize(
     ("function", "given", "shown"),
     [
         ("count", 1234567, "1,234,567"),

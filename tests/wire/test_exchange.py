@@ -9,14 +9,24 @@ import pytest
 from p2pnet.embed_messages import Embedding
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta, Usage
+from p2pnet.score_messages import Scored
 from p2pnet.status_messages import Status
-from p2pnet.wire.exchange import EMBED_TRANSITIONS, STATUS_TRANSITIONS, TRANSITIONS, Exchange, State
+from p2pnet.wire.exchange import (
+    EMBED_TRANSITIONS,
+    SCORE_TRANSITIONS,
+    STATUS_TRANSITIONS,
+    TRANSITIONS,
+    Exchange,
+    State,
+    Transitions,
+)
 
 ACCEPTED = Accepted(3)
 DELTA = TextDelta("a", (1,))
 FINISHED = Finished("stop", Usage(3, 1))
 FAILED = Failed("busy")
-EVENTS: tuple[Event, ...] = (ACCEPTED, DELTA, FINISHED, FAILED)
+SCORED = Scored.of((0.0,))
+EVENTS: tuple[Event | Scored, ...] = (ACCEPTED, SCORED, DELTA, FINISHED, FAILED)
 
 WAY_TO: dict[State, tuple[Event, ...]] = {
     State.WAITING: (),
@@ -24,16 +34,19 @@ WAY_TO: dict[State, tuple[Event, ...]] = {
     State.DONE: (ACCEPTED, FINISHED),
 }
 
-TABLE: list[tuple[State, Event, State | None]] = [
+TABLE: list[tuple[State, Event | Scored, State | None]] = [
     (State.WAITING, ACCEPTED, State.STREAMING),
+    (State.WAITING, SCORED, None),
     (State.WAITING, DELTA, None),
     (State.WAITING, FINISHED, None),
     (State.WAITING, FAILED, State.DONE),
     (State.STREAMING, ACCEPTED, None),
+    (State.STREAMING, SCORED, State.STREAMING),
     (State.STREAMING, DELTA, State.STREAMING),
     (State.STREAMING, FINISHED, State.DONE),
     (State.STREAMING, FAILED, State.DONE),
     (State.DONE, ACCEPTED, None),
+    (State.DONE, SCORED, None),
     (State.DONE, DELTA, None),
     (State.DONE, FINISHED, None),
     (State.DONE, FAILED, None),
@@ -53,17 +66,25 @@ def test_the_table_is_complete() -> None:
     assert {(state, type(event)): following for state, event, following in TABLE if following} == TRANSITIONS
 
 
-def test_vectors_stand_where_text_stands_and_neither_in_the_others_place() -> None:
-    vector = Embedding(0, bytes(4))
-    exchange = Exchange(EMBED_TRANSITIONS)
-    for event in (ACCEPTED, vector, vector):
-        exchange.advance(event)
+@pytest.mark.parametrize(
+    ("transitions", "event"), [(EMBED_TRANSITIONS, Embedding(0, bytes(4))), (SCORE_TRANSITIONS, SCORED)]
+)
+def test_vectors_and_scores_stand_where_text_stands(transitions: Transitions, event: Embedding | Scored) -> None:
+    exchange = Exchange(transitions)
+    for following in (ACCEPTED, event, event):
+        exchange.advance(following)
     with pytest.raises(ProtocolViolation, match="TextDelta in state STREAMING"):
         exchange.advance(DELTA)
     exchange.advance(FINISHED)
     assert exchange.is_done
-    with pytest.raises(ProtocolViolation, match="Embedding in state STREAMING"):
-        exchange_in(State.STREAMING).advance(vector)
+
+
+def test_no_vector_stands_in_an_answer() -> None:
+    for transitions in (TRANSITIONS, SCORE_TRANSITIONS):
+        exchange = Exchange(transitions)
+        exchange.advance(ACCEPTED)
+        with pytest.raises(ProtocolViolation, match="Embedding in state STREAMING"):
+            exchange.advance(Embedding(0, bytes(4)))
 
 
 @pytest.mark.parametrize("event", [Status(True), FAILED])
@@ -85,7 +106,9 @@ def test_a_status_exchange_is_one_event(event: Status | Failed) -> None:
 
 
 @pytest.mark.parametrize(("state", "event", "following"), TABLE)
-def test_each_state_takes_each_event_as_the_table_says(state: State, event: Event, following: State | None) -> None:
+def test_each_state_takes_each_event_as_the_table_says(
+    state: State, event: Event | Scored, following: State | None
+) -> None:
     exchange = exchange_in(state)
     if following is None:
         with pytest.raises(ProtocolViolation, match=f"{type(event).__name__} in state {state.name}"):

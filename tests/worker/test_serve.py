@@ -13,7 +13,7 @@ from p2pnet.errors import Busy, ModelNotFound, UsageError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import ModelCard
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, STATUS_PROTOCOL
+from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, SCORE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Embedder, Scripted
@@ -71,8 +71,10 @@ async def test_two_models_of_one_name_are_refused_at_the_start_and_the_first_ser
     await worker.stop()
 
 
+SCORES = card("tiny", features=("text", "score"))
 TASKS: dict[str, tuple[tuple[ModelCard, ...], tuple[ModelCard, ...], tuple[str, ...]]] = {
     "generates": ((card("tiny"),), (), (GENERATE_PROTOCOL,)),
+    "generates and scores": ((SCORES,), (), (GENERATE_PROTOCOL, SCORE_PROTOCOL)),
     "embeds": ((), (EMBEDS,), (EMBED_PROTOCOL,)),
     "both, with one name": ((card("tiny"),), (EMBEDS,), (GENERATE_PROTOCOL, EMBED_PROTOCOL)),
 }

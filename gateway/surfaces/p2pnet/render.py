@@ -141,6 +141,7 @@ def _worker(seen: WorkerSeen) -> dict[str, Any]:
         "pressure": view.pressure,
         "round_trip_s": None if view.round_trip_s is None else round(view.round_trip_s, 3),
         "measured": view.measured,
+        "audit": view.audit,
         "reached": seen.reached,
         "relays": seen.relays,
         "since": None if seen.since_unix_s is None else _moment(seen.since_unix_s),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import msgspec
 
 from p2pnet.config import AGENT, DirectoryConfig
 from p2pnet.directory import entries_for
+from p2pnet.features import SCORE
 from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
@@ -30,7 +31,7 @@ from p2pnet.records import (
     Record,
     seal,
 )
-from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL
+from p2pnet.wire.exchange import PROTOCOLS, SCORE_PROTOCOL, STATUS_PROTOCOL
 from p2pnet.worker.announcing.fitting import fitted, shares
 from p2pnet.worker.observability.load import LoadMeter
 
@@ -216,7 +217,7 @@ class Announcer:
             expires_ms=LARGEST_STAMP,
             models=(),
             addresses=(),
-            protocols=(*dict.fromkeys(PROTOCOLS[card.task] for card in self._models()), STATUS_PROTOCOL),
+            protocols=protocols_for(self._models()),
             slots=self._meter.load.slots,
             agent=AGENT,
             name=self._name,
@@ -302,3 +303,10 @@ class Announcer:
         except Exception:  # the announcer outlives whatever the network does to it; the next turn comes
             logger.warning("an announcement failed; the next one follows", exc_info=True)
             return False
+
+
+def protocols_for(models: Iterable[ModelCard]) -> tuple[str, ...]:
+    """The stream protocols that serve these models, and the one that every worker speaks."""
+    cards = tuple(models)
+    scores = [SCORE_PROTOCOL] if any(SCORE in card.features for card in cards) else []
+    return (*dict.fromkeys(PROTOCOLS[card.task] for card in cards), *scores, STATUS_PROTOCOL)

@@ -26,8 +26,9 @@ from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent, BackendLoad
-from p2pnet.worker.backends.served import check_generate
+from p2pnet.score_messages import ScoreRequest
+from p2pnet.worker.backend import BackendEvent, BackendLoad, ScoreBackendEvent
+from p2pnet.worker.backends.served import check_generate, check_score
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
@@ -203,8 +204,8 @@ class EngineBackend(ABC):
         begins_thinking = self._intake.begins_thinking(request, sequences[0])
         prompt_tokens = sequences[0].usage.prompt_tokens
         yield Accepted(prompt_tokens, self._card.digest, begins_thinking=begins_thinking, sampler=SAMPLER)
-        for delta in echoed:
-            yield delta
+        for echo in echoed:
+            yield echo
         async with self._residence.use() as in_memory:
             answers = [in_memory.engine.answer(sequence) for sequence in sequences]
             async with aclosing(interleaved(answers)) as deltas:
@@ -212,6 +213,23 @@ class EngineBackend(ABC):
                     yield delta
             del in_memory, answers, deltas  # or what is unloaded from here on would stay until the end is taken
         yield _finished(sequences)
+
+    async def score(self, asked: ScoreRequest) -> AsyncGenerator[ScoreBackendEvent, None]:
+        """Yields Accepted, Scored until each token has its margin, Finished; see ScoreBackend.
+
+        It is one pass over prompt and answer, in the background of what is generated.
+        """
+        check_score(asked, self._card)
+        self._intake.check_score(asked)
+        loop = asyncio.get_running_loop()
+        replay = await loop.run_in_executor(self._tokenize, self._intake.replay, asked, self._card.context_length)
+        yield Accepted(replay.usage.prompt_tokens, self._card.digest, sampler=SAMPLER)
+        async with self._residence.use() as in_memory:
+            async with aclosing(in_memory.engine.answer(replay)) as events:
+                async for event in events:
+                    yield event
+            del in_memory, events
+        yield Finished("stop", replay.usage)
 
     def _check_room(self, sequences: list[Sequence]) -> None:
         """Raises FeatureMissing for many answers that do not fit into memory side by side."""

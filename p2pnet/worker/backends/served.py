@@ -5,11 +5,14 @@ Knows nothing of what runs the model.
 
 from __future__ import annotations
 
+import msgspec
+
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.errors import ContextOverflow, ModelNotFound
-from p2pnet.features import check_features
+from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound
+from p2pnet.features import SCORE, check_features, check_needed
 from p2pnet.messages import GenerateRequest
 from p2pnet.records import ModelCard
+from p2pnet.score_messages import ScoreRequest
 from p2pnet.wire.prompt_size import least_tokens_of
 from p2pnet.worker.text.resuming import check_resume
 
@@ -22,6 +25,22 @@ def check_generate(request: GenerateRequest, card: ModelCard) -> None:
     least_tokens = least_tokens_of(request.prompt)
     if least_tokens >= card.context_length:
         raise ContextOverflow.by_prompt(card.context_length, least_tokens)
+
+
+def check_score(asked: ScoreRequest, card: ModelCard) -> None:
+    """As `check_generate`, for an answer that is to be scored."""
+    request = asked.request
+    if request.n > 1:
+        raise InvalidRequest("One answer is scored at a time: ask for each with its own seed.", "n")
+    if request.digest is None or request.sampler is None:
+        raise InvalidRequest(
+            "An answer is scored by the digest and the sampler of whoever gave it: name both.",
+            "sampler" if request.digest else "digest",
+        )
+    if not asked.token_ids and asked.reason is None:
+        raise InvalidRequest("There is nothing to score: give tokens, or how the answer ended.", "token_ids")
+    check_needed(request.model, [SCORE], card.features)
+    check_generate(msgspec.structs.replace(request, echo=False, logprobs=None), card)
 
 
 def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> None:

@@ -15,15 +15,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import torch
 
 from p2pnet.errors import WorkerFailed
-from p2pnet.messages import TextDelta
+from p2pnet.worker.engine.computation import Computation, E
 from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.runner import Part, Runner
 from p2pnet.worker.engine.scheduler import Job, Scheduler, Work
-from p2pnet.worker.engine.sequence import Sequence
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns
 
@@ -48,16 +48,16 @@ class Counts:
     preemptions: int = 0
 
 
-class EngineAnswer:
+class EngineAnswer(Generic[E]):
     """One sequence in the engine, and its reader in the event loop."""
 
-    def __init__(self, sequence: Sequence, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, sequence: Computation[E], loop: asyncio.AbstractEventLoop) -> None:
         self.sequence = sequence
         self.is_cancelled = False
         self.has_left: asyncio.Future[None] = loop.create_future()
         """Done once the engine does not know it any more."""
         self._loop = loop
-        self._inbox: asyncio.Queue[TextDelta | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[E | None] = asyncio.Queue()
         self._failure: WorkerFailed | None = None
         self._sent = 0
         self._taken = 0
@@ -66,7 +66,7 @@ class EngineAnswer:
     def is_far_ahead(self) -> bool:
         return self._sent - self._taken >= MAX_LEAD_DELTAS
 
-    def send(self, deltas: Several[TextDelta]) -> None:
+    def send(self, deltas: Several[E]) -> None:
         """Send deltas to the reader. Called in the engine's thread."""
         self._sent += len(deltas)
         if deltas:
@@ -77,7 +77,7 @@ class EngineAnswer:
         self._failure = failure
         self._call(self._end)
 
-    async def next(self, caught_up: Callable[[], None]) -> TextDelta | None:
+    async def next(self, caught_up: Callable[[], None]) -> E | None:
         """The next delta; None at the end. Raises WorkerFailed."""
         delta = await self._inbox.get()
         if delta is None:
@@ -93,7 +93,7 @@ class EngineAnswer:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
             self._loop.call_soon_threadsafe(act)
 
-    def _put(self, deltas: Several[TextDelta]) -> None:
+    def _put(self, deltas: Several[E]) -> None:
         for delta in deltas:
             self._inbox.put_nowait(delta)
 
@@ -111,8 +111,8 @@ class Engine:
         self._scheduler = scheduler
         self._turns = turns
         self._speed = speed
-        self._answers: dict[Job, EngineAnswer] = {}
-        self._arrived: deque[EngineAnswer] = deque()
+        self._answers: dict[Job, EngineAnswer[Any]] = {}
+        self._arrived: deque[EngineAnswer[Any]] = deque()
         self._changed = threading.Condition()
         self._has_news = False
         self._is_closing = False
@@ -124,7 +124,7 @@ class Engine:
     def free_tokens(self) -> int:
         return self._scheduler.free_tokens
 
-    async def answer(self, sequence: Sequence) -> AsyncGenerator[TextDelta, None]:
+    async def answer(self, sequence: Computation[E]) -> AsyncGenerator[E, None]:
         """Compute a sequence to its end. Raises WorkerFailed. Closing the generator takes the sequence out within one
         step, and returns when it is out."""
         if sequence.finish_reason is not None:
@@ -193,7 +193,7 @@ class Engine:
         for answer in [answer for answer in self._answers.values() if answer.is_cancelled]:
             self._part_from(answer)
 
-    def _part_from(self, answer: EngineAnswer, failure: WorkerFailed | None = None) -> None:
+    def _part_from(self, answer: EngineAnswer[Any], failure: WorkerFailed | None = None) -> None:
         job, usage = answer.sequence.job, answer.sequence.usage
         self._scheduler.remove(job, keep=failure is None)
         del self._answers[job]
@@ -253,7 +253,7 @@ class Engine:
         except Exception as error:  # it is this sequence's own
             return self._as_worker_failed(error)
 
-    def _advance(self, answer: EngineAnswer, work: Work, logits: torch.Tensor) -> int:
+    def _advance(self, answer: EngineAnswer[Any], work: Work, logits: torch.Tensor) -> int:
         """Take the logits in; returns how many tokens were sampled."""
         sequence, start = answer.sequence, work.job.computed
         work.job.computed += work.count

@@ -5,16 +5,26 @@ Holds no weights, so it stays when the model is unloaded, and what is wrong with
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
 
-from p2pnet.errors import FeatureMissing, InvalidRequest
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest
 from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, REGEX, TOOLS
-from p2pnet.messages import ChatPrompt, GenerateRequest, TextDelta, TextPrompt, choice_seed
+from p2pnet.messages import (
+    MAX_TOKENS_LIMIT,
+    ChatPrompt,
+    GenerateRequest,
+    TextDelta,
+    TextPrompt,
+    choice_seed,
+)
+from p2pnet.score_messages import ScoreRequest
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.limits import tokens_to_generate
+from p2pnet.worker.engine.replay import Given, Replay
 from p2pnet.worker.engine.sequence import Sequence, SequencePlan
 from p2pnet.worker.text.constraint import Constraint
 from p2pnet.worker.text.detokenizer import Detokenizer, invisible_ids
@@ -56,8 +66,19 @@ class Intake:
             ("logit_bias", request.sampling.logit_bias),
             ("resume_tokens", request.resume_tokens),
         ):
-            if ids and max(ids) >= self._vocabulary_size:
-                raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary.", param)
+            self._check_ids(ids, param)
+
+    def check_score(self, asked: ScoreRequest) -> None:
+        """Check what can be said of an answer to be scored without tokenizing. Raises InvalidRequest."""
+        self.check(asked.request)
+        self._check_ids(asked.token_ids, "token_ids")
+        most = asked.request.max_tokens
+        if most is not None and len(asked.request.resume_tokens) + len(asked.token_ids) > most:
+            raise InvalidRequest("There are more tokens to score than may be generated.", "token_ids")
+
+    def _check_ids(self, ids: Collection[int], param: str) -> None:
+        if ids and max(ids) >= self._vocabulary_size:
+            raise InvalidRequest(f"Token id {max(ids)} is not in the vocabulary.", param)
 
     def begins_thinking(self, request: GenerateRequest, sequence: Sequence) -> bool:
         """Whether the answer's text begins within what the model thinks: one that has a form does not."""
@@ -66,7 +87,29 @@ class Intake:
 
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
         """One sequence for each answer, and the echo that can be sent at once. Raises RequestError."""
+        return self._begin(request, self._encode(request, context_length), context_length)
+
+    def replay(self, asked: ScoreRequest, context_length: int) -> Replay:
+        """The answer that is to be scored. Raises RequestError.
+
+        What was given has to fit the context. How much more there could have been is of the worker that gave it, and
+        not known where the request leaves it to its context.
+        """
+        request = msgspec.structs.replace(asked.request, echo=False, logprobs=None)
+        is_limit_known = request.max_tokens is not None and not request.clamp_max_tokens
+        if not is_limit_known:
+            request = msgspec.structs.replace(request, max_tokens=None, clamp_max_tokens=False)
         prompt = self._encode(request, context_length)
+        [sequence], _ = self._begin(request, prompt, context_length + MAX_TOKENS_LIMIT)
+        length = len(sequence.job.ids) + len(asked.token_ids)
+        if length > context_length:
+            raise ContextOverflow.by_prompt(context_length, length)
+        given = Given(asked.token_ids, asked.reason, asked.stop, is_limit_known)
+        return Replay.alone(sequence, given, min(context_length, sequence.job.max_length))
+
+    def _begin(
+        self, request: GenerateRequest, prompt: _Encoded, context_length: int
+    ) -> tuple[list[Sequence], list[TextDelta]]:
         if request.resume_text:
             return [self._after_text(request, prompt, context_length)], []
         max_tokens = tokens_to_generate(len(prompt.ids), request.max_tokens, context_length, request.clamp_max_tokens)
@@ -81,6 +124,11 @@ class Intake:
                 echoed.extend(echo.all())
             constraint = None if make_constraint is None else make_constraint()
             sequences.append(self._sequence(request, prompt, max_tokens, choice, constraint, echo))
+        if request.score_resume:
+            afresh = msgspec.structs.replace(request, resume_tokens=())
+            constraint = None if make_constraint is None else make_constraint()
+            before = self._sequence(afresh, prompt, max_tokens, 0, constraint, None)
+            sequences[0].replay = Replay(before, Given(request.resume_tokens), sequences[0].job)
         return sequences, echoed
 
     def _encode(self, request: GenerateRequest, context_length: int) -> _Encoded:

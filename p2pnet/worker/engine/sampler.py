@@ -3,7 +3,8 @@
 That purity is what lets another worker go on where this one stopped. Knows nothing of models, batches or text.
 
 The token is the one with the largest `logit / temperature + noise` (`race.py`, `noise.py`) of those that the request
-leaves. Two workers whose logits differ by rounding choose the same one, unless its two best are as near to one another.
+leaves (`contest.py`). Two workers whose logits differ by rounding choose the same one, unless its two best are as near
+to one another.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Sampling
+from p2pnet.score_messages import MAX_MARGIN
+from p2pnet.worker.engine.contest import Contest
 from p2pnet.worker.engine.nucleus import Nucleus
 from p2pnet.worker.engine.race import Race
-from p2pnet.worker.engine.scores import Scores, as_scores, next_larger
+from p2pnet.worker.engine.scores import Scores, as_scores
 
 GREEDY_BELOW = 1e-5
 """Dividing by a smaller temperature gains nothing over the largest logit and leaves float32's range."""
@@ -57,6 +61,9 @@ class Sampler:
         self._top_k, self._top_p, self._min_p = sampling.top_k, sampling.top_p, sampling.min_p
         self._bias = _bias(sampling.logit_bias)
         self._penalties = _penalties(sampling, prompt_tokens)
+        self._stretch = max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+        """By how much the penalty multiplies a rounding error. Margins are in units of what the model computes: or
+        whoever asks with a penalty of 100 could make an honest worker look like a liar."""
 
     def choose(
         self,
@@ -70,27 +77,60 @@ class Sampler:
         `allowed` are booleans (vocabulary,): nothing else is chosen. `forbidden` ids are not chosen as long as others
         are allowed. Raises WorkerFailed when the logits are not numbers.
         """
+        left = self._left(logits, token_ids, allowed, forbidden)
+        return self._contest(left, len(token_ids)).winner() if self._temperature else int(left.argmax())
+
+    def margins(
+        self,
+        logits: torch.Tensor,
+        token_ids: Sequence[int],
+        given: Iterable[int],
+        allowed: torch.Tensor | None = None,
+        forbidden: Iterable[int] = (),
+    ) -> list[float]:
+        """By how much another id beats each of those given, where `choose` would choose: see `contest.py`. 0 where it
+        is the one. Raises WorkerFailed as `choose`."""
+        left = self._left(logits, token_ids, allowed, forbidden)
+        contest = self._contest(left, len(token_ids)) if self._temperature else None
+        best = float(left.max())
+
+        def margin(token_id: int) -> float:
+            score = float(left[token_id])
+            if score == -math.inf:
+                return MAX_MARGIN
+            return (min(MAX_MARGIN, best - score) if contest is None else contest.margin(token_id)) / self._stretch
+
+        return [margin(token_id) for token_id in given]
+
+    def lead(
+        self,
+        logits: torch.Tensor,
+        token_ids: Sequence[int],
+        allowed: torch.Tensor | None = None,
+        forbidden: Iterable[int] = (),
+    ) -> float:
+        """By how little logits must be others for `choose` to choose another id: the least margin of the others."""
+        left = self._left(logits, token_ids, allowed, forbidden)
+        if self._temperature:
+            return self._contest(left, len(token_ids)).lead() / self._stretch
+        second, best = np.partition(left, -2)[-2:]
+        return min(MAX_MARGIN, float(best) - float(second)) / self._stretch
+
+    def _contest(self, left: Scores, position: int) -> Contest:
+        race = Race(left, self._temperature, self._seed, position)
+        return Contest(race, Nucleus(left, self._temperature, self._top_k, self._top_p, self._min_p))
+
+    def _left(
+        self, logits: torch.Tensor, token_ids: Sequence[int], allowed: torch.Tensor | None, forbidden: Iterable[int]
+    ) -> Scores:
+        """The scores of the ids that bias, penalties and form leave; of the others minus infinity."""
         scores = as_scores(logits)
         if self._bias is not None:
             scores = scores.index_add(0, self._bias[0], self._bias[1])
         if self._penalties:
             scores = self._penalties(_as_row(token_ids), scores[None])[0]
         left: Scores = _restricted(scores, allowed, list(forbidden)).numpy()
-        return self._winner(left, len(token_ids)) if self._temperature else int(left.argmax())
-
-    def _winner(self, scores: Scores, position: int) -> int:
-        """The winner of what top_k, top_p and min_p leave.
-
-        Whether top_p leaves a token is asked of the winner alone. If it does not, then nor anything that is less
-        likely, and the race is held again without these. So what rounding does to the edge of a nucleus matters as
-        often as the token at the edge would win.
-        """
-        race = Race(scores, self._temperature, self._seed, position)
-        nucleus = Nucleus(scores, self._temperature, self._top_k, self._top_p, self._min_p)
-        winner = race.winner(nucleus.least)
-        while not nucleus.holds(score := float(scores[winner])):
-            winner = race.winner(least=next_larger(score))
-        return winner
+        return left
 
 
 def _restricted(scores: torch.Tensor, allowed: torch.Tensor | None, forbidden: list[int]) -> torch.Tensor:

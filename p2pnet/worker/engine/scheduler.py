@@ -12,12 +12,16 @@ The rules:
 - When memory runs out in mid-answer, kept prefixes go first, then the youngest sequence gives its memory up. It goes
   on later where it was, with the same tokens: they are computed again, not sampled again.
 - Whoever is held takes no slot, and gives its memory up for those who wait for some.
+- What is in the background is computed when no prompt is, beside others' next tokens only a little of it, and never
+  at the cost of anybody's memory: it gives up its own for whoever needs it.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from p2pnet.worker.engine.memory import KvMemory, Room, whole_blocks
 from p2pnet.worker.engine.prefixes import REUSE_TOKENS, Ids, Prefix, PrefixCache, common_length, id_array, reusable
@@ -38,19 +42,26 @@ class SchedulerLimits:
     """More sequences at a time gain nothing on any machine measured, and each takes memory. Held ones do not count."""
     chunk_alone: int = 512
     chunk_beside: int = 128
+    background_beside: int = 16
+    """Of jobs in the background, beside others' next tokens: these wait little longer for it. There are none beside
+    prompts, whose chunks are full."""
 
 
 @dataclass(eq=False)
 class Job:
     """One sequence as the scheduler sees it: ids, of which the first `computed` are in its memory.
 
-    `max_length` is how many ids there can ever be. `needs_whole_prompt` says that every token's logits are wanted, so
-    nothing may be reused. `is_held` says that its reader is behind, so it does not go on for now.
+    `max_length` is how many ids there can ever be. `wanted_from` is the first id whose logits are wanted: it and those
+    after it are computed even where they could be reused. None is the last. `most` is of how many of them the
+    logits are computed in a step at most. `is_background` says that it waits for all others. `is_held` says
+    that its reader is behind, so it does not go on for now.
     """
 
     ids: list[int]
     max_length: int
-    needs_whole_prompt: bool = False
+    wanted_from: int | None = None
+    most: int | None = None
+    is_background: bool = False
     computed: int = 0
     kv: Room | None = None
     is_held: bool = False
@@ -69,6 +80,18 @@ class Job:
     @property
     def remaining(self) -> int:
         return len(self.ids) - self.computed
+
+    @property
+    def wanted(self) -> int:
+        """How many ids may be computed in the next step."""
+        if self.most is None:
+            return self.remaining
+        return min(self.remaining, max(0, (self.wanted_from or 0) - self.computed) + self.most)
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Who has a lower one goes first, and keeps its memory."""
+        return self.is_background, self.arrival
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +132,7 @@ class Scheduler:
     def add(self, job: Job) -> None:
         self._arrivals += 1
         job.arrival = self._arrivals
-        self._waiting.append(job)
+        insort(self._waiting, job, key=_rank)
 
     def remove(self, job: Job, keep: bool = True) -> None:
         """Forget a job that is over, or that nobody wants any more. With `keep` its keys and values may serve others.
@@ -136,16 +159,19 @@ class Scheduler:
         """What to compute now. Each job's memory has room for it. Empty when there is nothing to do."""
         self._admit()
         ready = [job for job in self._running if not job.is_held]
-        decoding = [Work(job, 1) for job in ready if job.remaining == 1]
+        decoding = [Work(job, 1) for job in ready if job.remaining == 1 and not job.is_background]
+        prompts = [job for job in ready if job.remaining > 1 and not job.is_background]
         chunk = self._limits.chunk_beside if decoding else self._limits.chunk_alone
-        wanted = decoding + shared_chunk([job for job in ready if job.remaining > 1], chunk)
+        wanted = decoding + shared_chunk(prompts, chunk)
+        if not prompts:
+            chunk = self._limits.background_beside if decoding else self._limits.chunk_alone
+            wanted += shared_chunk([job for job in ready if job.is_background], chunk)
         planned = [work for work in wanted if self._make_room(work)]
         return [work for work in planned if work.job.kv is not None]  # one may have lost its memory to an older one
 
     def _admit(self) -> None:
-        slots = self._limits.max_running - sum(not job.is_held for job in self._running)
         for job in list(self._waiting):
-            if slots <= 0:
+            if self._running_before(job) >= self._limits.max_running:
                 return
             if job.is_held or _is_waiting(job):
                 continue
@@ -155,22 +181,24 @@ class Scheduler:
                 continue
             if not self._start(job, source, common):
                 return
-            slots -= 1
             job.waits_for = None
             self._waiting.remove(job)
-            self._running.append(job)
-            self._running.sort(key=lambda running: running.arrival)
+            insort(self._running, job, key=_rank)
+
+    def _running_before(self, job: Job) -> int:
+        """How many have a place that this job cannot have. Those in the background take none from others."""
+        return sum(not other.is_held and other.is_background <= job.is_background for other in self._running)
 
     def _best_source(self, job: Job) -> tuple[Job | Prefix | None, int]:
         """The prefix or job whose keys and values this job can begin with, and how many of them."""
-        if not self._shares_prefixes or job.needs_whole_prompt:
+        if not self._shares_prefixes:
             return None, 0
         best: tuple[Job | Prefix | None, int] = (None, 0)
         for source in (*self._prefixes, *self._running):
             common = common_length(source.ids if isinstance(source, Prefix) else source.first_ids, job.first_ids)
             if isinstance(source, Job) and source.is_held:
                 common = min(common, source.computed)  # who knows when there will be more
-            usable = reusable(common, len(job.ids))
+            usable = reusable(common, len(job.ids) if job.wanted_from is None else job.wanted_from + 1)
             is_ready = isinstance(source, Prefix) or source.computed >= usable
             if usable > best[1] or (usable == best[1] > 0 and is_ready):
                 best = source, usable
@@ -179,7 +207,7 @@ class Scheduler:
     def _start(self, job: Job, source: Job | Prefix | None, common: int) -> bool:
         """Give the job memory, and in it what it can reuse. False when it must wait for memory."""
         tokens = min(job.max_length, len(job.ids) + HEADROOM_TOKENS)
-        if not self._free_from_held(whole_blocks(tokens)):
+        if not self._free_for(job, whole_blocks(tokens)):
             return False
         if isinstance(source, Prefix) and common >= TAKE_OVER_SHARE * len(source.ids):
             kv = self._prefixes.take(source)
@@ -219,20 +247,27 @@ class Scheduler:
         return False
 
     def _victims(self, job: Job) -> list[Job]:
-        """The jobs that give memory up for this one: those whose readers are behind, then the younger ones, youngest
-        first."""
+        """The jobs that give memory up for this one: those whose readers are behind, then those in the background and
+        the younger ones, youngest first. One in the background takes nothing from others."""
         others = [
-            other for other in self._running if other is not job and (other.is_held or other.arrival > job.arrival)
+            other
+            for other in self._running
+            if other is not job
+            and other.is_background >= job.is_background
+            and (other.is_held or other.rank > job.rank)
         ]
-        return sorted(others, key=lambda other: (not other.is_held, -other.arrival))
+        return sorted(others, key=lambda other: (other.is_held, other.rank), reverse=True)
 
-    def _free_from_held(self, tokens: int) -> bool:
-        """Free so much memory for somebody new, if those whose readers are behind can give what is missing."""
-        held = [job for job in self._running if job.is_held]
-        if self.free_tokens + sum(job.kv.capacity for job in held if job.kv is not None) < tokens:
+    def _free_for(self, job: Job, tokens: int) -> bool:
+        """Free so much memory for somebody new, if those whose readers are behind, and those in the background, can
+        give what is missing."""
+        givers = [other for other in self._victims(job) if other.is_held or other.is_background > job.is_background]
+        if self.free_tokens + sum(other.kv.capacity for other in givers if other.kv is not None) < tokens:
             return False
-        while self.free_tokens < tokens:
-            self._preempt(held.pop())
+        for giver in givers:
+            if self.free_tokens >= tokens:
+                break
+            self._preempt(giver)
         return True
 
     def _preempt(self, job: Job) -> None:
@@ -242,8 +277,7 @@ class Scheduler:
         job.preemptions += 1
         self.preemptions += 1
         self._running.remove(job)
-        self._waiting.append(job)
-        self._waiting.sort(key=lambda waiting: waiting.arrival)
+        insort(self._waiting, job, key=_rank)
 
     def _grow(self, kv: Room, tokens: int) -> bool:
         self._evict_for(whole_blocks(tokens) - kv.capacity)
@@ -261,6 +295,9 @@ class Scheduler:
         return True
 
 
+_rank = attrgetter("rank")
+
+
 def _is_waiting(job: Job) -> bool:
     """Whether the beginning of its prompt is just being computed for another one."""
     if job.waits_for is None:
@@ -273,12 +310,12 @@ def shared_chunk(jobs: Sequence[Job], chunk: int) -> list[Work]:
     """Which tokens of their prompts these jobs, oldest first, compute now: at most `chunk` of them together."""
     if not jobs:
         return []
-    oldest, others = jobs[0], sorted(jobs[1:], key=lambda job: job.remaining)
-    wanted_by_others = sum(job.remaining for job in others)
-    first = min(oldest.remaining, max(chunk - chunk // 2, chunk - wanted_by_others))
+    oldest, others = jobs[0], sorted(jobs[1:], key=lambda job: job.wanted)
+    wanted_by_others = sum(job.wanted for job in others)
+    first = min(oldest.wanted, max(chunk - chunk // 2, chunk - wanted_by_others))
     works, left = [Work(oldest, first)], chunk - first
     for job in others:
-        count = min(job.remaining, left)
+        count = min(job.wanted, left)
         if count:
             works.append(Work(job, count))
         left -= count

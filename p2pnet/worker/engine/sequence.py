@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from p2pnet.messages import FinishReason, Sampling, TextDelta, TokenLogprob, Usage
+from p2pnet.score_messages import Scored
+from p2pnet.worker.engine.computation import Computation
 from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.logprobs import TokenBytes, token_logprob
 from p2pnet.worker.engine.sampler import Sampler
@@ -56,8 +58,11 @@ class Sequence:
         self._echo = echo
         self._sampler = Sampler(plan.sampling, len(plan.prompt_ids))
         self._ids = [*plan.prompt_ids, *plan.resume_ids]
-        self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, echo is not None and echo.needs_logits)
+        wanted_from = 0 if echo is not None and echo.needs_logits else None
+        self.job = Job(self._ids, len(plan.prompt_ids) + plan.max_tokens, wanted_from)
         self.finish_reason: FinishReason | None = None
+        self.replay: Computation[Scored] | None = None
+        """Scores the tokens that another worker gave, as their logits come."""
         self._resume()
 
     @property
@@ -77,6 +82,15 @@ class Sequence:
         return self._emitter.has_calls
 
     @property
+    def end_token_ids(self) -> frozenset[int]:
+        return self._plan.end_token_ids
+
+    @property
+    def withholds(self) -> bool:
+        """See Emitter."""
+        return self._emitter.withholds
+
+    @property
     def stop(self) -> str | None:
         """The stop string that has ended it, if any."""
         return self._emitter.stop
@@ -85,30 +99,47 @@ class Sequence:
         """For how many of the next `count` tokens the logits are needed."""
         if self._echo is not None and self._echo.needs_logits:
             return count
+        if self.replay is not None and self.replay.finish_reason is None:
+            return self.replay.rows_wanted(count)
         return int(count == self.job.remaining)
 
-    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta, ...]:
+    def take(self, logits: torch.Tensor, start: int) -> tuple[TextDelta | Scored, ...]:
         """Take the wanted logits (rows, vocabulary) of the tokens from position `start` to the last one computed.
         Returns what may be sent now.
 
         Raises WorkerFailed when they are not numbers.
         """
         deltas = self._echo.take(logits, start) if self._echo is not None and self._echo.needs_logits else ()
+        scored = () if self.replay is None or self.replay.finish_reason else tuple(self.replay.take(logits, start))
         if self.job.remaining:
-            return deltas
-        return deltas + self._choose(logits[-1])
+            return deltas + scored
+        return deltas + scored + self.choose(logits[-1])
 
-    def _choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
-        generated = len(self._ids) - len(self._plan.prompt_ids)
-        token_id = self._sampler.choose(
-            logits,
-            self._ids,
-            None if self._constraint is None else self._constraint.allowed(),
-            self._plan.end_token_ids if generated < self._plan.min_tokens else (),
-        )
-        self._ids.append(token_id)
+    def choose(self, logits: torch.Tensor) -> tuple[TextDelta, ...]:
+        """Sample the next token from the logits (vocabulary,) after those so far. Returns what it lets be sent."""
+        token_id = self._sampler.choose(logits, self._ids, *self._left())
+        return self.follow(token_id, logits)
+
+    def margins(self, logits: torch.Tensor, given: Ids[int]) -> list[float]:
+        """Of these ids in the place of the next token: see Sampler."""
+        return self._sampler.margins(logits, self._ids, given, *self._left())
+
+    def lead(self, logits: torch.Tensor) -> float:
+        """Of what would be sampled next: see Sampler."""
+        return self._sampler.lead(logits, self._ids, *self._left())
+
+    def _left(self) -> tuple[torch.Tensor | None, frozenset[int]]:
+        """What may come next, where the form says it, and what must not."""
+        is_early = len(self._ids) - len(self._plan.prompt_ids) < self._plan.min_tokens
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        return allowed, self._plan.end_token_ids if is_early else frozenset()
+
+    def follow(self, token_id: int, logits: torch.Tensor) -> tuple[TextDelta, ...]:
+        """Take the next token, whoever has chosen it. Returns what it lets be sent. Raises InvalidRequest where the
+        form does not allow it."""
         if self._constraint is not None:
             self._constraint.accept(token_id)
+        self._ids.append(token_id)
         if token_id in self._plan.end_token_ids:
             return self._finish("stop")
         delta = self._emitter.feed(token_id, self._logprob(logits, token_id))

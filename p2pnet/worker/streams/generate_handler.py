@@ -13,6 +13,7 @@ import msgspec
 
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Finished, GenerateRequest, TextDelta
+from p2pnet.score_messages import Scored
 from p2pnet.wire.protocols import GENERATE
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.observability.load import Slot
@@ -78,7 +79,7 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
         return min(MAX_PAUSE_S, self._meter.running / MAX_FRAMES_PER_S)
 
     def _with_load(self, event: BackendEvent) -> BackendEvent:
-        return event if isinstance(event, TextDelta) else msgspec.structs.replace(event, load=self._meter.load)
+        return event if isinstance(event, TextDelta | Scored) else msgspec.structs.replace(event, load=self._meter.load)
 
 
 def tokens_in(events: Iterable[BackendEvent]) -> int:

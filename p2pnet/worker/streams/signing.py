@@ -19,6 +19,7 @@ from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
 from p2pnet.receipts.signed import Acknowledgement
 from p2pnet.receipts.statement import seal_statement
+from p2pnet.score_messages import Scored
 from p2pnet.wire.codec import acknowledged_decoder
 from p2pnet.worker.backend import BackendEvent
 from p2pnet.worker.streams.inbound import Asked
@@ -56,6 +57,8 @@ class SignedAnswer:
 
     def with_receipt(self, event: BackendEvent) -> BackendEvent:
         """The next event as it is to be sent: the last one with a receipt for all."""
+        if isinstance(event, Scored):  # of tokens that another worker gave
+            return event
         self._account.note(event)
         if not isinstance(event, Finished):
             return event

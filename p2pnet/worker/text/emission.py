@@ -90,6 +90,12 @@ class Emitter:
     def has_calls(self) -> bool:
         return self._parser is not None and self._parser.has_calls
 
+    @property
+    def withholds(self) -> bool:
+        """Whether an answer may end with tokens that are in no delta, and with no stop string: a call that is complete
+        while its last characters may begin one."""
+        return self._parser is not None and self._stops.are_any
+
     def replay(self, ids: Iterable[int]) -> None:
         """Take the ids that an earlier worker's deltas had. What they say is not said again.
 

@@ -20,6 +20,8 @@ there. A text may also begin with what belongs to one token with an anchor; then
 
 def check_resume(request: GenerateRequest) -> None:
     """Checks `resume_tokens` and `resume_text` as far as that needs no model. Raises InvalidRequest."""
+    if request.score_resume and not request.resume_tokens:
+        raise InvalidRequest("There are no tokens to go on after that could be scored.", "score_resume")
     if not request.resume_tokens and not request.resume_text:
         return
     param = "resume_text" if request.resume_text else "resume_tokens"

@@ -30,6 +30,10 @@ class StopStrings:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
+    @property
+    def are_any(self) -> bool:
+        return bool(self._stops)
+
     def feed(self, piece: str) -> StopVerdict:
         """Take the next piece of text, of any length."""
         text = self._held + piece

@@ -106,6 +106,9 @@ LARGE = worker("large", card("large"))
 BOTH = worker("both", card("large"), card("tiny"), slots=2)
 OTHER_WEIGHTS = worker("other weights", card("tiny", digest=OTHER_DIGEST))
 OTHER_SAMPLER = worker("other sampler", card("tiny", sampler="gumbel-2"))
+ANY_SAMPLER = worker("any sampler", card("tiny", sampler="gumbel-1"))
+FAST_ELSEWHERE = worker("fast elsewhere", story=measured(token_s=0.005))
+SLOW_SAMPLER = worker("slow sampler", card("tiny", sampler="gumbel-1"), story=measured(token_s=0.01))
 EMBEDS = worker("embeds", card("tiny", task="embed"))
 EMBEDS_TOO = worker("embeds too", card("tiny", task="embed"), card("large"))
 NOTHING = Worker(msgspec.structs.replace(capability(peer("nothing")), models=()))
@@ -147,7 +150,9 @@ CHOSEN: dict[str, tuple[RouteQuery, list[Worker], list[Worker]]] = {
     "this digest": (route_query_of(ask("tiny", digest=DIGEST)), [A, OTHER_WEIGHTS], [A]),
     "the other digest": (route_query_of(ask("tiny", digest=OTHER_DIGEST)), [A, OTHER_WEIGHTS], [OTHER_WEIGHTS]),
     "a digest that nobody has": (route_query_of(ask("tiny", digest="sha256:" + "0" * 64)), [A, OTHER_WEIGHTS], []),
-    "any sampler": (TINY, [A, OTHER_SAMPLER], [A, OTHER_SAMPLER]),
+    "any sampler": (TINY, [ANY_SAMPLER, OTHER_SAMPLER], [ANY_SAMPLER, OTHER_SAMPLER]),
+    "rather one whose answers can be checked": (TINY, [A, OTHER_SAMPLER], [OTHER_SAMPLER]),
+    "one whose answers cannot, where it is clearly faster": (TINY, [FAST_ELSEWHERE, SLOW_SAMPLER], [FAST_ELSEWHERE]),
     "this sampler": (
         route_query_of(ask("tiny", digest=DIGEST, sampler="gumbel-2")),
         [A, OTHER_SAMPLER],

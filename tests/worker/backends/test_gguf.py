@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError
 from p2pnet.features import CHAT, JSON_SCHEMA, LOGPROBS, RESUME
 from p2pnet.messages import ChatPrompt, Message, Sampling, TokenPrompt
+from p2pnet.score_messages import ScoreRequest
 from p2pnet.worker.backends.engine_backend import EngineOptions, Idling
 from p2pnet.worker.backends.gguf import GgufBackend
 from p2pnet.worker.checkpoints.digest import HashCache
@@ -33,6 +35,7 @@ from tests.depth import scaled
 from tests.gguf_files import real_gguf, small_gguf
 from tests.stories import settle
 from tests.worker.answers import answer, ask
+from tests.worker.engine.test_scoring import scored
 from tests.worker.timers import ManualTimers
 
 KV_TOKENS = 4096
@@ -287,3 +290,29 @@ def test_without_the_extra_the_message_says_how_to_install_it() -> None:
     assert done.returncode == 1
     assert "takes llama.cpp, which is not installed" in done.stdout
     assert "pip install 'p2pnet[gguf]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sampling": GREEDY},
+        {"sampling": Sampling(seed=5, temperature=1.2)},
+        {"sampling": Sampling(seed=6, temperature=0.9, top_p=0.9, frequency_penalty=0.5), "stop": ("e",)},
+        {"sampling": Sampling(seed=7), "response_format": RegexFormat("[a-zäöü ]{3,30}")},
+    ],
+    ids=["greedy", "hot", "penalties and a stop string", "a form"],
+)
+@pytest.mark.parametrize("prompt", ["The dog", "The dog does not mind. " * 12])
+async def test_an_honest_answer_is_scored_as_one(small: GgufBackend, prompt: str, fields: Any) -> None:
+    """Rows of an answer are computed again by the kernels that computed them: the very same tokens win."""
+    (card,) = small.models
+    request = ask(prompt, max_tokens=60, digest=card.digest, sampler=card.sampler, **fields)
+    found = await answer(small, request)
+    assert found.finished is not None
+    asked = ScoreRequest(request, found.choices[0].ids, found.finished.reason, found.finished.stop)
+    margins, end = await scored(small, asked)
+    assert (sum(margins), end) == (0.0, 0.0)
+    if len(asked.token_ids) > 5:
+        other = (*asked.token_ids[:3], asked.token_ids[3] + 1, *asked.token_ids[4:])
+        margins, _ = await scored(small, msgspec.structs.replace(asked, token_ids=other))
+        assert margins[:3] == [0.0] * 3 and margins[3] > 0

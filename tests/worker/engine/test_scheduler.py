@@ -16,6 +16,7 @@ from p2pnet.worker.engine.scheduler import HEADROOM_TOKENS, Job, Scheduler, Sche
 from tests.depth import examples
 
 CHUNK_ALONE, CHUNK_BESIDE = 96, 32
+MOST = 24
 LIMITS = SchedulerLimits(max_running=4, chunk_alone=CHUNK_ALONE, chunk_beside=CHUNK_BESIDE)
 
 
@@ -118,27 +119,32 @@ class Swing:
     def _check_admitted(self, was_running: dict[Job, int]) -> None:
         ready = [job for job in self.scheduler.running if not job.is_held]
         newcomers = [job for job in self.scheduler.running if job not in was_running]
-        if newcomers:
-            assert len(ready) <= self.limits.max_running
         for job in newcomers:
+            assert sum(other.is_background <= job.is_background for other in ready) <= self.limits.max_running
             assert job.computed % REUSE_TOKENS == 0
             assert job.computed < len(job.ids)
-            assert not job.computed or (self.shares_prefixes and not job.needs_whole_prompt)
+            assert not job.computed or self.shares_prefixes
+            assert job.wanted_from is None or job.computed <= job.wanted_from
             passed = [
                 other
                 for other in self.scheduler.waiting
-                if other.arrival < job.arrival and other not in was_running and not other.is_held
+                if other.rank < job.rank and other not in was_running and not other.is_held
             ]
             assert all(other.waits_for is not None for other in passed), "somebody older still waits"
 
     def _check_chunk(self, works: Sequence[Work], was_running: dict[Job, int]) -> None:
-        ready = [job for job in self.scheduler.running if not job.is_held]
+        ready = [job for job in self.scheduler.running if not job.is_held and not job.is_background]
+        behind = [job for job in self.scheduler.running if job.is_background]
         planned = {work.job: work.count for work in works}
         decoding = [job for job in ready if job.remaining == 1]
         prompts = [job for job in ready if job.remaining > 1]
         assert all(planned.get(job) == 1 for job in decoding), "a token was left out"
         chunk = self.limits.chunk_beside if decoding else self.limits.chunk_alone
         assert sum(planned.get(job, 0) for job in prompts) <= chunk
+        of_those_behind = sum(planned.get(job, 0) for job in behind)
+        assert of_those_behind <= (self.limits.background_beside if decoding else 0 if prompts else chunk)
+        for work in (work for work in works if work.job.most is not None):
+            assert work.count <= max(0, (work.job.wanted_from or 0) - work.job.computed) + MOST
         if prompts and not any(job in self.scheduler.waiting for job in was_running):
             assert planned[prompts[0]] >= min(prompts[0].remaining, chunk - chunk // 2)
 
@@ -160,13 +166,20 @@ def steps_enough(jobs: Sequence[Job]) -> int:
     return sum(-(-job.max_length // (CHUNK_BESIDE // 2)) + job.max_length + 2 for job in jobs)
 
 
-def job_of(prompt: int, new: int = 4, base: int = 0, common: int = 0, needs_whole_prompt: bool = False) -> Job:
+def job_of(
+    prompt: int,
+    new: int = 4,
+    base: int = 0,
+    common: int = 0,
+    wanted_from: int | None = None,
+    is_background: bool = False,
+) -> Job:
     """A prompt of so many ids, of which the first `common` are those of all with this base."""
     job_of.counter += 1  # type: ignore[attr-defined]
     own = job_of.counter * 1000  # type: ignore[attr-defined]
     ids = [base * 7 + index for index in range(min(common, prompt))]
     ids += [own + index for index in range(prompt - len(ids))]
-    return Job(ids, prompt + new, needs_whole_prompt)
+    return Job(ids, prompt + new, wanted_from, MOST if is_background else None, is_background)
 
 
 job_of.counter = 1000  # type: ignore[attr-defined]
@@ -181,7 +194,8 @@ class Arrival:
     new: int
     base: int
     common: int
-    needs_whole_prompt: bool
+    wanted_from: int | None
+    is_background: bool
     held_from: int | None
     held_to: int
     cancelled: int | None
@@ -194,7 +208,8 @@ arrivals = st.builds(
     new=st.integers(1, 60),
     base=st.integers(0, 2),
     common=st.sampled_from([0, 31, 32, 33, 64, 100, 200, 260]),
-    needs_whole_prompt=st.booleans(),
+    wanted_from=st.none() | st.integers(0, 260),
+    is_background=st.booleans(),
     held_from=st.none() | st.integers(0, 40),
     held_to=st.integers(0, 80),
     cancelled=st.none() | st.integers(0, 60),
@@ -215,7 +230,9 @@ def test_any_jobs_at_any_time(
     """Memory of 320 tokens holds the largest job, and nothing beside it."""
     memory = PaperMemory(total_tokens, copies)
     swing = Swing(memory, shares_prefixes=shares_prefixes)
-    jobs = [job_of(each.prompt, each.new, each.base, each.common, each.needs_whole_prompt) for each in plan]
+    jobs = [
+        job_of(each.prompt, each.new, each.base, each.common, each.wanted_from, each.is_background) for each in plan
+    ]
     lengths = [len(job.ids) for job in jobs]
     for step in range(82):
         for each, job in zip(plan, jobs, strict=True):
@@ -329,7 +346,7 @@ def test_who_needs_every_token_computed_takes_nothing_over() -> None:
     swing = Swing(PaperMemory(4096))
     swing.add(*(job_of(100, 4, 5, 100) for _ in range(2)))
     swing.run(1000)
-    picky = job_of(100, 4, 5, 100, needs_whole_prompt=True)
+    picky = job_of(100, 4, 5, 100, wanted_from=0)
     swing.add(picky)
     swing.run(1000)
     assert picky.cached_tokens == 0
@@ -491,3 +508,38 @@ def test_planning_takes_no_time_to_speak_of(make: Callable[[], list[Job]]) -> No
         scheduler.plan()
         took.append(time.thread_time() - began)
     assert min(took) < 0.02
+
+
+def test_who_wants_the_logits_of_an_answer_takes_over_what_comes_before_it() -> None:
+    swing = Swing(PaperMemory(4096))
+    swing.add(job_of(100, 4, 5, 100))
+    swing.run(1000)
+    picky = job_of(100, 4, 5, 100, wanted_from=70)
+    swing.add(picky)
+    swing.run(1000)
+    assert picky.cached_tokens == 64
+
+
+def test_what_is_in_the_background_waits_for_prompts_and_takes_little_beside_answers() -> None:
+    swing = Swing(PaperMemory(4096))
+    behind = job_of(200, 1, is_background=True)
+    swing.add(behind, job_of(90, 20))
+    assert [work.job.is_background for work in swing.step()] == [False]
+    assert [(work.job.is_background, work.count) for work in swing.step()] == [(False, 1), (True, 16)]
+    swing.run(1000)
+    assert behind in swing.done
+
+
+def test_what_is_in_the_background_gives_its_place_and_its_memory_to_whoever_comes() -> None:
+    swing = Swing(PaperMemory(512))
+    behind = [job_of(120, 60, is_background=True) for _ in range(2)]
+    swing.add(*behind)
+    swing.step()
+    assert [job.kv is None for job in behind] == [False, False]
+    others = [job_of(60, 60) for _ in range(4)]
+    swing.add(*others)
+    swing.step()
+    assert swing.scheduler.running == others, "as many as may run, in all of the memory"
+    swing.run(1000)
+    assert swing.done[-2:] == behind and all(job.preemptions for job in behind)
+    assert not any(job.preemptions for job in others), "nothing was taken for those behind"

@@ -27,6 +27,8 @@ from p2pnet.messages import (
 )
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import WINDOW_BYTES, MemoryNetwork, MemoryWorld
+from p2pnet.receipts.signed import open_receipt
+from p2pnet.score_messages import Scored
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
@@ -40,6 +42,7 @@ from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
 from p2pnet.worker.streams.arrivals import MAX_UNREAD_REQUESTS
 from p2pnet.worker.streams.generate_handler import READ_AHEAD_EVENTS, GenerateHandler, tokens_in
+from p2pnet.worker.streams.signing import Signer, drop
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Scripted, Step
 
@@ -71,7 +74,7 @@ class Site:
             await stream.write(item if isinstance(item, bytes) else framed(item))
         return stream
 
-    async def ask(self, *data: bytes | GenerateRequest) -> list[Event]:
+    async def ask(self, *data: bytes | GenerateRequest) -> list[Event | Scored]:
         """Everything that is answered, up to the stream's end."""
         return await events_of(await self.open(*data))
 
@@ -86,8 +89,8 @@ def framed(request: GenerateRequest) -> bytes:
 DONE = Finished("stop", Usage(1, 1))
 
 
-async def events_of(stream: Stream) -> list[Event]:
-    decoder, events = event_decoder(), list[Event]()
+async def events_of(stream: Stream) -> list[Event | Scored]:
+    decoder, events = event_decoder(), list[Event | Scored]()
     while data := await stream.read():
         events += decoder.feed(data)
     assert decoder.is_empty
@@ -527,3 +530,14 @@ async def test_streams_without_a_request_are_bounded() -> None:
         stream.close()
     await settle(lambda: site.handler.unread == 0)
     assert isinstance((await site.ask(ask()))[-1], Finished)
+
+
+async def test_scores_of_what_was_resumed_come_first_and_no_receipt_counts_them() -> None:
+    scored, delta = Scored.of((0.0, 0.25)), TextDelta("a", (1,))
+    site = Site(Scripted(Accepted(3), scored, delta, DONE))
+    site.handler.signer = Signer(peer("worker"), site.clock, drop)
+    events = await site.ask(ask(resume_tokens=(5, 6), score_resume=True))
+    assert events[1:3] == [scored, delta]
+    finished = events[-1]
+    assert isinstance(finished, Finished) and finished.receipt is not None
+    assert open_receipt(finished.receipt).tokens == 1

@@ -69,6 +69,16 @@ async def test_a_new_worker_shows_what_it_announces(desk: Desk) -> None:
                 "load": None,
                 "record_age_s": 30.0,
                 "heard_age_s": None,
+                "audit": {
+                    "verdict": "unaudited",
+                    "tokens": 0,
+                    "auditors": 0,
+                    "log_e": None,
+                    "reason": None,
+                    "until": None,
+                    "compared": 0,
+                    "alike": 0,
+                },
             }
         ],
     }

@@ -1,0 +1,98 @@
+"""Gathers what one worker gives of one answer, and makes the request to look at it. Knows nothing of who looks."""
+
+from __future__ import annotations
+
+import random
+from uuid import uuid4
+
+import msgspec
+
+from gateway.peers.worker import Worker
+from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, choice_seed
+from p2pnet.records import ModelCard, ModelTask
+from p2pnet.score_messages import ScoreRequest
+
+MAX_POSITIONS = 1_024
+"""Tokens of one answer that are looked at: a window that is drawn when the answer is over, so that nobody knows
+which."""
+
+MAX_PROMPT_BYTES = 1 << 18
+"""Some 60,000 tokens. To read a longer prompt again costs more than it shows, and the answers that wait to be looked at
+must not fill memory."""
+
+
+class Given:
+    """One worker's part of an answer to a request for one or several: of several it is one, drawn beforehand."""
+
+    def __init__(self, request: GenerateRequest, worker: Worker, card: ModelCard, choice: int = 0) -> None:
+        self.worker = worker
+        self.card = card
+        self._request = request
+        self._choice = choice
+        self._ids: list[int] = []
+        self._reason: FinishReason | None = None
+        self._stop: str | None = None
+        self.is_taken = False
+        """Whether somebody has begun to look at it: it counts once."""
+
+    @property
+    def key(self) -> ModelTask:
+        return self.card.key
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the worker said that this was all."""
+        return self._reason is not None
+
+    def note(self, delta: TextDelta) -> None:
+        if delta.choice == self._choice and not delta.is_prompt:
+            self._ids.extend(delta.token_ids)
+
+    def note_end(self, finished: Finished) -> None:
+        """It is complete. Which stop string has ended it is told of the first answer only: of others that may have been
+        one, the end is not looked at."""
+        reasons = (finished.reason, *finished.other_reasons)
+        reason = reasons[self._choice] if self._choice < len(reasons) else None
+        self._stop = finished.stop if self._choice == 0 else None
+        is_unsure = self._choice > 0 and reason == "stop" and bool(self._request.stop)
+        self._reason = None if is_unsure or reason == "content_filter" else reason
+
+    def to_score(self, rng: random.Random) -> ScoreRequest | None:
+        """What is asked of an auditor; None where there is nothing to look at. It says neither whose answer it is nor
+        under which id it was asked for."""
+        first = max(0, rng.randint(0, len(self._ids) - MAX_POSITIONS)) if len(self._ids) > MAX_POSITIONS else 0
+        ids = tuple(self._ids[first : first + MAX_POSITIONS])
+        is_to_end = first + len(ids) == len(self._ids)
+        reason, stop = (self._reason, self._stop) if is_to_end else (None, None)
+        if not ids and reason is None:
+            return None
+        request = self._request
+        seed = choice_seed(request.sampling.seed, self._choice)
+        alone = msgspec.structs.replace(
+            request,
+            request_id=uuid4().hex,
+            sampling=msgspec.structs.replace(request.sampling, seed=seed),
+            n=1,
+            echo=False,
+            logprobs=None,
+            score_resume=False,
+            digest=self.card.digest,
+            sampler=self.card.sampler,
+            resume_tokens=(*request.resume_tokens, *self._ids[:first]),
+        )
+        return ScoreRequest(alone, ids, reason, stop)
+
+
+def can_be_scored(request: GenerateRequest, card: ModelCard) -> bool:
+    """Whether an answer of this worker to it says anything to another one: not of a server elsewhere, which names no
+    ids and no sampler, nor what goes on after a text."""
+    return bool(card.sampler) and not request.resume_text and len(_prompt_bytes(request)) <= MAX_PROMPT_BYTES
+
+
+def _prompt_bytes(request: GenerateRequest) -> bytes:
+    return msgspec.msgpack.encode(request.prompt)
+
+
+def is_unverifiable(card: ModelCard) -> bool:
+    """Whether nobody can say of its answers that they come from what it claims to run."""
+    return card.task == "generate" and not card.sampler
