@@ -30,8 +30,9 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
+    "p2pnet.stage_messages": "messages records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages embed_messages status_messages receipts",
+    "p2pnet.wire": "errors messages embed_messages status_messages receipts stage_messages",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": "errors config messages embed_messages status_messages network wire",
@@ -46,9 +47,14 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.engine": "errors messages features wire worker.speed worker.checkpoints worker.text",
     "p2pnet.worker.spans": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
+    "p2pnet.worker.stages": (
+        "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
+    ),
+    "p2pnet.worker.chains": ("errors flow network records stage_messages wire worker.engine worker.spans"),
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages embed_messages flow network records features wire "
-        "worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.gguf"
+        "directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine "
+        "worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
