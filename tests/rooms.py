@@ -121,8 +121,9 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.cli": (
         "display errors config messages private_files identity loopback flow network records receipts features swarm "
-        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.gguf worker.backends "
-        "worker.observability worker.given worker.owner worker.serve worker.benchmark doctor top gateway.queueing "
+        "peer twins worker.backend worker.checkpoints worker.embedding worker.engine worker.spans worker.gguf "
+        "worker.stages worker.backends worker.observability worker.streams worker.given worker.owner worker.serve "
+        "worker.benchmark doctor top gateway.queueing "
         "gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",

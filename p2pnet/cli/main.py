@@ -7,7 +7,22 @@ import sys
 
 import typer
 
-from p2pnet.cli import bench, bootstrap, chat, doctor, gateway, given, keys, models, peers, service, swarm, top, verify
+from p2pnet.cli import (
+    bench,
+    bootstrap,
+    chat,
+    doctor,
+    drive,
+    gateway,
+    given,
+    keys,
+    models,
+    peers,
+    service,
+    swarm,
+    top,
+    verify,
+)
 from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
 from p2pnet.display.printable import visible
@@ -23,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(bootstrap.bootstrap, serve, gateway.gateway),
+    *(bootstrap.bootstrap, serve, drive.drive, gateway.gateway),
     *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
 ):
     app.command()(command)

@@ -17,7 +17,7 @@ from p2pnet.flow.background import Background
 from p2pnet.network.interface import Network
 from p2pnet.records import StageRecord
 from p2pnet.worker.chains.chain import Chain, ChainFault
-from p2pnet.worker.chains.choosing import Offer, choose, in_words, missing
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, missing
 
 logger = logging.getLogger(__name__)
 
@@ -165,12 +165,12 @@ class Chains:
             await self._chain.close()
 
     async def _open(self) -> Chain | None:
-        """Open the best chain there is. Those to be avoided are taken where there are no others."""
-        await self.look()
-        offers, layers = self._offers, self._wanted.layers
-        now_s = self._now_s()
-        avoided = {peer_id for peer_id, bad in self._bad.items() if bad.until_s > now_s}
-        legs = choose(offers, layers, avoided, self._rng) or choose(offers, layers, (), self._rng)
+        """Open the best chain there is. Those to be avoided are taken where there are no others. The directory is read
+        only where what is known of it does not do: that takes seconds while the peer that has just gone is asked."""
+        legs = self._choice()
+        if legs is None:
+            await self.look()
+            legs = self._choice() or choose(self._offers, self._wanted.layers, (), self._rng)
         if legs is None:
             return None
         try:
@@ -189,8 +189,15 @@ class Chains:
         if self._is_closed:
             await chain.close()
             return None
-        logger.info("a chain of %d stages is open", len(legs))
+        where = (f"layers {leg.first} to {leg.last} at {leg.peer_id}" for leg in legs)
+        logger.info("a chain is open: %s", ", ".join(where))
         return chain
+
+    def _choice(self) -> tuple[Leg, ...] | None:
+        """The best chain of stages that are not to be avoided now."""
+        now_s = self._now_s()
+        avoided = {peer_id for peer_id, bad in self._bad.items() if bad.until_s > now_s}
+        return choose(self._offers, self._wanted.layers, avoided, self._rng)
 
     def _avoid(self, peer_id: str) -> None:
         bad = self._bad.setdefault(peer_id, _Bad())

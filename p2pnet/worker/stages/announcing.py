@@ -51,12 +51,19 @@ class StageAnnouncer:
         self._config = config or DirectoryConfig()
         self._sleep = sleep
         self._last_expires_ms = 0
+        self._is_paused = False
         self._background = Background(sleep)
 
-    async def start(self) -> None:
-        """Announce now, and go on in the background."""
-        await self._try(True)
+    async def start(self, is_paused: bool = False) -> None:
+        """Announce now, and go on in the background. A paused stage says that it is offline."""
+        self._is_paused = is_paused
+        await self._try(not is_paused)
         self._background.keep("announcing layers", self._repeat)
+
+    async def set_paused(self, is_paused: bool) -> None:
+        """Withdraw until told otherwise, or announce again. Never raises."""
+        self._is_paused = is_paused
+        await self._try(not is_paused)
 
     async def stop(self) -> None:
         """Stop announcing, and overwrite what is stored with a record that says offline. Never raises."""
@@ -66,7 +73,8 @@ class StageAnnouncer:
     async def _repeat(self) -> None:
         while True:
             await self._sleep(self._config.load_interval_s)
-            await self._try(True)
+            if not self._is_paused:
+                await self._try(True)
 
     async def _try(self, is_online: bool) -> None:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from p2pnet.errors import P2PNetError, PeerLost, ProtocolViolation
+from p2pnet.errors import Draining, P2PNetError, PeerLost, ProtocolViolation
 from p2pnet.network.interface import Stream
 from p2pnet.stage_messages import (
     BAD_ROW,
@@ -131,9 +131,7 @@ class StageHandler:
     async def drain(self, limit_s: float) -> None:
         """Take no new drivers, tell those there are to leave, and wait for them, at most `limit_s` seconds."""
         self._is_draining = True
-        await asyncio.gather(
-            *(session.tell(StageRefused(DRAINING, "this stage is stopping")) for session in self._sessions.values())
-        )
+        await self.send_away("this stage is stopping")
         if self._sessions:
             self._is_empty.clear()
             try:
@@ -141,6 +139,10 @@ class StageHandler:
                     await self._is_empty.wait()
             except TimeoutError:
                 logger.info("%d drivers still use this stage", len(self._sessions))
+
+    async def send_away(self, why: str) -> None:
+        """Tell all drivers to leave. They may go on until they have another chain."""
+        await asyncio.gather(*(session.tell(StageRefused(DRAINING, why)) for session in list(self._sessions.values())))
 
     async def close(self) -> None:
         """End all sessions."""
@@ -154,6 +156,8 @@ class StageHandler:
     def _let_in(self, peer_id: str) -> None:
         try:
             self._check(peer_id)
+        except Draining as error:
+            raise StageRefusal(DRAINING, error.message) from error
         except P2PNetError as error:
             raise StageRefusal(NOT_ALLOWED, error.message) from error
         if self._streams[peer_id] > MAX_STAGE_STREAMS_PER_PEER or self._streams.total() > MAX_STAGE_STREAMS:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from p2pnet.config import DirectoryConfig
 from p2pnet.directory import Directory
+from p2pnet.errors import P2PNetError
+from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.stage_messages import NOT_HERE, StageRefusal
@@ -19,6 +22,9 @@ from p2pnet.worker.stages.computing import Computes, Shape, StageComputer
 from p2pnet.worker.stages.handler import Serves, StageHandler
 from p2pnet.worker.stages.links import Links
 from p2pnet.worker.stages.shelf import Shelf
+
+OWNER_S = 1.0
+"""How often it is looked at whether the owner wants the machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +45,18 @@ class StageModel:
 class Stage:
     """A stage that serves. Make one with `start`."""
 
-    def __init__(self, network: Network, handler: StageHandler, announcer: StageAnnouncer) -> None:
-        self._network = network
+    def __init__(
+        self,
+        handler: StageHandler,
+        announcer: StageAnnouncer,
+        refusal: Callable[[], P2PNetError | None],
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
         self._handler = handler
         self._announcer = announcer
+        self._refusal = refusal
+        self._sleep = sleep
+        self._background = Background(sleep)
 
     @classmethod
     async def start(
@@ -55,13 +69,21 @@ class Stage:
         turns: Turns | None = None,
         config: DirectoryConfig | None = None,
         check: Callable[[str], None] = lambda peer_id: None,
+        refusal: Callable[[], P2PNetError | None] = lambda: None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> Stage:
-        """Serve the layers, then announce them. `check` raises P2PNetError for a driver that is not served."""
+        """Serve the layers, then announce them. `check` raises P2PNetError for a driver that is not served, `refusal`
+        says why no driver is taken now, if so."""
         shelf = Shelf(KvStore(model.kv_tokens), model.context_length)
         computer = StageComputer(model.runner, shelf, Shape(model.width, model.dtype), turns or Turns())
         links = Links(network, _Neighbours(directory, model.digest).addresses)
-        handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, check)
+
+        def let_in(peer_id: str) -> None:
+            if (reason := refusal()) is not None:
+                raise reason
+            check(peer_id)
+
+        handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, let_in)
         announcer = StageAnnouncer(
             network,
             identity,
@@ -72,8 +94,9 @@ class Stage:
             sleep,
         )
         await network.handle(STAGE_PROTOCOL, handler)
-        await announcer.start()
-        return cls(network, handler, announcer)
+        stage = cls(handler, announcer, refusal, sleep)
+        await stage._start()
+        return stage
 
     @property
     def drivers(self) -> int:
@@ -82,9 +105,26 @@ class Stage:
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Withdraw, let drivers leave, and end."""
+        await self._background.stop()
         await self._announcer.stop()
         await self._handler.drain(drain_s)
         await self._handler.close()
+
+    async def _start(self) -> None:
+        is_paused = self._refusal() is not None
+        await self._announcer.start(is_paused)
+        self._background.keep("following the owner", partial(self._follow_owner, is_paused))
+
+    async def _follow_owner(self, is_paused: bool) -> None:
+        """A paused stage is not announced, and its drivers are told to leave."""
+        while True:
+            await self._sleep(OWNER_S)
+            refusal = self._refusal()
+            if is_paused != (refusal is not None):
+                is_paused = refusal is not None
+                await self._announcer.set_paused(is_paused)
+                if refusal is not None:
+                    await self._handler.send_away(refusal.message)
 
 
 class _Neighbours:

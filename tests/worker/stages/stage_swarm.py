@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import torch
 
 from p2pnet.directory import Directory, validator
+from p2pnet.errors import P2PNetError
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.stage_messages import Hop, Piece, StageOpen, StageReady, StageRow, ToDriver
@@ -74,13 +75,22 @@ class StageSwarm:
         self.networks: dict[str, MemoryNetwork] = {}
         self.closing = AsyncExitStack()
 
-    async def start(self, name: str, first: int, last: int, kv_tokens: int = 1024, check: object = None) -> Stage:
+    async def start(
+        self,
+        name: str,
+        first: int,
+        last: int,
+        refusal: Callable[[], P2PNetError | None] = lambda: None,
+        sleep: Callable[[float], Awaitable[object]] | None = None,
+    ) -> Stage:
         identity = peer(name)
         network = self.networks[name] = self.world.join(identity.peer_id)
         runner = self.runners[name] = AddOne()
-        model = StageModel(runner, DIGEST, first, last, LAYERS, WIDTH, "float32", CONTEXT, kv_tokens)
+        model = StageModel(runner, DIGEST, first, last, LAYERS, WIDTH, "float32", CONTEXT, 1024)
         stage = self.stages[name] = await Stage.start(
-            network, identity, Directory(network, self.clock), model, self.clock, sleep=asleep
+            *(network, identity, Directory(network, self.clock), model, self.clock),
+            refusal=refusal,
+            sleep=sleep or asleep,
         )
         self.closing.push_async_callback(network.kill)
         self.closing.push_async_callback(stage.stop)
