@@ -101,6 +101,7 @@ class Chain:
         self._fault: ChainFault | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._sending = asyncio.Lock()
+        self.is_closed = False
         self.kv_tokens = 0
         """What each of its stages holds, for as long as no further drivers come there."""
         self.leaving: set[str] = set()
@@ -173,6 +174,7 @@ class Chain:
 
     async def close(self) -> None:
         """End all streams: the stages forget what they have. Idempotent."""
+        self.is_closed = True
         self._fail(0, "the chain is closed")
         for reader in self._readers:
             reader.cancel()

@@ -98,6 +98,8 @@ class Chains:
         self._records: dict[str, StageRecord] = {}
         self._bad: dict[str, _Bad] = {}
         self._chain: Chain | None = None
+        self._lost_s: float | None = None
+        """Since when a chain is wanted and there is none."""
         self._is_closed = False
         self._background = Background(sleep)
 
@@ -119,11 +121,11 @@ class Chains:
 
     @property
     def _offers(self) -> list[Offer]:
-        records = self._records.values()
+        wanted = self._wanted
         return [
-            Offer(record.peer_id, record.first, record.last, record.step_ms, record.kv_free_tokens)
-            for record in records
-            if record.layers == self._wanted.layers
+            Offer(record.peer_id, record.first, record.last, record.step_ms, record.kv_free_tokens >= wanted.kv_tokens)
+            for record in self._records.values()
+            if record.layers == wanted.layers
         ]
 
     async def start(self) -> None:
@@ -132,7 +134,8 @@ class Chains:
         self._background.keep("looking for stages", self._keep_looking)
 
     async def current(self) -> Chain:
-        """The chain to use: the open one, or another. Waits for one for `heal_s`. Raises WorkerFailed."""
+        """The chain to use: the open one, or another. Raises WorkerFailed when there has been none for `heal_s`: who
+        asks after that is told at once."""
         chain = self._chain
         if chain is not None and chain.is_usable and not self._is_closed:
             if not chain.leaving:
@@ -140,19 +143,22 @@ class Chains:
             for peer_id in chain.leaving:
                 self._avoid(peer_id)
             await chain.close()
-        deadline_s = self._now_s() + self._times.heal_s
+        if self._lost_s is None:
+            self._lost_s = self._now_s()
         while not self._is_closed:
             if (opened := await self._open()) is not None:
-                self._chain = opened
+                self._chain, self._lost_s = opened, None
                 return opened
-            if self._now_s() >= deadline_s:
+            if self._now_s() >= self._lost_s + self._times.heal_s:
                 gaps = self.gaps
                 raise WorkerFailed(in_words(gaps) if gaps else "no chain through all layers could be opened")
             await self._sleep(self._times.retry_s)
         raise WorkerFailed("the worker is stopping")
 
     async def leave(self, chain: Chain, fault: ChainFault) -> None:
-        """A chain has failed: its stage is avoided from now on."""
+        """A chain has failed: its stage is avoided from now on. Does nothing for one that was left before."""
+        if chain is not self._chain or chain.is_closed:
+            return
         logger.warning("a stage of the chain, %s, has failed: %s", fault.peer_id, fault)
         self._avoid(fault.peer_id)
         await chain.close()

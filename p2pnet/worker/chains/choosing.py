@@ -12,6 +12,9 @@ HOP_MS = 20.0
 UNMEASURED_STEP_MS = 100.0
 """Of a stage that has not computed yet: it is tried where nobody is known to be faster."""
 
+CROWDED = 2.0
+"""How much more a stage costs that has to make room first: what it drops of others' is computed again."""
+
 SPREAD = 0.1
 """By how much costs are varied, so that of stages that are alike not all drivers take the same."""
 
@@ -24,7 +27,8 @@ class Offer:
     first: int
     last: int
     step_ms: float = 0.0
-    kv_free_tokens: int = 0
+    has_room: bool = True
+    """Whether it says that it has memory for a conversation to spare."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def choose(offers: Sequence[Offer], layers: int, avoid: Collection[str], rng: ra
 
 
 def _cost_ms(offer: Offer) -> float:
-    return offer.step_ms or UNMEASURED_STEP_MS
+    return (offer.step_ms or UNMEASURED_STEP_MS) * (1.0 if offer.has_room else CROWDED)
 
 
 def missing(offers: Sequence[Offer], layers: int) -> tuple[tuple[int, int], ...]:

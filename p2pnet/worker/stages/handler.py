@@ -51,11 +51,22 @@ MAX_STAGE_UNREAD_BYTES = 256 << 20
 """Numbers of rows that arrive or wait, of all drivers together."""
 
 OPENING_S = 10.0
-"""From the opened stream to its first message, and within a message: some round trips over a bad line, and a row of the
-largest size over a slow one."""
+"""From the opened stream to its first message: some round trips over a bad line."""
+
+ARRIVING_S = 30.0
+"""For a whole row, from its first byte: one of the largest size over a line of 5 megabits."""
 
 STAGE_SILENCE_S = 600.0
 """A driver that sends no row for this long loses its memory here: it has the tokens, and can come again."""
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """How long a stage waits for what others send, in seconds."""
+
+    opening_s: float = OPENING_S
+    arriving_s: float = ARRIVING_S
+    silence_s: float = STAGE_SILENCE_S
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,11 @@ class StageHandler:
         computer: StageComputer,
         links: Links,
         check: Callable[[str], None] = lambda peer_id: None,
+        times: StageTimes | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serves = serves
+        self._times = times or StageTimes()
         self._shelf = shelf
         self._computer = computer
         self._links = links
@@ -165,25 +178,30 @@ class StageHandler:
 
     async def _read(self, inbound: _Inbound) -> None:
         decoder = to_stage_decoder(lambda header: self._admit(inbound, header))
-        while True:
-            is_waiting = inbound.has_brought and decoder.is_empty
-            data = await self._next(inbound, STAGE_SILENCE_S if is_waiting else OPENING_S)
-            if not data:
-                return
-            for frame in decoder.feed(data):
+        until_s: float | None = self._now_s() + self._times.opening_s
+        while data := await self._next(inbound, until_s):
+            frames = decoder.feed(data)
+            for frame in frames:
                 inbound.has_brought = True
                 await self._take(inbound, frame)
+            if decoder.is_empty:
+                until_s = None
+            elif frames or until_s is None:
+                until_s = self._now_s() + self._times.arriving_s
 
-    async def _next(self, inbound: _Inbound, limit_s: float) -> bytes:
-        """What has come. Raises StageRefusal when nothing comes for so long, by any way to the driver's session."""
+    async def _next(self, inbound: _Inbound, until_s: float | None) -> bytes:
+        """What has come by then; None is not before the stream has been silent for long. Raises StageRefusal when
+        nothing has. A driver's rows may come by other streams, and then it is not silent."""
+        limit_s = self._times.silence_s if until_s is None else until_s - self._now_s()
         while True:
             try:
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(max(0.0, limit_s)):
                     return await inbound.stream.read()
             except TimeoutError:
-                session = inbound.session
-                if session is None or self._now_s() - session.used_s >= limit_s:
-                    raise StageRefusal(BUSY, f"nothing came for {limit_s:g} s") from None
+                if until_s is None and inbound.session is not None:
+                    limit_s = inbound.session.used_s + self._times.silence_s - self._now_s()
+                if until_s is not None or inbound.session is None or limit_s <= 0:
+                    raise StageRefusal(BUSY, "nothing came for too long") from None
 
     def _admit(self, inbound: _Inbound, header: ToStage) -> bool:
         """Whether a message's numbers may be read. Raises StageRefusal when that ends the stream."""

@@ -57,6 +57,7 @@ class Session:
         self._rows: asyncio.Queue[_Brought] = asyncio.Queue(MAX_WAITING_ROWS)
         self._last_step = 0
         self._is_closed = False
+        self._telling = asyncio.Lock()
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -73,7 +74,7 @@ class Session:
     async def tell(self, message: ToDriver, body: bytes = b"") -> None:
         """Tell the driver. One that does not read loses its stream."""
         try:
-            async with asyncio.timeout(TELL_S):
+            async with asyncio.timeout(TELL_S), self._telling:
                 await self.stream.write(encode_stage_frame(message, body))
         except (PeerLost, TimeoutError):
             self.stream.close()

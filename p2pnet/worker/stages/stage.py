@@ -19,7 +19,7 @@ from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.stages.announcing import StageAnnouncer, StageLoad, blank_record
 from p2pnet.worker.stages.computing import Computes, Shape, StageComputer
-from p2pnet.worker.stages.handler import Serves, StageHandler
+from p2pnet.worker.stages.handler import Serves, StageHandler, StageTimes
 from p2pnet.worker.stages.links import Links
 from p2pnet.worker.stages.shelf import Shelf
 
@@ -70,6 +70,7 @@ class Stage:
         config: DirectoryConfig | None = None,
         check: Callable[[str], None] = lambda peer_id: None,
         refusal: Callable[[], P2PNetError | None] = lambda: None,
+        times: StageTimes | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> Stage:
         """Serve the layers, then announce them. `check` raises P2PNetError for a driver that is not served, `refusal`
@@ -83,7 +84,7 @@ class Stage:
                 raise reason
             check(peer_id)
 
-        handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, let_in)
+        handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, let_in, times)
         announcer = StageAnnouncer(
             network,
             identity,

@@ -40,6 +40,12 @@ TABLE: dict[str, tuple[list[Offer], set[str], list[tuple[str, int, int]] | None]
         set(),
         [("a", 0, 10), ("b", 10, 12)],
     ),
+    "one that has room": ([Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 70.0)], set(), [("b", 0, 12)]),
+    "one that is crowded, but fast": (
+        [Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 300.0)],
+        set(),
+        [("a", 0, 12)],
+    ),
     "one that is avoided": (offers(("a", 0, 12), ("b", 0, 12, 900.0)), {"a"}, [("b", 0, 12)]),
     "all that there is is avoided": (offers(("a", 0, 12)), {"a"}, None),
     "more layers than the model has": (offers(("a", 0, 13)), set(), None),

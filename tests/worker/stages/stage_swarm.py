@@ -16,6 +16,7 @@ from p2pnet.stage_messages import Hop, Piece, StageOpen, StageReady, StageRow, T
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL, StageFrame, encode_stage_frame, to_driver_decoder
 from p2pnet.worker.spans.rows import to_body, to_states
 from p2pnet.worker.spans.running import Stretch
+from p2pnet.worker.stages.handler import StageTimes
 from p2pnet.worker.stages.stage import Stage, StageModel
 from tests.stories import DIGEST, ManualClock, peer
 
@@ -82,6 +83,7 @@ class StageSwarm:
         last: int,
         refusal: Callable[[], P2PNetError | None] = lambda: None,
         sleep: Callable[[float], Awaitable[object]] | None = None,
+        times: StageTimes | None = None,
     ) -> Stage:
         identity = peer(name)
         network = self.networks[name] = self.world.join(identity.peer_id)
@@ -90,6 +92,7 @@ class StageSwarm:
         stage = self.stages[name] = await Stage.start(
             *(network, identity, Directory(network, self.clock), model, self.clock),
             refusal=refusal,
+            times=times,
             sleep=sleep or asleep,
         )
         self.closing.push_async_callback(network.kill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -28,9 +29,10 @@ from p2pnet.stage_messages import (
     StageRefused,
     StageResult,
     StageRow,
+    ToDriver,
 )
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL, encode_stage_frame
-from p2pnet.worker.stages.handler import MAX_STAGE_DRIVERS, MAX_STAGE_STREAMS_PER_PEER
+from p2pnet.worker.stages.handler import MAX_STAGE_DRIVERS, MAX_STAGE_STREAMS_PER_PEER, StageTimes
 from tests.stories import DIGEST, peer, settle
 from tests.worker.stages.stage_swarm import WIDTH, Driver, StageSwarm, numbers, read, row, stage_swarm, ticket_of
 
@@ -337,3 +339,31 @@ async def settle_open(swarm: StageSwarm) -> Any:
     driver = await swarm.stream("a")
     await driver.say(StageOpen(DIGEST, 0, 2, bytes(16)))
     return await driver.told()
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        (StageTimes(opening_s=0.01), b""),
+        (StageTimes(opening_s=0.01), encode_stage_frame(StageOpen(DIGEST, 0, 2, ticket_of("a")))[:-1]),
+        (StageTimes(arriving_s=0.01), encode_stage_frame(row("a", 1, Piece(1, 0, 1)), numbers(1))[:-1]),
+        (StageTimes(silence_s=0.01), encode_stage_frame(row("a", 1))),
+    ],
+)
+async def test_who_does_not_go_on_is_not_waited_for(times: StageTimes, says: bytes) -> None:
+    swarm = StageSwarm()
+    await swarm.start("a", 0, 2, times=times)
+    driver = await swarm.stream("a")
+    if times.opening_s > 1:
+        await driver.say(StageOpen(DIGEST, 0, 2, ticket_of("a")))
+        assert isinstance(await driver.told(), StageReady)
+    await driver.stream.write(says)
+    told = [message async for message in all_told(driver)]
+    assert told[-1] == StageRefused(BUSY, "nothing came for too long")
+    await settle(lambda: swarm.stages["a"].drivers == 0)
+    await swarm.closing.aclose()
+
+
+async def all_told(driver: Driver) -> AsyncIterator[ToDriver]:
+    while (told := await driver.told()) is not None:
+        yield told
