@@ -115,6 +115,12 @@ class Chains:
         return is_open or choose(self._offers, self._wanted.layers, (), self._rng) is not None
 
     @property
+    def usable(self) -> Chain | None:
+        """The chain that is open, unless another should be used."""
+        chain = self._chain
+        return chain if chain is not None and chain.is_usable and not chain.leaving else None
+
+    @property
     def kv_tokens(self) -> int:
         """What the chain that is in use, or was last, has room for; 0 before the first."""
         return 0 if self._chain is None else self._chain.kv_tokens

@@ -7,8 +7,10 @@ would have over the first, and whoever reads it sees a pause. Knows nothing of s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,12 +26,25 @@ from p2pnet.worker.engine.runner import Part
 from p2pnet.worker.spans.rows import are_finite, to_body, to_states
 from p2pnet.worker.spans.running import EndsRunner
 
+MAX_LANES = 8
+"""Steps under way at the same time: with more, each has too few sequences for what a stage does with them at once."""
+
 MAX_FORGOTTEN = 3
 """How often in one step a chain may have forgotten something: then its stage is no good."""
 
 T = TypeVar("T")
 
 NO_TICKET = bytes(TICKET_BYTES)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """A step that is under way over a chain."""
+
+    chain: Chain
+    parts: Sequence[Part]
+    plans: list[RowPlan]
+    steps: list[Future[bytes]]
 
 
 class ChainRunner:
@@ -56,6 +71,18 @@ class ChainRunner:
         self._chain: Chain | None = None
         self._row_tokens = max(1, min(ROW_TOKENS, MAX_STAGE_BODY_BYTES // (width * ELEMENT_BYTES[dtype])))
 
+    @property
+    def lanes(self) -> int:
+        """A step for each stage, and one for what is done here: then all have something to do."""
+        return 1 if self._chain is None else min(MAX_LANES, len(self._chain.peers) + 1)
+
+    def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
+        """See Pipelined. What cannot be begun with at once is done when it is waited for."""
+        chain = self._chains.usable
+        if chain is None or chain is not self._chain:
+            return partial(self.forward, parts)
+        return partial(self._finish, self._sent(chain, parts))
+
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """See Runner. Raises WorkerFailed when there is no whole chain for too long, or the parts do not fit."""
         forgotten = 0
@@ -64,23 +91,39 @@ class ChainRunner:
             if chain is not self._chain:
                 self._chain = chain
                 self._store.drop_notes()
+            sent = self._sent(chain, parts)
             try:
-                return self._through(chain, parts)
+                return self._received(sent)
             except SequenceGone as gone:
                 forgotten += 1
-                self._forget(parts)
-                if forgotten >= MAX_FORGOTTEN:
-                    self._call(self._chains.leave(chain, ChainFault(gone.peer_id, "it forgets what it has computed")))
-            except StageFull as full:
-                self._forget(parts)
-                if len(parts) > 1:
-                    raise WorkerFailed("a stage has no room for so many sequences") from full
-                self._call(self._chains.leave(chain, ChainFault(full.peer_id, "it has no room")))
-            except ChainFault as fault:
-                self._call(self._chains.leave(chain, fault))
+                self._mend(sent, gone, forgotten)
+            except (StageFull, ChainFault) as error:
+                self._mend(sent, error)
 
-    def _through(self, chain: Chain, parts: Sequence[Part]) -> list[torch.Tensor]:
-        """Raises ChainFault, SequenceGone or StageFull."""
+    def _finish(self, sent: _Sent) -> list[torch.Tensor]:
+        try:
+            return self._received(sent)
+        except (SequenceGone, StageFull, ChainFault) as error:
+            self._mend(sent, error)
+            return self.forward(sent.parts)
+
+    def _mend(self, sent: _Sent, error: Exception, forgotten: int = 1) -> None:
+        """What has to be done before the parts are computed again. Raises WorkerFailed when they do not fit at once."""
+        for part in sent.parts:
+            remote_of(part.kv).filled = 0  # what the chain has of these is not known
+        match error:
+            case StageFull() if len(sent.parts) > 1:
+                raise WorkerFailed("a stage has no room for so many sequences") from error
+            case StageFull(peer_id=peer_id):
+                self._call(self._chains.leave(sent.chain, ChainFault(peer_id, "it has no room")))
+            case SequenceGone(peer_id=peer_id):
+                if forgotten >= MAX_FORGOTTEN:
+                    self._call(self._chains.leave(sent.chain, ChainFault(peer_id, "it forgets what it has computed")))
+            case ChainFault():
+                self._call(self._chains.leave(sent.chain, error))
+
+    def _sent(self, chain: Chain, parts: Sequence[Part]) -> _Sent:
+        """Send all rows of a step, and before what is new what the chain lacks."""
         stints: list[Stint] = []
         for index, part in enumerate(parts):
             remote = remote_of(part.kv)
@@ -93,13 +136,17 @@ class ChainRunner:
             self._send(chain, plan, self._store.take_notes() if number == 0 else Notes())
             for number, plan in enumerate(plans)
         ]
-        wait(steps)  # all of them, also where one fails: nothing of this step is under way when the next one begins
-        wanted: list[list[torch.Tensor]] = [[] for _ in parts]
-        for plan, step in zip(plans, steps, strict=True):
-            for index, states in self._states(chain, plan, step.result()):
+        return _Sent(chain, parts, plans, steps)
+
+    def _received(self, sent: _Sent) -> list[torch.Tensor]:
+        """The logits of a step. Raises ChainFault, SequenceGone or StageFull."""
+        wait(sent.steps)  # all of them, also where one fails: nothing of it is under way when it is repeated
+        wanted: list[list[torch.Tensor]] = [[] for _ in sent.parts]
+        for plan, step in zip(sent.plans, sent.steps, strict=True):
+            for index, states in self._states(sent.chain, plan, step.result()):
                 wanted[index].append(states)
-        for each in parts:
-            remote_of(each.kv).note(chain, each.start, each.ids)
+        for part in sent.parts:
+            remote_of(part.kv).note(sent.chain, part.start, part.ids)
         return self._logits(wanted)
 
     def _send(self, chain: Chain, plan: RowPlan, notes: Notes) -> Future[bytes]:
@@ -121,11 +168,6 @@ class ChainRunner:
         if not len(together):
             return [torch.empty(0) for _ in states]
         return list(torch.split(self._ends.logits(together), [len(each) for each in states]))
-
-    def _forget(self, parts: Sequence[Part]) -> None:
-        """What the chain has of these is not known: all of it is computed again."""
-        for part in parts:
-            remote_of(part.kv).filled = 0
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -7,10 +7,10 @@ own cache, for all others. `make_runner` tries the first on the model at hand an
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import DynamicCache
@@ -57,6 +57,19 @@ class Runner(Protocol):
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """For each part the logits (part.logits, vocabulary) of its last tokens. Raises what torch raises."""
+
+
+@runtime_checkable
+class Pipelined(Runner, Protocol):
+    """A runner of which several steps may be under way at the same time, of different sequences."""
+
+    @property
+    def lanes(self) -> int:
+        """How many steps are worth having under way."""
+
+    def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
+        """Begin with a step. What is returned is called once, in the order in which the steps have begun: it waits for
+        the step, and returns and raises what `forward` does."""
 
 
 class PackedRunner:

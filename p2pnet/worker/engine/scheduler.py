@@ -54,6 +54,8 @@ class Job:
     computed: int = 0
     kv: Room | None = None
     is_held: bool = False
+    is_computing: bool = False
+    """Whether a step of it is under way: until that is done it is left as it is."""
     cached_tokens: int = 0
     """How many of the prompt's tokens were found computed when it was first admitted."""
     arrival: int = 0
@@ -135,9 +137,10 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """What to compute now. Each job's memory has room for it. Empty when there is nothing to do."""
         self._admit()
-        ready = [job for job in self._running if not job.is_held]
+        ready = [job for job in self._running if not job.is_held and not job.is_computing]
         decoding = [Work(job, 1) for job in ready if job.remaining == 1]
-        chunk = self._limits.chunk_beside if decoding else self._limits.chunk_alone
+        is_beside = bool(decoding) or any(job.is_computing for job in self._running)
+        chunk = self._limits.chunk_beside if is_beside else self._limits.chunk_alone
         wanted = decoding + shared_chunk([job for job in ready if job.remaining > 1], chunk)
         planned = [work for work in wanted if self._make_room(work)]
         return [work for work in planned if work.job.kv is not None]  # one may have lost its memory to an older one
@@ -222,13 +225,15 @@ class Scheduler:
         """The jobs that give memory up for this one: those whose readers are behind, then the younger ones, youngest
         first."""
         others = [
-            other for other in self._running if other is not job and (other.is_held or other.arrival > job.arrival)
+            other
+            for other in self._running
+            if other is not job and not other.is_computing and (other.is_held or other.arrival > job.arrival)
         ]
         return sorted(others, key=lambda other: (not other.is_held, -other.arrival))
 
     def _free_from_held(self, tokens: int) -> bool:
         """Free so much memory for somebody new, if those whose readers are behind can give what is missing."""
-        held = [job for job in self._running if job.is_held]
+        held = [job for job in self._running if job.is_held and not job.is_computing]
         if self.free_tokens + sum(job.kv.capacity for job in held if job.kv is not None) < tokens:
             return False
         while self.free_tokens < tokens:
