@@ -33,6 +33,7 @@ from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.budget import kv_tokens
+from p2pnet.worker.engine.reclaim import reclaim_memory
 from p2pnet.worker.engine.turns import Turns, in_own_thread
 from p2pnet.worker.gguf.trial import try_out
 from p2pnet.worker.owner.owner import Owner
@@ -130,6 +131,7 @@ async def start_stage(
             partial(load_span, folder, *layers, config.device, config.dtype, HashCache(data_dir()), bar.show_hashing)
         )
         runner = await turns.take(partial(SpanRunner, part))
+    await asyncio.to_thread(reclaim_memory)  # what was needed to load stays with the process otherwise
     context_length = min(part.context_length, config.context_tokens or part.context_length)
     useful_tokens = worker.max_concurrency * min(context_length, CHAIN_CONTEXT_TOKENS)
     device = torch.device(part.model.device).type

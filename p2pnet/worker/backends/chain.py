@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -66,11 +65,11 @@ class ChainBackend(EngineBackend):
         progress: Progress | None = None,
         times: ChainTimes | None = None,
         rng: random.Random | None = None,
-        find: Callable[[str], Path] = find_folder,
     ) -> ChainBackend:
         """Load a model's ends, and look for stages. Raises UsageError, which says what to do."""
         name, options = name_of(spec, served_name), options or EngineOptions()
-        load = partial(_load, find, spec, device, dtype, HashCache(cache_dir), progress)
+        folder = await in_own_thread(partial(find_folder, spec))
+        load = partial(load_ends, folder, device, dtype, HashCache(cache_dir), progress)
         part, loaded = await in_own_thread(load)
         context_tokens = min(part.context_length, options.context_tokens or CHAIN_CONTEXT_TOKENS)
         chains = Chains(
@@ -114,9 +113,3 @@ class ChainBackend(EngineBackend):
 
     def _context_length(self, loaded: LoadedModel) -> int:
         return min(loaded.context_length, self._options.context_tokens or CHAIN_CONTEXT_TOKENS)
-
-
-def _load(
-    find: Callable[[str], Path], spec: str, device: str, dtype: str, cache: HashCache, progress: Progress | None
-) -> tuple[Part, LoadedModel]:
-    return load_ends(find(spec), device, dtype, cache, progress)

@@ -134,12 +134,17 @@ class Chain:
         return chain
 
     @property
+    def legs(self) -> tuple[Leg, ...]:
+        return tuple(stage.leg for stage in self._stages)
+
+    @property
     def peers(self) -> tuple[str, ...]:
         return tuple(stage.leg.peer_id for stage in self._stages)
 
     @property
-    def is_usable(self) -> bool:
-        return self._fault is None
+    def fault(self) -> ChainFault | None:
+        """Why it is of no more use, if so."""
+        return self._fault
 
     async def step(self, row: StageRow, body: bytes) -> bytes:
         """Send a row through the chain; its ticket, step and route are put in here. Returns the numbers that were
@@ -160,6 +165,7 @@ class Chain:
             raise self._as_fault() from error
         finally:
             del self._pending[row.step]
+            self._leave_when_idle()
             if not pending.done.cancel() and not pending.done.cancelled():
                 pending.done.exception()  # it is known by now, whoever was told
 
@@ -179,8 +185,6 @@ class Chain:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        for stage in self._stages:
-            stage.stream.close()
 
     async def _begin(self, min_kv_tokens: int) -> None:
         self._readers = [asyncio.create_task(self._read(number, stage)) for number, stage in enumerate(self._stages)]
@@ -190,12 +194,12 @@ class Chain:
         except TimeoutError as error:
             silent = next(stage for stage in self._stages if not stage.ready.done())
             raise ChainFault(silent.leg.peer_id, "it did not say that it is ready") from error
-        least, stage = min(
-            ((each.kv_tokens, stage) for each, stage in zip(ready, self._stages, strict=True)), key=_first
-        )
-        if least < min_kv_tokens:
-            raise ChainFault(stage.leg.peer_id, f"it has memory for {least} tokens, and {min_kv_tokens} are wanted")
-        self.kv_tokens = least
+        self.kv_tokens = min(each.kv_tokens for each in ready)
+        for each, stage in zip(ready, self._stages, strict=True):
+            if each.kv_tokens < min_kv_tokens:
+                raise ChainFault(
+                    stage.leg.peer_id, f"it has memory for {each.kv_tokens} tokens, and {min_kv_tokens} are wanted"
+                )
 
     async def _or_fault(self, ready: asyncio.Future[StageReady]) -> StageReady:
         try:
@@ -253,6 +257,7 @@ class Chain:
         if refused.step is None:
             if refused.code == DRAINING and self._stages[number].ready.done():
                 self.leaving.add(self._stages[number].leg.peer_id)
+                self._leave_when_idle()
             else:
                 self._fail(number, f"it refuses: {refused.code}")
             return
@@ -267,8 +272,14 @@ class Chain:
         else:
             self._fail(blamed(number, refused.code, len(self._stages)), f"{refused.code} at stage {number}")
 
+    def _leave_when_idle(self) -> None:
+        """A stage that is stopping waits for us."""
+        if self.leaving and not self._pending:
+            leaving = next(number for number, peer_id in enumerate(self.peers) if peer_id in self.leaving)
+            self._fail(leaving, "it is stopping")
+
     def _fail(self, number: int, reason: str) -> None:
-        """The chain is of no more use. The first reason counts."""
+        """The chain is of no more use, and all its stages may forget what they have. The first reason counts."""
         if self._fault is not None or not self._stages:
             return
         fault = self._fault = ChainFault(self._stages[number].leg.peer_id, reason)
@@ -277,14 +288,11 @@ class Chain:
                 pending.done.set_exception(fault)
         for stage in self._stages:
             stage.ready.cancel()
+            stage.stream.close()
 
     def _as_fault(self) -> ChainFault:
         assert self._fault is not None
         return self._fault
-
-
-def _first(pair: tuple[int, _Stage]) -> int:
-    return pair[0]
 
 
 def blamed(number: int, code: str, stages: int) -> int:

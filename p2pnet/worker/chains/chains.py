@@ -10,14 +10,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from p2pnet.errors import PeerError, WorkerFailed
 from p2pnet.flow.background import Background
 from p2pnet.network.interface import Network
 from p2pnet.records import StageRecord
 from p2pnet.worker.chains.chain import Chain, ChainFault
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, missing
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, lanes, missing
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class _Bad:
     """A stage that has failed."""
 
     until_s: float = 0.0
-    failures: int = field(default=0)
+    failures: int = 0
 
 
 class Chains:
@@ -111,14 +111,18 @@ class Chains:
     @property
     def is_whole(self) -> bool:
         """Whether there is a chain, as far as is known."""
-        is_open = self._chain is not None and self._chain.is_usable
-        return is_open or choose(self._offers, self._wanted.layers, (), self._rng) is not None
+        return self.usable is not None or choose(self._offers, self._wanted.layers, (), self._rng) is not None
 
     @property
     def usable(self) -> Chain | None:
         """The chain that is open, unless another should be used."""
         chain = self._chain
-        return chain if chain is not None and chain.is_usable and not chain.leaving else None
+        return chain if chain is not None and chain.fault is None and not chain.leaving else None
+
+    @property
+    def lanes(self) -> int:
+        """How many steps are worth having under way now."""
+        return 1 if self._chain is None else lanes(self._chain.legs, self._offers)
 
     @property
     def kv_tokens(self) -> int:
@@ -143,10 +147,10 @@ class Chains:
         """The chain to use: the open one, or another. Raises WorkerFailed when there has been none for `heal_s`: who
         asks after that is told at once."""
         chain = self._chain
-        if chain is not None and chain.is_usable and not self._is_closed:
-            if not chain.leaving:
+        if chain is not None and not chain.is_closed:
+            if self.usable is not None and not self._is_closed:
                 return chain
-            for peer_id in chain.leaving:
+            for peer_id in chain.leaving or ({chain.fault.peer_id} if chain.fault is not None else set()):
                 self._avoid(peer_id)
             await chain.close()
         if self._lost_s is None:

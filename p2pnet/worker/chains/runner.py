@@ -73,8 +73,8 @@ class ChainRunner:
 
     @property
     def lanes(self) -> int:
-        """A step for each stage, and one for what is done here: then all have something to do."""
-        return 1 if self._chain is None else min(MAX_LANES, len(self._chain.peers) + 1)
+        """As many as keep all stages at work, and no more."""
+        return min(MAX_LANES, self._chains.lanes)
 
     def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
         """See Pipelined. What cannot be begun with at once is done when it is waited for."""

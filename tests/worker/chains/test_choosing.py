@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, missing
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, lanes, missing
 
 
 def offers(*spans: tuple[str, int, int] | tuple[str, int, int, float]) -> list[Offer]:
@@ -76,6 +76,31 @@ def test_a_random_network_has_a_chain_where_its_layers_are_covered_from_the_fron
             assert legs[-1].last == 12
             by_peer = {offer.peer_id: offer for offer in known}
             assert all(by_peer[leg.peer_id].first <= leg.first < leg.last <= by_peer[leg.peer_id].last for leg in legs)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([50.0], 1),
+        ([50.0, 50.0], 2),
+        ([50.0, 46.0, 55.0], 3),
+        ([50.0, 5.0], 1),
+        ([50.0, 25.0, 25.0], 2),
+        ([50.0, 0.0], 2),
+        ([0.0, 0.0, 0.0], 3),
+    ],
+)
+def test_as_many_steps_are_under_way_as_keep_the_slowest_stage_at_work(times: list[float], expected: int) -> None:
+    known = [Offer(str(number), number, number + 1, step_ms) for number, step_ms in enumerate(times)]
+    legs = [Leg(str(number), number, number + 1) for number in range(len(times))]
+    assert lanes(legs, known) == expected
+    assert lanes(legs, []) == len(times)
+
+
+def test_a_stage_of_which_a_part_is_used_takes_a_part_of_its_time() -> None:
+    known = offers(("a", 0, 8, 80.0), ("b", 0, 10, 100.0))
+    assert lanes([Leg("a", 0, 8), Leg("b", 8, 10)], known) == 1
+    assert lanes([Leg("a", 0, 4), Leg("b", 4, 8)], known) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from p2pnet.messages import GenerateRequest, Sampling
 from p2pnet.worker.chains.chains import ChainTimes
 from tests.checkpoints import build_checkpoint
 from tests.depth import scaled
-from tests.stories import ask
+from tests.stories import ask, settle
 from tests.worker.chains.chain_swarm import QUICK, ChainSwarm, Site, answer, answers, chain_swarm, events_of
 
 LAYERS = 3
@@ -117,6 +117,27 @@ async def test_a_driver_that_is_shared_out_of_its_memory_goes_on(swarm: ChainSwa
     asked = [ask("model", f"{number}" * 80, max_tokens=6, ignore_eos=True) for number in range(4)]
     found = await asyncio.gather(answers(one, asked), answers(other, asked))
     assert found == [await answers(whole, asked)] * 2
+
+
+async def test_an_idle_driver_holds_up_no_stage_that_stops(swarm: ChainSwarm) -> None:
+    site, other = await swarm.stage("0", 0, 2), await swarm.stage("2", 2, 3)
+    driver = await swarm.driver()
+    expected = await answer(driver, REQUEST)
+    async with asyncio.timeout(10):
+        await site.stage.stop(1000)
+    await settle(lambda: other.stage.drivers == 0)
+    await swarm.stage("1", 0, 2)
+    assert await answer(driver, REQUEST) == expected
+
+
+async def test_a_stage_that_dies_while_nobody_asks_is_not_used_again(swarm: ChainSwarm) -> None:
+    site, other = await swarm.stage("0", 0, 2), await swarm.stage("2", 2, 3)
+    driver = await swarm.driver()
+    expected = await answer(driver, REQUEST)
+    await site.kill()
+    await settle(lambda: other.stage.drivers == 0)
+    await swarm.stage("1", 0, 2)
+    assert await answer(driver, REQUEST) == expected
 
 
 async def test_the_model_is_offered_while_there_is_a_whole_chain(swarm: ChainSwarm) -> None:

@@ -146,7 +146,7 @@ async def test_whoever_breaks_the_chain_is_blamed(closing: list[Chain], name: st
         with pytest.raises(ChainFault) as fault:
             await chain.step(ROW, BODY)
         assert fault.value.peer_id == peer(guilty).peer_id
-    assert not chain.is_usable
+    assert chain.fault is not None
 
 
 @pytest.mark.parametrize(("scripts", "guilty"), [({}, "first"), ({"first": passes}, "last")])
@@ -198,7 +198,7 @@ async def test_garbage_on_the_wire_is_the_stages_fault(closing: list[Chain]) -> 
     assert fault.value.peer_id == peer("last").peer_id
 
 
-async def test_a_stage_that_stops_can_still_be_used(closing: list[Chain]) -> None:
+async def test_a_stage_that_stops_is_used_to_the_end_of_what_is_under_way(closing: list[Chain]) -> None:
     async def stopping(say: Say, row: StageRow, nth: int) -> None:
         await say(StageRefused(DRAINING), b"")
         await answers(say, row, nth)
@@ -207,6 +207,8 @@ async def test_a_stage_that_stops_can_still_be_used(closing: list[Chain]) -> Non
     closing.append(chain)
     assert await chain.step(ROW, BODY) == BODY
     assert chain.leaving == {peer("last").peer_id}
+    with pytest.raises(ChainFault, match="it is stopping"):
+        await chain.step(ROW, BODY)
 
 
 @pytest.mark.parametrize(
