@@ -16,6 +16,7 @@ from p2pnet.cli import (
     gateway,
     given,
     keys,
+    manifest,
     models,
     peers,
     service,
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(bootstrap.bootstrap, serve, drive.drive, gateway.gateway),
+    *(bootstrap.bootstrap, serve, drive.drive, manifest.manifest, gateway.gateway),
     *(chat.chat, models.models, peers.peers, top.top, doctor.doctor, bench.bench, given.given, verify.verify),
 ):
     app.command()(command)

@@ -42,6 +42,7 @@ EXPECTED_FLAGS = {
         *("--max-concurrency", "--device", "--dtype", "--context", "--identity", "--ready-file", "--drain-seconds"),
         *("--log-level", "--log-json"),
     },
+    "manifest": {"--model", "--log-level"},
     "gateway": {
         *(
             "--host",

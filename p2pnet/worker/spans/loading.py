@@ -7,10 +7,12 @@ so renamed and merged tensors are as in the whole model. Knows nothing of how a 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
+from p2pnet.worker.checkpoints.checkpoint import INDEX_FILE, Checkpoint, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, Progress, digest
 from p2pnet.worker.checkpoints.footprint import bytes_in_memory, free_bytes
 from p2pnet.worker.checkpoints.loading import LOAD_ERRORS, LoadedModel, check_bytes, end_token_ids, load_tokenizer
@@ -99,7 +101,7 @@ class _Loading:
 
     def __init__(self, folder: Path, device: str, dtype: str, available_bytes: int | None) -> None:
         self._folder = folder
-        self._checkpoint = open_checkpoint(folder, may_be_quantized=True)
+        self._checkpoint = open_checkpoint(folder, may_be_quantized=True, may_be_partial=True)
         if self._checkpoint.quantization_config is not None:
             raise UsageError(f"The model in {folder} is quantized: such models are not parted.", WHOLE)
         self._plan = plan_loading(self._checkpoint, device, dtype, NONE)
@@ -141,9 +143,9 @@ class _Loading:
         parted = _parted(config, lambda model: _take_out(model, first, last))
         try:
             self._check_memory(parted, config)
-            with _quiet():
+            with _quiet(), _with_what_is_here(self._checkpoint) as folder:
                 model, found = parted.from_pretrained(
-                    self._folder,
+                    folder,
                     config=config,
                     dtype=self._plan.dtype,
                     use_safetensors=True,
@@ -152,7 +154,10 @@ class _Loading:
                     output_loading_info=True,
                 )
             if found["missing_keys"]:
-                raise ValueError(f"{min(found['missing_keys'])} would be random")
+                raise UsageError(
+                    f"{self._folder} lacks tensors of what is to be run, such as {min(found['missing_keys'])}.",
+                    "Copy the files there that model.safetensors.index.json names for them.",
+                )
             return model.eval().to(self._plan.device)
         except torch.OutOfMemoryError as error:
             raise UsageError("These layers do not fit the device's memory.", "Take fewer with --layers.") from error
@@ -202,6 +207,24 @@ def _take_out(model: Any, first: int, last: int) -> None:
             for name, child in list(module.named_children()):
                 if id(child) in unwanted:
                     setattr(module, name, nn.Identity())
+
+
+@contextmanager
+def _with_what_is_here(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The model's folder; where some of its weights are elsewhere, one with all that is here, and an index of it."""
+    here = {path.name for path in checkpoint.present_weights}
+    if len(here) == len(checkpoint.weights):
+        yield checkpoint.folder
+        return
+    with TemporaryDirectory(prefix="p2pnet-") as temporary:
+        folder = Path(temporary)
+        for path in checkpoint.folder.iterdir():
+            if path.name != INDEX_FILE:
+                (folder / path.name).symlink_to(path.resolve())
+        index = json.loads((checkpoint.folder / INDEX_FILE).read_bytes())
+        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if file in here}
+        (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+        yield folder
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Lfm2Co
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.errors import UsageError
-from p2pnet.worker.checkpoints.checkpoint import open_checkpoint
+from p2pnet.worker.checkpoints.checkpoint import INDEX_FILE, open_checkpoint
 from p2pnet.worker.checkpoints.digest import HashCache, digest
+from p2pnet.worker.checkpoints.manifest import MANIFEST_FILE, write_manifest
 from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.runner import PackedRunner
 from p2pnet.worker.engine.runner import Part as Work
@@ -177,3 +179,58 @@ def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="memory"):
         load_span(folder, 0, 1, "cpu", "auto", HashCache(tmp_path), available_bytes=100_000)
     assert load_span(folder, 0, 1, "cpu", "auto", HashCache(tmp_path), available_bytes=130_000).memory_bytes < 130_000
+
+
+def manifested(folder: Path, into: Path, cache: HashCache) -> list[str]:
+    """Copy a model without its weights, with a manifest; returns the names of the files with weights."""
+    checkpoint = open_checkpoint(folder)
+    write_manifest(folder, checkpoint.weights, cache.hash_files(list(checkpoint.weights)))
+    shutil.copytree(folder, into, ignore=lambda _, names: [name for name in names if name.endswith(".safetensors")])
+    return [path.name for path in checkpoint.weights]
+
+
+def test_a_stage_needs_the_files_of_its_own_layers_alone(tmp_path: Path) -> None:
+    """And knows all the same which model they are of."""
+    folder, cache = build_checkpoint("llama", tmp_path / "whole"), HashCache(tmp_path)
+    files = manifested(folder, tmp_path / "part", cache)
+    assert len(files) > 3
+    index = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"]
+    needed = {file for name, file in index.items() if ".layers.1." in name or name == "model.norm.weight"}
+    assert needed < set(files)
+    for name in needed:
+        shutil.copy(folder / name, tmp_path / "part" / name)
+    part, expected = (load_span(where, 1, 2, "cpu", "auto", cache) for where in (tmp_path / "part", folder))
+    assert part.digest == expected.digest == digest(open_checkpoint(folder), "float32", cache)
+    row = torch.randn(3, part.width)
+    found = [SpanRunner(each).forward(row, [Stretch(0, 3, Kv(64))], 1, 2) for each in (part, expected)]
+    assert torch.equal(*found)
+    with pytest.raises(UsageError, match="lacks tensors"):
+        load_span(tmp_path / "part", 0, 2, "cpu", "auto", cache)
+
+
+def test_a_file_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
+    folder, cache = build_checkpoint("llama", tmp_path / "whole"), HashCache(tmp_path)
+    files = manifested(folder, tmp_path / "part", cache)
+    for name in files[1:]:
+        shutil.copy(folder / name, tmp_path / "part" / name)
+    shutil.copy(folder / files[0], tmp_path / "part" / files[0])
+    with (tmp_path / "part" / files[0]).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(UsageError, match="is not the file that"):
+        digest(open_checkpoint(tmp_path / "part", may_be_partial=True), "float32", cache)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"weights": {"a": "b"}}', b"\xff"])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = build_checkpoint("llama", tmp_path / "llama")
+    (folder / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged"):
+        open_checkpoint(folder, may_be_partial=True)
+    assert open_checkpoint(folder).manifest is None
+
+
+def test_without_a_manifest_no_file_may_be_missing(tmp_path: Path) -> None:
+    folder = build_checkpoint("llama", tmp_path / "llama")
+    open_checkpoint(folder).weights[0].unlink()
+    with pytest.raises(UsageError, match="lacks"):
+        load_span(folder, 0, 1, "cpu", "auto", HashCache(tmp_path))
