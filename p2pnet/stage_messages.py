@@ -27,7 +27,7 @@ MAX_STAGE_WIDTH = 32_768
 """Numbers of one token's hidden state: twice the widest models in use."""
 
 MAX_STAGE_ROW_TOKENS = 1024
-"""Twice what an engine computes of prompts in one step."""
+"""Of all pieces of a row, and so of one piece and of a result: twice what an engine computes of prompts in one step."""
 
 MAX_STAGE_POSITIONS = 1 << 24
 """As long as the longest context that a record can name."""

@@ -102,6 +102,8 @@ class Chain:
         self._readers: list[asyncio.Task[None]] = []
         self._sending = asyncio.Lock()
         self.is_closed = False
+        self.is_dismissed = False
+        """Whether a stage has ended its stream in good order, since nothing was asked for long: that is no failure."""
         self.kv_tokens = 0
         """What each of its stages holds, for as long as no further drivers come there."""
         self.leaving: set[str] = set()
@@ -259,6 +261,7 @@ class Chain:
                 self.leaving.add(self._stages[number].leg.peer_id)
                 self._leave_when_idle()
             else:
+                self.is_dismissed = self._stages[number].ready.done() and not self._pending
                 self._fail(number, f"it refuses: {refused.code}")
             return
         pending = self._pending.get(refused.step)

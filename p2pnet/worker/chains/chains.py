@@ -151,7 +151,8 @@ class Chains:
             if self.usable is not None and not self._is_closed:
                 return chain
             for peer_id in chain.leaving or ({chain.fault.peer_id} if chain.fault is not None else set()):
-                self._avoid(peer_id)
+                if not chain.is_dismissed:
+                    self._avoid(peer_id)
             await chain.close()
         if self._lost_s is None:
             self._lost_s = self._now_s()

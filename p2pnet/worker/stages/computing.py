@@ -16,7 +16,15 @@ from typing import Protocol
 
 import torch
 
-from p2pnet.stage_messages import BAD_NUMBERS, BAD_ROW, DRAINING, STAGE_FAILED, StageRefusal, StageRow
+from p2pnet.stage_messages import (
+    BAD_NUMBERS,
+    BAD_ROW,
+    DRAINING,
+    MAX_STAGE_ROW_TOKENS,
+    STAGE_FAILED,
+    StageRefusal,
+    StageRow,
+)
 from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.spans.rows import are_finite, to_body, to_states
 from p2pnet.worker.spans.running import Stretch
@@ -87,6 +95,8 @@ class StageComputer:
         wants. Raises StageRefusal."""
         if (row.width, row.dtype) != (self._shape.width, self._shape.dtype):
             raise StageRefusal(BAD_ROW, f"{row.width} {row.dtype} numbers a token, not {self._shape}")
+        if row.tokens > MAX_STAGE_ROW_TOKENS:
+            raise StageRefusal(BAD_ROW, f"{row.tokens} tokens in one row, {MAX_STAGE_ROW_TOKENS} allowed")
         if any(piece.wanted > piece.count for piece in row.pieces):
             raise StageRefusal(BAD_ROW, "more tokens are wanted than there are")
         if self._is_closed:

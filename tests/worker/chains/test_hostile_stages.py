@@ -172,6 +172,18 @@ async def test_what_can_be_done_again_leaves_the_chain_open(
     assert await chain.step(ROW, BODY) == BODY
 
 
+async def test_a_stage_that_ends_an_idle_stream_in_good_order_is_no_bad_stage(closing: list[Chain]) -> None:
+    """It does so when nothing was asked for long. In mid-step it is one."""
+    idle, busy = World({}), World({"last": saying(lambda row: StageRefused(BUSY))})
+    for world in (idle, busy):
+        closing.append(await world.chain())
+    await idle.says["last"](StageRefused(BUSY), b"")
+    await settle(lambda: closing[0].fault is not None)
+    with pytest.raises(ChainFault):
+        await closing[1].step(ROW, BODY)
+    assert [chain.is_dismissed for chain in closing] == [True, False]
+
+
 async def test_a_result_that_nobody_waits_for_any_more_is_passed_over(closing: list[Chain]) -> None:
     async def late(say: Say, row: StageRow, nth: int) -> None:
         if nth == 1:

@@ -86,6 +86,11 @@ BAD_ROWS: dict[str, tuple[StageRow, bytes, str]] = {
     "another dtype": (StageRow(ticket_of("a"), 1, WIDTH, "bfloat16", (Piece(1, 0, 1),)), bytes(2 * WIDTH), BAD_ROW),
     "more wanted than there are": (row("a", 1, Piece(1, 0, 1, 2)), numbers(1), BAD_ROW),
     "beyond the context": (row("a", 1, Piece(1, 0, 300)), numbers(*[1.0] * 300), BAD_ROW),
+    "too many tokens": (
+        row("a", 1, *(Piece(number, 0, 205) for number in range(5))),
+        numbers(*[1.0] * 1025),
+        BAD_ROW,
+    ),
     "positions that skip": (row("a", 1, Piece(1, 1, 1)), numbers(1), SEQUENCE_GONE),
     "no number": (row("a", 1, Piece(1, 0, 1)), numbers(float("nan")), BAD_NUMBERS),
     "no finite number": (row("a", 1, Piece(1, 0, 1)), numbers(float("inf")), BAD_NUMBERS),
