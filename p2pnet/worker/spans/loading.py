@@ -169,8 +169,9 @@ class _Loading:
     def _check_memory(self, parted: Any, config: Any) -> None:
         with torch.device("meta"):
             outline = parted(config)
-        itemsize = torch.float32.itemsize if self._plan.dtype == AUTO else getattr(torch, self._plan.dtype).itemsize
-        needed = sum(parameter.numel() for parameter in outline.parameters()) * itemsize
+        configured = config.get_text_config(decoder=True).dtype or torch.float32
+        dtype: torch.dtype = configured if self._plan.dtype == AUTO else getattr(torch, self._plan.dtype)
+        needed = sum(parameter.numel() for parameter in outline.parameters()) * dtype.itemsize
         free = free_bytes(self._plan.device) if self._available_bytes is None else self._available_bytes
         check_bytes(needed, free)
 
