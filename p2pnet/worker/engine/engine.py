@@ -244,8 +244,13 @@ class Engine:
         parts = [self._part(work) for work in works]
         for work in works:
             work.job.is_computing = True
-        began_s, runner = time.perf_counter(), self._runner
-        result = runner.begin(parts) if isinstance(runner, Pipelined) else partial(runner.forward, parts)
+        began_s = time.perf_counter()
+        result: Callable[[], list[torch.Tensor]] = partial(self._runner.forward, parts)
+        if isinstance(self._runner, Pipelined):
+            try:
+                result = self._runner.begin(parts)
+            except Exception:
+                logger.warning("a step did not begin, and is done when its turn comes", exc_info=True)
         return _Step(works, parts, result, began_s)
 
     def _finish(self, step: _Step) -> None:

@@ -33,11 +33,15 @@ class Lanes:
         self.under_way: list[Sequence[Part]] = []
         self.most = 0
         self.has_to_fail = False
+        self.refuses_to_begin = False
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         return self._runner.forward(parts)
 
     def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
+        if self.refuses_to_begin:
+            self.refuses_to_begin = False
+            raise RuntimeError("one step does not begin")
         kvs = [part.kv for step in self.under_way for part in step]
         assert not any(part.kv in kvs for part in parts), "a sequence in two steps at the same time"
         assert all(part.kv.capacity for part in parts)
@@ -100,10 +104,10 @@ async def test_answers_are_the_same_with_steps_of_several_under_way(
     """Also when memory is scarce, and when a step of several fails."""
     kv_bytes = kv_tokens * 3 * 2 * 2 * 16 * 4
     backend = LanesBackend(loaded, "model", lambda: NOW_MS, EngineOptions(kv_bytes=kv_bytes))
-    backend.runner.has_to_fail = fails
+    backend.runner.has_to_fail = backend.runner.refuses_to_begin = fails
     assert await asyncio.gather(*(ids(backend, request) for request in requests())) == expected
     assert backend.runner.most == LANES
-    assert not backend.runner.has_to_fail
+    assert not (backend.runner.has_to_fail or backend.runner.refuses_to_begin)
     assert backend.runner.under_way == []
     await backend.close()
 
