@@ -15,9 +15,18 @@ import msgspec
 
 from p2pnet.errors import RecordRefused
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
-from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, ModelTask, PrivateRecord, Record, open_record
+from p2pnet.records import (
+    CapabilityRecord,
+    LoadRecord,
+    ModelCard,
+    ModelTask,
+    PrivateRecord,
+    Record,
+    StageRecord,
+    open_record,
+)
 
-R = TypeVar("R", CapabilityRecord, LoadRecord)
+R = TypeVar("R", CapabilityRecord, LoadRecord, StageRecord)
 Part = tuple[str, int]
 """A peer id, and which of the peer's records."""
 
@@ -49,6 +58,11 @@ def load_key(shard: int) -> str:
     return f"p2pnet/1/load/{shard}"
 
 
+def stage_key(digest: str) -> str:
+    """Where the records of the stages are that have layers of the model with this digest."""
+    return f"p2pnet/1/stage/{digest}"
+
+
 def private_key(blinded_key: bytes) -> str:
     """Where members of a private swarm leave what only they find. No such key is one of the others: strangers cannot
     fill those with what nobody can read."""
@@ -63,6 +77,8 @@ def keys_of(record: Record) -> tuple[str, ...]:
     """The keys a record belongs on: these, and no others."""
     if isinstance(record, PrivateRecord):
         return (private_key(record.blinded_key),)
+    if isinstance(record, StageRecord):
+        return (stage_key(record.digest),)
     shard = shard_of(record.peer_id)
     if isinstance(record, LoadRecord):
         return (load_key(shard),)
@@ -101,6 +117,8 @@ class Directory:
         self._rng = rng or random.Random()
         self._capabilities: dict[Part, CapabilityRecord] = {}
         self._loads: dict[Part, LoadRecord] = {}
+        self._stages: dict[str, dict[Part, StageRecord]] = {}
+        """By digest: those of the few models that this peer has to do with."""
 
     async def workers(self, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
         """All workers that are online: those found now, and those found before whose records have not expired."""
@@ -117,6 +135,12 @@ class Directory:
         found = await self._fetch([load_key(shard) for shard in range(SHARDS)])
         self._remember(self._loads, [stored for stored in found if is_asked_for(stored.subkey)], LoadRecord)
         return {peer_id: record for (peer_id, _), record in self._loads.items()}
+
+    async def stages_of(self, digest: str) -> tuple[StageRecord, ...]:
+        """The stages that have layers of the model with this digest, and are online."""
+        known = self._stages.setdefault(digest, {})
+        self._remember(known, await self._fetch([stage_key(digest)]), StageRecord)
+        return tuple(record for record in known.values() if record.is_online and record.digest == digest)
 
     async def _read_capabilities(self, keys: Sequence[str], in_use: Container[str]) -> None:
         self._remember(self._capabilities, await self._fetch(keys), CapabilityRecord)

@@ -51,6 +51,9 @@ PeerId = Annotated[str, Meta(min_length=50, max_length=53, pattern=r"^[1-9A-HJ-N
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
+LayerNumber = Annotated[int, Meta(ge=0, le=1024)]
+"""Five times as many layers as the deepest models in use have."""
+
 BLINDED_KEY_BYTES = 32
 BlindedKey = Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLINDED_KEY_BYTES)]
 """The name of a key that only who knows a secret can tell."""
@@ -120,6 +123,29 @@ class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
     version: int = RECORD_VERSION
 
 
+class StageRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage"):
+    """What a stage of chains announces: layers [first, last) of the model with this digest, which has `layers`.
+
+    `kv_free_tokens` is how many tokens' keys and values it has room for, `step_ms` how long a forward pass takes it
+    lately, 0 where it has not computed yet: both are claims. `addresses` and `is_online` are as in CapabilityRecord.
+    """
+
+    peer_id: PeerId
+    sequence: Count
+    issued_ms: Milliseconds
+    expires_ms: Milliseconds
+    digest: Digest
+    first: LayerNumber
+    last: LayerNumber
+    layers: LayerNumber
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS)], ...], Meta(max_length=MAX_ADDRESSES)]
+    kv_free_tokens: Count = 0
+    step_ms: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    is_online: bool = True
+    agent: Label = ""
+    version: int = RECORD_VERSION
+
+
 class PrivateRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="private"):
     """What members of a private swarm say to one another through peers that are none: those see who stores how much
     under which blinded key and until when, and bound it as any record. What is in `box` they cannot read.
@@ -133,7 +159,7 @@ class PrivateRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="privat
     version: int = RECORD_VERSION
 
 
-Record = CapabilityRecord | LoadRecord | PrivateRecord
+Record = CapabilityRecord | LoadRecord | StageRecord | PrivateRecord
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -217,6 +243,8 @@ def _check(record: Record, envelope: _Envelope) -> None:
         raise RecordRefused("the signature is not its peer's")
     if isinstance(record, CapabilityRecord):
         _check_capability(record)
+    if isinstance(record, StageRecord):
+        _check_stage(record)
 
 
 def _check_capability(record: CapabilityRecord) -> None:
@@ -224,9 +252,19 @@ def _check_capability(record: CapabilityRecord) -> None:
         raise RecordRefused("the same model twice for one task")
     if record.part >= record.parts:
         raise RecordRefused(f"part {record.part} of {record.parts}")
-    for address in record.addresses:
+    _check_addresses(record.addresses, record.peer_id)
+
+
+def _check_stage(record: StageRecord) -> None:
+    if not record.first < record.last <= record.layers:
+        raise RecordRefused(f"layers {record.first} to {record.last} of {record.layers}")
+    _check_addresses(record.addresses, record.peer_id)
+
+
+def _check_addresses(addresses: tuple[str, ...], peer_id: str) -> None:
+    for address in addresses:
         try:
-            is_own = peer_id_of(address) == record.peer_id
+            is_own = peer_id_of(address) == peer_id
             has_form = place_of(address) is not None
         except ValueError as error:
             raise RecordRefused(str(error)) from error

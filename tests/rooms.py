@@ -32,9 +32,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.entrance": "errors config private_files loopback network",
     "p2pnet.records": "errors messages identity network",
     "p2pnet.receipts": "errors messages identity records",
+    "p2pnet.stage_messages": "messages records",
     "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages embed_messages score_messages status_messages receipts",
+    "p2pnet.wire": "errors messages embed_messages score_messages status_messages receipts stage_messages",
     "p2pnet.directory": "errors network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": "errors config messages embed_messages score_messages status_messages network wire",
@@ -47,11 +48,16 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages score_messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.spans": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
+    "p2pnet.worker.stages": (
+        "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
+    ),
+    "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
-        "features wire worker.backend worker.speed worker.checkpoints worker.text worker.embedding worker.engine "
-        "worker.gguf"
+        "features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
+        "worker.engine worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -133,9 +139,9 @@ ROOMS: dict[str, str] = {
     "p2pnet.cli": (
         "display errors config answer_forms messages score_messages private_files identity loopback flow network "
         "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
-        "worker.engine worker.gguf worker.backends worker.observability worker.given worker.owner worker.serve "
-        "worker.benchmark doctor top gateway.standing gateway.queueing gateway.audits gateway.dispatch gateway.serving "
-        "gateway.model_names gateway.http gateway.gateway"
+        "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability worker.streams "
+        "worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing gateway.queueing "
+        "gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

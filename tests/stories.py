@@ -12,7 +12,7 @@ import msgspec
 from p2pnet.identity import Identity
 from p2pnet.messages import GenerateRequest, Load, TextPrompt
 from p2pnet.network.interface import StoredValue, key_id
-from p2pnet.records import SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record
+from p2pnet.records import SIGNATURE_DOMAIN, CapabilityRecord, LoadRecord, ModelCard, Record, StageRecord
 
 NOW_MS = 1_800_000_000_000
 LIFETIME_MS = 180_000
@@ -84,6 +84,15 @@ def capability(identity: Identity, *models: str, issued_ms: int = NOW_MS, **chan
 
 def load_record(identity: Identity, issued_ms: int = NOW_MS, **changes: Any) -> LoadRecord:
     record = LoadRecord(identity.peer_id, issued_ms, issued_ms, issued_ms + 30_000, Load(1, 2, 3))
+    return msgspec.structs.replace(record, **changes)
+
+
+def stage_record(identity: Identity, first: int = 0, last: int = 12, **changes: Any) -> StageRecord:
+    """Layers of a model of 24, as a healthy stage announces them."""
+    addresses = (address_of(identity),)
+    record = StageRecord(
+        identity.peer_id, NOW_MS, NOW_MS, NOW_MS + 30_000, DIGEST, first, last, 24, addresses, 4096, 12.5
+    )
     return msgspec.structs.replace(record, **changes)
 
 

@@ -18,6 +18,7 @@ from p2pnet.directory import (
     load_key,
     model_key,
     shard_of,
+    stage_key,
     validator,
     whole_of,
     worker_key,
@@ -27,6 +28,7 @@ from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import CapabilityRecord, Record, seal
 from tests.stories import (
+    DIGEST,
     LIFETIME_MS,
     NOW_MS,
     ManualClock,
@@ -37,6 +39,7 @@ from tests.stories import (
     load_record,
     peer,
     signed,
+    stage_record,
     stored,
 )
 
@@ -206,6 +209,32 @@ async def test_loads_are_found_by_peer() -> None:
         await story.network_of(identity).store(entries_for(record, seal(record, identity)))
     assert await story.reader.loads() == {WORKER.peer_id: load_record(WORKER), OTHER.peer_id: load_record(OTHER)}
     assert await story.reader.workers() == ()
+
+
+async def test_stages_are_found_by_the_digest_of_their_model_and_nowhere_else() -> None:
+    story = Story()
+    another = "sha256:" + "cd" * 32
+    records = [stage_record(WORKER), stage_record(OTHER, 12, 24), stage_record(STRANGER, digest=another)]
+    for identity, record in zip((WORKER, OTHER, STRANGER), records, strict=True):
+        assert await story.network_of(identity).store(entries_for(record, seal(record, identity))) == 1
+    assert set(await story.reader.stages_of(DIGEST)) == set(records[:2])
+    assert await story.reader.stages_of(another) == (records[2],)
+    assert await story.reader.workers() == ()
+    assert story.offer(records[0], seal(records[0], WORKER)) == 0
+    assert not story.world.put(stage_key(another), on(stage_key(another), records[0], WORKER))
+
+
+async def test_a_stage_that_withdraws_or_falls_silent_is_found_no_more() -> None:
+    story = Story()
+    for identity in (WORKER, OTHER):
+        record = stage_record(identity)
+        await story.network_of(identity).store(entries_for(record, seal(record, identity)))
+    assert len(await story.reader.stages_of(DIGEST)) == 2
+    gone = stage_record(WORKER, sequence=NOW_MS + 1, expires_ms=NOW_MS + 30_001, is_online=False)
+    await story.network_of(WORKER).store(entries_for(gone, seal(gone, WORKER)))
+    assert [record.peer_id for record in await story.reader.stages_of(DIGEST)] == [OTHER.peer_id]
+    story.clock.advance(31)
+    assert await story.reader.stages_of(DIGEST) == ()
 
 
 async def test_a_later_announcement_takes_the_place_of_an_earlier_one() -> None:

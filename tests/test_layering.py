@@ -39,6 +39,11 @@ PURE = {
     "p2pnet/swarm/invitation.py": NETWORK_STACK,
     "p2pnet/swarm/ledger.py": NETWORK_STACK,
     "p2pnet/wire/codec.py": NETWORK_STACK,
+    "p2pnet/wire/stage_frames.py": NETWORK_STACK,
+    "p2pnet/stage_messages.py": NETWORK_STACK,
+    "p2pnet/worker/chains/choosing.py": NETWORK_STACK,
+    "p2pnet/worker/chains/rows.py": NETWORK_STACK,
+    "p2pnet/worker/stages/shelf.py": NETWORK_STACK,
     "p2pnet/wire/exchange.py": NETWORK_STACK,
     "p2pnet/worker/engine/sampler.py": ("asyncio", "hivemind", "fastapi", "socket"),
     "p2pnet/worker/text/emission.py": NETWORK_STACK,
@@ -257,7 +262,7 @@ def test_llama_cpp_is_imported_late_and_in_one_place() -> None:
 
 
 def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
-    parts = ("engine", "text", "checkpoints", "embedding", "gguf", "backends")
+    parts = ("engine", "text", "checkpoints", "embedding", "spans", "stages", "chains", "gguf", "backends")
     homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py")
     eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
     assert {file for file in eager if not file.startswith(homes)} == set()
@@ -269,7 +274,8 @@ def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
         ("checkpoints", ("text", "embedding", "engine", "backends")),
         ("text", ("embedding", "engine", "backends")),
         ("embedding", ("text", "engine", "backends")),
-        ("engine", ("embedding", "gguf", "backends")),
+        ("engine", ("embedding", "spans", "gguf", "backends")),
+        ("spans", ("text", "embedding", "gguf", "backends")),
         ("gguf", ("text", "embedding", "backends")),
     ],
 )

@@ -27,6 +27,7 @@ from p2pnet import (
     messages,
     records,
     score_messages,
+    stage_messages,
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.claims import Claim, claim_key, read_claim
@@ -63,8 +64,19 @@ from p2pnet.receipts.hashing import request_hash
 from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
 from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
-from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
+from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, StageRecord, open_record, seal
 from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.stage_messages import (
+    Copy,
+    Hop,
+    Piece,
+    StageOpen,
+    StagePassed,
+    StageReady,
+    StageRefused,
+    StageResult,
+    StageRow,
+)
 from p2pnet.status_messages import Status, StatusRequest
 from p2pnet.swarm import hello, invitation, revocations
 from p2pnet.swarm import values as swarm_values
@@ -75,7 +87,7 @@ from p2pnet.swarm.register import Register
 from p2pnet.swarm.revocations import RevocationList, seal_revocations
 from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.values import Boxed, box_context
-from p2pnet.wire import answer_limits, codec
+from p2pnet.wire import answer_limits, codec, stage_frames
 from p2pnet.wire.codec import (
     LENGTH_BYTES,
     MAX_ACKNOWLEDGED_FRAME_BYTES,
@@ -86,8 +98,10 @@ from p2pnet.wire.codec import (
     MAX_STATUS_FRAME_BYTES,
     encode_frame,
 )
+from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_decoder, to_stage_decoder
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
+from p2pnet.worker.stages import handler, links, sessions, shelf
 from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -132,6 +146,25 @@ LOAD = LoadRecord(
     expires_ms=ISSUED_MS + 30_001,
     load=Load(1, 0, 8, ISSUED_MS + 1, decode_tokens_per_s=Measure(12.5, ISSUED_MS - 999)),
 )
+TICKET = bytes(range(16))
+STAGE_OPEN = StageOpen(DIGEST, 0, 12, TICKET)
+STAGE_ROW = StageFrame(
+    StageRow(TICKET, 1, 3, pieces=(Piece(1, 0, 2), Piece(2, 0, 1, 1)), route=(Hop(WORKER.peer_id, bytes(16)),)),
+    struct.pack("<9f", *(index / 2 for index in range(9))),
+)
+STAGE_RESULT = StageFrame(StageResult(1, 3, tokens=1), struct.pack("<3f", 3.0, 3.5, 4.0))
+STAGE_REFUSED = StageRefused("sequence_gone", "what comes before position 2 is not here", 1)
+STAGE = StageRecord(
+    peer_id=WORKER.peer_id,
+    sequence=ISSUED_MS,
+    issued_ms=ISSUED_MS,
+    expires_ms=ISSUED_MS + 30_000,
+    digest=DIGEST,
+    first=0,
+    last=12,
+    layers=24,
+    addresses=CAPABILITY.addresses,
+)
 PAYLOAD = msgspec.msgpack.encode(CAPABILITY)
 SIGNED = b"".join(len(part).to_bytes(4, "big") + part for part in (records.SIGNATURE_DOMAIN.encode(), PAYLOAD))
 
@@ -157,6 +190,10 @@ def hex_examples() -> dict[str, bytes]:
             "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
             "capability": seal(CAPABILITY, WORKER),
             "load": seal(LOAD, WORKER),
+            "stage-open": encode_stage_frame(STAGE_OPEN),
+            "stage-row": encode_stage_frame(STAGE_ROW.header, STAGE_ROW.body),
+            "stage-result": encode_stage_frame(STAGE_RESULT.header, STAGE_RESULT.body),
+            "stage-refused": encode_stage_frame(STAGE_REFUSED),
         }
     )
 
@@ -256,6 +293,9 @@ def test_every_example_is_read_again() -> None:
     assert codec.score_event_decoder().feed(blocks["scored"]) == [SCORED]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
+    assert to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"]) == [StageFrame(STAGE_OPEN), STAGE_ROW]
+    told = to_driver_decoder().feed(blocks["stage-result"] + blocks["stage-refused"])
+    assert told == [STAGE_RESULT, StageFrame(STAGE_REFUSED)]
     for name, event in EVENTS.items():
         assert codec.event_decoder().feed(blocks[name]) == [event]
     assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
@@ -299,7 +339,7 @@ def test_the_peer_id_and_the_keys_of_the_examples_are_on_the_page() -> None:
     assert f"`{WORKER.peer_id}`" in PAGE
     assert f"shard is {shard_of(WORKER.peer_id)}" in PAGE
     described = {row[0].strip("`"): row[1].strip("`") for row in rows(section("Keys"))}
-    named = [*keys_of(CAPABILITY), *keys_of(LOAD)]
+    named = [*keys_of(CAPABILITY), *keys_of(LOAD), *keys_of(STAGE)]
     assert described == {name: key_id(name).hex() for name in named}
     assert model_key("tiny") in described
 
@@ -335,8 +375,18 @@ STRUCTS: list[type[msgspec.Struct]] = [
     ScoreRequest,
     Scored,
     Status,
+    StageOpen,
+    StageReady,
+    StageRow,
+    Piece,
+    Copy,
+    Hop,
+    StageResult,
+    StagePassed,
+    StageRefused,
     CapabilityRecord,
     LoadRecord,
+    StageRecord,
     ModelCard,
     PrivateRecord,
     Delegation,
@@ -398,6 +448,12 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     invitation,
     revocations,
     swarm_values,
+    stage_messages,
+    stage_frames,
+    handler,
+    links,
+    sessions,
+    shelf,
 )
 
 
@@ -438,6 +494,13 @@ def test_every_code_stands_in_the_table_with_its_status_and_whether_to_try_anoth
         )
         for error in wanted
     }
+
+
+def test_every_code_of_a_stage_stands_in_its_table() -> None:
+    text = section("Codes of stages")
+    described = {row[0].strip("`") for row in rows(text)}
+    codes = {value for name, value in vars(stage_messages).items() if name.isupper() and isinstance(value, str)}
+    assert described == codes
 
 
 def test_the_noise_is_that_of_the_sampler() -> None:

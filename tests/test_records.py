@@ -37,6 +37,7 @@ from tests.stories import (
     load_record,
     peer,
     signed,
+    stage_record,
 )
 
 WORKER = peer("worker")
@@ -72,6 +73,10 @@ HONEST = {
     "a load record of one that has measured": load_record(
         WORKER, load=Load(1, 0, 8, NOW_MS, 100, 4096, *[Measure(12.5, NOW_MS)] * 3)
     ),
+    "a stage": stage_record(WORKER),
+    "all layers": stage_record(WORKER, 0, 24, kv_free_tokens=0, step_ms=0.0),
+    "the last layer": stage_record(WORKER, 23, 24, addresses=()),
+    "a stage that has gone": stage_record(WORKER, is_online=False),
     "a withdrawal": capability(WORKER, is_online=False),
     "no models, no addresses": msgspec.structs.replace(RECORD, models=(), addresses=()),
     "the longest lifetime": capability(WORKER, expires_ms=NOW_MS + MAX_LIFETIME_MS),
@@ -329,6 +334,30 @@ BAD_LOADS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", BAD_LOADS.values(), ids=BAD_LOADS)
 def test_a_bad_load_record_is_refused(changes: dict[str, Any]) -> None:
     assert is_refused(signed(WORKER, fields_of(load_record(WORKER)) | changes))
+
+
+BAD_STAGES: dict[str, dict[str, Any]] = {
+    "no layers": {"first": 12},
+    "layers backwards": {"first": 13},
+    "more layers than the model has": {"layers": 11},
+    "layers before the first": {"first": -1},
+    "more layers than any model has": {"layers": 1025},
+    "half a layer": {"last": 11.5},
+    "no digest": {"digest": "tiny"},
+    "negative memory": {"kv_free_tokens": -1},
+    "negative time": {"step_ms": -1.0},
+    "time that is no number": {"step_ms": float("nan")},
+    "somebody else's address": {"addresses": [address_of(STRANGER)]},
+    "an address that is none": {"addresses": ["/dns4/example.org/tcp/1/p2p/" + WORKER.peer_id]},
+    "a lifetime over the limit": {"expires_ms": NOW_MS + MAX_LIFETIME_MS + 1},
+    "another peer": {"peer_id": STRANGER.peer_id},
+    "another version": {"version": 2},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_STAGES.values(), ids=BAD_STAGES)
+def test_a_bad_record_of_a_stage_is_refused(changes: dict[str, Any]) -> None:
+    assert is_refused(signed(WORKER, fields_of(stage_record(WORKER)) | changes))
 
 
 @pytest.mark.parametrize("field", ["type", "peer_id", "sequence", "issued_ms", "expires_ms", "models", "addresses"])

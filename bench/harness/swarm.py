@@ -176,6 +176,11 @@ class Swarm:
         join = (*self._listen, "--initial-peers", peer.address)
         return self._start("worker", *P2PNET, "serve", *join, *arguments, OMP_NUM_THREADS="1")
 
+    def driver(self, peer: Process, *arguments: str) -> Process:
+        """Of a model whose layers lie at workers with `--layers`."""
+        join = (*self._listen, "--initial-peers", peer.address)
+        return self._start("driver", *P2PNET, "drive", *join, *arguments, OMP_NUM_THREADS="1")
+
     def program(self, module: str, peer: Process, *arguments: str) -> Process:
         """Any other that joins, and takes the flags that all of them take."""
         join = (*self._listen, "--initial-peers", peer.address)

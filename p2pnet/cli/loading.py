@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,22 +15,32 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.cli.settings import data_dir
-from p2pnet.config import ModelConfig
+from p2pnet.config import DirectoryConfig, ModelConfig, WorkerConfig
+from p2pnet.display.sizes import size
 from p2pnet.errors import UsageError
-from p2pnet.peer import now_ms
+from p2pnet.peer import Peer, now_ms
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backends.chain import CHAIN_CONTEXT_TOKENS, ChainBackend
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.backends.gguf import GgufBackend
 from p2pnet.worker.backends.transformers import TransformersBackend
+from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.gguf_files import find_gguf, hub_gguf, means_gguf
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.encoder import tasks_of
-from p2pnet.worker.engine.turns import Turns
+from p2pnet.worker.engine.budget import kv_tokens
+from p2pnet.worker.engine.reclaim import reclaim_memory
+from p2pnet.worker.engine.turns import Turns, in_own_thread
 from p2pnet.worker.gguf.trial import try_out
+from p2pnet.worker.owner.owner import Owner
+from p2pnet.worker.spans.loading import load_span
+from p2pnet.worker.spans.running import SpanRunner
+from p2pnet.worker.stages.stage import Stage, StageModel
+from p2pnet.worker.streams.guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +97,64 @@ async def load_generator(model: str, config: ModelConfig, options: EngineOptions
         backend = await (_load_gguf if means_gguf(model) else _load_folder)(model, config, options, bar)
     _say_ready(model, backend.models)
     return backend
+
+
+async def load_driver(model: str, config: ModelConfig, slots: int, peer: Peer) -> ChainBackend:
+    """Load the ends of a model whose layers lie at stages elsewhere. Raises UsageError."""
+    with _Bar(model) as bar:
+        backend = await ChainBackend.from_spec(
+            model,
+            peer.network,
+            peer.directory,
+            now_ms=now_ms,
+            options=EngineOptions(slots=slots, context_tokens=config.context_tokens),
+            served_name=config.served_names.get(model),
+            device=config.device,
+            dtype=config.dtype,
+            cache_dir=data_dir(),
+            progress=bar.show_hashing,
+        )
+    logger.info("%s is ready, but for its layers", model)
+    if backend.missing:
+        logger.warning("it is not offered yet: %s", backend.missing)
+    return backend
+
+
+async def start_stage(
+    model: str, layers: tuple[int, int], config: ModelConfig, worker: WorkerConfig, peer: Peer, owner: Owner
+) -> Stage:
+    """Load layers of a model, serve them and announce them. Raises UsageError."""
+    turns = Turns()
+    with _Bar(model) as bar:
+        folder = await in_own_thread(partial(find_folder, model))
+        part = await in_own_thread(
+            partial(load_span, folder, *layers, config.device, config.dtype, HashCache(data_dir()), bar.show_hashing)
+        )
+        runner = await turns.take(partial(SpanRunner, part))
+    await asyncio.to_thread(reclaim_memory)  # what was needed to load stays with the process otherwise
+    context_length = min(part.context_length, config.context_tokens or part.context_length)
+    useful_tokens = worker.max_concurrency * min(context_length, CHAIN_CONTEXT_TOKENS)
+    device = torch.device(part.model.device).type
+    tokens = kv_tokens(device, runner.kv_bytes_per_token, useful_tokens, config.kv_bytes)
+    ready = StageModel(
+        runner, part.digest, part.first, part.last, part.layers, part.width, part.dtype, context_length, tokens
+    )
+    stage = await Stage.start(
+        peer.network,
+        peer.identity,
+        peer.directory,
+        ready,
+        now_ms,
+        turns,
+        DirectoryConfig(max_record_bytes=peer.max_record_bytes),
+        Guard(worker.guard).check,
+        owner.refusal,
+    )
+    logger.info(
+        "layers %d to %d of %s are ready: %s, %s, memory for %d tokens",
+        *(part.first, part.last, model, size(part.memory_bytes), part.dtype, tokens),
+    )
+    return stage
 
 
 async def _load_gguf(model: str, config: ModelConfig, options: EngineOptions, bar: _Bar) -> GgufBackend:

@@ -12,11 +12,13 @@ from p2pnet.cli import (
     bootstrap,
     chat,
     doctor,
+    drive,
     gateway,
     given,
     health,
     invite,
     keys,
+    manifest,
     models,
     peers,
     service,
@@ -40,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(up, bootstrap.bootstrap, serve, gateway.gateway, invite.invite),
+    *(up, bootstrap.bootstrap, serve, drive.drive, manifest.manifest, gateway.gateway, invite.invite),
     *(
         chat.chat,
         models.models,

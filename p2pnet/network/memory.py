@@ -134,6 +134,8 @@ class MemoryNetwork:
             stream.close()
 
     async def store(self, entries: Sequence[Entry]) -> int:
+        if self._peer_id not in self._world.peers:
+            return 0  # nobody hears of it any more
         values = ((entry.key, self._stored(entry)) for entry in entries)
         return sum(self._world.put(key, stored) for key, stored in values)
 

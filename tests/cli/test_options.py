@@ -31,12 +31,19 @@ EXPECTED_FLAGS = {
             "--behind-nat",
             "--max-concurrency",
         ),
+        "--layers",
         *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
         *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
         *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),
         *("--device", "--dtype", "--quantization", "--kv-memory", "--context", "--identity", "--ready-file"),
         *("--drain-seconds", "--log-level", "--log-json", "--no-panel", "--public", "--no-relay"),
     },
+    "drive": {
+        *("--model", "--served-name", "--name", "--initial-peers", "--swarm", "--listen", "--announce"),
+        *("--max-concurrency", "--device", "--dtype", "--context", "--identity", "--ready-file", "--drain-seconds"),
+        *("--log-level", "--log-json"),
+    },
+    "manifest": {"--model", "--log-level"},
     "gateway": {
         *(
             "--host",

@@ -23,6 +23,7 @@ from p2pnet.worker.backends.synthetic.script_file import ScriptedModel, read_scr
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.checkpoints.gguf_files import check_gguf_flags, means_gguf
 from p2pnet.worker.checkpoints.names import local_folder, name_of
+from p2pnet.worker.checkpoints.quantization import WantedQuantization
 from p2pnet.worker.owner.schedule import Schedule
 
 
@@ -54,6 +55,10 @@ class ServeConfig:
     metrics_port: int | None
     ready_file: Path | None
     has_panel: bool
+    layers: tuple[int, int] | None = None
+    """Which layers of the one model are served, as a stage of chains; None is whole models."""
+    drives: bool = False
+    """Whether the layers of the one model lie at stages elsewhere."""
 
     def network(self, identity_file: Path) -> NetworkConfig:
         return NetworkConfig(
@@ -68,14 +73,17 @@ class ServeConfig:
         )
 
 
-def config_of(flags: ServeFlags) -> ServeConfig:
+def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
     """Opens nothing but the scripts and the bootstrap file, and asks pages and domains that are named to join through.
     Raises UsageError."""
     _check_combination(flags)
+    layers = None if flags.layers is None else layers_of(flags)
+    if drives and means_gguf(flags.model[0]):
+        raise UsageError("The layers of a GGUF file are not served by stages.", "Give a folder in Hugging Face format.")
     names = _served_names(flags)
     _check_names(flags, names)
     return ServeConfig(
-        served=", ".join([*flags.model, *flags.upstream, *map(str, flags.script)]),
+        served=_served(flags, layers),
         models=tuple(flags.model),
         model=_model_config(flags, names),
         upstreams=tuple(flags.upstream),
@@ -96,7 +104,37 @@ def config_of(flags: ServeFlags) -> ServeConfig:
         metrics_port=flags.metrics_port,
         ready_file=flags.ready_file,
         has_panel=not (flags.no_panel or flags.log_json),
+        layers=layers,
+        drives=drives,
     )
+
+
+def layers_of(flags: ServeFlags) -> tuple[int, int]:
+    """The layers that --layers names. Raises UsageError, also for what cannot be served in part."""
+    first, separator, last = str(flags.layers).partition(":")
+    if not (separator and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise UsageError(
+            f"--layers {flags.layers} names no layers.", "Write it as FIRST:LAST, such as 0:12 for the first twelve."
+        )
+    if len(flags.model) != 1 or flags.upstream or flags.script:
+        raise UsageError("--layers is for one --model and nothing else.", "Serve the rest from another worker.")
+    if means_gguf(flags.model[0]) or flags.quantization is not WantedQuantization.none:
+        raise UsageError(
+            "Layers of GGUF files and of quantized models are not served by themselves.",
+            "Give a folder in Hugging Face format, and leave --quantization out.",
+        )
+    if flags.served_name or flags.idle_unload_seconds is not None:
+        raise UsageError(
+            "A stage has no name for its model, and keeps its layers in memory.",
+            "Leave --served-name and --idle-unload-seconds out; `p2pnet drive` names the model.",
+        )
+    return int(first), int(last)
+
+
+def _served(flags: ServeFlags, layers: tuple[int, int] | None) -> str:
+    if layers is not None:
+        return f"layers {layers[0]} to {layers[1]} of {flags.model[0]}"
+    return ", ".join([*flags.model, *flags.upstream, *map(str, flags.script)])
 
 
 def _check_combination(flags: ServeFlags) -> None:

@@ -28,6 +28,16 @@ class ServeFlags:
             autocompletion=options.known_models,
         ),
     ] = field(default_factory=list)
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            envvar="P2PNET_LAYERS",
+            metavar="FIRST:LAST",
+            help="Run these layers of the one --model only, as a stage for `p2pnet drive`: 0:12 are the first twelve. "
+            "Only they are loaded. See docs/chains.md. Default: the whole model.",
+        ),
+    ] = None
     served_name: Annotated[
         list[str],
         typer.Option(

@@ -64,6 +64,8 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         worker = await _start_worker(config, peer, owner, observer, given)
         await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
         closing.push_async_callback(worker.stop)
+        if config.layers is not None:
+            await _start_stage(config, config.layers, peer, owner, closing)
         background = Background()
         closing.push_async_callback(background.stop)
         background.keep("looking for twins", TwinWatch(peer.network, now_ms, worker.has_issued).run)
@@ -78,7 +80,7 @@ async def _start_worker(
     backends: list[Backend] = []
     embedders: list[EmbedBackend] = []
     try:
-        await _open_backends(config, backends, embedders)
+        await _open_backends(config, peer, backends, embedders)
         return await Worker.start(
             peer.network,
             peer.identity,
@@ -97,7 +99,20 @@ async def _start_worker(
         raise
 
 
-async def _open_backends(config: ServeConfig, backends: list[Backend], embedders: list[EmbedBackend]) -> None:
+async def _start_stage(
+    config: ServeConfig, layers: tuple[int, int], peer: Peer, owner: Owner, closing: AsyncExitStack
+) -> None:
+    """Serve layers of the one model. Raises UsageError."""
+    await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
+    from p2pnet.cli.loading import start_stage
+
+    stage = await start_stage(config.models[0], layers, config.model, config.worker, peer, owner)
+    closing.push_async_callback(stage.stop, config.worker.drain_s)
+
+
+async def _open_backends(
+    config: ServeConfig, peer: Peer, backends: list[Backend], embedders: list[EmbedBackend]
+) -> None:
     """Add one after the other to the lists, which hold what is open when this fails. Raises UsageError."""
     scripted = open_scripts(config.scripts)
     backends += scripted.backends
@@ -105,10 +120,13 @@ async def _open_backends(config: ServeConfig, backends: list[Backend], embedders
     upstreams = await open_upstreams(config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names)
     backends += upstreams
     embedders += [upstream.embedder for upstream in upstreams]
-    if config.models:
+    if config.models and config.layers is None:
         await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
-        from p2pnet.cli.loading import load_models
+        from p2pnet.cli.loading import load_driver, load_models
 
+        if config.drives:
+            backends.append(await load_driver(config.models[0], config.model, config.worker.max_concurrency, peer))
+            return
         loaded = await load_models(config.models, config.model, config.worker.max_concurrency)
         backends += loaded.backends
         embedders += loaded.embedders

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from p2pnet.errors import UsageError
+from p2pnet.worker.checkpoints.manifest import Manifest, read_manifest
 
 _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
+
+INDEX_FILE = "model.safetensors.index.json"
 
 _VOCABULARY_FILES = (
     "sentencepiece.bpe.model",
@@ -42,11 +45,18 @@ _ELEMENT_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files of one model. `weights` are those that the index names, or the only one."""
+    """The files of one model. `weights` are those that the index names, or the only one; with a `manifest` some of them
+    may be elsewhere."""
 
     folder: Path
     config: dict[str, Any]
     weights: tuple[Path, ...]
+    manifest: Manifest | None = None
+
+    @property
+    def present_weights(self) -> tuple[Path, ...]:
+        """Those of the weights that are here."""
+        return tuple(path for path in self.weights if path.is_file())
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
@@ -83,12 +93,14 @@ class Checkpoint:
         )
 
 
-def open_checkpoint(folder: Path, may_be_quantized: bool = False) -> Checkpoint:
-    """Check that the folder holds a model that can be loaded. Raises UsageError, which says what is missing."""
+def open_checkpoint(folder: Path, may_be_quantized: bool = False, may_be_partial: bool = False) -> Checkpoint:
+    """Check that the folder holds a model that can be loaded, or with `may_be_partial` parts of one, of whose other
+    parts it has a manifest. Raises UsageError, which says what is missing."""
     if not folder.is_dir():
         raise UsageError(f"The folder {folder} does not exist.", "Check the path, or give a model id from the hub.")
     config = _read_config(folder)
-    checkpoint = Checkpoint(folder, config, _weights(folder))
+    manifest = read_manifest(folder) if may_be_partial else None
+    checkpoint = Checkpoint(folder, config, _weights(folder, manifest), manifest)
     if checkpoint.quantization_config is not None and not may_be_quantized:
         raise UsageError(
             f"The model in {folder} is quantized, which is not supported.", "Use the original, unquantized checkpoint."
@@ -112,9 +124,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
+def _weights(folder: Path, manifest: Manifest | None) -> tuple[Path, ...]:
     """The files that from_pretrained would load: model.safetensors, or else the shards of the index."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    elsewhere = frozenset[str]() if manifest is None else manifest.weights.keys()
+    single, index = folder / "model.safetensors", folder / INDEX_FILE
     if single.is_file():
         return (single,)
     if not index.is_file():
@@ -127,7 +140,9 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(index) from error
     shards = tuple(folder / str(name) for name in names)
-    missing = [shard.name for shard in shards if shard.parent != folder or not shard.is_file()]
+    missing = [
+        shard.name for shard in shards if shard.parent != folder or not (shard.is_file() or shard.name in elsewhere)
+    ]
     if missing or not shards:
         raise UsageError(f"{folder} lacks {missing[0] if missing else 'any shard'}.", "Download the model again.")
     return shards

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from p2pnet.worker.checkpoints.checkpoint import Checkpoint
+from p2pnet.worker.checkpoints.manifest import hashes_by
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -36,15 +37,19 @@ def digest(
 
     `dtype` and `quantization` are those of the model in memory, as its card says them. Every part is preceded by its
     length, and each file by what it is and its name (weights by their order only), so different models cannot give the
-    same bytes. Raises OSError when a file cannot be read.
+    same bytes. Of files that are elsewhere the checkpoint's manifest has the hashes. Raises OSError when a file cannot
+    be read, UsageError when one is not what the manifest says.
     """
     groups = {
-        "weights": checkpoint.weights,
+        "weights": checkpoint.present_weights,
         "tokenizer": checkpoint.tokenizer_files,
         "chat_template": checkpoint.chat_template_files,
         "config": checkpoint.config_files,
     }
     hashes = cache.hash_files([path for paths in groups.values() for path in paths], progress)
+    groups["weights"] = checkpoint.weights
+    present = {path: hashes[path] for path in checkpoint.present_weights}
+    hashes |= hashes_by(checkpoint.manifest, present, checkpoint.weights)
     parts: list[bytes] = [word.encode() for word in (DIGEST_FORMAT, "dtype", dtype, "quantization", quantization)]
     for kind, paths in groups.items():
         for path in paths:

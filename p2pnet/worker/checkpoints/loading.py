@@ -35,7 +35,7 @@ _HUB_FILES = (
 )
 """What from_pretrained would read. Weights in other formats, or under other names, are not downloaded."""
 
-_LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, TypeError, LookupError, AttributeError)
+LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, TypeError, LookupError, AttributeError)
 """What transformers and the quantization libraries raise for files that do not fit one another."""
 
 _PACKED_ROWS = 32
@@ -97,7 +97,7 @@ def load_model(
     """
     checkpoint = open_checkpoint(folder, may_be_quantized=True)
     plan = plan_loading(checkpoint, device, dtype, quantization)
-    _check_bytes(
+    check_bytes(
         _needed_bytes(checkpoint, plan), free_bytes(plan.device) if available_bytes is None else available_bytes
     )
     tokenizer = load_tokenizer(folder)
@@ -111,17 +111,17 @@ def load_model(
         quantization=plan.quantization.label,
         memory_bytes=bytes_in_memory(model),
         context_length=plan.context_length,
-        end_token_ids=_end_token_ids(model, tokenizer),
+        end_token_ids=end_token_ids(model, tokenizer),
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
     )
 
 
 def check_memory(checkpoint: Checkpoint, dtype: str, available_bytes: int) -> None:
     """Raises UsageError when the weights do not fit."""
-    _check_bytes(checkpoint.memory_bytes(_element_bytes(dtype)), available_bytes)
+    check_bytes(checkpoint.memory_bytes(_element_bytes(dtype)), available_bytes)
 
 
-def _check_bytes(needed: int, available: int) -> None:
+def check_bytes(needed: int, available: int) -> None:
     if needed > available:
         raise UsageError(
             f"The model needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free.",
@@ -138,7 +138,7 @@ def _needed_bytes(checkpoint: Checkpoint, plan: LoadingPlan) -> int:
     try:
         with torch.device("meta"):
             outline: Any = AutoModelForCausalLM.from_config(plan.config)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise UsageError(
             f"The config of {checkpoint.folder} describes no model that can be built.", "Download the model again."
         ) from error
@@ -183,7 +183,7 @@ def _load_weights(folder: Path, plan: LoadingPlan) -> Any:
         return model.eval() if options else model.eval().to(plan.device)
     except torch.OutOfMemoryError as error:
         raise UsageError("The model does not fit the device's memory.", "Use a smaller model.") from error
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise UsageError(
             f"The weights in {folder} could not be loaded.", "Download or save the model again."
         ) from error
@@ -219,7 +219,7 @@ def _avoid_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """All ids that end a generation: those of generation_config, one or several, and the tokenizer's."""
     configured = model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]

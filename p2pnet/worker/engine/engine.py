@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic
 
 import torch
@@ -22,7 +23,7 @@ import torch
 from p2pnet.errors import WorkerFailed
 from p2pnet.worker.engine.computation import Computation, E
 from p2pnet.worker.engine.kv_store import Kv
-from p2pnet.worker.engine.runner import Part, Runner
+from p2pnet.worker.engine.runner import Part, Pipelined, Runner
 from p2pnet.worker.engine.scheduler import Job, Scheduler, Work
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns
@@ -46,6 +47,16 @@ class Counts:
     """How many of the prompts' tokens were found computed."""
     prefix_hits: int = 0
     preemptions: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Works that are being computed. `result` waits for them; see `Pipelined`."""
+
+    works: list[Work]
+    parts: list[Part]
+    result: Callable[[], list[torch.Tensor]]
+    began_s: float
 
 
 class EngineAnswer(Generic[E]):
@@ -111,6 +122,10 @@ class Engine:
         self._scheduler = scheduler
         self._turns = turns
         self._speed = speed
+        self._steps: deque[_Step] = deque()
+        """Those under way, in the order in which they have begun."""
+        self._stepped_s = 0.0
+        """When the last one was done."""
         self._answers: dict[Job, EngineAnswer[Any]] = {}
         self._arrived: deque[EngineAnswer[Any]] = deque()
         self._changed = threading.Condition()
@@ -166,6 +181,7 @@ class Engine:
                 BaseException
             ):  # the edge of this thread, panics of Rust libraries too: or nobody were answered again
                 logger.exception("the engine failed, and with it all that it was computing")
+                self._steps.clear()
                 for answer in list(self._answers.values()):
                     self._part_from(answer, WorkerFailed("the worker failed"))
         for answer in (*self._answers.values(), *self._arrived):
@@ -176,10 +192,13 @@ class Engine:
         self._welcome()
         self._part_from_cancelled()
         preemptions = self._scheduler.preemptions
-        works = self._plan()
-        if works:
-            self._step(works)
-        return bool(works) or self._scheduler.preemptions > preemptions
+        lanes = self._runner.lanes if isinstance(self._runner, Pipelined) else 1
+        while len(self._steps) < lanes and (works := self._plan(lanes)):
+            self._steps.append(self._begin(works))
+        if self._steps:
+            self._finish(self._steps.popleft())
+            return True
+        return self._scheduler.preemptions > preemptions
 
     def _welcome(self) -> None:
         with self._changed:
@@ -190,8 +209,9 @@ class Engine:
             self._scheduler.add(answer.sequence.job)
 
     def _part_from_cancelled(self) -> None:
-        for answer in [answer for answer in self._answers.values() if answer.is_cancelled]:
-            self._part_from(answer)
+        for answer in list(self._answers.values()):
+            if answer.is_cancelled and not answer.sequence.job.is_computing:
+                self._part_from(answer)
 
     def _part_from(self, answer: EngineAnswer[Any], failure: WorkerFailed | None = None) -> None:
         job, usage = answer.sequence.job, answer.sequence.usage
@@ -206,10 +226,12 @@ class Engine:
         )
         answer.leave(failure)
 
-    def _plan(self) -> list[Work]:
+    def _plan(self, lanes: int) -> list[Work]:
+        """The works of the next step: where several are under way, an even part of what runs."""
         for job, answer in self._answers.items():
             job.is_held = answer.is_far_ahead
-        return self._scheduler.plan()
+        works = self._scheduler.plan()
+        return works[: -(-len(self._scheduler.running) // lanes)]
 
     def _wait(self) -> None:
         with self._changed:
@@ -218,28 +240,44 @@ class Engine:
         if not self._answers:
             self._scheduler.forget_prefixes()
 
-    def _step(self, works: list[Work]) -> None:
+    def _begin(self, works: list[Work]) -> _Step:
+        parts = [self._part(work) for work in works]
+        for work in works:
+            work.job.is_computing = True
         began_s = time.perf_counter()
-        found = self._compute(works)
+        result: Callable[[], list[torch.Tensor]] = partial(self._runner.forward, parts)
+        if isinstance(self._runner, Pipelined):
+            try:
+                result = self._runner.begin(parts)
+            except Exception:
+                logger.warning("a step did not begin, and is done when its turn comes", exc_info=True)
+        return _Step(works, parts, result, began_s)
+
+    def _finish(self, step: _Step) -> None:
+        found = self._compute(step)
         decoded = 0
-        for work, result in zip(works, found, strict=True):
+        for work, result in zip(step.works, found, strict=True):
+            work.job.is_computing = False
             answer = self._answers[work.job]
             if isinstance(result, WorkerFailed):
                 self._part_from(answer, result)
             else:
                 decoded += self._advance(answer, work, result)
-        self._speed.note(decoded, sum(work.count for work in works if work.count > 1), time.perf_counter() - began_s)
+        now_s = time.perf_counter()
+        took_s, self._stepped_s = now_s - max(step.began_s, self._stepped_s), now_s
+        self._speed.note(decoded, sum(work.count for work in step.works if work.count > 1), took_s)
 
-    def _compute(self, works: list[Work]) -> list[torch.Tensor | WorkerFailed]:
+    def _compute(self, step: _Step) -> list[torch.Tensor | WorkerFailed]:
         """The logits that each work wants, or why there are none."""
-        parts = [self._part(work) for work in works]
-        if self._runner.is_packed and len(parts) > 1:
+        if len(step.parts) == 1:
+            return [self._compute_alone(step.result)]
+        if self._runner.is_packed:
             try:
-                return list(self._runner.forward(parts))
+                return list(step.result())
             except Exception:  # whatever one sequence did to the model, the others go on
                 logger.warning("a step failed and is repeated one sequence at a time", exc_info=True)
                 self._free_memory()
-        return [self._compute_alone(part) for part in parts]
+        return [self._compute_alone(partial(self._runner.forward, [part])) for part in step.parts]
 
     def _part(self, work: Work) -> Part:
         job, sequence = work.job, self._answers[work.job].sequence
@@ -247,9 +285,9 @@ class Engine:
         ids = job.ids[job.computed : job.computed + work.count]
         return Part(ids, job.computed, job.kv, sequence.rows_wanted(work.count), len(sequence.prompt_ids))
 
-    def _compute_alone(self, part: Part) -> torch.Tensor | WorkerFailed:
+    def _compute_alone(self, result: Callable[[], list[torch.Tensor]]) -> torch.Tensor | WorkerFailed:
         try:
-            return self._runner.forward([part])[0]
+            return result()[0]
         except Exception as error:  # it is this sequence's own
             return self._as_worker_failed(error)
 

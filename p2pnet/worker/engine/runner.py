@@ -7,10 +7,10 @@ own cache, for all others. `make_runner` tries the first on the model at hand an
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import DynamicCache
@@ -57,6 +57,19 @@ class Runner(Protocol):
 
     def forward(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """For each part the logits (part.logits, vocabulary) of its last tokens. Raises what torch raises."""
+
+
+@runtime_checkable
+class Pipelined(Runner, Protocol):
+    """A runner of which several steps may be under way at the same time, of different sequences."""
+
+    @property
+    def lanes(self) -> int:
+        """How many steps are worth having under way."""
+
+    def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
+        """Begin with a step. What is returned is called once, in the order in which the steps have begun: it waits for
+        the step, and returns and raises what `forward` does."""
 
 
 class PackedRunner:
@@ -137,12 +150,12 @@ def make_runner(model: Any) -> Runner:
     expected = [_plain_logits(model, prompt) for prompt in prompts]
     if not all(bool(torch.isfinite(logits).all()) for logits in expected):
         raise ValueError("its logits are not numbers")
-    reason = _reason_against_packing(model.config.get_text_config(decoder=True))
+    reason = reason_against_packing(model.config.get_text_config(decoder=True))
     if reason is None:
         own_attention = model.config._attn_implementation
         try:
             runner = PackedRunner(model)
-            reason = _difference(expected, _logits_in_pieces(runner, prompts))
+            reason = difference(expected, _logits_in_pieces(runner, prompts))
         except (
             UnsupportedAttention,
             RuntimeError,
@@ -165,11 +178,11 @@ def _sequential_runner(model: Any, expected: list[torch.Tensor], prompts: list[l
     given: they would go on as if each piece were a prompt of its own."""
     runner = SequentialRunner(model)
     try:
-        difference = _difference(expected, _logits_in_pieces(runner, prompts))
+        off = difference(expected, _logits_in_pieces(runner, prompts))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise NoCache(f"it takes no cache: {error}") from error
-    if difference is not None:
-        raise NoCache(f"it does not go on from its cache: {difference}")
+    if off is not None:
+        raise NoCache(f"it does not go on from its cache: {off}")
     return runner
 
 
@@ -185,7 +198,7 @@ def kv_bytes_per_token(runner: Runner, model: Any) -> int:
     return max(1, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
-def _reason_against_packing(config: Any) -> str | None:
+def reason_against_packing(config: Any) -> str | None:
     """Why this model cannot be packed, if a short check would not show it."""
     others = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS
     if others:
@@ -228,7 +241,7 @@ def _logits_in_pieces(runner: Runner, prompts: list[list[int]]) -> list[torch.Te
     return found
 
 
-def _difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> str | None:
+def difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> str | None:
     for one, other in zip(expected, found, strict=True):
         spread = float((one.float() - one.float().mean()).abs().max()) or 1.0
         off = float((one.float() - other.float()).abs().max()) / spread

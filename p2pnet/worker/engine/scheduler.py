@@ -65,6 +65,8 @@ class Job:
     computed: int = 0
     kv: Room | None = None
     is_held: bool = False
+    is_computing: bool = False
+    """Whether a step of it is under way: until that is done it is left as it is."""
     cached_tokens: int = 0
     """How many of the prompt's tokens were found computed when it was first admitted."""
     arrival: int = 0
@@ -158,13 +160,13 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """What to compute now. Each job's memory has room for it. Empty when there is nothing to do."""
         self._admit()
-        ready = [job for job in self._running if not job.is_held]
+        ready = [job for job in self._running if not job.is_held and not job.is_computing]
         decoding = [Work(job, 1) for job in ready if job.remaining == 1 and not job.is_background]
         prompts = [job for job in ready if job.remaining > 1 and not job.is_background]
-        chunk = self._limits.chunk_beside if decoding else self._limits.chunk_alone
-        wanted = decoding + shared_chunk(prompts, chunk)
+        is_beside = bool(decoding) or any(job.is_computing and not job.is_background for job in self._running)
+        wanted = decoding + shared_chunk(prompts, self._limits.chunk_beside if is_beside else self._limits.chunk_alone)
         if not prompts:
-            chunk = self._limits.background_beside if decoding else self._limits.chunk_alone
+            chunk = self._limits.background_beside if is_beside else self._limits.chunk_alone
             wanted += shared_chunk([job for job in ready if job.is_background], chunk)
         planned = [work for work in wanted if self._make_room(work)]
         return [work for work in planned if work.job.kv is not None]  # one may have lost its memory to an older one
@@ -253,6 +255,7 @@ class Scheduler:
             other
             for other in self._running
             if other is not job
+            and not other.is_computing
             and other.is_background >= job.is_background
             and (other.is_held or other.rank > job.rank)
         ]

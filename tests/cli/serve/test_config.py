@@ -121,6 +121,7 @@ ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "no_panel": True},
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "has_panel": False},
     ),
+    "some layers": ({"layers": "0:12"}, {"served": "layers 0 to 12 of tiny", "layers": (0, 12)}),
     "no panel beside JSON": ({"log_json": True}, {"has_panel": False}),
 }
 
@@ -155,6 +156,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "--pause-when-busy cannot tell",
         "--schedule and SIGUSR1",
     ),
+    "layers of nothing": ({"model": [], "layers": "0:2"}, "There is nothing to serve", "--model"),
+    "layers that are none": ({"layers": "12"}, "--layers 12 names no layers", "FIRST:LAST"),
+    "layers backwards": ({"layers": "4:2"}, "--layers 4:2 names no layers", "FIRST:LAST"),
+    "no layer at all": ({"layers": "4:4"}, "--layers 4:4 names no layers", "FIRST:LAST"),
+    "layers before the first": ({"layers": "-1:4"}, "--layers -1:4 names no layers", "FIRST:LAST"),
+    "layers of two models": ({"model": ["tiny", "org/model"], "layers": "0:2"}, "for one --model", "another worker"),
+    "layers beside a server": ({"upstream": [SERVER], "layers": "0:2"}, "for one --model", "another worker"),
+    "layers of a file": ({"model": ["org/model:a.gguf"], "layers": "0:2"}, "Layers of GGUF files", "a folder"),
+    "layers in fewer bits": (
+        {"quantization": WantedQuantization.four_bit, "layers": "0:2"},
+        "quantized models are not served by themselves",
+        "leave --quantization out",
+    ),
+    "a name for layers": ({"served_name": ["mine"], "layers": "0:2"}, "A stage has no name", "p2pnet drive"),
+    "layers that are unloaded": ({"idle_unload_seconds": 60, "layers": "0:2"}, "keeps its layers", "--idle-unload"),
     "a worker's name": ({"name": "my laptop"}, "cannot be called 'my laptop'", "without spaces"),
     "a folder that is not there": ({"model": ["./no/such"]}, "The folder ./no/such does not exist", "Check the path"),
     "no model's name": ({"model": ["no such model!"]}, "is neither a folder nor a model id", "'tiny'"),
@@ -189,6 +205,12 @@ def test_what_is_refused(case: str) -> None:
         config_of(flags(**given))
     assert message in refused.value.message
     assert fix in refused.value.fix
+
+
+def test_what_drives_chains_is_a_worker_whose_layers_are_elsewhere() -> None:
+    assert config_of(flags(), drives=True) == replace(PLAIN, drives=True)
+    with pytest.raises(UsageError, match="GGUF"):
+        config_of(flags(model=["org/model:a.gguf"]), drives=True)
 
 
 def test_the_models_of_a_script_and_the_key_of_a_server(tmp_path: Path) -> None:

@@ -442,6 +442,24 @@ def test_held_jobs_keep_memory_that_would_not_be_enough() -> None:
     assert held in swing.scheduler.running
 
 
+def test_who_is_being_computed_is_neither_planned_nor_preempted_nor_held_up_for() -> None:
+    """Until its step is done: it is left out, and whoever else there is gives memory up."""
+    swing = Swing(PaperMemory(5 * BLOCK_TOKENS))
+    jobs = [job_of(10, new=400, base=1000), job_of(10, new=400, base=2000)]
+    swing.add(*jobs)
+    swing.step()
+    jobs[1].is_computing = jobs[1].is_held = True
+    assert {work.job for work in swing.scheduler.plan()} == {jobs[0]}
+    kv = jobs[1].kv
+    jobs[0].ids.extend(range(4 * BLOCK_TOKENS))
+    jobs[0].computed = len(jobs[0].ids) - 1
+    swing.scheduler.plan()
+    assert jobs[1].kv is kv is not None
+    assert jobs[0].kv is None
+    jobs[1].is_computing = jobs[1].is_held = False
+    assert jobs[1] in {work.job for work in swing.scheduler.plan()}
+
+
 def test_the_youngest_gives_its_memory_up_and_comes_back() -> None:
     swing = Swing(PaperMemory(384))
     jobs = [job_of(10, 150) for _ in range(3)]

@@ -1,0 +1,1 @@
+"""Serves some layers of a model to the drivers of chains."""

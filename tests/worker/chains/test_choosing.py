@@ -1,0 +1,119 @@
+"""Which chain is chosen, and which layers nobody has: a table."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, lanes, missing
+
+
+def offers(*spans: tuple[str, int, int] | tuple[str, int, int, float]) -> list[Offer]:
+    return [Offer(*span) for span in spans]
+
+
+TABLE: dict[str, tuple[list[Offer], set[str], list[tuple[str, int, int]] | None]] = {
+    "nobody": ([], set(), None),
+    "one has all": (offers(("a", 0, 12)), set(), [("a", 0, 12)]),
+    "two halves": (offers(("b", 6, 12), ("a", 0, 6)), set(), [("a", 0, 6), ("b", 6, 12)]),
+    "a gap": (offers(("a", 0, 5), ("b", 6, 12)), set(), None),
+    "the last is missing": (offers(("a", 0, 11)), set(), None),
+    "they overlap": (offers(("a", 0, 8), ("b", 4, 12)), set(), [("a", 0, 8), ("b", 8, 12)]),
+    "the faster of two": (
+        offers(("a", 0, 12, 500.0), ("b", 0, 12, 50.0)),
+        set(),
+        [("b", 0, 12)],
+    ),
+    "two that are fast, not one that is slow": (
+        offers(("slow", 0, 12, 900.0), ("a", 0, 6, 40.0), ("b", 6, 12, 40.0)),
+        set(),
+        [("a", 0, 6), ("b", 6, 12)],
+    ),
+    "one rather than two that are as fast": (
+        offers(("one", 0, 12, 60.0), ("a", 0, 6, 30.0), ("b", 6, 12, 30.0)),
+        set(),
+        [("one", 0, 12)],
+    ),
+    "the later part of a slow stage": (
+        offers(("a", 0, 10, 50.0), ("b", 2, 12, 500.0)),
+        set(),
+        [("a", 0, 10), ("b", 10, 12)],
+    ),
+    "one that has room": ([Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 70.0)], set(), [("b", 0, 12)]),
+    "one that is crowded, but fast": (
+        [Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 300.0)],
+        set(),
+        [("a", 0, 12)],
+    ),
+    "one that is avoided": (offers(("a", 0, 12), ("b", 0, 12, 900.0)), {"a"}, [("b", 0, 12)]),
+    "all that there is is avoided": (offers(("a", 0, 12)), {"a"}, None),
+    "more layers than the model has": (offers(("a", 0, 13)), set(), None),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_chain_that_takes_least_time_is_chosen(name: str) -> None:
+    known, avoid, expected = TABLE[name]
+    legs = None if expected is None else tuple(Leg(*leg) for leg in expected)
+    assert choose(known, 12, avoid, random.Random(1)) == legs
+
+
+def test_stages_that_are_alike_are_spread_among_drivers() -> None:
+    alike = offers(*((name, 0, 12) for name in "abcd"))
+    chosen = {choose(alike, 12, (), random.Random(seed)) for seed in range(50)}
+    assert len(chosen) == 4
+
+
+def test_a_random_network_has_a_chain_where_its_layers_are_covered_from_the_front() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        known = [Offer(str(number), first := rng.randrange(12), rng.randint(first + 1, 12)) for number in range(8)]
+        legs = choose(known, 12, (), rng)
+        assert (legs is None) == bool(missing(known, 12))
+        if legs is not None:
+            assert [leg.first for leg in legs] == [0, *(leg.last for leg in legs[:-1])]
+            assert legs[-1].last == 12
+            by_peer = {offer.peer_id: offer for offer in known}
+            assert all(by_peer[leg.peer_id].first <= leg.first < leg.last <= by_peer[leg.peer_id].last for leg in legs)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([50.0], 1),
+        ([50.0, 50.0], 2),
+        ([50.0, 46.0, 55.0], 3),
+        ([50.0, 5.0], 1),
+        ([50.0, 25.0, 25.0], 2),
+        ([50.0, 0.0], 2),
+        ([0.0, 0.0, 0.0], 3),
+    ],
+)
+def test_as_many_steps_are_under_way_as_keep_the_slowest_stage_at_work(times: list[float], expected: int) -> None:
+    known = [Offer(str(number), number, number + 1, step_ms) for number, step_ms in enumerate(times)]
+    legs = [Leg(str(number), number, number + 1) for number in range(len(times))]
+    assert lanes(legs, known) == expected
+    assert lanes(legs, []) == len(times)
+
+
+def test_a_stage_of_which_a_part_is_used_takes_a_part_of_its_time() -> None:
+    known = offers(("a", 0, 8, 80.0), ("b", 0, 10, 100.0))
+    assert lanes([Leg("a", 0, 8), Leg("b", 8, 10)], known) == 1
+    assert lanes([Leg("a", 0, 4), Leg("b", 4, 8)], known) == 2
+
+
+@pytest.mark.parametrize(
+    ("spans", "gaps", "words"),
+    [
+        ([], ((0, 12),), "layers 0 to 12 are missing"),
+        ([("a", 0, 12)], (), None),
+        ([("a", 2, 5), ("b", 4, 9)], ((0, 2), (9, 12)), "layers 0 to 2 and 9 to 12 are missing"),
+        ([("a", 0, 5), ("b", 6, 12)], ((5, 6),), "layers 5 to 6 are missing"),
+    ],
+)
+def test_what_is_missing_is_said(
+    spans: list[tuple[str, int, int]], gaps: tuple[tuple[int, int], ...], words: str | None
+) -> None:
+    assert missing(offers(*spans), 12) == gaps
+    assert words is None or in_words(gaps) == words
