@@ -18,8 +18,8 @@ from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.worker.backend import ScoreBackend
 
 MAX_MEAN_MARGIN = 0.02
-"""Of all tokens of an answer, in units of logits. Honest workers have a mean of up to 0.0002 in bfloat16, and of 0.008
-where llama.cpp has other kernels; weights of four bits have 0.025 and more (`python -m bench.audits`)."""
+"""Of all tokens of an answer, in units of logits. Of honest workers it is 0.003 in bfloat16, and 0.006 where llama.cpp
+has other kernels; weights of four bits for others have 0.02 and more (docs/audits.md)."""
 
 
 async def margins(

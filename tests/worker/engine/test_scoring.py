@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -37,13 +38,16 @@ from p2pnet.worker.engine.runner import Runner, SequentialRunner
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import SchedulerLimits
 from tests.depth import scaled
-from tests.stories import DIGEST
+from tests.stories import DIGEST, settle_threads
 from tests.worker.answers import Answer, Models, answer, ask, serve
 from tests.worker.engine.test_resume_anywhere import SCHEMA, TIME, TOOL_TEMPLATE, WEATHER
 
 GREEDY = Sampling(temperature=0)
 AUDITOR_CHUNK = 48
 HOT = Sampling(seed=3, temperature=1.5)
+MANY_TURNS = 100_000
+TURNS_TO_THE_ENGINE = 200
+"""Through other threads: a request is tokenized in one, and is then with the engine in some ten."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -305,6 +309,30 @@ class Passes:
         self.rows.append(len(options["logits_to_keep"]))
 
 
+class HeldPass:
+    """A model's pass that does not go on before it is let."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def wait(self, *_: object) -> None:
+        self.has_begun.set()
+        self.may_go_on.wait()
+
+
+@contextmanager
+def held(loaded: LoadedModel) -> Iterator[HeldPass]:
+    """The next pass of the model goes on when this is left."""
+    first = HeldPass()
+    hook = loaded.model.register_forward_pre_hook(first.wait)
+    try:
+        yield first
+    finally:
+        hook.remove()
+        first.may_go_on.set()
+
+
 @contextmanager
 def recorded(loaded: LoadedModel) -> Iterator[Passes]:
     passes = Passes()
@@ -363,8 +391,13 @@ async def test_scores_wait_for_answers_and_give_them_their_memory(models: Models
     requests = [ask(f"{index} is", sampling=HOT, ignore_eos=True, max_tokens=80) for index in range(3)]
     expected = [(await answer(rich, request)).choices[0].ids for request in requests]
     asked = await site.honest(ask("Numbers:", sampling=HOT, ignore_eos=True, max_tokens=150))
-    scoring = asyncio.ensure_future(site.score(asked))
-    found = await asyncio.gather(*(answer(poor, request) for request in requests))
+    with held(loaded) as first_pass:
+        scoring = asyncio.ensure_future(site.score(asked))
+        await settle_threads(first_pass.has_begun.is_set, MANY_TURNS)
+        answering = [asyncio.ensure_future(answer(poor, request)) for request in requests]
+        for _ in range(TURNS_TO_THE_ENGINE):
+            await asyncio.to_thread(bool)
+    found = await asyncio.gather(*answering)
     margins, end = await scoring
     assert [one.choices[0].ids for one in found] == expected
     assert (sum(margins), end) == (0.0, 0.0)

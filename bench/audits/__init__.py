@@ -1,0 +1,1 @@
+"""What margins of honest and of dishonest answers are, and from which evidence a worker may be called dishonest."""
