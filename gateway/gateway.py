@@ -102,7 +102,11 @@ class Gateway:
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note, identity=identity)
             sources = Sources(
-                lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model, serving.audits.judge.view
+                lambda: table.workers,
+                lambda: table.lost,
+                serving.admission.waiting_by_model,
+                serving.audits.judge.view,
+                flags,
             )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),
