@@ -116,7 +116,11 @@ class Gateway:
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note, witnesses=witnesses)
             sources = Sources(
-                lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model, serving.audits.judge.view
+                lambda: table.workers,
+                lambda: table.lost,
+                serving.admission.waiting_by_model,
+                serving.audits.judge.view,
+                flags,
             )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.observability.history import History
@@ -38,12 +38,13 @@ MEASURED_S = 24 * 3600.0
 @dataclass(frozen=True)
 class Sources:
     """What is read: workers in use, workers that are announced and do not answer, requests waiting by model, and what
-    audits have shown of a worker. `now_s` is the clock of the workers' own times."""
+    audits have shown of a worker, who is flagged. `now_s` is the clock of the workers' own times."""
 
     workers: Callable[[], Iterable[Worker]]
     lost: Callable[[], Iterable[Worker]] = tuple
     waiting: Callable[[], Mapping[str, int]] = dict
     audit: Callable[[Worker], AuditView] = lambda worker: UNAUDITED
+    flagged: Container[str] = frozenset()
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
 
@@ -126,7 +127,7 @@ def model_views(sources: Sources) -> list[ModelView]:
     gathered: dict[str, _Gathered] = {}
     idle = [(worker, LOST) for worker in sources.lost()]
     for worker in sources.workers():
-        if sources.audit(worker).verdict == FLAGGED:
+        if worker.peer_id in sources.flagged:
             idle.append((worker, FLAGGED))
         else:
             _gather(gathered, worker, now_s)

@@ -56,6 +56,7 @@ class Desk:
             workers=lambda: self.workers,
             lost=lambda: self.lost,
             waiting=lambda: self.waiting,
+            flagged=self.flags,
             audit=lambda worker: audit_view(worker, self.cases, self.flags) if self.audits else UNAUDITED,
             now_s=lambda: self.now_s,
             unix_s=lambda: NOON_S + self.now_s - NOW_S,
