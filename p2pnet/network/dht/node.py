@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class DhtNode:
         open_stream: OpenStream,
         own_addresses: Callable[[], tuple[str, ...]],
         timeout_s: float,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peer_id = peer_id
         self.is_client = is_client
@@ -61,7 +63,7 @@ class DhtNode:
         self.own_id = id_of(peer_bytes(peer_id))
         self._table = RoutingTable(self.own_id)
         self._storage = Storage()
-        self._silent = SilentNodes()
+        self._silent = SilentNodes(now_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pinged: set[int] = set()
         self._asker = Asker(open_stream, self._sender, timeout_s, self._in_background)
