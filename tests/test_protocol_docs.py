@@ -50,7 +50,7 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
-from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
+from p2pnet.network.dht import answering, call_limits, calls, contact, lookup, storage, values
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
@@ -357,6 +357,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     signed,
     records,
     directory,
+    answering,
     call_limits,
     calls,
     contact,

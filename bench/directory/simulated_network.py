@@ -132,6 +132,9 @@ class SimulatedPeer(MemoryNetwork):
     async def fetch(self, keys: Sequence[str]) -> Findings:
         return await self.node.fetch(keys)
 
+    def held(self, key: str) -> int:
+        return self.node.held(key)
+
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         self.counts.streams += 1
         await self._dial(peer_id)

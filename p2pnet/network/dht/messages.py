@@ -107,11 +107,13 @@ class FindRequest:
 
 @dataclass(frozen=True)
 class FindResult:
-    """For one key: a packed dictionary of values, empty where there is none, and the nearest nodes that are known."""
+    """For one key: a packed dictionary of values, empty where there is none, and the nearest nodes that are known.
+    `held` is how many values there are, told or not; None of a node that does not say."""
 
     dictionary: bytes
     nearest: tuple[Contact, ...]
     expires_s: float = 0.0
+    held: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def _result(result: FindResult) -> bytes:
             *(field(4, packed_id(contact.node_id)) for contact in result.nearest),
             *(field(5, contact.peer) for contact in result.nearest),
             *(field(16, _addresses(contact.addresses)) for contact in result.nearest),
+            b"" if result.held is None else field(17, result.held),
         ]
     )
 
@@ -232,7 +235,7 @@ def _result_in(data: bytes) -> FindResult:
         for (node_id, peer), where in zip(named, addresses, strict=False)
         if node_id == packed_id(id_of(peer))
     )
-    return FindResult(dictionary, tuple(contacts))
+    return FindResult(dictionary, tuple(contacts), held=next(reversed(fields.all_ints(17)), None))
 
 
 def _sender(sender: Sender) -> bytes:
@@ -280,8 +283,11 @@ class _Fields:
     def last_bytes(self, number: int) -> bytes:
         return next(reversed(self.all_bytes(number)), b"")
 
+    def all_ints(self, number: int) -> list[int]:
+        return list(self._of(number, int))
+
     def last(self, number: int) -> int:
-        return next(reversed(list(self._of(number, int))), 0)
+        return next(reversed(self.all_ints(number)), 0)
 
     def doubles(self, number: int) -> list[float]:
         """A repeated double, packed or one by one."""

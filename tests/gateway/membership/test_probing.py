@@ -138,6 +138,9 @@ class GatewayNetwork:
     async def fetch(self, keys: Sequence[str]) -> Findings:
         return await self._inner.fetch(keys)
 
+    def held(self, key: str) -> int:
+        return self._inner.held(key)
+
     async def wait_changed(self) -> None:
         if self.change_fails is not None:
             error, self.change_fails = self.change_fails, None

@@ -82,6 +82,9 @@ class CountedNetwork:
                 self._fetched.clear()
                 await self._fetched.wait()
 
+    def held(self, key: str) -> int:
+        return self._inner.held(key)
+
     async def wait_changed(self) -> None:
         await self._inner.wait_changed()
 

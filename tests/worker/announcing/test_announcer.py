@@ -82,6 +82,9 @@ class FlakyNetwork:
     async def fetch(self, keys: Sequence[str]) -> Findings:
         return await self._inner.fetch(keys)
 
+    def held(self, key: str) -> int:
+        return self._inner.held(key)
+
     async def wait_changed(self) -> None:
         await self._inner.wait_changed()
 
