@@ -98,7 +98,12 @@ class Gateway:
             table = PeerTable(directory, remembered=Remembered(history.known_models, history.has_served))
             choices, reports, watchers = ChoiceLog(), ReportObservers(), Watchers()
             serving = Serving(network, table, config.serving, reports, choices.note, identity=identity)
-            sources = Sources(lambda: table.workers, lambda: table.lost, serving.admission.waiting_by_model)
+            sources = Sources(
+                lambda: table.workers,
+                lambda: table.lost,
+                serving.admission.waiting_by_model,
+                announced=lambda: table.announced,
+            )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),
                 streams=lambda: network.open_streams,

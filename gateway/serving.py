@@ -63,10 +63,12 @@ class Serving:
         )
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
+        table.waited_for = self.admission.waiting_by_model
         self._background = Background()
 
     async def __aenter__(self) -> Serving:
         self._background.keep("reading the directory", self.table.keep_fresh)
+        self._background.keep("looking up models", self.table.keep_looking_up)
         self._background.keep("probing workers", self.prober.run)
         self._background.keep("watching answers", self.watch.run)
         return self
@@ -84,6 +86,7 @@ class Serving:
         ]
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
+        self.table.want(query.model)
         choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude, recent=self._recent)
         if choice is not None:
             self._recent.note(query.key, choice.worker)

@@ -100,17 +100,12 @@ class DirectoryConfig:
     so that two announcements may be lost."""
 
     capability_lifetime_s: float = 180.0
-    load_lifetime_s: float = 30.0
     max_record_bytes: int | None = None
     """Of a capability record; what does not fit is left out. None: as many as any record may have."""
 
     @property
     def capability_interval_s(self) -> float:
         return self.capability_lifetime_s / 3
-
-    @property
-    def load_interval_s(self) -> float:
-        return self.load_lifetime_s / 3
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,29 @@
 """The directory: the part of the DHT that maps models to the records of their workers.
 
-Owns the names of its keys, which record may sit on which key, how a worker announces and withdraws, and how a reader
-picks the newest record. Knows nothing of sockets, nor of who is worth asking.
+Owns the names of its keys, which record may sit on which key, what a reader reads of a model or of all workers, and how
+it picks the newest record. Knows nothing of sockets, nor of who is worth asking.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Container, Sequence
-from typing import TypeVar
+from collections import OrderedDict
+from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
 from p2pnet.errors import RecordRefused
+from p2pnet.model_shards import MAX_LEVEL, Placing, Sampling, shard_key, shard_on
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, ModelTask, PrivateRecord, Record, open_record
 
-R = TypeVar("R", CapabilityRecord, LoadRecord)
 Part = tuple[str, int]
 """A peer id, and which of the peer's records."""
 
 SHARDS = 16
-"""Over how many keys the list of all workers is spread: one dictionary of the DHT travels in one reply under 4 MiB,
-which holds a thousand records of the largest size."""
+"""Over how many keys the list of all workers is spread. It is read by people and by whoever has nothing better to do;
+those who look for a model have its own keys, as many as it needs."""
 
 EXPIRY_GRACE_MS = 10_000
 """How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
@@ -34,9 +34,13 @@ MAX_RECORDS = 20_000
 it falls to lot which others do: whoever announces itself next has the same chance as who was first."""
 
 
+MAX_SAMPLINGS = 1_024
+"""Models of which it is remembered over how many keys their workers are spread."""
+
+
 def model_key(model: str) -> str:
-    """Where the capability records of a model's workers are."""
-    return f"p2pnet/1/model/{model}"
+    """Where the capability records of a model's workers are, of a popular one the first of them."""
+    return shard_key(model, 0, 0)
 
 
 def worker_key(shard: int) -> str:
@@ -45,7 +49,7 @@ def worker_key(shard: int) -> str:
 
 
 def load_key(shard: int) -> str:
-    """Where the load records of one share of all workers are."""
+    """Where workers of earlier versions announce how busy they are, for gateways of earlier versions."""
     return f"p2pnet/1/load/{shard}"
 
 
@@ -59,15 +63,28 @@ def shard_of(peer_id: str) -> int:
     return hashlib.sha1(peer_id.encode()).digest()[0] % SHARDS
 
 
-def keys_of(record: Record) -> tuple[str, ...]:
-    """The keys a record belongs on: these, and no others."""
+def keys_of(record: Record, placing: Placing | None = None) -> tuple[str, ...]:
+    """The keys to announce a record on; each model on the level where its worker has its place."""
     if isinstance(record, PrivateRecord):
         return (private_key(record.blinded_key),)
     shard = shard_of(record.peer_id)
     if isinstance(record, LoadRecord):
         return (load_key(shard),)
-    models = dict.fromkeys((*(card.id for card in record.models), *record.withdrawn))
-    return (worker_key((shard + record.part) % SHARDS), *map(model_key, models))
+    place = Placing(record.peer_id) if placing is None else placing
+    return (worker_key((shard + record.part) % SHARDS), *map(place.key, _models_of(record)))
+
+
+def all_keys_of(record: Record) -> Iterator[str]:
+    """The keys a record may be announced on: those of all levels, and no others."""
+    yield from keys_of(record)
+    if isinstance(record, CapabilityRecord):
+        for level in range(1, MAX_LEVEL + 1):
+            shard = shard_on(level, record.peer_id)
+            yield from (shard_key(model, level, shard) for model in _models_of(record))
+
+
+def _models_of(record: CapabilityRecord) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*(card.id for card in record.models), *record.withdrawn)))
 
 
 def validator(now_ms: Clock) -> Validator:
@@ -81,14 +98,14 @@ def validator(now_ms: Clock) -> Validator:
         return (
             stored.subkey == record.peer_id
             and stored.expires_ms == record.expires_ms
-            and stored.key_id in map(key_id, keys_of(record))
+            and stored.key_id in map(key_id, all_keys_of(record))
         )
 
     return is_acceptable
 
 
-def entries_for(record: Record, sealed: bytes) -> list[Entry]:
-    return [Entry(key, sealed, record.expires_ms) for key in keys_of(record)]
+def entries_for(record: Record, sealed: bytes, placing: Placing | None = None) -> list[Entry]:
+    return [Entry(key, sealed, record.expires_ms) for key in keys_of(record, placing)]
 
 
 class Directory:
@@ -99,37 +116,57 @@ class Directory:
         self._network = network
         self._now_ms = now_ms
         self._rng = rng or random.Random()
-        self._capabilities: dict[Part, CapabilityRecord] = {}
-        self._loads: dict[Part, LoadRecord] = {}
+        self._newest: dict[Part, CapabilityRecord] = {}
+        self._samplings: OrderedDict[str, Sampling] = OrderedDict()
 
-    async def workers(self, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
-        """All workers that are online: those found now, and those found before whose records have not expired."""
-        await self._read_capabilities([worker_key(shard) for shard in range(SHARDS)], in_use)
+    async def workers(
+        self, in_use: Container[str] = (), shards: Sequence[int] = range(SHARDS)
+    ) -> tuple[CapabilityRecord, ...]:
+        """All workers that are online: those found now under these keys, of very many a choice by lot, and those found
+        before whose records have not expired."""
+        await self._read([worker_key(shard) for shard in shards], in_use)
         return self._online()
 
+    @property
+    def announced(self) -> int:
+        """How many records of workers there are, as most of the peers say that store them: what was found may be a
+        part of them. Known as far as all shards have been read."""
+        return sum(self._network.held(worker_key(shard)) for shard in range(SHARDS))
+
     async def workers_of(self, model: str, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
-        """The workers that announce one model."""
-        await self._read_capabilities([model_key(model)], in_use)
+        """The workers that announce one model; of one that thousands announce some hundreds of them, which are others
+        for each reader. How many there are it finds out by and by, a level with each look."""
+        sampling = self._samplings.setdefault(model, Sampling(self._rng.random()))
+        self._samplings.move_to_end(model)
+        if len(self._samplings) > MAX_SAMPLINGS:
+            self._samplings.popitem(last=False)
+        keys = sampling.keys(model)
+        await self._read(keys, in_use)
+        sampling.note(self._network.held(keys[0]))
         return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
 
-    async def loads(self, is_asked_for: Callable[[str], bool] = lambda peer_id: True) -> dict[str, LoadRecord]:
-        """The load of all workers, or of those that are asked for, by peer id."""
-        found = await self._fetch([load_key(shard) for shard in range(SHARDS)])
-        self._remember(self._loads, [stored for stored in found if is_asked_for(stored.subkey)], LoadRecord)
-        return {peer_id: record for (peer_id, _), record in self._loads.items()}
+    def note(self, sealed: bytes) -> CapabilityRecord | None:
+        """A worker has said itself what it runs: its whole record as it is known now. None where that is nothing new,
+        or not true."""
+        try:
+            record = open_record(sealed, self._now_ms())
+        except RecordRefused:
+            return None
+        if not isinstance(record, CapabilityRecord) or not self._is_newer(record):
+            return None
+        self._newest[record.peer_id, record.part] = record
+        return whole_of([known for (peer_id, _), known in self._newest.items() if peer_id == record.peer_id])
 
-    async def _read_capabilities(self, keys: Sequence[str], in_use: Container[str]) -> None:
-        self._remember(self._capabilities, await self._fetch(keys), CapabilityRecord)
-        surplus = len(self._capabilities) - MAX_RECORDS
+    async def _read(self, keys: Sequence[str], in_use: Container[str]) -> None:
+        found = (await self._network.fetch(keys)).values()
+        self._remember([stored for values in found for stored in values])
+        surplus = len(self._newest) - MAX_RECORDS
         if surplus > 0:
-            others = [part for part in self._capabilities if part[0] not in in_use]
+            others = [part for part in self._newest if part[0] not in in_use]
             for part in self._rng.sample(others, min(surplus, len(others))):
-                del self._capabilities[part]
+                del self._newest[part]
 
-    async def _fetch(self, keys: Sequence[str]) -> list[StoredValue]:
-        return [stored for values in (await self._network.fetch(keys)).values() for stored in values]
-
-    def _remember(self, newest: dict[Part, R], found: Sequence[StoredValue], kind: type[R]) -> None:
+    def _remember(self, found: Sequence[StoredValue]) -> None:
         """The newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
         now_ms = self._now_ms()
         for stored in found:
@@ -137,16 +174,18 @@ class Directory:
                 record = open_record(stored.value, now_ms)
             except RecordRefused:
                 continue
-            part = record.peer_id, record.part if isinstance(record, CapabilityRecord) else 0
-            known = newest.get(part)
-            if isinstance(record, kind) and (known is None or known.sequence < record.sequence):
-                newest[part] = record
-        for part in [part for part, record in newest.items() if record.expires_ms <= now_ms]:
-            del newest[part]
+            if isinstance(record, CapabilityRecord) and self._is_newer(record):
+                self._newest[record.peer_id, record.part] = record
+        for part in [part for part, record in self._newest.items() if record.expires_ms <= now_ms]:
+            del self._newest[part]
+
+    def _is_newer(self, record: CapabilityRecord) -> bool:
+        known = self._newest.get((record.peer_id, record.part))
+        return known is None or known.sequence < record.sequence
 
     def _online(self) -> tuple[CapabilityRecord, ...]:
         by_peer: dict[str, list[CapabilityRecord]] = {}
-        for (peer_id, _), record in self._capabilities.items():
+        for (peer_id, _), record in self._newest.items():
             by_peer.setdefault(peer_id, []).append(record)
         whole = (whole_of(by_peer[peer_id]) for peer_id in sorted(by_peer))
         return tuple(record for record in whole if record.is_online)

@@ -32,7 +32,8 @@ ROOMS: dict[str, str] = {
     "p2pnet.receipts": "errors messages identity records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages embed_messages status_messages receipts",
-    "p2pnet.directory": "errors network records",
+    "p2pnet.model_shards": "",
+    "p2pnet.directory": "errors model_shards network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": "errors config messages embed_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
@@ -52,7 +53,9 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
-    "p2pnet.worker.announcing": "config identity flow network records wire directory worker.observability",
+    "p2pnet.worker.announcing": (
+        "config identity flow network records wire model_shards directory worker.observability"
+    ),
     "p2pnet.worker.streams": (
         "errors config identity messages embed_messages status_messages rate_limit flow network records receipts "
         "wire worker.backend worker.observability"

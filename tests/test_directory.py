@@ -196,16 +196,6 @@ async def test_what_is_announced_is_found_on_each_of_its_keys() -> None:
     assert set(await story.reader.workers_of("tiny")) == {mine, other}
     assert await story.reader.workers_of("large") == (mine,)
     assert await story.reader.workers_of("unheard-of") == ()
-    assert await story.reader.loads() == {}
-
-
-async def test_loads_are_found_by_peer() -> None:
-    story = Story()
-    for identity in (WORKER, OTHER):
-        record = load_record(identity)
-        await story.network_of(identity).store(entries_for(record, seal(record, identity)))
-    assert await story.reader.loads() == {WORKER.peer_id: load_record(WORKER), OTHER.peer_id: load_record(OTHER)}
-    assert await story.reader.workers() == ()
 
 
 async def test_a_later_announcement_takes_the_place_of_an_earlier_one() -> None:

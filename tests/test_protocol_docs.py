@@ -24,6 +24,7 @@ from p2pnet import (
     errors,
     features,
     messages,
+    model_shards,
     records,
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
@@ -357,6 +358,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     signed,
     records,
     directory,
+    model_shards,
     answering,
     call_limits,
     calls,

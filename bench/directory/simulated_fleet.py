@@ -92,10 +92,11 @@ class SimulatedGateway:
         )
         self.prober = Prober(self.peer, self.table, self.world.now_s)
         self.table.meet = self.prober.meet
+        self.table.waited_for = lambda: self.waits_for
 
     def start(self) -> None:
         self.world.introduce(self.peer)
-        work = (self.table.keep_fresh(), self.prober.run(), self._ask(), self._wait())
+        work = (self.table.keep_fresh(), self.table.keep_looking_up(), self.prober.run(), self._ask())
         self.tasks = [asyncio.create_task(each) for each in work]
 
     async def stop(self) -> None:
@@ -120,6 +121,7 @@ class SimulatedGateway:
         while True:
             await asyncio.sleep(self.world.rng.expovariate(REQUESTS_PER_S))
             model = self.world.rng.choice(self.models)
+            self.table.want(model)
             with contextlib.suppress(IndexError):
                 worker = self.world.rng.choice(self.table.roster.of((model, "generate")))
                 asyncio.get_running_loop().call_later(REQUEST_S, self._served, worker, model)
@@ -130,13 +132,3 @@ class SimulatedGateway:
         if worker.peer_id in self.world.peers:
             worker.note_served((model, "generate"))
             worker.heard_s = self.world.now_s()
-
-    async def _wait(self) -> None:
-        """As a request for a model that nobody runs: it looks once, and waits."""
-        looked: set[str] = set()
-        while True:
-            await asyncio.sleep(0.2)
-            for model in self.waits_for:
-                if model not in looked and not self.runs(model):
-                    looked.add(model)
-                    await self.table.look_up(model)
