@@ -2,8 +2,8 @@
 
     python -m bench.directory_sim [--workers N]... [--gateways N] [--seconds S] [--seed N] [--json]
 
-Simulated: the real nodes of the DHT, announcers, directories, peer tables and probers in one process, on a clock that
-jumps. Every call is the bytes that it would be. Half of the workers leave within an hour, half of those without a word;
+Simulated: the real nodes of the DHT, announcers, directories, peer tables, probers and watches in one process, on a
+clock that jumps. Every call is the bytes that it would be. Half of the workers leave within an hour, half of those without a word;
 each is replaced. A fifth of them can be dialled, and store. A newcomer brings a model that a gateway waits for; who
 dies has just served the gateway. The CPU of storing peers is what their answers take on this machine.
 """

@@ -11,6 +11,7 @@ from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
 from gateway.membership.probing import Prober
 from gateway.membership.table import PeerTable
+from gateway.membership.watching import Watching
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
@@ -56,6 +57,7 @@ class Serving:
         self.table = table
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
+        self.watching = Watching(network, table, self.prober, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
         witnesses = Witnesses(network.peer_id, identity)
         self.dispatcher = Dispatcher(
@@ -70,6 +72,7 @@ class Serving:
         self._background.keep("reading the directory", self.table.keep_fresh)
         self._background.keep("looking up models", self.table.keep_looking_up)
         self._background.keep("probing workers", self.prober.run)
+        self._background.keep("watching workers", self.watching.run)
         self._background.keep("watching answers", self.watch.run)
         return self
 

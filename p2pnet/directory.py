@@ -16,7 +16,16 @@ import msgspec
 from p2pnet.errors import RecordRefused
 from p2pnet.model_shards import MAX_LEVEL, Placing, Sampling, shard_key, shard_on
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
-from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, ModelTask, PrivateRecord, Record, open_record
+from p2pnet.records import (
+    MAX_PARTS,
+    CapabilityRecord,
+    LoadRecord,
+    ModelCard,
+    ModelTask,
+    PrivateRecord,
+    Record,
+    open_record,
+)
 
 Part = tuple[str, int]
 """A peer id, and which of the peer's records."""
@@ -145,17 +154,18 @@ class Directory:
         sampling.note(self._network.held(keys[0]))
         return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
 
-    def note(self, sealed: bytes) -> CapabilityRecord | None:
+    def note(self, sealed: bytes, peer_id: str) -> CapabilityRecord | None:
         """A worker has said itself what it runs: its whole record as it is known now. None where that is nothing new,
-        or not true."""
+        or not its own."""
         try:
             record = open_record(sealed, self._now_ms())
         except RecordRefused:
             return None
-        if not isinstance(record, CapabilityRecord) or not self._is_newer(record):
+        if not isinstance(record, CapabilityRecord) or record.peer_id != peer_id or not self._is_newer(record):
             return None
-        self._newest[record.peer_id, record.part] = record
-        return whole_of([known for (peer_id, _), known in self._newest.items() if peer_id == record.peer_id])
+        self._newest[peer_id, record.part] = record
+        parts = (self._newest.get((peer_id, part)) for part in range(MAX_PARTS))
+        return whole_of([part for part in parts if part is not None])
 
     async def _read(self, keys: Sequence[str], in_use: Container[str]) -> None:
         found = (await self._network.fetch(keys)).values()

@@ -77,7 +77,8 @@ ROOMS: dict[str, str] = {
     "gateway.peers": "messages records",
     "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
-        "errors flow network records wire directory client gateway.interface gateway.peers gateway.routing"
+        "errors status_messages rate_limit flow network records wire directory client gateway.interface gateway.peers "
+        "gateway.routing"
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": (

@@ -68,7 +68,7 @@ from p2pnet.receipts.signed import (
     seal_receipt,
 )
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, open_record, seal
-from p2pnet.status_messages import Status, StatusRequest
+from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.swarm import hello, invitation, revocations
 from p2pnet.swarm import values as swarm_values
 from p2pnet.swarm.certificates import Certificate, Delegation, certify, delegate
@@ -90,7 +90,7 @@ from p2pnet.wire.codec import (
 )
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
-from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, watchers
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -113,6 +113,7 @@ EVENTS = {
 }
 EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9))), dimensions=2)
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
+ANNOUNCED = Announced(b"\x01\x02\x03")
 STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(
     peer_id=WORKER.peer_id,
@@ -150,6 +151,8 @@ def hex_examples() -> dict[str, bytes]:
             "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
             "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
             "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
+            "watch": encode_frame(WatchRequest(), MAX_STATUS_FRAME_BYTES),
+            "announced": encode_frame(ANNOUNCED, codec.MAX_WATCH_FRAME_BYTES),
             "payload": PAYLOAD,
             "signed-prefix": SIGNED.removesuffix(PAYLOAD),
             "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
@@ -245,6 +248,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
+    assert codec.watch_request_decoder().feed(blocks["watch"]) == [WatchRequest()]
+    assert codec.watch_event_decoder().feed(blocks["status"] + blocks["announced"]) == [STATUS, ANNOUNCED]
     for name, event in EVENTS.items():
         assert codec.event_decoder().feed(blocks[name]) == [event]
     assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
@@ -312,6 +317,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     EmbedRequest,
     Embedding,
     Status,
+    Announced,
     CapabilityRecord,
     LoadRecord,
     ModelCard,
@@ -354,6 +360,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     client,
     arrivals,
     guard,
+    watchers,
     backend_stream_handler,
     signed,
     records,

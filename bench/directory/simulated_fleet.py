@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from bench.directory.simulated_network import SimulatedPeer, SimulatedWorld
 from gateway.membership.probing import Prober
 from gateway.membership.table import PeerTable
+from gateway.membership.watching import Watching
 from gateway.peers.worker import Worker
 from p2pnet.directory import Directory
 from p2pnet.messages import Load
 from p2pnet.records import ModelCard
 from p2pnet.status_messages import Status
-from p2pnet.wire.exchange import STATUS_PROTOCOL
+from p2pnet.wire.exchange import STATUS_PROTOCOL, WATCH_PROTOCOL
 from p2pnet.worker.announcing.announcer import Announcer
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
+from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.status_handler import StatusHandler
+from p2pnet.worker.streams.watch_handler import WatchHandler
 
 MODELS_PER_WORKER = 2
 MODELS_PER_GATEWAY = 8
@@ -57,7 +60,9 @@ class SimulatedWorker:
 
     async def start(self) -> None:
         self._world.introduce(self.peer)
-        await self.peer.handle(STATUS_PROTOCOL, StatusHandler(self._status))
+        guard = Guard(now_s=self._world.now_s)
+        await self.peer.handle(STATUS_PROTOCOL, StatusHandler(self._status, guard))
+        await self.peer.handle(WATCH_PROTOCOL, WatchHandler(self._status, lambda: self.announcer.records, guard))
         await self.announcer.start()
 
     async def leave(self) -> None:
@@ -92,11 +97,18 @@ class SimulatedGateway:
         )
         self.prober = Prober(self.peer, self.table, self.world.now_s)
         self.table.meet = self.prober.meet
+        self.watching = Watching(self.peer, self.table, self.prober, self.world.now_s)
         self.table.waited_for = lambda: self.waits_for
 
     def start(self) -> None:
         self.world.introduce(self.peer)
-        work = (self.table.keep_fresh(), self.table.keep_looking_up(), self.prober.run(), self._ask())
+        work = (
+            self.table.keep_fresh(),
+            self.table.keep_looking_up(),
+            self.prober.run(),
+            self.watching.run(),
+            self._ask(),
+        )
         self.tasks = [asyncio.create_task(each) for each in work]
 
     async def stop(self) -> None:

@@ -205,6 +205,16 @@ class PeerTable:
         if self._take_in(found, MAX_MET):
             self._rebuild()
 
+    def note_announced(self, worker: Worker, sealed: bytes) -> None:
+        """A worker in use has said what it announces now: other models, say, or that it stops."""
+        record = self._directory.note(sealed, worker.peer_id)
+        if record is None or self._workers.get(worker.peer_id) is not worker:
+            return
+        if not record.is_online:
+            self._put_away(self._workers.pop(worker.peer_id))
+        if not record.is_online or self._take_in((record,)):
+            self._rebuild()
+
     def note_lost(self, worker: Worker) -> None:
         """It does not answer: out of the roster until it answers a probe, or, where it has served, announces itself
         anew."""

@@ -29,7 +29,7 @@ from p2pnet.records import (
     ModelCard,
     seal,
 )
-from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL
+from p2pnet.wire.exchange import PROTOCOLS, STATUS_PROTOCOL, WATCH_PROTOCOL
 from p2pnet.worker.announcing.fitting import fitted, shares
 from p2pnet.worker.observability.load import LoadMeter
 
@@ -77,6 +77,7 @@ class Announcer:
         self._issued: deque[int] = deque(maxlen=MAX_ISSUED)
         self.stored_sequence = 0
         """That of the newest capability record that the directory has taken, a withdrawal among them."""
+        self._sealed: dict[int, bytes] = {}
         self._last_expires_ms = 0
         self._capabilities_lock = asyncio.Lock()
         self._is_paused = False
@@ -107,6 +108,11 @@ class Announcer:
         self._background.keep("announcing what has changed", self._announce_on_change)
         self._background.keep("announcing new models", self._announce_on_new_models)
         return is_stored
+
+    @property
+    def records(self) -> tuple[bytes, ...]:
+        """The sealed records that it announces now, taken by the directory or not yet: all its parts."""
+        return tuple(self._sealed[part] for part in sorted(self._sealed))
 
     def has_issued(self, sequence: int) -> bool:
         """Whether the record of this number, which has not expired yet, is one of ours."""
@@ -206,7 +212,11 @@ class Announcer:
             expires_ms=LARGEST_STAMP,
             models=(),
             addresses=(),
-            protocols=(*dict.fromkeys(PROTOCOLS[card.task] for card in self._models()), STATUS_PROTOCOL),
+            protocols=(
+                *dict.fromkeys(PROTOCOLS[card.task] for card in self._models()),
+                STATUS_PROTOCOL,
+                WATCH_PROTOCOL,
+            ),
             slots=self._meter.load.slots,
             agent=AGENT,
             name=self._name,
@@ -241,6 +251,8 @@ class Announcer:
 
     async def _store(self, record: CapabilityRecord) -> bool:
         sealed = seal(record, self._identity)
+        self._sealed = {part: self._sealed[part] for part in self._sealed if part < record.parts}
+        self._sealed[record.part] = sealed
         entries = entries_for(record, sealed, self._placing)
         accepted = await self._network.store(entries)
         if accepted < len(entries):

@@ -17,8 +17,10 @@ import pytest
 from gateway.membership.crawl import CRAWL_INTERVAL_S
 from gateway.membership.probing import (
     AGAIN_S,
+    ENOUGH_WORKERS,
     MAX_NEWCOMERS,
     MAX_PROBES,
+    MAX_STRANGERS,
     MAX_URGENT_TIMEOUT_S,
     RELAYED_TIMEOUT_S,
     ROUND_S,
@@ -317,7 +319,8 @@ async def test_a_round_is_bounded_and_neither_the_lost_nor_the_silent_take_it_al
     lost: int, silent: int, of_lost: int, of_silent: int
 ) -> None:
     site = Site()
-    crowd(site, lost + silent, lost)
+    for worker in crowd(site, lost + silent, lost):
+        worker.health.has_served = True
     await site.passing.pass_to(100)
     due = site.prober.due()
     is_lost = [worker in site.table._lost.values() for worker in due]
@@ -642,6 +645,23 @@ async def test_a_look_at_our_own_place_that_fails_is_not_the_last_one() -> None:
     assert site.passing.now_s() == 1.25
     probing.cancel()
     await asyncio.wait([probing])
+
+
+async def test_in_a_large_network_few_of_those_that_have_served_nothing_are_asked() -> None:
+    """Silent ones, lost ones and newcomers; whoever has served is asked as ever."""
+    site = await announced(A, B, peer("c"))
+    workers = crowd(site, ENOUGH_WORKERS + 60, lost=20)
+    tried = [*workers[:3], *workers[40:47]]
+    for worker in tried:
+        worker.health.has_served = True
+    site.passing.clock.advance(UNHEARD_S + 1)
+    due = site.prober.due()
+    assert {worker.peer_id for worker in tried} < {worker.peer_id for worker in due}
+    assert len(due) == len(tried) + 2 * MAX_STRANGERS
+    site.prober.meet_next()
+    site.prober.meet_next()
+    await site.passing.pass_to(site.passing.now_s())
+    assert len(site.table.newcomers) == 3 - MAX_STRANGERS
 
 
 # ---- how soon that tells

@@ -151,7 +151,7 @@ async def test_the_first_announcement_says_everything() -> None:
         expires_ms=site.clock.now_ms + 180_000,
         models=(card("tiny"),),
         addresses=(address_of(WORKER),),
-        protocols=("/p2pnet/generate/1", "/p2pnet/status/1"),
+        protocols=("/p2pnet/generate/1", "/p2pnet/status/1", "/p2pnet/watch/1"),
         slots=4,
         is_online=True,
         agent=AGENT,
