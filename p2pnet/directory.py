@@ -142,11 +142,16 @@ class Directory:
         part of them. Known as far as all shards have been read."""
         return sum(self._network.held(worker_key(shard)) for shard in range(SHARDS))
 
-    async def workers_of(self, model: str, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
+    async def workers_of(
+        self, model: str, in_use: Container[str] = (), are_others_wanted: bool = False
+    ) -> tuple[CapabilityRecord, ...]:
         """The workers that announce one model; of one that thousands announce some hundreds of them, which are others
-        for each reader. How many there are it finds out by and by, a level with each look."""
+        for each reader, and the same with each look, unless others are wanted. How many there are it finds out by and
+        by, a level with each look."""
         sampling = self._samplings.setdefault(model, Sampling(self._rng.random()))
         self._samplings.move_to_end(model)
+        if are_others_wanted:
+            sampling.lot = self._rng.random()
         if len(self._samplings) > MAX_SAMPLINGS:
             self._samplings.popitem(last=False)
         keys = sampling.keys(model)

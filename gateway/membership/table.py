@@ -198,7 +198,7 @@ class PeerTable:
             return
         self._looking_up[model] = asyncio.Event()
         try:
-            found = _usable(await self._directory.workers_of(model, self))
+            found = _usable(await self._directory.workers_of(model, self, model in self.waited_for()))
         finally:
             self._looking_up.pop(model).set()
         self._look_ups.note(model, self._now_s())
