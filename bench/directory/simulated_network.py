@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import random
 import time
 from collections import Counter
@@ -88,7 +89,8 @@ class SimulatedWorld:
         """As after it has joined and looked around: it knows nodes everywhere, and all near it."""
         alive = [node for node in self._nodes if node.peer_id in self.peers and node is not peer]
         some = self.rng.sample(alive, min(len(alive), KNOWN_AT_START))
-        near = sorted(alive, key=lambda node: node.node.own_id ^ peer.node.own_id)[:20]
+        own_id = peer.node.own_id
+        near = heapq.nsmallest(20, alive, key=lambda node: node.node.own_id ^ own_id)
         for node in {each.peer_id: each for each in (*some, *near)}.values():
             peer.node.met(node.peer_id, Sender(node.node.own_id))
             if node in near and not peer.node.is_client:

@@ -177,8 +177,12 @@ class Prober:
         return await self._ask(worker, urgent_timeout_s(worker))
 
     async def miss(self, worker: Worker) -> None:
-        """Ask one of which nothing is heard any more: it is out, or in again, at once."""
-        await self._probe(worker, urgent_timeout_s(worker))
+        """Ask one of which nothing is heard any more: it is out, or in again, at once. Nothing is hung up on: it may be
+        slow, and have answers of ours under way; the next round knows better."""
+        if await self._ask(worker, urgent_timeout_s(worker)):
+            self._table.note_found(worker)
+        else:
+            self._table.note_lost(worker)
 
     async def _try_round(self) -> None:
         try:

@@ -66,6 +66,7 @@ async def test_it_is_told_at_once_how_the_worker_is_and_what_it_announces() -> N
         site = Site()
         stream = await site.open(WATCH[:cut], WATCH[cut:])
         assert await site.told(stream) == [site.said, Announced(b"a record")]
+        await site.worker.kill()
 
 
 async def test_then_what_changes_and_a_word_every_second() -> None:
@@ -86,6 +87,7 @@ async def test_then_what_changes_and_a_word_every_second() -> None:
     site.said = Status(False, Load(3, 1, 8, 3), 5)
     site.tick()
     assert await site.told(stream) == [site.said]
+    await site.worker.kill()
 
 
 async def test_whoever_goes_frees_its_place() -> None:
@@ -94,7 +96,16 @@ async def test_whoever_goes_frees_its_place() -> None:
     await site.told(stream)
     assert len(site.handler.watchers) == 1
     stream.close()
-    site.tick(4)
+    await settle(lambda: len(site.handler.watchers) == 0)
+
+
+async def test_a_gateway_that_says_more_than_its_request_is_told_no_more() -> None:
+    site = Site()
+    stream = await site.open(WATCH)
+    await site.told(stream)
+    await stream.write(b"x")
+    (failed,) = await site.told(stream)
+    assert isinstance(failed, Failed) and failed.code == "protocol_violation"
     await settle(lambda: len(site.handler.watchers) == 0)
 
 
