@@ -14,6 +14,10 @@ from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
 from p2pnet.peer import Peer, load_network
 from p2pnet.records import CapabilityRecord
 
+LISTED_WHOLE = 1_000
+"""Workers: so many are told whole in one answer for each key of their list. Some of what is announced beyond those that
+are read has just gone."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -25,7 +29,7 @@ class View:
     @property
     def remark(self) -> str:
         """What whoever reads a list of them has to know."""
-        if self.announced <= len(self.workers):
+        if self.announced <= max(LISTED_WHOLE, len(self.workers)):
             return ""
         return f"A part of the network: {len(self.workers):,} workers were read, of some {self.announced:,} announced."
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from p2pnet.cli.directory_view import View
 from p2pnet.cli.models import models_table
 from p2pnet.cli.peers import peers_table
 from p2pnet.cli.tables import print_table
@@ -67,3 +68,12 @@ def test_a_table_that_fits_is_one_and_one_that_does_not_is_read_row_by_row() -> 
     first, behind, *_ = shown(models_table([(card(LONG), "2")]), 80, is_terminal=True)
     assert first == LONG
     assert behind.startswith("  task: generate, workers: 2, context: ")
+
+
+@pytest.mark.parametrize(
+    ("read", "announced", "is_part"), [(0, 0, False), (2, 3, False), (2, 1_000, False), (2, 1_001, True)]
+)
+def test_a_list_of_a_part_of_the_network_says_so(read: int, announced: int, is_part: bool) -> None:
+    view = View((capability(peer("ann")),) * read, announced)
+    assert bool(view.remark) is is_part
+    assert not is_part or "2 workers were read, of some 1,001" in view.remark
