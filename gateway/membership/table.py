@@ -150,6 +150,7 @@ class PeerTable:
         while True:
             for model in self._look_ups.due(self.waited_for(), self._now_s())[:1]:
                 await self._read_one(model)
+                await self._has_met(model)
             await asyncio.sleep(LOOK_UP_TICK_S)
 
     def want(self, model: str) -> None:

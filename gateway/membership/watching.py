@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 ROUND_S = 0.5
 """How often it is looked who is to be watched."""
 
-MAX_WATCHED = 64
-"""Workers watched at the same time: some hundred messages a second, 1 % of a core. Those beyond are probed."""
+MAX_WATCHED = 128
+"""Workers watched at the same time: some two hundred messages a second, 2 % of a core. Those beyond are probed."""
 
 SILENT_S = 2.0
 """A worker says something every second. One that has not for so long is asked; with the answer that does not come, it

@@ -14,7 +14,7 @@ from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
 from p2pnet.peer import Peer, load_network
 from p2pnet.records import CapabilityRecord
 
-LISTED_WHOLE = 1_000
+LISTED_WHOLE = 500
 """Workers: so many are told whole in one answer for each key of their list. Some of what is announced beyond those that
 are read has just gone."""
 

@@ -38,7 +38,7 @@ signature, and an honest node stores none. Some may have expired on the way."""
 MAX_PINGED = 4
 """Old nodes asked at the same time whether they are still there, since a newcomer wants their place."""
 
-MAX_BELIEVED = 4 * MAX_TOLD_VALUES
+MAX_BELIEVED = 8 * MAX_TOLD_VALUES
 """Values looked at in one answer for one key: nodes of an earlier version tell up to 900."""
 
 CHECKED_AT_ONCE = 8

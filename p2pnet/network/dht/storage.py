@@ -30,12 +30,12 @@ MAX_VALUES_PER_GROUP = 1 << 12
 MAX_VALUES_PER_KEY_AND_GROUP = MAX_VALUES_PER_KEY // 3
 """Of one key's, from one group of addresses: whoever floods a key from one network leaves room for others."""
 
-MAX_TOLD_VALUES = 64
-"""Of one key, in one answer: from the five nodes that store a key, a reader has most of what lies there, up to some two
-hundred and fifty values. More would be read by every gateway, and used by none."""
+MAX_TOLD_VALUES = 32
+"""Of one key, in one answer: from the five nodes and more that store a key, a reader has some hundred and fifty of what
+lies there, and others with its next look. More would be read by every gateway, and used by none."""
 
-MAX_TOLD_BYTES = 64 << 10
-"""Of them: a hundred usual records. MAX_KEYS times as much fits one answer, with the nodes that it names."""
+MAX_TOLD_BYTES = 32 << 10
+"""Of them: fifty usual records. MAX_KEYS times as much fits one answer, with the nodes that it names."""
 
 _OVERHEAD_BYTES = 256
 """What a value takes beside its own bytes."""

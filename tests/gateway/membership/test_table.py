@@ -553,12 +553,12 @@ async def test_what_a_client_asks_for_is_looked_up_by_itself() -> None:
     site.table.want("large")
     await site.network.fetched(1)
     assert site.network.keys[-1] == model_key("large")
-    # When a request waits for it and a worker comes, then it is met two seconds later without a request's asking.
+    # When a request waits for it and a worker comes, then it is in use two seconds later, though no request asks.
     site.table.waited_for = lambda: ("large",)
     await site.announce(B, "large")
     site.clock.advance(WAITED_FOR_S)
     await site.network.fetched(1)
-    await settle(lambda: len(site.table.newcomers) == 1)
+    await settle(lambda: B.peer_id in site.workers())
     looking.cancel()
     await asyncio.wait([looking])
 
