@@ -5,7 +5,7 @@
 Simulated: the real nodes of the DHT, announcers, directories, peer tables, probers and watches in one process, on a
 clock that jumps. Every call is the bytes that it would be. Half of the workers leave within an hour, half of those
 without a word; each is replaced. A fifth of them can be dialled, and store. A newcomer brings a model that a gateway
-waits for; who dies has just served the gateway, and its streams end. The CPU of storing peers is what their answers
+waits for; who dies has served the gateway before, and its streams end. The CPU of storing peers is what their answers
 take on this machine. A thousand workers take some minutes, ten thousand half an hour.
 """
 
@@ -43,6 +43,8 @@ SETTLING_S = 20.0
 """Gateways begin this long before anything is counted."""
 EVENTS = 8
 """Newcomers that are waited for, and deaths of workers in use: one of each for a gateway, at the same time."""
+IN_USE_S = 3.0
+"""How long a worker has been in use at least, before it dies."""
 PATIENCE_S = 60.0
 STEP_S = 0.1
 
@@ -171,7 +173,8 @@ class Simulation:
         in_use = [each for each in gateway.in_use if each.peer_id in candidates]
         if not in_use:
             return None
-        victim = candidates[max(in_use, key=lambda each: each.heard_s).peer_id]
+        victim = candidates[self._world.rng.choice(in_use).peer_id]
+        await asyncio.sleep(IN_USE_S)
         began_s = self._world.now_s()
         await victim.vanish()
         return await self._until(lambda: not gateway.uses(victim.peer.peer_id), began_s)
