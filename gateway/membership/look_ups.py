@@ -43,14 +43,14 @@ class LookUps:
             self._wanted_s.popitem(last=False)
 
     def note(self, model: str, now_s: float) -> None:
-        """It was looked up."""
+        """A look-up that began then has ended."""
         self._looked_up_s[model] = now_s
         self._looked_up_s.move_to_end(model)
         if len(self._looked_up_s) > MAX_LOOKED_UP:
             self._looked_up_s.popitem(last=False)
 
     def is_known(self, model: str, now_s: float) -> bool:
-        """Whether it was looked up just now."""
+        """Whether a look-up began just now, and has ended."""
         return now_s - self._looked_up_s.get(model, float("-inf")) < LOOK_UP_AGAIN_S
 
     def due(self, waited_for: Collection[str], now_s: float) -> list[str]:

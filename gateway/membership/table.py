@@ -198,11 +198,12 @@ class PeerTable:
         if self._look_ups.is_known(model, self._now_s()) or len(self._looking_up) >= MAX_LOOK_UPS:
             return
         self._looking_up[model] = asyncio.Event()
+        began_s = self._now_s()
         try:
             found = _usable(await self._directory.workers_of(model, self, model in self.waited_for()))
         finally:
             self._looking_up.pop(model).set()
-        self._look_ups.note(model, self._now_s())
+        self._look_ups.note(model, began_s)
         if self._take_in(found, MAX_MET):
             self._rebuild()
 
