@@ -121,6 +121,7 @@ class Gateway:
                 serving.admission.waiting_by_model,
                 serving.audits.judge.view,
                 flags,
+                announced=lambda: table.announced,
             )
             metrics = GatewayMetrics(
                 lambda: model_views(sources),

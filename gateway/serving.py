@@ -13,6 +13,7 @@ from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
 from gateway.membership.probing import Prober
 from gateway.membership.table import PeerTable
+from gateway.membership.watching import Watching
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
 from gateway.queueing.admission import Admission, QueueLimits
@@ -59,6 +60,7 @@ class Serving:
         self.table = table
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
+        self.watching = Watching(network, table, self.prober, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
         self.audits = Audits(
             network,
@@ -84,11 +86,14 @@ class Serving:
         table.flags.listen(self._cut_flagged)
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
+        table.waited_for = self.admission.waiting_by_model
         self._background = Background()
 
     async def __aenter__(self) -> Serving:
         self._background.keep("reading the directory", self.table.keep_fresh)
+        self._background.keep("looking up models", self.table.keep_looking_up)
         self._background.keep("probing workers", self.prober.run)
+        self._background.keep("watching workers", self.watching.run)
         self._background.keep("watching answers", self.watch.run)
         self._background.keep("auditing answers", self.audits.run)
         return self
@@ -112,6 +117,7 @@ class Serving:
                 attempt.cut("its answers do not come from what it claims to run", Flagged)
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
+        self.table.want(query.model)
         choice = choose(self.table.roster, query, self._now_s(), self._rng, exclude, recent=self._recent)
         if choice is not None:
             self._recent.note(query.key, choice.worker)

@@ -14,16 +14,16 @@ from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolatio
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
 from p2pnet.score_messages import Scored, ScoreRequest
-from p2pnet.status_messages import Status, StatusRequest
+from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
 from p2pnet.wire.margins import MarginCheck
-from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, AnyAnswer, WireProtocol
+from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, WATCH, AnyAnswer, WireProtocol
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
 E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
@@ -134,6 +134,18 @@ async def status(network: Network, peer_id: str, addresses: Sequence[str], timeo
     except TimeoutError as error:
         raise PeerLost(f"the worker did not say how it is within {timeout_s:g} s") from error
     return answer
+
+
+def watch(
+    network: Network, peer_id: str, addresses: Sequence[str], open_s: float, silence_s: float
+) -> AsyncGenerator[Status | Announced, None]:
+    """Have one worker tell how it is, for as long as it is listened to: a Status, then any of the two.
+
+    It has `open_s` seconds for the first, from the open stream on, and `silence_s` between two. Raises PeerSilent when
+    it takes longer, PeerLost when the stream has ended, PeerUnreachable or ProtocolViolation, or the error that a
+    Failed frame stands for: NotAllowed, or Busy when it has no room for one more. Who answers so is alive.
+    """
+    return _drive(network, peer_id, addresses, _Call(WATCH, WatchRequest(), lambda _: None, open_s, silence_s))
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class DirectoryConfig:
     so that two announcements may be lost."""
 
     capability_lifetime_s: float = 180.0
-    load_lifetime_s: float = 30.0
+    stage_lifetime_s: float = 30.0
+    """What a stage announces says how busy it is, too, and drivers miss it sooner than gateways miss a worker."""
     max_record_bytes: int | None = None
     """Of a capability record; what does not fit is left out. None: as many as any record may have."""
 
@@ -112,8 +113,8 @@ class DirectoryConfig:
         return self.capability_lifetime_s / 3
 
     @property
-    def load_interval_s(self) -> float:
-        return self.load_lifetime_s / 3
+    def stage_interval_s(self) -> float:
+        return self.stage_lifetime_s / 3
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
 """The directory: the part of the DHT that maps models to the records of their workers.
 
-Owns the names of its keys, which record may sit on which key, how a worker announces and withdraws, and how a reader
-picks the newest record. Knows nothing of sockets, nor of who is worth asking.
+Owns the names of its keys, which record may sit on which key, what a reader reads of a model or of all workers, and how
+it picks the newest record. Knows nothing of sockets, nor of who is worth asking.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Container, Sequence
+from collections import OrderedDict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from p2pnet.errors import RecordRefused
+from p2pnet.model_shards import MAX_LEVEL, Placing, Sampling, shard_key, shard_on
 from p2pnet.network.interface import Clock, Entry, Network, StoredValue, Validator, key_id
 from p2pnet.records import (
+    MAX_PARTS,
     CapabilityRecord,
     LoadRecord,
     ModelCard,
@@ -26,13 +29,13 @@ from p2pnet.records import (
     open_record,
 )
 
-R = TypeVar("R", CapabilityRecord, LoadRecord, StageRecord)
+R = TypeVar("R", CapabilityRecord, StageRecord)
 Part = tuple[str, int]
 """A peer id, and which of the peer's records."""
 
 SHARDS = 16
-"""Over how many keys the list of all workers is spread: one dictionary of the DHT travels in one reply under 4 MiB,
-which holds a thousand records of the largest size."""
+"""Over how many keys the list of all workers is spread. It is read by people and by whoever has nothing better to do;
+those who look for a model have its own keys, as many as it needs."""
 
 EXPIRY_GRACE_MS = 10_000
 """How long after its expiry a stored record is still tolerated: hivemind refuses a whole dictionary for one bad entry,
@@ -42,10 +45,13 @@ MAX_RECORDS = 20_000
 """Capability records remembered: 50 MB of usual ones. Where there are more, those of workers that are in use stay, and
 it falls to lot which others do: whoever announces itself next has the same chance as who was first."""
 
+MAX_SAMPLINGS = 1_024
+"""Models of which it is remembered over how many keys their workers are spread."""
+
 
 def model_key(model: str) -> str:
-    """Where the capability records of a model's workers are."""
-    return f"p2pnet/1/model/{model}"
+    """Where the capability records of a model's workers are, of a popular one the first of them."""
+    return shard_key(model, 0, 0)
 
 
 def worker_key(shard: int) -> str:
@@ -54,7 +60,7 @@ def worker_key(shard: int) -> str:
 
 
 def load_key(shard: int) -> str:
-    """Where the load records of one share of all workers are."""
+    """Where workers of earlier versions announce how busy they are, for gateways of earlier versions."""
     return f"p2pnet/1/load/{shard}"
 
 
@@ -73,8 +79,8 @@ def shard_of(peer_id: str) -> int:
     return hashlib.sha1(peer_id.encode()).digest()[0] % SHARDS
 
 
-def keys_of(record: Record) -> tuple[str, ...]:
-    """The keys a record belongs on: these, and no others."""
+def keys_of(record: Record, placing: Placing | None = None) -> tuple[str, ...]:
+    """The keys to announce a record on; each model on the level where its worker has its place."""
     if isinstance(record, PrivateRecord):
         return (private_key(record.blinded_key),)
     if isinstance(record, StageRecord):
@@ -82,8 +88,21 @@ def keys_of(record: Record) -> tuple[str, ...]:
     shard = shard_of(record.peer_id)
     if isinstance(record, LoadRecord):
         return (load_key(shard),)
-    models = dict.fromkeys((*(card.id for card in record.models), *record.withdrawn))
-    return (worker_key((shard + record.part) % SHARDS), *map(model_key, models))
+    place = Placing(record.peer_id) if placing is None else placing
+    return (worker_key((shard + record.part) % SHARDS), *map(place.key, _models_of(record)))
+
+
+def all_keys_of(record: Record) -> Iterator[str]:
+    """The keys a record may be announced on: those of all levels, and no others."""
+    yield from keys_of(record)
+    if isinstance(record, CapabilityRecord):
+        for level in range(1, MAX_LEVEL + 1):
+            shard = shard_on(level, record.peer_id)
+            yield from (shard_key(model, level, shard) for model in _models_of(record))
+
+
+def _models_of(record: CapabilityRecord) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*(card.id for card in record.models), *record.withdrawn)))
 
 
 def validator(now_ms: Clock) -> Validator:
@@ -97,14 +116,14 @@ def validator(now_ms: Clock) -> Validator:
         return (
             stored.subkey == record.peer_id
             and stored.expires_ms == record.expires_ms
-            and stored.key_id in map(key_id, keys_of(record))
+            and stored.key_id in map(key_id, all_keys_of(record))
         )
 
     return is_acceptable
 
 
-def entries_for(record: Record, sealed: bytes) -> list[Entry]:
-    return [Entry(key, sealed, record.expires_ms) for key in keys_of(record)]
+def entries_for(record: Record, sealed: bytes, placing: Placing | None = None) -> list[Entry]:
+    return [Entry(key, sealed, record.expires_ms) for key in keys_of(record, placing)]
 
 
 class Directory:
@@ -115,26 +134,41 @@ class Directory:
         self._network = network
         self._now_ms = now_ms
         self._rng = rng or random.Random()
-        self._capabilities: dict[Part, CapabilityRecord] = {}
-        self._loads: dict[Part, LoadRecord] = {}
+        self._newest: dict[Part, CapabilityRecord] = {}
+        self._samplings: OrderedDict[str, Sampling] = OrderedDict()
         self._stages: dict[str, dict[Part, StageRecord]] = {}
         """By digest: those of the few models that this peer has to do with."""
 
-    async def workers(self, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
-        """All workers that are online: those found now, and those found before whose records have not expired."""
-        await self._read_capabilities([worker_key(shard) for shard in range(SHARDS)], in_use)
+    async def workers(
+        self, in_use: Container[str] = (), shards: Sequence[int] = range(SHARDS)
+    ) -> tuple[CapabilityRecord, ...]:
+        """All workers that are online: those found now under these keys, of very many a choice by lot, and those found
+        before whose records have not expired."""
+        await self._read([worker_key(shard) for shard in shards], in_use)
         return self._online()
 
-    async def workers_of(self, model: str, in_use: Container[str] = ()) -> tuple[CapabilityRecord, ...]:
-        """The workers that announce one model."""
-        await self._read_capabilities([model_key(model)], in_use)
-        return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
+    @property
+    def announced(self) -> int:
+        """How many records of workers there are, as most of the peers say that store them: what was found may be a
+        part of them. Known as far as all shards have been read."""
+        return sum(self._network.held(worker_key(shard)) for shard in range(SHARDS))
 
-    async def loads(self, is_asked_for: Callable[[str], bool] = lambda peer_id: True) -> dict[str, LoadRecord]:
-        """The load of all workers, or of those that are asked for, by peer id."""
-        found = await self._fetch([load_key(shard) for shard in range(SHARDS)])
-        self._remember(self._loads, [stored for stored in found if is_asked_for(stored.subkey)], LoadRecord)
-        return {peer_id: record for (peer_id, _), record in self._loads.items()}
+    async def workers_of(
+        self, model: str, in_use: Container[str] = (), are_others_wanted: bool = False
+    ) -> tuple[CapabilityRecord, ...]:
+        """The workers that announce one model; of one that thousands announce some hundreds of them, which are others
+        for each reader, and the same with each look, unless others are wanted. How many there are it finds out by and
+        by, a level with each look."""
+        sampling = self._samplings.setdefault(model, Sampling(self._rng.random()))
+        self._samplings.move_to_end(model)
+        if are_others_wanted:
+            sampling.lot = self._rng.random()
+        if len(self._samplings) > MAX_SAMPLINGS:
+            self._samplings.popitem(last=False)
+        keys = sampling.keys(model)
+        await self._read(keys, in_use)
+        sampling.note(self._network.held(keys[0]))
+        return tuple(worker for worker in self._online() if any(card.id == model for card in worker.models))
 
     async def stages_of(self, digest: str) -> tuple[StageRecord, ...]:
         """The stages that have layers of the model with this digest, and are online."""
@@ -142,18 +176,33 @@ class Directory:
         self._remember(known, await self._fetch([stage_key(digest)]), StageRecord)
         return tuple(record for record in known.values() if record.is_online and record.digest == digest)
 
-    async def _read_capabilities(self, keys: Sequence[str], in_use: Container[str]) -> None:
-        self._remember(self._capabilities, await self._fetch(keys), CapabilityRecord)
-        surplus = len(self._capabilities) - MAX_RECORDS
+    def note(self, sealed: bytes, peer_id: str) -> CapabilityRecord | None:
+        """A worker has said itself what it runs: its whole record as it is known now. None where that is nothing new,
+        or not its own."""
+        try:
+            record = open_record(sealed, self._now_ms())
+        except RecordRefused:
+            return None
+        if not isinstance(record, CapabilityRecord) or record.peer_id != peer_id:
+            return None
+        if not _is_newer(self._newest, record):
+            return None
+        self._newest[_part_of(record)] = record
+        parts = (self._newest.get((peer_id, part)) for part in range(MAX_PARTS))
+        return whole_of([part for part in parts if part is not None])
+
+    async def _read(self, keys: Sequence[str], in_use: Container[str]) -> None:
+        self._remember(self._newest, await self._fetch(keys), CapabilityRecord)
+        surplus = len(self._newest) - MAX_RECORDS
         if surplus > 0:
-            others = [part for part in self._capabilities if part[0] not in in_use]
+            others = [part for part in self._newest if part[0] not in in_use]
             for part in self._rng.sample(others, min(surplus, len(others))):
-                del self._capabilities[part]
+                del self._newest[part]
 
     async def _fetch(self, keys: Sequence[str]) -> list[StoredValue]:
         return [stored for values in (await self._network.fetch(keys)).values() for stored in values]
 
-    def _remember(self, newest: dict[Part, R], found: Sequence[StoredValue], kind: type[R]) -> None:
+    def _remember(self, known: dict[Part, R], found: Sequence[StoredValue], kind: type[R]) -> None:
         """The newest record of each peer: one empty answer of the DHT takes nothing from what was known."""
         now_ms = self._now_ms()
         for stored in found:
@@ -161,19 +210,26 @@ class Directory:
                 record = open_record(stored.value, now_ms)
             except RecordRefused:
                 continue
-            part = record.peer_id, record.part if isinstance(record, CapabilityRecord) else 0
-            known = newest.get(part)
-            if isinstance(record, kind) and (known is None or known.sequence < record.sequence):
-                newest[part] = record
-        for part in [part for part, record in newest.items() if record.expires_ms <= now_ms]:
-            del newest[part]
+            if isinstance(record, kind) and _is_newer(known, record):
+                known[_part_of(record)] = record
+        for part in [part for part, record in known.items() if record.expires_ms <= now_ms]:
+            del known[part]
 
     def _online(self) -> tuple[CapabilityRecord, ...]:
         by_peer: dict[str, list[CapabilityRecord]] = {}
-        for (peer_id, _), record in self._capabilities.items():
+        for (peer_id, _), record in self._newest.items():
             by_peer.setdefault(peer_id, []).append(record)
         whole = (whole_of(by_peer[peer_id]) for peer_id in sorted(by_peer))
         return tuple(record for record in whole if record.is_online)
+
+
+def _part_of(record: CapabilityRecord | StageRecord) -> Part:
+    return record.peer_id, record.part if isinstance(record, CapabilityRecord) else 0
+
+
+def _is_newer(known: Mapping[Part, R], record: R) -> bool:
+    before = known.get(_part_of(record))
+    return before is None or before.sequence < record.sequence
 
 
 def whole_of(parts: Sequence[CapabilityRecord]) -> CapabilityRecord:

@@ -91,6 +91,8 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     announced lately and does not run any more: the record overwrites what stands under their directory keys. `name` is
     what its owner calls the worker: a claim like any other, and not unique.
 
+    `load` is how busy it was when it announced this: gateways that use it are told more often, by itself.
+
     A worker whose models do not fit into one record has `parts` of them, of which this is number `part`. Each has some
     of the models, and else says the same.
     """
@@ -110,10 +112,12 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     name: Label = ""
     part: Annotated[int, Meta(ge=0, lt=MAX_PARTS)] = 0
     parts: Annotated[int, Meta(ge=1, le=MAX_PARTS)] = 1
+    load: Load | None = None
 
 
 class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
-    """The fast half: how busy the worker is, and how fast it claims to be; gateways measure for themselves."""
+    """How busy a worker of an earlier version is. Storing peers still take it, for gateways of that version; nobody
+    of this version announces or reads it."""
 
     peer_id: PeerId
     sequence: Count

@@ -1,4 +1,4 @@
-"""Defines the probe and its answer, which says how a worker is. Types of the wire, as those in `messages`."""
+"""Defines the probe, the watch, and what says how a worker is. Types of the wire, as those in `messages`."""
 
 from __future__ import annotations
 
@@ -25,4 +25,18 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag="status"):
 
 
 StatusEvent = Status | Failed
-"""What comes back: one of the two, then the end."""
+"""What comes back of a probe: one of the two, then the end."""
+
+
+class WatchRequest(msgspec.Struct, frozen=True, tag="watch"):
+    """Asks a worker to tell how it is from now on. It has no fields yet."""
+
+
+class Announced(msgspec.Struct, frozen=True, tag="announced"):
+    """A worker announces this sealed capability record now: it runs other models, say, or stops."""
+
+    record: bytes
+
+
+WatchEvent = Status | Announced | Failed
+"""What comes back of a watch: a status, then any number of the first two."""

@@ -36,7 +36,8 @@ ROOMS: dict[str, str] = {
     "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": "errors messages embed_messages score_messages status_messages receipts stage_messages",
-    "p2pnet.directory": "errors network records",
+    "p2pnet.model_shards": "",
+    "p2pnet.directory": "errors model_shards network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": "errors config messages embed_messages score_messages status_messages network wire",
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
@@ -62,7 +63,9 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
     ),
-    "p2pnet.worker.announcing": "config identity flow network records features wire directory worker.observability",
+    "p2pnet.worker.announcing": (
+        "config identity flow network records features wire model_shards directory worker.observability"
+    ),
     "p2pnet.worker.streams": (
         "errors config identity messages embed_messages score_messages status_messages rate_limit flow network records "
         "receipts wire worker.backend worker.observability"
@@ -90,7 +93,8 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
     "gateway.membership": (
-        "errors flow network records wire directory client gateway.interface gateway.peers gateway.routing"
+        "errors status_messages rate_limit flow network records wire directory client gateway.interface gateway.peers "
+        "gateway.routing"
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": (

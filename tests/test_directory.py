@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from p2pnet.directory import (
     worker_key,
 )
 from p2pnet.identity import Identity
+from p2pnet.model_shards import FULL_SHARD, MAX_LEVEL, Placing, shard_key, shard_on
 from p2pnet.network.interface import StoredValue, key_id
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.records import CapabilityRecord, Record, seal
@@ -82,6 +83,11 @@ def on(key: str, record: Record, signer: Identity, **changes: Any) -> StoredValu
     return StoredValue(**{name: changes.get(name, getattr(value, name)) for name in value.__dataclass_fields__})
 
 
+def level_key(model: str, level: int) -> str:
+    """Where the worker may announce a model on this level."""
+    return shard_key(model, level, shard_on(level, WORKER.peer_id))
+
+
 HONEST = on(model_key("tiny"), RECORD, WORKER)
 LOAD = on(load_key(SHARD), load_record(WORKER), WORKER)
 
@@ -89,6 +95,10 @@ ACCEPTABLE = {
     "on its model": HONEST,
     "on its other model": on(model_key("org/large"), RECORD, WORKER),
     "on its shard": on(worker_key(SHARD), RECORD, WORKER),
+    **{f"on level {level} of its model": on(level_key("tiny", level), RECORD, WORKER) for level in (1, 5, MAX_LEVEL)},
+    "on a level of a model that it withdraws": on(
+        level_key("gone", 2), capability(WORKER, withdrawn=("gone",)), WORKER
+    ),
     "a load record on its shard": LOAD,
     "a withdrawal": on(model_key("tiny"), capability(WORKER, is_online=False), WORKER),
     "on a model that it withdraws": on(model_key("gone"), capability(WORKER, withdrawn=("gone",)), WORKER),
@@ -109,6 +119,9 @@ UNACCEPTABLE = {
     ),
     "a model it does not run": on(model_key("other"), RECORD, WORKER),
     "a model whose name begins alike": on(model_key("tin"), RECORD, WORKER),
+    "another's shard of its model": on(shard_key("tiny", 3, shard_on(3, WORKER.peer_id) ^ 1), RECORD, WORKER),
+    "a level too low": on(level_key("tiny", MAX_LEVEL + 1), RECORD, WORKER),
+    "a load record on a level": on(level_key("tiny", 1), load_record(WORKER), WORKER),
     "another shard": on(worker_key((SHARD + 1) % SHARDS), RECORD, WORKER),
     "a capability record among loads": on(load_key(SHARD), RECORD, WORKER),
     "a load record among workers": on(worker_key(SHARD), load_record(WORKER), WORKER),
@@ -199,16 +212,6 @@ async def test_what_is_announced_is_found_on_each_of_its_keys() -> None:
     assert set(await story.reader.workers_of("tiny")) == {mine, other}
     assert await story.reader.workers_of("large") == (mine,)
     assert await story.reader.workers_of("unheard-of") == ()
-    assert await story.reader.loads() == {}
-
-
-async def test_loads_are_found_by_peer() -> None:
-    story = Story()
-    for identity in (WORKER, OTHER):
-        record = load_record(identity)
-        await story.network_of(identity).store(entries_for(record, seal(record, identity)))
-    assert await story.reader.loads() == {WORKER.peer_id: load_record(WORKER), OTHER.peer_id: load_record(OTHER)}
-    assert await story.reader.workers() == ()
 
 
 async def test_stages_are_found_by_the_digest_of_their_model_and_nowhere_else() -> None:
@@ -479,3 +482,58 @@ def test_parts_are_put_together(parts: list[CapabilityRecord], models: str | Non
 def test_each_part_lies_on_a_shard_of_its_own() -> None:
     assert keys_of(part(1, 2, 5, "a")) == (worker_key((SHARD + 1) % SHARDS), model_key("a"))
     assert keys_of(part(3, 4, 5, ""))[0] == worker_key((SHARD + 3) % SHARDS)
+
+
+# ---- models that many run
+
+
+class CrowdedWorld(MemoryWorld):
+    """Of some keys the peers that store them say that so many lie there."""
+
+    crowds: ClassVar[dict[str, int]] = {}
+
+    def join(self, peer_id: str) -> MemoryNetwork:
+        self.peers[peer_id] = CrowdedNetwork(self, peer_id)
+        return self.peers[peer_id]
+
+
+class CrowdedNetwork(MemoryNetwork):
+    def held(self, key: str) -> int:
+        return CrowdedWorld.crowds.get(key, 0)
+
+
+async def test_a_reader_follows_workers_down_and_keeps_what_it_has_found() -> None:
+    """Others have filled the model's own key, and the worker lies on the level below."""
+    clock = ManualClock()
+    world = CrowdedWorld(validator(clock))
+    CrowdedWorld.crowds = {model_key("tiny"): FULL_SHARD}
+    placing = Placing(WORKER.peer_id)
+    assert placing.goes_down("tiny", CrowdedWorld.crowds.__getitem__)
+    record = capability(WORKER)
+    await world.join(WORKER.peer_id).store(entries_for(record, seal(record, WORKER), placing)[1:])
+    assert list(world.values) == [level_key("tiny", 1)]
+    reader = Directory(world.join(peer("gateway").peer_id), clock, random.Random(1))
+    assert await reader.workers_of("tiny") == ()
+    looks = [await reader.workers_of("tiny", are_others_wanted=True) for _ in range(12)]
+    assert looks[-1] == (record,)
+
+
+async def test_what_a_worker_says_itself_is_known_if_it_is_its_own_and_new() -> None:
+    story = Story()
+    record = capability(WORKER, "tiny")
+    sealed = seal(record, WORKER)
+    assert story.reader.note(sealed, OTHER.peer_id) is None
+    assert story.reader.note(b"junk", WORKER.peer_id) is None
+    assert story.reader.note(sealed, WORKER.peer_id) == record
+    assert story.reader.note(sealed, WORKER.peer_id) is None
+    load = load_record(WORKER)
+    assert story.reader.note(seal(load, WORKER), WORKER.peer_id) is None
+    assert await story.reader.workers() == (record,)
+
+
+async def test_of_a_worker_of_several_records_the_whole_is_known() -> None:
+    story = Story()
+    first, second = part(0, 2, NOW_MS, "a"), part(1, 2, NOW_MS + 1, "b")
+    assert story.reader.note(seal(first, WORKER), WORKER.peer_id) == first
+    whole = story.reader.note(seal(second, WORKER), WORKER.peer_id)
+    assert whole is not None and {card.id for card in whole.models} == {"a", "b"}

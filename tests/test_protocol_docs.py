@@ -25,6 +25,7 @@ from p2pnet import (
     errors,
     features,
     messages,
+    model_shards,
     records,
     score_messages,
     stage_messages,
@@ -54,7 +55,7 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
-from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
+from p2pnet.network.dht import answering, call_limits, calls, contact, lookup, storage, values
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
 from p2pnet.network.interface import key_id
@@ -77,7 +78,7 @@ from p2pnet.stage_messages import (
     StageResult,
     StageRow,
 )
-from p2pnet.status_messages import Status, StatusRequest
+from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.swarm import hello, invitation, revocations
 from p2pnet.swarm import values as swarm_values
 from p2pnet.swarm.certificates import Certificate, Delegation, certify, delegate
@@ -102,7 +103,7 @@ from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_d
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.stages import handler, links, sessions, shelf
-from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, watchers
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -127,6 +128,7 @@ EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
 SCORE_REQUEST = ScoreRequest(msgspec.structs.replace(REQUEST, digest=DIGEST, sampler=SAMPLER), (72, 9), "stop")
 SCORED = Scored.of((0.0, 0.25), 0.0)
+ANNOUNCED = Announced(b"\x01\x02\x03")
 STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(
     peer_id=WORKER.peer_id,
@@ -185,6 +187,8 @@ def hex_examples() -> dict[str, bytes]:
             "scored": encode_frame(SCORED, MAX_SCORE_EVENT_FRAME_BYTES),
             "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
             "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
+            "watch": encode_frame(WatchRequest(), MAX_STATUS_FRAME_BYTES),
+            "announced": encode_frame(ANNOUNCED, codec.MAX_WATCH_FRAME_BYTES),
             "payload": PAYLOAD,
             "signed-prefix": SIGNED.removesuffix(PAYLOAD),
             "signature": WORKER.sign(records.SIGNATURE_DOMAIN, PAYLOAD),
@@ -296,6 +300,8 @@ def test_every_example_is_read_again() -> None:
     assert to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"]) == [StageFrame(STAGE_OPEN), STAGE_ROW]
     told = to_driver_decoder().feed(blocks["stage-result"] + blocks["stage-refused"])
     assert told == [STAGE_RESULT, StageFrame(STAGE_REFUSED)]
+    assert codec.watch_request_decoder().feed(blocks["watch"]) == [WatchRequest()]
+    assert codec.watch_event_decoder().feed(blocks["status"] + blocks["announced"]) == [STATUS, ANNOUNCED]
     for name, event in EVENTS.items():
         assert codec.event_decoder().feed(blocks[name]) == [event]
     assert open_record(blocks["capability"], ISSUED_MS) == CAPABILITY
@@ -384,6 +390,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     StageResult,
     StagePassed,
     StageRefused,
+    Announced,
     CapabilityRecord,
     LoadRecord,
     StageRecord,
@@ -428,12 +435,15 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     client,
     arrivals,
     guard,
+    watchers,
     backend_stream_handler,
     statement,
     vouch,
     claims,
     records,
     directory,
+    model_shards,
+    answering,
     call_limits,
     calls,
     contact,

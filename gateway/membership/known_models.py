@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
 from p2pnet.records import CapabilityRecord
 
 MAX_KNOWN_MODELS = 10_000
 """Names of models remembered after their workers have gone."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is known from earlier runs of this gateway: models, and whether a peer has served a request."""
+
+    models: Iterable[str] = ()
+    has_served: Callable[[str], bool] = lambda peer_id: False
 
 
 class KnownModels:

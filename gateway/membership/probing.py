@@ -35,6 +35,12 @@ ones, and what either leaves is the other's: a network of lost workers must not 
 MAX_NEWCOMERS = 32
 """Newcomers asked in a second, but for those that a request waits for."""
 
+ENOUGH_WORKERS = 256
+MAX_STRANGERS = 2
+"""Where there are more workers than these, so many are asked in a second of each kind, newcomers, silent ones and those
+in trouble, that have served nothing yet. They are a choice of a large network's, which changes with each look; few are
+used soon, and a request that finds one dead goes on elsewhere."""
+
 UNHEARD_S = 11.0
 """A worker announces its load every 10 s. One that has not, and has said nothing else, is asked whether it is there."""
 
@@ -113,7 +119,8 @@ class Prober:
         """Ask the newcomers whose turn it is."""
         now_s = self._now_s()
         lately = sum(now_s - asked_s < ROUND_S for asked_s in self._meetings_s)
-        for worker in self._table.newcomers.next(MAX_NEWCOMERS - lately, skip=self._meetings):
+        at_most = MAX_NEWCOMERS if len(self._table.workers) <= ENOUGH_WORKERS else MAX_STRANGERS
+        for worker in self._table.newcomers.next(max(0, at_most - lately), skip=self._meetings):
             self._meeting(worker)
 
     def _meeting(self, newcomer: Worker) -> asyncio.Task[bool]:
@@ -154,12 +161,28 @@ class Prober:
         trouble.extend(worker for worker in self._table.lost if self._may_ask(worker, now_s))
         trouble.sort(key=lambda worker: (not worker.is_tried, self._asked_s.get(worker.peer_id, float("-inf"))))
         silent.sort(key=lambda worker: (not worker.is_tried, worker.heard_s if worker.heard_s > -math.inf else now_s))
+        trouble, silent = self._of_many(trouble), self._of_many(silent)
         share = max(MAX_PROBES // 2, MAX_PROBES - len(silent))
         return [*trouble[:share], *silent[: MAX_PROBES - len(trouble[:share])]]
+
+    def _of_many(self, workers: Sequence[Worker]) -> list[Worker]:
+        """These, those that have served first; in a large network few of the others."""
+        if len(self._table.workers) <= ENOUGH_WORKERS:
+            return list(workers)
+        tried = [worker for worker in workers if worker.is_tried]
+        return [*tried, *workers[len(tried) : len(tried) + MAX_STRANGERS]]
 
     async def is_there(self, worker: Worker) -> bool:
         """Whether it answers a probe. Somebody waits for it, so the answer comes soon, either way."""
         return await self._ask(worker, urgent_timeout_s(worker))
+
+    async def miss(self, worker: Worker) -> None:
+        """Ask one of which nothing is heard any more: it is out, or in again, at once. Nothing is hung up on: it may be
+        slow, and have answers of ours under way; the next round knows better."""
+        if await self._ask(worker, urgent_timeout_s(worker)):
+            self._table.note_found(worker)
+        else:
+            self._table.note_lost(worker)
 
     async def _try_round(self) -> None:
         try:

@@ -11,27 +11,21 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
 from gateway.interface import ModelEntry
-from gateway.membership.known_models import KnownModels
+from gateway.membership.crawl import CRAWL_INTERVAL_S, CRAWLED_WHOLE, Crawl
+from gateway.membership.known_models import KnownModels, Remembered
+from gateway.membership.look_ups import LookUps
 from gateway.membership.newcomers import Newcomers
 from gateway.peers.flags import Flags
 from gateway.peers.worker import Worker
 from gateway.routing.roster import Roster
-from p2pnet.directory import Directory
-from p2pnet.records import CapabilityRecord, LoadRecord
+from p2pnet.directory import SHARDS, Directory
+from p2pnet.records import CapabilityRecord
 from p2pnet.wire.exchange import STATUS_PROTOCOL
 
 logger = logging.getLogger(__name__)
-
-REFRESH_INTERVAL_S = 2.0
-"""How soon a new worker is seen. One refresh is a handful of small messages to the peers that hold the directory."""
-
-PAUSE_FOR_A_RECORD_S = 0.0002
-"""And so much later for each record: to read one takes a tenth of this, so that no number of them takes the gateway's
-time from its requests."""
 
 MAX_STRANGERS = 4_096
 """Workers that have answered and served nothing yet, some 20 MB. One more takes the place of another one that has
@@ -41,7 +35,7 @@ MAX_TRIED = 16_384
 """Workers that have served. As many have to serve a request first as it would take to push one out."""
 
 FEW_WORKERS = 256
-PAUSE_FOR_A_WORKER_S = 0.0001
+ROSTER_PAUSE_S = 0.0001
 """A roster of more than a few is made anew no sooner than after this for each: newcomers of a large network come many
 in a second, and each roster takes milliseconds."""
 
@@ -54,25 +48,14 @@ MAX_MET_AT_START = 32
 MAX_GONE = 1_000
 """Workers that have gone and of which the measurements are kept, in case they come back."""
 
-LOOK_UP_AGAIN_S = 2.0
-"""A model that the directory was just asked for is not asked for again: by then a refresh shows it anyway."""
-
 MAX_LOOK_UPS = 8
 """Models looked up at the same time. What clients ask for are strangers' words, and each costs messages to some ten
 peers: with more at once, the next refresh has to do."""
 
-MAX_LOOKED_UP = 1_024
-"""Names remembered for LOOK_UP_AGAIN_S."""
+LOOK_UP_TICK_S = 0.25
+"""How often it is looked which models are due."""
 
 Monotonic = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What is known from earlier runs of this gateway: models, and whether a peer has served a request."""
-
-    models: Iterable[str] = ()
-    has_served: Callable[[str], bool] = lambda peer_id: False
 
 
 async def _meet_nobody(newcomers: Sequence[Worker], enough: int) -> None:
@@ -81,14 +64,15 @@ async def _meet_nobody(newcomers: Sequence[Worker], enough: int) -> None:
 
 class PeerTable:
     """All workers by peer id, and the roster to choose from. `on_change` is called after a change of the roster.
-    `meet` has newcomers asked whether they are there: it returns once `enough` of them are, or all have been asked."""
+    `meet` has newcomers asked whether they are there: it returns once `enough` of them are, or all have been asked.
+    `waited_for` says for which models requests wait."""
 
     def __init__(
         self,
         directory: Directory,
         now_s: Monotonic = time.monotonic,
         unix_s: Callable[[], float] = time.time,
-        refresh_interval_s: float = REFRESH_INTERVAL_S,
+        crawl_interval_s: float = CRAWL_INTERVAL_S,
         remembered: Remembered | None = None,
         rng: random.Random | None = None,
         flags: Flags | None = None,
@@ -99,23 +83,25 @@ class PeerTable:
         self._directory = directory
         self._now_s = now_s
         self._unix_s = unix_s
-        self._refresh_interval_s = refresh_interval_s
+        self._crawl = Crawl(crawl_interval_s)
         self._has_served = remembered.has_served
         self._rng = rng or random.Random()
         self.newcomers = Newcomers(self._worker_of, self._rng)
         self._workers: dict[str, Worker] = {}
         self._lost: dict[str, Worker] = {}
         self._gone: OrderedDict[str, Worker] = OrderedDict()
-        self._loads_seen: dict[str, int] = {}
         self._looking_up: dict[str, asyncio.Event] = {}
-        self._looked_up_s: OrderedDict[str, float] = OrderedDict()
+        self._look_ups = LookUps()
         self._models = KnownModels(remembered.models, unix_s)
-        self._announced = 0
+        self._known = 0
         self._roster = Roster(())
+        self._listed_for = self._roster
+        self._listed: Sequence[ModelEntry] = []
         self._made_s = float("-inf")
         self._is_outdated = False
         self.on_change: Callable[[], None] = lambda: None
         self.meet: Callable[[Sequence[Worker], int], Awaitable[None]] = _meet_nobody
+        self.waited_for: Callable[[], Collection[str]] = tuple
         self.has_refreshed = False
 
     @property
@@ -131,7 +117,7 @@ class PeerTable:
     @property
     def roster(self) -> Roster:
         """Of those in use that are not flagged. Of very many it may be a moment old."""
-        pause_s = PAUSE_FOR_A_WORKER_S * len(self._workers) if len(self._workers) > FEW_WORKERS else 0.0
+        pause_s = ROSTER_PAUSE_S * len(self._workers) if len(self._workers) > FEW_WORKERS else 0.0
         if self._is_outdated and self._now_s() - self._made_s >= pause_s:
             self._roster = Roster(self._unflagged())
             self._made_s, self._is_outdated = self._now_s(), False
@@ -141,20 +127,43 @@ class PeerTable:
         """One that is in use."""
         return self._workers.get(peer_id)
 
+    @property
+    def announced(self) -> int:
+        """How many workers the network has: of a large one those found are a part. A small one is read whole."""
+        return self._known if self._known <= CRAWLED_WHOLE else max(self._known, self._directory.announced)
+
+    @property
+    def known(self) -> int:
+        """How many of them have been found: in use, lost, or still to be met."""
+        return self._known
+
     async def keep_fresh(self) -> None:
-        """Refresh for ever. Runs as a task for as long as the gateway does."""
+        """Crawl through the list of all workers for ever. Runs as a task for as long as the gateway does."""
         while True:
             try:
-                await self.refresh()
+                await self.refresh(self._crawl.due(self._known))
             except Exception:  # the edge: one bad refresh must not be the last one
                 logger.exception("the directory could not be read")
-            await asyncio.sleep(self._refresh_interval_s + PAUSE_FOR_A_RECORD_S * self._announced)
+            await asyncio.sleep(self._crawl.pause_s(self._known))
 
-    async def refresh(self) -> None:
-        """Read the directory once. The first time newcomers are met before anybody is told that it was read."""
+    async def keep_looking_up(self) -> None:
+        """Look up what clients ask for, for ever, one model after the other."""
+        while True:
+            for model in self._look_ups.due(self.waited_for(), self._now_s())[:1]:
+                await self._read_one(model)
+                await self._has_met(model)
+            await asyncio.sleep(LOOK_UP_TICK_S)
+
+    def want(self, model: str) -> None:
+        """A client asks for it: from now on it is looked up by itself."""
+        self._look_ups.want(model, self._now_s())
+
+    async def refresh(self, shards: Sequence[int] = range(SHARDS)) -> None:
+        """Read the list of all workers, or a part of it. The first time newcomers are met before anybody is told that
+        it was read."""
         self.flags.expire()
-        records = {record.peer_id: record for record in _usable(await self._directory.workers(self))}
-        self._announced = len(records)
+        records = {record.peer_id: record for record in _usable(await self._directory.workers(self, shards))}
+        self._known = len(records)
         gone = [worker for worker in self._workers.values() if worker.peer_id not in records]
         for worker in gone:
             self._put_away(self._workers.pop(worker.peer_id))
@@ -167,7 +176,6 @@ class PeerTable:
             newcomers = self.newcomers.next(MAX_MET_AT_START)
             await self.meet(newcomers, len(newcomers))
         self.has_refreshed = True
-        self._note_loads((await self._directory.loads(self._workers.__contains__)).values())
 
     async def look_up(self, model: str) -> None:
         """Meet workers of one model: newcomers, or those that the last refresh did not show. Returns once somebody is
@@ -189,17 +197,26 @@ class PeerTable:
         not again right after."""
         while (under_way := self._looking_up.get(model)) is not None:
             await under_way.wait()
-        if self._has_looked_up(model) or len(self._looking_up) >= MAX_LOOK_UPS:
+        if self._look_ups.is_known(model, self._now_s()) or len(self._looking_up) >= MAX_LOOK_UPS:
             return
         self._looking_up[model] = asyncio.Event()
+        began_s = self._now_s()
         try:
-            found = _usable(await self._directory.workers_of(model, self))
+            found = _usable(await self._directory.workers_of(model, self, model in self.waited_for()))
         finally:
             self._looking_up.pop(model).set()
-        self._looked_up_s[model] = self._now_s()
-        if len(self._looked_up_s) > MAX_LOOKED_UP:
-            self._looked_up_s.popitem(last=False)
+        self._look_ups.note(model, began_s)
         if self._take_in(found, MAX_MET):
+            self._rebuild()
+
+    def note_announced(self, worker: Worker, sealed: bytes) -> None:
+        """A worker in use has said what it announces now: other models, say, or that it stops."""
+        record = self._directory.note(sealed, worker.peer_id)
+        if record is None or self._workers.get(worker.peer_id) is not worker:
+            return
+        if not record.is_online:
+            self._put_away(self._workers.pop(worker.peer_id))
+        if not record.is_online or self._take_in((record,)):
             self._rebuild()
 
     def note_lost(self, worker: Worker) -> None:
@@ -223,9 +240,13 @@ class PeerTable:
         else:
             self.on_change()
 
-    def models(self) -> list[ModelEntry]:
-        """One entry per model, over all its workers."""
-        return self._models.entries(worker.record for worker in self._unflagged())
+    def models(self) -> Sequence[ModelEntry]:
+        """One entry per model, over all its workers that are not flagged. The same list for as long as the roster is
+        the same one: each request asks, and for a thousand workers it takes milliseconds to make."""
+        if self._listed_for is not self.roster:
+            self._listed_for = self.roster
+            self._listed = self._models.entries(worker.record for worker in self._unflagged())
+        return self._listed
 
     def has_known(self, model: str) -> bool:
         """Whether any worker that answered has ever announced this model to us, or one does that has not been asked."""
@@ -252,6 +273,8 @@ class PeerTable:
         return bool(changed)
 
     def _take_in_one(self, record: CapabilityRecord) -> bool:
+        """Returns whether it changes the roster."""
+        is_back = record.peer_id not in self._workers
         if (lost := self._lost.get(record.peer_id)) is not None:
             if record.sequence <= lost.record.sequence:
                 return False
@@ -261,18 +284,20 @@ class PeerTable:
             self._use(self._lost.pop(record.peer_id))
         worker = self._workers.get(record.peer_id)
         if worker is not None and worker.record is record:
-            return False
+            return is_back
         self._models.note(record)
         if worker is None:
             worker = self._use(self._gone.pop(record.peer_id))
-        if record.sequence > worker.record.sequence and worker.is_tried:
-            worker.health.note_announced(self._now_s())
-        worker.record = record
-        return True
+        if record.sequence > worker.record.sequence:
+            self._note_load(worker, record)
+            if worker.is_tried:
+                worker.health.note_announced(self._now_s())
+        return worker.note_record(record) or is_back
 
     def _worker_of(self, record: CapabilityRecord) -> Worker:
         worker = Worker(record)
         worker.health.has_served = self._has_served(record.peer_id)
+        self._note_load(worker, record)
         return worker
 
     def _welcome(self, newcomer: Worker) -> None:
@@ -301,9 +326,6 @@ class PeerTable:
         self._workers[worker.peer_id] = worker
         return worker
 
-    def _has_looked_up(self, model: str) -> bool:
-        return self._now_s() - self._looked_up_s.get(model, float("-inf")) < LOOK_UP_AGAIN_S
-
     def _put_away(self, worker: Worker) -> None:
         """Strangers have to be met again, if none of ours is there."""
         if not worker.is_tried and not worker.in_flight:
@@ -312,23 +334,15 @@ class PeerTable:
         if len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
 
-    def _note_loads(self, records: Iterable[LoadRecord]) -> None:
-        """Each once: what was read before says nothing new, whatever the worker's clock and ours make of its age."""
-        now_s, unix_s = self._now_s(), self._unix_s()
-        seen, self._loads_seen = self._loads_seen, {}
-        for record in records:
-            worker = self._workers.get(record.peer_id)
-            if worker is None:
-                continue
-            self._loads_seen[record.peer_id] = record.sequence
-            if seen.get(record.peer_id) == record.sequence:
-                continue
-            age_s = unix_s - record.load.sampled_ms / 1000
-            if age_s < 0:  # its clock is ahead; but the last refresh did not have it yet
-                age_s = self._refresh_interval_s
-            sampled_s = now_s - age_s
-            worker.note_load(record.load, sampled_s)
-            worker.heard_s = max(worker.heard_s, sampled_s)
+    def _note_load(self, worker: Worker, record: CapabilityRecord) -> None:
+        """What a record says of how busy its worker is, or was when it was announced."""
+        if record.load is None:
+            return
+        now_s = self._now_s()
+        age_s = self._unix_s() - record.load.sampled_ms / 1000
+        sampled_s = now_s - (age_s if age_s >= 0 else CRAWL_INTERVAL_S)  # of a clock that is ahead; it is no older
+        worker.note_load(record.load, sampled_s)
+        worker.heard_s = max(worker.heard_s, sampled_s)
 
     def _unflagged(self) -> Iterator[Worker]:
         return (worker for worker in self._workers.values() if worker.peer_id not in self.flags)

@@ -37,8 +37,9 @@ MEASURED_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Sources:
-    """What is read: workers in use, workers that are announced and do not answer, requests waiting by model, and what
-    audits have shown of a worker, who is flagged. `now_s` is the clock of the workers' own times."""
+    """What is read: workers in use, workers that are announced and do not answer, requests waiting by model, what
+    audits have shown of a worker, who is flagged, and how many workers the network announces. `now_s` is the clock of
+    the workers' own times."""
 
     workers: Callable[[], Iterable[Worker]]
     lost: Callable[[], Iterable[Worker]] = tuple
@@ -47,6 +48,7 @@ class Sources:
     flagged: Container[str] = frozenset()
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
+    announced: Callable[[], int] = int
 
 
 def worker_page(sources: Sources, history: History, query: WorkerQuery) -> WorkerPage:

@@ -122,6 +122,7 @@ class OverviewBuilder:
             tokens_per_s=round(rates.tokens_per_s, 1),
             is_ready=self._is_ready(),
             clock_ahead_s=round(self._clock_ahead_s(), 1),
+            workers_announced=self._sources.announced(),
         )
 
     def _seen(self, view: WorkerView, worker: Worker) -> WorkerSeen:

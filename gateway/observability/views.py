@@ -162,7 +162,8 @@ class WorkerPage:
 
 @dataclass(frozen=True)
 class GatewayView:
-    """This gateway, and what it does now. `clock_ahead_s` is how far this machine's clock is ahead of other peers'."""
+    """This gateway, and what it does now. `clock_ahead_s` is how far this machine's clock is ahead of other peers',
+    `workers_announced` how many workers the network has: those that are shown may be a part of them."""
 
     id: str
     agent: str
@@ -173,6 +174,7 @@ class GatewayView:
     tokens_per_s: float
     is_ready: bool
     clock_ahead_s: float
+    workers_announced: int
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+import msgspec
+
 from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.pace import PeakEwma, Window
 from gateway.peers.subnets import subnets_of
@@ -135,6 +137,11 @@ class Worker:
         known = 0 if self.load is None else self.load.running + self.load.queued
         return max(self.in_flight, known + self.dispatched_since_sample())
 
+    def note_record(self, record: CapabilityRecord) -> bool:
+        """It has announced itself anew. Returns whether that says anything but another moment and another load."""
+        before, self.record = self.record, record
+        return _lasting(before) != _lasting(record)
+
     def reserve(self, key: ModelTask, now_s: float) -> None:
         """A request goes there now: release it once."""
         self._in_flight[key] += 1
@@ -171,3 +178,8 @@ class Worker:
         """It took a request, or finished one: it is not full."""
         self._full_times.pop(key, None)
         self.full_until_s.pop(key, None)
+
+
+def _lasting(record: CapabilityRecord) -> CapabilityRecord:
+    """What holds until something happens."""
+    return msgspec.structs.replace(record, sequence=0, issued_ms=0, expires_ms=1, load=None)

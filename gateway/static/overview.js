@@ -21,8 +21,9 @@ const TILES = [
 ];
 
 /** @param {Sections} known */
-function notHealthy({ workers }) {
+function notHealthy({ workers, gateway }) {
   if (!workers || !workers.total) return "";
+  if (gateway && gateway.workers_announced > 1.1 * workers.total) return `of some ${count(gateway.workers_announced)}`;
   const ill = workers.workers.filter((worker) => worker.state !== "healthy").length;
   return ill ? `${ill} not healthy` : "all healthy";
 }

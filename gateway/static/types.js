@@ -1,7 +1,7 @@
 /** @file Describes what the gateway tells, as types. No code: docs/api.md says what each field means. */
 
 /** @typedef {{id: string, agent: string, started: string, in_flight: number, waiting: number, requests_per_s: number,
- *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
+ *   tokens_per_s: number, is_ready: boolean, workers_announced: number}} GatewaySection */
 
 /** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
  *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,

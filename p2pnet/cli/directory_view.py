@@ -5,19 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from p2pnet.cli.joining import Joining
 from p2pnet.config import DEFAULT_LISTEN, NetworkConfig
 from p2pnet.peer import Peer, load_network
-from p2pnet.records import CapabilityRecord, LoadRecord
+from p2pnet.records import CapabilityRecord
 
-View = tuple[tuple[CapabilityRecord, ...], dict[str, LoadRecord]]
+LISTED_WHOLE = 500
+"""Workers: so many are told whole in one answer for each key of their list. Some of what is announced beyond those that
+are read has just gone."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Workers that are online, and how many records of workers there are: of a large network they are a part."""
+
+    workers: tuple[CapabilityRecord, ...]
+    announced: int
+
+    @property
+    def remark(self) -> str:
+        """What whoever reads a list of them has to know."""
+        if self.announced <= max(LISTED_WHOLE, len(self.workers)):
+            return ""
+        return f"A part of the network: {len(self.workers):,} workers were read, of some {self.announced:,} announced."
 
 
 def read_directory(network: Joining) -> View:
-    """All workers that are online, and their load by peer id."""
+    """Reads the list of all workers once."""
     load_network()
     return asyncio.run(_read(network))
 
@@ -38,4 +56,4 @@ async def visiting(network: Joining) -> AsyncIterator[Peer]:
 
 async def _read(network: Joining) -> View:
     async with visiting(network) as peer:
-        return await peer.directory.workers(), await peer.directory.loads()
+        return View(await peer.directory.workers(), peer.directory.announced)

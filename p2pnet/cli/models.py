@@ -20,7 +20,7 @@ def models(
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
-    """List the models that workers announce."""
+    """List the models that workers announce; of a large network those of a part of them."""
     import msgspec
     from rich.console import Console
 
@@ -30,7 +30,8 @@ def models(
     from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
-    workers, _ = read_directory(joining(initial_peers, swarm, invite))
+    view = read_directory(joining(initial_peers, swarm, invite))
+    workers = view.workers
     cards = sorted({(card.id, card.digest): card for worker in workers for card in worker.models}.items())
     rows = [
         {
@@ -53,6 +54,7 @@ def models(
     counted = [(card, str(row["workers"])) for row, (_, card) in zip(rows, cards, strict=True)]
     if rows:
         print_table(models_table(counted), Console())
+        print(view.remark, end="\n" if view.remark else "")
     else:
         print("No worker announces a model at the moment.")
 

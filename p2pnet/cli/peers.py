@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from p2pnet.cli import options
@@ -10,7 +10,7 @@ from p2pnet.cli import options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from p2pnet.records import CapabilityRecord, LoadRecord
+    from p2pnet.records import CapabilityRecord
 
 
 def peers(
@@ -20,7 +20,7 @@ def peers(
     as_json: options.Json = False,
     log_level: options.LogLevelOption = options.LogLevel.warning,
 ) -> None:
-    """List the workers that announce themselves, and how busy they are."""
+    """List the workers that announce themselves, and how busy they were when they did; of a large network a part."""
     import msgspec
     from rich.console import Console
 
@@ -30,18 +30,18 @@ def peers(
     from p2pnet.cli.tables import print_table
 
     logs.configure(log_level, is_json=False)
-    workers, loads = read_directory(joining(initial_peers, swarm, invite))
+    view = read_directory(joining(initial_peers, swarm, invite))
     if as_json:
-        rows = [{"worker": worker, "load": loads.get(worker.peer_id)} for worker in workers]
-        print(msgspec.json.encode(rows).decode())
+        print(msgspec.json.encode([{"worker": worker, "load": worker.load} for worker in view.workers]).decode())
         return
-    if workers:
-        print_table(peers_table(workers, loads), Console())
+    if view.workers:
+        print_table(peers_table(view.workers), Console())
+        print(view.remark, end="\n" if view.remark else "")
     else:
         print("No worker announces itself at the moment.")
 
 
-def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRecord]) -> Table:
+def peers_table(workers: Sequence[CapabilityRecord]) -> Table:
     """A row for each worker. What strangers call themselves is shown, and means nothing to the terminal."""
     from rich.markup import escape
     from rich.table import Table
@@ -51,9 +51,9 @@ def peers_table(workers: Sequence[CapabilityRecord], loads: Mapping[str, LoadRec
     columns = ("Peer", "Name", "Models", "Reached", "Running", "Queued", "Slots", "Tokens/s")
     table = Table(*columns)
     for worker in workers:
-        record = loads.get(worker.peer_id)
-        busy = (str(record.load.running), str(record.load.queued)) if record else ("?", "?")
-        measure = record.load.decode_tokens_per_s if record else None
+        load = worker.load
+        busy = (str(load.running), str(load.queued)) if load else ("?", "?")
+        measure = load.decode_tokens_per_s if load else None
         speed = f"{measure.value:.1f}" if measure and measure.sampled_ms else "-"
         table.add_row(
             worker.peer_id,

@@ -82,7 +82,8 @@ class Entry:
 
 
 Findings = Mapping[str, Sequence[StoredValue]]
-"""What the peers nearest to each key hold: every valid value, in no order, older versions among them."""
+"""What the peers nearest to each key tell: valid values, in no order, older versions among them. Of many values under
+one key it is a choice, by lot: see `Network.held`."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,10 @@ class Network(Protocol):
 
     async def fetch(self, keys: Sequence[str]) -> Findings:
         """Ask the peers nearest to each key. Entries are checked one by one: a lying peer adds and hides nothing."""
+
+    def held(self, key: str) -> int:
+        """How many values lie under a key, as most of the peers nearest to it said when it was last read or stored
+        under from here; 0 when it never was. `fetch` finds a choice of them where they are many."""
 
     async def wait_changed(self) -> None:
         """Wait until this peer's addresses, or its place in the network, have changed: time to announce again."""

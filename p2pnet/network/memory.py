@@ -143,6 +143,9 @@ class MemoryNetwork:
         world = self._world
         return {key: [value for value in world.values[key].values() if world.is_acceptable(value)] for key in keys}
 
+    def held(self, key: str) -> int:
+        return len(self._world.values[key])
+
     async def wait_changed(self) -> None:
         await self._changed.wait()
         self._changed.clear()

@@ -118,6 +118,10 @@ class MemberNetwork:
         found = await self._values.get(keys)
         return {key: [each for value in found[key] if self._is_acceptable(each := _stored(key, value))] for key in keys}
 
+    def held(self, key: str) -> int:
+        """Strangers cannot tell which keys these are: what lies there is of members."""
+        return self._inner.held(self._values.name_of(key))
+
     async def close(self) -> None:
         await self._background.stop()
         await self._inner.close()

@@ -73,6 +73,10 @@ class MemberValues:
         RecordRefused for a value of more than MAX_MEMBER_VALUE_BYTES."""
         return await self._network.store([private for entry in entries for private in self._sealed(entry)])
 
+    def name_of(self, key: str) -> str:
+        """Under which key strangers store what lies under this one."""
+        return private_key(self._secret.blinded(key))
+
     async def get(self, keys: Sequence[str]) -> dict[str, list[MemberValue]]:
         """What members have left under each key. What is of anybody else, or cannot be read, is left out."""
         blinded = {key: self._secret.blinded(key) for key in keys}

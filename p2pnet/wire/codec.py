@@ -14,7 +14,7 @@ from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import Event, GenerateRequest
 from p2pnet.receipts.signed import Acknowledged
 from p2pnet.score_messages import MARGIN_BYTES, MAX_SCORED_MARGINS, Scored, ScoreEvent, ScoreRequest
-from p2pnet.status_messages import StatusEvent, StatusRequest
+from p2pnet.status_messages import StatusEvent, StatusRequest, WatchEvent, WatchRequest
 
 LENGTH_BYTES = 4
 
@@ -32,6 +32,9 @@ MAX_SCORE_EVENT_FRAME_BYTES = MARGIN_BYTES * MAX_SCORED_MARGINS + (4 << 10)
 
 MAX_STATUS_FRAME_BYTES = 4 << 10
 """A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
+
+MAX_WATCH_FRAME_BYTES = 8 << 10
+"""What a worker tells a gateway that watches it: the largest record, and room for more fields."""
 
 MAX_ACKNOWLEDGED_FRAME_BYTES = 4 << 10
 """A signature under a few hashes and numbers, and room for more fields."""
@@ -126,3 +129,11 @@ def status_request_decoder() -> FrameDecoder[StatusRequest]:
 
 def status_event_decoder() -> FrameDecoder[StatusEvent]:
     return FrameDecoder(StatusEvent, MAX_STATUS_FRAME_BYTES)
+
+
+def watch_request_decoder() -> FrameDecoder[WatchRequest]:
+    return FrameDecoder(WatchRequest, MAX_STATUS_FRAME_BYTES)
+
+
+def watch_event_decoder() -> FrameDecoder[WatchEvent]:
+    return FrameDecoder(WatchEvent, MAX_WATCH_FRAME_BYTES)

@@ -8,7 +8,7 @@
 A dash is a violation of the protocol. Both sides walk the same table: the worker through what it sends, the client
 through what it receives. A stream that ends anywhere but in DONE is lost, never a success. In an embed exchange
 Embedding stands in the place of TextDelta, in a score exchange there is none. Scored is of what the request already
-has, so it comes before the first TextDelta.
+has, so it comes before the first TextDelta. A watch begins with a Status, goes on for ever, and ends in Failed at best.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from p2pnet.embed_messages import Embedding, EmbedEvent
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
 from p2pnet.score_messages import Scored, ScoreEvent
-from p2pnet.status_messages import Status, StatusEvent
+from p2pnet.status_messages import Announced, Status, StatusEvent, WatchEvent
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"
 SCORE_PROTOCOL = "/p2pnet/score/1"
 STATUS_PROTOCOL = "/p2pnet/status/1"
+WATCH_PROTOCOL = "/p2pnet/watch/1"
 
 PROTOCOLS: Mapping[str, str] = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
 """Which protocol serves a model, by its task."""
@@ -37,7 +38,7 @@ class State(Enum):
     DONE = auto()
 
 
-AnyEvent = Event | EmbedEvent | ScoreEvent | StatusEvent
+AnyEvent = Event | EmbedEvent | ScoreEvent | StatusEvent | WatchEvent
 Transitions = Mapping[tuple[State, type[AnyEvent]], State]
 
 _EITHER: Transitions = {
@@ -50,6 +51,13 @@ SCORE_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Scored): State.ST
 TRANSITIONS: Transitions = {**SCORE_TRANSITIONS, (State.STREAMING, TextDelta): State.STREAMING}
 EMBED_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Embedding): State.STREAMING}
 STATUS_TRANSITIONS: Transitions = {(State.WAITING, Status): State.DONE, (State.WAITING, Failed): State.DONE}
+WATCH_TRANSITIONS: Transitions = {
+    (State.WAITING, Status): State.STREAMING,
+    (State.WAITING, Failed): State.DONE,
+    (State.STREAMING, Status): State.STREAMING,
+    (State.STREAMING, Announced): State.STREAMING,
+    (State.STREAMING, Failed): State.DONE,
+}
 
 
 class Exchange:

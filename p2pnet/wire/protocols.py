@@ -1,4 +1,4 @@
-"""Describes each of the four protocols: its name, messages, order of events and sizes of frames."""
+"""Describes each of the protocols: its name, messages, order of events and sizes of frames."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Generic, TypeVar
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.score_messages import Scored, ScoreRequest
-from p2pnet.status_messages import Status, StatusRequest
+from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
     MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
+    MAX_WATCH_FRAME_BYTES,
     FrameDecoder,
     embed_event_decoder,
     embed_request_decoder,
@@ -25,6 +26,8 @@ from p2pnet.wire.codec import (
     score_request_decoder,
     status_event_decoder,
     status_request_decoder,
+    watch_event_decoder,
+    watch_request_decoder,
 )
 from p2pnet.wire.exchange import (
     EMBED_PROTOCOL,
@@ -35,11 +38,13 @@ from p2pnet.wire.exchange import (
     STATUS_PROTOCOL,
     STATUS_TRANSITIONS,
     TRANSITIONS,
+    WATCH_PROTOCOL,
+    WATCH_TRANSITIONS,
     Transitions,
 )
 
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
-AnyAnswer = Accepted | TextDelta | Embedding | Scored | Finished | Status
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
+AnyAnswer = Accepted | TextDelta | Embedding | Scored | Finished | Status | Announced
 E = TypeVar("E", bound=AnyAnswer, covariant=True)
 
 
@@ -87,4 +92,12 @@ STATUS = WireProtocol[StatusRequest, Status](
     STATUS_TRANSITIONS,
     MAX_STATUS_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
+)
+WATCH = WireProtocol[WatchRequest, Status | Announced](
+    WATCH_PROTOCOL,
+    watch_request_decoder,
+    watch_event_decoder,
+    WATCH_TRANSITIONS,
+    MAX_STATUS_FRAME_BYTES,
+    MAX_WATCH_FRAME_BYTES,
 )

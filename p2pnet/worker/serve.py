@@ -23,6 +23,7 @@ from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.score_handler import ScoreHandler
 from p2pnet.worker.streams.signing import Keep, Signer, drop
 from p2pnet.worker.streams.status_handler import StatusHandler
+from p2pnet.worker.streams.watch_handler import WatchHandler
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,10 @@ class Worker:
 
     async def _serve(self) -> None:
         probed = StatusHandler(lambda: self.status, self._guard, observer=self._meter.observer)
-        for handler in (self._generate, self._embed, self._score, probed):
+        watched = WatchHandler(
+            lambda: self.status, lambda: self._announcer.records, self._guard, observer=self._meter.observer
+        )
+        for handler in (self._generate, self._embed, self._score, probed, watched):
             await self._network.handle(handler.protocol.name, handler)
 
     async def _announce(self) -> None:

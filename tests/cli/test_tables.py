@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from p2pnet.cli.directory_view import View
 from p2pnet.cli.models import models_table
 from p2pnet.cli.peers import peers_table
 from p2pnet.cli.tables import print_table
@@ -25,14 +27,14 @@ def printed(table: Table) -> str:
 
 def test_a_worker_with_its_name_and_its_load() -> None:
     ann = capability(peer("ann"), "tiny", name="anna-laptop", slots=8)
-    row = printed(peers_table([ann], {ann.peer_id: load_record(peer("ann"))}))
+    row = printed(peers_table([msgspec.structs.replace(ann, load=load_record(peer("ann")).load)]))
     for part in (ann.peer_id, "anna-laptop", "tiny", "direct", " 1 ", " 2 ", " 8 "):
         assert part in row
 
 
 @pytest.mark.parametrize("name", MARKUP)
 def test_names_are_no_markup(name: str) -> None:
-    assert name in printed(peers_table([capability(peer("ann"), name=name)], {}))
+    assert name in printed(peers_table([capability(peer("ann"), name=name)]))
 
 
 @pytest.mark.parametrize("label", MARKUP)
@@ -53,7 +55,7 @@ def shown(table: Table, width: int, is_terminal: bool) -> list[str]:
 @pytest.mark.parametrize(("width", "is_terminal"), [(80, True), (40, True), (80, False), (200, True), (200, False)])
 def test_what_one_types_is_never_cut_nor_broken(width: int, is_terminal: bool) -> None:
     ann = capability(peer("ann"), LONG, "tiny", name="anna-laptop")
-    tables = (models_table([(card(LONG, quantization="[bold]x"), "12")]), peers_table([ann], {}))
+    tables = (models_table([(card(LONG, quantization="[bold]x"), "12")]), peers_table([ann]))
     for table, parts in zip(tables, [(LONG, "[bold]x", card("tiny").digest[7:19]), (ann.peer_id, LONG)], strict=True):
         lines = shown(table, width, is_terminal)
         for part in parts:
@@ -66,3 +68,12 @@ def test_a_table_that_fits_is_one_and_one_that_does_not_is_read_row_by_row() -> 
     first, behind, *_ = shown(models_table([(card(LONG), "2")]), 80, is_terminal=True)
     assert first == LONG
     assert behind.startswith("  task: generate, workers: 2, context: ")
+
+
+@pytest.mark.parametrize(
+    ("read", "announced", "is_part"), [(0, 0, False), (2, 3, False), (2, 500, False), (2, 501, True)]
+)
+def test_a_list_of_a_part_of_the_network_says_so(read: int, announced: int, is_part: bool) -> None:
+    view = View((capability(peer("ann")),) * read, announced)
+    assert bool(view.remark) is is_part
+    assert not is_part or "2 workers were read, of some 501" in view.remark

@@ -94,7 +94,7 @@ def test_peers_prints_the_directory_through_a_worker_too(tiny_swarm: TinySwarm) 
         cards = [(card["id"], card.get("task", "generate")) for card in row["worker"]["models"]]
         assert cards == [("tiny", "generate"), ("tiny", "embed")]
         assert set(row["worker"]["addresses"]) == set(worker.ready.addresses)
-        assert row["load"]["load"]["slots"] == 16, "eight for each of the two"
+        assert row["load"]["slots"] == 16, "eight for each of the two"
 
 
 def test_workers_of_one_user_get_identities_of_their_own(tiny_swarm: TinySwarm) -> None:

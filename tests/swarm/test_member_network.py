@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from p2pnet.client import generate
+from p2pnet.client import generate, watch
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import NotAllowed, P2PNetError, PeerLost, PeerUnreachable, ProtocolViolation
@@ -16,6 +17,7 @@ from p2pnet.messages import Accepted, Event, Finished, TextDelta
 from p2pnet.network.interface import Network, Stream
 from p2pnet.network.memory import MemoryNetwork
 from p2pnet.records import seal
+from p2pnet.status_messages import Announced, Status
 from p2pnet.swarm.hello import REFUSAL
 from p2pnet.swarm.member_network import SWARM_PROTOCOL, MemberNetwork
 from p2pnet.swarm.upkeep import MEMBERS_KEY, REVOCATIONS_KEY
@@ -96,6 +98,8 @@ async def test_a_worker_and_a_client_need_not_know(tmp_path: Path) -> None:
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "one two three"
     with pytest.raises(PeerUnreachable):
         await anext(generate(outside, found.peer_id, ask()))
+    async with aclosing(watch(inside, found.peer_id, found.addresses, 10, 10)) as watched:
+        assert [type(await anext(watched)) for _ in range(2)] == [Status, Announced]
     await worker.stop()
 
 

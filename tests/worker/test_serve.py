@@ -13,7 +13,7 @@ from p2pnet.errors import Busy, ModelNotFound, UsageError
 from p2pnet.messages import Accepted, Finished, TextDelta, Usage
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import ModelCard
-from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, SCORE_PROTOCOL, STATUS_PROTOCOL
+from p2pnet.wire.exchange import EMBED_PROTOCOL, GENERATE_PROTOCOL, SCORE_PROTOCOL, STATUS_PROTOCOL, WATCH_PROTOCOL
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, ask, card, peer, settle
 from tests.worker.scripted import Embedder, Scripted
@@ -88,7 +88,7 @@ async def test_each_task_is_announced_with_its_protocol(
     worker = await site.start(slots=3)
     (record,) = await site.reader.workers()
     assert record.models == (*generates, *embeds)
-    assert record.protocols == (*protocols, STATUS_PROTOCOL)
+    assert record.protocols == (*protocols, STATUS_PROTOCOL, WATCH_PROTOCOL)
     assert record.slots == 3 * len(record.models)
     for protocol in record.protocols:
         (await site.client.open_stream(WORKER.peer_id, protocol)).close()

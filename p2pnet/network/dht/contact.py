@@ -55,6 +55,7 @@ def packed_id(node_id: int) -> bytes:
     return node_id.to_bytes(ID_BYTES, "big")
 
 
+@lru_cache(maxsize=4096)
 def peer_bytes(peer_id: str) -> bytes:
     """The binary form of a peer id. Raises ValueError when it has none."""
     peer: bytes = base58.b58decode(peer_id)

@@ -36,10 +36,12 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(frozen=True)
 class PeerReply(Generic[PeerT, ValueT]):
-    """What one peer says of some keys: the values it holds, and the peers it knows near each key, by node id."""
+    """What one peer says of some keys: values that it holds, how many those are in all, where it says so, and the peers
+    it knows near each key, by node id."""
 
     values: Mapping[int, Sequence[ValueT]] = field(default_factory=dict)
     nearest: Mapping[int, Mapping[int, PeerT]] = field(default_factory=dict)
+    held: Mapping[int, int] = field(default_factory=dict)
 
 
 Ask = Callable[[PeerT, Sequence[int]], Awaitable[PeerReply[PeerT, ValueT] | None]]
@@ -58,6 +60,7 @@ class Lookup(Generic[PeerT, ValueT]):
         self._answered: set[int] = set()
         self._silent: set[int] = set()
         self._values: dict[int, dict[ValueT, None]] = {key: {} for key in keys}
+        self._held: dict[int, dict[int, int]] = {key: {} for key in keys}
 
     async def run(self, ask: Ask[PeerT, ValueT], timeout_s: float = LOOKUP_TIMEOUT_S) -> None:
         """Ask until the nearest have been asked, or until a limit."""
@@ -76,6 +79,13 @@ class Lookup(Generic[PeerT, ValueT]):
     def nearest(self, key: int, count: int) -> list[PeerT]:
         """The peers that have answered and are nearest to a key, nearest first."""
         return [self._peers[node] for node in heapq.nsmallest(count, self._answered, key=key.__xor__)]
+
+    def held(self, key: int, count: int) -> int:
+        """How many values there are under a key, as the `count` nearest say that say anything: the middle one of them,
+        and the lesser of two, so that it takes half of them to lie."""
+        said = self._held[key]
+        nearest = sorted(said[node] for node in heapq.nsmallest(count, said, key=key.__xor__))
+        return nearest[(len(nearest) - 1) // 2] if nearest else 0
 
     def _next(self) -> list[int]:
         """Who to ask now: those we knew before, then the nearest to any key that others have named."""
@@ -99,6 +109,8 @@ class Lookup(Generic[PeerT, ValueT]):
             return
         self._answered.add(node)
         for key in self._keys:
+            if key in reply.held:
+                self._held[key][node] = reply.held[key]
             self._values[key].update(dict.fromkeys(reply.values.get(key, ())))
             for near, peer in list(reply.nearest.get(key, {}).items())[:MAX_NEAREST]:
                 if near != self._own_id:

@@ -107,11 +107,13 @@ class FindRequest:
 
 @dataclass(frozen=True)
 class FindResult:
-    """For one key: a packed dictionary of values, empty where there is none, and the nearest nodes that are known."""
+    """For one key: a packed dictionary of values, empty where there is none, and the nearest nodes that are known.
+    `held` is how many values there are, told or not; None of a node that does not say."""
 
     dictionary: bytes
     nearest: tuple[Contact, ...]
     expires_s: float = 0.0
+    held: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def _result(result: FindResult) -> bytes:
             *(field(4, packed_id(contact.node_id)) for contact in result.nearest),
             *(field(5, contact.peer) for contact in result.nearest),
             *(field(16, _addresses(contact.addresses)) for contact in result.nearest),
+            b"" if result.held is None else field(17, result.held),
         ]
     )
 
@@ -227,12 +230,9 @@ def _result_in(data: bytes) -> FindResult:
     named = list(zip(fields.all_bytes(4), fields.all_bytes(5), strict=False))[:MAX_NEAREST]
     addresses = [_addresses_in(packed) for packed in fields.all_bytes(16)[:MAX_NEAREST]]
     addresses += [()] * (len(named) - len(addresses))
-    contacts = (
-        Contact(peer, where)
-        for (node_id, peer), where in zip(named, addresses, strict=False)
-        if node_id == packed_id(id_of(peer))
-    )
-    return FindResult(dictionary, tuple(contacts))
+    claimed = ((node_id, Contact(peer, where)) for (node_id, peer), where in zip(named, addresses, strict=False))
+    contacts = (contact for node_id, contact in claimed if node_id == packed_id(contact.node_id))
+    return FindResult(dictionary, tuple(contacts), held=next(reversed(fields.all_ints(17)), None))
 
 
 def _sender(sender: Sender) -> bytes:
@@ -269,8 +269,10 @@ class _Fields:
     """The fields of one message, of a stranger's. Raises Malformed when they are not of the type that is asked for."""
 
     def __init__(self, data: bytes) -> None:
+        self._by_number: dict[int, list[int | bytes]] = {}
         try:
-            self._fields = list(each_field(data, MAX_FIELDS))
+            for number, value in each_field(data, MAX_FIELDS):
+                self._by_number.setdefault(number, []).append(value)
         except (IndexError, ValueError) as error:
             raise Malformed(str(error)) from error
 
@@ -280,8 +282,11 @@ class _Fields:
     def last_bytes(self, number: int) -> bytes:
         return next(reversed(self.all_bytes(number)), b"")
 
+    def all_ints(self, number: int) -> list[int]:
+        return list(self._of(number, int))
+
     def last(self, number: int) -> int:
-        return next(reversed(list(self._of(number, int))), 0)
+        return next(reversed(self.all_ints(number)), 0)
 
     def doubles(self, number: int) -> list[float]:
         """A repeated double, packed or one by one."""
@@ -292,12 +297,11 @@ class _Fields:
 
     def varints(self, number: int) -> list[int]:
         """A repeated truth value, packed or one by one."""
-        found = (value for each, value in self._fields if each == number)
+        found = self._by_number.get(number, ())
         return [number for value in found for number in (value if isinstance(value, bytes) else (value,))]
 
     def _of(self, number: int, kind: type[ValueT]) -> Iterator[ValueT]:
-        for each, value in self._fields:
-            if each == number:
-                if not isinstance(value, kind):
-                    raise Malformed(f"field {number} is of another type")
-                yield value
+        for value in self._by_number.get(number, ()):
+            if not isinstance(value, kind):
+                raise Malformed(f"field {number} is of another type")
+            yield value

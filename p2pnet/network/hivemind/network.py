@@ -181,6 +181,9 @@ class HivemindNetwork:
     async def fetch(self, keys: Sequence[str]) -> Findings:
         return await self._dht.fetch(keys)
 
+    def held(self, key: str) -> int:
+        return self._dht.held(key)
+
     async def wait_changed(self) -> None:
         await self._maintenance.wait_changed()
 

@@ -19,19 +19,18 @@ from p2pnet.directory import entries_for
 from p2pnet.features import SCORE
 from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
-from p2pnet.network.interface import Clock, Network
+from p2pnet.model_shards import ROOMY_SHARD, Placing
+from p2pnet.network.interface import Clock, Entry, Network
 from p2pnet.records import (
     MAX_LIFETIME_MS,
     MAX_MODELS,
     MAX_PARTS,
     MAX_RECORD_BYTES,
     CapabilityRecord,
-    LoadRecord,
     ModelCard,
-    Record,
     seal,
 )
-from p2pnet.wire.exchange import PROTOCOLS, SCORE_PROTOCOL, STATUS_PROTOCOL
+from p2pnet.wire.exchange import PROTOCOLS, SCORE_PROTOCOL, STATUS_PROTOCOL, WATCH_PROTOCOL
 from p2pnet.worker.announcing.fitting import fitted, shares
 from p2pnet.worker.observability.load import LoadMeter
 
@@ -44,6 +43,9 @@ LARGEST_STAMP = (1 << 53) - 1
 """What a record may hold."""
 MAX_ISSUED = 256
 """Sequence numbers that are remembered: those of the records that have not expired, and more."""
+
+LOOK_ABOVE_EVERY = 5
+"""Announcements, five minutes: from a place on a lower level it is looked whether there is room above."""
 
 RETRY_S = 1.0
 MAX_DOUBLINGS = 6
@@ -76,6 +78,7 @@ class Announcer:
         self._issued: deque[int] = deque(maxlen=MAX_ISSUED)
         self.stored_sequence = 0
         """That of the newest capability record that the directory has taken, a withdrawal among them."""
+        self._sealed: dict[int, bytes] = {}
         self._last_expires_ms = 0
         self._capabilities_lock = asyncio.Lock()
         self._is_paused = False
@@ -86,6 +89,8 @@ class Announcer:
         """What ran when this was last announced or withdrawn."""
         self._listed: dict[str, int] = {}
         """When the last record that lists a model expires, in Unix milliseconds, by model."""
+        self._placing = Placing(identity.peer_id)
+        self._announcements = 0
         self._parts = 1
         """Of how many records the last announcement was."""
         self._left_out: tuple[str, ...] = ()
@@ -97,15 +102,18 @@ class Announcer:
         worker announces that it is offline."""
         self._is_paused = is_paused
         is_stored = await self._announce_capabilities()
-        await self._announce_load()
-        interval_s, load_interval_s = self._config.capability_interval_s, self._config.load_interval_s
+        interval_s = self._config.capability_interval_s
         failures = int(not is_stored)
         again = partial(self._repeat, self._announce_capabilities, interval_s, failures)
         self._background.keep("announcing", again)
-        self._background.keep("announcing load", partial(self._repeat, self._announce_load, load_interval_s))
         self._background.keep("announcing what has changed", self._announce_on_change)
         self._background.keep("announcing new models", self._announce_on_new_models)
         return is_stored
+
+    @property
+    def records(self) -> tuple[bytes, ...]:
+        """The sealed records that it announces now, taken by the directory or not yet: all its parts."""
+        return tuple(self._sealed[part] for part in sorted(self._sealed))
 
     def has_issued(self, sequence: int) -> bool:
         """Whether the record of this number, which has not expired yet, is one of ours."""
@@ -117,7 +125,6 @@ class Announcer:
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             self._is_behind = not await self._try(self._announce_capabilities)
-            await self._try(self._announce_load)
 
     async def stop(self) -> None:
         """Stop announcing, and overwrite what is still stored with a record that says offline. Never raises."""
@@ -132,6 +139,9 @@ class Announcer:
             if self._is_paused or not self._told:
                 return self._is_withdrawn or await self._withdraw()
             self._is_withdrawn = False
+            self._announcements += 1
+            if self._announcements % LOOK_ABOVE_EVERY == 0:
+                await self._look_above()
             return all([await self._store(record) for record in await self._online()])
 
     async def _online(self) -> list[CapabilityRecord]:
@@ -190,20 +200,6 @@ class Announcer:
         self._last_expires_ms = max(expires_ms, min(self._last_expires_ms + 1, latest_ms))
         return msgspec.structs.replace(record, expires_ms=self._last_expires_ms)
 
-    async def _announce_load(self) -> bool:
-        if self._is_withdrawn:
-            return True
-        sequence, issued_ms, expires_ms = self._stamp(self._config.load_lifetime_s)
-        return await self._store(
-            LoadRecord(
-                peer_id=self._identity.peer_id,
-                sequence=sequence,
-                issued_ms=issued_ms,
-                expires_ms=expires_ms,
-                load=self._meter.load,
-            )
-        )
-
     def _stamped(self, record: CapabilityRecord) -> CapabilityRecord:
         sequence, issued_ms, expires_ms = self._stamp(self._config.capability_lifetime_s)
         return msgspec.structs.replace(record, sequence=sequence, issued_ms=issued_ms, expires_ms=expires_ms)
@@ -221,6 +217,7 @@ class Announcer:
             slots=self._meter.load.slots,
             agent=AGENT,
             name=self._name,
+            load=self._meter.load,
         )
 
     @property
@@ -249,15 +246,42 @@ class Announcer:
                 "--initial-peers, or forward the --listen ports on the router and name them with --announce"
             )
 
-    async def _store(self, record: Record) -> bool:
-        entries = entries_for(record, seal(record, self._identity))
+    async def _store(self, record: CapabilityRecord) -> bool:
+        sealed = seal(record, self._identity)
+        self._sealed = {part: self._sealed[part] for part in self._sealed if part < record.parts}
+        self._sealed[record.part] = sealed
+        entries = entries_for(record, sealed, self._placing)
         accepted = await self._network.store(entries)
         if accepted < len(entries):
             logger.debug("%d of %d directory keys were stored", accepted, len(entries))
+            self._placing.doubt()
+        models = [card.id for card in record.models]
+        has_moved = [await self._go_down(model, sealed, record.expires_ms) for model in dict.fromkeys(models)]
+        if accepted < len(entries) - sum(has_moved):
             return False
-        if isinstance(record, CapabilityRecord):
-            self.stored_sequence = record.sequence
+        self.stored_sequence = record.sequence
         return True
+
+    async def _go_down(self, model: str, sealed: bytes, expires_ms: int) -> bool:
+        """Announce one model on lower levels where others have filled the higher ones. Returns whether it has a place
+        there. Where nobody stores who knows of levels, it stays above."""
+        has_moved = False
+        while self._placing.goes_down(model, self._network.held):
+            has_moved = await self._network.store([Entry(self._placing.key(model), sealed, expires_ms)]) > 0
+            if not has_moved:
+                self._placing.go_up(model)
+        return has_moved
+
+    async def _look_above(self) -> None:
+        """Models of which others have gone come back up: there readers look first."""
+        running = {card.id for card in self._told}
+        self._placing.keep(running | self._listed.keys())
+        for model in running:
+            above = self._placing.key_above(model)
+            if above is not None:
+                await self._network.fetch([above])
+                if self._network.held(above) < ROOMY_SHARD:
+                    self._placing.go_up(model)
 
     async def _repeat(self, announce: Callable[[], Awaitable[bool]], interval_s: float, failures: int = 0) -> None:
         while True:
@@ -272,7 +296,6 @@ class Announcer:
                 self._is_behind = False
                 is_stored = await self._try(self._announce_capabilities)
                 failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)
-                await self._try(self._announce_load)
 
     async def _announce_on_change(self) -> None:
         failures = 0
@@ -281,7 +304,6 @@ class Announcer:
                 failures = 0
             is_stored = await self._try(self._announce_capabilities)
             failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)
-            await self._try(self._announce_load)
 
     async def _has_changed(self, within_s: float | None) -> bool:
         """Wait until the network has changed, or so much time has passed: which of them it was."""
@@ -306,7 +328,7 @@ class Announcer:
 
 
 def protocols_for(models: Iterable[ModelCard]) -> tuple[str, ...]:
-    """The stream protocols that serve these models, and the one that every worker speaks."""
+    """The stream protocols that serve these models, and those that every worker speaks."""
     cards = tuple(models)
     scores = [SCORE_PROTOCOL] if any(SCORE in card.features for card in cards) else []
-    return (*dict.fromkeys(PROTOCOLS[card.task] for card in cards), *scores, STATUS_PROTOCOL)
+    return (*dict.fromkeys(PROTOCOLS[card.task] for card in cards), *scores, STATUS_PROTOCOL, WATCH_PROTOCOL)

@@ -72,7 +72,7 @@ class StageAnnouncer:
 
     async def _repeat(self) -> None:
         while True:
-            await self._sleep(self._config.load_interval_s)
+            await self._sleep(self._config.stage_interval_s)
             if not self._is_paused:
                 await self._try(True)
 
@@ -87,7 +87,7 @@ class StageAnnouncer:
     async def _record(self, is_online: bool) -> StageRecord:
         """What is so now. It expires after all that were announced before, or it would not overwrite them."""
         issued_ms, load = self._now_ms(), self._load()
-        lifetime_ms = round(self._config.load_lifetime_s * 1000)
+        lifetime_ms = round(self._config.stage_lifetime_s * 1000)
         self._last_expires_ms = max(issued_ms + (lifetime_ms if is_online else 1), self._last_expires_ms + 1)
         return msgspec.structs.replace(
             self._blank,

@@ -110,6 +110,10 @@ class Guard:
         finally:
             share.release()
 
+    def has_served(self, gateway: str) -> bool:
+        """Whether a request of this gateway was answered to the end lately."""
+        return gateway in self._served
+
     def note_served(self, gateway: str) -> None:
         """A request of this gateway was answered to the end: the next ones do not vie with strangers' to be read."""
         self._served[gateway] = None

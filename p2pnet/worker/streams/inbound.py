@@ -20,7 +20,7 @@ from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolati
 from p2pnet.messages import Failed, GenerateRequest
 from p2pnet.network.interface import Stream
 from p2pnet.score_messages import ScoreRequest
-from p2pnet.status_messages import StatusRequest
+from p2pnet.status_messages import StatusRequest, WatchRequest
 from p2pnet.wire.codec import LENGTH_BYTES, encode_frame
 from p2pnet.wire.exchange import AnyEvent, Exchange
 from p2pnet.wire.protocols import AnyAnswer, WireProtocol
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILURE_CHARS = 500
 """A message is a sentence or two; the frame that carries it must fit."""
 
-R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest)
+R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
 
 
 def as_it_is(failed: Failed) -> Failed:

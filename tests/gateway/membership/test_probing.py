@@ -14,10 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.membership.crawl import CRAWL_INTERVAL_S
 from gateway.membership.probing import (
     AGAIN_S,
+    ENOUGH_WORKERS,
     MAX_NEWCOMERS,
     MAX_PROBES,
+    MAX_STRANGERS,
     MAX_URGENT_TIMEOUT_S,
     RELAYED_TIMEOUT_S,
     ROUND_S,
@@ -29,7 +32,7 @@ from gateway.membership.probing import (
     first_timeout_s,
     urgent_timeout_s,
 )
-from gateway.membership.table import REFRESH_INTERVAL_S, PeerTable
+from gateway.membership.table import PeerTable
 from gateway.peers.health import COOLDOWN_S
 from gateway.peers.worker import Worker
 from gateway.routing.choose import choose
@@ -44,7 +47,7 @@ from p2pnet.records import seal
 from p2pnet.status_messages import Status, StatusEvent
 from p2pnet.wire.codec import MAX_STATUS_FRAME_BYTES, encode_frame
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, STATUS_PROTOCOL
-from tests.stories import NOW_MS, ManualClock, capability, card, load_record, peer
+from tests.stories import NOW_MS, ManualClock, capability, card, peer
 
 A, B = peer("a"), peer("b")
 KEY = ("tiny", "generate")
@@ -138,6 +141,9 @@ class GatewayNetwork:
     async def fetch(self, keys: Sequence[str]) -> Findings:
         return await self._inner.fetch(keys)
 
+    def held(self, key: str) -> int:
+        return self._inner.held(key)
+
     async def wait_changed(self) -> None:
         if self.change_fails is not None:
             error, self.change_fails = self.change_fails, None
@@ -187,7 +193,8 @@ class Site:
 
     async def say_load(self, identity: Identity, clock_ahead_s: float = 0.0) -> None:
         its_ms = self.passing.clock.now_ms + round(1000 * clock_ahead_s)
-        await self._store(identity, load_record(identity, its_ms, load=Load(1, sampled_ms=its_ms)))
+        record = capability(identity, issued_ms=its_ms, protocols=SPOKEN, load=Load(1, sampled_ms=its_ms))
+        await self._store(identity, record)
 
     async def _store(self, identity: Identity, record: Any) -> None:
         await self.world.peers[identity.peer_id].store(entries_for(record, seal(record, identity)))
@@ -312,7 +319,8 @@ async def test_a_round_is_bounded_and_neither_the_lost_nor_the_silent_take_it_al
     lost: int, silent: int, of_lost: int, of_silent: int
 ) -> None:
     site = Site()
-    crowd(site, lost + silent, lost)
+    for worker in crowd(site, lost + silent, lost):
+        worker.health.has_served = True
     await site.passing.pass_to(100)
     due = site.prober.due()
     is_lost = [worker in site.table._lost.values() for worker in due]
@@ -639,11 +647,28 @@ async def test_a_look_at_our_own_place_that_fails_is_not_the_last_one() -> None:
     await asyncio.wait([probing])
 
 
+async def test_in_a_large_network_few_of_those_that_have_served_nothing_are_asked() -> None:
+    """Silent ones, lost ones and newcomers; whoever has served is asked as ever."""
+    site = await announced(A, B, peer("c"))
+    workers = crowd(site, ENOUGH_WORKERS + 60, lost=20)
+    tried = [*workers[:3], *workers[40:47]]
+    for worker in tried:
+        worker.health.has_served = True
+    site.passing.clock.advance(UNHEARD_S + 1)
+    due = site.prober.due()
+    assert {worker.peer_id for worker in tried} < {worker.peer_id for worker in due}
+    assert len(due) == len(tried) + 2 * MAX_STRANGERS
+    site.prober.meet_next()
+    site.prober.meet_next()
+    await site.passing.pass_to(site.passing.now_s())
+    assert len(site.table.newcomers) == 3 - MAX_STRANGERS
+
+
 # ---- how soon that tells
 
 TICK_S = 0.25
 ANNOUNCE_S = 10.0
-"""How often workers announce their load."""
+"""How often workers announce themselves, and how busy they are: here as often as it would matter."""
 
 CLOCKS_AHEAD_S = (0.0, 4.5, -15.0)
 """How much a worker's clock may differ: further ahead its records are refused, further behind they have expired."""
@@ -684,7 +709,7 @@ class Life:
     async def _refresh(self) -> None:
         while True:
             await self.site.table.refresh()
-            await self.site.passing.sleep(REFRESH_INTERVAL_S)
+            await self.site.passing.sleep(CRAWL_INTERVAL_S)
 
     def die(self) -> None:
         self.is_dead = True
@@ -745,7 +770,7 @@ async def test_what_seems_to_come_from_the_future_may_be_as_old_as_the_last_refr
     site = await site_of(A)
     await site.say_load(A, 4.5)
     await site.table.refresh()
-    assert site.worker(A).heard_s == site.passing.now_s() - REFRESH_INTERVAL_S
+    assert site.worker(A).heard_s == site.passing.now_s() - CRAWL_INTERVAL_S
 
 
 @pytest.mark.parametrize("clock_ahead_s", CLOCKS_AHEAD_S)

@@ -6,20 +6,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
+from gateway.membership.crawl import CRAWL_INTERVAL_S, CRAWLED_WHOLE
 from gateway.membership.known_models import MAX_KNOWN_MODELS
-from gateway.membership.table import LOOK_UP_AGAIN_S, MAX_GONE, MAX_LOOK_UPS, MAX_LOOKED_UP, PeerTable
+from gateway.membership.look_ups import LOOK_UP_AGAIN_S, MAX_LOOKED_UP, WAITED_FOR_S
+from gateway.membership.table import MAX_GONE, MAX_LOOK_UPS, PeerTable
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
-from p2pnet.directory import Directory, entries_for, validator
+from p2pnet.directory import Directory, entries_for, model_key, validator
 from p2pnet.identity import Identity
 from p2pnet.messages import Load
 from p2pnet.network.interface import Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.records import seal
-from tests.stories import DIGEST, NOW_MS, ManualClock, capability, card, load_record, peer, settle
+from tests.stories import DIGEST, NOW_MS, ManualClock, capability, card, peer, settle
 
 A, B = peer("a"), peer("b")
 OTHER_DIGEST = "sha256:" + "cd" * 32
@@ -35,6 +36,7 @@ class CountedNetwork:
         self.keys: list[str] = []
         self.fetches = 0
         self.gate: asyncio.Event | None = None
+        self.others = 0
         self._fetched = asyncio.Event()
 
     @property
@@ -82,6 +84,9 @@ class CountedNetwork:
                 self._fetched.clear()
                 await self._fetched.wait()
 
+    def held(self, key: str) -> int:
+        return self._inner.held(key) + self.others
+
     async def wait_changed(self) -> None:
         await self._inner.wait_changed()
 
@@ -101,7 +106,7 @@ class Site:
             Directory(self.network, self.clock),
             now_s=self.now_s,
             unix_s=lambda: self.clock.now_ms / 1000,
-            refresh_interval_s=0,
+            crawl_interval_s=0,
         )
         self.table.on_change = self._note_change
         self.table.meet = self._meet
@@ -127,14 +132,17 @@ class Site:
 
     async def announce(self, identity: Identity, *models: str, **changes: Any) -> None:
         self.clock.advance(0.001)
+        await self._store(identity, *models, **changes)
+
+    async def _store(self, identity: Identity, *models: str, **changes: Any) -> None:
         record = capability(identity, *models, **{"issued_ms": self.clock.now_ms} | changes)
         await self.world.join(identity.peer_id).store(entries_for(record, seal(record, identity)))
 
     async def say_load(self, identity: Identity, clock_ahead_s: float = 0.0, **fields: Any) -> None:
         """As a worker does whose clock is ahead by so much, or behind."""
+        self.clock.advance(0.001)
         its_ms = self.clock.now_ms + round(1000 * clock_ahead_s)
-        record = load_record(identity, its_ms, load=Load(1, sampled_ms=its_ms, **fields))
-        await self.world.join(identity.peer_id).store(entries_for(record, seal(record, identity)))
+        await self._store(identity, issued_ms=its_ms, load=Load(1, sampled_ms=its_ms, **fields))
 
     def workers(self) -> set[str]:
         return {worker.peer_id for worker in self.table.workers}
@@ -470,12 +478,12 @@ async def test_who_is_known_no_more_takes_nobodys_place() -> None:
 
 async def test_a_load_is_noted_as_old_as_it_is() -> None:
     site = await site_of(A)
-    await site.say_load(A, queued=2)
+    await site.announce(A, load=Load(1, queued=2, sampled_ms=site.clock.now_ms))
     site.clock.advance(5)
     await site.refresh()
     worker = site.worker(A)
     assert worker.load is not None and worker.load.queued == 2
-    assert worker.load_sampled_s == worker.heard_s == pytest.approx(site.now_s() - 5)
+    assert worker.load_sampled_s == worker.heard_s == pytest.approx(site.now_s() - 5, abs=0.01)
 
 
 @pytest.mark.parametrize("clock_ahead_s", [0.0, 0.1, 4.9])
@@ -493,38 +501,73 @@ async def test_a_load_that_was_read_before_says_nothing_new(clock_ahead_s: float
     assert worker.heard_s == heard_s
     await site.say_load(A, clock_ahead_s)
     await site.refresh()
-    assert worker.heard_s == pytest.approx(site.now_s())
+    assert worker.heard_s == pytest.approx(site.now_s() - (CRAWL_INTERVAL_S if clock_ahead_s else 0.0), abs=0.01)
 
 
 async def test_a_worker_whose_clock_is_behind_is_not_heard_of_less_than_it_was() -> None:
     site = await site_of(A)
     worker = site.worker(A)
-    worker.heard_s = site.now_s()
+    heard_s = worker.heard_s = site.now_s()
     worker.note_load(Load(running=7), site.now_s())
+    site.clock.advance(21)
     await site.say_load(A, -20)
     await site.refresh()
-    assert worker.heard_s == site.now_s()
-    assert worker.load == Load(running=7)
+    assert worker.heard_s > heard_s
+    worker.heard_s = heard_s = site.now_s()
+    worker.note_load(Load(running=8), site.now_s())
+    await site.say_load(A, -19)
+    await site.refresh()
+    assert (worker.heard_s, worker.load) == (heard_s, Load(running=8))
 
 
 async def test_a_load_without_a_time_is_from_long_ago() -> None:
     site = await site_of(A)
-    record = load_record(A, site.clock.now_ms, load=Load(3))
-    await site.world.join(A.peer_id).store(entries_for(record, seal(record, A)))
+    await site.announce(A, load=Load(3))
     await site.refresh()
     worker = site.worker(A)
     assert worker.load == Load(3)
     assert worker.heard_s < -1e6
 
 
-async def test_loads_of_strangers_and_of_the_lost_are_nobodys() -> None:
+async def test_a_worker_that_comes_says_how_busy_it_is() -> None:
+    site = Site()
+    await site.say_load(A)
+    await site.refresh()
+    assert site.worker(A).load == Load(1, sampled_ms=site.clock.now_ms)
+
+
+async def test_a_load_of_who_is_lost_is_nobodys() -> None:
     site = await site_of(A)
     site.table.note_lost(site.worker(A))
     await site.say_load(A)
-    await site.say_load(B)
     await site.refresh()
     assert site.worker(A).load is None
-    site.table.note_found(site.worker(A))
+
+
+# ---- what clients ask for, and what the network has
+
+
+async def test_what_a_client_asks_for_is_looked_up_by_itself() -> None:
+    site = await site_of(A)
+    looking = asyncio.create_task(site.table.keep_looking_up())
+    site.table.want("large")
+    await site.network.fetched(1)
+    assert site.network.keys[-1] == model_key("large")
+    # When a request waits for it and a worker comes, then it is in use two seconds later, though no request asks.
+    site.table.waited_for = lambda: ("large",)
+    await site.announce(B, "large")
+    site.clock.advance(WAITED_FOR_S)
+    await site.network.fetched(1)
+    await settle(lambda: B.peer_id in site.workers())
+    looking.cancel()
+    await asyncio.wait([looking])
+
+
+async def test_how_much_of_a_large_network_is_known_is_said() -> None:
+    site = await site_of(A, B)
+    site.network.others = 1_000
+    assert (site.table.known, site.table.announced) == (2, 2)  # so few are all that were found: it is read whole
+    for number in range(CRAWLED_WHOLE):
+        await site.announce(peer(f"{number}"), "tiny")
     await site.refresh()
-    assert site.worker(A).load is not None
-    assert msgspec.structs.asdict(site.worker(A).load or Load())["running"] == 1
+    assert (site.table.known, site.table.announced) == (CRAWLED_WHOLE + 2, 16_000 + CRAWLED_WHOLE + 2)

@@ -54,6 +54,7 @@ async def test_a_gateway_that_has_just_started(desk: Desk) -> None:
         "tokens_per_s": 0.0,
         "is_ready": True,
         "clock_ahead_s": 0.0,
+        "workers_announced": 0,
     }
     assert seen["workers"] == {"workers": [], "total": 0}
     assert [point["requests"] for point in seen["series"]["points"]] == [0] * 360

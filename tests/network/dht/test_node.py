@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from p2pnet.identity import Identity
 from p2pnet.network.dht import asking
 from p2pnet.network.dht.asking import LEFT_ALONE_S, MAX_LEFT_ALONE_S, SilentNodes
+from p2pnet.network.dht.call_limits import Caller
 from p2pnet.network.dht.calls import FIND, IncomingMessage, packed_answer, packed_error, question_in
 from p2pnet.network.dht.contact import Contact, id_of, peer_bytes
-from p2pnet.network.dht.lookup import BEAM
-from p2pnet.network.dht.messages import MAX_KEYS, FindResponse, Sender, encode_find_response
+from p2pnet.network.dht.lookup import BEAM, Lookup, PeerReply
+from p2pnet.network.dht.messages import MAX_KEYS, FindResponse, Sender, decode_find_request, encode_find_response
 from p2pnet.network.dht.node import MAX_REFUSED, REPLICAS, DhtNode, acceptable_values
 from p2pnet.network.dht.routing_table import BUCKET_SIZE
+from p2pnet.network.dht.storage import MAX_TOLD_VALUES
 from p2pnet.network.dht.values import pack_dictionary, pack_value
 from p2pnet.network.interface import BareStream, Entry, StoredValue, key_id
 from p2pnet.network.libp2p.protobuf import delimited
@@ -106,16 +108,61 @@ async def test_nodes_are_dialled_where_others_have_heard_them_say_they_are(world
 
 
 async def test_keys_that_do_not_fit_one_answer_are_asked_for_in_parts(world: World) -> None:
+    """As nodes of earlier versions have it: they tell all that they hold, or refuse."""
     (node,) = await joined(world, 1)
     keys = [f"key {number}" for number in range(8)]
-    for number, key in enumerate(keys):
-        for holder in range(250):
-            stored = StoredValue(key_id(key), f"{holder}", bytes(4096), EXPIRES_MS)
-            assert node._storage.store(stored, f"group {holder}", NOW_MS), (number, holder)
+    for key in keys:
+        assert node._storage.store(StoredValue(key_id(key), "a", b"record", EXPIRES_MS), HOST, NOW_MS)
+    asked = []
+
+    async def of_three_at_most(_: str, stream: BareStream) -> None:
+        message = IncomingMessage(stream, 1 << 20)
+        await message.length()
+        call_id, question = question_in(await message.body())
+        asked.append(len(decode_find_request(question).keys))
+        answer = node.methods()[FIND](Caller(READER.peer_id, HOST), question)
+        await stream.write(packed_error(call_id, "too many keys") if asked[-1] > 3 else packed_answer(call_id, answer))
+
     client = world.join(READER, is_client=True)
     await world.introduce(client, IDENTITIES[0])
+    world.answers[IDENTITIES[0].peer_id] = of_three_at_most
     found = await client.fetch(keys)
-    assert {key: len(values) for key, values in found.items()} == dict.fromkeys(keys, 250)
+    assert {key: len(values) for key, values in found.items()} == dict.fromkeys(keys, 1)
+    assert asked == [8, 4, 2, 2, 4, 2, 2]
+
+
+async def test_an_answer_tells_a_choice_of_a_full_key_and_how_much_there_is(world: World) -> None:
+    (node,) = await joined(world, 1)
+    for holder in range(500):
+        stored = StoredValue(key_id("key"), f"{holder}", b"record", EXPIRES_MS)
+        assert node._storage.store(stored, f"group {holder}", NOW_MS)
+    client = world.join(READER, is_client=True)
+    await world.introduce(client, IDENTITIES[0])
+    first, second = [(await client.fetch(["key"]))["key"] for _ in range(2)]
+    assert len(first) == len(second) == MAX_TOLD_VALUES
+    assert set(first) != set(second)
+    assert client.held("key") == 500
+
+
+async def test_who_stores_hears_how_much_lies_there_already(world: World) -> None:
+    nodes = await joined(world, 5)
+    for node in nodes[:4]:
+        await node.store(entries("key"))
+    assert await nodes[4].store(entries("key", "other")) == 2
+    assert (nodes[4].held("key"), nodes[4].held("other"), nodes[4].held("unheard-of")) == (4, 0, 0)
+
+
+async def test_most_of_those_nearest_say_how_much_lies_under_a_key() -> None:
+    """Two that lie, up or down, and one of an earlier version that does not say, change nothing."""
+    for lie in (0, 1 << 40):
+        lookup: Lookup[int, str] = Lookup([0], {node: node for node in range(1, 7)}, own_id=99)
+        said = {1: lie, 2: 70, 3: lie, 4: 71, 5: 72}
+
+        async def ask(node: int, keys: Sequence[int], said: dict[int, int] = said) -> PeerReply[int, str]:
+            return PeerReply(held={0: said[node]} if node in said else {})
+
+        await lookup.run(ask)
+        assert lookup.held(0, 5) in (70, 71, 72)
 
 
 # ---- neighbours that are none

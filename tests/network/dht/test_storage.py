@@ -9,6 +9,8 @@ import pytest
 from p2pnet.network.dht import storage
 from p2pnet.network.dht.storage import (
     MAX_BYTES,
+    MAX_TOLD_BYTES,
+    MAX_TOLD_VALUES,
     MAX_VALUES_PER_GROUP,
     MAX_VALUES_PER_KEY_AND_GROUP,
     MAX_VALUES_PER_PEER,
@@ -73,8 +75,46 @@ def test_one_group_does_not_fill_a_key() -> None:
     kept = Storage()
     taken = [kept.store(value(1, f"{n}"), HOME, NOW_MS) for n in range(MAX_VALUES_PER_KEY_AND_GROUP + 1)]
     assert taken == [True] * MAX_VALUES_PER_KEY_AND_GROUP + [False]
-    taken = [kept.store(value(1, f"b{n}"), f"group {n}", NOW_MS) for n in range(MAX_VALUES_PER_KEY)]
-    assert sum(taken) == MAX_VALUES_PER_KEY - MAX_VALUES_PER_KEY_AND_GROUP
+
+
+def test_of_a_full_key_the_group_that_has_most_gives_way_to_the_others() -> None:
+    kept = Storage()
+    for number in range(MAX_VALUES_PER_KEY):
+        assert kept.store(value(1, f"{number}"), f"group {number % 3}", NOW_MS)
+    taken = [kept.store(value(1, f"b{number}"), f"honest {number}", NOW_MS) for number in range(MAX_VALUES_PER_KEY)]
+    assert sum(taken) == MAX_VALUES_PER_KEY - 3  # until all groups have one value each
+    assert len(held(kept, 1)) == len(kept) == MAX_VALUES_PER_KEY
+
+
+def test_what_is_told_of_a_key_is_a_choice_in_which_groups_have_turns() -> None:
+    """Of a key that a few networks flood, whoever is alone in his is always told, and who asks what is his own."""
+    kept = Storage(random.Random(0))
+    for number in range(600):
+        assert kept.store(value(1, f"{number}"), f"flood {number % 3}", NOW_MS)
+    assert kept.store(value(1, "honest"), HOME, NOW_MS)
+    for asks, count in (("honest", MAX_TOLD_VALUES), ("0", MAX_TOLD_VALUES), ("a reader", MAX_TOLD_VALUES)):
+        told = {each.subkey for each in kept.told(value(1).key_id, NOW_MS, asks)}
+        assert len(told) == count
+        assert {"honest", asks} - {"a reader"} <= told
+    assert kept.count(value(1).key_id, NOW_MS) == 601
+    assert kept.count(value(1).key_id, SOON_MS) == kept.count(value(2).key_id, NOW_MS) == 0
+
+
+def test_what_is_told_of_many_networks_falls_to_lot() -> None:
+    kept = Storage(random.Random(0))
+    for number in range(10 * MAX_TOLD_VALUES):
+        assert kept.store(value(1, f"{number}"), f"group {number}", NOW_MS)
+    told = {each.subkey for _ in range(100) for each in kept.told(value(1).key_id, NOW_MS, "a reader")}
+    assert len(told) == 10 * MAX_TOLD_VALUES
+
+
+def test_what_is_told_of_a_key_has_a_bound_in_bytes() -> None:
+    kept = Storage()
+    for number in range(60):
+        assert kept.store(value(1, f"{number}", data=bytes(4096)), f"group {number}", NOW_MS)
+    told = kept.told(value(1).key_id, NOW_MS, "59")
+    assert sum(len(each.value) for each in told) == MAX_TOLD_BYTES
+    assert "59" in {each.subkey for each in told}
 
 
 def test_a_full_key_has_room_again_when_values_have_expired() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pnet.directory import model_key, validator
-from p2pnet.network.dht.answering import Answering
+from p2pnet.network.dht.answering import STORES_PER_MINUTE_PER_GROUP, STORES_PER_MINUTE_PER_PEER, Answering
 from p2pnet.network.dht.call_limits import Caller
 from p2pnet.network.dht.calls import STORE
 from p2pnet.network.dht.messages import (
@@ -30,14 +30,14 @@ from p2pnet.network.dht.messages import (
     decode_store_response,
     encode_store_request,
 )
-from p2pnet.network.dht.node import acceptable_values
+from p2pnet.network.dht.node import MAX_BELIEVED, acceptable_values
 from p2pnet.network.dht.routing_table import RoutingTable
 from p2pnet.network.dht.storage import Storage
 from p2pnet.network.dht.values import MAX_VALUES_PER_KEY, pack_dictionary, pack_value, unpack_value
 from p2pnet.network.interface import StoredValue, Validator, key_id
 from p2pnet.records import MAX_RECORD_BYTES, seal
 from tests.depth import examples
-from tests.stories import NOW_MS, capability, peer
+from tests.stories import NOW_MS, ManualClock, capability, peer
 
 WORKER = peer("worker")
 OTHER = peer("other")
@@ -325,3 +325,35 @@ def test_the_largest_values_of_a_full_dictionary_fit_into_one_reply() -> None:
     value = pack_value(bytes(MAX_RECORD_BYTES))
     entries = ((f"{number:052}", value, EXPIRES_S) for number in range(MAX_VALUES_PER_KEY))
     assert len(pack_dictionary(entries, EXPIRES_S)) < MAX_RESPONSE_BYTES
+
+
+def test_of_one_peer_and_one_group_only_so_many_values_are_looked_at_in_a_minute() -> None:
+    """Each costs the check of a signature: a call may bring 32, and there may be many calls."""
+    checked = []
+    clock = ManualClock()
+    node = Answering(RoutingTable(0), Storage(), lambda value: not checked.append(value), clock, Sender, lambda _: None)
+
+    def store(who: str, group: str) -> None:
+        peer_id = peer(who).peer_id
+        value = Stored(KEY_ID, MSGPackSerializer.dumps(peer_id), VALUE, EXPIRES_S)
+        node.methods()[STORE](Caller(peer_id, group), encode_store_request(StoreRequest((value,) * 32, Sender())))
+
+    for _ in range(10):
+        store("greedy", "its group")
+    assert len(checked) == STORES_PER_MINUTE_PER_PEER // 6
+    for number in range(100):
+        store(f"identity {number}", "its group")
+    assert len(checked) == STORES_PER_MINUTE_PER_GROUP // 6
+    store("another", "another group")
+    assert len(checked) == STORES_PER_MINUTE_PER_GROUP // 6 + 32
+    clock.advance(60)
+    store("greedy", "its group")
+    assert len(checked) == STORES_PER_MINUTE_PER_GROUP // 6 + 64
+
+
+async def test_of_a_flooded_answer_a_choice_is_looked_at() -> None:
+    """Whatever a node tells under one key: the check of a signature for each would hold a reader up."""
+    packed = [(f"{number}", VALUE, EXPIRES_S) for number in range(2 * MAX_VALUES_PER_KEY)]
+    looked_at = []
+    await acceptable_values(KEY_ID, dictionary(packed), lambda value: not looked_at.append(value))
+    assert len(looked_at) == MAX_BELIEVED

@@ -30,7 +30,7 @@ WORKER = peer("worker")
 NEVER = DirectoryConfig()
 """Intervals of ten seconds and more: no repetition falls into a test."""
 
-AT_ONCE = DirectoryConfig(capability_lifetime_s=0.003, load_lifetime_s=0.003)
+AT_ONCE = DirectoryConfig(capability_lifetime_s=0.003)
 """Repeats each millisecond."""
 
 CLOSED = Schedule.parse("mon 10:00-11:00")
@@ -47,7 +47,7 @@ class HeldNetwork(MemoryNetwork):
         self.gates = {"addresses": asyncio.Event(), "store": asyncio.Event()}
         for gate in self.gates.values():
             gate.set()
-        self.held = 0
+        self.waiting = 0
         self.stores = 0
         self.is_failing = False
         self._has_tried = asyncio.Event()
@@ -76,9 +76,9 @@ class HeldNetwork(MemoryNetwork):
                 await self._has_tried.wait()
 
     async def _pass(self, gate: str) -> None:
-        self.held += 1
+        self.waiting += 1
         await self.gates[gate].wait()
-        self.held -= 1
+        self.waiting -= 1
 
 
 class Site:
@@ -267,14 +267,14 @@ async def test_what_is_wanted_last_is_stored_last(gate: str, toggles: int) -> No
         site.clock.advance(60)
         site.network.gates[gate].clear()
         site.network.change()
-        await settle(lambda: site.network.held == 1)
+        await settle(lambda: site.network.waiting == 1)
         for _ in range(toggles):
             site.owner.toggle()
             for _ in range(20):
                 await asyncio.sleep(0)
         site.network.gates[gate].set()
         is_online = toggles % 2 == 0
-        await settle(lambda: site.network.held == 0 and site.online() == {is_online})
+        await settle(lambda: site.network.waiting == 0 and site.online() == {is_online})
         assert await site.is_listed() is is_online
 
 

@@ -148,7 +148,7 @@ class Swarm:
 
     async def start(self, guard: GuardConfig | None = None) -> Worker:
         config = WorkerConfig(max_concurrency=2, drain_s=5, guard=guard or GuardConfig())
-        quiet = DirectoryConfig(capability_lifetime_s=500, load_lifetime_s=500)
+        quiet = DirectoryConfig(capability_lifetime_s=500)
         return await Worker.start(
             self.network, WORKER, [self.backend], self.clock, config, directory=quiet, owner=self.owner
         )
