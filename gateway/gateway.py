@@ -14,7 +14,8 @@ from gateway.http.limits import HttpLimits
 from gateway.http.proxies import Proxies
 from gateway.http.server import HttpServer, serve_http
 from gateway.http.web_pages import WebPages
-from gateway.membership.table import PeerTable, Remembered
+from gateway.membership.known_models import Remembered
+from gateway.membership.table import PeerTable
 from gateway.model_names.naming import Names
 from gateway.observability.build_views import Sources, model_views, worker_page
 from gateway.observability.choice_log import ChoiceLog
