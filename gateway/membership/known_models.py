@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.interface import ModelEntry
+from gateway.routing.roster import Roster
 from p2pnet.records import CapabilityRecord
 
 MAX_KNOWN_MODELS = 10_000
@@ -26,6 +27,8 @@ class KnownModels:
     def __init__(self, models: Iterable[str], unix_s: Callable[[], float]) -> None:
         self._unix_s = unix_s
         self._first_seen_s: dict[str, int] = dict.fromkeys(models, int(unix_s()))
+        self._listed_for: Roster | None = None
+        self._listed: Sequence[ModelEntry] = ()
 
     def __contains__(self, model: str) -> bool:
         return model in self._first_seen_s
@@ -47,7 +50,14 @@ class KnownModels:
         for model in [model for model in self._first_seen_s if model not in running][:surplus]:
             del self._first_seen_s[model]
 
-    def entries(self, records: Iterable[CapabilityRecord]) -> list[ModelEntry]:
+    def listed(self, roster: Roster, records: Iterable[CapabilityRecord]) -> Sequence[ModelEntry]:
+        """The entries of these records, which are those of the roster. The same list for as long as the roster is the
+        same one: each request asks, and for a thousand workers it takes milliseconds to make."""
+        if self._listed_for is not roster:
+            self._listed_for, self._listed = roster, self._entries(records)
+        return self._listed
+
+    def _entries(self, records: Iterable[CapabilityRecord]) -> list[ModelEntry]:
         """One entry per model, over all these workers."""
         by_model: dict[str, list[CapabilityRecord]] = {}
         for record in records:

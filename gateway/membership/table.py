@@ -10,11 +10,11 @@ import asyncio
 import logging
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
 from gateway.interface import ModelEntry
 from gateway.membership.crawl import CRAWL_INTERVAL_S, CRAWLED_WHOLE, Crawl
+from gateway.membership.gone import Gone
 from gateway.membership.known_models import KnownModels, Remembered
 from gateway.membership.look_ups import LookUps
 from gateway.membership.newcomers import Newcomers
@@ -44,9 +44,6 @@ MAX_MET = 8
 
 MAX_MET_AT_START = 32
 """Newcomers that a gateway that has just started asks before it says that it is ready."""
-
-MAX_GONE = 1_000
-"""Workers that have gone and of which the measurements are kept, in case they come back."""
 
 MAX_LOOK_UPS = 8
 """Models looked up at the same time. What clients ask for are strangers' words, and each costs messages to some ten
@@ -89,14 +86,12 @@ class PeerTable:
         self.newcomers = Newcomers(self._worker_of, self._rng)
         self._workers: dict[str, Worker] = {}
         self._lost: dict[str, Worker] = {}
-        self._gone: OrderedDict[str, Worker] = OrderedDict()
+        self._gone = Gone()
         self._looking_up: dict[str, asyncio.Event] = {}
         self._look_ups = LookUps()
         self._models = KnownModels(remembered.models, unix_s)
         self._known = 0
         self._roster = Roster(())
-        self._listed_for = self._roster
-        self._listed: Sequence[ModelEntry] = []
         self._made_s = float("-inf")
         self._is_outdated = False
         self.on_change: Callable[[], None] = lambda: None
@@ -241,12 +236,8 @@ class PeerTable:
             self.on_change()
 
     def models(self) -> Sequence[ModelEntry]:
-        """One entry per model, over all its workers that are not flagged. The same list for as long as the roster is
-        the same one: each request asks, and for a thousand workers it takes milliseconds to make."""
-        if self._listed_for is not self.roster:
-            self._listed_for = self.roster
-            self._listed = self._models.entries(worker.record for worker in self._unflagged())
-        return self._listed
+        """One entry per model, over all its workers that are not flagged."""
+        return self._models.listed(self.roster, (worker.record for worker in self._unflagged()))
 
     def has_known(self, model: str) -> bool:
         """Whether any worker that answered has ever announced this model to us, or one does that has not been asked."""
@@ -287,7 +278,7 @@ class PeerTable:
             return is_back
         self._models.note(record)
         if worker is None:
-            worker = self._use(self._gone.pop(record.peer_id))
+            worker = self._use(self._gone.take(record.peer_id))
         if record.sequence > worker.record.sequence:
             self._note_load(worker, record)
             if worker.is_tried:
@@ -330,9 +321,7 @@ class PeerTable:
         """Strangers have to be met again, if none of ours is there."""
         if not worker.is_tried and not worker.in_flight:
             return
-        self._gone[worker.peer_id] = worker
-        if len(self._gone) > MAX_GONE:
-            self._gone.popitem(last=False)
+        self._gone.put(worker)
 
     def _note_load(self, worker: Worker, record: CapabilityRecord) -> None:
         """What a record says of how busy its worker is, or was when it was announced."""

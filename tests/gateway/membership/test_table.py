@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.membership.crawl import CRAWL_INTERVAL_S, CRAWLED_WHOLE
+from gateway.membership.gone import MAX_GONE
 from gateway.membership.known_models import MAX_KNOWN_MODELS
 from gateway.membership.look_ups import LOOK_UP_AGAIN_S, MAX_LOOKED_UP, WAITED_FOR_S
-from gateway.membership.table import MAX_GONE, MAX_LOOK_UPS, PeerTable
+from gateway.membership.table import MAX_LOOK_UPS, PeerTable
 from gateway.peers.health import COOLDOWN_S, State
 from gateway.peers.worker import Worker
 from p2pnet.directory import Directory, entries_for, model_key, validator
