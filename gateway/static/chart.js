@@ -1,6 +1,6 @@
 /** @file Draws one chart of the last hour as SVG, and says what it shows in words and as a table. */
 
-import { areaPath, linePath, ticks } from "./chart_scale.js";
+import { areaPath, linePath, mean, smoothed, ticks } from "./chart_scale.js";
 import { el, setText, svg } from "./dom.js";
 import { clock } from "./format.js";
 
@@ -11,7 +11,9 @@ import { clock } from "./format.js";
  * `mark` is what stands beside the axis. */
 
 const HOUR_S = 3600;
-const HEIGHT = 132;
+/** What a line is smoothed over: the same minute as the gateway's rates of now. Steps of ten seconds are noise. */
+const WINDOW_S = 60;
+const HEIGHT = 112;
 const LEFT = 42;
 const TOP = 8;
 const BOTTOM = 20;
@@ -22,18 +24,21 @@ let made = 0;
 
 /**
  * @param {ChartOptions} options
- * @returns {{node: Element, update: (series: SeriesSection) => void}}
+ * @param {(at: number | null) => void} onPoint told which point a reader points at, for all charts to mark it
+ * @returns {{node: Element, update: (series: SeriesSection) => void, point: (at: number | null) => void}}
  */
-export function chart({ title, say, mark, lines }) {
+export function chart({ title, say, mark, lines }, onPoint) {
   const id = `chart-${++made}`;
-  const readout = el("span", { class: "readout", "aria-hidden": "true" });
+  const readout = el("strong");
+  const moment = el("span", { class: "muted" });
   const picture = svg("svg", { role: "img", "aria-labelledby": `${id}-title ${id}-words`, height: HEIGHT });
   const inWords = el("p", { class: "unseen", id: `${id}-words` });
   const rows = el("div", { class: "rows" });
   const node = el(
     "figure",
     { class: "card chart" },
-    el("figcaption", {}, el("h2", { id: `${id}-title` }, title), readout),
+    el("figcaption", {}, el("h2", { id: `${id}-title` }, title)),
+    el("p", { class: "readout", "aria-hidden": "true" }, readout, moment),
     picture,
     lines.length > 1 ? legend(lines) : null,
     inWords,
@@ -45,7 +50,16 @@ export function chart({ title, say, mark, lines }) {
   /** @type {number | null} */
   let hovered = null;
 
-  const valuesOf = () => lines.map(({ of }) => (series?.points ?? []).map((point) => of(point, series?.step_s ?? 1)));
+  function valuesOf() {
+    if (!series) return [];
+    const { points, step_s } = series;
+    return lines.map(({ of }) =>
+      smoothed(
+        points.map((point) => of(point, step_s)),
+        WINDOW_S / step_s,
+      ),
+    );
+  }
 
   function draw() {
     if (!series || !picture.clientWidth) return;
@@ -65,7 +79,8 @@ export function chart({ title, say, mark, lines }) {
     if (!series) return;
     const at = hovered ?? series.points.length - 1;
     const said = values.map((line) => say(line[at] ?? null)).join(" / ");
-    setText(readout, hovered === null ? said : `${clock(momentOf(series, at))}  ${said}`);
+    setText(readout, said);
+    setText(moment, hovered === null ? "last minute" : `minute to ${clock(momentOf(series, at))}`);
   }
 
   picture.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
@@ -73,13 +88,9 @@ export function chart({ title, say, mark, lines }) {
     const { x } = scaleOf(series, valuesOf(), picture.clientWidth);
     const perPoint = x(1) - x(0);
     const at = Math.round((event.clientX - picture.getBoundingClientRect().left - x(0)) / perPoint);
-    hovered = Math.min(series.points.length - 1, Math.max(0, at));
-    draw();
+    onPoint(Math.min(series.points.length - 1, Math.max(0, at)));
   });
-  picture.addEventListener("pointerleave", () => {
-    hovered = null;
-    draw();
-  });
+  picture.addEventListener("pointerleave", () => onPoint(null));
   new ResizeObserver(draw).observe(picture);
 
   /** @param {SeriesSection} next */
@@ -89,7 +100,12 @@ export function chart({ title, say, mark, lines }) {
     setText(inWords, describe(series, valuesOf(), lines, say));
     rows.replaceChildren(asTable(title, series, lines, say));
   };
-  return { node, update };
+  /** @param {number | null} at */
+  const point = (at) => {
+    hovered = at;
+    draw();
+  };
+  return { node, update, point };
 }
 
 /** @param {Line[]} lines */
@@ -208,10 +224,4 @@ function asTable(title, series, lines, say) {
     el("thead", {}, el("tr", {}, ...heads)),
     body,
   );
-}
-
-/** @param {(number | null)[]} values */
-function mean(values) {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }

@@ -46,7 +46,9 @@ function plain(value) {
  * @returns {Element[]}
  */
 export function charts(store) {
-  const made = CHARTS.map(chart);
+  /** @param {number | null} at */
+  const point = (at) => made.forEach((one) => one.point(at));
+  const made = CHARTS.map((options) => chart(options, point));
   store.on("series", (/** @type {SeriesSection} */ series) => made.forEach(({ update }) => update(series)));
   return made.map(({ node }) => node);
 }

@@ -2,29 +2,35 @@
 
 import { charts } from "./charts.js";
 import { byId, el, setText } from "./dom.js";
-import { called, clock, count, NOTHING, plural, rate, seconds, shortId, span } from "./format.js";
+import { called, clock, count, NOTHING, plural, seconds, shortId, span, speed } from "./format.js";
+import { linked, toPart, toRequest, toWorker } from "./links.js";
 import { mesh } from "./mesh.js";
+import { onVisit } from "./router.js";
 import { bar, table, words } from "./table.js";
 import { copyButton } from "./copy.js";
-import { workers } from "./workers.js";
+import { BUSY, IN_TROUBLE, workers } from "./workers.js";
 
 /** @typedef {import("./types.js").Sections} Sections */
 
-/** @type {[string, (known: Sections) => string, (known: Sections) => string][]} */
+const FEW = 5;
+const MODELS = 12;
+
+/**
+ * What is counted, how many, a note; and where each of the two leads, to what it is made of.
+ * @type {[string, (known: Sections) => number | undefined, (known: Sections) => string, string, string?][]}
+ */
 const TILES = [
-  ["Workers", ({ workers }) => (workers ? count(workers.total) : "\u2013"), notHealthy],
-  ["Models", ({ models }) => (models ? count(models.length) : "\u2013"), () => ""],
-  ["Requests/s", ({ gateway }) => rate(gateway?.requests_per_s), () => "last 10 s"],
-  ["Tokens/s", ({ gateway }) => rate(gateway?.tokens_per_s), () => "last 10 s"],
-  ["In flight", ({ gateway }) => (gateway ? count(gateway.in_flight) : "\u2013"), slots],
-  ["Waiting", ({ gateway }) => (gateway ? count(gateway.waiting) : "\u2013"), () => "for a free slot"],
+  ["Workers", ({ workers }) => workers?.total, inTrouble, toPart("workers"), toPart("workers", IN_TROUBLE)],
+  ["Models", ({ models }) => models?.length, () => "", toPart("models")],
+  ["In flight", ({ gateway }) => gateway?.in_flight, slots, toPart("workers", BUSY), toPart("workers")],
+  ["Waiting", ({ gateway }) => gateway?.waiting, () => "for a free slot", toPart("models")],
 ];
 
 /** @param {Sections} known */
-function notHealthy({ workers }) {
+function inTrouble({ workers }) {
   if (!workers || !workers.total) return "";
   const ill = workers.workers.filter((worker) => worker.state !== "healthy").length;
-  return ill ? `${ill} not healthy` : "all healthy";
+  return ill ? `${ill} ${IN_TROUBLE}` : "all healthy";
 }
 
 /** @param {Sections} known */
@@ -45,16 +51,25 @@ export function startOverview(store) {
   byId("mesh").append(mesh(store));
   byId("workers").append(workers(store));
   store.on("workers", ({ total }) => (byId("no-workers").hidden = total > 0));
+  onVisit("overview", (_, given) => {
+    const part = document.getElementById(`${given.get("at")}-title`);
+    if (!part) return;
+    const filter = byId("workers-filter");
+    filter.value = given.get("find") ?? "";
+    filter.dispatchEvent(new Event("input"));
+    part.scrollIntoView();
+  });
 }
 
 /** @param {import("./live.js").Store} store */
 function showTiles(store) {
-  const updates = TILES.map(([label, value, note]) => {
-    const shown = el("strong", {}, "\u2013");
-    const small = el("span", { class: "muted" });
+  const updates = TILES.map(([label, value, note, href, noteHref = null]) => {
+    const shown = el("a", { class: "figure", href }, NOTHING);
+    const small = el(noteHref ? "a" : "span", { class: "muted", href: noteHref });
     byId("tiles").append(el("div", {}, el("dt", {}, label), el("dd", {}, shown, small)));
     return () => {
-      setText(shown, value(store.sections));
+      const number = value(store.sections);
+      setText(shown, number === undefined ? NOTHING : count(number));
       setText(small, note(store.sections));
     };
   });
@@ -86,9 +101,17 @@ function showModels(store) {
   const shown = table({
     caption: "Models that workers announce",
     empty: "No model yet.",
+    few: MODELS,
     keyOf: (/** @type {Model} */ model) => model.id,
     columns: [
-      { label: "Model", kind: "head", make: name((/** @type {Model} */ model) => model.id) },
+      {
+        label: "Model",
+        kind: "head",
+        make: linked(
+          (/** @type {Model} */ model) => model.id,
+          ({ id }) => toPart("workers", id),
+        ),
+      },
       { label: "For", make: words((/** @type {Model} */ model) => model.tasks.join(", ")) },
       { label: "Workers", kind: "number", make: words((/** @type {Model} */ model) => count(model.workers)) },
       {
@@ -96,7 +119,7 @@ function showModels(store) {
         make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.slots })),
       },
       { label: "Queue", kind: "number", make: words((/** @type {Model} */ model) => count(model.waiting)) },
-      { label: "Tokens/s", kind: "number", make: words((/** @type {Model} */ model) => rate(model.tokens_per_s)) },
+      { label: "Speed", kind: "number", make: words((/** @type {Model} */ model) => speed(model.tokens_per_s)) },
       { label: "Context", kind: "number", make: words(contextOf) },
     ],
   });
@@ -109,18 +132,6 @@ function contextOf(model) {
   return model.context_length === null ? "\u2013" : count(model.context_length);
 }
 
-/**
- * A stranger's word: it may be written in either direction.
- * @template T
- * @param {(item: T) => string} text
- */
-function name(text) {
-  return () => {
-    const node = el("bdi");
-    return { node, update: (/** @type {T} */ item) => setText(node, text(item)) };
-  };
-}
-
 /** @param {import("./live.js").Store} store */
 function showVolunteers(store) {
   /** @typedef {import("./types.js").Volunteer} Volunteer */
@@ -128,9 +139,9 @@ function showVolunteers(store) {
     caption: "Volunteers who want to be named, and what they gave to this gateway",
     empty: "Nobody yet: a worker that is started with --name is named here once it has answered.",
     keyOf: (/** @type {Volunteer} */ volunteer) => volunteer.id,
+    few: FEW,
     columns: [
-      { label: "Name", kind: "head", make: name((/** @type {Volunteer} */ volunteer) => volunteer.name) },
-      { label: "Worker", make: words((/** @type {Volunteer} */ volunteer) => shortId(volunteer.id)) },
+      { label: "Name", kind: "head", make: linked((/** @type {Volunteer} */ volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
       { label: "Answers", kind: "number", make: words((/** @type {Volunteer} */ { answers }) => count(answers)) },
       { label: "Tokens", kind: "number", make: words((/** @type {Volunteer} */ { tokens }) => count(tokens)) },
     ],
@@ -141,26 +152,56 @@ function showVolunteers(store) {
 
 /** @param {import("./live.js").Store} store */
 function showFailures(store) {
-  /** @typedef {import("./types.js").Failure} Failure */
   const shown = table({
-    caption: "The last failures that this gateway has seen, newest first",
+    caption: "The last failures that this gateway has seen, those of a kind together, newest first",
     empty: "Nothing has failed.",
-    keyOf: (/** @type {Failure} */ failure) => `${failure.at} ${failure.request_id} ${failure.worker}`,
+    keyOf: (/** @type {Failures} */ { last }) => `${last.at} ${last.request_id} ${last.worker}`,
+    few: FEW,
     columns: [
-      { label: "At", kind: "head", make: words((/** @type {Failure} */ failure) => clock(new Date(failure.at))) },
-      { label: "Model", make: name((/** @type {Failure} */ failure) => failure.model) },
       {
-        label: "Worker",
-        make: name((/** @type {Failure} */ f) =>
-          f.worker === null ? NOTHING : called(f.worker, store.nameOf(f.worker)),
+        label: "At",
+        kind: "head",
+        make: linked(
+          (/** @type {Failures} */ { last }) => clock(new Date(last.at)),
+          ({ last }) => toRequest(last.request_id),
         ),
       },
-      { label: "What happened", make: words((/** @type {Failure} */ failure) => happened(failure.outcome)) },
-      { label: "What was done", make: name((/** @type {Failure} */ failure) => done(failure, store)) },
+      { label: "Times", kind: "number", make: words((/** @type {Failures} */ { times }) => count(times)) },
+      { label: "Model", make: linked((/** @type {Failures} */ { last }) => last.model) },
+      {
+        label: "Worker",
+        make: linked(
+          (/** @type {Failures} */ { last: { worker } }) =>
+            worker === null ? NOTHING : called(worker, store.nameOf(worker)),
+          ({ last: { worker } }) => (worker === null ? null : toWorker(worker)),
+        ),
+      },
+      { label: "What happened", make: words((/** @type {Failures} */ { last }) => happened(last.outcome)) },
+      { label: "What was done", make: linked((/** @type {Failures} */ { last }) => done(last, store)) },
     ],
   });
   byId("failures").append(shown.node);
-  store.on("failures", ({ failures }) => shown.update(failures));
+  store.on("failures", ({ failures }) => shown.update(grouped(failures)));
+}
+
+/** @typedef {import("./types.js").Failure} Failure */
+/** @typedef {{last: Failure, times: number}} Failures */
+
+/**
+ * Those of one kind, of one model at one worker, are one; the newest says when it was last.
+ * @param {Failure[]} failures newest first
+ * @returns {Failures[]}
+ */
+export function grouped(failures) {
+  /** @type {Map<string, Failures>} */
+  const groups = new Map();
+  for (const last of failures) {
+    const kind = JSON.stringify([last.outcome, last.done, last.model, last.worker]);
+    const group = groups.get(kind);
+    if (group) group.times += 1;
+    else groups.set(kind, { last, times: 1 });
+  }
+  return [...groups.values()];
 }
 
 /** @type {Record<string, string>} */

@@ -1,6 +1,11 @@
 /** @file Keeps real tables up to date row by row; on a narrow screen each row reads as a card. */
 
 import { el, keyed, setText } from "./dom.js";
+import { count } from "./format.js";
+
+/** Rows on a narrow screen before somebody asks for all: there each of them is a card. */
+const NARROW_ROWS = 3;
+const NARROW = "(max-width: 760px)";
 
 /**
  * A column makes its cell's content once, and updates it. `kind` is how it is set.
@@ -10,11 +15,12 @@ import { el, keyed, setText } from "./dom.js";
  */
 
 /**
+ * Of many items `few` are shown until somebody asks for all.
  * @template T
- * @param {{caption: string, columns: Column<T>[], keyOf: (item: T) => string, empty: string}} options
+ * @param {{caption: string, columns: Column<T>[], keyOf: (item: T) => string, empty: string, few: number}} options
  * @returns {{node: Element, update: (items: T[]) => void}}
  */
-export function table({ caption, columns, keyOf, empty }) {
+export function table({ caption, columns, keyOf, empty, few }) {
   // The roles are said although they are a table's own: browsers drop them where CSS lays a table out differently.
   const heads = columns.map(({ label, kind }) => el("th", { role: "columnheader", scope: "col", class: kind }, label));
   const body = el("tbody", { role: "rowgroup" });
@@ -26,7 +32,11 @@ export function table({ caption, columns, keyOf, empty }) {
     body,
   );
   const nothing = el("p", { class: "nothing muted" }, empty);
-  const node = el("div", {}, shown, nothing);
+  const all = el("button", { type: "button", class: "quiet", hidden: true });
+  const node = el("div", {}, shown, nothing, all);
+  /** @type {T[]} */
+  let known = [];
+  let isAll = false;
 
   function makeRow() {
     const cells = columns.map((column) => column.make());
@@ -41,10 +51,18 @@ export function table({ caption, columns, keyOf, empty }) {
 
   /** @param {T[]} items */
   const update = (items) => {
+    known = items;
+    const room = isAll ? items.length : matchMedia(NARROW).matches ? Math.min(few, NARROW_ROWS) : few;
     shown.hidden = items.length === 0;
     nothing.hidden = items.length > 0;
-    keyed(body, items, keyOf, makeRow);
+    all.hidden = items.length <= room;
+    setText(all, `Show all ${count(items.length)}`);
+    keyed(body, items.slice(0, room), keyOf, makeRow);
   };
+  all.addEventListener("click", () => {
+    isAll = true;
+    update(known);
+  });
   return { node, update };
 }
 

@@ -41,10 +41,15 @@ def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
         ("count", 1234567, "1,234,567"),
         ("rate", None, "\u2013"),
         ("rate", 0, "0"),
-        ("rate", 0.04, "0.0"),
+        ("rate", 0.004, "<0.01"),
+        ("rate", 0.04, "0.04"),
+        ("rate", 0.094, "0.09"),
+        ("rate", 0.096, "0.1"),
         ("rate", 9.94, "9.9"),
         ("rate", 9.96, "10"),
         ("rate", 1234.5, "1,235"),
+        ("speed", None, "\u2013"),
+        ("speed", 41.04, "41 tok/s"),
         ("seconds", None, "\u2013"),
         ("seconds", 0, "0 ms"),
         ("seconds", 0.0994, "99 ms"),
@@ -201,6 +206,31 @@ def test_the_marks_of_a_scale_are_round_and_reach_the_highest_value(
     assert call(page, "chart_scale.ticks", highest) == ticks
 
 
+@pytest.mark.parametrize(
+    ("values", "window", "means"),
+    [
+        ([6, 0, 0], 3, [6, 3, 2]),
+        ([6, 0, 0, 6], 2, [6, 3, 0, 3]),
+        ([None, 4, None, None], 2, [None, 4, 4, None]),
+        ([], 6, []),
+    ],
+)
+def test_a_line_is_smoothed_over_what_came_before(
+    page: Page, values: list[float | None], window: int, means: list[float | None]
+) -> None:
+    assert call(page, "chart_scale.smoothed", values, window) == means
+
+
+def test_failures_of_a_kind_are_one_that_says_when_it_was_last(page: Page) -> None:
+    def failure(at: int, worker: str | None, outcome: str) -> dict[str, Any]:
+        return {"at": at, "worker": worker, "outcome": outcome, "model": "tiny", "done": "retried"}
+
+    told = [(4, "a", "busy"), (3, "b", "busy"), (2, "a", "busy"), (1, None, "no_worker"), (0, "a", "peer_lost")]
+    found = call(page, "overview.grouped", [failure(*one) for one in told])
+    groups = [(one["last"]["at"], one["last"]["worker"], one["times"]) for one in found]
+    assert groups == [(4, "a", 2), (3, "b", 1), (1, None, 1), (0, "a", 1)]
+
+
 def test_gaps_break_a_line_and_a_lone_value_is_a_dot(page: Page) -> None:
     assert call(page, "chart_scale.runs", [None, 1, 2, None, 3, None]) == [[1, 3], [4, 5]]
     path = (
@@ -220,7 +250,11 @@ def test_on_the_map_nobody_is_outside_and_nobody_hides_another(
     assert set(nodes) == {node["id"] for node in mesh["nodes"]}
     for node in nodes.values():
         assert node["r"] <= node["x"] <= width - node["r"]
-        assert node["r"] <= node["y"] <= height - node["r"]
+        assert node["r"] <= node["y"] <= placed["height"] - node["r"]
+    assert placed["height"] <= height
+    grouped = [worker for disc in placed["discs"] for worker in disc["workers"]]
+    drawn = [node["id"] for node in mesh["nodes"] if node["kind"] == "worker"]
+    assert sorted(grouped) == (sorted(drawn) if workers > 24 else [])
     spots = list(nodes.values())
     apart = [
         (one["x"] - other["x"]) ** 2 + (one["y"] - other["y"]) ** 2 >= (max(one["r"], other["r"])) ** 2

@@ -14,6 +14,8 @@ from tests.page.pretend_network import network
 
 VIEWS = ("#/", "#/playground", "#/join")
 MANY = 200
+PHONE_PX = 4_500
+"""Five screens of a phone are read to their end, with names of sixty letters too."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
             page.goto(f"{gateway.url}/{view}")
             page.locator(f"#{names_of(view)}").wait_for()
             assert not is_wider_than_its_screen(page), view
+            assert page.evaluate("document.documentElement.scrollHeight") <= PHONE_PX, view
             screenshot(page, f"{names_of(view)}-phone-{workers}-workers")
         assert findings(page) == []
 
@@ -99,10 +102,15 @@ def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: Prete
         screenshot(page, "overview-200-workers")
         rows = page.get_by_role("table", name="Workers that this gateway knows").get_by_role("row")
         expect(rows).to_have_count(1 + 25)
+        expect(page.locator(".mesh text")).to_have_text(
+            ["134 direct", "33 punched", re.compile("^17 by "), re.compile("^16 by ")]
+        )
         page.get_by_role("button", name="Show all 200").click()
         expect(rows).to_have_count(1 + MANY)
         page.get_by_role("searchbox").fill("night-shift")
         expect(rows).to_have_count(1 + 1)
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(1)
+        expect(page.locator(".mesh .link.found")).to_have_count(1)
         states = {worker["state"] for worker in shown["workers"]["workers"]}
         on_map = {state: page.locator(f".mesh .node[data-state={state}]").count() for state in states}
         told = [worker["state"] for worker in shown["workers"]["workers"]]
@@ -110,6 +118,54 @@ def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: Prete
         assert page.locator(".mesh .node").count() == MANY + 3
         said = page.get_by_role("img", name=f"{MANY} workers, 33 of them through 2 relays; 2 bootstraps.")
         expect(said).to_be_visible()
+
+
+def test_each_number_leads_to_what_it_is_made_of(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(MANY)
+    gateway.show(shown)
+    workers = shown["workers"]["workers"]
+    ill = sum(worker["state"] != "healthy" for worker in workers)
+    busy = sum(worker["in_flight"] > 0 for worker in workers)
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        for link, found in ((f"{ill} in trouble", ill), ("through a relay 33", 33), ("lost 2", 2)):
+            page.get_by_role("link", name=link, exact=True).click()
+            expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(found)
+        page.locator("#tiles a", has_text=str(shown["gateway"]["in_flight"])).click()
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(busy)
+        page.locator("#models").get_by_role("link", name="tiny").click()
+        expect(page.get_by_role("searchbox")).to_have_value("tiny")
+        page.locator(".mesh text", has_text="punched").click()
+        expect(page.get_by_role("searchbox")).to_have_value("punched")
+
+
+def test_failures_of_a_kind_are_together_and_five_are_shown(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(12)
+    first = shown["failures"]["failures"][0]
+    shown["failures"]["failures"] = [
+        first,
+        first | {"request_id": "an-earlier-one"},
+        *shown["failures"]["failures"][1:],
+    ]
+    gateway.show(shown)
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        rows = page.locator("#failures tbody tr")
+        expect(rows).to_have_count(5)
+        expect(rows.first.locator("td").first).to_have_text("2")
+        page.locator("#failures").get_by_role("button", name="Show all 12").click()
+        expect(rows).to_have_count(12)
+
+
+def test_one_cursor_goes_through_all_charts(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(12))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        moments = page.locator(".readout .muted")
+        expect(moments).to_have_text(["last minute"] * 3)
+        page.get_by_role("img", name="Time to first token").hover()
+        expect(page.locator(".chart .cursor")).to_have_count(3)
+        assert len(set(moments.all_text_contents())) == 1 and "minute to" in moments.first.inner_text()
 
 
 def test_charts_are_told_in_words_and_in_a_table(browser: Browser, gateway: PretendGateway) -> None:
