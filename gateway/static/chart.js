@@ -4,9 +4,8 @@ import { areaPath, linePath, mean, smoothed, ticks } from "./chart_scale.js";
 import { el, setText, svg } from "./dom.js";
 import { clock } from "./format.js";
 
-/** @typedef {import("./types.js").Point} Point */
 /** @typedef {import("./types.js").SeriesSection} SeriesSection */
-/** @typedef {{label: string, of: (point: Point, step_s: number) => number | null}} Line */
+/** @typedef {{label: string, of: (point: import("./types.js").Point, step_s: number) => number | null}} Line */
 /** @typedef {{title: string, say: (value: number | null) => string, mark: (value: number) => string, lines: Line[]}} ChartOptions
  * `mark` is what stands beside the axis. */
 
@@ -45,9 +44,7 @@ export function chart({ title, say, mark, lines }, onPoint) {
     el("details", {}, el("summary", {}, "As a table"), rows),
   );
 
-  /** @type {SeriesSection | null} */
   let series = null;
-  /** @type {number | null} */
   let hovered = null;
 
   function valuesOf() {
@@ -74,7 +71,6 @@ export function chart({ title, say, mark, lines }, onPoint) {
     readOut(values);
   }
 
-  /** @param {(number | null)[][]} values */
   function readOut(values) {
     if (!series) return;
     const at = hovered ?? series.points.length - 1;
@@ -83,7 +79,7 @@ export function chart({ title, say, mark, lines }, onPoint) {
     setText(moment, hovered === null ? "last minute" : `minute to ${clock(momentOf(series, at))}`);
   }
 
-  picture.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
+  picture.addEventListener("pointermove", (event) => {
     if (!series || !series.points.length) return;
     const { x } = scaleOf(series, valuesOf(), picture.clientWidth);
     const perPoint = x(1) - x(0);
@@ -93,14 +89,12 @@ export function chart({ title, say, mark, lines }, onPoint) {
   picture.addEventListener("pointerleave", () => onPoint(null));
   new ResizeObserver(draw).observe(picture);
 
-  /** @param {SeriesSection} next */
   const update = (next) => {
     series = next;
     draw();
     setText(inWords, describe(series, valuesOf(), lines, say));
     rows.replaceChildren(asTable(title, series, lines, say));
   };
-  /** @param {number | null} at */
   const point = (at) => {
     hovered = at;
     draw();
@@ -108,20 +102,8 @@ export function chart({ title, say, mark, lines }, onPoint) {
   return { node, update, point };
 }
 
-/** @param {Line[]} lines */
 function legend(lines) {
-  const marks = lines.map(({ label }, i) =>
-    el(
-      "span",
-      {},
-      svg(
-        "svg",
-        { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" },
-        svg("path", { class: `line line-${i}`, d: "M1 3H17" }),
-      ),
-      label,
-    ),
-  );
+  const marks = lines.map(({ label }, i) => el("span", {}, el("i", { class: `key key-${i}` }), label));
   return el("p", { class: "legend muted" }, ...marks);
 }
 
@@ -137,16 +119,11 @@ function scaleOf({ step_s, points }, values, width) {
   const wide = (width - LEFT - 4) / (HOUR_S / step_s - 1);
   return {
     marks,
-    x: (/** @type {number} */ i) => width - 4 - (points.length - 1 - i) * wide,
-    y: (/** @type {number} */ value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP),
+    x: (i) => width - 4 - (points.length - 1 - i) * wide,
+    y: (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP),
   };
 }
 
-/**
- * @param {ReturnType<typeof scaleOf>} scale
- * @param {number} width
- * @param {(value: number) => string} markOf
- */
 function grid({ marks, y }, width, markOf) {
   const across = marks.flatMap((mark) => [
     svg("path", { class: mark ? "grid" : "base", d: `M${LEFT} ${y(mark)}H${width - 4}` }),
@@ -164,30 +141,15 @@ function grid({ marks, y }, width, markOf) {
   return [...across, ...(width < 330 ? [along[0], along[4]] : along)];
 }
 
-/**
- * @param {(number | null)[]} values
- * @param {number} index
- * @param {ReturnType<typeof scaleOf>} scale
- */
 function drawn(values, index, { x, y }) {
   const line = svg("path", { class: `line line-${index}`, d: linePath(values, x, y) });
   return index ? [line] : [svg("path", { class: "area", d: areaPath(values, x, y) }), line];
 }
 
-/**
- * @param {SeriesSection} series
- * @param {number} index
- */
 function momentOf({ step_s, end, points }, index) {
   return new Date(new Date(end).getTime() - (points.length - 1 - index) * step_s * 1000);
 }
 
-/**
- * @param {SeriesSection} series
- * @param {(number | null)[][]} values
- * @param {Line[]} lines
- * @param {(value: number | null) => string} say
- */
 function describe(series, values, lines, say) {
   const said = lines.map(({ label }, i) => {
     const known = values[i].map((value, at) => ({ value, at })).filter(({ value }) => value !== null);

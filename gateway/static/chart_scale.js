@@ -68,7 +68,6 @@ export function areaPath(values, x, y) {
  * @returns {[number, number][]}
  */
 export function runs(values) {
-  /** @type {[number, number][]} */
   const found = [];
   let from = -1;
   values.forEach((value, i) => {
@@ -79,7 +78,6 @@ export function runs(values) {
   return found;
 }
 
-/** @param {number} number */
 function round(number) {
   return Math.round(number * 10) / 10;
 }

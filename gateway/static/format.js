@@ -52,12 +52,6 @@ export function span(seconds) {
   return two(Math.floor(whole / 86400), "d", Math.floor((whole % 86400) / 3600), "h");
 }
 
-/**
- * @param {number} large
- * @param {string} unit
- * @param {number} small
- * @param {string} smallUnit
- */
 function two(large, unit, small, smallUnit) {
   return small ? `${large} ${unit} ${small} ${smallUnit}` : `${large} ${unit}`;
 }

@@ -26,7 +26,7 @@ export function linked(text, href = () => null) {
   return () => {
     const word = el("bdi");
     const node = el("a", {}, word);
-    const update = (/** @type {T} */ item) => {
+    const update = (item) => {
       setText(word, text(item));
       setAttribute(node, "href", href(item));
     };

@@ -6,18 +6,13 @@ import { toPart, toWorker } from "./links.js";
 import { layout, relaysOf, waysOf } from "./mesh_layout.js";
 import { fits } from "./workers.js";
 
-/** @typedef {import("./types.js").Worker} Worker */
 /** @typedef {import("./types.js").MeshSection} MeshSection */
-/** @typedef {import("./mesh_layout.js").Placed} Placed */
-/** @typedef {import("./mesh_layout.js").Disc} Disc */
 
 const LABEL_CHARS = 14;
 const NARROW_PX = 560;
 
-/** @type {Record<string, string>} */
 const WAYS = { direct: "direct", punched: "through a hole in NAT", relayed: "through a relay" };
 
-/** @type {Record<string, string>} */
 const STATES = { trial: "on trial", cooling: "cooling down", lost: "lost" };
 
 /**
@@ -27,9 +22,7 @@ const STATES = { trial: "on trial", cooling: "cooling down", lost: "lost" };
 export function mesh(store) {
   const picture = svg("svg", { class: "mesh", role: "img" });
   const signs = el("ul", { class: "legend muted", "aria-label": "Signs of the map" });
-  /** @type {Map<string, (worker: Worker | undefined) => void>} */
   let updates = new Map();
-  /** @type {[string, Element][]} */
   let links = [];
   let drawnOf = "";
 
@@ -72,14 +65,14 @@ export function mesh(store) {
       link.classList.toggle("busy", (worker?.in_flight ?? 0) > 0);
       link.classList.toggle("found", Boolean(wanted && worker && fits(worker, wanted)));
     }
-    picture.querySelectorAll(".node.worker").forEach((/** @type {SVGElement} */ node) => {
+    picture.querySelectorAll(".node.worker").forEach((node) => {
       const worker = known.get(node.dataset.id ?? "");
       node.classList.toggle("dim", Boolean(wanted && worker && !fits(worker, wanted)));
     });
     if (store.sections.mesh) signs.replaceChildren(...legend(store.sections.mesh, [...known.values()]));
   }
 
-  picture.addEventListener("click", (/** @type {Event} */ { target }) => {
+  picture.addEventListener("click", ({ target }) => {
     const { id, way } = /** @type {Element} */ (target).closest("[data-id], [data-way]")?.dataset ?? {};
     if (id) location.hash = toWorker(id);
     else if (way) location.hash = toPart("workers", way);
@@ -100,7 +93,6 @@ function heightFor(nodes, width) {
   return nodes > 24 ? 460 : nodes > 10 ? 320 : width < NARROW_PX ? 230 : 190;
 }
 
-/** @param {[number, number][]} points */
 function way(points) {
   return `M${points.map((point) => point.map(Math.round).join(" ")).join("L")}`;
 }
@@ -118,7 +110,7 @@ export function describe(section) {
 
 /**
  * The way to all workers of a disc as one line, and how many they are.
- * @param {Disc} disc
+ * @param {import("./mesh_layout.js").Disc} disc
  * @param {{x: number, y: number}} gateway
  */
 function drawDisc({ way: kind, relay, workers, x, y, radius }, gateway) {
@@ -129,11 +121,6 @@ function drawDisc({ way: kind, relay, workers, x, y, radius }, gateway) {
   ];
 }
 
-/**
- * @param {Placed} placed
- * @param {string} reached
- * @param {boolean} isAbove
- */
 function drawNode(placed, reached, isAbove) {
   const { id, kind, name, x, y, r, isLabelled } = placed;
   const title = svg("title");
@@ -152,7 +139,6 @@ function drawNode(placed, reached, isAbove) {
     inside,
     label,
   );
-  /** @param {Worker | undefined} worker */
   const update = (worker) => {
     const state = kind === "worker" ? (worker?.state ?? "unknown") : kind;
     setAttribute(node, "data-state", state);
@@ -163,7 +149,6 @@ function drawNode(placed, reached, isAbove) {
   return { node, update };
 }
 
-/** @param {Placed} placed */
 function labelOf({ id, kind, name }) {
   if (kind === "gateway") return "this gateway";
   const characters = [...name];
@@ -198,7 +183,6 @@ function insideOf(state, r) {
   return "";
 }
 
-/** @param {number} r */
 function circle(r) {
   return `M${-r} 0A${r} ${r} 0 1 1 ${r} 0A${r} ${r} 0 1 1 ${-r} 0Z`;
 }
@@ -206,7 +190,7 @@ function circle(r) {
 /**
  * Each way and each state, with how many workers have it: a link to them. Of states only those that there are.
  * @param {MeshSection} section
- * @param {Worker[]} workers
+ * @param {import("./types.js").Worker[]} workers
  */
 function legend(section, workers) {
   const ways = [...waysOf(section).values()];
@@ -221,21 +205,10 @@ function legend(section, workers) {
   return [...reached, ...ill, ...others];
 }
 
-/**
- * @param {string} text
- * @param {number} many
- * @param {string} find
- * @param {...Element} marks
- */
 function sign(text, many, find, ...marks) {
   return el("li", {}, ...marks, el("a", { href: toPart("workers", find) }, text, " ", el("strong", {}, count(many))));
 }
 
-/**
- * @param {string} kind
- * @param {string} state
- * @param {string} reached
- */
 function mark(kind, state = kind, reached = "") {
   const parts = [["outline", outlineOf(kind, 6)], ["inside", insideOf(state, 6)]];
   const drawn = parts.map(([name, d]) => svg("path", { class: name, d }));
@@ -243,7 +216,6 @@ function mark(kind, state = kind, reached = "") {
   return svg("svg", { width: 16, height: 16, "aria-hidden": "true" }, group);
 }
 
-/** @param {string} kind */
 function line(kind) {
   return svg("svg", { width: 24, height: 16, "aria-hidden": "true" }, svg("path", { class: `link ${kind}`, d: "M1 8H23" }));
 }

@@ -2,9 +2,8 @@
  * bootstraps within; many stand in one disc for each way on which they are reached. Pure. */
 
 /** @typedef {import("./types.js").MeshSection} MeshSection */
-/** @typedef {import("./types.js").NodeKind} NodeKind */
 /** @typedef {{x: number, y: number}} Spot */
-/** @typedef {{id: string, kind: NodeKind, name: string, x: number, y: number, r: number, isLabelled: boolean}} Placed */
+/** @typedef {{id: string, kind: import("./types.js").NodeKind, name: string, x: number, y: number, r: number, isLabelled: boolean}} Placed */
 /** @typedef {{kind: string, to: string, points: [number, number][]}} Drawn */
 /** @typedef {{width: number, height: number}} Size */
 /** @typedef {{way: string, relay: string | null, workers: string[]}} Group */
@@ -20,7 +19,7 @@ const LABELLED_PX = 560;
 /** More workers stand in discs. */
 const FEW = 24;
 
-/** In discs: how far dots are apart where there is room, and at least; what is above and below a disc; its room. */
+/** Of discs: from dot to dot where there is room, and at least; above and below; and across. */
 const APART = 13;
 const LEAST_APART = 5;
 const ABOVE = 34;
@@ -78,7 +77,6 @@ export function waysOf({ links }) {
  */
 export function groupsOf(mesh, relays) {
   const ways = waysOf(mesh);
-  /** @type {Map<string, Group>} */
   const groups = new Map();
   for (const { id, kind } of mesh.nodes) {
     if (kind !== "worker") continue;
@@ -103,7 +101,6 @@ function inDiscs(mesh, relays, { width, height }) {
   let apart = APART;
   let placed = inRows(groups, apart, width);
   while (placed.height > height && apart > LEAST_APART) placed = inRows(groups, (apart *= 0.95), width);
-  /** @type {Map<string, Spot>} */
   const spots = new Map();
   for (const { x, y, radius, relay, workers } of placed.discs) {
     workers.forEach((id, i) => spots.set(id, sunflower(i, apart, x, y)));
@@ -115,14 +112,7 @@ function inDiscs(mesh, relays, { width, height }) {
   return { ...placed, spots, isRoomy: false };
 }
 
-/**
- * @param {Group[]} groups
- * @param {number} apart
- * @param {number} width
- * @returns {{discs: Disc[], height: number}}
- */
 function inRows(groups, apart, width) {
-  /** @type {Disc[][]} */
   const rows = [];
   let left = 0;
   for (const group of groups) {
@@ -162,15 +152,10 @@ function sunflower(i, apart, x, y) {
   return { x: x + radius * Math.cos(angle), y: y + radius * Math.sin(angle) };
 }
 
-/**
- * @param {MeshSection} mesh
- * @param {Map<string, string>} relays
- * @param {Size} size
- */
 function around(mesh, relays, { width, height }) {
-  const workers = mesh.nodes.filter(({ kind }) => kind === "worker");
-  const bootstraps = mesh.nodes.filter(({ kind }) => kind === "bootstrap").map(({ id }) => id);
-  const angles = anglesOf(sectorsOf(bootstraps, workers, relays), relays);
+  const ids = (kind) => mesh.nodes.filter((node) => node.kind === kind).map(({ id }) => id);
+  const workers = ids("worker");
+  const angles = anglesOf(ids("bootstrap"), workers, relays);
   const radiusY = height / 2 - MARGIN_Y;
   const radiusX = Math.min(width / 2 - MARGIN_X, 3.2 * radiusY); // a few would be lost on a wide one
   const spots = new Map(
@@ -185,51 +170,29 @@ function around(mesh, relays, { width, height }) {
 }
 
 /**
- * A sector for each bootstrap: workers behind it in the middle, its share of the others on both sides.
- * @template {{id: string}} W
+ * A place on the circle for each worker, those behind one relay side by side. A relay stands before them; another
+ * bootstrap has a place of its own, so that no line leads through it.
  * @param {string[]} bootstraps
- * @param {W[]} workers
- * @param {Map<string, string>} relays
- * @returns {{bootstrap: string | null, workers: W[]}[]}
- */
-function sectorsOf(bootstraps, workers, relays) {
-  /** @type {(string | null)[]} */
-  const anchors = bootstraps.length ? bootstraps : [null];
-  const free = workers.filter(({ id }) => !anchors.includes(relays.get(id) ?? ""));
-  return anchors.map((bootstrap, i) => {
-    const mine = free.filter((_, n) => n % anchors.length === i);
-    const behind = bootstrap === null ? [] : workers.filter(({ id }) => relays.get(id) === bootstrap);
-    const half = Math.ceil(mine.length / 2);
-    return { bootstrap, workers: [...mine.slice(0, half), ...behind, ...mine.slice(half)] };
-  });
-}
-
-/**
- * Workers spread evenly in their sectors. A bootstrap stands before those behind it, or else between two sectors, so
- * that no line to a worker leads through it.
- * @param {{bootstrap: string | null, workers: {id: string}[]}[]} sectors
+ * @param {string[]} workers
  * @param {Map<string, string>} relays
  * @returns {Map<string, number>}
  */
-function anglesOf(sectors, relays) {
-  const angles = new Map();
-  const whole = sectors.reduce((sum, { workers }) => sum + workers.length + 1, 0);
-  let begin = TOP;
-  for (const { bootstrap, workers } of sectors) {
-    const width = (2 * Math.PI * (workers.length + 1)) / whole;
-    workers.forEach(({ id }, i) => angles.set(id, begin + (width * (i + 1)) / (workers.length + 1)));
-    const behind = workers.filter(({ id }) => bootstrap !== null && relays.get(id) === bootstrap);
-    const middle = behind.reduce((sum, { id }) => sum + angles.get(id), 0) / behind.length;
-    if (bootstrap !== null) angles.set(bootstrap, behind.length ? middle : begin);
-    begin += width;
+function anglesOf(bootstraps, workers, relays) {
+  const behind = (bootstrap) => workers.filter((id) => relays.get(id) === bootstrap);
+  const free = workers.filter((id) => !bootstraps.includes(relays.get(id) ?? ""));
+  const places = bootstraps.flatMap((bootstrap, i) => [
+    ...(behind(bootstrap).length ? behind(bootstrap) : [bootstrap]),
+    ...free.filter((_, n) => n % bootstraps.length === i),
+  ]);
+  if (!bootstraps.length) places.push(...workers);
+  const angles = new Map(places.map((id, i) => [id, TOP + (2 * Math.PI * i) / places.length]));
+  for (const relay of bootstraps.filter((id) => !angles.has(id))) {
+    const theirs = behind(relay).map((id) => angles.get(id) ?? TOP);
+    angles.set(relay, theirs.reduce((sum, angle) => sum + angle, 0) / theirs.length);
   }
   return angles;
 }
 
-/**
- * @param {NodeKind} kind
- * @param {number} workers
- */
 function radiusOf(kind, workers) {
   if (kind === "gateway") return 11;
   if (kind === "bootstrap") return 7;

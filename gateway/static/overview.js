@@ -26,21 +26,18 @@ const TILES = [
   ["Waiting", ({ gateway }) => gateway?.waiting, () => "for a free slot", toPart("models")],
 ];
 
-/** @param {Sections} known */
 function inTrouble({ workers }) {
   if (!workers || !workers.total) return "";
   const ill = workers.workers.filter((worker) => worker.state !== "healthy").length;
   return ill ? `${ill} ${IN_TROUBLE}` : "all healthy";
 }
 
-/** @param {Sections} known */
 function slots({ workers }) {
   if (!workers) return "";
   const taken = workers.workers.reduce((sum, worker) => sum + worker.slots, 0);
   return taken ? `of ${plural(taken, "slot")}` : "";
 }
 
-/** @param {import("./live.js").Store} store */
 export function startOverview(store) {
   showTiles(store);
   showGateway(store);
@@ -61,7 +58,6 @@ export function startOverview(store) {
   });
 }
 
-/** @param {import("./live.js").Store} store */
 function showTiles(store) {
   const updates = TILES.map(([label, value, note, href, noteHref = null]) => {
     const shown = el("a", { class: "figure", href }, NOTHING);
@@ -79,13 +75,12 @@ function showTiles(store) {
   store.on("workers", update);
 }
 
-/** @param {import("./live.js").Store} store */
 function showGateway(store) {
   const text = el("span");
   let id = "";
   const copy = copyButton("Copy id", () => id, { class: "quiet small", "aria-label": "Copy this gateway's peer id" });
   byId("gateway-line").append(text, copy);
-  store.on("gateway", (/** @type {import("./types.js").GatewaySection} */ gateway) => {
+  store.on("gateway", (gateway) => {
     id = gateway.id;
     const started = new Date(gateway.started);
     const since = span((Date.now() - started.getTime()) / 1000);
@@ -95,31 +90,29 @@ function showGateway(store) {
   });
 }
 
-/** @param {import("./live.js").Store} store */
 function showModels(store) {
-  /** @typedef {import("./types.js").Model} Model */
   const shown = table({
     caption: "Models that workers announce",
     empty: "No model yet.",
     few: MODELS,
-    keyOf: (/** @type {Model} */ model) => model.id,
+    keyOf: (model) => model.id,
     columns: [
       {
         label: "Model",
         kind: "head",
         make: linked(
-          (/** @type {Model} */ model) => model.id,
+          (model) => model.id,
           ({ id }) => toPart("workers", id),
         ),
       },
-      { label: "For", make: words((/** @type {Model} */ model) => model.tasks.join(", ")) },
-      { label: "Workers", kind: "number", make: words((/** @type {Model} */ model) => count(model.workers)) },
+      { label: "For", make: words((model) => model.tasks.join(", ")) },
+      { label: "Workers", kind: "number", make: words((model) => count(model.workers)) },
       {
         label: "Capacity used",
-        make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.slots })),
+        make: bar((model) => ({ taken: model.in_flight, of: model.slots })),
       },
-      { label: "Queue", kind: "number", make: words((/** @type {Model} */ model) => count(model.waiting)) },
-      { label: "Speed", kind: "number", make: words((/** @type {Model} */ model) => speed(model.tokens_per_s)) },
+      { label: "Queue", kind: "number", make: words((model) => count(model.waiting)) },
+      { label: "Speed", kind: "number", make: words((model) => speed(model.tokens_per_s)) },
       { label: "Context", kind: "number", make: words(contextOf) },
     ],
   });
@@ -127,57 +120,53 @@ function showModels(store) {
   store.on("models", shown.update);
 }
 
-/** @param {import("./types.js").Model} model */
 function contextOf(model) {
   return model.context_length === null ? "\u2013" : count(model.context_length);
 }
 
-/** @param {import("./live.js").Store} store */
 function showVolunteers(store) {
-  /** @typedef {import("./types.js").Volunteer} Volunteer */
   const shown = table({
     caption: "Volunteers who want to be named, and what they gave to this gateway",
     empty: "Nobody yet: a worker that is started with --name is named here once it has answered.",
-    keyOf: (/** @type {Volunteer} */ volunteer) => volunteer.id,
+    keyOf: (volunteer) => volunteer.id,
     few: FEW,
     columns: [
-      { label: "Name", kind: "head", make: linked((/** @type {Volunteer} */ volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
-      { label: "Answers", kind: "number", make: words((/** @type {Volunteer} */ { answers }) => count(answers)) },
-      { label: "Tokens", kind: "number", make: words((/** @type {Volunteer} */ { tokens }) => count(tokens)) },
+      { label: "Name", kind: "head", make: linked((volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
+      { label: "Answers", kind: "number", make: words(({ answers }) => count(answers)) },
+      { label: "Tokens", kind: "number", make: words(({ tokens }) => count(tokens)) },
     ],
   });
   byId("volunteers").append(shown.node);
   store.on("volunteers", ({ volunteers }) => shown.update(volunteers));
 }
 
-/** @param {import("./live.js").Store} store */
 function showFailures(store) {
   const shown = table({
     caption: "The last failures that this gateway has seen, those of a kind together, newest first",
     empty: "Nothing has failed.",
-    keyOf: (/** @type {Failures} */ { last }) => `${last.at} ${last.request_id} ${last.worker}`,
+    keyOf: ({ last }) => `${last.at} ${last.request_id} ${last.worker}`,
     few: FEW,
     columns: [
       {
         label: "At",
         kind: "head",
         make: linked(
-          (/** @type {Failures} */ { last }) => clock(new Date(last.at)),
+          ({ last }) => clock(new Date(last.at)),
           ({ last }) => toRequest(last.request_id),
         ),
       },
-      { label: "Times", kind: "number", make: words((/** @type {Failures} */ { times }) => count(times)) },
-      { label: "Model", make: linked((/** @type {Failures} */ { last }) => last.model) },
+      { label: "Times", kind: "number", make: words(({ times }) => count(times)) },
+      { label: "Model", make: linked(({ last }) => last.model) },
       {
         label: "Worker",
         make: linked(
-          (/** @type {Failures} */ { last: { worker } }) =>
+          ({ last: { worker } }) =>
             worker === null ? NOTHING : called(worker, store.nameOf(worker)),
           ({ last: { worker } }) => (worker === null ? null : toWorker(worker)),
         ),
       },
-      { label: "What happened", make: words((/** @type {Failures} */ { last }) => happened(last.outcome)) },
-      { label: "What was done", make: linked((/** @type {Failures} */ { last }) => done(last, store)) },
+      { label: "What happened", make: words(({ last }) => happened(last.outcome)) },
+      { label: "What was done", make: linked(({ last }) => done(last, store)) },
     ],
   });
   byId("failures").append(shown.node);
@@ -193,7 +182,6 @@ function showFailures(store) {
  * @returns {Failures[]}
  */
 export function grouped(failures) {
-  /** @type {Map<string, Failures>} */
   const groups = new Map();
   for (const last of failures) {
     const kind = JSON.stringify([last.outcome, last.done, last.model, last.worker]);
@@ -204,7 +192,6 @@ export function grouped(failures) {
   return [...groups.values()];
 }
 
-/** @type {Record<string, string>} */
 const OUTCOMES = {
   peer_lost: "The connection to it was lost",
   peer_unreachable: "It could not be reached",

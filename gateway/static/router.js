@@ -3,12 +3,10 @@
 
 import { byId } from "./dom.js";
 
-/** @type {Record<string, string>} */
 const TITLES = { overview: "Overview", playground: "Playground", join: "Join", worker: "Worker", request: "Request" };
 
 /** @typedef {(id: string, given: URLSearchParams) => void} Visit */
 
-/** @type {Map<string, Visit>} */
 const visits = new Map();
 
 /**
@@ -20,7 +18,6 @@ export function onVisit(view, visit) {
   visits.set(view, visit);
 }
 
-/** @param {boolean} isFirst on the first view nobody has asked to be led anywhere */
 function show(isFirst) {
   const [path, query] = location.hash.slice(2).split("?");
   const [name, id = ""] = path.split("/");
@@ -38,7 +35,6 @@ function show(isFirst) {
   visits.get(view)?.(decoded(id), new URLSearchParams(query));
 }
 
-/** @param {string} id */
 function decoded(id) {
   try {
     return decodeURIComponent(id);
@@ -49,7 +45,7 @@ function decoded(id) {
 
 export function startRouter() {
   addEventListener("hashchange", () => show(false));
-  byId("skip").addEventListener("click", (/** @type {Event} */ event) => {
+  byId("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the hash is the view's
     byId("main").focus();
   });

@@ -34,14 +34,12 @@ export function table({ caption, columns, keyOf, empty, few }) {
   const nothing = el("p", { class: "nothing muted" }, empty);
   const all = el("button", { type: "button", class: "quiet", hidden: true });
   const node = el("div", {}, shown, nothing, all);
-  /** @type {T[]} */
   let known = [];
   let isAll = false;
 
   function makeRow() {
     const cells = columns.map((column) => column.make());
     const row = el("tr", { role: "row" }, ...cells.map((cell, i) => cellNode(columns[i], cell.node)));
-    /** @param {T} item */
     const update = (item) => {
       row.dataset.key = keyOf(item);
       for (const cell of cells) cell.update(item);
@@ -49,7 +47,6 @@ export function table({ caption, columns, keyOf, empty, few }) {
     return { node: row, update };
   }
 
-  /** @param {T[]} items */
   const update = (items) => {
     known = items;
     const room = isAll ? items.length : matchMedia(NARROW).matches ? Math.min(few, NARROW_ROWS) : few;
@@ -66,10 +63,6 @@ export function table({ caption, columns, keyOf, empty, few }) {
   return { node, update };
 }
 
-/**
- * @param {{label: string, kind?: string}} column
- * @param {Node} content
- */
 function cellNode({ label, kind }, content) {
   const attributes = { class: kind, "data-label": label };
   if (kind === "head") return el("th", { ...attributes, role: "rowheader", scope: "row" }, content);
@@ -100,7 +93,7 @@ export function bar(share) {
     const fill = el("i");
     const text = el("span");
     const node = el("span", { class: "load" }, el("span", { class: "track", "aria-hidden": "true" }, fill), text);
-    const update = (/** @type {T} */ item) => {
+    const update = (item) => {
       const { taken, of } = share(item);
       fill.style.width = `${of ? Math.min(100, (100 * taken) / of) : 0}%`;
       setText(text, `${taken} of ${of}`);

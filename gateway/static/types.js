@@ -1,4 +1,5 @@
-/** @file Describes what the gateway tells, as types. No code: docs/api.md says what each field means. */
+/** @file Describes what the gateway tells, as types. No code: docs/api.md says what each field means.
+ * What is not exported says no types; `store` is live.js's. */
 
 /** @typedef {{id: string, agent: string, started: string, in_flight: number, waiting: number, requests_per_s: number,
  *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
@@ -35,9 +36,12 @@
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}, volunteers?: {volunteers: Volunteer[]}}} Sections */
 
-/** @typedef {{worker: string, outcome: string, tokens: number, is_hedge: boolean}} Attempt */
+/** @typedef {{worker: string, why: string, began_s: number, duration_s: number, first_token_s: number | null,
+ *   outcome: string, tokens: number, is_hedge: boolean}} Attempt */
 
-/** @typedef {{request_id: string, outcome: string, gap_s: number | null, attempts: Attempt[]}} RequestReport */
+/** @typedef {{number: number, request_id: string, arrived: string, model: string, outcome: string, queued_s: number,
+ *   duration_s: number, first_token_s: number | null, gap_s: number | null, prompt_tokens: number,
+ *   cached_tokens: number, completion_tokens: number, attempts: Attempt[]}} RequestReport */
 
 /** @typedef {{role: "system" | "user" | "assistant", content: string}} Message */
 

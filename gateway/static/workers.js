@@ -21,7 +21,7 @@ export const IN_TROUBLE = "in trouble";
 export const BUSY = "busy";
 
 /** @type {Record<string, string>} */
-const STATES = { healthy: "healthy", trial: "on trial", cooling: "cooling down", lost: "lost" };
+export const STATES = { healthy: "healthy", trial: "on trial", cooling: "cooling down", lost: "lost" };
 
 /**
  * @param {import("./live.js").Store} store
@@ -111,17 +111,15 @@ function byName(one, other) {
 }
 
 /** @param {Worker} worker */
-function reached(worker) {
+export function reached(worker) {
   if (worker.reached !== "relayed") return worker.reached ?? "\u2013";
   return worker.relays?.length ? `relayed by ${worker.relays.map(shortId).join(", ")}` : "relayed";
 }
 
-/** @param {Worker} worker */
 function knownFor({ since }) {
   return span(since === null ? null : (Date.now() - new Date(since).getTime()) / 1000);
 }
 
-/** @param {Worker} worker */
 function load(worker) {
   return { taken: Math.max(worker.pressure, worker.in_flight), of: worker.slots };
 }

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.page.browser import ATTACKS, Theme, findings, is_wider_than_its_screen, screenshot, tab, wait_live
 from tests.page.pretend_gateway import JOIN, PretendGateway, pretend_gateway
-from tests.page.pretend_network import network
+from tests.page.pretend_network import network, request
 
 VIEWS = ("#/", "#/playground", "#/join")
 MANY = 200
@@ -69,6 +69,23 @@ def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGate
         expect(page.get_by_role("heading", name="Lend a machine to this network")).to_be_focused()
         assert page.title() == "Join \u00b7 p2pnet gateway"
         expect(page.locator("#join pre").nth(1)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
+
+
+def test_strangers_are_told_what_they_need_first_and_no_address_of_the_gateways_own(browser: Browser) -> None:
+    with pretend_gateway() as gateway:
+        gateway.way = {**JOIN, "initial_peers": ["/ip4/127.0.0.1/tcp/31337/p2p/12D3KooWBoot"]}
+        gateway.show(network(0, bootstraps=1))
+        with tab(browser, gateway.url.replace("127.0.0.1", "gateway.example"), "#/join") as page:
+            join = page.locator("#join")
+            expect(join.get_by_role("heading").nth(1)).to_have_text("Before you do")
+            expect(join).to_contain_text("A CPU is enough")
+            expect(join).to_contain_text("1.4 GB")
+            expect(join.locator("pre").nth(1)).to_have_text(
+                ".venv/bin/p2pnet serve --model tiny --initial-peers ADDRESS"
+            )
+            expect(join).not_to_contain_text("12D3KooWBoot")
+        with tab(browser, gateway.url, "#/join") as page:
+            expect(page.locator("#join pre").nth(1)).to_contain_text("12D3KooWBoot")
 
 
 def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) -> None:
@@ -155,6 +172,46 @@ def test_failures_of_a_kind_are_together_and_five_are_shown(browser: Browser, ga
         expect(rows.first.locator("td").first).to_have_text("2")
         page.locator("#failures").get_by_role("button", name="Show all 12").click()
         expect(rows).to_have_count(12)
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_worker_and_a_request_have_pages_that_lead_to_one_another(
+    browser: Browser, gateway: PretendGateway, theme: Theme, width: int
+) -> None:
+    shown = network(3)
+    first, then, _ = (worker["id"] for worker in shown["workers"]["workers"])
+    gateway.show(shown)
+    gateway.requests = [request("request-0", first, then)]
+    with tab(browser, gateway.url, f"#/worker/{first}", theme=theme, width=width) as page:
+        expect(page.get_by_role("heading", level=1)).to_have_text("attic")
+        facts = page.locator("#worker dl")
+        for name, fact in (("State", "healthy"), ("Reached", "direct"), ("Requests in a day", "40")):
+            expect(facts.locator("div", has_text=name).first.locator("dd")).to_have_text(fact)
+        expect(page.locator("#worker").get_by_text(first)).to_be_visible()
+        assert findings(page) == []
+        screenshot(page, f"worker-{theme}")
+        page.get_by_role("link", name=re.compile(r"^\d\d:\d\d:\d\d$")).click()
+        ways = page.locator("#request .way li")
+        expect(ways).to_have_count(3)
+        expect(ways.first).to_contain_text("Waited 0.40 s for a free slot")
+        expect(ways.nth(1)).to_contain_text(
+            "first token after 0.50 s, 30 tokens in 1.60 s. The connection to it was lost"
+        )
+        bars = [bar.evaluate("bar => [bar.style.left, bar.style.width]") for bar in ways.nth(2).locator("i").all()]
+        assert bars == [["50%", "7.5%"], ["57.5%", "42.5%"]]
+        assert findings(page) == [] and not is_wider_than_its_screen(page)
+        screenshot(page, f"request-{theme}")
+        ways.nth(2).get_by_role("link").click()
+        expect(page.locator("#worker").get_by_text(then)).to_be_visible()
+
+
+def test_pages_of_what_is_not_known_say_so(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(0))
+    gateway.requests = []
+    with tab(browser, gateway.url, "#/request/%3Cb%3E%zz") as page:
+        expect(page.locator("#request")).to_contain_text("This gateway remembers no such request")
+        page.goto(f"{gateway.url}/#/worker/nobody")
+        expect(page.locator("#worker")).to_contain_text("No worker with this id announces itself now.")
 
 
 def test_one_cursor_goes_through_all_charts(browser: Browser, gateway: PretendGateway) -> None:
