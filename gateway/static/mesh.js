@@ -63,6 +63,7 @@ export function mesh(store) {
     for (const [id, link] of links) {
       const worker = known.get(id);
       link.classList.toggle("busy", (worker?.in_flight ?? 0) > 0);
+      link.classList.toggle("lost", worker?.state === "lost");
       link.classList.toggle("found", Boolean(wanted && worker && fits(worker, wanted)));
     }
     picture.querySelectorAll(".node.worker").forEach((node) => {

@@ -170,7 +170,9 @@ function showFailures(store) {
     ],
   });
   byId("failures").append(shown.node);
-  store.on("failures", ({ failures }) => shown.update(grouped(failures)));
+  const update = () => shown.update(grouped(store.sections.failures?.failures ?? []));
+  store.on("failures", update);
+  store.on("workers", update); // they bring names
 }
 
 /** @typedef {import("./types.js").Failure} Failure */
@@ -193,6 +195,7 @@ export function grouped(failures) {
 }
 
 const OUTCOMES = {
+  stop: "It came to its end",
   peer_lost: "The connection to it was lost",
   peer_unreachable: "It could not be reached",
   too_slow: "It was many times slower than others",

@@ -214,6 +214,16 @@ def test_pages_of_what_is_not_known_say_so(browser: Browser, gateway: PretendGat
         expect(page.locator("#worker")).to_contain_text("No worker with this id announces itself now.")
 
 
+def test_failures_say_names_that_are_told_after_them(browser: Browser) -> None:
+    shown = network(3)
+    with pretend_gateway() as gateway:
+        gateway.show({name: shown[name] for name in ("gateway", "failures", "workers")})
+        with tab(browser, gateway.url) as page:
+            wait_live(page)
+            expect(page.locator("#failures tbody tr").first).to_contain_text("attic (")
+            expect(page.locator("#failures tbody tr").first).to_contain_text("Resumed on annas-study (")
+
+
 def test_one_cursor_goes_through_all_charts(browser: Browser, gateway: PretendGateway) -> None:
     gateway.show(network(12))
     with tab(browser, gateway.url) as page:
