@@ -12,6 +12,7 @@ from urllib.parse import quote
 import typer
 
 from p2pnet.cli import options
+from p2pnet.cli.failing import print_error
 from p2pnet.display.printable import visible
 from p2pnet.display.wrapping import Wrapping
 from p2pnet.errors import P2PNetError, UsageError
@@ -164,8 +165,7 @@ def _converse(talk: Conversation) -> None:
                 else:
                     talk.ask(line.strip())
             except P2PNetError as error:
-                fix = f"\n{error.fix}" if isinstance(error, UsageError) else ""
-                print(f"Error: {visible(error.message + fix)}", file=sys.stderr)
+                print_error(error)
 
 
 def _obeyed(talk: Conversation, command: str, argument: str = "") -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import textwrap
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ import typer
 
 from p2pnet.cli import options
 from p2pnet.display.colours import BAD, GOOD, WARNING
+from p2pnet.display.wrapping import between_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,17 +92,11 @@ def show(verdict: Verdict, console: Console) -> None:
     reads, is whole."""
     from rich.text import Text
 
+    indent = LEVEL_CELLS + CHECK_CELLS
     said = [(verdict.level.value, verdict.check, verdict.says)]
     if verdict.fix is not None:
         said.append(("", "fix:", verdict.fix))
     for level, check, says in said:
-        first, *others = textwrap.wrap(
-            f"{check:<{CHECK_CELLS}}{says}",
-            console.width - LEVEL_CELLS if console.is_terminal else sys.maxsize,
-            subsequent_indent=" " * (LEVEL_CELLS + CHECK_CELLS),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        console.print(Text.assemble(Text(f"{level:<{LEVEL_CELLS}}", STYLES.get(level, "")), first), soft_wrap=True)
-        for line in others:
-            console.print(Text(line), soft_wrap=True)
+        lines = between_words(says, console.width, indent) if console.is_terminal else says
+        shown = Text.assemble(Text(f"{level:<{LEVEL_CELLS}}", STYLES.get(level, "")), f"{check:<{CHECK_CELLS}}{lines}")
+        console.print(shown, soft_wrap=True)

@@ -40,3 +40,10 @@ class Wrapping:
         is_broken = self._column > 0 and self._column + cell_len(spaces + word) > self._width()
         self._column = cell_len(word) if is_broken else self._column + cell_len(spaces + word)
         return f"\n{word}" if is_broken else spaces + word
+
+
+def between_words(text: str, width: int, indent: int = 0) -> str:
+    """The text in lines of at most `width` cells, but for wider words; all lines but the first after `indent` spaces,
+    which leave as much less room on the first one, too."""
+    wrapping = Wrapping(lambda: width - indent)
+    return (wrapping.feed(text) + wrapping.rest()).replace("\n", "\n" + " " * indent)

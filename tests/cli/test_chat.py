@@ -135,5 +135,7 @@ def test_commands_change_the_model_and_forget_what_was_said(tmp_path: Path) -> N
 
 def test_on_a_terminal_lines_end_between_words(tmp_path: Path) -> None:
     with talk(tmp_path, columns=24) as terminal:
+        terminal.type("/foo\n")
+        terminal.wait_for("Error: There is no /foo\\.\n/help says what there\nis\\. With a space", 10)
         terminal.type("some words that go on\n")
         terminal.wait_for("chats: some words that\ngo on\n", 10)

@@ -66,3 +66,9 @@ def test_a_table_that_fits_is_one_and_one_that_does_not_is_read_row_by_row() -> 
     first, behind, *_ = shown(models_table([(card(LONG), "2")]), 80, is_terminal=True)
     assert first == LONG
     assert behind.startswith("  task: generate, workers: 2, context: ")
+
+
+def test_what_stands_behind_ends_its_lines_between_words() -> None:
+    lines = shown(models_table([(card(LONG, quantization="four bits and many more words"), "2")]), 40, is_terminal=True)
+    assert lines[0] == LONG
+    assert len(lines) > 2 and all(line.startswith("  ") and len(line) <= 40 for line in lines[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pnet.display.wrapping import Wrapping
+from p2pnet.display.wrapping import Wrapping, between_words
 
 CASES = [
     ("one two three", 7, "one two\nthree"),
@@ -27,6 +27,10 @@ def test_lines(text: str, width: int, shown: str, piece: int) -> None:
     wrapping = Wrapping(lambda: width)
     pieces = [text[at : at + piece] for at in range(0, len(text), piece)]
     assert "".join(map(wrapping.feed, pieces)) + wrapping.rest() == shown
+
+
+def test_lines_after_the_first_are_indented() -> None:
+    assert between_words("one two three\nfour", 9, indent=2) == "one two\n  three\n  four"
 
 
 def test_a_terminal_that_is_resized_has_lines_of_its_new_width() -> None:
