@@ -16,10 +16,11 @@ const INSTALL = "python3 -m venv .venv\n.venv/bin/pip install -c constraints.txt
 
 /** What leads back to the machine that says it, and what leads nowhere outside of its network. */
 const OWN = /^\/(ip4\/127\.|ip6\/::1\/|dns[46]?\/localhost\/)/;
-const NEAR = /^\/(ip4\/(10|192\.168|172\.(1[6-9]|2\d|3[01])|169\.254)\.|ip6\/f[cde])/;
+const HOME = "(10|192\\.168|172\\.(1[6-9]|2\\d|3[01])|169\\.254)\\.";
+const NEAR = new RegExp(`^/(ip4/${HOME}|ip6/f[cde])`);
 /** The same of the name by which this page was found. */
 const OWN_HOST = /^(localhost|127\..*|\[::1\])$/;
-const NEAR_HOST = /^((10|192\.168|172\.(1[6-9]|2\d|3[01])|169\.254)\..*|\[f[cde].*|[^.:]+|.*\.local)$/;
+const NEAR_HOST = new RegExp(`^(${HOME}.*|\\[f[cde].*|[^.:]+|.*\\.local)$`);
 
 /**
  * The addresses that somebody can dial who found this page at that host.

@@ -1,5 +1,4 @@
-/** @file Describes what the gateway tells, as types. No code: docs/api.md says what each field means.
- * What is not exported says no types; `store` is live.js's. */
+/** @file Describes what the gateway tells, as types. No code: docs/api.md says what each field means. */
 
 /** @typedef {{id: string, agent: string, started: string, in_flight: number, waiting: number, requests_per_s: number,
  *   tokens_per_s: number, is_ready: boolean}} GatewaySection */
