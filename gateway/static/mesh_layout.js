@@ -9,7 +9,8 @@
 /** @typedef {{way: string, relay: string | null, workers: string[]}} Group */
 /** @typedef {Group & Spot & {radius: number}} Disc */
 
-const TOP = -Math.PI / 2;
+/** Where the first relay stands: beside the gateway there is more room than above it. */
+const FIRST = 0;
 const MARGIN_X = 46;
 const MARGIN_Y = 34;
 const BOOTSTRAP_RING = 0.5;
@@ -160,7 +161,7 @@ function around(mesh, relays, { width, height }) {
   const radiusX = Math.min(width / 2 - MARGIN_X, 3.2 * radiusY); // a few would be lost on a wide one
   const spots = new Map(
     mesh.nodes.map(({ id, kind }) => {
-      const angle = angles.get(id) ?? TOP;
+      const angle = angles.get(id) ?? FIRST;
       const ring = kind === "gateway" ? 0 : kind === "bootstrap" ? BOOTSTRAP_RING : 1;
       const x = width / 2 + radiusX * ring * Math.cos(angle);
       return [id, { x, y: height / 2 + radiusY * ring * Math.sin(angle) }];
@@ -185,9 +186,9 @@ function anglesOf(bootstraps, workers, relays) {
     ...free.filter((_, n) => n % bootstraps.length === i),
   ]);
   if (!bootstraps.length) places.push(...workers);
-  const angles = new Map(places.map((id, i) => [id, TOP + (2 * Math.PI * i) / places.length]));
+  const angles = new Map(places.map((id, i) => [id, FIRST + (2 * Math.PI * i) / places.length]));
   for (const relay of bootstraps.filter((id) => !angles.has(id))) {
-    const theirs = behind(relay).map((id) => angles.get(id) ?? TOP);
+    const theirs = behind(relay).map((id) => angles.get(id) ?? FIRST);
     angles.set(relay, theirs.reduce((sum, angle) => sum + angle, 0) / theirs.length);
   }
   return angles;
