@@ -58,6 +58,8 @@ class Flag:
     default: str | None
     is_required: bool
     help: str
+    group: str | None
+    """What it is for, where the command has many."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _flags(function: Callable[..., Any]) -> Iterator[Flag]:
             default=None if is_required else _default(parameter.default),
             is_required=is_required,
             help=option.help or "",
+            group=option.rich_help_panel if isinstance(option.rich_help_panel, str) else None,
         )
 
 
@@ -135,9 +138,11 @@ def _default(value: Any) -> str | None:
 
 def _section(command: Command) -> str:
     lines = [f"## p2pnet {command.name}", "", *textwrap.wrap(command.help, WIDTH), ""]
-    lines += ["| flag | value | meaning | environment |", "|---|---|---|---|"]
-    lines += [_row(flag) for flag in command.flags]
-    return "\n".join([*lines, ""])
+    for group in dict.fromkeys(flag.group for flag in command.flags):
+        lines += [f"### {group}", ""] if group else []
+        lines += ["| flag | value | meaning | environment |", "|---|---|---|---|"]
+        lines += [*(_row(flag) for flag in command.flags if flag.group == group), ""]
+    return "\n".join(lines)
 
 
 def _row(flag: Flag) -> str:

@@ -22,8 +22,9 @@ STEPS = 360
 MAX_FIRST_TOKENS = 256
 """Times kept of one step. More would move its median by less than what a chart shows."""
 
-RATE_S = 10.0
-"""What rates "now" are taken over."""
+RATE_S = 60.0
+"""What rates "now" are taken over, and what the page smooths its charts over, so that both say the same. Ten seconds of
+a small network are either nothing or a burst."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import { streamChat, tokensPerS } from "./chat_stream.js";
 import { copyButton } from "./copy.js";
 import { el, setText } from "./dom.js";
 import { called, plural, rate, seconds } from "./format.js";
-import { rendered } from "./rich_text.js";
+import { toRequest } from "./links.js";
+import { show } from "./rich_text.js";
 import { whoAnswered } from "./who_answered.js";
 
 /** @typedef {import("./chat_stream.js").Answered} Answered */
 /** @typedef {{nameOf: (id: string) => string}} Names */
 
-/** @type {Record<string, string>} */
 const ENDS = { length: "cut at the most tokens", tool_calls: "ended with a call of a tool" };
 
 export class Answer {
@@ -22,6 +22,7 @@ export class Answer {
   #names;
   #body = el("div", { class: "text" });
   #facts = el("p", { class: "facts muted" });
+  #details = el("button", { type: "button", class: "quiet small", hidden: true }, "Details");
   #badges = el("p", { class: "badges" });
   #problem = el("p", { class: "problem", hidden: true });
   #isDrawing = false;
@@ -37,7 +38,7 @@ export class Answer {
       class: "quiet small",
       "aria-label": `Copy the answer of ${model}`,
     });
-    const head = el("div", { class: "answer-head" }, el("h3", {}, el("bdi", {}, model)), copy);
+    const head = el("div", { class: "answer-head" }, el("h3", {}, el("bdi", {}, model)), this.#details, copy);
     this.node = el(
       "article",
       { class: "answer", "aria-busy": "true" },
@@ -57,7 +58,6 @@ export class Answer {
    */
   async run(body, signal, onGrown) {
     setText(this.#facts, "waiting for the first token");
-    /** @type {Answered | null} */
     let answered = null;
     try {
       answered = await streamChat(body, {
@@ -65,7 +65,7 @@ export class Answer {
         onText: (text, soFar) => {
           this.text += text;
           this.#drawSoon(onGrown);
-          setText(this.#facts, this.#factsOf((answered = soFar)));
+          this.#tell((answered = soFar), [soFar.worker]);
         },
       });
       this.outcome = `Answer complete, ${plural(answered.tokens, "token")}.`;
@@ -78,7 +78,8 @@ export class Answer {
       this.#problem.classList.toggle("calm", signal.aborted);
     }
     this.#draw();
-    setText(this.#facts, answered ? this.#factsOf(answered) : "");
+    if (answered) this.#tell(answered, [answered.worker]);
+    else setText(this.#facts, "");
     this.node.setAttribute("aria-busy", "false");
     if (answered) await this.#showRoute(answered);
     onGrown();
@@ -95,40 +96,36 @@ export class Answer {
     });
   }
 
-  /** Blocks that are there already stay, so that a reader can select in them while more comes. */
   #draw() {
-    rendered(this.text).forEach((block, i) => {
-      const there = this.#body.children[i];
-      if (!there) this.#body.append(block);
-      else if (there.tagName !== block.tagName) there.replaceWith(block);
-      else if (there.tagName === "PRE") setText(there.firstElementChild, block.textContent ?? "");
-      else setText(there, block.textContent ?? "");
-    });
+    show(this.#body, this.text);
   }
 
-  /** @param {Answered} answered */
-  #factsOf(answered) {
+  /**
+   * @param {Answered} answered
+   * @param {(string | null)[]} workers all who gave it, in their order
+   */
+  #tell(answered, workers) {
     const speed = tokensPerS(answered);
     const end = ENDS[answered.finishReason ?? ""];
-    return [
+    const by = workers.flatMap((worker) => (worker ? called(worker, this.#names.nameOf(worker)) : []));
+    const facts = [
       `${answered.isCounted ? "" : "about "}${plural(answered.tokens, "token")}`,
       speed === null ? "" : `${rate(speed)} tokens/s`,
       `first token after ${seconds(answered.firstTokenS)}`,
-      answered.worker ? `by ${called(answered.worker, this.#names.nameOf(answered.worker))}` : "",
+      by.length ? `by ${by.join(", then ")}` : "",
       end ?? "",
-    ]
-      .filter(Boolean)
-      .join(" \u00b7 ");
+    ].filter(Boolean);
+    setText(this.#facts, facts.join(" \u00b7 "));
   }
 
   /** @param {Answered} answered */
   async #showRoute(answered) {
     const route = await whoAnswered(answered.requestId);
     if (!route || !route.workers.length) return;
-    const [first, ...others] = route.workers;
-    setText(this.#facts, this.#factsOf({ ...answered, worker: first }));
-    this.#facts.title = route.workers.join(", then ");
-    for (const worker of others) {
+    this.#tell(answered, route.workers);
+    this.#details.addEventListener("click", () => (location.hash = toRequest(answered.requestId)));
+    this.#details.hidden = false;
+    for (const worker of route.workers.slice(1)) {
       const gap = route.gapS === null ? "" : `, gap ${seconds(route.gapS)}`;
       this.#badges.append(
         el("span", { class: "badge" }, `resumed on ${called(worker, this.#names.nameOf(worker))}${gap}`),

@@ -41,10 +41,6 @@ export async function ask(path, options = {}) {
   return response;
 }
 
-/**
- * @param {Response} response
- * @returns {Promise<string>}
- */
 async function refusal(response) {
   const said = messageOf(await response.text().catch(() => ""));
   const wait = response.headers.get("retry-after");
@@ -52,7 +48,6 @@ async function refusal(response) {
   return sentence(said || `The gateway answered with status ${response.status}.`) + advice;
 }
 
-/** @param {string} body */
 function messageOf(body) {
   try {
     const { error } = JSON.parse(body);

@@ -1,17 +1,18 @@
 /** @file Draws one chart of the last hour as SVG, and says what it shows in words and as a table. */
 
-import { areaPath, linePath, ticks } from "./chart_scale.js";
+import { areaPath, linePath, mean, smoothed, ticks } from "./chart_scale.js";
 import { el, setText, svg } from "./dom.js";
 import { clock } from "./format.js";
 
-/** @typedef {import("./types.js").Point} Point */
 /** @typedef {import("./types.js").SeriesSection} SeriesSection */
-/** @typedef {{label: string, of: (point: Point, step_s: number) => number | null}} Line */
+/** @typedef {{label: string, of: (point: import("./types.js").Point, step_s: number) => number | null}} Line */
 /** @typedef {{title: string, say: (value: number | null) => string, mark: (value: number) => string, lines: Line[]}} ChartOptions
  * `mark` is what stands beside the axis. */
 
 const HOUR_S = 3600;
-const HEIGHT = 132;
+/** What a line is smoothed over: the same minute as the gateway's rates of now. Steps of ten seconds are noise. */
+const WINDOW_S = 60;
+const HEIGHT = 112;
 const LEFT = 42;
 const TOP = 8;
 const BOTTOM = 20;
@@ -22,30 +23,40 @@ let made = 0;
 
 /**
  * @param {ChartOptions} options
- * @returns {{node: Element, update: (series: SeriesSection) => void}}
+ * @param {(at: number | null) => void} onPoint told which point a reader points at, for all charts to mark it
+ * @returns {{node: Element, update: (series: SeriesSection) => void, point: (at: number | null) => void}}
  */
-export function chart({ title, say, mark, lines }) {
+export function chart({ title, say, mark, lines }, onPoint) {
   const id = `chart-${++made}`;
-  const readout = el("span", { class: "readout", "aria-hidden": "true" });
+  const readout = el("strong");
+  const moment = el("span", { class: "muted" });
   const picture = svg("svg", { role: "img", "aria-labelledby": `${id}-title ${id}-words`, height: HEIGHT });
   const inWords = el("p", { class: "unseen", id: `${id}-words` });
   const rows = el("div", { class: "rows" });
   const node = el(
     "figure",
     { class: "card chart" },
-    el("figcaption", {}, el("h2", { id: `${id}-title` }, title), readout),
+    el("figcaption", {}, el("h2", { id: `${id}-title` }, title)),
+    el("p", { class: "readout", "aria-hidden": "true" }, readout, moment),
     picture,
     lines.length > 1 ? legend(lines) : null,
     inWords,
     el("details", {}, el("summary", {}, "As a table"), rows),
   );
 
-  /** @type {SeriesSection | null} */
   let series = null;
-  /** @type {number | null} */
   let hovered = null;
 
-  const valuesOf = () => lines.map(({ of }) => (series?.points ?? []).map((point) => of(point, series?.step_s ?? 1)));
+  function valuesOf() {
+    if (!series) return [];
+    const { points, step_s } = series;
+    return lines.map(({ of }) =>
+      smoothed(
+        points.map((point) => of(point, step_s)),
+        WINDOW_S / step_s,
+      ),
+    );
+  }
 
   function draw() {
     if (!series || !picture.clientWidth) return;
@@ -60,52 +71,39 @@ export function chart({ title, say, mark, lines }) {
     readOut(values);
   }
 
-  /** @param {(number | null)[][]} values */
   function readOut(values) {
     if (!series) return;
     const at = hovered ?? series.points.length - 1;
     const said = values.map((line) => say(line[at] ?? null)).join(" / ");
-    setText(readout, hovered === null ? said : `${clock(momentOf(series, at))}  ${said}`);
+    setText(readout, said);
+    setText(moment, hovered === null ? "last minute" : `minute to ${clock(momentOf(series, at))}`);
   }
 
-  picture.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
+  picture.addEventListener("pointermove", (event) => {
     if (!series || !series.points.length) return;
     const { x } = scaleOf(series, valuesOf(), picture.clientWidth);
     const perPoint = x(1) - x(0);
     const at = Math.round((event.clientX - picture.getBoundingClientRect().left - x(0)) / perPoint);
-    hovered = Math.min(series.points.length - 1, Math.max(0, at));
-    draw();
+    onPoint(Math.min(series.points.length - 1, Math.max(0, at)));
   });
-  picture.addEventListener("pointerleave", () => {
-    hovered = null;
-    draw();
-  });
+  picture.addEventListener("pointerleave", () => onPoint(null));
   new ResizeObserver(draw).observe(picture);
 
-  /** @param {SeriesSection} next */
   const update = (next) => {
     series = next;
     draw();
     setText(inWords, describe(series, valuesOf(), lines, say));
     rows.replaceChildren(asTable(title, series, lines, say));
   };
-  return { node, update };
+  const point = (at) => {
+    hovered = at;
+    draw();
+  };
+  return { node, update, point };
 }
 
-/** @param {Line[]} lines */
 function legend(lines) {
-  const marks = lines.map(({ label }, i) =>
-    el(
-      "span",
-      {},
-      svg(
-        "svg",
-        { class: "key", viewBox: "0 0 18 6", width: 18, height: 6, "aria-hidden": "true" },
-        svg("path", { class: `line line-${i}`, d: "M1 3H17" }),
-      ),
-      label,
-    ),
-  );
+  const marks = lines.map(({ label }, i) => el("span", {}, el("i", { class: `key key-${i}` }), label));
   return el("p", { class: "legend muted" }, ...marks);
 }
 
@@ -121,16 +119,11 @@ function scaleOf({ step_s, points }, values, width) {
   const wide = (width - LEFT - 4) / (HOUR_S / step_s - 1);
   return {
     marks,
-    x: (/** @type {number} */ i) => width - 4 - (points.length - 1 - i) * wide,
-    y: (/** @type {number} */ value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP),
+    x: (i) => width - 4 - (points.length - 1 - i) * wide,
+    y: (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP),
   };
 }
 
-/**
- * @param {ReturnType<typeof scaleOf>} scale
- * @param {number} width
- * @param {(value: number) => string} markOf
- */
 function grid({ marks, y }, width, markOf) {
   const across = marks.flatMap((mark) => [
     svg("path", { class: mark ? "grid" : "base", d: `M${LEFT} ${y(mark)}H${width - 4}` }),
@@ -148,30 +141,15 @@ function grid({ marks, y }, width, markOf) {
   return [...across, ...(width < 330 ? [along[0], along[4]] : along)];
 }
 
-/**
- * @param {(number | null)[]} values
- * @param {number} index
- * @param {ReturnType<typeof scaleOf>} scale
- */
 function drawn(values, index, { x, y }) {
   const line = svg("path", { class: `line line-${index}`, d: linePath(values, x, y) });
   return index ? [line] : [svg("path", { class: "area", d: areaPath(values, x, y) }), line];
 }
 
-/**
- * @param {SeriesSection} series
- * @param {number} index
- */
 function momentOf({ step_s, end, points }, index) {
   return new Date(new Date(end).getTime() - (points.length - 1 - index) * step_s * 1000);
 }
 
-/**
- * @param {SeriesSection} series
- * @param {(number | null)[][]} values
- * @param {Line[]} lines
- * @param {(value: number | null) => string} say
- */
 function describe(series, values, lines, say) {
   const said = lines.map(({ label }, i) => {
     const known = values[i].map((value, at) => ({ value, at })).filter(({ value }) => value !== null);
@@ -208,10 +186,4 @@ function asTable(title, series, lines, say) {
     el("thead", {}, el("tr", {}, ...heads)),
     body,
   );
-}
-
-/** @param {(number | null)[]} values */
-function mean(values) {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }

@@ -15,6 +15,21 @@ export function ticks(highest) {
 }
 
 /**
+ * The mean of each value and of those before it, `window` in all. Unknown ones say nothing.
+ * @param {(number | null)[]} values
+ * @param {number} window
+ */
+export function smoothed(values, window) {
+  return values.map((_, i) => mean(values.slice(Math.max(0, i + 1 - window), i + 1)));
+}
+
+/** @param {(number | null)[]} values */
+export function mean(values) {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}
+
+/**
  * A line through the values at x(0), x(1), ...; a null is a gap, and a value between two gaps is a dot.
  * @param {(number | null)[]} values
  * @param {(index: number) => number} x
@@ -53,7 +68,6 @@ export function areaPath(values, x, y) {
  * @returns {[number, number][]}
  */
 export function runs(values) {
-  /** @type {[number, number][]} */
   const found = [];
   let from = -1;
   values.forEach((value, i) => {
@@ -64,7 +78,6 @@ export function runs(values) {
   return found;
 }
 
-/** @param {number} number */
 function round(number) {
   return Math.round(number * 10) / 10;
 }

@@ -3,9 +3,6 @@
 import { chart } from "./chart.js";
 import { count, NOTHING, rate, seconds } from "./format.js";
 
-/** @typedef {import("./types.js").Point} Point */
-/** @typedef {import("./types.js").SeriesSection} SeriesSection */
-
 /** @type {import("./chart.js").ChartOptions[]} */
 const CHARTS = [
   {
@@ -31,12 +28,10 @@ const CHARTS = [
   },
 ];
 
-/** @param {number | null} value */
 function perSecond(value) {
   return value === null ? NOTHING : `${rate(value)}/s`;
 }
 
-/** @param {number} value */
 function plain(value) {
   return value < 1000 ? String(value) : count(value);
 }
@@ -46,7 +41,8 @@ function plain(value) {
  * @returns {Element[]}
  */
 export function charts(store) {
-  const made = CHARTS.map(chart);
-  store.on("series", (/** @type {SeriesSection} */ series) => made.forEach(({ update }) => update(series)));
+  const point = (at) => made.forEach((one) => one.point(at));
+  const made = CHARTS.map((options) => chart(options, point));
+  store.on("series", (series) => made.forEach(({ update }) => update(series)));
   return made.map(({ node }) => node);
 }

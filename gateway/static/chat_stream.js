@@ -31,7 +31,6 @@ export async function streamChat(body, { signal, onText, now = () => performance
     body: JSON.stringify(body),
     signal,
   });
-  /** @type {Answered} */
   const answered = {
     requestId,
     worker: response.headers.get("x-p2pnet-worker"),

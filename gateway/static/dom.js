@@ -27,11 +27,6 @@ export function svg(name, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, name), attributes, children);
 }
 
-/**
- * @param {Element} element
- * @param {Attributes} attributes
- * @param {Child[]} children
- */
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -82,7 +77,6 @@ export function setAttribute(element, name, value) {
  * @param {(item: T) => {node: Element, update: (item: T) => void}} make
  */
 export function keyed(parent, items, keyOf, make) {
-  /** @type {Map<string, {node: Element, update: (item: T) => void}>} */
   const before = /** @type {any} */ (parent).madeRows ?? new Map();
   const after = new Map();
   for (const item of items) {

@@ -10,12 +10,22 @@ export function count(number) {
 }
 
 /**
- * One digit after the point below ten.
+ * Two figures below ten; what is more than nothing never reads as nothing.
  * @param {number | null | undefined} number
  */
 export function rate(number) {
   if (number === null || number === undefined) return NOTHING;
-  return number < 9.95 && number > 0 ? number.toFixed(1) : count(Math.round(number));
+  if (number <= 0 || number >= 9.95) return count(Math.round(number));
+  if (number < 0.005) return "<0.01";
+  return number.toFixed(number < 0.095 ? 2 : 1);
+}
+
+/**
+ * How fast one answer comes. What all answers together bring is another number.
+ * @param {number | null | undefined} tokensPerS
+ */
+export function speed(tokensPerS) {
+  return tokensPerS ? `${rate(tokensPerS)} tok/s` : NOTHING;
 }
 
 /**
@@ -42,12 +52,6 @@ export function span(seconds) {
   return two(Math.floor(whole / 86400), "d", Math.floor((whole % 86400) / 3600), "h");
 }
 
-/**
- * @param {number} large
- * @param {string} unit
- * @param {number} small
- * @param {string} smallUnit
- */
 function two(large, unit, small, smallUnit) {
   return small ? `${large} ${unit} ${small} ${smallUnit}` : `${large} ${unit}`;
 }

@@ -15,9 +15,7 @@ const STALE_MS = 2_000;
 export function freshness(askForKey) {
   const light = byId("live");
   const banner = byId("banner");
-  /** @type {import("./live.js").LiveState} */
   let state = "connecting";
-  /** @type {number | null} */
   let lastMs = null;
   let lostMs = Date.now();
 

@@ -5,7 +5,7 @@ import { copyButton } from "./copy.js";
 import { byId, el } from "./dom.js";
 import { shellQuoted } from "./snippets.js";
 
-/** @typedef {{initial_peers: string[], swarm: string | null, command: string}} Way */
+/** @typedef {{initial_peers: string[], swarm: string | null}} Way */
 
 const NOTEBOOK = "/static/volunteer.ipynb";
 
@@ -13,6 +13,25 @@ const NOTEBOOK = "/static/volunteer.ipynb";
 const PLAIN = /^[\w./:@-]+$/;
 
 const INSTALL = "python3 -m venv .venv\n.venv/bin/pip install -c constraints.txt .";
+
+/** What leads back to the machine that says it, and what leads nowhere outside of its network. */
+const OWN = /^\/(ip4\/127\.|ip6\/::1\/|dns[46]?\/localhost\/)/;
+const HOME = "(10|192\\.168|172\\.(1[6-9]|2\\d|3[01])|169\\.254)\\.";
+const NEAR = new RegExp(`^/(ip4/${HOME}|ip6/f[cde])`);
+/** The same of the name by which this page was found. */
+const OWN_HOST = /^(localhost|127\..*|\[::1\])$/;
+const NEAR_HOST = new RegExp(`^(${HOME}.*|\\[f[cde].*|[^.:]+|.*\\.local)$`);
+
+/**
+ * The addresses that somebody can dial who found this page at that host.
+ * @param {string[]} addresses
+ * @param {string} host
+ */
+export function reachableFrom(addresses, host) {
+  if (OWN_HOST.test(host)) return addresses;
+  const isNear = NEAR_HOST.test(host);
+  return addresses.filter((address) => !OWN.test(address) && (isNear || !NEAR.test(address)));
+}
 
 /** @returns {() => Promise<void>} loads it anew */
 export function startJoin() {
@@ -31,15 +50,15 @@ export function startJoin() {
   return load;
 }
 
-/**
- * @param {Way} way
- * @returns {Element[]}
- */
-function steps({ initial_peers, swarm, command }) {
-  const plain = (/** @type {string} */ word) => (PLAIN.test(word) ? word : shellQuoted(word));
+function steps({ initial_peers, swarm }) {
+  const plain = (word) => (PLAIN.test(word) ? word : shellQuoted(word));
+  const peers = reachableFrom(initial_peers, location.hostname);
   const through = swarm
     ? `--swarm ${plain(swarm)}`
-    : initial_peers.map((peer) => `--initial-peers ${plain(peer)}`).join(" ");
+    : (peers.length ? peers : ["ADDRESS"]).map((peer) => `--initial-peers ${plain(peer)}`).join(" ");
+  const joins = peers.length
+    ? "It joins through the peers that this gateway joined through:"
+    : "This gateway joined through addresses that lead nowhere from your machine. Ask whoever runs it for one that does, and put it for ADDRESS:";
   return [
     el(
       "p",
@@ -48,6 +67,7 @@ function steps({ initial_peers, swarm, command }) {
         ? "A worker runs a model on your machine and answers requests of the swarm's members with it. It stops when you say so."
         : "A worker runs a model on your machine and answers requests of strangers with it. It needs no account and nobody's permission, and it stops when you say so.",
     ),
+    card("Before you do", beforehand()),
     el(
       "ol",
       { class: "steps" },
@@ -59,10 +79,8 @@ function steps({ initial_peers, swarm, command }) {
       ...(swarm ? [invited(swarm)] : []),
       step(
         "Join",
-        swarm
-          ? "This lends the small bundled model to the swarm, to see how it goes:"
-          : "This lends the small bundled model, to see how it goes. It joins through the peers that this gateway joined through:",
-        commandLine("Join", `.venv/bin/${command}`),
+        `This lends the small bundled model, to see how it goes. ${swarm ? "" : joins}`,
+        commandLine("Join", `.venv/bin/p2pnet serve --model tiny ${through}`),
       ),
       step(
         "Lend something useful",
@@ -71,41 +89,39 @@ function steps({ initial_peers, swarm, command }) {
         commandLine("Lend what Ollama runs", `.venv/bin/p2pnet serve --upstream http://127.0.0.1:11434 ${through}`),
       ),
     ),
-    card(
-      "Behind a router that lets nobody in",
-      el(
-        "p",
-        {},
-        "There is nothing to do: the worker finds out, and is reached through a relay.",
-      ),
-    ),
-    ...(swarm ? [] : [notebook(initial_peers)]),
-    card(
-      "Before you do",
-      el(
-        "ul",
-        {},
-        el(
-          "li",
-          {},
-          "Your worker reads the prompts that it answers, and so does the gateway that sends them. Whoever asks is told so.",
-        ),
-        el("li", {}, "Others see your machine's peer id, its addresses, which models it runs and how busy it is."),
-        el(
-          "li",
-          {},
-          "The machine stays yours: ",
-          el("code", {}, "--schedule"),
-          " lends it at your hours, ",
-          el("code", {}, "--pause-when-busy"),
-          " not while you use it, and Ctrl-C ends it after the running answers.",
-        ),
-      ),
-    ),
+    ...(swarm ? [] : [notebook(peers)]),
   ];
 }
 
-/** @param {string} swarm */
+function beforehand() {
+  const code = (text) => el("code", {}, text);
+  return el(
+    "ul",
+    {},
+    el(
+      "li",
+      {},
+      "A CPU is enough, and a GPU is used where there is one. Installing loads 1.4 GB with torch's build for CPUs, 2.9 GB or more with the one for CUDA, which pip takes on Linux; a model comes on top, but for the bundled one.",
+    ),
+    el(
+      "li",
+      {},
+      "The machine stays yours: ",
+      code("--schedule"),
+      " lends it at your hours, ",
+      code("--pause-when-busy"),
+      " not while you use it, and Ctrl-C ends it after the running answers.",
+    ),
+    el(
+      "li",
+      {},
+      "Your worker reads the prompts that it answers, and so does the gateway that sends them. Whoever asks is told so.",
+    ),
+    el("li", {}, "Behind a router that lets nobody in there is nothing to do: the worker is reached through a relay."),
+    el("li", {}, "Others see your machine's peer id, its addresses, which models it runs and how busy it is."),
+  );
+}
+
 function invited(swarm) {
   return step(
     "Become a member",
@@ -114,8 +130,7 @@ function invited(swarm) {
   );
 }
 
-/** @param {string[]} initial_peers */
-function notebook(initial_peers) {
+function notebook(peers) {
   return card(
     "In a notebook",
     el(
@@ -123,33 +138,20 @@ function notebook(initial_peers) {
       {},
       "The same, cell by cell, for a hosted notebook or your own: ",
       el("a", { href: NOTEBOOK, download: "volunteer.ipynb" }, "volunteer.ipynb"),
-      ". It asks for one of these addresses:",
+      peers.length ? ". It asks for one of these addresses:" : ". It asks for an address, too.",
     ),
-    ...initial_peers.map((peer) => commandLine("Address", peer)),
+    ...peers.map((peer) => commandLine("Address", peer)),
   );
 }
 
-/**
- * @param {string} title
- * @param {string} text
- * @param {...Element} commands
- */
 function step(title, text, ...commands) {
   return el("li", { class: "card" }, el("h2", {}, title), el("p", {}, text), ...commands);
 }
 
-/**
- * @param {string} title
- * @param {...Element} content
- */
 function card(title, ...content) {
   return el("section", { class: "card" }, el("h2", {}, title), ...content);
 }
 
-/**
- * @param {string} label
- * @param {string} text
- */
 function commandLine(label, text) {
   return el(
     "div",

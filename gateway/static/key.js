@@ -4,10 +4,8 @@ import { byId, setText } from "./dom.js";
 
 const STORED = "p2pnet-key";
 
-/** @type {string | null} */
 let key = stored();
 
-/** @type {Set<() => void>} */
 const listeners = new Set();
 
 /** @returns {string | null} */
@@ -31,7 +29,6 @@ export function onKey(listener) {
   listeners.add(listener);
 }
 
-/** @param {string | null} next */
 function change(next) {
   key = next;
   try {

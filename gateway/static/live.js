@@ -68,7 +68,6 @@ export function follow(store, onState) {
 
   async function once() {
     connection = new AbortController();
-    /** @type {Map<string, import("./types.js").Worker>} */
     const workers = new Map();
     let timer = 0;
     const heard = () => {
@@ -92,7 +91,6 @@ export function follow(store, onState) {
 
   async function forever() {
     for (;;) {
-      /** @type {LiveState} */
       let state = "reconnecting";
       await once().catch((error) => {
         if (error instanceof ApiError && error.status === 401) state = "locked";

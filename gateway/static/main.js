@@ -5,6 +5,7 @@ import { startJoin } from "./join.js";
 import { askForKey, onKey, startKey } from "./key.js";
 import { follow, Store } from "./live.js";
 import { startOverview } from "./overview.js";
+import { startPages } from "./pages.js";
 import { startPlayground } from "./playground.js";
 import { startRouter } from "./router.js";
 
@@ -12,6 +13,7 @@ const store = new Store();
 startKey();
 startOverview(store);
 startPlayground(store);
+startPages(store);
 startRouter();
 const loadJoin = startJoin();
 const live = follow(store, freshness(askForKey));

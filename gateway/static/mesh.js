@@ -1,33 +1,19 @@
 /** @file Draws the map of the mesh, and says in words what it shows. Where things lie is decided in mesh_layout.js. */
 
 import { byId, el, setAttribute, setText, svg } from "./dom.js";
-import { plural, shortId } from "./format.js";
-import { layout, relaysOf } from "./mesh_layout.js";
+import { count, plural, shortId } from "./format.js";
+import { toPart, toWorker } from "./links.js";
+import { layout, relaysOf, waysOf } from "./mesh_layout.js";
+import { fits } from "./workers.js";
 
-/** @typedef {import("./types.js").Worker} Worker */
 /** @typedef {import("./types.js").MeshSection} MeshSection */
-/** @typedef {import("./mesh_layout.js").Placed} Placed */
 
 const LABEL_CHARS = 14;
 const NARROW_PX = 560;
 
-/** @type {[string, string][]} */
-const LEGEND = [
-  ["gateway", "this gateway"],
-  ["bootstrap", "bootstrap"],
-  ["healthy", "healthy worker"],
-  ["trial", "on trial"],
-  ["cooling", "cooling down"],
-  ["lost", "lost"],
-];
+const WAYS = { direct: "direct", punched: "through a hole in NAT", relayed: "through a relay" };
 
-/** @type {[string, string][]} */
-const LINES = [
-  ["direct", "direct"],
-  ["punched", "through a hole in NAT"],
-  ["relayed", "through a relay"],
-  ["joined", "joined through"],
-];
+const STATES = { trial: "on trial", cooling: "cooling down", lost: "lost" };
 
 /**
  * @param {import("./live.js").Store} store
@@ -35,9 +21,8 @@ const LINES = [
  */
 export function mesh(store) {
   const picture = svg("svg", { class: "mesh", role: "img" });
-  /** @type {Map<string, (worker: Worker | undefined) => void>} */
+  const signs = el("ul", { class: "legend muted", "aria-label": "Signs of the map" });
   let updates = new Map();
-  /** @type {[string, Element][]} */
   let links = [];
   let drawnOf = "";
 
@@ -48,18 +33,23 @@ export function mesh(store) {
     const of = `${width} ${JSON.stringify(section)}`;
     if (of === drawnOf) return;
     drawnOf = of;
-    const size = { width, height: heightFor(section.nodes.length, width) };
-    const placed = layout(section, size);
-    setAttribute(picture, "viewBox", `0 0 ${width} ${size.height}`);
-    setAttribute(picture, "height", String(size.height));
-    links = placed.links.map(({ kind, to, points }) => [
-      to,
-      svg("path", { class: `link ${kind}`, d: `M${points.map((point) => point.map(Math.round).join(" ")).join("L")}` }),
-    ]);
-    const nodes = placed.nodes.map((node) => ({ id: node.id, ...drawNode(node, size.height / 2) }));
+    const placed = layout(section, { width, height: heightFor(section.nodes.length, width) });
+    setAttribute(picture, "viewBox", `0 0 ${width} ${placed.height}`);
+    setAttribute(picture, "height", String(placed.height));
+    links = placed.links.map(({ kind, to, points }) => [to, svg("path", { class: `link ${kind}`, d: way(points) })]);
+    const ways = waysOf(section);
+    const nodes = placed.nodes.map((node) => ({
+      id: node.id,
+      ...drawNode(node, ways.get(node.id) ?? "", node.y < placed.height / 2),
+    }));
+    const gateway = placed.nodes.find(({ kind }) => kind === "gateway");
     updates = new Map(nodes.map(({ id, update }) => [id, update]));
-    picture.classList.toggle("dense", section.nodes.length > 60);
-    picture.replaceChildren(...links.map(([, link]) => link), ...nodes.map(({ node }) => node));
+    picture.classList.toggle("dense", placed.discs.length > 0);
+    picture.replaceChildren(
+      ...links.map(([, link]) => link),
+      ...placed.discs.flatMap((disc) => (gateway ? drawDisc(disc, gateway) : [])),
+      ...nodes.map(({ node }) => node),
+    );
     const said = describe(section);
     setText(byId("mesh-line"), said);
     setAttribute(picture, "aria-label", `${said} The table of workers says the same in words.`);
@@ -67,24 +57,45 @@ export function mesh(store) {
   }
 
   function colour() {
+    const wanted = byId("workers-filter").value;
     const known = new Map((store.sections.workers?.workers ?? []).map((worker) => [worker.id, worker]));
     for (const [id, update] of updates) update(known.get(id));
-    for (const [id, link] of links) link.classList.toggle("busy", (known.get(id)?.in_flight ?? 0) > 0);
+    for (const [id, link] of links) {
+      const worker = known.get(id);
+      link.classList.toggle("busy", (worker?.in_flight ?? 0) > 0);
+      link.classList.toggle("lost", worker?.state === "lost");
+      link.classList.toggle("found", Boolean(wanted && worker && fits(worker, wanted)));
+    }
+    picture.querySelectorAll(".node.worker").forEach((node) => {
+      const worker = known.get(node.dataset.id ?? "");
+      node.classList.toggle("dim", Boolean(wanted && worker && !fits(worker, wanted)));
+    });
+    if (store.sections.mesh) signs.replaceChildren(...legend(store.sections.mesh, [...known.values()]));
   }
 
+  picture.addEventListener("click", ({ target }) => {
+    const { id, way } = /** @type {Element} */ (target).closest("[data-id], [data-way]")?.dataset ?? {};
+    if (id) location.hash = toWorker(id);
+    else if (way) location.hash = toPart("workers", way);
+  });
+  byId("workers-filter").addEventListener("input", colour);
   store.on("mesh", draw);
   store.on("workers", colour);
   new ResizeObserver(draw).observe(picture);
-  return el("div", {}, picture, legend());
+  return el("div", {}, picture, signs);
 }
 
 /**
+ * At most.
  * @param {number} nodes
  * @param {number} width
  */
 function heightFor(nodes, width) {
-  if (width < NARROW_PX) return nodes > 40 ? 460 : 340;
-  return nodes > 80 ? 560 : nodes > 24 ? 460 : nodes > 8 ? 360 : 290;
+  return nodes > 24 ? 460 : nodes > 10 ? 320 : width < NARROW_PX ? 230 : 190;
+}
+
+function way(points) {
+  return `M${points.map((point) => point.map(Math.round).join(" ")).join("L")}`;
 }
 
 /** @param {MeshSection} section */
@@ -99,37 +110,46 @@ export function describe(section) {
 }
 
 /**
- * @param {Placed} placed
- * @param {number} middle
+ * The way to all workers of a disc as one line, and how many they are.
+ * @param {import("./mesh_layout.js").Disc} disc
+ * @param {{x: number, y: number}} gateway
  */
-function drawNode(placed, middle) {
+function drawDisc({ way: kind, relay, workers, x, y, radius }, gateway) {
+  const by = relay === null ? kind : `by ${shortId(relay)}`;
+  return [
+    svg("path", { class: `trunk link ${kind}`, d: way([[gateway.x, gateway.y], [x, y - radius - 17], [x, y - radius]]) }),
+    svg("text", { "data-way": kind, x, y: y + radius + 14, "text-anchor": "middle" }, `${count(workers.length)} ${by}`),
+  ];
+}
+
+function drawNode(placed, reached, isAbove) {
   const { id, kind, name, x, y, r, isLabelled } = placed;
   const title = svg("title");
   const inside = svg("path", { class: "inside" });
   const outline = svg("path", { class: "outline", d: outlineOf(kind, r) });
-  const label = isLabelled
-    ? svg("text", { y: y < middle ? -r - 6 : r + 14, "text-anchor": "middle" }, labelOf(placed))
-    : null;
+  const label = isLabelled ? svg("text", { y: isAbove ? -r - 6 : r + 14, "text-anchor": "middle" }, labelOf(placed)) : null;
   const node = svg(
     "g",
-    { class: `node ${kind}`, transform: `translate(${Math.round(x)} ${Math.round(y)})` },
+    {
+      class: `node ${kind} ${reached}`,
+      "data-id": kind === "worker" ? id : null,
+      transform: `translate(${Math.round(x)} ${Math.round(y)})`,
+    },
     title,
     outline,
     inside,
     label,
   );
-  /** @param {Worker | undefined} worker */
   const update = (worker) => {
     const state = kind === "worker" ? (worker?.state ?? "unknown") : kind;
     setAttribute(node, "data-state", state);
     setAttribute(inside, "d", insideOf(state, r));
-    const says = kind === "gateway" ? "this gateway" : kind === "bootstrap" ? "bootstrap" : `worker, ${state}`;
+    const says = kind === "gateway" ? "this gateway" : kind === "bootstrap" ? "bootstrap" : `worker, ${state}, ${reached}`;
     setText(title, `${name ? `${name}, ` : ""}${id}: ${says}`);
   };
   return { node, update };
 }
 
-/** @param {Placed} placed */
 function labelOf({ id, kind, name }) {
   if (kind === "gateway") return "this gateway";
   const characters = [...name];
@@ -164,34 +184,39 @@ function insideOf(state, r) {
   return "";
 }
 
-/** @param {number} r */
 function circle(r) {
   return `M${-r} 0A${r} ${r} 0 1 1 ${r} 0A${r} ${r} 0 1 1 ${-r} 0Z`;
 }
 
-function legend() {
-  const marks = LEGEND.map(([state, text]) => {
-    const kind = state === "gateway" || state === "bootstrap" ? state : "worker";
-    const r = kind === "worker" ? 6 : 7;
-    const sign = svg(
-      "g",
-      { class: `node ${kind}`, "data-state": state, transform: "translate(9 9)" },
-      svg("path", { class: "outline", d: outlineOf(kind, r) }),
-      svg("path", { class: "inside", d: insideOf(state, r) }),
-    );
-    return el("li", {}, svg("svg", { width: 18, height: 18, viewBox: "0 0 18 18", "aria-hidden": "true" }, sign), text);
-  });
-  const lines = LINES.map(([kind, text]) =>
-    el(
-      "li",
-      {},
-      svg(
-        "svg",
-        { width: 26, height: 18, viewBox: "0 0 26 18", "aria-hidden": "true" },
-        svg("path", { class: `link ${kind}`, d: "M1 9H25" }),
-      ),
-      text,
-    ),
+/**
+ * Each way and each state, with how many workers have it: a link to them. Of states only those that there are.
+ * @param {MeshSection} section
+ * @param {import("./types.js").Worker[]} workers
+ */
+function legend(section, workers) {
+  const ways = [...waysOf(section).values()];
+  const reached = Object.entries(WAYS).map(([kind, text]) =>
+    sign(text, ways.filter((one) => one === kind).length, kind, line(kind), mark("worker", "healthy", kind)),
   );
-  return el("ul", { class: "legend muted", "aria-label": "Signs of the map" }, ...marks, ...lines);
+  const ill = Object.entries(STATES)
+    .map(([state, text]) => ({ state, text, many: workers.filter((worker) => worker.state === state).length }))
+    .filter(({ state, many }) => many || state === "lost")
+    .map(({ state, text, many }) => sign(text, many, text, mark("worker", state)));
+  const others = [el("li", {}, mark("gateway"), "this gateway"), el("li", {}, mark("bootstrap"), line("joined"), "bootstrap")];
+  return [...reached, ...ill, ...others];
+}
+
+function sign(text, many, find, ...marks) {
+  return el("li", {}, ...marks, el("a", { href: toPart("workers", find) }, text, " ", el("strong", {}, count(many))));
+}
+
+function mark(kind, state = kind, reached = "") {
+  const parts = [["outline", outlineOf(kind, 6)], ["inside", insideOf(state, 6)]];
+  const drawn = parts.map(([name, d]) => svg("path", { class: name, d }));
+  const group = svg("g", { class: `node ${kind} ${reached}`, "data-state": state, transform: "translate(8 8)" }, ...drawn);
+  return svg("svg", { width: 16, height: 16, "aria-hidden": "true" }, group);
+}
+
+function line(kind) {
+  return svg("svg", { width: 24, height: 16, "aria-hidden": "true" }, svg("path", { class: `link ${kind}`, d: "M1 8H23" }));
 }

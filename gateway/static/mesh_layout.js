@@ -1,55 +1,50 @@
-/** @file Computes where the peers of the mesh are drawn: the gateway in the middle, bootstraps around it, workers
- * outside, and those behind a relay beside their relay. Pure. */
+/** @file Computes where the peers of the mesh are drawn. A few workers stand on an ellipse around the gateway,
+ * bootstraps within; many stand in one disc for each way on which they are reached. Pure. */
 
 /** @typedef {import("./types.js").MeshSection} MeshSection */
-/** @typedef {import("./types.js").NodeKind} NodeKind */
-/** @typedef {{id: string, kind: NodeKind, name: string, x: number, y: number, r: number, isLabelled: boolean}} Placed */
+/** @typedef {{x: number, y: number}} Spot */
+/** @typedef {{id: string, kind: import("./types.js").NodeKind, name: string, x: number, y: number, r: number, isLabelled: boolean}} Placed */
 /** @typedef {{kind: string, to: string, points: [number, number][]}} Drawn */
 /** @typedef {{width: number, height: number}} Size */
-/** @typedef {{radiusX: number, radiusY: number}} Shape */
+/** @typedef {{way: string, relay: string | null, workers: string[]}} Group */
+/** @typedef {Group & Spot & {radius: number}} Disc */
 
-const TOP = -Math.PI / 2;
+/** Where the first relay stands: beside the gateway there is more room than above it. */
+const FIRST = 0;
 const MARGIN_X = 46;
 const MARGIN_Y = 34;
-const BOOTSTRAP_RING = 0.42;
-const INNER_RING = 0.66;
+const BOOTSTRAP_RING = 0.5;
 const LABEL_PX = 96;
-const LABELLED_PX = 560;
 /** Below this width the middle is too crowded for names. */
+const LABELLED_PX = 560;
+/** More workers stand in discs. */
 const FEW = 24;
 
+/** Of discs: from dot to dot where there is room, and at least; above and below; and across. */
+const APART = 13;
+const LEAST_APART = 5;
+const ABOVE = 34;
+const BELOW = 26;
+const DISC_PX = 104;
+const GATEWAY_Y = 18;
+
 /**
+ * As high as it needs to be, at most as the size says.
  * @param {MeshSection} mesh
  * @param {Size} size
- * @returns {{nodes: Placed[], links: Drawn[]}}
+ * @returns {{nodes: Placed[], links: Drawn[], discs: Disc[], height: number}}
  */
 export function layout(mesh, size) {
-  const bootstraps = mesh.nodes.filter(({ kind }) => kind === "bootstrap");
-  const workers = mesh.nodes.filter(({ kind }) => kind === "worker");
+  const workers = mesh.nodes.filter(({ kind }) => kind === "worker").length;
   const relays = relaysOf(mesh);
-  const shape = ellipse(workers.length, size);
-  const sectors = sectorsOf(
-    bootstraps.map(({ id }) => id),
-    workers,
-    relays,
-  );
-  const angles = anglesOf(sectors, relays);
-  const rings = ringsFor(workers.length, shape);
-  const order = new Map(sectors.flatMap(({ workers }) => workers).map((worker, i) => [worker.id, i]));
-  const isRoomy = workers.length * LABEL_PX <= perimeter(1, shape);
-
-  const nodes = mesh.nodes.map((node) => {
-    const angle = angles.get(node.id) ?? TOP;
-    const ring =
-      node.kind === "gateway"
-        ? 0
-        : node.kind === "bootstrap"
-          ? BOOTSTRAP_RING
-          : rings.at((order.get(node.id) ?? 0) % rings.length);
-    const isLabelled = isRoomy && (node.kind === "worker" || size.width >= LABELLED_PX);
-    return { ...node, ...at(angle, ring ?? 1, size, shape), r: radiusOf(node.kind, workers.length), isLabelled };
-  });
-  return { nodes, links: linksOf(mesh, new Map(nodes.map((node) => [node.id, node])), relays) };
+  const { spots, discs, height, isRoomy } = workers > FEW ? inDiscs(mesh, relays, size) : around(mesh, relays, size);
+  const nodes = mesh.nodes.map((node) => ({
+    ...node,
+    .../** @type {Spot} */ (spots.get(node.id)),
+    r: radiusOf(node.kind, workers),
+    isLabelled: isRoomy && (node.kind === "worker" || size.width >= LABELLED_PX),
+  }));
+  return { nodes, links: linksOf(mesh, new Map(nodes.map((node) => [node.id, node])), relays), discs, height };
 }
 
 /**
@@ -67,100 +62,142 @@ export function relaysOf({ links }) {
 }
 
 /**
- * A sector for each bootstrap: workers behind it in the middle, its share of the others on both sides.
- * @template {{id: string}} W
- * @param {string[]} bootstraps
- * @param {W[]} workers
- * @param {Map<string, string>} relays
- * @returns {{bootstrap: string | null, workers: W[]}[]}
+ * How each worker is reached.
+ * @param {MeshSection} mesh
+ * @returns {Map<string, string>}
  */
-export function sectorsOf(bootstraps, workers, relays) {
-  /** @type {(string | null)[]} */
-  const anchors = bootstraps.length ? bootstraps : [null];
-  const free = workers.filter(({ id }) => !anchors.includes(relays.get(id) ?? ""));
-  return anchors.map((bootstrap, i) => {
-    const mine = free.filter((_, n) => n % anchors.length === i);
-    const behind = bootstrap === null ? [] : workers.filter(({ id }) => relays.get(id) === bootstrap);
-    const half = Math.ceil(mine.length / 2);
-    return { bootstrap, workers: [...mine.slice(0, half), ...behind, ...mine.slice(half)] };
-  });
+export function waysOf({ links }) {
+  return new Map(links.filter(({ kind }) => kind !== "joined" && kind !== "reserved").map(({ to, kind }) => [to, kind]));
 }
 
 /**
- * Workers spread evenly in their sectors. A bootstrap stands before those behind it, or else between two sectors, so
- * that no line to a worker leads through it.
- * @param {{bootstrap: string | null, workers: {id: string}[]}[]} sectors
+ * Workers by the way on which they are reached, and those behind a relay by their relay.
+ * @param {MeshSection} mesh
+ * @param {Map<string, string>} relays
+ * @returns {Group[]} the largest first
+ */
+export function groupsOf(mesh, relays) {
+  const ways = waysOf(mesh);
+  const groups = new Map();
+  for (const { id, kind } of mesh.nodes) {
+    if (kind !== "worker") continue;
+    const way = ways.get(id) ?? "";
+    const relay = relays.get(id) ?? null;
+    const key = `${way} ${relay}`;
+    const group = groups.get(key) ?? { way, relay, workers: [] };
+    group.workers.push(id);
+    groups.set(key, group);
+  }
+  return [...groups.values()].sort((one, other) => other.workers.length - one.workers.length);
+}
+
+/**
+ * The gateway above its discs, which stand in rows; a relay above those behind it, other bootstraps beside the gateway.
+ * @param {MeshSection} mesh
+ * @param {Map<string, string>} relays
+ * @param {Size} size
+ */
+function inDiscs(mesh, relays, { width, height }) {
+  const groups = groupsOf(mesh, relays);
+  let apart = APART;
+  let placed = inRows(groups, apart, width);
+  while (placed.height > height && apart > LEAST_APART) placed = inRows(groups, (apart *= 0.95), width);
+  const spots = new Map();
+  for (const { x, y, radius, relay, workers } of placed.discs) {
+    workers.forEach((id, i) => spots.set(id, sunflower(i, apart, x, y)));
+    if (relay !== null && !spots.has(relay)) spots.set(relay, { x, y: y - radius - ABOVE / 2 });
+  }
+  const others = mesh.nodes.filter(({ id, kind }) => kind === "bootstrap" && !spots.has(id));
+  others.forEach(({ id }, i) => spots.set(id, { x: (width * (i + 0.5)) / others.length, y: 2.8 * GATEWAY_Y }));
+  for (const { id, kind } of mesh.nodes) if (kind === "gateway") spots.set(id, { x: width / 2, y: GATEWAY_Y });
+  return { ...placed, spots, isRoomy: false };
+}
+
+function inRows(groups, apart, width) {
+  const rows = [];
+  let left = 0;
+  for (const group of groups) {
+    const radius = 0.6 * apart * Math.sqrt(group.workers.length) + 6;
+    const room = Math.max(2 * radius + 16, DISC_PX);
+    if (!rows.length || left + room > width) {
+      rows.push([]);
+      left = 0;
+    }
+    rows[rows.length - 1].push({ ...group, radius, x: left + room / 2, y: 0 });
+    left += room;
+  }
+  let top = 2 * GATEWAY_Y;
+  for (const row of rows) {
+    const tallest = Math.max(...row.map(({ radius }) => radius));
+    const last = row[row.length - 1];
+    const spare = width - last.x - Math.max(last.radius + 8, DISC_PX / 2);
+    row.forEach((disc, i) => {
+      disc.x += (spare * (i + 0.5)) / row.length;
+      disc.y = top + ABOVE + tallest;
+    });
+    top += ABOVE + 2 * tallest + BELOW;
+  }
+  return { discs: rows.flat(), height: top };
+}
+
+/**
+ * Dots in a disc, evenly, however many come: Vogel's model of a sunflower's head.
+ * @param {number} i
+ * @param {number} apart
+ * @param {number} x
+ * @param {number} y
+ */
+function sunflower(i, apart, x, y) {
+  const radius = 0.6 * apart * Math.sqrt(i + 0.5);
+  const angle = i * Math.PI * (3 - Math.sqrt(5));
+  return { x: x + radius * Math.cos(angle), y: y + radius * Math.sin(angle) };
+}
+
+function around(mesh, relays, { width, height }) {
+  const ids = (kind) => mesh.nodes.filter((node) => node.kind === kind).map(({ id }) => id);
+  const workers = ids("worker");
+  const angles = anglesOf(ids("bootstrap"), workers, relays);
+  const radiusY = height / 2 - MARGIN_Y;
+  const radiusX = Math.min(width / 2 - MARGIN_X, 3.2 * radiusY); // a few would be lost on a wide one
+  const spots = new Map(
+    mesh.nodes.map(({ id, kind }) => {
+      const angle = angles.get(id) ?? FIRST;
+      const ring = kind === "gateway" ? 0 : kind === "bootstrap" ? BOOTSTRAP_RING : 1;
+      const x = width / 2 + radiusX * ring * Math.cos(angle);
+      return [id, { x, y: height / 2 + radiusY * ring * Math.sin(angle) }];
+    }),
+  );
+  return { spots, discs: [], height, isRoomy: workers.length * LABEL_PX <= Math.PI * (radiusX + radiusY) };
+}
+
+/**
+ * A place on the circle for each worker, those behind one relay side by side. A relay stands before them; another
+ * bootstrap has a place of its own, so that no line leads through it.
+ * @param {string[]} bootstraps
+ * @param {string[]} workers
  * @param {Map<string, string>} relays
  * @returns {Map<string, number>}
  */
-function anglesOf(sectors, relays) {
-  const angles = new Map();
-  const whole = sectors.reduce((sum, { workers }) => sum + workers.length + 1, 0);
-  let begin = TOP;
-  for (const { bootstrap, workers } of sectors) {
-    const width = (2 * Math.PI * (workers.length + 1)) / whole;
-    workers.forEach(({ id }, i) => angles.set(id, begin + (width * (i + 1)) / (workers.length + 1)));
-    const behind = workers.filter(({ id }) => bootstrap !== null && relays.get(id) === bootstrap);
-    const middle = behind.reduce((sum, { id }) => sum + angles.get(id), 0) / behind.length;
-    if (bootstrap !== null) angles.set(bootstrap, behind.length ? middle : begin);
-    begin += width;
+function anglesOf(bootstraps, workers, relays) {
+  const behind = (bootstrap) => workers.filter((id) => relays.get(id) === bootstrap);
+  const free = workers.filter((id) => !bootstraps.includes(relays.get(id) ?? ""));
+  const places = bootstraps.flatMap((bootstrap, i) => [
+    ...(behind(bootstrap).length ? behind(bootstrap) : [bootstrap]),
+    ...free.filter((_, n) => n % bootstraps.length === i),
+  ]);
+  if (!bootstraps.length) places.push(...workers);
+  const angles = new Map(places.map((id, i) => [id, FIRST + (2 * Math.PI * i) / places.length]));
+  for (const relay of bootstraps.filter((id) => !angles.has(id))) {
+    const theirs = behind(relay).map((id) => angles.get(id) ?? FIRST);
+    angles.set(relay, theirs.reduce((sum, angle) => sum + angle, 0) / theirs.length);
   }
   return angles;
 }
 
-/**
- * One ring for workers while there is room on it, up to five.
- * @param {number} workers
- * @param {Shape} shape
- * @returns {number[]} parts of the whole radius
- */
-function ringsFor(workers, shape) {
-  const apart = 2 * radiusOf("worker", workers) + 10;
-  const needed = Math.ceil((workers * apart) / perimeter(0.85, shape));
-  const rings = Math.min(5, Math.max(1, needed));
-  return rings === 1 ? [1] : Array.from({ length: rings }, (_, i) => INNER_RING + ((1 - INNER_RING) * i) / (rings - 1));
-}
-
-/**
- * @param {NodeKind} kind
- * @param {number} workers
- */
 function radiusOf(kind, workers) {
   if (kind === "gateway") return 11;
-  if (kind === "bootstrap") return 8;
-  return workers <= FEW ? 8 : workers <= 80 ? 6 : 4.5;
-}
-
-/**
- * @param {number} ring
- * @param {Shape} shape
- */
-function perimeter(ring, { radiusX, radiusY }) {
-  return Math.PI * ring * (radiusX + radiusY);
-}
-
-/**
- * The outermost ring. A few workers would be lost on a wide one.
- * @param {number} workers
- * @param {Size} size
- * @returns {Shape}
- */
-function ellipse(workers, { width, height }) {
-  const radiusY = height / 2 - MARGIN_Y;
-  return { radiusX: Math.min(width / 2 - MARGIN_X, radiusY * (workers <= FEW ? 2.2 : 4)), radiusY };
-}
-
-/**
- * @param {number} angle
- * @param {number} ring
- * @param {Size} size
- * @param {Shape} shape
- */
-function at(angle, ring, { width, height }, { radiusX, radiusY }) {
-  return {
-    x: width / 2 + radiusX * ring * Math.cos(angle),
-    y: height / 2 + radiusY * ring * Math.sin(angle),
-  };
+  if (kind === "bootstrap") return 7;
+  return workers <= FEW ? 8 : 4.5;
 }
 
 /**
@@ -172,7 +209,7 @@ function at(angle, ring, { width, height }, { radiusX, radiusY }) {
  */
 function linksOf({ links }, nodes, relays) {
   return links
-    .filter(({ from, to, kind }) => !(kind === "reserved" && relays.get(from) === to))
+    .filter(({ kind }) => kind !== "reserved")
     .map(({ from, to, kind }) => {
       const way = kind === "relayed" ? [from, relays.get(to), to] : [from, to];
       const stops = way.flatMap((id) => nodes.get(id ?? "") ?? []);

@@ -2,40 +2,43 @@
 
 import { charts } from "./charts.js";
 import { byId, el, setText } from "./dom.js";
-import { called, clock, count, NOTHING, plural, rate, seconds, shortId, span } from "./format.js";
+import { called, clock, count, NOTHING, plural, seconds, shortId, span, speed } from "./format.js";
+import { linked, toPart, toRequest, toWorker } from "./links.js";
 import { mesh } from "./mesh.js";
+import { onVisit } from "./router.js";
 import { bar, table, words } from "./table.js";
 import { copyButton } from "./copy.js";
-import { workers } from "./workers.js";
+import { BUSY, IN_TROUBLE, workers } from "./workers.js";
 
 /** @typedef {import("./types.js").Sections} Sections */
 
-/** @type {[string, (known: Sections) => string, (known: Sections) => string][]} */
+const FEW = 5;
+const MODELS = 12;
+
+/**
+ * What is counted, how many, a note; and where each of the two leads, to what it is made of.
+ * @type {[string, (known: Sections) => number | undefined, (known: Sections) => string, string, string?][]}
+ */
 const TILES = [
-  ["Workers", ({ workers }) => (workers ? count(workers.total) : "\u2013"), notHealthy],
-  ["Models", ({ models }) => (models ? count(models.length) : "\u2013"), () => ""],
-  ["Requests/s", ({ gateway }) => rate(gateway?.requests_per_s), () => "last 10 s"],
-  ["Tokens/s", ({ gateway }) => rate(gateway?.tokens_per_s), () => "last 10 s"],
-  ["In flight", ({ gateway }) => (gateway ? count(gateway.in_flight) : "\u2013"), slots],
-  ["Waiting", ({ gateway }) => (gateway ? count(gateway.waiting) : "\u2013"), () => "for a free slot"],
+  ["Workers", ({ workers }) => workers?.total, inTrouble, toPart("workers"), toPart("workers", IN_TROUBLE)],
+  ["Models", ({ models }) => models?.length, () => "", toPart("models")],
+  ["In flight", ({ gateway }) => gateway?.in_flight, slots, toPart("workers", BUSY), toPart("workers")],
+  ["Waiting", ({ gateway }) => gateway?.waiting, () => "for a free slot", toPart("models")],
 ];
 
-/** @param {Sections} known */
-function notHealthy({ workers, gateway }) {
+function inTrouble({ workers, gateway }) {
   if (!workers || !workers.total) return "";
   if (gateway && gateway.workers_announced > 1.1 * workers.total) return `of some ${count(gateway.workers_announced)}`;
   const ill = workers.workers.filter((worker) => worker.state !== "healthy").length;
-  return ill ? `${ill} not healthy` : "all healthy";
+  return ill ? `${ill} ${IN_TROUBLE}` : "all healthy";
 }
 
-/** @param {Sections} known */
 function slots({ workers }) {
   if (!workers) return "";
   const taken = workers.workers.reduce((sum, worker) => sum + worker.slots, 0);
   return taken ? `of ${plural(taken, "slot")}` : "";
 }
 
-/** @param {import("./live.js").Store} store */
 export function startOverview(store) {
   showTiles(store);
   showGateway(store);
@@ -46,16 +49,24 @@ export function startOverview(store) {
   byId("mesh").append(mesh(store));
   byId("workers").append(workers(store));
   store.on("workers", ({ total }) => (byId("no-workers").hidden = total > 0));
+  onVisit("overview", (_, given) => {
+    const part = document.getElementById(`${given.get("at")}-title`);
+    if (!part) return;
+    const filter = byId("workers-filter");
+    filter.value = given.get("find") ?? "";
+    filter.dispatchEvent(new Event("input"));
+    part.scrollIntoView();
+  });
 }
 
-/** @param {import("./live.js").Store} store */
 function showTiles(store) {
-  const updates = TILES.map(([label, value, note]) => {
-    const shown = el("strong", {}, "\u2013");
-    const small = el("span", { class: "muted" });
+  const updates = TILES.map(([label, value, note, href, noteHref = null]) => {
+    const shown = el("a", { class: "figure", href }, NOTHING);
+    const small = el(noteHref ? "a" : "span", { class: "muted", href: noteHref });
     byId("tiles").append(el("div", {}, el("dt", {}, label), el("dd", {}, shown, small)));
     return () => {
-      setText(shown, value(store.sections));
+      const number = value(store.sections);
+      setText(shown, number === undefined ? NOTHING : count(number));
       setText(small, note(store.sections));
     };
   });
@@ -65,13 +76,12 @@ function showTiles(store) {
   store.on("workers", update);
 }
 
-/** @param {import("./live.js").Store} store */
 function showGateway(store) {
   const text = el("span");
   let id = "";
   const copy = copyButton("Copy id", () => id, { class: "quiet small", "aria-label": "Copy this gateway's peer id" });
   byId("gateway-line").append(text, copy);
-  store.on("gateway", (/** @type {import("./types.js").GatewaySection} */ gateway) => {
+  store.on("gateway", (gateway) => {
     id = gateway.id;
     const started = new Date(gateway.started);
     const since = span((Date.now() - started.getTime()) / 1000);
@@ -81,23 +91,29 @@ function showGateway(store) {
   });
 }
 
-/** @param {import("./live.js").Store} store */
 function showModels(store) {
-  /** @typedef {import("./types.js").Model} Model */
   const shown = table({
     caption: "Models that workers announce",
     empty: "No model yet.",
-    keyOf: (/** @type {Model} */ model) => model.id,
+    few: MODELS,
+    keyOf: (model) => model.id,
     columns: [
-      { label: "Model", kind: "head", make: name((/** @type {Model} */ model) => model.id) },
-      { label: "For", make: words((/** @type {Model} */ model) => model.tasks.join(", ")) },
-      { label: "Workers", kind: "number", make: words((/** @type {Model} */ model) => count(model.workers)) },
+      {
+        label: "Model",
+        kind: "head",
+        make: linked(
+          (model) => model.id,
+          ({ id }) => toPart("workers", id),
+        ),
+      },
+      { label: "For", make: words((model) => model.tasks.join(", ")) },
+      { label: "Workers", kind: "number", make: words((model) => count(model.workers)) },
       {
         label: "Capacity used",
-        make: bar((/** @type {Model} */ model) => ({ taken: model.in_flight, of: model.slots })),
+        make: bar((model) => ({ taken: model.in_flight, of: model.slots })),
       },
-      { label: "Queue", kind: "number", make: words((/** @type {Model} */ model) => count(model.waiting)) },
-      { label: "Tokens/s", kind: "number", make: words((/** @type {Model} */ model) => rate(model.tokens_per_s)) },
+      { label: "Queue", kind: "number", make: words((model) => count(model.waiting)) },
+      { label: "Speed", kind: "number", make: words((model) => speed(model.tokens_per_s)) },
       { label: "Context", kind: "number", make: words(contextOf) },
     ],
   });
@@ -105,67 +121,82 @@ function showModels(store) {
   store.on("models", shown.update);
 }
 
-/** @param {import("./types.js").Model} model */
 function contextOf(model) {
   return model.context_length === null ? "\u2013" : count(model.context_length);
 }
 
-/**
- * A stranger's word: it may be written in either direction.
- * @template T
- * @param {(item: T) => string} text
- */
-function name(text) {
-  return () => {
-    const node = el("bdi");
-    return { node, update: (/** @type {T} */ item) => setText(node, text(item)) };
-  };
-}
-
-/** @param {import("./live.js").Store} store */
 function showVolunteers(store) {
-  /** @typedef {import("./types.js").Volunteer} Volunteer */
   const shown = table({
     caption: "Volunteers who want to be named, and what they gave to this gateway",
     empty: "Nobody yet: a worker that is started with --name is named here once it has answered.",
-    keyOf: (/** @type {Volunteer} */ volunteer) => volunteer.id,
+    keyOf: (volunteer) => volunteer.id,
+    few: FEW,
     columns: [
-      { label: "Name", kind: "head", make: name((/** @type {Volunteer} */ volunteer) => volunteer.name) },
-      { label: "Worker", make: words((/** @type {Volunteer} */ volunteer) => shortId(volunteer.id)) },
-      { label: "Answers", kind: "number", make: words((/** @type {Volunteer} */ { answers }) => count(answers)) },
-      { label: "Tokens", kind: "number", make: words((/** @type {Volunteer} */ { tokens }) => count(tokens)) },
+      { label: "Name", kind: "head", make: linked((volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
+      { label: "Answers", kind: "number", make: words(({ answers }) => count(answers)) },
+      { label: "Tokens", kind: "number", make: words(({ tokens }) => count(tokens)) },
     ],
   });
   byId("volunteers").append(shown.node);
   store.on("volunteers", ({ volunteers }) => shown.update(volunteers));
 }
 
-/** @param {import("./live.js").Store} store */
 function showFailures(store) {
-  /** @typedef {import("./types.js").Failure} Failure */
   const shown = table({
-    caption: "The last failures that this gateway has seen, newest first",
+    caption: "The last failures that this gateway has seen, those of a kind together, newest first",
     empty: "Nothing has failed.",
-    keyOf: (/** @type {Failure} */ failure) => `${failure.at} ${failure.request_id} ${failure.worker}`,
+    keyOf: ({ last }) => `${last.at} ${last.request_id} ${last.worker}`,
+    few: FEW,
     columns: [
-      { label: "At", kind: "head", make: words((/** @type {Failure} */ failure) => clock(new Date(failure.at))) },
-      { label: "Model", make: name((/** @type {Failure} */ failure) => failure.model) },
       {
-        label: "Worker",
-        make: name((/** @type {Failure} */ f) =>
-          f.worker === null ? NOTHING : called(f.worker, store.nameOf(f.worker)),
+        label: "At",
+        kind: "head",
+        make: linked(
+          ({ last }) => clock(new Date(last.at)),
+          ({ last }) => toRequest(last.request_id),
         ),
       },
-      { label: "What happened", make: words((/** @type {Failure} */ failure) => happened(failure.outcome)) },
-      { label: "What was done", make: name((/** @type {Failure} */ failure) => done(failure, store)) },
+      { label: "Times", kind: "number", make: words(({ times }) => count(times)) },
+      { label: "Model", make: linked(({ last }) => last.model) },
+      {
+        label: "Worker",
+        make: linked(
+          ({ last: { worker } }) =>
+            worker === null ? NOTHING : called(worker, store.nameOf(worker)),
+          ({ last: { worker } }) => (worker === null ? null : toWorker(worker)),
+        ),
+      },
+      { label: "What happened", make: words(({ last }) => happened(last.outcome)) },
+      { label: "What was done", make: linked(({ last }) => done(last, store)) },
     ],
   });
   byId("failures").append(shown.node);
-  store.on("failures", ({ failures }) => shown.update(failures));
+  const update = () => shown.update(grouped(store.sections.failures?.failures ?? []));
+  store.on("failures", update);
+  store.on("workers", update); // they bring names
 }
 
-/** @type {Record<string, string>} */
+/** @typedef {import("./types.js").Failure} Failure */
+/** @typedef {{last: Failure, times: number}} Failures */
+
+/**
+ * Those of one kind, of one model at one worker, are one; the newest says when it was last.
+ * @param {Failure[]} failures newest first
+ * @returns {Failures[]}
+ */
+export function grouped(failures) {
+  const groups = new Map();
+  for (const last of failures) {
+    const kind = JSON.stringify([last.outcome, last.done, last.model, last.worker]);
+    const group = groups.get(kind);
+    if (group) group.times += 1;
+    else groups.set(kind, { last, times: 1 });
+  }
+  return [...groups.values()];
+}
+
 const OUTCOMES = {
+  stop: "It came to its end",
   peer_lost: "The connection to it was lost",
   peer_unreachable: "It could not be reached",
   too_slow: "It was many times slower than others",

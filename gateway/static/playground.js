@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { gatewayUrl } from "./api.js";
-import { chatBody, chosenModels, offerModels, startSettings } from "./chat_settings.js";
+import { chatBody, chosenModels, complain, link, startSettings } from "./chat_settings.js";
 import { copies } from "./copy.js";
 import { byId, el, setText } from "./dom.js";
 import { currentKey } from "./key.js";
@@ -16,12 +16,10 @@ const EXAMPLE = "What is p2pnet?";
 /** How near its end a reader of the conversation is for it to be followed. */
 const FOLLOWS_PX = 80;
 
-/** @param {import("./live.js").Store} store */
 export function startPlayground(store) {
-  /** @type {Turn[]} */
   let turns = [];
-  /** @type {AbortController | null} */
   let running = null;
+  let editing = null;
   const talk = byId("conversation");
   const prompt = byId("prompt");
 
@@ -42,22 +40,39 @@ export function startPlayground(store) {
     });
   }
 
-  /** @param {string} text */
   function send(text) {
-    const bodies = bodiesFor(text, turns.length);
+    const at = editing ? turns.indexOf(editing) : turns.length;
+    const bodies = bodiesFor(text, at);
     if (!bodies) return false;
-    const node = el(
-      "div",
-      { class: "turn" },
-      el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text)),
-    );
-    talk.append(node);
-    turns.push({ prompt: text, answers: [], node });
+    edit(null);
+    turns.splice(at).forEach(({ node }) => node.remove());
+    const again = el("button", { type: "button", class: "quiet small" }, "Edit");
+    const asked = el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text), again);
+    const turn = { prompt: text, answers: [], node: el("div", { class: "turn" }, asked) };
+    again.addEventListener("click", () => edit(turn === editing ? null : turn));
+    talk.append(turn.node);
+    turns.push(turn);
     answer(bodies);
     return true;
   }
 
+  /**
+   * What is sent next takes the place of this turn and of all after it; null: it comes after them.
+   * @param {Turn | null} turn
+   */
+  function edit(turn) {
+    if (running) return;
+    editing?.node.classList.remove("editing");
+    if (editing && !turn) prompt.value = "";
+    editing = turn;
+    if (!turn) return;
+    turn.node.classList.add("editing");
+    prompt.value = turn.prompt;
+    prompt.focus();
+  }
+
   function regenerate() {
+    edit(null);
     const turn = turns[turns.length - 1];
     const bodies = bodiesFor(turn.prompt, turns.length - 1);
     if (!bodies) return;
@@ -65,25 +80,16 @@ export function startPlayground(store) {
     answer(bodies);
   }
 
-  /**
-   * @param {string} text
-   * @param {number} before
-   */
   function bodiesFor(text, before) {
     const models = chosenModels();
     if (!models.length) {
-      setText(
-        byId("settings-problem"),
-        "No model that chats is here at the moment. It is listed as soon as a worker brings one.",
-      );
-      byId("settings-problem").hidden = false;
+      complain("No model that chats is here at the moment. It is listed as soon as a worker brings one.");
       return null;
     }
     const bodies = models.map((model, i) => chatBody(model, [...history(before, i), { role: "user", content: text }]));
     return bodies.every((body) => body !== null) ? bodies : null;
   }
 
-  /** @param {import("./types.js").ChatBody[]} bodies */
   async function answer(bodies) {
     const turn = turns[turns.length - 1];
     running = new AbortController();
@@ -102,7 +108,6 @@ export function startPlayground(store) {
     show();
   }
 
-  /** @param {boolean} isAlways */
   function follow(isAlways) {
     if (isAlways || talk.scrollHeight - talk.scrollTop - talk.clientHeight < FOLLOWS_PX)
       talk.scrollTop = talk.scrollHeight;
@@ -119,7 +124,6 @@ export function startPlayground(store) {
     if (hadFocus) prompt.focus(); // the button that had it is gone
   }
 
-  /** @param {typeof asCurl} write */
   function snippet(write) {
     const bodies = turns.length
       ? bodiesFor(turns[turns.length - 1].prompt, turns.length - 1)
@@ -132,25 +136,31 @@ export function startPlayground(store) {
     if (text && running === null && send(text)) prompt.value = "";
   }
 
-  startSettings();
-  store.on("models", offerModels);
-  byId("compose").addEventListener("submit", (/** @type {Event} */ event) => {
+  startSettings(store);
+  byId("compose").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();
   });
-  prompt.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+  prompt.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     submit();
   });
   byId("stop").addEventListener("click", () => running?.abort());
+  addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape" || byId("playground").hidden) return;
+    running?.abort();
+    edit(null);
+  });
   byId("again").addEventListener("click", regenerate);
   byId("clear").addEventListener("click", () => {
+    edit(null);
     turns = [];
     talk.replaceChildren();
     show();
     prompt.focus();
   });
+  copies(byId("copy-link"), link);
   copies(byId("copy-curl"), () => snippet(asCurl));
   copies(byId("copy-python"), () => snippet(asPython));
 }

@@ -18,7 +18,6 @@ export class EventParser {
    * @returns {ServerEvent[]}
    */
   feed(text) {
-    /** @type {ServerEvent[]} */
     const events = [];
     for (const piece of text.split(/(\r\n|\r|\n)/)) {
       if (piece !== "\n" && piece !== "\r" && piece !== "\r\n") {

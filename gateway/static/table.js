@@ -1,6 +1,11 @@
 /** @file Keeps real tables up to date row by row; on a narrow screen each row reads as a card. */
 
 import { el, keyed, setText } from "./dom.js";
+import { count } from "./format.js";
+
+/** Rows on a narrow screen before somebody asks for all: there each of them is a card. */
+const NARROW_ROWS = 3;
+const NARROW = "(max-width: 760px)";
 
 /**
  * A column makes its cell's content once, and updates it. `kind` is how it is set.
@@ -10,11 +15,12 @@ import { el, keyed, setText } from "./dom.js";
  */
 
 /**
+ * Of many items `few` are shown until somebody asks for all.
  * @template T
- * @param {{caption: string, columns: Column<T>[], keyOf: (item: T) => string, empty: string}} options
+ * @param {{caption: string, columns: Column<T>[], keyOf: (item: T) => string, empty: string, few: number}} options
  * @returns {{node: Element, update: (items: T[]) => void}}
  */
-export function table({ caption, columns, keyOf, empty }) {
+export function table({ caption, columns, keyOf, empty, few }) {
   // The roles are said although they are a table's own: browsers drop them where CSS lays a table out differently.
   const heads = columns.map(({ label, kind }) => el("th", { role: "columnheader", scope: "col", class: kind }, label));
   const body = el("tbody", { role: "rowgroup" });
@@ -26,12 +32,14 @@ export function table({ caption, columns, keyOf, empty }) {
     body,
   );
   const nothing = el("p", { class: "nothing muted" }, empty);
-  const node = el("div", {}, shown, nothing);
+  const all = el("button", { type: "button", class: "quiet", hidden: true });
+  const node = el("div", {}, shown, nothing, all);
+  let known = [];
+  let isAll = false;
 
   function makeRow() {
     const cells = columns.map((column) => column.make());
     const row = el("tr", { role: "row" }, ...cells.map((cell, i) => cellNode(columns[i], cell.node)));
-    /** @param {T} item */
     const update = (item) => {
       row.dataset.key = keyOf(item);
       for (const cell of cells) cell.update(item);
@@ -39,19 +47,22 @@ export function table({ caption, columns, keyOf, empty }) {
     return { node: row, update };
   }
 
-  /** @param {T[]} items */
   const update = (items) => {
+    known = items;
+    const room = isAll ? items.length : matchMedia(NARROW).matches ? Math.min(few, NARROW_ROWS) : few;
     shown.hidden = items.length === 0;
     nothing.hidden = items.length > 0;
-    keyed(body, items, keyOf, makeRow);
+    all.hidden = items.length <= room;
+    setText(all, `Show all ${count(items.length)}`);
+    keyed(body, items.slice(0, room), keyOf, makeRow);
   };
+  all.addEventListener("click", () => {
+    isAll = true;
+    update(known);
+  });
   return { node, update };
 }
 
-/**
- * @param {{label: string, kind?: string}} column
- * @param {Node} content
- */
 function cellNode({ label, kind }, content) {
   const attributes = { class: kind, "data-label": label };
   if (kind === "head") return el("th", { ...attributes, role: "rowheader", scope: "row" }, content);
@@ -82,7 +93,7 @@ export function bar(share) {
     const fill = el("i");
     const text = el("span");
     const node = el("span", { class: "load" }, el("span", { class: "track", "aria-hidden": "true" }, fill), text);
-    const update = (/** @type {T} */ item) => {
+    const update = (item) => {
       const { taken, of } = share(item);
       fill.style.width = `${of ? Math.min(100, (100 * taken) / of) : 0}%`;
       setText(text, `${taken} of ${of}`);

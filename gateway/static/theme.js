@@ -2,13 +2,10 @@
    of the rest of the page. */
 (() => {
   const THEMES = ["system", "light", "dark"];
-  /** @type {Record<string, string>} */
   const SIGNS = { system: "\u25d0", light: "\u2600", dark: "\u263e" };
-  /** @type {Record<string, string>} */
   const SAID = { system: "as the system", light: "light", dark: "dark" };
   const STORED = "p2pnet-theme";
 
-  /** @returns {string} */
   function stored() {
     try {
       const theme = localStorage.getItem(STORED) ?? "";
@@ -18,7 +15,6 @@
     }
   }
 
-  /** @param {string} theme */
   function apply(theme) {
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;

@@ -39,9 +39,12 @@
 /** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}, volunteers?: {volunteers: Volunteer[]}}} Sections */
 
-/** @typedef {{worker: string, outcome: string, tokens: number, is_hedge: boolean}} Attempt */
+/** @typedef {{worker: string, why: string, began_s: number, duration_s: number, first_token_s: number | null,
+ *   outcome: string, tokens: number, is_hedge: boolean}} Attempt */
 
-/** @typedef {{request_id: string, outcome: string, gap_s: number | null, attempts: Attempt[]}} RequestReport */
+/** @typedef {{number: number, request_id: string, arrived: string, model: string, outcome: string, queued_s: number,
+ *   duration_s: number, first_token_s: number | null, gap_s: number | null, prompt_tokens: number,
+ *   cached_tokens: number, completion_tokens: number, attempts: Attempt[]}} RequestReport */
 
 /** @typedef {{role: "system" | "user" | "assistant", content: string}} Message */
 

@@ -21,13 +21,9 @@ export async function whoAnswered(requestId) {
   return null;
 }
 
-/**
- * @param {string} requestId
- * @returns {Promise<import("./types.js").RequestReport | null>}
- */
-async function reportOf(requestId) {
+/** Null where the gateway remembers none. */
+export async function reportOf(requestId) {
   const response = await ask(`p2pnet/v1/requests?limit=1&request_id=${encodeURIComponent(requestId)}`);
-  /** @type {{requests: import("./types.js").RequestReport[]}} */
   const { requests } = await response.json();
   return requests.find(({ request_id }) => request_id === requestId) ?? null;
 }

@@ -2,7 +2,8 @@
 
 import { copyButton } from "./copy.js";
 import { byId, el, setAttribute, setText } from "./dom.js";
-import { count, percent, rate, seconds, shortId, span } from "./format.js";
+import { percent, seconds, shortId, span, speed } from "./format.js";
+import { toWorker } from "./links.js";
 import { bar, table, words } from "./table.js";
 
 /** @typedef {import("./types.js").Worker} Worker */
@@ -15,8 +16,12 @@ const SHOWN = 25;
 /** @type {Record<string, string>} */
 const SIGNS = { healthy: "\u25cf", trial: "\u25d0", cooling: "\u25cb", lost: "\u2715", flagged: "\u2691" };
 
+/** Words that find workers by more than their names: other parts of the page lead here by them. */
+export const IN_TROUBLE = "in trouble";
+export const BUSY = "busy";
+
 /** @type {Record<string, string>} */
-const STATES = {
+export const STATES = {
   healthy: "healthy",
   trial: "on trial",
   cooling: "cooling down",
@@ -32,6 +37,7 @@ export function workers(store) {
   const shown = table({
     caption: "Workers that this gateway knows",
     empty: "No worker fits.",
+    few: SHOWN,
     keyOf: (/** @type {Worker} */ worker) => worker.id,
     columns: [
       { label: "Worker", kind: "head", make: who },
@@ -42,9 +48,9 @@ export function workers(store) {
       { label: "Reached", make: words((/** @type {Worker} */ worker) => reached(worker)) },
       { label: "Load", make: bar(load) },
       {
-        label: "Tokens/s",
+        label: "Speed",
         kind: "number",
-        make: words((/** @type {Worker} */ worker) => rate(worker.measured.tokens_per_s)),
+        make: words((/** @type {Worker} */ worker) => speed(worker.measured.tokens_per_s)),
       },
       {
         label: "First token",
@@ -60,28 +66,18 @@ export function workers(store) {
       { label: "Known for", kind: "number", make: words((/** @type {Worker} */ worker) => knownFor(worker)) },
     ],
   });
-  const all = el("button", { type: "button", class: "quiet", hidden: true });
   const filter = byId("workers-filter");
-  let isAll = false;
 
   function update() {
     const section = store.sections.workers;
     if (!section) return;
-    const found = section.workers.filter((worker) => fits(worker, filter.value)).sort(byName);
-    shown.update(isAll ? found : found.slice(0, SHOWN));
-    all.hidden = isAll || found.length <= SHOWN;
-    setText(all, `Show all ${count(found.length)}`);
+    shown.update(section.workers.filter((worker) => fits(worker, filter.value)).sort(byName));
   }
 
-  all.addEventListener("click", () => {
-    isAll = true;
-    update();
-    byId("workers-title").scrollIntoView();
-  });
   filter.addEventListener("input", update);
   store.on("workers", update);
   setInterval(update, AGES_MS);
-  return el("div", {}, shown.node, all);
+  return shown.node;
 }
 
 /**
@@ -102,6 +98,8 @@ export function fits(worker, wanted) {
     worker.name,
     worker.state,
     STATES[worker.state],
+    worker.state === "healthy" ? "" : IN_TROUBLE,
+    worker.in_flight ? BUSY : "",
     worker.reached,
     modelNames(worker),
   ];
@@ -119,17 +117,15 @@ function byName(one, other) {
 }
 
 /** @param {Worker} worker */
-function reached(worker) {
+export function reached(worker) {
   if (worker.reached !== "relayed") return worker.reached ?? "\u2013";
   return worker.relays?.length ? `relayed by ${worker.relays.map(shortId).join(", ")}` : "relayed";
 }
 
-/** @param {Worker} worker */
 function knownFor({ since }) {
   return span(since === null ? null : (Date.now() - new Date(since).getTime()) / 1000);
 }
 
-/** @param {Worker} worker */
 function load(worker) {
   return { taken: Math.max(worker.pressure, worker.in_flight), of: worker.slots };
 }
@@ -138,11 +134,13 @@ function who() {
   let id = "";
   const name = el("bdi", { class: "name" });
   const short = el("code");
+  const way = el("a", {}, name, short);
   const copy = copyButton("Copy", () => id, { class: "quiet small" });
-  const node = el("span", { class: "who" }, name, el("span", {}, short, copy));
+  const node = el("span", { class: "who" }, way, copy);
   const update = (/** @type {Worker} */ worker) => {
     id = worker.id;
     setText(name, worker.name ?? "");
+    setAttribute(way, "href", toWorker(worker.id));
     setText(short, shortId(worker.id));
     setAttribute(short, "title", worker.id);
     setAttribute(copy, "aria-label", `Copy the peer id of ${worker.name || shortId(worker.id)}`);

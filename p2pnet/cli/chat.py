@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from p2pnet.cli import options
+from p2pnet.cli.failing import print_error
 from p2pnet.display.printable import visible
+from p2pnet.display.wrapping import Wrapping
 from p2pnet.errors import P2PNetError, UsageError
 from p2pnet.features import CHAT
 from p2pnet.loopback import is_loopback
@@ -21,6 +26,16 @@ ANSWER_TIMEOUT_S = 300.0
 """Between two pieces of an answer; the gateway sends comments while it waits, so only a dead one takes this long."""
 
 NOT_FOUND = 404
+
+COMMAND = re.compile(r"/[a-z]+(\s|$)")
+"""What is for us and not for the model. Paths are not."""
+
+HELP = """\
+/model        which models there are
+/model NAME   go on with another one
+/clear        forget what was said
+/help         this
+Ctrl-D        leave"""
 
 MAX_SHOWN_MODELS = 20
 """Of those that are there, where another was asked for: as many as a terminal shows at once."""
@@ -73,6 +88,17 @@ class Conversation:
         self._turns: list[dict[str, str]] = []
         self.model = model
 
+    def clear(self) -> None:
+        """Forget what was said."""
+        self._turns = []
+
+    def talk_to(self, model: str) -> None:
+        """Go on with another model, which is told what was said so far. Raises UsageError where it is not there."""
+        response = self._client.get(f"/v1/models/{quote(model, safe='')}")
+        if response.status_code != 200:
+            raise self._refusal(response)
+        self.model = model
+
     def ask(self, question: str) -> None:
         """Print the answer as it comes, and remember both. Raises P2PNetError when there is none."""
         turns = [*self._turns, {"role": "user", "content": question}]
@@ -82,15 +108,18 @@ class Conversation:
             if response.status_code != 200:
                 response.read()
                 raise self._refusal(response)
+            show = _Shown()
             is_thinking = False
-            for piece, is_thought in _pieces(response):
-                if is_thought != is_thinking:
-                    is_thinking = is_thought
-                    print("<think>" if is_thought else "\n</think>\n", flush=True)
-                print(visible(piece, after=pieces[-1] if pieces else ""), end="", flush=True)
-                if not is_thought:
-                    pieces.append(piece)
-        print()
+            try:
+                for piece, is_thought in _pieces(response):
+                    if is_thought != is_thinking:
+                        is_thinking = is_thought
+                        show("<think>\n" if is_thought else "\n</think>\n\n")
+                    show(visible(piece, after=pieces[-1] if pieces else ""))
+                    if not is_thought:
+                        pieces.append(piece)
+            finally:
+                show("\n")
         self._turns = [*turns, {"role": "assistant", "content": "".join(pieces)}]
 
     def _refusal(self, response: httpx.Response) -> P2PNetError:
@@ -98,29 +127,61 @@ class Conversation:
         said = _error_text(response)
         if response.status_code != NOT_FOUND:
             return P2PNetError(said)
-        names = [str(model["id"]) for model in _models(self._client) if CHAT in model["features"]]
+        names = self.models()
         shown = ", ".join(names[:MAX_SHOWN_MODELS]) + (", ..." if len(names) > MAX_SHOWN_MODELS else "")
         return UsageError(
             said, f"Name one of these with --model: {shown}." if names else "No model that chats is there."
         )
 
+    def models(self) -> list[str]:
+        """Those that chat."""
+        return [str(model["id"]) for model in _models(self._client) if CHAT in model["features"]]
+
+
+class _Shown:
+    """An answer as it comes. On a terminal its lines end between words; elsewhere it is as the model wrote it."""
+
+    def __init__(self) -> None:
+        self._wrapping = Wrapping(lambda: get_terminal_size().columns) if sys.stdout.isatty() else None
+
+    def __call__(self, text: str) -> None:
+        print(text if self._wrapping is None else self._wrapping.feed(text), end="", flush=True)
+
 
 def _converse(talk: Conversation) -> None:
     import readline  # noqa: F401  line editing and history for input()
 
-    print(f"Talking to {visible(talk.model)}. Ctrl-D leaves.")
+    print(f"Talking to {visible(talk.model)}. /help says what else there is, Ctrl-D leaves.")
     while True:
         try:
-            question = input("> ").strip()
+            line = input("> ")
         except EOFError:
             print()
             return
-        if question:
+        if line.strip():
             try:
-                talk.ask(question)
+                if COMMAND.match(line):
+                    print(_obeyed(talk, *line.split(maxsplit=1)))
+                else:
+                    talk.ask(line.strip())
             except P2PNetError as error:
-                fix = f"\n{error.fix}" if isinstance(error, UsageError) else ""
-                print(f"Error: {visible(error.message + fix)}", file=sys.stderr)
+                print_error(error)
+
+
+def _obeyed(talk: Conversation, command: str, argument: str = "") -> str:
+    """What is said after it. Raises P2PNetError where nothing was done."""
+    if command == "/help":
+        return HELP
+    if command == "/clear":
+        talk.clear()
+        return "What was said is forgotten."
+    if command != "/model":
+        raise UsageError(f"There is no {command}.", "/help says what there is. With a space before it, it is said.")
+    if not argument:
+        models = talk.models()
+        return "\n".join(f"{'*' if model == talk.model else ' '} {visible(model)}" for model in models)
+    talk.talk_to(argument.strip())
+    return f"Talking to {visible(talk.model)}."
 
 
 def _pieces(response: httpx.Response) -> Iterator[tuple[str, bool]]:

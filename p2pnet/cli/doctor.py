@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pnet.cli import options
+from p2pnet.display.colours import BAD, GOOD, WARNING
+from p2pnet.display.wrapping import between_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,14 +83,21 @@ async def _waited_for(verdicts: AsyncIterator[Verdict], console: Console | None)
             yield verdict
 
 
-STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
+STYLES = {"ok": GOOD, "warning": WARNING, "failed": BAD}
+LEVEL_CELLS, CHECK_CELLS = 8, 11
+"""How wide the columns before what is said are."""
 
 
 def show(verdict: Verdict, console: Console) -> None:
-    """A line, and another one with the fix."""
+    """What was found, and the fix. On a terminal lines end between words; what is copied from them, and what a program
+    reads, is whole."""
     from rich.text import Text
 
-    level = Text(f"{verdict.level.value:<8}", STYLES[verdict.level.value])
-    console.print(Text.assemble(level, f"{verdict.check:<11}{verdict.says}"), soft_wrap=True)
+    indent = LEVEL_CELLS + CHECK_CELLS
+    said = [(verdict.level.value, verdict.check, verdict.says)]
     if verdict.fix is not None:
-        console.print(Text(f"{'':8}{'fix:':<11}{verdict.fix}"), soft_wrap=True)
+        said.append(("", "fix:", verdict.fix))
+    for level, check, says in said:
+        lines = between_words(says, console.width, indent) if console.is_terminal else says
+        shown = Text.assemble(Text(f"{level:<{LEVEL_CELLS}}", STYLES.get(level, "")), f"{check:<{CHECK_CELLS}}{lines}")
+        console.print(shown, soft_wrap=True)

@@ -175,7 +175,18 @@ class GatewayFlags:
     log_json: options.LogJson = False
 
 
-@takes(GatewayFlags)
+GATEWAY_GROUPS = {
+    "Where it serves, and whom": (
+        *("host", "port", "api_key_file", "trusted_proxy", "allowed_host", "allowed_origin"),
+    ),
+    "Requests": ("wait_seconds", "max_waiting", "alias", "code_model", "keep_responses"),
+    "The network": ("initial_peers", "swarm", "listen", "identity"),
+    "Watching and stopping it": ("ready_file", "drain_seconds", "log_level", "log_json"),
+}
+"""What each flag is for, as the help shows them."""
+
+
+@takes(GatewayFlags, GATEWAY_GROUPS)
 def gateway(flags: GatewayFlags) -> None:
     """Start a gateway: clients of OpenAI, Ollama, Anthropic or FauxPilot use the network through it."""
     from gateway.gateway import check_host

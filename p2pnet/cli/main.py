@@ -26,11 +26,11 @@ from p2pnet.cli import (
     top,
     verify,
 )
+from p2pnet.cli.failing import print_error
 from p2pnet.cli.interruption import StoppedEarly, leave
 from p2pnet.cli.serve.command import serve
 from p2pnet.cli.up.command import up
-from p2pnet.display.printable import visible
-from p2pnet.errors import P2PNetError, UsageError
+from p2pnet.errors import P2PNetError
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status of what Ctrl-C has ended, as shells give it."""
@@ -83,10 +83,9 @@ def main() -> None:
     that shells give it; never a traceback."""
     try:
         app()
-    except UsageError as error:
-        _leave(f"{error.message}\n{error.fix}")
     except P2PNetError as error:
-        _leave(error.message)
+        print_error(error)
+        sys.exit(1)
     except StoppedEarly as early:
         leave(early.status)
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -94,9 +93,3 @@ def main() -> None:
             raise
         print("Interrupted.", file=sys.stderr)
         leave(INTERRUPTED)
-
-
-def _leave(text: str) -> None:
-    """Some errors quote strangers, which must not act on the terminal."""
-    print(f"Error: {visible(text)}", file=sys.stderr)
-    sys.exit(1)

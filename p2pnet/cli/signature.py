@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import MISSING, Field, fields
 from functools import wraps
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="DataclassInstance")
 
 
-def takes(flags: type[F]) -> Callable[[Callable[[F], None]], Callable[..., None]]:
+Groups = Mapping[str, tuple[str, ...]]
+"""Fields by what they are for: the help shows each group under its name."""
+
+
+def takes(flags: type[F], groups: Groups) -> Callable[[Callable[[F], None]], Callable[..., None]]:
     """Decorates a command. typer sees a parameter for each field of `flags`; the command gets them as one."""
 
     def decorated(command: Callable[[F], None]) -> Callable[..., None]:
@@ -22,7 +27,7 @@ def takes(flags: type[F]) -> Callable[[Callable[[F], None]], Callable[..., None]
         def taking_each(**given: object) -> None:
             command(flags(**given))
 
-        types = get_type_hints(flags, include_extras=True)
+        types = _grouped(get_type_hints(flags, include_extras=True), groups)
         parameters = [
             Parameter(field.name, Parameter.KEYWORD_ONLY, default=_default(field), annotation=types[field.name])
             for field in fields(flags)
@@ -32,6 +37,18 @@ def takes(flags: type[F]) -> Callable[[Callable[[F], None]], Callable[..., None]
         return taking_each
 
     return decorated
+
+
+def _grouped(types: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
+    """Flags that several commands share are left as they are: what is grouped here is a copy."""
+    group_of = {name: group for group, names in groups.items() for name in names}
+    grouped = {}
+    for name, annotated in types.items():
+        kind, option = get_args(annotated)
+        option = copy(option)
+        option.rich_help_panel = group_of.get(name)
+        grouped[name] = Annotated[kind, option]
+    return grouped
 
 
 def _default(field: Field[Any]) -> object:

@@ -8,13 +8,18 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from p2pnet.display.wrapping import between_words
+
 WIDEST = 100_000
 """What a table may want to be measured at: more than any is."""
+
+INDENT = 2
+"""Before what stands behind the first cell."""
 
 
 def print_table(table: Table, console: Console) -> None:
     """Print the table, as wide as it is where a program reads it. On a screen that is narrower, row by row: the first
-    cell on a line of its own, and what the others say behind it."""
+    cell on a line of its own, and what the others say behind it, in lines that end between words."""
     width = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
     if not console.is_terminal:
         console.width = max(console.width, width)
@@ -22,11 +27,11 @@ def print_table(table: Table, console: Console) -> None:
         console.print(table)
         return
     for line in _lines(table):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(between_words(line, console.width, INDENT), soft_wrap=True, highlight=False)
 
 
 def _lines(table: Table) -> Iterator[str]:
     for first, *others in zip(*(column.cells for column in table.columns), strict=True):
         said = zip((column.header for column in table.columns[1:]), others, strict=True)
         yield str(first)
-        yield "  " + ", ".join(f"{str(header).lower()}: {cell}" for header, cell in said if cell)
+        yield " " * INDENT + ", ".join(f"{str(header).lower()}: {cell}" for header, cell in said if cell)

@@ -44,6 +44,12 @@ def cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1) + "…" if width > 1 else "…"[:width]
 
 
+def smoothed(values: Sequence[float | None], window: int) -> list[float | None]:
+    """The mean of each value and of those before it, `window` in all. Unknown ones say nothing."""
+    spans = (values[max(0, at + 1 - window) : at + 1] for at in range(len(values)))
+    return [_mean([value for value in span if value is not None]) for span in spans]
+
+
 def sparkline(values: Sequence[float | None], width: int) -> str:
     """One character for each bucket of values, as high as the highest of them; a space where there are none."""
     per_bucket = max(1, ceil(len(values) / width)) if width > 0 else 1
@@ -52,6 +58,10 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     buckets = [[value for value in values[max(0, at) : at + per_bucket] if value is not None] for at in starts]
     highest = max((max(bucket) for bucket in buckets if bucket), default=0.0)
     return "".join(_shade(max(bucket), highest) if bucket else " " for bucket in buckets)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _shade(value: float, highest: float) -> str:

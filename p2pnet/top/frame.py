@@ -9,13 +9,15 @@ from enum import Enum, auto
 
 from p2pnet.display.durations import duration, milliseconds
 from p2pnet.display.printable import printable, short_id
-from p2pnet.top.columns import Column, cut, fitted, sparkline
-from p2pnet.top.overview import Failure, Model, Overview, Point, Worker
+from p2pnet.top.columns import Column, cut, fitted, smoothed, sparkline
+from p2pnet.top.overview import Failure, Model, Overview, Worker
 
 MAX_MODELS = 12
 MAX_FAILURES = 5
 CLOCK_S = 2.0
 """A clock that is wrong by more is said: peers refuse one another from three seconds on."""
+RATE_S = 60.0
+"""What a gateway takes its rates of now over."""
 NEVER = "-"
 
 
@@ -99,13 +101,17 @@ def _summary(overview: Overview, now: datetime, width: int) -> list[FrameLine]:
 
 
 def _history(overview: Overview, width: int) -> list[FrameLine]:
-    """The last hour in three lines, each with its highest value at the end."""
+    """The last hour in three lines, each with its highest value at the end. They are smoothed as the rates of now are,
+    so that both say the same."""
     points, step_s = overview.series.points, max(overview.series.step_s, 0.1)
-    waits = [point.first_token_p50_s for point in points]
+    window = max(1, round(RATE_S / step_s))
+    requests = smoothed([point.requests / step_s for point in points], window)
+    tokens = smoothed([point.tokens / step_s for point in points], window)
+    waits = smoothed([point.first_token_p50_s for point in points], window)
     rows: Sequence[tuple[str, Sequence[float | None], str]] = (
-        ("requests/s", [point.requests / step_s for point in points], f"{_highest(points, 'requests') / step_s:.1f}"),
-        ("tokens/s", [point.tokens / step_s for point in points], f"{_highest(points, 'tokens') / step_s:,.0f}"),
-        ("first token", waits, _wait(max((wait for wait in waits if wait is not None), default=None))),
+        ("requests/s", requests, f"{_highest(requests) or 0:.1f}"),
+        ("tokens/s", tokens, f"{_highest(tokens) or 0:,.0f}"),
+        ("first token", waits, _wait(_highest(waits))),
     )
     label_width = max(len(label) for label, _, _ in rows) + 1
     peak_width = max(len(peak) for _, _, peak in rows) + len(" max ")
@@ -197,8 +203,8 @@ def _failure_row(failure: Failure) -> tuple[str, ...]:
     )
 
 
-def _highest(points: Sequence[Point], field: str) -> float:
-    return max((float(getattr(point, field)) for point in points), default=0.0)
+def _highest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _wait(seconds: float | None) -> str:

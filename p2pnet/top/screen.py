@@ -8,7 +8,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from p2pnet.display.colours import BAD
 from p2pnet.top.columns import cut
 from p2pnet.top.frame import FrameLine, Kind, Size, frame
 from p2pnet.top.overview import Overview
@@ -23,7 +24,7 @@ from p2pnet.top.reading import GatewayAway, Source
 
 INTERVAL_S = 1.0
 """How often the gateway is asked: as often as it looks at itself."""
-STYLES = {Kind.TITLE: "bold", Kind.HEADING: "dim", Kind.PLAIN: "", Kind.BAD: "red"}
+STYLES = {Kind.TITLE: "bold", Kind.HEADING: "dim", Kind.PLAIN: "", Kind.BAD: BAD}
 FOOT = "q leaves"
 
 
@@ -37,17 +38,22 @@ async def show(source: Source, console: Console) -> None:
     """Keep the terminal showing the network until `q`, Ctrl-C or SIGTERM. A gateway that is away is asked again, and
     what was last known stays. Raises UsageError for what asking again does not help."""
     leaving = asyncio.Event()
-    with _heard(leaving), Live(console=console, screen=True, auto_refresh=False) as live:
-        known: Overview | None = None
-        while not leaving.is_set():
-            away = None
-            try:
-                known = await _unless(leaving, source)
-            except GatewayAway as error:
-                away = error.message
-            if not leaving.is_set():
-                live.update(drawn(_picture(known, away, Size(*console.size))), refresh=True)
-                await _wait(leaving)
+    known: Overview | None = None
+    away: str | None = None
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def draw() -> None:
+            live.update(drawn(_picture(known, away, Size(*console.size))), refresh=True)
+
+        with _heard(leaving, on_resize=draw):
+            while not leaving.is_set():
+                try:
+                    known, away = await _unless(leaving, source), None
+                except GatewayAway as error:
+                    away = error.message
+                if not leaving.is_set():
+                    draw()
+                    await _wait(leaving)
 
 
 def drawn(lines: list[FrameLine]) -> Group:
@@ -83,9 +89,11 @@ async def _wait(leaving: asyncio.Event) -> None:
 
 
 @contextmanager
-def _heard(leaving: asyncio.Event) -> Iterator[None]:
-    """Listen to signals, and to keys as they are struck."""
+def _heard(leaving: asyncio.Event, on_resize: Callable[[], None]) -> Iterator[None]:
+    """Listen to signals, and to keys as they are struck. A terminal of another size is drawn at once, however long the
+    gateway takes."""
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGWINCH, on_resize)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leaving.set)
     descriptor = sys.stdin.fileno()
@@ -104,6 +112,7 @@ def _heard(leaving: asyncio.Event) -> Iterator[None]:
     try:
         yield
     finally:
+        loop.remove_signal_handler(signal.SIGWINCH)
         if before is not None:
             loop.remove_reader(descriptor)
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

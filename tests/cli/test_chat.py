@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
-from tests.processes import run
+from tests.processes import clean_environment, executable, run
+from tests.terminal import Terminal
 
 MODELS = [{"id": "base", "features": ["text"]}, {"id": "chats", "features": ["chat"]}]
 NO_PROXY_THERE = {
@@ -29,6 +35,10 @@ class Answers(BaseHTTPRequestHandler):
     models: list[dict[str, Any]] = MODELS
 
     def do_GET(self) -> None:
+        name = unquote(self.path.removeprefix("/v1/models").removeprefix("/"))
+        if name and name not in [model["id"] for model in self.models]:
+            self._say(404, json.dumps({"error": {"message": f"The model {name} does not exist."}}))
+            return
         self._say(200, json.dumps({"data": self.models}))
 
     def do_POST(self) -> None:
@@ -36,7 +46,7 @@ class Answers(BaseHTTPRequestHandler):
         if asked["model"] not in [model["id"] for model in self.models]:
             self._say(404, json.dumps({"error": {"message": f"The model {asked['model']} does not exist."}}))
             return
-        text = f"{asked['model']}: {asked['messages'][-1]['content']}"
+        text = f"{asked['model']}: {' / '.join(message['content'] for message in asked['messages'])}"
         self._say(200, f"data: {json.dumps({'choices': [{'delta': {'content': text}}]})}\n\ndata: [DONE]\n\n")
 
     def _say(self, status: int, body: str) -> None:
@@ -81,3 +91,51 @@ def test_a_model_that_cannot_be_had_is_said_with_those_that_can(
         outcome = run("chat", "--gateway", url, "-m", "hi", *arguments, root=tmp_path)
     assert outcome.status == 1
     assert sentence in outcome.stderr and fix in outcome.stderr
+
+
+@contextmanager
+def talk(tmp_path: Path, columns: int = 80) -> Iterator[Terminal]:
+    """A chat on a terminal that is so wide; it is over at the end, with status 0."""
+    ours, theirs = pty.openpty()
+    environment = clean_environment(tmp_path / "data", tmp_path) | {"TERM": "xterm", "COLUMNS": str(columns)}
+    with gateway(models=[*MODELS, {"id": "other/one", "features": ["chat"]}]) as url:
+        command = [executable(), "chat", "--gateway", url]
+        with subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        ) as child:
+            try:
+                os.close(theirs)
+                with Terminal(ours) as terminal:
+                    terminal.wait_for("Ctrl-D leaves", 30)
+                    yield terminal
+                    terminal.type("\x04")
+                    assert child.wait(20) == 0
+            finally:
+                if child.poll() is None:
+                    child.send_signal(signal.SIGKILL)
+
+
+def test_commands_change_the_model_and_forget_what_was_said(tmp_path: Path) -> None:
+    with talk(tmp_path) as terminal:
+        for typed, said in (
+            ("/help", "/clear +forget what was said"),
+            ("/model", r"\* chats\s+other/one"),
+            ("one", "chats: one\n"),
+            ("/model nobody", r"Error: The model nobody does not exist\.\s+Name one of these"),
+            ("two", "chats: one / chats: one / two\n"),
+            ("/model other/one", "Talking to other/one"),
+            ("/clear", "What was said is forgotten"),
+            ("/etc/hosts", "other/one: /etc/hosts\n"),
+            ("/foo", "Error: There is no /foo"),
+            (" /foo", "other/one: /etc/hosts / other/one: /etc/hosts / /foo\n"),
+        ):
+            terminal.type(f"{typed}\n")
+            terminal.wait_for(said, 10)
+
+
+def test_on_a_terminal_lines_end_between_words(tmp_path: Path) -> None:
+    with talk(tmp_path, columns=24) as terminal:
+        terminal.type("/foo\n")
+        terminal.wait_for("Error: There is no /foo\\.\n/help says what there\nis\\. With a space", 10)
+        terminal.type("some words that go on\n")
+        terminal.wait_for("chats: some words that\ngo on\n", 10)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
+import pytest
 import typer
 from typer.core import TyperGroup
 
+from p2pnet.cli.gateway import GATEWAY_GROUPS, GatewayFlags
 from p2pnet.cli.main import app
+from p2pnet.cli.serve.flags import SERVE_GROUPS, ServeFlags
+from p2pnet.cli.signature import Groups
 
 EXPECTED_FLAGS = {
     "bootstrap": {
@@ -117,3 +124,9 @@ def test_every_flag_has_an_environment_variable() -> None:
     for name, command in commands().commands.items():
         for option in command.params:
             assert str(option.envvar).startswith("P2PNET_"), f"{name} {option.opts}"
+
+
+@pytest.mark.parametrize(("flags", "groups"), [(ServeFlags, SERVE_GROUPS), (GatewayFlags, GATEWAY_GROUPS)])
+def test_each_of_many_flags_is_in_one_group(flags: Any, groups: Groups) -> None:
+    grouped = [name for names in groups.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in fields(flags))

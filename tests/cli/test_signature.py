@@ -24,7 +24,7 @@ def outcome_of(*arguments: str, **environment: str) -> tuple[int, str, list[Flag
     """Exit status, what was printed, and what the command was called with."""
     taken: list[Flags] = []
 
-    @takes(Flags)
+    @takes(Flags, {"Who": ("name",), "Where": ("peer", "places")})
     def command(flags: Flags) -> None:
         """Does nothing."""
         taken.append(flags)
@@ -58,6 +58,13 @@ def test_the_help_is_that_of_the_command_and_of_the_fields() -> None:
     assert status == 0
     for words in ("Does nothing.", "Whose it is.", "P2PNET_TEST_NAME", "--peer", "[default: 8]"):
         assert words in output
+
+
+def test_the_help_shows_flags_by_what_they_are_for() -> None:
+    output = outcome_of("--help")[1]
+    parts = ["Options", "--quiet", "Who", "--name", "Where", "--peer", "--places"]
+    at = [output.index(f"{part} ") for part in parts]
+    assert at == sorted(at)
 
 
 def test_flags_stay_as_they_were_given() -> None:

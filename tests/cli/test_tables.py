@@ -77,3 +77,9 @@ def test_a_list_of_a_part_of_the_network_says_so(read: int, announced: int, is_p
     view = View((capability(peer("ann")),) * read, announced)
     assert bool(view.remark) is is_part
     assert not is_part or "2 workers were read, of some 501" in view.remark
+
+
+def test_what_stands_behind_ends_its_lines_between_words() -> None:
+    lines = shown(models_table([(card(LONG, quantization="four bits and many more words"), "2")]), 40, is_terminal=True)
+    assert lines[0] == LONG
+    assert len(lines) > 2 and all(line.startswith("  ") and len(line) <= 40 for line in lines[1:])

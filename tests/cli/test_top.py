@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -92,6 +92,52 @@ def test_a_key_is_sent(tmp_path: Path) -> None:
     assert (wrong.status, missing.status) == (1, 1)
     assert "this one will not do" in wrong.stderr
     assert "MY_KEY holds no key" in missing.stderr
+
+
+def test_a_terminal_that_is_resized_is_drawn_anew_while_the_gateway_takes_its_time(tmp_path: Path) -> None:
+    """Given a gateway that has answered once and then no more, when the terminal grows, then it is filled."""
+    answers, is_over = iter([True]), threading.Event()
+
+    class Slow(Answers):
+        def do_GET(self) -> None:
+            if not next(answers, False):
+                is_over.wait(30)
+            with suppress(BrokenPipeError):  # whoever asked has left
+                super().do_GET()
+
+    ours, theirs = pty.openpty()
+    resize(theirs, 30, 60)
+    environment = clean_environment(tmp_path / "data", tmp_path) | {"TERM": "xterm"}
+    del environment["COLUMNS"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        command = [executable(), "top", "--gateway", f"http://127.0.0.1:{server.server_port}"]
+        with subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True, preexec_fn=own
+        ) as child:
+            try:
+                with Terminal(ours) as terminal:
+                    os.close(theirs)
+                    terminal.wait_for("anna", 30)
+                    assert "KNOWN FOR" not in terminal.text
+                    resize(ours, 40, 140)
+                    terminal.wait_for("KNOWN FOR", 3)  # a gateway that does not answer is given up after five
+                    terminal.type("q")
+                    assert child.wait(20) == 0
+            finally:
+                is_over.set()
+                server.shutdown()
+                thread.join()
+                if child.poll() is None:
+                    child.send_signal(signal.SIGKILL)
+
+
+def resize(descriptor: int, lines: int, columns: int) -> None:
+    """Whoever has the terminal is told."""
+    import termios
+
+    termios.tcsetwinsize(descriptor, (lines, columns))
 
 
 @pytest.mark.parametrize("leave", ["q", "\x03"])

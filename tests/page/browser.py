@@ -18,7 +18,7 @@ from tests.requirements import unavailable
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP *.example 127.0.0.1"),
 )
 ARTEFACTS = Path(__file__).parents[2] / "artefacts" / "page"
 """Screenshots are left here for people to look at."""

@@ -36,6 +36,7 @@ class PretendGateway:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.url = ""
         self.way: dict[str, Any] = JOIN
+        self.requests: list[Sections] = []
         self._loop = loop
         self._sections: Sections = {}
         self._is_there = True
@@ -68,11 +69,33 @@ class PretendGateway:
                 return JSONResponse({"error": {"message": "the gateway is stopping"}}, 503)
             return StreamingResponse(self._events(), media_type="text/event-stream")
 
+        @app.get("/p2pnet/v1/workers")
+        async def workers(worker: str | None = None) -> Any:
+            return JSONResponse(self._workers(worker))
+
+        @app.get("/p2pnet/v1/requests")
+        async def requests(worker: str | None = None, request_id: str | None = None) -> Any:
+            return JSONResponse(self._requests(worker, request_id))
+
         @app.get("/p2pnet/v1/join")
         async def join() -> Any:
             return JSONResponse(self.way)
 
         return app
+
+    def _workers(self, wanted: str | None) -> Sections:
+        known = self._sections["workers"]["workers"]
+        found = [worker for worker in known if wanted in (None, worker["id"])]
+        return {"workers": found, "total": len(found)}
+
+    def _requests(self, worker: str | None, request_id: str | None) -> Sections:
+        found = [
+            report
+            for report in self.requests
+            if request_id in (None, report["request_id"])
+            and worker in (None, *(attempt["worker"] for attempt in report["attempts"]))
+        ]
+        return {"requests": found, "next_before": None}
 
     async def _events(self) -> AsyncIterator[str]:
         sent: Sections = {}

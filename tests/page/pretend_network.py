@@ -155,6 +155,22 @@ def _volunteers(workers: list[Section]) -> list[Section]:
     ]
 
 
+def request(request_id: str, first: str, then: str, model: str = "tiny") -> Section:
+    """One that waited, began at a worker, and went on at another one."""
+    common = {"choice": None, "is_hedge": False}
+    return {
+        "number": 7, "request_id": request_id, "arrived": ago(60), "model": model, "task": "generate", "caller": "ab12",
+        "outcome": "stop", "queued_s": 0.4, "duration_s": 4.0, "first_token_s": 0.9, "gap_s": 0.3,
+        "prompt_tokens": 1200, "completion_tokens": 90, "cached_tokens": 1100,
+        "attempts": [
+            {"worker": first, "why": "fastest", "began_s": 0.4, "outcome": "peer_lost", "duration_s": 1.6,
+             "first_token_s": 0.5, "tokens": 30, **common},
+            {"worker": then, "why": "only_one", "began_s": 2.0, "outcome": "stop", "duration_s": 2.0,
+             "first_token_s": 0.3, "tokens": 60, **common},
+        ],
+    }  # fmt: skip
+
+
 def _failures(rng: random.Random, workers: list[Section]) -> list[Section]:
     if len(workers) < 2:
         return []

@@ -69,10 +69,15 @@ def test_why_a_worker_is_as_it_is(page: Page, worker: dict[str, Any], shown: str
         ("count", 1234567, "1,234,567"),
         ("rate", None, "\u2013"),
         ("rate", 0, "0"),
-        ("rate", 0.04, "0.0"),
+        ("rate", 0.004, "<0.01"),
+        ("rate", 0.04, "0.04"),
+        ("rate", 0.094, "0.09"),
+        ("rate", 0.096, "0.1"),
         ("rate", 9.94, "9.9"),
         ("rate", 9.96, "10"),
         ("rate", 1234.5, "1,235"),
+        ("speed", None, "\u2013"),
+        ("speed", 41.04, "41 tok/s"),
         ("seconds", None, "\u2013"),
         ("seconds", 0, "0 ms"),
         ("seconds", 0.0994, "99 ms"),
@@ -220,6 +225,71 @@ def test_fences_of_code(page: Page, text: str, blocks: list[tuple[str, str, str]
 
 
 @pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("one\ntwo\n\nthree", [("text", "one\ntwo"), ("text", "three")]),
+        ("# A\n## B\nc", [("heading", "# A"), ("heading", "## B"), ("text", "c")]),
+        ("- a\n  more\n* b\n1. c\n\nd", [("list", "- a\n  more\n* b\n1. c"), ("text", "d")]),
+        ("a\n- b", [("text", "a"), ("list", "- b")]),
+        ("|a|b|\n|-|-|\n|1|2|\nend", [("table", "|a|b|\n|-|-|\n|1|2|"), ("text", "end")]),
+        ("a|b\n--|:-:\n1|2", [("table", "a|b\n--|:-:\n1|2")]),
+        ("a|b\nc|d", [("text", "a|b\nc|d")]),
+        ("> a\n> b\nc", [("quote", "> a\n> b"), ("text", "c")]),
+        ("#no heading\n-no item\n1.5 is a number", [("text", "#no heading\n-no item\n1.5 is a number")]),
+        ("", []),
+    ],
+)
+def test_parts_of_a_text(page: Page, text: str, parts: list[tuple[str, str]]) -> None:
+    assert [(part["kind"], part["text"]) for part in call(page, "rich_text.partsOf", text)] == parts
+
+
+@pytest.mark.parametrize(
+    ("line", "cells"),
+    [("| a | b |", ["a", "b"]), ("a|b", ["a", "b"]), (r"|a \| b||", ["a | b", ""]), ("|", [""])],
+)
+def test_cells_of_a_table(page: Page, line: str, cells: list[str]) -> None:
+    assert call(page, "rich_text.cellsOf", line) == cells
+
+
+def shown_as_html(page: Page, *texts: str) -> str:
+    """What is in the document when these have been shown one after the other."""
+    script = """async (texts) => {
+        const { show } = await import("/static/rich_text.js");
+        const body = document.createElement("div");
+        for (const text of texts) show(body, text);
+        body.querySelectorAll("button").forEach((button) => button.remove());
+        return new XMLSerializer().serializeToString(body).replaceAll(/ (?:xmlns|class|tabindex|style)="[^"]*"/g, "");
+    }"""
+    return str(page.evaluate(script, list(texts)))
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("**a** *b* `c*d*` 2 * 3 * 4", "<p><strong>a</strong> <em>b</em> <code>c*d*</code> 2 * 3 * 4</p>"),
+        ("# A *b*", "<h4>A <em>b</em></h4>"),
+        ("- a\n2. b", "<ul><li>\u2022 a</li><li>2. b</li></ul>"),
+        ("|a|\n|-|\n|`b`|", "<div><table><thead><tr><th>a</th></tr></thead><tbody><tr><td><code>b</code></td></tr>"
+         "</tbody></table></div>"),
+        ("> a", "<blockquote>a</blockquote>"),
+        ("```x\na\n```", '<div><pre aria-label="Code, x"><code>a</code></pre></div>'),
+        ("[a](javascript:b) ![c](d)", "<p>[a](javascript:b) ![c](d)</p>"),
+        ("**<b>**", "<p><strong>&lt;b&gt;</strong></p>"),
+        ("`" * 100_000, '<div><pre aria-label="Code"><code></code></pre></div>'),
+        ("x" + "`" * 100_000, f"<p>x{'`' * 100_000}</p>"),
+    ],
+)  # fmt: skip
+def test_what_is_marked_is_set_and_nothing_leads_anywhere(page: Page, text: str, html: str) -> None:
+    assert shown_as_html(page, text) == f"<div>{html}</div>"
+
+
+def test_an_answer_looks_the_same_however_it_came(page: Page) -> None:
+    text = "# A\n\n- b\n- c\n\n|d|e|\n|-|-|\n|f|g|\n\n```x\nh\ni\n```\n\n> j\n\n**k** l"
+    pieces = [text[:end] for end in range(1, len(text) + 1)]
+    assert shown_as_html(page, *pieces) == shown_as_html(page, text)
+
+
+@pytest.mark.parametrize(
     ("highest", "ticks"),
     [(0, [0, 1]), (0.7, [0, 0.5, 1]), (3, [0, 1, 2, 3]), (40, [0, 20, 40]), (1234, [0, 500, 1000, 1500])],
 )
@@ -227,6 +297,74 @@ def test_the_marks_of_a_scale_are_round_and_reach_the_highest_value(
     page: Page, highest: float, ticks: list[float]
 ) -> None:
     assert call(page, "chart_scale.ticks", highest) == ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "means"),
+    [
+        ([6, 0, 0], 3, [6, 3, 2]),
+        ([6, 0, 0, 6], 2, [6, 3, 0, 3]),
+        ([None, 4, None, None], 2, [None, 4, 4, None]),
+        ([], 6, []),
+    ],
+)
+def test_a_line_is_smoothed_over_what_came_before(
+    page: Page, values: list[float | None], window: int, means: list[float | None]
+) -> None:
+    assert call(page, "chart_scale.smoothed", values, window) == means
+
+
+def test_failures_of_a_kind_are_one_that_says_when_it_was_last(page: Page) -> None:
+    def failure(at: int, worker: str | None, outcome: str) -> dict[str, Any]:
+        return {"at": at, "worker": worker, "outcome": outcome, "model": "tiny", "done": "retried"}
+
+    told = [(4, "a", "busy"), (3, "b", "busy"), (2, "a", "busy"), (1, None, "no_worker"), (0, "a", "peer_lost")]
+    found = call(page, "overview.grouped", [failure(*one) for one in told])
+    groups = [(one["last"]["at"], one["last"]["worker"], one["times"]) for one in found]
+    assert groups == [(4, "a", 2), (3, "b", 1), (1, None, 1), (0, "a", 1)]
+
+
+OWN = "/ip4/127.0.0.1/tcp/1/p2p/x"
+NEAR = "/ip4/192.168.1.4/tcp/1/p2p/x"
+FAR = "/ip4/203.0.113.7/tcp/1/p2p/x"
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("127.0.0.1", [OWN, NEAR, FAR]),
+        ("localhost", [OWN, NEAR, FAR]),
+        ("[::1]", [OWN, NEAR, FAR]),
+        ("192.168.1.9", [NEAR, FAR]),
+        ("172.20.1.9", [NEAR, FAR]),
+        ("[fd00::1]", [NEAR, FAR]),
+        ("attic", [NEAR, FAR]),
+        ("attic.local", [NEAR, FAR]),
+        ("gateway.example", [FAR]),
+        ("172.200.1.9", [FAR]),
+        ("100.20.1.9", [FAR]),
+        ("[2001:db8::1]", [FAR]),
+    ],
+)
+def test_strangers_are_sent_to_no_address_of_the_gateways_own(page: Page, host: str, found: list[str]) -> None:
+    assert call(page, "join.reachableFrom", [OWN, NEAR, FAR], host) == found
+
+
+@pytest.mark.parametrize(
+    ("address", "is_told"),
+    [
+        ("/ip6/::1/udp/1/quic-v1", False),
+        ("/dns4/localhost/tcp/1", False),
+        ("/ip6/fe80::1/tcp/1", False),
+        ("/ip4/172.16.0.1/tcp/1", False),
+        ("/ip4/10.0.0.1/tcp/1", False),
+        ("/ip4/100.0.0.1/tcp/1", True),
+        ("/ip6/2001:db8::1/tcp/1", True),
+        ("/dns/localhost.example/tcp/1", True),
+    ],
+)
+def test_which_addresses_strangers_are_told(page: Page, address: str, is_told: bool) -> None:
+    assert call(page, "join.reachableFrom", [address], "gateway.example") == [address] * is_told
 
 
 def test_gaps_break_a_line_and_a_lone_value_is_a_dot(page: Page) -> None:
@@ -248,7 +386,11 @@ def test_on_the_map_nobody_is_outside_and_nobody_hides_another(
     assert set(nodes) == {node["id"] for node in mesh["nodes"]}
     for node in nodes.values():
         assert node["r"] <= node["x"] <= width - node["r"]
-        assert node["r"] <= node["y"] <= height - node["r"]
+        assert node["r"] <= node["y"] <= placed["height"] - node["r"]
+    assert placed["height"] <= height
+    grouped = [worker for disc in placed["discs"] for worker in disc["workers"]]
+    drawn = [node["id"] for node in mesh["nodes"] if node["kind"] == "worker"]
+    assert sorted(grouped) == (sorted(drawn) if workers > 24 else [])
     spots = list(nodes.values())
     apart = [
         (one["x"] - other["x"]) ** 2 + (one["y"] - other["y"]) ** 2 >= (max(one["r"], other["r"])) ** 2

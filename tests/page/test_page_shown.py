@@ -10,10 +10,12 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.page.browser import ATTACKS, Theme, findings, is_wider_than_its_screen, screenshot, tab, wait_live
 from tests.page.pretend_gateway import JOIN, PretendGateway, pretend_gateway
-from tests.page.pretend_network import network
+from tests.page.pretend_network import network, request
 
 VIEWS = ("#/", "#/playground", "#/join")
 MANY = 200
+PHONE_PX = 4_500
+"""Five screens of a phone are read to their end, with names of sixty letters too."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
             page.goto(f"{gateway.url}/{view}")
             page.locator(f"#{names_of(view)}").wait_for()
             assert not is_wider_than_its_screen(page), view
+            assert page.evaluate("document.documentElement.scrollHeight") <= PHONE_PX, view
             screenshot(page, f"{names_of(view)}-phone-{workers}-workers")
         assert findings(page) == []
 
@@ -66,6 +69,23 @@ def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGate
         expect(page.get_by_role("heading", name="Lend a machine to this network")).to_be_focused()
         assert page.title() == "Join \u00b7 p2pnet gateway"
         expect(page.locator("#join pre").nth(1)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
+
+
+def test_strangers_are_told_what_they_need_first_and_no_address_of_the_gateways_own(browser: Browser) -> None:
+    with pretend_gateway() as gateway:
+        gateway.way = {**JOIN, "initial_peers": ["/ip4/127.0.0.1/tcp/31337/p2p/12D3KooWBoot"]}
+        gateway.show(network(0, bootstraps=1))
+        with tab(browser, gateway.url.replace("127.0.0.1", "gateway.example"), "#/join") as page:
+            join = page.locator("#join")
+            expect(join.get_by_role("heading").nth(1)).to_have_text("Before you do")
+            expect(join).to_contain_text("A CPU is enough")
+            expect(join).to_contain_text("1.4 GB")
+            expect(join.locator("pre").nth(1)).to_have_text(
+                ".venv/bin/p2pnet serve --model tiny --initial-peers ADDRESS"
+            )
+            expect(join).not_to_contain_text("12D3KooWBoot")
+        with tab(browser, gateway.url, "#/join") as page:
+            expect(page.locator("#join pre").nth(1)).to_contain_text("12D3KooWBoot")
 
 
 def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) -> None:
@@ -99,10 +119,15 @@ def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: Prete
         screenshot(page, "overview-200-workers")
         rows = page.get_by_role("table", name="Workers that this gateway knows").get_by_role("row")
         expect(rows).to_have_count(1 + 25)
+        expect(page.locator(".mesh text")).to_have_text(
+            ["134 direct", "33 punched", re.compile("^17 by "), re.compile("^16 by ")]
+        )
         page.get_by_role("button", name="Show all 200").click()
         expect(rows).to_have_count(1 + MANY)
         page.get_by_role("searchbox").fill("night-shift")
         expect(rows).to_have_count(1 + 1)
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(1)
+        expect(page.locator(".mesh .link.found")).to_have_count(1)
         states = {worker["state"] for worker in shown["workers"]["workers"]}
         on_map = {state: page.locator(f".mesh .node[data-state={state}]").count() for state in states}
         told = [worker["state"] for worker in shown["workers"]["workers"]]
@@ -110,6 +135,104 @@ def test_two_hundred_workers_are_read_and_found(browser: Browser, gateway: Prete
         assert page.locator(".mesh .node").count() == MANY + 3
         said = page.get_by_role("img", name=f"{MANY} workers, 33 of them through 2 relays; 2 bootstraps.")
         expect(said).to_be_visible()
+
+
+def test_each_number_leads_to_what_it_is_made_of(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(MANY)
+    gateway.show(shown)
+    workers = shown["workers"]["workers"]
+    ill = sum(worker["state"] != "healthy" for worker in workers)
+    busy = sum(worker["in_flight"] > 0 for worker in workers)
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        for link, found in ((f"{ill} in trouble", ill), ("through a relay 33", 33), ("lost 2", 2)):
+            page.get_by_role("link", name=link, exact=True).click()
+            expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(found)
+        page.locator("#tiles a", has_text=str(shown["gateway"]["in_flight"])).click()
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(busy)
+        page.locator("#models").get_by_role("link", name="tiny").click()
+        expect(page.get_by_role("searchbox")).to_have_value("tiny")
+        page.locator(".mesh text", has_text="punched").click()
+        expect(page.get_by_role("searchbox")).to_have_value("punched")
+
+
+def test_failures_of_a_kind_are_together_and_five_are_shown(browser: Browser, gateway: PretendGateway) -> None:
+    shown = network(12)
+    first = shown["failures"]["failures"][0]
+    shown["failures"]["failures"] = [
+        first,
+        first | {"request_id": "an-earlier-one"},
+        *shown["failures"]["failures"][1:],
+    ]
+    gateway.show(shown)
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        rows = page.locator("#failures tbody tr")
+        expect(rows).to_have_count(5)
+        expect(rows.first.locator("td").first).to_have_text("2")
+        page.locator("#failures").get_by_role("button", name="Show all 12").click()
+        expect(rows).to_have_count(12)
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_worker_and_a_request_have_pages_that_lead_to_one_another(
+    browser: Browser, gateway: PretendGateway, theme: Theme, width: int
+) -> None:
+    shown = network(3)
+    first, then, _ = (worker["id"] for worker in shown["workers"]["workers"])
+    gateway.show(shown)
+    gateway.requests = [request("request-0", first, then)]
+    with tab(browser, gateway.url, f"#/worker/{first}", theme=theme, width=width) as page:
+        expect(page.get_by_role("heading", level=1)).to_have_text("attic")
+        facts = page.locator("#worker dl")
+        for name, fact in (("State", "healthy"), ("Reached", "direct"), ("Requests in a day", "40")):
+            expect(facts.locator("div", has_text=name).first.locator("dd")).to_have_text(fact)
+        expect(page.locator("#worker").get_by_text(first)).to_be_visible()
+        assert findings(page) == []
+        screenshot(page, f"worker-{theme}")
+        page.get_by_role("link", name=re.compile(r"^\d\d:\d\d:\d\d$")).click()
+        ways = page.locator("#request .way li")
+        expect(ways).to_have_count(3)
+        expect(ways.first).to_contain_text("Waited 0.40 s for a free slot")
+        expect(ways.nth(1)).to_contain_text(
+            "first token after 0.50 s, 30 tokens in 1.60 s. The connection to it was lost"
+        )
+        bars = [bar.evaluate("bar => [bar.style.left, bar.style.width]") for bar in ways.nth(2).locator("i").all()]
+        assert bars == [["50%", "7.5%"], ["57.5%", "42.5%"]]
+        assert findings(page) == [] and not is_wider_than_its_screen(page)
+        screenshot(page, f"request-{theme}")
+        ways.nth(2).get_by_role("link").click()
+        expect(page.locator("#worker").get_by_text(then)).to_be_visible()
+
+
+def test_pages_of_what_is_not_known_say_so(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(0))
+    gateway.requests = []
+    with tab(browser, gateway.url, "#/request/%3Cb%3E%zz") as page:
+        expect(page.locator("#request")).to_contain_text("This gateway remembers no such request")
+        page.goto(f"{gateway.url}/#/worker/nobody")
+        expect(page.locator("#worker")).to_contain_text("No worker with this id announces itself now.")
+
+
+def test_failures_say_names_that_are_told_after_them(browser: Browser) -> None:
+    shown = network(3)
+    with pretend_gateway() as gateway:
+        gateway.show({name: shown[name] for name in ("gateway", "failures", "workers")})
+        with tab(browser, gateway.url) as page:
+            wait_live(page)
+            expect(page.locator("#failures tbody tr").first).to_contain_text("attic (")
+            expect(page.locator("#failures tbody tr").first).to_contain_text("Resumed on annas-study (")
+
+
+def test_one_cursor_goes_through_all_charts(browser: Browser, gateway: PretendGateway) -> None:
+    gateway.show(network(12))
+    with tab(browser, gateway.url) as page:
+        wait_live(page)
+        moments = page.locator(".readout .muted")
+        expect(moments).to_have_text(["last minute"] * 3)
+        page.get_by_role("img", name="Time to first token").hover()
+        expect(page.locator(".chart .cursor")).to_have_count(3)
+        assert len(set(moments.all_text_contents())) == 1 and "minute to" in moments.first.inner_text()
 
 
 def test_charts_are_told_in_words_and_in_a_table(browser: Browser, gateway: PretendGateway) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.page.browser import ATTACKED, ATTACKS, is_wider_than_its_screen, screenshot, tab, wait_live
+from tests.page.browser import ATTACKED, ATTACKS, findings, is_wider_than_its_screen, screenshot, tab, wait_live
 from tests.processes import TCP_AND_QUIC_ON_LOOPBACK, Process, Start, processes, run
 
 ECHO, OTHER = "echo", "echo-too"
@@ -202,6 +202,80 @@ def test_what_a_model_says_is_only_ever_text(playground: Page) -> None:
     assert said.locator("img, script, svg, a, iframe").count() == 0
 
 
+def test_tables_and_code_are_set_and_code_is_copied(playground: Page) -> None:
+    ask(playground, "| a | b |\n|---|---|\n| **1** | 2 |\n\n```python\nprint(1)\n```")
+    wait_over(playground)
+    said = answers(playground).last
+    expect(said.locator("th")).to_have_text(["a", "b"])
+    expect(said.locator("td strong")).to_have_text("1")
+    said.get_by_role("button", name="Copy the code").click()
+    assert playground.evaluate("navigator.clipboard.readText()") == "print(1)"
+    assert findings(playground) == []
+
+
+def test_what_was_asked_is_edited_and_asked_anew(playground: Page) -> None:
+    for text in ("one", "two", "three"):
+        ask(playground, text)
+        wait_over(playground)
+    message = playground.get_by_label("Message", exact=True)
+    edits = playground.get_by_role("button", name="Edit")
+    edits.nth(1).click()
+    expect(message).to_have_value("two")
+    playground.keyboard.press("Escape")
+    expect(message).to_have_value("")
+    expect(playground.locator(".editing")).to_have_count(0)
+    edits.nth(1).click()
+    message.fill("four")
+    with playground.expect_request("**/v1/chat/completions") as sent:
+        playground.get_by_role("button", name="Send").click()
+    wait_over(playground)
+    said = [message["content"] for message in sent.value.post_data_json["messages"]]
+    assert said == ["one", "one", "four"]
+    expect(playground.locator(".asked p")).to_have_text(["one", "four"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 780), (360, 600)])
+def test_what_is_written_and_stop_are_always_within_reach(
+    browser: Browser, swarm: Swarm, width: int, height: int
+) -> None:
+    with tab(browser, swarm.url, "#/playground", width=width) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        wait_live(page)
+        expect(page.locator("#model")).to_have_value(ECHO)
+        ask(page, "\n".join(f"line {n}" for n in range(60)))
+        stop = page.get_by_role("button", name="Stop")
+        expect(stop).to_be_in_viewport(ratio=1)
+        page.keyboard.press("Escape")
+        wait_over(page)
+        expect(answers(page).last).to_contain_text("Stopped.")
+        expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+        assert not is_wider_than_its_screen(page)
+
+
+def test_a_link_brings_the_settings(browser: Browser, playground: Page, swarm: Swarm) -> None:
+    choose(playground, OTHER)
+    playground.get_by_label("System prompt", exact=True).fill("Be brief & <b>")
+    playground.get_by_label("Temperature").fill("0.5")
+    playground.get_by_role("button", name="Copy link").click()
+    link = playground.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{swarm.url}/#/playground?model={OTHER}&")
+    with tab(browser, swarm.url, link.removeprefix(f"{swarm.url}/"), width=390) as page:
+        wait_live(page)
+        expect(page.locator("#chosen")).to_have_text(OTHER)
+        page.get_by_text("Settings").click()
+        expect(page.get_by_label("System prompt", exact=True)).to_have_value("Be brief & <b>")
+        expect(page.get_by_label("Temperature")).to_have_value("0.5")
+        expect(page.get_by_label("Top p")).to_have_value("")
+
+
+def test_a_link_to_a_model_that_is_gone_says_so(browser: Browser, swarm: Swarm) -> None:
+    with tab(browser, swarm.url, "#/playground?model=gone") as page:
+        wait_live(page)
+        problem = page.get_by_role("alert").filter(visible=True)
+        expect(problem).to_have_text("The link asks for gone, which nobody runs now.")
+
+
 def test_a_request_is_copied_with_this_gateways_url(playground: Page, swarm: Swarm) -> None:
     ask(playground, "it's one")
     wait_over(playground)
@@ -261,6 +335,7 @@ def test_an_answer_whose_worker_is_killed_goes_on_elsewhere_and_says_so(playgrou
     next(one for one in swarm.start.started if one.is_running and one.ready.peer_id == serving).send(signal.SIGKILL)
     wait_over(playground)
     assert answer.locator(".text").inner_text() == LONG
+    expect(answer.locator(".facts")).to_have_text(re.compile(r" · by .+ \(….{8}\), then .+ \(….{8}\)$"))
     expect(answer.locator(".badge")).to_have_text(re.compile(r"^resumed on .+, gap [\d.]+ m?s$"))
     screenshot(playground, "playground-resumed", is_whole=False)
     playground.set_viewport_size({"width": 360, "height": 780})

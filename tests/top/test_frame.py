@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from p2pnet.top.columns import Column, cut, fitted, sparkline
+from p2pnet.top.columns import Column, cut, fitted, smoothed, sparkline
 from p2pnet.top.frame import Kind, Size, frame
 from p2pnet.top.overview import NotAnOverview, Overview, read_overview
 from p2pnet.top.screen import drawn
@@ -103,7 +103,7 @@ def test_all_of_it() -> None:
         ("and", "3", "more"),
     ):
         assert " ".join(cells) in " ".join(text.split()), cells
-    assert "max 35.9" in text and "max 359" in text and "max 3.6 s" in text
+    assert "max 35.6" in text and "max 356" in text and "max 3.6 s" in text
 
 
 @pytest.mark.parametrize(
@@ -223,3 +223,11 @@ def test_columns_are_dropped_and_rows_never_wrapped(width: int, lines: list[str]
 )
 def test_cutting(text: str, width: int, left: str) -> None:
     assert cut(text, width) == left
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "means"),
+    [([6, 0, 0], 3, [6, 3, 2]), ([None, 4, None, None], 2, [None, 4, 4, None]), ([1, 2], 1, [1, 2]), ([], 6, [])],
+)
+def test_what_is_drawn_is_smoothed(values: list[float | None], window: int, means: list[float | None]) -> None:
+    assert smoothed(values, window) == means

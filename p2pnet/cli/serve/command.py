@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from p2pnet.cli.serve.flags import ServeFlags
+from p2pnet.cli.serve.flags import SERVE_GROUPS, ServeFlags
 from p2pnet.cli.signature import takes
 
 
-@takes(ServeFlags)
+@takes(ServeFlags, SERVE_GROUPS)
 def serve(flags: ServeFlags) -> None:
     """Lend this machine: run models for others. SIGUSR1 pauses the worker, and resumes it."""
     from p2pnet.cli import logs

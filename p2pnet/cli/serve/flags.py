@@ -269,3 +269,19 @@ class ServeFlags:
             help="Log lines only, on a terminal too. Elsewhere, and with --log-json, there is no panel anyway.",
         ),
     ] = False
+
+
+SERVE_GROUPS = {
+    "What to lend": ("model", "served_name", "upstream", "upstream_kind", "upstream_key_env", "script", "name"),
+    "The network": ("initial_peers", "swarm", "listen", "announce", "behind_nat", "public", "no_relay", "identity"),
+    "When, and how much": ("schedule", "pause_when_busy", "max_concurrency", "idle_unload_seconds"),
+    "How it is computed": ("device", "dtype", "quantization", "kv_memory", "context"),
+    "Who is served": (
+        *("allow_gateway", "block_gateway", "max_per_gateway", "max_requests_per_minute", "max_request_bytes"),
+        *("max_request_seconds", "no_gateway_quota"),
+    ),
+    "Watching and stopping it": (
+        *("metrics_port", "metrics_host", "ready_file", "drain_seconds", "log_level", "log_json", "no_panel"),
+    ),
+}
+"""What each flag is for, as the help shows them."""

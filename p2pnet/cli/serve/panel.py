@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from p2pnet.cli.logs import LastWarning, logging_through
+from p2pnet.display.colours import GOOD, WARNING
 from p2pnet.flow.background import Background
 from p2pnet.peer import Peer
 from p2pnet.worker.observability.panel import Line, Tone, View, Warned, lines, reach_of, summary
@@ -24,7 +25,7 @@ from p2pnet.worker.serve import Worker
 REDRAW_S = 0.5
 """Often enough to look alive, seldom enough to be quiet; what has not changed is not drawn."""
 
-STYLES = {Tone.PLAIN: "", Tone.GOOD: "green", Tone.WARNING: "yellow"}
+STYLES = {Tone.PLAIN: "", Tone.GOOD: GOOD, Tone.WARNING: WARNING}
 
 
 class Panel:

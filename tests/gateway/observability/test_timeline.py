@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.observability.reports import CANCELLED
-from gateway.observability.timeline import MAX_FIRST_TOKENS, STEP_S, STEPS, Point, Span, Timeline, spans_of
+from gateway.observability.timeline import MAX_FIRST_TOKENS, RATE_S, STEP_S, STEPS, Point, Span, Timeline, spans_of
 from tests.gateway.reports import NOON_S, attempt, report
 
 NOTHING = Point(0, 0, 0.0, None, None)
@@ -94,17 +94,18 @@ def test_answers_under_way_count_as_far_as_they_have_come() -> None:
     running = [Span(NOON_S, NOON_S + 15, 30)]
     timeline = Timeline()
     assert [point.tokens for point in timeline.series(NOON_S + 15, running).points[-2:]] == [0.0, 20.0]
-    assert timeline.rates(NOON_S + 15, running).tokens_per_s == pytest.approx(2.0)
+    assert timeline.rates(NOON_S + 15, running).tokens_per_s == pytest.approx(30 / RATE_S)
 
 
-def test_rates_are_of_the_last_seconds() -> None:
+def test_rates_are_of_the_last_minute() -> None:
     timeline = Timeline()
-    for began_s in range(20):
+    for began_s in range(120):
         timeline.note(report(attempt(duration_s=1.0), arrived_unix_s=NOON_S + began_s, duration_s=1.0))
-    rates = timeline.rates(NOON_S + 20)
+    rates = timeline.rates(NOON_S + 120)
     assert rates.requests_per_s == pytest.approx(1.0)
     assert rates.tokens_per_s == pytest.approx(9.0)
-    assert timeline.rates(NOON_S + 60).requests_per_s == 0
+    assert timeline.rates(NOON_S + 150).requests_per_s == pytest.approx(0.5, abs=0.02)
+    assert timeline.rates(NOON_S + 120 + RATE_S).requests_per_s == 0
 
 
 def test_it_holds_an_hour_and_no_more() -> None:
