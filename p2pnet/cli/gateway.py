@@ -180,7 +180,8 @@ GATEWAY_GROUPS = {
         *("host", "port", "api_key_file", "trusted_proxy", "allowed_host", "allowed_origin"),
     ),
     "Requests": ("wait_seconds", "max_waiting", "alias", "code_model", "keep_responses"),
-    "The network": ("initial_peers", "swarm", "listen", "identity"),
+    "Strangers": ("audit", "auditor", "vouched_by"),
+    "The network": ("initial_peers", "swarm", "invite", "listen", "identity"),
     "Watching and stopping it": ("ready_file", "drain_seconds", "log_level", "log_json"),
 }
 """What each flag is for, as the help shows them."""

@@ -18,8 +18,11 @@ F = TypeVar("F", bound="DataclassInstance")
 Groups = Mapping[str, tuple[str, ...]]
 """Fields by what they are for: the help shows each group under its name."""
 
+NO_GROUPS: Groups = {}
+"""A command of few flags needs none."""
 
-def takes(flags: type[F], groups: Groups) -> Callable[[Callable[[F], None]], Callable[..., None]]:
+
+def takes(flags: type[F], groups: Groups = NO_GROUPS) -> Callable[[Callable[[F], None]], Callable[..., None]]:
     """Decorates a command. typer sees a parameter for each field of `flags`; the command gets them as one."""
 
     def decorated(command: Callable[[F], None]) -> Callable[..., None]:

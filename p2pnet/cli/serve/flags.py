@@ -272,8 +272,19 @@ class ServeFlags:
 
 
 SERVE_GROUPS = {
-    "What to lend": ("model", "served_name", "upstream", "upstream_kind", "upstream_key_env", "script", "name"),
-    "The network": ("initial_peers", "swarm", "listen", "announce", "behind_nat", "public", "no_relay", "identity"),
+    "What to lend": (
+        "model",
+        "layers",
+        "served_name",
+        "upstream",
+        "upstream_kind",
+        "upstream_key_env",
+        "script",
+        "name",
+    ),
+    "The network": (
+        *("initial_peers", "swarm", "invite", "listen", "announce", "behind_nat", "public", "no_relay", "identity"),
+    ),
     "When, and how much": ("schedule", "pause_when_busy", "max_concurrency", "idle_unload_seconds"),
     "How it is computed": ("device", "dtype", "quantization", "kv_memory", "context"),
     "Who is served": (
