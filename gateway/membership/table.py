@@ -108,6 +108,8 @@ class PeerTable:
         self._models = KnownModels(remembered.models, unix_s)
         self._announced = 0
         self._roster = Roster(())
+        self._listed_for = self._roster
+        self._listed: Sequence[ModelEntry] = []
         self._made_s = float("-inf")
         self._is_outdated = False
         self.on_change: Callable[[], None] = lambda: None
@@ -214,9 +216,13 @@ class PeerTable:
         else:
             self.on_change()
 
-    def models(self) -> list[ModelEntry]:
-        """One entry per model, over all its workers."""
-        return self._models.entries(worker.record for worker in self._workers.values())
+    def models(self) -> Sequence[ModelEntry]:
+        """One entry per model, over all its workers. The same list for as long as the roster is the same one: each
+        request asks, and for a thousand workers it takes milliseconds to make."""
+        if self._listed_for is not self.roster:
+            self._listed_for = self.roster
+            self._listed = self._models.entries(worker.record for worker in self._workers.values())
+        return self._listed
 
     def has_known(self, model: str) -> bool:
         """Whether any worker that answered has ever announced this model to us, or one does that has not been asked."""
