@@ -22,6 +22,7 @@ from gateway.routing.route_query import RouteQuery
 from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Network
+from p2pnet.network.kept_streams import KeptStreams
 
 NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
 
@@ -58,8 +59,18 @@ class Serving:
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
         witnesses = Witnesses(network.peer_id, identity)
+        self._kept = KeptStreams()
         self.dispatcher = Dispatcher(
-            network, table, self.admission, self.watch, self._choose, config.dispatch, observe, now_s, witnesses
+            network,
+            table,
+            self.admission,
+            self.watch,
+            self._choose,
+            config.dispatch,
+            observe,
+            now_s,
+            witnesses,
+            self._kept,
         )
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
@@ -73,6 +84,7 @@ class Serving:
 
     async def __aexit__(self, *_: object) -> None:
         await self._background.stop()
+        await self._kept.close()
 
     def spans(self) -> list[Span]:
         """What has come so far of the answers under way."""

@@ -151,6 +151,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     `resume_text` is the same for whoever cannot go on after those ids: a worker with another digest, or one that knows
     none. What the answer has said so far, all of it text, is given, and the rest is sent. It counts as a part of the
     prompt: `max_tokens` and `min_tokens` are of what is still to come, and so are `Usage.completion_tokens`.
+
+    `keep_stream` says that another request may follow on this stream, once this one has been answered.
     """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -173,6 +175,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     resume_text: Annotated[str, Meta(max_length=MAX_RESUME_CHARS)] = ""
     clamp_max_tokens: bool = False
     sampler: SamplerName | None = None
+    keep_stream: bool = False
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -295,7 +298,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     choice, `other_reasons` of the further ones.
 
     `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
-    not tell. `receipt` is what the worker signs of the answer: see `p2pnet.receipts`.
+    not tell. `receipt` is what the worker signs of the answer: see `p2pnet.receipts`. `keep_stream` says that it waits
+    for another request on this stream, where the client has said that one may follow.
     """
 
     reason: FinishReason
@@ -304,6 +308,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     other_reasons: Annotated[tuple[FinishReason, ...], Meta(max_length=MAX_CHOICES)] = ()
     stop: Annotated[str, Meta(max_length=MAX_STOP_CHARS)] | None = None
     receipt: bytes | None = None
+    keep_stream: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):

@@ -50,6 +50,7 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
+from p2pnet.network import kept_streams
 from p2pnet.network.dht import call_limits, calls, contact, lookup, storage, values
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
@@ -89,7 +90,7 @@ from p2pnet.wire.codec import (
 )
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
-from p2pnet.worker.streams import arrivals, backend_stream_handler, guard
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, idle
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -367,6 +368,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     lookup,
     p2pd_stream,
     streams,
+    kept_streams,
+    idle,
     hello,
     invitation,
     revocations,

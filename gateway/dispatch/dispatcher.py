@@ -46,6 +46,7 @@ from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoW
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
+from p2pnet.network.kept_streams import KeptStreams
 
 WAIT_S = 30.0
 """How long a request waits for a worker, at its beginning and again after each failure in mid-answer. Clients give up
@@ -93,8 +94,10 @@ class Dispatcher:
         observe: Observer = lambda report: None,
         now_s: Callable[[], float] = time.monotonic,
         witnesses: Witnesses | None = None,
+        kept: KeptStreams | None = None,
     ) -> None:
         self._network = network
+        self._kept = kept
         self._witnesses = witnesses or Witnesses(network.peer_id)
         self._table = table
         self._admission = admission
@@ -285,8 +288,8 @@ class Dispatcher:
         worker, limit = attempt.worker, request.max_tokens or attempt.card.context_length
         addresses, timeouts = worker.record.addresses, self._config.timeouts
         witness = self._witnesses.of(request, worker.peer_id, caller, attempt.note_wrong_receipt)
-        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness)
+        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness, self._kept)
 
     def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
-        worker = attempt.worker
-        return embed(self._network, worker.peer_id, request, worker.record.addresses, self._config.timeouts)
+        worker, timeouts = attempt.worker, self._config.timeouts
+        return embed(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)
