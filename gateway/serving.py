@@ -46,6 +46,7 @@ class Serving:
         rng: random.Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
         identity: Identity | None = None,
+        kept: KeptStreams | None = None,
     ) -> None:
         """Without an `identity` it signs for nothing."""
         config = config or ServingConfig()
@@ -59,7 +60,7 @@ class Serving:
         self.prober = Prober(network, table, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
         witnesses = Witnesses(network.peer_id, identity)
-        self._kept = KeptStreams()
+        self._kept = KeptStreams() if kept is None else kept
         self.dispatcher = Dispatcher(
             network,
             table,
