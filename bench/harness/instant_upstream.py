@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from bench.harness import echo_models
 from p2pnet.cli.lifecycle import Ready, run_service
@@ -70,8 +70,9 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_document(200, {"object": "list", "data": list(map(_model, MODELS))}))
         elif not head.startswith(b"POST /v1/chat/completions "):
             self._transport.write(_document(404, {"error": {"message": "not found"}}))
+        elif (asked := _asked(body)) is None:
+            self._transport.write(_document(400, {"error": {"message": "not JSON"}}))
         else:
-            asked = json.loads(body)
             frames = _frames(asked["model"], asked.get("max_tokens") or asked.get("max_completion_tokens") or 1)
             if asked["model"] == echo_models.PACED:
                 self._pacing = asyncio.get_running_loop().create_task(self._pace(frames))
@@ -97,6 +98,15 @@ def _model(name: str) -> dict[str, object]:
         "owned_by": "vllm",
         "max_model_len": echo_models.CONTEXT_LENGTH,
     }
+
+
+def _asked(body: bytes) -> dict[str, Any] | None:
+    """None of what is no JSON: workers try so whether there is such a route."""
+    try:
+        asked: dict[str, Any] = json.loads(body)
+        return asked
+    except ValueError:
+        return None
 
 
 def _document(status: int, value: object) -> bytes:
