@@ -127,7 +127,7 @@ def _frames(model: str, tokens: int) -> list[bytes]:
 def _event(model: str, delta: dict[str, str] | None, reason: str | None, usage: object = None) -> bytes:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
     event = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": choices}
-    return b"data: " + json.dumps(event | ({"usage": usage} if usage else {})).encode() + b"\n\n"
+    return b"data: " + json.dumps(event | ({"usage": usage} if usage else {}), separators=(",", ":")).encode() + b"\n\n"
 
 
 def _chunk(data: bytes) -> bytes:
