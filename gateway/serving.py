@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 
 from gateway.audits.audits import Audits
 from gateway.audits.modes import AuditConfig
 from gateway.dispatch.dispatcher import DispatchConfig, Dispatcher
 from gateway.dispatch.watch import Watch
+from gateway.interface import Caller
 from gateway.membership.probing import Prober
 from gateway.membership.table import PeerTable
 from gateway.membership.watching import Watching
 from gateway.observability.reports import Observer
 from gateway.observability.timeline import Span
+from gateway.peers.worker import Worker
 from gateway.queueing.admission import Admission, QueueLimits
 from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice, choose
 from gateway.routing.recent_choices import RecentChoices
 from gateway.routing.roster import is_served
 from gateway.routing.route_query import RouteQuery
+from p2pnet.client import generate
 from p2pnet.errors import Flagged
 from p2pnet.flow.background import Background
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
+from p2pnet.network.kept_streams import KeptStreams
+
+OURSELVES = Caller("this gateway's own")
+"""Who asks for answers that nobody needs but to have them looked at."""
 
 NoteChoice = Callable[[RouteQuery, WorkerChoice], None]
 
@@ -49,10 +57,13 @@ class Serving:
         rng: random.Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
         witnesses: Witnesses | None = None,
+        kept: KeptStreams | None = None,
     ) -> None:
         """Without `witnesses` it checks receipts, and signs for nothing."""
         config = config or ServingConfig()
         timeouts = config.dispatch.timeouts
+        self._network = network
+        self._timeouts = timeouts
         self._rng = rng or random.Random()
         self._now_s = now_s
         self._note_choice = note_choice
@@ -62,6 +73,8 @@ class Serving:
         self.prober = Prober(network, table, now_s)
         self.watching = Watching(network, table, self.prober, now_s)
         self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
+        self._witnesses = witnesses or Witnesses(network.peer_id)
+        self._kept = KeptStreams() if kept is None else kept
         self.audits = Audits(
             network,
             table,
@@ -70,6 +83,7 @@ class Serving:
             rng,
             now_s,
             timeouts=timeouts,
+            ask=self._ask,
         )
         self.dispatcher = Dispatcher(
             network,
@@ -80,8 +94,9 @@ class Serving:
             config.dispatch,
             observe,
             now_s,
-            witnesses,
+            self._witnesses,
             self.audits,
+            self._kept,
         )
         table.flags.listen(self._cut_flagged)
         table.on_change = self.admission.wake
@@ -100,6 +115,7 @@ class Serving:
 
     async def __aexit__(self, *_: object) -> None:
         await self._background.stop()
+        await self._kept.close()
 
     def spans(self) -> list[Span]:
         """What has come so far of the answers under way."""
@@ -115,6 +131,14 @@ class Serving:
         for attempt in self.watch.attempts:
             if attempt.worker.peer_id in self.table.flags:
                 attempt.cut("its answers do not come from what it claims to run", Flagged)
+
+    def _ask(self, worker: Worker, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
+        """Ask a worker as for a client: it is not to see whose question this is."""
+        witness = self._witnesses.of(request, worker.peer_id, OURSELVES, lambda error: None)
+        addresses = worker.record.addresses
+        return generate(
+            self._network, worker.peer_id, request, addresses, self._timeouts, witness=witness, kept=self._kept
+        )
 
     def _choose(self, query: RouteQuery, exclude: Collection[str]) -> WorkerChoice | None:
         self.table.want(query.model)

@@ -8,11 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
 
+import msgspec
+
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolation, from_wire
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
+from p2pnet.network.kept_streams import KeptStreams
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.wire.answer_limits import AnswerLimits
@@ -57,6 +60,7 @@ def generate(
     max_tokens: int | None = None,
     witness: Witness | None = None,
     note_scored: Callable[[Scored], None] | None = None,
+    kept: KeptStreams | None = None,
 ) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
     """Have one worker serve `request`: Accepted, TextDelta*, Finished.
 
@@ -67,7 +71,8 @@ def generate(
     A worker that sends more than `max_tokens` for a choice (by default what the request asks for), or what was not
     asked for, has broken the protocol. `witness` is told what is sent and what comes, each event before it is yielded.
     With `score_resume` in the request, `note_scored` is given the margins of its `resume_tokens`, in order, before the
-    first delta; an answer that was complete with these tokens has none.
+    first delta; an answer that was complete with these tokens has none. With `kept` streams it goes over one of those,
+    where there is one, and is kept there afterwards.
     """
     limits = AnswerLimits(request, max_tokens or request.max_tokens or MAX_TOKENS_LIMIT)
 
@@ -81,8 +86,10 @@ def generate(
         if note_scored is not None:
             note_scored(scored)
 
+    if kept is not None:
+        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(GENERATE, request, check, timeouts.accept_s, timeouts.silence_s, witness, take_scored)
-    return _drive(network, peer_id, addresses, call)
+    return _drive(network, peer_id, addresses, call, kept)
 
 
 def embed(
@@ -91,13 +98,17 @@ def embed(
     request: EmbedRequest,
     addresses: Sequence[str] = (),
     timeouts: ExchangeTimeouts = TIMEOUTS,
+    kept: KeptStreams | None = None,
 ) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
     """Have one worker embed the inputs of `request`: Accepted, Embedding once for each input in any order, Finished.
 
-    All vectors have one length, that asked for where one was, and are finite. Raises, and is closed, as `generate`.
+    All vectors have one length, that asked for where one was, and are finite. Raises, is closed, and keeps its stream,
+    as `generate`.
     """
+    if kept is not None:
+        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
-    return _drive(network, peer_id, addresses, call)
+    return _drive(network, peer_id, addresses, call, kept)
 
 
 def score(
@@ -164,7 +175,7 @@ class _Call(Generic[Q, E]):
 
 
 async def _drive(
-    network: Network, peer_id: str, addresses: Sequence[str], call: _Call[Q, E]
+    network: Network, peer_id: str, addresses: Sequence[str], call: _Call[Q, E], kept: KeptStreams | None = None
 ) -> AsyncGenerator[E, None]:
     """Yields what the worker sends, checked against the exchange's table, up to its last event.
 
@@ -174,12 +185,27 @@ async def _drive(
     if call.witness is not None:
         call.witness.note_request(frame[LENGTH_BYTES:])
     decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
-    stream = await network.open_stream(peer_id, call.protocol.name, addresses)
+    name, way = call.protocol.name, None if kept is None else network.is_direct_to(peer_id)
+    stream: Stream | None = None
+    if kept is not None and not network.wants_new_stream(peer_id, addresses):
+        stream = kept.take(peer_id, name, way)
+    may_have_ended = stream is not None
+    if stream is None:
+        stream = await network.open_stream(peer_id, name, addresses)
+    is_kept = False
     try:
-        await _within(call.accept_s, stream.write(frame))
-        while not exchange.is_done:
-            limit_s = call.accept_s if exchange.state is State.WAITING else call.silence_s
-            for event in await _within(limit_s, _next_events(stream, decoder, exchange)):
+        events: Sequence[E | Failed | Scored] = ()
+        try:
+            events = await _first_events(stream, frame, call, decoder, exchange)
+        except PeerLost as error:
+            # The worker may have closed a kept stream just as this was written: then it has not read it.
+            if not may_have_ended or isinstance(error, PeerSilent) or not decoder.is_empty:
+                raise
+            stream.close()
+            stream = await network.open_stream(peer_id, name, addresses)
+            events = await _first_events(stream, frame, call, decoder, exchange)
+        while True:
+            for event in events:
                 match event:
                     case Failed(code, message, param):
                         if call.witness is not None:
@@ -190,20 +216,37 @@ async def _drive(
                     case _:
                         answer = cast(E, event)  # the exchange's table lets nothing else pass
                         call.check(answer)
+                        is_kept = isinstance(answer, Finished) and answer.keep_stream
                         yield answer
+            if exchange.is_done:
+                return
+            limit_s = call.accept_s if exchange.state is State.WAITING else call.silence_s
+            events = await _within(limit_s, _next_events(stream, decoder, exchange))
     finally:
-        try:
-            if exchange.is_done and call.witness is not None:
-                await _say_last(stream, call.witness)
-        finally:  # whoever has the answer may cancel us meanwhile: then what was said is on its way
-            stream.close()
+        word = call.witness.last_word() if exchange.is_done and call.witness is not None else None
+        if is_kept and kept is not None:
+            kept.keep(name, stream, way, word or b"")
+        else:
+            await _part(stream, word)
 
 
-async def _say_last(stream: Stream, witness: Witness) -> None:
-    """Whoever wanted the answer has it: nothing that goes wrong here matters."""
-    if (word := witness.last_word()) is not None:
-        with suppress(PeerLost):
-            await _within(LAST_WORD_S, stream.write(word))
+async def _first_events(
+    stream: Stream, frame: bytes, call: _Call[Q, E], decoder: FrameDecoder[E | Failed | Scored], exchange: Exchange
+) -> Sequence[E | Failed | Scored]:
+    """Ask, and wait for the first answer."""
+    await _within(call.accept_s, stream.write(frame))
+    return await _within(call.accept_s, _next_events(stream, decoder, exchange))
+
+
+async def _part(stream: Stream, last_word: bytes | None) -> None:
+    """Whoever wanted the answer has it: nothing that goes wrong here matters, and who does not wait for us any more
+    finds the stream closed all the same."""
+    try:
+        if last_word is not None:
+            with suppress(PeerLost):
+                await _within(LAST_WORD_S, stream.write(last_word))
+    finally:
+        stream.close()
 
 
 async def _next_events(

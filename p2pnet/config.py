@@ -128,6 +128,9 @@ class ExchangeTimeouts:
     """Worker: from the opened stream to the whole request. A slow uplink sends 1 MiB in 10 s."""
     stall_s: float = 60.0
     """Worker: how long a client may read nothing at all before its slot is given to another."""
+    idle_s: float = 45.0
+    """Worker: how long it waits for another request on a stream that is kept. A client gives one up after two thirds of
+    that, so that hardly any request meets a stream that is just ending."""
     accept_s: float = 30.0
     """Client: from the sent request to Accepted or Failed. It covers tokenizing a long prompt, no waiting."""
     silence_s: float = 300.0

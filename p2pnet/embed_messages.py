@@ -21,7 +21,8 @@ MAX_DIMENSIONS = 1 << 14
 
 class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
     """Texts, or token ids, of which each becomes a vector. `dimensions` cuts the vectors short and normalises again;
-    `truncate` reads a text that is too long as far as the context goes, instead of refusing it."""
+    `truncate` reads a text that is too long as far as the context goes, instead of refusing it. `keep_stream` says that
+    another request may follow on this stream."""
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
     model: ModelId
@@ -29,6 +30,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed")
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     digest: Digest | None = None
     truncate: bool = True
+    keep_stream: bool = False
 
 
 class Embedding(msgspec.Struct, frozen=True, tag="embedding"):

@@ -153,7 +153,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     prompt: `max_tokens` and `min_tokens` are of what is still to come, and so are `Usage.completion_tokens`.
 
     `score_resume` asks for the margins of `resume_tokens` as well, which have to be computed anyway: Scored events come
-    before the first delta (see `p2pnet.score_messages`).
+    before the first delta (see `p2pnet.score_messages`). `keep_stream` says that another request may follow on this
+    stream, once this one has been answered.
     """
 
     request_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -177,6 +178,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="gene
     clamp_max_tokens: bool = False
     sampler: SamplerName | None = None
     score_resume: bool = False
+    keep_stream: bool = False
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -299,7 +301,8 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     choice, `other_reasons` of the further ones.
 
     `stop` is which of the request's stop strings ended the first choice. None where none did, and from workers that do
-    not tell. `receipt` is what the worker signs of the answer: see `p2pnet.receipts`.
+    not tell. `receipt` is what the worker signs of the answer: see `p2pnet.receipts`. `keep_stream` says that it waits
+    for another request on this stream, where the client has said that one may follow.
     """
 
     reason: FinishReason
@@ -308,6 +311,7 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     other_reasons: Annotated[tuple[FinishReason, ...], Meta(max_length=MAX_CHOICES)] = ()
     stop: Annotated[str, Meta(max_length=MAX_STOP_CHARS)] | None = None
     receipt: bytes | None = None
+    keep_stream: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):

@@ -55,6 +55,11 @@ class ScoreRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="score")
     def model(self) -> str:
         return self.request.model
 
+    @property
+    def keep_stream(self) -> bool:
+        """Few are scored: each has a stream of its own."""
+        return False
+
 
 class Scored(msgspec.Struct, frozen=True, omit_defaults=True, tag="scored"):
     """The margins of some more tokens, in their order: float32, little-endian, from 0 to MAX_MARGIN.

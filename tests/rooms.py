@@ -110,8 +110,8 @@ ROOMS: dict[str, str] = {
         "gateway.audits"
     ),
     "gateway.serving": (
-        "errors flow network gateway.receipts gateway.routing gateway.membership gateway.queueing "
-        "gateway.observability gateway.audits gateway.dispatch"
+        "errors messages flow network client gateway.interface gateway.receipts gateway.peers gateway.routing "
+        "gateway.membership gateway.queueing gateway.observability gateway.audits gateway.dispatch"
     ),
     "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",

@@ -55,6 +55,7 @@ from p2pnet.messages import (
     TopLogprob,
     Usage,
 )
+from p2pnet.network import kept_streams
 from p2pnet.network.dht import answering, call_limits, calls, contact, lookup, storage, values
 from p2pnet.network.dht import messages as dht_messages
 from p2pnet.network.hivemind import joining, p2pd_stream, streams
@@ -103,7 +104,7 @@ from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_d
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.stages import handler, links, sessions, shelf
-from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, watchers
+from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, idle, watchers
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -454,6 +455,8 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     lookup,
     p2pd_stream,
     streams,
+    kept_streams,
+    idle,
     hello,
     invitation,
     revocations,

@@ -11,7 +11,10 @@ INSTANT = "instant"
 coalesced waits at once."""
 STEPPED = "stepped"
 """Hands over one token per turn of the event loop, as a batching engine steps all its sequences: little waits."""
+PACED = "paced"
+"""Hands over one token every `PACE_S`, as a model does that 25 tokens a second are read of."""
 
+PACE_S = 0.04
 CONTEXT_LENGTH = 1 << 16
 
 
@@ -30,7 +33,12 @@ def paced(name: str, delay_s: float) -> EchoBackend:
 
 def text_of(tokens: int) -> str:
     """What all of them say, up to max_tokens."""
-    return "".join(f"tok{index} " for index in range(tokens))
+    return "".join(texts_of(tokens))
+
+
+def texts_of(tokens: int) -> list[str]:
+    """The same, token by token."""
+    return [f"tok{index} " for index in range(tokens)]
 
 
 async def _next_turn(index: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import cast
@@ -14,21 +15,27 @@ from urllib.parse import urlsplit
 
 FIRST_TOKEN = b'"content":"tok'
 END_OF_CHUNKS = b"0\r\n\r\n"
+_TOKEN = re.compile(rb"tok\d+ ")
 END_OF_STREAM = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One response as it came. Times are those of `time.perf_counter`."""
+    """One response as it came. Times are those of `time.perf_counter`; `packets` are when each piece came."""
 
     began_s: float
     first_token_s: float | None
     ended_s: float
     raw: bytes
+    packets: tuple[tuple[float, bytes], ...] = ()
 
     @property
     def status(self) -> int:
         return int(self.raw[9:12])
+
+    def token_times_s(self) -> list[float]:
+        """When each token of an echo came."""
+        return [at_s for at_s, data in self.packets for _ in _TOKEN.finditer(data)]
 
     def body(self) -> bytes:
         head, _, body = self.raw.partition(b"\r\n\r\n")
@@ -61,6 +68,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self._times_s: list[float] = []
         self._began_s = 0.0
         self._first_token_s: float | None = None
         self._received_bytes = 0
@@ -80,7 +88,7 @@ class Connection(asyncio.Protocol):
         """Send a whole request and wait for its whole response. Raises ConnectionError when it is cut off."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        self._parts, self._received_bytes, self._first_token_s = [], 0, None
+        self._parts, self._times_s, self._received_bytes, self._first_token_s = [], [], 0, None
         self._body_start = self._body_bytes = None
         self._began_s = time.perf_counter()
         self._transport.write(request)
@@ -100,13 +108,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now_s = time.perf_counter()
         self._parts.append(data)
+        self._times_s.append(now_s)
         self._received_bytes += len(data)
         if self._body_start is None:
             self._read_head()
         if self._first_token_s is None and FIRST_TOKEN in b"".join(self._parts):
             self._first_token_s = now_s
         if self._is_whole() and self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(self._began_s, self._first_token_s, now_s, b"".join(self._parts)))
+            packets = tuple(zip(self._times_s, self._parts, strict=True))
+            whole = Answer(self._began_s, self._first_token_s, now_s, b"".join(self._parts), packets)
+            self._answer.set_result(whole)
 
     def _read_head(self) -> None:
         head, separator, _ = b"".join(self._parts).partition(b"\r\n\r\n")

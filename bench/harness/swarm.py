@@ -31,6 +31,7 @@ TRANSPORTS = {
 P2PNET = (sys.executable, "-m", "p2pnet")
 ECHO_WORKER = (sys.executable, "-m", "bench.harness.echo_worker")
 PLAIN_SERVER = (sys.executable, "-m", "bench.harness.plain_server")
+INSTANT_UPSTREAM = (sys.executable, "-m", "bench.harness.instant_upstream")
 
 START_TIMEOUT_S = 90.0
 """A process is ready within a second on an idle machine; this is for the busiest."""
@@ -188,6 +189,10 @@ class Swarm:
 
     def plain_server(self) -> Process:
         return self._start("plain", *PLAIN_SERVER)
+
+    def instant_upstream(self) -> Process:
+        """A server that runs elsewhere, for workers that lend one."""
+        return self._start("upstream", *INSTANT_UPSTREAM)
 
     def stop(self, *processes: Process) -> None:
         """Stop these in order, or all of them, the last one first; kill what does not leave."""

@@ -1,11 +1,14 @@
 """What the network costs: an echo through gateway, libp2p and worker, against the same echo behind plain HTTP.
 
     python -m bench.overhead [--json [FILE]]
+    python -m bench.overhead --against CHECKOUT [--upstream] [--pairs N]
 
 A bootstrap, a worker and a gateway run as separate processes with p2pd daemons of their own; beside them the same
 echo runs behind the same HTTP surface in one process. Both are asked in turns, so that a busy machine slows both.
 A chunk is one delta that the backend produced and that reached the client, counted once however many travelled in
 one SSE event. CPU time per chunk is given too: it tells more than the wall clock where other work is running.
+
+With `--against` two checkouts are asked in turns instead: what a small request and a live token cost in each.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from bench.harness import echo_models
 from bench.harness.http_client import Connection, chat_request
 from bench.harness.swarm import TRANSPORTS, StartFailed, swarm
 from bench.overhead.first_token import measure_first_token
+from bench.overhead.pairs import PairSettings, compare, start_side
 from bench.overhead.report import Machine, Report, aims_of, show
 from bench.overhead.sides import NETWORK, Settings, Sides, Wrong, start
 from bench.overhead.throughput import measure_throughput
@@ -47,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     console = Console(stderr=options.json == "-", highlight=False, width=TABLE_WIDTH)
     try:
+        if options.against is not None:
+            _compare(options, console)
+            return 0
         with swarm(options.transport) as running:
             console.print("Starting a bootstrap, a worker, a gateway and the plain server ...")
             sides = start(running)
@@ -63,6 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    """This checkout and the other one, both running, asked in turns. Raises StartFailed or Wrong."""
+    settings = PairSettings(options.pairs, max(options.concurrency), options.seconds, options.upstream)
+    transport = options.transport
+    with swarm(transport) as beside, swarm(transport) as ours, swarm(transport, options.against.resolve()) as theirs:
+        console.print("Starting a bootstrap, two workers and a gateway of each checkout ...")
+        alone = beside.instant_upstream() if options.upstream else beside.plain_server()
+        upstream = alone if options.upstream else None
+        sides = [start_side("this", ours, upstream), start_side("other", theirs, upstream)]
+        console.print(uvloop.run(compare(sides, alone.ready["http"], settings, console.print)))
+        console.print(f"{os.cpu_count()} cores, load average {', '.join(f'{each:.1f}' for each in os.getloadavg())}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m bench.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every measurement; their spread is shown")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--transport", choices=list(TRANSPORTS), default="both", help="what the peers listen on")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with the version in this folder")
+    parser.add_argument("--pairs", type=int, default=5, help="turns of both sides, with --against")
+    parser.add_argument("--upstream", action="store_true", help="the workers lend a server, with --against")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON too; alone: to stdout")
     return parser
 

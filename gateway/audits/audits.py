@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from gateway.peers.worker import Worker
 from p2pnet.client import generate
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.errors import P2PNetError
-from p2pnet.messages import Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
 from p2pnet.records import ModelCard
 from p2pnet.score_messages import ScoreRequest
@@ -58,6 +58,10 @@ CANARY_SPREAD_S = 60.0
 that."""
 
 
+Answer = AsyncGenerator[Accepted | TextDelta | Finished, None]
+Ask = Callable[[Worker, GenerateRequest], Answer]
+
+
 @dataclass(frozen=True)
 class _Kept:
     """An answer that waits, or the worker whose turn it is to answer a canary. Seconds on one monotonic clock."""
@@ -81,13 +85,16 @@ class Audits:
         now_s: Callable[[], float] = time.monotonic,
         unix_s: Callable[[], float] = time.time,
         timeouts: ExchangeTimeouts | None = None,
+        ask: Ask | None = None,
     ) -> None:
+        """`ask` has a worker answer as for a client, so that it does not see what is looked at."""
         self.config = config or AuditConfig()
         self._network = network
         self._table = table
         self._rng = rng or random.SystemRandom()  # workers see what is drawn, and must not guess what is next
         self._now_s = now_s
         self._timeouts = timeouts or ExchangeTimeouts()
+        self._answer = self._plain_answer if ask is None else ask
         self.auditors = Auditors(table, self.config.trusted, is_full, self._rng, now_s)
         self.judge = Judge(self.auditors, table.flags, unix_s)
         self._waiting: deque[_Kept] = deque()
@@ -220,8 +227,7 @@ class Audits:
         texts: list[str] = []
         worker.reserve(card.key, self._now_s())
         try:
-            answer = generate(self._network, worker.peer_id, request, worker.record.addresses, self._timeouts)
-            async with aclosing(answer) as events:
+            async with aclosing(self._answer(worker, request)) as events:
                 async for event in events:
                     if isinstance(event, TextDelta):
                         given.note(event)
@@ -233,6 +239,9 @@ class Audits:
         finally:
             worker.release(card.key)
         return given, "".join(texts)
+
+    def _plain_answer(self, worker: Worker, request: GenerateRequest) -> Answer:
+        return generate(self._network, worker.peer_id, request, worker.record.addresses, self._timeouts)
 
     async def _have_looked_at(self, given: Given, request: ScoreRequest, panel: Sequence[Worker]) -> None:
         """By all of these."""

@@ -49,6 +49,7 @@ from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoW
 from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
+from p2pnet.network.kept_streams import KeptStreams
 
 WAIT_S = 30.0
 """How long a request waits for a worker, at its beginning and again after each failure in mid-answer. Clients give up
@@ -97,8 +98,10 @@ class Dispatcher:
         now_s: Callable[[], float] = time.monotonic,
         witnesses: Witnesses | None = None,
         audits: Audits | None = None,
+        kept: KeptStreams | None = None,
     ) -> None:
         self._network = network
+        self._kept = kept
         self._witnesses = witnesses or Witnesses(network.peer_id)
         self._table = table
         self._admission = admission
@@ -295,8 +298,9 @@ class Dispatcher:
             request = msgspec.structs.replace(request, score_resume=True)
         attempt.given = self._audits.begin(request, worker, attempt.card, caller)
         witness = self._witnesses.of(request, worker.peer_id, caller, attempt.note_wrong_receipt)
-        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness, note_scored)
+        kept = self._kept
+        return generate(self._network, worker.peer_id, request, addresses, timeouts, limit, witness, note_scored, kept)
 
     def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
-        worker = attempt.worker
-        return embed(self._network, worker.peer_id, request, worker.record.addresses, self._config.timeouts)
+        worker, timeouts = attempt.worker, self._config.timeouts
+        return embed(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)

@@ -151,10 +151,15 @@ class _StreamWriter:
     async def run(self, first: Sequence[GenerationEvent], write_timeout_s: float) -> None:
         """Raises Abandoned when the client went away, or reads nothing for `write_timeout_s`.
 
-        The writing has a task of its own: a step of it does not walk through every layer around the application
-        (twice the chunks per second, measured), and it can be cut off when the client stops reading.
+        What comes first goes out with the head, in one write: nothing is in its way yet. The rest has a task of its
+        own: a step of it does not walk through every layer around the application (twice the chunks per second,
+        measured), and it can be cut off when the client stops reading.
         """
-        task = asyncio.get_running_loop().create_task(self._write_all(first))
+        body, is_open = self._rendered(first)
+        await self._send({"type": "http.response.body", "body": body, "more_body": is_open})
+        if not is_open:
+            return
+        task = asyncio.get_running_loop().create_task(self._write_rest())
         self._stall = StallTimer(write_timeout_s, task.cancel)
         try:
             await task
@@ -165,19 +170,26 @@ class _StreamWriter:
         finally:
             self._stall.close()
 
-    async def _write_all(self, first: Sequence[GenerationEvent]) -> None:
-        events: Sequence[GenerationEvent] | None = first
+    async def _write_rest(self) -> None:
         is_open = True
         while is_open:
             try:
-                body, is_open = self._render(await self._pump.take() if events is None else events)
+                events = await self._pump.take()
             except Abandoned:
                 raise
-            except Exception as error:  # the status is out, so the stream has to say it
+            except Exception as error:
                 body, is_open = self._render_error(error), False
-            if body or not is_open or events is first:
+            else:
+                body, is_open = self._rendered(events)
+            if body or not is_open:
                 await self._write(body, is_open)
-            events = None
+
+    def _rendered(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
+        """What is sent of them, and whether more may follow."""
+        try:
+            return self._render(events)
+        except Exception as error:  # the status is out, so the stream has to say it
+            return self._render_error(error), False
 
     def _render(self, events: Sequence[GenerationEvent]) -> tuple[bytes, bool]:
         answer = [event for event in events if not isinstance(event, Waiting | Routed)]

@@ -92,6 +92,8 @@ class PeerTable:
         self._models = KnownModels(remembered.models, unix_s)
         self._known = 0
         self._roster = Roster(())
+        self._listed_for = self._roster
+        self._listed: Sequence[ModelEntry] = []
         self._made_s = float("-inf")
         self._is_outdated = False
         self.on_change: Callable[[], None] = lambda: None

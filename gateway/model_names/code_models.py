@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.interface import ModelEntry
-from gateway.model_names.naming import AUTO, meant_by
+from gateway.model_names.naming import AUTO, Index, ids_of, meant_by
 from p2pnet.errors import ModelNotFound, NoWorker
 from p2pnet.features import FIM, TEXT
 
@@ -47,6 +47,8 @@ class CodeModels:
     list_models: Callable[[], Sequence[ModelEntry]]
     aliases: Mapping[str, str]
     named: str | None = None
+    _ids: Index[frozenset[str]] = field(default_factory=lambda: Index(ids_of))
+    _chosen: Index[str | None] = field(default_factory=lambda: Index(choose_code_model))
 
     def for_engine(self, engine: str) -> str:
         """The model that an engine stands for: the one with that name or alias, or for a name of Codex's time the code
@@ -68,11 +70,12 @@ class CodeModels:
         return self._code_model() if name.lower() in LEGACY_NAMES and not self._is_known(name) else name
 
     def _is_known(self, name: str) -> bool:
-        ids = {entry.id for entry in self.list_models()}
-        return meant_by(name, ids, self.aliases) in {*ids, AUTO}
+        ids = self._ids.of(self.list_models())
+        meant = meant_by(name, ids, self.aliases)
+        return meant == AUTO or meant in ids
 
     def _code_model(self) -> str:
-        model = self.named or choose_code_model(self.list_models())
+        model = self.named or self._chosen.of(self.list_models())
         if model is None:
             raise NoWorker("No model on the network generates text now.")
         return model

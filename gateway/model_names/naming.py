@@ -6,7 +6,7 @@ Knows nothing of HTTP: the surfaces pass the names of requests on as they come, 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -25,6 +25,27 @@ DEFAULT_TAG = ":latest"
 R = TypeVar("R", GenerateRequest, EmbedRequest)
 
 
+M = TypeVar("M")
+
+
+class Index(Generic[M]):
+    """What `make` makes of a list of models, made anew when it is another list: each request asks, and hardly any finds
+    a change."""
+
+    def __init__(self, make: Callable[[Sequence[ModelEntry]], M]) -> None:
+        self._make = make
+        self._made: tuple[Sequence[ModelEntry], M] | None = None
+
+    def of(self, entries: Sequence[ModelEntry]) -> M:
+        if self._made is None or self._made[0] is not entries:
+            self._made = entries, self._make(entries)
+        return self._made[1]
+
+
+def ids_of(entries: Sequence[ModelEntry]) -> frozenset[str]:
+    return frozenset(entry.id for entry in entries)
+
+
 class Names:
     """The names that one gateway knows. `is_served` says whether any worker can serve a request."""
 
@@ -37,11 +58,12 @@ class Names:
         self._aliases = aliases
         self._models = models
         self._is_served = is_served
+        self._ids = Index(ids_of)
 
     def resolved(self, request: R) -> R:
         """The request for the model that its name stands for. Raises NoWorker when `auto` stands for nothing."""
         entries = self._models()
-        name = meant_by(request.model, {entry.id for entry in entries}, self._aliases)
+        name = meant_by(request.model, self._ids.of(entries), self._aliases)
         if name == AUTO:
             name = self._any(request, entries)
         return request if name == request.model else msgspec.structs.replace(request, model=name)

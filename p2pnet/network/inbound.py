@@ -30,18 +30,20 @@ class InboundStreams:
         self._by_group: dict[str, dict[str, dict[InboundStream, None]]] = defaultdict(lambda: defaultdict(dict))
         self._sizes: dict[str, int] = defaultdict(int)
         self._count = 0
+        self.give_up_idle: Callable[[], bool] = lambda: False
+        """Closes one on which nothing is asked, and says whether there was one: those are the first to go."""
 
     @property
     def count(self) -> int:
         return self._count
 
     def enter(self, stream: InboundStream) -> None:
-        """Let one in. When that is one too many, the newest of the peer that has most, from the group that has most,
-        is closed: it may be this one."""
+        """Let one in. When that is one too many, an idle one is closed, or else the newest of the peer that has most,
+        from the group that has most: it may be this one."""
         self._by_group[stream.group][stream.peer_id][stream] = None
         self._sizes[stream.group] += 1
         self._count += 1
-        if self._count > self._max_streams:
+        if self._count > self._max_streams and not self.give_up_idle():
             excess = self._newest_of_the_most()
             self.leave(excess)
             excess.close()

@@ -21,6 +21,10 @@ class Stream(Protocol):
     def peer_id(self) -> str:
         """The peer at the other end, proven by its key."""
 
+    is_idle: bool
+    """Whether nothing is asked on it at this moment, as whoever holds it says: then its connection may be given up for
+    a better one, and it is the first to go where there are too many."""
+
     async def read(self) -> bytes:
         """The bytes that have arrived, at least one; b"" once the stream has ended, cleanly or not."""
 
@@ -149,6 +153,10 @@ class Network(Protocol):
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream, dialling `addresses` when there is no connection yet. Raises PeerUnreachable."""
+
+    def wants_new_stream(self, peer_id: str, addresses: Sequence[str]) -> bool:
+        """Whether to open a stream even where there is an idle one: the peer is somewhere else by now, or a way to it
+        without a relay is to be tried."""
 
     async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """The same for one of libp2p's own protocols, which the peer's p2pd answers itself."""

@@ -126,6 +126,9 @@ class MemoryNetwork:
         peer._serve(peer._handlers[protocol], theirs)
         return ours
 
+    def wants_new_stream(self, peer_id: str, addresses: Sequence[str]) -> bool:
+        return False
+
     async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         return await self.open_stream(peer_id, protocol, addresses)
 
@@ -207,6 +210,7 @@ class _MemoryStream:
         self._peer_id = peer_id
         self._inbound = inbound
         self._outbound = outbound
+        self.is_idle = False
 
     @property
     def peer_id(self) -> str:

@@ -23,15 +23,19 @@ FAMILIES = {"ip4": "IPv4", "ip6": "IPv6"}
 GROUP_BITS = {4: 24, 6: 48}
 """Of addresses that count as one, by IP version: what one customer of a provider is usually given."""
 
+_PARSED = 8192
+"""Addresses whose parts are remembered, some 4 MB: a worker's are looked at with each request that it is sent."""
+
 _PLAIN = re.compile(r"/[\x21-\x7e]+")
 """A slash, then printable ASCII. The parser also takes addresses without the one, and strips white space around them,
 which would go on into logs and terminals."""
 
 
-def parts_of(address: str) -> list[tuple[str, str]]:
+@lru_cache(_PARSED)
+def parts_of(address: str) -> tuple[tuple[str, str], ...]:
     """The address as (protocol, value) pairs, at least one. Raises ValueError when it is no multiaddr."""
     try:
-        parts = [(protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items()]
+        parts = tuple((protocol.name, str(value or "")) for protocol, value in Multiaddr(address).items())
     except (MultiaddrError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"not a multiaddr: {address!r}") from error
     if not (parts and _PLAIN.fullmatch(address)):

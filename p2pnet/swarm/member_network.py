@@ -148,9 +148,10 @@ class MemberNetwork:
             self._streams.discard(stream)
 
     def _tracked(self, inner: Stream, greeted: Greeted) -> MemberStream:
-        stream = MemberStream(inner, greeted.hello.certificate, greeted.ahead, self._streams.discard)
+        certificate, cut = greeted.hello.certificate, self._cut_unless_member
+        stream = MemberStream(inner, certificate, greeted.ahead, self._streams.discard, on_use=cut)
         self._streams.add(stream)
-        self._cut_unless_member(stream)  # it may have been revoked while the hellos were under way
+        cut(stream)  # it may have been revoked while the hellos were under way
         return stream
 
     def _cut_strangers(self) -> None:
@@ -189,6 +190,9 @@ class MemberNetwork:
     @property
     def clock(self) -> ClockState:
         return self._inner.clock
+
+    def wants_new_stream(self, peer_id: str, addresses: Sequence[str]) -> bool:
+        return self._inner.wants_new_stream(peer_id, addresses)
 
     def is_direct_to(self, peer_id: str) -> bool | None:
         return self._inner.is_direct_to(peer_id)

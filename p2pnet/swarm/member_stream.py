@@ -18,25 +18,42 @@ T = TypeVar("T")
 
 
 class MemberStream:
-    """See `interface.Stream`. `ahead` is what has been read of it already; `on_close` is told each time it is closed.
+    """See `interface.Stream`. `ahead` is what has been read of it already; `on_close` is told each time it is closed,
+    and `on_use` when it is used again after it was idle.
 
     `inner` is closed by whoever holds this one, when it notices: two cannot read the end of one stream.
     """
 
     def __init__(
-        self, inner: Stream, certificate: Certificate, ahead: bytes, on_close: Callable[[MemberStream], None]
+        self,
+        inner: Stream,
+        certificate: Certificate,
+        ahead: bytes,
+        on_close: Callable[[MemberStream], None],
+        on_use: Callable[[MemberStream], None] = lambda stream: None,
     ) -> None:
         self.certificate = certificate
         """The other end's."""
         self._inner = inner
         self._ahead = ahead
         self._on_close = on_close
+        self._on_use = on_use
         self._is_cut = False
         self._waits: set[asyncio.Timeout] = set()
 
     @property
     def peer_id(self) -> str:
         return self._inner.peer_id
+
+    @property
+    def is_idle(self) -> bool:
+        return self._inner.is_idle
+
+    @is_idle.setter
+    def is_idle(self, is_idle: bool) -> None:
+        self._inner.is_idle = is_idle
+        if not is_idle:
+            self._on_use(self)
 
     async def read(self) -> bytes:
         with suppress(PeerLost):

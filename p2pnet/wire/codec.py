@@ -41,6 +41,12 @@ MAX_ACKNOWLEDGED_FRAME_BYTES = 4 << 10
 
 T = TypeVar("T", covariant=True)
 
+
+class _Tagged(msgspec.Struct):
+    type: str = ""
+
+
+_decode_tag = msgspec.msgpack.Decoder(_Tagged).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -50,6 +56,14 @@ def encode_frame(message: Any, max_frame_bytes: int) -> bytes:
     if len(body) > max_frame_bytes:
         raise ProtocolViolation(f"a frame of {len(body)} bytes, {max_frame_bytes} allowed")
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def type_of(body: bytes) -> str:
+    """The `type` that the body of a frame says it is of; "" where it says none."""
+    try:
+        return _decode_tag(body).type
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 class FrameDecoder(Generic[T]):

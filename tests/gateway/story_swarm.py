@@ -21,6 +21,7 @@ from p2pnet.directory import Directory, entries_for, validator
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
+from p2pnet.network.kept_streams import KeptStreams
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.receipts.document import ReceiptDocument
 from p2pnet.receipts.signed import Acknowledgement
@@ -77,6 +78,7 @@ class Swarm:
         self.receipts: list[ReceiptDocument] = []
         self.signed: list[Acknowledgement] = []
         """What the gateway has signed, as its workers have taken it."""
+        self.kept = KeptStreams(say_s=0.0)
         self.serve(seed=seed)
         self.sites: list[Site] = []
         self._running = AsyncExitStack()
@@ -91,6 +93,7 @@ class Swarm:
             rng=random.Random(seed),
             now_s=lambda: self.now_s,
             witnesses=Witnesses(peer("gateway").peer_id, peer("gateway"), self.clock),
+            kept=self.kept,
         )
 
     def _keep(self, acknowledgement: Acknowledgement, sealed: bytes) -> None:

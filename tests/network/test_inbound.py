@@ -76,3 +76,15 @@ def test_the_count_is_right_whatever_happens() -> None:
     for stream in inside:
         site.streams.leave(stream)
     assert site.streams.count == 0
+
+
+def test_idle_ones_go_first() -> None:
+    """While there is one on which nothing is asked, nobody loses a stream that is in use."""
+    site = Site(2)
+    idle = [site.enter("a", "192.0.2.1")]
+    site.streams.give_up_idle = lambda: bool(idle) and idle.pop() is not None
+    for _ in range(2):
+        site.enter("b", "192.0.2.2")
+    assert (site.closed, idle) == ([], [])
+    site.enter("b", "192.0.2.2")
+    assert site.closed == [3]

@@ -77,7 +77,7 @@ NOT_MULTIADDRS = [
 
 @pytest.mark.parametrize(("address", "parts"), PARTS)
 def test_parts(address: str, parts: list[tuple[str, str]]) -> None:
-    assert parts_of(address) == parts
+    assert list(parts_of(address)) == parts
 
 
 @pytest.mark.parametrize("address", NOT_MULTIADDRS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from p2pnet.directory import Directory, entries_for
 from p2pnet.errors import NotAllowed, P2PNetError, PeerLost, PeerUnreachable, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Finished, TextDelta
 from p2pnet.network.interface import Network, Stream
+from p2pnet.network.kept_streams import KeptStreams
 from p2pnet.network.memory import MemoryNetwork
 from p2pnet.records import seal
 from p2pnet.status_messages import Announced, Status
@@ -45,6 +46,21 @@ class Serving:
         while data := await stream.read():
             self.read.append(data)
         self.ended += 1
+
+
+class Counting:
+    """A network whose streams are counted, by protocol, as they are opened."""
+
+    def __init__(self, inner: Network, opened: list[str]) -> None:
+        self._inner = inner
+        self._opened = opened
+
+    async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        self._opened.append(protocol)
+        return await self._inner.open_stream(peer_id, protocol, addresses)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
 
 
 async def announced(network: Network, name: str) -> None:
@@ -100,6 +116,39 @@ async def test_a_worker_and_a_client_need_not_know(tmp_path: Path) -> None:
         await anext(generate(outside, found.peer_id, ask()))
     async with aclosing(watch(inside, found.peer_id, found.addresses, 10, 10)) as watched:
         assert [type(await anext(watched)) for _ in range(2)] == [Status, Announced]
+    await worker.stop()
+
+
+async def test_a_kept_stream_lasts_as_long_as_both_are_members(tmp_path: Path) -> None:
+    """The hellos were said at its beginning, perhaps long ago. Whoever uses it again looks at the certificate again."""
+    place, kept = Place(tmp_path), KeptStreams()
+    client, network = place.member("client"), place.member("worker", invitation=LAB.invitation(2, ENDS_MS + 1000))
+    worker = await Worker.start(network, peer("worker"), [EchoBackend()], place.clock, WorkerConfig(drain_s=0))
+    opened: list[str] = []
+
+    async def run() -> None:
+        async for _ in generate(Counting(client, opened), network.peer_id, ask(), kept=kept):
+            pass
+
+    for _ in range(2):
+        await run()
+    assert (len(opened), len(kept)) == (1, 1)
+    place.clock.now_ms = ENDS_MS
+    with pytest.raises(P2PNetError):
+        await run()
+    assert (len(opened), len(kept)) == (2, 0), "the kept stream is cut, and no other one is to be had"
+    await worker.stop()
+
+
+async def test_a_revocation_cuts_a_kept_stream(tmp_path: Path) -> None:
+    place, kept = Place(tmp_path), KeptStreams()
+    client, network = place.member("client"), place.member("worker", invitation=LAB.invitation(2))
+    worker = await Worker.start(network, peer("worker"), [EchoBackend()], place.clock, WorkerConfig(drain_s=0))
+    async for _ in generate(client, network.peer_id, ask(), kept=kept):
+        pass
+    place.kept_list("client").write(LAB.revoking(network.peer_id), 1)
+    await client.upkeep.look()
+    await settle(lambda: len(kept) == 0 and client.open_streams == 0)
     await worker.stop()
 
 

@@ -14,13 +14,10 @@ from typing import Any
 import msgspec
 
 from gateway.interface import ModelEntry
-from gateway.model_names.naming import DEFAULT_TAG, find_model, meant_by
+from gateway.model_names.naming import DEFAULT_TAG, Index, find_model, meant_by
 from gateway.surfaces.ollama.render import timestamp
 from p2pnet.errors import ModelNotFound
 from p2pnet.features import FIM, TOOLS
-
-INDEX_LIFETIME_S = 1.0
-"""Listing the models of a large network takes a millisecond, which not every request should pay for."""
 
 LOADED_FOR_S = 300.0
 """How long a loaded model is said to stay: Ollama's default. Workers do not tell."""
@@ -40,48 +37,32 @@ _DTYPE_LEVELS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 class ModelList:
-    """Finds a model by the name that an Ollama client has for it. Keeps the list for a second of `now`."""
+    """Finds a model by the name that an Ollama client has for it."""
 
     def __init__(
-        self,
-        list_models: Callable[[], Sequence[ModelEntry]],
-        now: Callable[[], float],
-        aliases: Mapping[str, str] | None = None,
+        self, list_models: Callable[[], Sequence[ModelEntry]], aliases: Mapping[str, str] | None = None
     ) -> None:
         self._list_models = list_models
-        self._now = now
         self._aliases = aliases or {}
-        self._by_id: dict[str, ModelEntry] = {}
-        self._by_folded: dict[str, ModelEntry] = {}
+        self._by_id = Index(lambda entries: {entry.id: entry for entry in entries})
+        self._by_folded = Index(lambda entries: {entry.id.casefold(): entry for entry in entries})
         self._folded_aliases = {name.casefold(): model.casefold() for name, model in self._aliases.items()}
-        self._listed_s: float | None = None
 
     def find(self, name: str) -> ModelEntry | None:
         """The model that a name stands for, or else that it would stand for in other case, as Ollama has it. None for
         `auto`, too: what that stands for depends on the request."""
-        now_s = self._now()
-        is_fresh = self._listed_s is not None and 0 <= now_s - self._listed_s < INDEX_LIFETIME_S
-        found = self._look_up(name) if is_fresh else None
-        if found is None:
-            self._by_id = {entry.id: entry for entry in self._list_models()}
-            self._by_folded = {entry.id.casefold(): entry for entry in self._by_id.values()}
-            self._listed_s = now_s
-            found = self._look_up(name)
-        return found
+        entries = self._list_models()
+        by_id, by_folded = self._by_id.of(entries), self._by_folded.of(entries)
+        found = by_id.get(meant_by(name, by_id, self._aliases))
+        return found or by_folded.get(meant_by(name.casefold(), by_folded, self._folded_aliases))
 
     def get(self, name: str) -> ModelEntry:
         """As `find`, where the model only has to be there: any that is ready will do for `auto`. Raises ModelNotFound,
         in Ollama's words."""
-        entry = self.find(name) or find_model(name, list(self._by_id.values()), self._aliases)
+        entry = self.find(name) or find_model(name, self._list_models(), self._aliases)
         if entry is None:
             raise not_found(name)
         return entry
-
-    def _look_up(self, name: str) -> ModelEntry | None:
-        found = self._by_id.get(meant_by(name, self._by_id, self._aliases))
-        if found is not None:
-            return found
-        return self._by_folded.get(meant_by(name.casefold(), self._by_folded, self._folded_aliases))
 
 
 def not_found(name: str) -> ModelNotFound:

@@ -55,7 +55,7 @@ T = TypeVar("T")
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     """The routes under /api, and the root. They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["ollama"])
-    model_list = ModelList(service.list_models, service.now, service.aliases)
+    model_list = ModelList(service.list_models, service.aliases)
     _add_listings(routes, service, limits, model_list)
     _add_generation(routes, service, limits, model_list)
     _add_embedding(routes, service, limits, model_list)

@@ -59,6 +59,7 @@ class HivemindNetwork:
             knock=lambda addresses: self._reaching.knock(addresses),
         )
         self._streams = Streams(self._p2pd.open_socket, self._connections, config.open_timeout_s)
+        self._p2pd.inbound.give_up_idle = self._streams.give_up_idle
         self._dht = DhtNode(
             peer_id,
             is_client=config.is_client,
@@ -164,6 +165,12 @@ class HivemindNetwork:
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         await self._reaching.puncher.before_stream(peer_id, addresses)
         return await self._streams.open(peer_id, protocol, addresses)
+
+    def wants_new_stream(self, peer_id: str, addresses: Sequence[str]) -> bool:
+        if self._connections.has_moved(peer_id, addresses):
+            return True
+        self._connections.learn(addresses)
+        return self._reaching.puncher.is_due(peer_id, addresses)
 
     async def open_raw_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         return await self._streams.open_raw(peer_id, protocol, addresses)

@@ -45,8 +45,9 @@ InBackground = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class RawStream:
-    """Bytes as they are: for protocols that are not ours. `on_close` is told each time that it is closed. `address` is
-    where the connection of an inbound one comes from; `is_ours` one that we have opened for ourselves."""
+    """Bytes as they are: for protocols that are not ours. `on_close` is told each time that it is closed, and `on_idle`
+    when it becomes idle or is used again. `address` is where the connection of an inbound one comes from; `is_ours` one
+    that we have opened for ourselves."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class RawStream:
         on_close: Callable[[RawStream], None],
         address: str = "",
         is_ours: bool = False,
+        on_idle: Callable[[RawStream], None] = lambda stream: None,
     ) -> None:
         self.address = address
         self.is_ours = is_ours
@@ -63,7 +65,9 @@ class RawStream:
         self._reader = reader
         self._writer = writer
         self._on_close = on_close
-        self._is_in_use = True
+        self._on_idle = on_idle
+        self._has_more_to_say = True
+        self._is_idle = False
 
     @property
     def peer_id(self) -> str:
@@ -71,12 +75,22 @@ class RawStream:
 
     @property
     def is_in_use(self) -> bool:
-        """Until our end has said all that it had to say: it may be parting for a while after that."""
-        return self._is_in_use
+        """While it is not idle, and until our end has said all that it had to say: it may be parting for a while after
+        that."""
+        return self._has_more_to_say and not self._is_idle
+
+    @property
+    def is_idle(self) -> bool:
+        return self._is_idle
+
+    @is_idle.setter
+    def is_idle(self, is_idle: bool) -> None:
+        self._is_idle = is_idle
+        self._on_idle(self)
 
     def end_use(self) -> None:
         """Our end has said all."""
-        self._is_in_use = False
+        self._has_more_to_say = False
 
     async def read(self) -> bytes:
         try:
@@ -96,6 +110,10 @@ class RawStream:
     def close(self) -> None:
         self._on_close(self)
         self._writer.close()
+
+    def abort(self) -> None:
+        """Close the socket at once, for whoever reads it, too."""
+        self._writer.transport.abort()
 
     def stop_reading(self) -> None:
         """What comes from now on stays unread."""
@@ -132,6 +150,14 @@ class P2pdStream:
     @property
     def peer_id(self) -> str:
         return self._raw.peer_id
+
+    @property
+    def is_idle(self) -> bool:
+        return self._raw.is_idle
+
+    @is_idle.setter
+    def is_idle(self, is_idle: bool) -> None:
+        self._raw.is_idle = is_idle
 
     async def read(self) -> bytes:
         while not self._marks and not self._is_gone:

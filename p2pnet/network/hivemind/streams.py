@@ -38,6 +38,8 @@ class Streams:
         self._connections = connections
         self._open_timeout_s = open_timeout_s
         self._streams: set[RawStream] = set()
+        self._idle: dict[RawStream, None] = {}
+        """Those of others on which nothing is asked, in the order in which they became idle."""
         self._last_used_s: dict[str, float] = {}
         self._parting: dict[asyncio.Task[None], None] = {}
 
@@ -46,16 +48,26 @@ class Streams:
         return len(self._streams)
 
     def peers(self) -> set[str]:
-        """Those at the other ends of all of them."""
-        return {stream.peer_id for stream in self._streams}
+        """Those at the other ends of all that are not idle."""
+        return {stream.peer_id for stream in self._streams if not stream.is_idle}
 
     def last_used_s(self, peer_id: str) -> float:
-        """When a stream to or from a peer was opened last, by the event loop's clock; long ago when that is unknown."""
+        """When a stream to or from a peer was opened or used last, by the event loop's clock; long ago when that is
+        unknown."""
         return self._last_used_s.get(peer_id, float("-inf"))
 
     def peers_opened_to(self) -> set[str]:
-        """Those at the other ends of streams that were opened here, for ourselves."""
-        return {stream.peer_id for stream in self._streams if stream.is_ours}
+        """Those at the other ends of streams that were opened here, for ourselves, and are not idle."""
+        return {stream.peer_id for stream in self._streams if stream.is_ours and not stream.is_idle}
+
+    def give_up_idle(self) -> bool:
+        """Close the stream of another peer that has been idle for longest. Returns whether there was one."""
+        if not self._idle:
+            return False
+        stream = next(iter(self._idle))
+        del self._idle[stream]
+        stream.abort()
+        return True
 
     async def open(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream of one of our own protocols. Raises PeerUnreachable."""
@@ -146,13 +158,27 @@ class Streams:
         address: str = "",
         is_ours: bool = False,
     ) -> RawStream:
-        stream = RawStream(peer_id, reader, writer, on_close=self._streams.discard, address=address, is_ours=is_ours)
+        stream = RawStream(peer_id, reader, writer, self._forget, address, is_ours, self._note_idle)
         self._streams.add(stream)
+        self._note_used(peer_id)
+        return stream
+
+    def _forget(self, stream: RawStream) -> None:
+        self._streams.discard(stream)
+        self._idle.pop(stream, None)
+
+    def _note_idle(self, stream: RawStream) -> None:
+        """It has become idle, or is used again."""
+        self._note_used(stream.peer_id)
+        self._idle.pop(stream, None)
+        if stream.is_idle and not stream.is_ours:
+            self._idle[stream] = None
+
+    def _note_used(self, peer_id: str) -> None:
         self._last_used_s.pop(peer_id, None)
         self._last_used_s[peer_id] = asyncio.get_running_loop().time()
         if len(self._last_used_s) > MAX_REMEMBERED_USES:
             del self._last_used_s[next(iter(self._last_used_s))]
-        return stream
 
     def _in_background(self, parting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(parting)

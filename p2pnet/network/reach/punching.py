@@ -131,14 +131,15 @@ class Puncher:
     async def before_stream(self, peer_id: str, addresses: Sequence[str]) -> None:
         """A stream to a peer is wanted: when it is reached through relays alone, try to do without, and wait for that
         for a moment. Never raises."""
-        if not self._is_due(peer_id, addresses):
+        if not self.is_due(peer_id, addresses):
             return
         if (punching := self._punching.get(peer_id)) is None:
             punching = self._punching[peer_id] = asyncio.create_task(self._punch(peer_id, addresses))
             punching.add_done_callback(lambda _: self._punching.pop(peer_id))
         await asyncio.wait({punching}, timeout=WAIT_S)
 
-    def _is_due(self, peer_id: str, addresses: Sequence[str]) -> bool:
+    def is_due(self, peer_id: str, addresses: Sequence[str]) -> bool:
+        """Whether it is to be tried, or tried already, when a stream to this peer is wanted now."""
         if peer_id in self._punching:
             return True
         tried = self._tried.get(peer_id)

@@ -11,25 +11,28 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
+import msgspec
+
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
-from p2pnet.messages import GenerateRequest
+from p2pnet.messages import Accepted, Finished, GenerateRequest
 from p2pnet.score_messages import ScoreRequest
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_ACKNOWLEDGED_FRAME_BYTES
 from p2pnet.worker.backend import Backend, EmbedBackend
 from p2pnet.worker.observability.load import LoadMeter, Slot
 from p2pnet.worker.streams.guard import Guard
-from p2pnet.worker.streams.inbound import Asked, InboundHandler
+from p2pnet.worker.streams.inbound import Asked, Hear, InboundHandler
 
 R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest)
 B = TypeVar("B", bound=Backend | EmbedBackend)
 
 LAST_WORDS_S = 2.0
 """How long a worker waits for a gateway to sign for an answer. It holds no slot meanwhile. A gateway that does not sign
-ends its stream at once; only one that does neither is waited for."""
+ends its stream at once, or keeps it; only one that does neither is waited for."""
 
-Hear = Callable[[bytes], None]
+
+MAX_SAID_BYTES = LENGTH_BYTES + MAX_ACKNOWLEDGED_FRAME_BYTES
 
 
 class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
@@ -57,6 +60,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for running ones, at most `limit_s` seconds."""
         self.is_draining = True
+        self._guard.idle_streams.give_up_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._meter.wait_idle()
@@ -72,6 +76,13 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
     @abstractmethod
     async def _answer(self, asked: Asked[R], backend: B, slot: Slot) -> Hear | None:
         """Send the backend's events until the exchange is done. Returns who hears what the client says after that."""
+
+    def _told(self, event: Accepted | Finished, asked: Asked[R]) -> Accepted | Finished:
+        """The event with how busy the worker is, and the last one with whether it waits for another request."""
+        if isinstance(event, Accepted):
+            return msgspec.structs.replace(event, load=self._meter.load)
+        asked.is_kept = asked.request.keep_stream and not self.is_draining
+        return msgspec.structs.replace(event, load=self._meter.load, keep_stream=asked.is_kept)
 
     def _check(self, peer_id: str) -> None:
         self._guard.check(peer_id)
@@ -101,7 +112,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
         """Answer until the exchange is done, the client goes, or the request has had its time. Then the backend is
         cancelled within one step."""
         answer = asyncio.create_task(self._answer(asked, backend, slot))
-        last_words = asyncio.create_task(_read_to_end(asked))
+        last_words = asyncio.create_task(_said(asked))
         tasks: set[asyncio.Future[Any]] = {answer, last_words}
         limit_s = self._guard.max_request_s
         try:
@@ -112,7 +123,10 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
             if not asked.exchange.is_done:
                 raise PeerLost("the client went away in mid-answer")
             self._guard.note_served(asked.stream.peer_id)
-            if (hear := await answer) is not None and (await asyncio.wait({last_words}, timeout=LAST_WORDS_S))[0]:
+            hear = await answer
+            if asked.is_kept:
+                asked.hear = hear
+            elif hear is not None and (await asyncio.wait({last_words}, timeout=LAST_WORDS_S))[0]:
                 hear(last_words.result())
         finally:
             answer.cancel()
@@ -120,12 +134,13 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
             await asyncio.wait(tasks)
 
 
-async def _read_to_end(asked: Asked[Any]) -> bytes:
+async def _said(asked: Asked[Any]) -> bytes:
     """Return when the client has closed the stream, with what it has said since the last event. Before that it has
-    nothing to say, and then little."""
-    said = b""
-    while data := await asked.stream.read():
-        said += data
-        if not asked.exchange.is_done or len(said) > LENGTH_BYTES + MAX_ACKNOWLEDGED_FRAME_BYTES:
+    nothing to say, and then little. Of a stream that is kept, return with the first that comes: all stays in the inbox.
+    """
+    while await asked.inbox.wait():
+        if asked.exchange.is_done and asked.is_kept:
+            break
+        if not asked.exchange.is_done or len(asked.inbox.waiting) > MAX_SAID_BYTES:
             raise ProtocolViolation("bytes after the request")
-    return said
+    return asked.inbox.waiting

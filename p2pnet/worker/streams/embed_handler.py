@@ -6,7 +6,7 @@ there are: it asks for each request.
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Iterable
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.flow.pump import Pump
@@ -45,7 +45,7 @@ class EmbedHandler(BackendStreamHandler[EmbedRequest, EmbedBackend]):
                 for event in events:
                     if isinstance(event, Finished):
                         slot.finish(event)
-                await self._send(asked.stream, asked.exchange, map(self._with_load, events))
+                await self._send(asked.stream, asked.exchange, self._to_send(events, asked))
 
-    def _with_load(self, event: EmbedBackendEvent) -> EmbedBackendEvent:
-        return event if isinstance(event, Embedding) else msgspec.structs.replace(event, load=self._meter.load)
+    def _to_send(self, events: Iterable[EmbedBackendEvent], asked: Asked[EmbedRequest]) -> Iterable[EmbedBackendEvent]:
+        return (event if isinstance(event, Embedding) else self._told(event, asked) for event in events)

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Finished, GenerateRequest, TextDelta
 from p2pnet.score_messages import Scored
 from p2pnet.wire.protocols import GENERATE
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.observability.load import Slot
-from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler, Hear
-from p2pnet.worker.streams.inbound import Asked
+from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
+from p2pnet.worker.streams.inbound import Asked, Hear
 from p2pnet.worker.streams.merging import merged
 from p2pnet.worker.streams.signing import SignedAnswer, Signer
 
@@ -64,22 +62,22 @@ class GenerateHandler(BackendStreamHandler[GenerateRequest, Backend]):
                 for event in events:
                     if isinstance(event, Finished):
                         slot.finish(event)
-                await self._send(asked.stream, asked.exchange, self._told(events, signed))
+                await self._send(asked.stream, asked.exchange, self._to_send(events, asked, signed))
                 if slot.is_computing:
                     await asyncio.sleep(self._pause_s())
         return None if signed is None else signed.hear
 
-    def _told(self, events: Sequence[BackendEvent], signed: SignedAnswer | None) -> Iterable[BackendEvent]:
+    def _to_send(
+        self, events: Sequence[BackendEvent], asked: Asked[GenerateRequest], signed: SignedAnswer | None
+    ) -> Iterable[BackendEvent]:
         """The events as they are sent."""
-        told = map(self._with_load, merged(events))
-        return told if signed is None else map(signed.with_receipt, told)
+        for event in merged(events):
+            told = event if isinstance(event, TextDelta | Scored) else self._told(event, asked)
+            yield told if signed is None else signed.with_receipt(told)
 
     def _pause_s(self) -> float:
         """How long a stream that has just sent a frame lets further tokens wait, to send them together."""
         return min(MAX_PAUSE_S, self._meter.running / MAX_FRAMES_PER_S)
-
-    def _with_load(self, event: BackendEvent) -> BackendEvent:
-        return event if isinstance(event, TextDelta | Scored) else msgspec.structs.replace(event, load=self._meter.load)
 
 
 def tokens_in(events: Iterable[BackendEvent]) -> int:

@@ -16,6 +16,7 @@ from p2pnet.rate_limit import RateLimit
 from p2pnet.records import ModelTask
 from p2pnet.worker.observability.load import full
 from p2pnet.worker.streams.arrivals import Arrivals
+from p2pnet.worker.streams.idle import IdleStreams
 from p2pnet.worker.streams.quota import Quota
 
 PROBES_PER_MINUTE = 240.0
@@ -57,6 +58,7 @@ class Guard:
         self._held: Counter[str] = Counter()
         self._served: OrderedDict[str, None] = OrderedDict()
         self.requests_arriving = Arrivals(self._served.__contains__)
+        self.idle_streams = IdleStreams()
         self.probes_arriving = Arrivals(self._served.__contains__)
 
     @property

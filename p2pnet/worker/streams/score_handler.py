@@ -6,13 +6,11 @@ there are: it asks for each request.
 
 from __future__ import annotations
 
-import msgspec
-
 from p2pnet.flow.pump import Pump
 from p2pnet.messages import Finished
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.wire.protocols import SCORE
-from p2pnet.worker.backend import ScoreBackend, ScoreBackendEvent
+from p2pnet.worker.backend import ScoreBackend
 from p2pnet.worker.observability.load import BACKGROUND, Slot
 from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
 from p2pnet.worker.streams.inbound import Asked
@@ -45,7 +43,5 @@ class ScoreHandler(BackendStreamHandler[ScoreRequest, ScoreBackend]):
                 for event in events:
                     if isinstance(event, Finished):
                         slot.finish(event)
-                await self._send(asked.stream, asked.exchange, map(self._with_load, events))
-
-    def _with_load(self, event: ScoreBackendEvent) -> ScoreBackendEvent:
-        return event if isinstance(event, Scored) else msgspec.structs.replace(event, load=self._meter.load)
+                told = (event if isinstance(event, Scored) else self._told(event, asked) for event in events)
+                await self._send(asked.stream, asked.exchange, told)

@@ -802,3 +802,21 @@ async def test_a_worker_that_runs_other_weights_than_it_announces_is_left_alone(
         events, error = await given.run()
         assert error is None and is_complete(events)
         assert given.cooling() == {liar}
+
+
+async def test_a_worker_that_stops_waiting_for_more_costs_no_request_and_no_trouble() -> None:
+    """Given streams that are kept to a worker, when it lets them go, then the next request is answered there, as ever,
+    and nothing is held against the worker."""
+    async with swarm() as given:
+        site = await given.worker("only")
+        for _ in range(3):
+            events, error = await given.run()
+            assert error is None and is_complete(events)
+        assert len(given.kept) == 1
+        await site.network.hang_up(given.network.peer_id)
+        for _ in range(2):
+            events, error = await given.run()
+            assert error is None and is_complete(events)
+        assert site.requests == 5
+        assert all(len(report.attempts) == 1 for report in given.reports)
+        assert given.in_flight() == [0]

@@ -200,6 +200,19 @@ async def test_one_entry_per_model_over_all_its_workers() -> None:
     ]
 
 
+async def test_the_list_of_models_is_made_once_for_each_roster() -> None:
+    site = await site_of(A)
+    listed = site.table.models()
+    await site.say_load(A)
+    await site.refresh()
+    assert site.table.models() is listed, "a load says nothing of models"
+    await site.announce(A, "tiny", "large")
+    await site.refresh()
+    assert [entry.id for entry in site.table.models()] == ["large", "tiny"]
+    site.table.note_lost(site.worker(A))
+    assert site.table.models() == []
+
+
 async def test_a_model_keeps_the_time_at_which_it_was_first_seen() -> None:
     site = Site()
     await site.announce(A, "tiny")

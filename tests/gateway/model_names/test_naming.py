@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from gateway.interface import ModelEntry
+from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import Names, parse_aliases
 from gateway.routing.route_query import RouteQuery
+from gateway.surfaces.ollama.models import ModelList
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt, Tool
@@ -61,6 +65,34 @@ def test_auto_where_nobody_can_is_no_worker() -> None:
     nobody = Names({}, lambda: MODELS, lambda query: isinstance(query, RouteQuery) and False)
     with pytest.raises(NoWorker):
         nobody.resolved(GenerateRequest("r", "auto", TextPrompt("hi")))
+
+
+class CountedList(list[ModelEntry]):
+    """Counts how often it is gone through."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[ModelEntry]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_while_no_model_comes_or_goes_the_list_is_gone_through_once() -> None:
+    """Whatever dialect the requests are in. With another list it is once more."""
+    entries = CountedList(MODELS)
+    names = Names({"any": "qwen"}, lambda: entries, lambda query: True)
+    code_models = CodeModels(lambda: entries, {})
+    model_list = ModelList(lambda: entries)
+    for _ in range(50):
+        names.resolved(GenerateRequest("r", "any", TextPrompt("hi")))
+        names.resolved(EmbedRequest("r", "encoder", (TextPrompt("hi"),)))
+        code_models.for_completion(None)
+        code_models.for_engine("qwen")
+        model_list.get("QWEN")
+    assert entries.looks == 5, "two of the ids alone, one for the code model, and by id in two spellings"
+    entries = CountedList(MODELS[:1])
+    assert names.resolved(GenerateRequest("r", "any", TextPrompt("hi"))).model == "qwen"
+    assert entries.looks == 1
 
 
 def test_aliases_are_name_and_model() -> None:

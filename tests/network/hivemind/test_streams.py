@@ -167,3 +167,45 @@ async def test_streams_whose_other_ends_do_not_part_are_bounded(site: Site) -> N
         far_end.close()
     await site.streams.wait_parted()
     assert site.streams.count == 0
+
+
+async def test_an_idle_stream_keeps_nobody_from_a_better_connection(site: Site) -> None:
+    """Nobody waits for anything on it: a peer that has moved is hung up on, and a hole is punched, all the same."""
+    stream = await site.streams.open(A, PROTOCOL, [HERE])
+    assert site.streams.is_in_use(A) and site.streams.peers() == site.streams.peers_opened_to() == {A}
+    stream.is_idle = True
+    assert not site.streams.is_in_use(A)
+    assert site.streams.peers() == site.streams.peers_opened_to() == set()
+    (await site.opened(ELSEWHERE)).close()
+    assert site.asked == ["dial", "open", "hang up", "dial", "open"]
+    stream.is_idle = False
+    assert site.streams.is_in_use(A)
+
+
+async def test_the_idle_streams_of_others_are_given_up_oldest_first(site: Site) -> None:
+    accepted: list[Stream] = []
+    ended: list[Stream] = []
+
+    async def handler(stream: Stream) -> None:
+        accepted.append(stream)
+        assert await stream.read() == b""
+        ended.append(stream)
+
+    ours = await site.streams.open(A, PROTOCOL)
+    ours.is_idle = True
+    assert not site.streams.give_up_idle(), "ours are no burden that others put on us"
+    serving = [
+        asyncio.create_task(site.streams.serving(handler)(A, "/ip4/192.0.2.1/tcp/1", *await site.socket()))
+        for _ in range(3)
+    ]
+    await settle(lambda: len(accepted) == 3)
+    for number in (1, 0):
+        accepted[number].is_idle = True
+    accepted[1].is_idle = False
+    assert site.streams.give_up_idle()
+    await serving[0]
+    assert ended == accepted[:1]
+    assert not site.streams.give_up_idle()
+    for far_end in site.far_ends:
+        far_end.close()
+    await asyncio.gather(*serving)

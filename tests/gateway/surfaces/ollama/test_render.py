@@ -451,7 +451,7 @@ FOUND: list[tuple[str, str | None]] = [
 @pytest.mark.parametrize(("name", "model"), FOUND)
 def test_names_with_and_without_latest(name: str, model: str | None) -> None:
     ids = ("a", "b:latest", "c:8b", "Org/Mixed-Case", "TINY", "Tiny")
-    model_list = ModelList(lambda: [ModelEntry(id, 0, 1) for id in ids], lambda: 0.0, {"short": "A"})
+    model_list = ModelList(lambda: [ModelEntry(id, 0, 1) for id in ids], {"short": "A"})
     found = model_list.find(name)
     assert (found.id if found else None) == model
     if found is None:
@@ -459,14 +459,10 @@ def test_names_with_and_without_latest(name: str, model: str | None) -> None:
             model_list.get(name)
 
 
-def test_the_model_list_is_a_second_old_at_most() -> None:
-    now_s = [0.0]
+def test_the_model_list_is_the_one_of_this_moment() -> None:
     entries = [ModelEntry("a", 0, 1)]
-    model_list = ModelList(lambda: entries, lambda: now_s[0])
+    model_list = ModelList(lambda: entries)
     assert model_list.find("a") is entries[0]
     entries = [ModelEntry("a", 0, 2), ModelEntry("b", 0, 1)]
-    assert model_list.find("a") != entries[0]
-    now_s[0] = 1.0
-    assert model_list.find("a") == entries[0]
-    entries = [ModelEntry("c", 0, 1)]
-    assert model_list.find("c") == entries[0], "a name that is not known is looked for at once"
+    assert model_list.find("a") is entries[0]
+    assert model_list.find("b") is entries[1]
