@@ -121,7 +121,6 @@ class PeerTable:
         return self._roster
 
     def get(self, peer_id: str) -> Worker | None:
-        """One that is in use."""
         return self._workers.get(peer_id)
 
     @property

@@ -27,7 +27,8 @@ from p2pnet.messages import (
 )
 from p2pnet.network.interface import Stream
 from p2pnet.network.memory import WINDOW_BYTES, MemoryNetwork, MemoryWorld
-from p2pnet.receipts.signed import open_receipt
+from p2pnet.receipts.signed import Receipt
+from p2pnet.receipts.statement import open_statement
 from p2pnet.score_messages import Scored
 from p2pnet.wire.codec import (
     MAX_EVENT_FRAME_BYTES,
@@ -540,4 +541,4 @@ async def test_scores_of_what_was_resumed_come_first_and_no_receipt_counts_them(
     assert events[1:3] == [scored, delta]
     finished = events[-1]
     assert isinstance(finished, Finished) and finished.receipt is not None
-    assert open_receipt(finished.receipt).tokens == 1
+    assert open_statement(finished.receipt, Receipt).tokens == 1

@@ -14,7 +14,8 @@ from p2pnet.network.interface import Stream
 from p2pnet.network.memory import MemoryWorld
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import request_hash
-from p2pnet.receipts.signed import Acknowledged, Acknowledgement, seal_acknowledgement
+from p2pnet.receipts.signed import Acknowledged, Acknowledgement
+from p2pnet.receipts.statement import seal_statement
 from p2pnet.wire.codec import (
     LENGTH_BYTES,
     MAX_ACKNOWLEDGED_FRAME_BYTES,
@@ -97,7 +98,7 @@ def signature(answered: list[Event], request: GenerateRequest = REQUEST) -> byte
     for event in answered:
         assert isinstance(event, Accepted | TextDelta | Finished)
         account.note(event)
-    sealed = seal_acknowledgement(account.acknowledgement("received", NOW_MS), GATEWAY)
+    sealed = seal_statement(account.acknowledgement("received", NOW_MS), GATEWAY)
     return encode_frame(Acknowledged(sealed), MAX_ACKNOWLEDGED_FRAME_BYTES)
 
 
