@@ -34,7 +34,8 @@ MAX_VOICES = 16
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much a margin says, in nats for each logit, and what each position is expected to say without a fraud."""
+    """How much a margin says, in nats for each logit, and what each position is expected to say without a fraud. Those
+    below were measured with `python -m bench.audits`: docs/audits.md has the tables."""
 
     weight: float
     cost: float
@@ -44,16 +45,17 @@ class Calibration:
         return self.weight * margins - self.cost * positions
 
 
-EXACT = Calibration(8.0, 0.02)
+EXACT = Calibration(8.0, 0.01)
 """float32: other threads, batches and libraries move the last digits of a logit, which decide nearly nothing. The cost
-allows for a wrong token at full margin in 2,600."""
+allows for a wrong token at full margin in 5,000."""
 
-ROUNDED = Calibration(8.0, 0.04)
-"""bfloat16 and float16: a logit is off by some hundredths."""
+ROUNDED = Calibration(4.0, 0.05)
+"""bfloat16 and float16: a logit is off by some hundredths. Honest answers need a cost of 0.023 at most."""
 
-QUANTIZED = Calibration(8.0, 0.08)
-"""Weights of few bits, whose kernels differ by a tenth of a logit (docs/architecture.md, Determinism): of sampled
-tokens up to 58 in a thousand are others where kernels are mixed, at a tenth of a logit, which comes to 0.07."""
+QUANTIZED = Calibration(4.0, 0.1)
+"""Weights of few bits, whose kernels differ by a tenth of a logit (docs/architecture.md, Determinism). Where kernels
+are mixed, honest answers need a cost of 0.06 at most. A weight of 8 would need 0.14: one large margin would say too
+much."""
 
 
 def calibration_of(quantization: str, dtype: str) -> Calibration:

@@ -44,7 +44,7 @@ def looks_until_flagged(
         (0.4, EXACT, 20),  # a wrong seed, another prompt
         (0.3, QUANTIZED, 20),  # another model
         (0.03, EXACT, 100),
-        (0.02, ROUNDED, 160),  # 4 bits in the place of 16
+        (0.02, ROUNDED, 500),  # 4 bits in the place of 16, in a model that is sure of its words
     ],
 )
 def test_a_cheat_is_found_within_so_many_tokens(margin: float, calibration: Calibration, aim: int) -> None:
@@ -56,7 +56,7 @@ def test_a_long_honest_past_costs_a_later_fraud_two_nats_for_each_factor_of_e(ho
     evidence = Evidence()
     for _ in range(honest_answers):
         evidence.note("auditor", EXACT.log_likelihood(0.0, 20), 20)
-    gain = 8.0 * 0.03 - 0.02
+    gain = EXACT.log_likelihood(0.03, 1)
     nats = LOG_FLAGGED + 2 * log(honest_answers + 2)
     assert looks_until_flagged(evidence, 0.03) <= nats / gain + 2 * 20
 

@@ -68,7 +68,7 @@ def test_a_spoiled_answer_differs_where_it_says_and_nowhere_else(
 
 @pytest.mark.parametrize(
     ("margins", "is_miss"),
-    [([0.5, 0.5], False), ([0.5, 0.0], False), ([0.01, 0.01], False), ([0.0, 0.0], True), ([0.002, 0.001], True)],
+    [([0.5, 0.5], False), ([0.5, 0.0], False), ([0.01, 0.01], False), ([0.0, 0.0], True), ([0.001, 0.001], True)],
 )
 def test_who_finds_nothing_wrong_with_what_is_spoiled_has_missed_it(margins: list[float], is_miss: bool) -> None:
     record = AuditorRecord()
