@@ -98,7 +98,7 @@ class Serving:
             self.audits,
             self._kept,
         )
-        table.flags.listen(self._cut_flagged)
+        table.flags.listen(self._part_from_flagged)
         table.on_change = self.admission.wake
         table.meet = self.prober.meet
         table.waited_for = self.admission.waiting_by_model
@@ -126,11 +126,13 @@ class Serving:
             if attempt.first_token_s is not None
         ]
 
-    def _cut_flagged(self) -> None:
-        """What flagged workers have under way goes on elsewhere."""
+    def _part_from_flagged(self) -> None:
+        """What flagged workers have under way goes on elsewhere, and what they gave buys nothing."""
         for attempt in self.watch.attempts:
             if attempt.worker.peer_id in self.table.flags:
                 attempt.cut("its answers do not come from what it claims to run", Flagged)
+        for flag in self.table.flags.all:
+            self._witnesses.book.forget(flag.worker)
 
     def _ask(self, worker: Worker, request: GenerateRequest) -> AsyncGenerator[Accepted | TextDelta | Finished, None]:
         """Ask a worker as for a client: it is not to see whose question this is."""

@@ -32,6 +32,7 @@ class Given:
         self._ids: list[int] = []
         self._reason: FinishReason | None = None
         self._stop: str | None = None
+        self._limit: int | None = None
         self.is_taken = False
         """Whether somebody has begun to look at it: it counts once."""
 
@@ -56,6 +57,16 @@ class Given:
         self._stop = finished.stop if self._choice == 0 else None
         is_unsure = self._choice > 0 and reason == "stop" and bool(self._request.stop)
         self._reason = None if is_unsure or reason == "content_filter" else reason
+        if reason == "length":
+            self._limit = self._most_tokens(finished.usage.prompt_tokens)
+
+    def _most_tokens(self, prompt_tokens: int) -> int | None:
+        """How many tokens it was to be at most: an answer that ends at a limit has so many. Where the request leaves
+        that to the context, it is what this worker announces; an auditor may have another."""
+        request, room = self._request, max(1, self.card.context_length - prompt_tokens)
+        if request.max_tokens is None:
+            return room
+        return min(request.max_tokens, room) if request.clamp_max_tokens else request.max_tokens
 
     def to_score(self, rng: random.Random) -> ScoreRequest | None:
         """What is asked of an auditor; None where there is nothing to look at. It says neither whose answer it is nor
@@ -66,7 +77,7 @@ class Given:
         reason, stop = (self._reason, self._stop) if is_to_end else (None, None)
         if not ids and reason is None:
             return None
-        request = self._request
+        request, is_at_limit = self._request, reason == "length"
         seed = choice_seed(request.sampling.seed, self._choice)
         alone = msgspec.structs.replace(
             request,
@@ -79,6 +90,8 @@ class Given:
             digest=self.card.digest,
             sampler=self.card.sampler,
             resume_tokens=(*request.resume_tokens, *self._ids[:first]),
+            max_tokens=self._limit if is_at_limit else request.max_tokens,
+            clamp_max_tokens=request.clamp_max_tokens and not is_at_limit,
         )
         return ScoreRequest(alone, ids, reason, stop)
 

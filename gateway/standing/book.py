@@ -119,6 +119,18 @@ class Book:
             self._forget_givers(now_s)
         self.version += 1
 
+    def forget(self, worker: str) -> None:
+        """Its answers were not those of what it claims to run: nothing that it gave counts any more, here or for its
+        word. Idempotent."""
+        given = self._given.pop(worker, None)
+        if given is None:
+            return
+        now_s = self._unix_s()
+        self._total = self._total.plus(-given.at(now_s), now_s)
+        self._received.pop(worker, None)
+        self._merits = None
+        self.version += 1
+
     def received(self, worker: str) -> int:
         """Tokens that this worker has given here, as they count now."""
         return round(self._received.get(worker, Sum()).at(self._unix_s()))

@@ -21,7 +21,9 @@ from gateway.audits.modes import AuditConfig, AuditMode
 from gateway.dispatch.dispatcher import DispatchConfig
 from gateway.interface import Caller
 from gateway.peers.flags import Flag
+from gateway.receipts.witness import Witnesses
 from gateway.serving import Serving, ServingConfig
+from gateway.standing.book import Book
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.directory import entries_for
 from p2pnet.messages import Accepted, Failed, Finished, FinishReason, GenerateRequest, Sampling, TextDelta, Usage
@@ -168,6 +170,7 @@ class AuditedSwarm(Swarm):
         super().__init__(seed)
 
     def serve(self, wait_s: float = 0.0, timeouts: ExchangeTimeouts = PATIENT, seed: int = 1) -> None:
+        self.book = Book()
         self.serving = Serving(
             self.network,
             self.peers,
@@ -175,6 +178,7 @@ class AuditedSwarm(Swarm):
             self.reports.append,
             rng=random.Random(seed),
             now_s=lambda: self.now_s,
+            witnesses=Witnesses(self.network.peer_id, book=self.book),
         )
 
     @property

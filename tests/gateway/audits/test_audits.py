@@ -18,7 +18,18 @@ from gateway.interface import Caller
 from gateway.peers.flags import CANNOT_SCORE, FLAGGED_S, UNLIKE, Flag
 from gateway.peers.health import State
 from p2pnet.errors import Busy, ModelNotFound, NoWorker
-from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, Load, Sampling, TextDelta, Usage, choice_seed
+from p2pnet.messages import (
+    Accepted,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Load,
+    Sampling,
+    TextDelta,
+    Usage,
+    choice_seed,
+)
 from p2pnet.network.interface import Stream
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.wire.codec import encode_frame
@@ -344,7 +355,9 @@ async def test_what_a_flagged_worker_has_under_way_goes_on_elsewhere() -> None:
         await settle(lambda: len(seen) > 2)
         begun = [word for event in seen if isinstance(event, TextDelta) for word in event.token_ids]
         honest = [await swarm.join(f"honest {number}") for number in range(2)]
+        swarm.book.note(cheat.peer_id, "somebody", 200)
         await swarm.tokens_until_flagged(cheat)
+        assert swarm.book.received(cheat.peer_id) == swarm.book.merit(cheat.peer_id) == 0
         events, error = await held
         assert error is None and isinstance(events[-1], Finished)
         resumed = [request for each in honest for request in each.requests if request.request_id == "held"]
@@ -497,6 +510,33 @@ async def test_of_several_answers_one_is_looked_at_with_its_own_seed() -> None:
         look = given.to_score(random.Random(1))
         assert look is not None and (look.token_ids, look.reason, look.request.n) == ((2, 2), "stop", 1)
         assert look.request.sampling.seed == choice_seed(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "clamps", "reason", "sent"),
+    [
+        (64, False, "length", 64),
+        (None, False, "length", "the context"),
+        (64, True, "length", 64),
+        (1 << 20, True, "length", "the context"),
+        (None, False, "stop", None),
+        (1 << 20, True, "stop", 1 << 20),
+    ],
+)
+async def test_an_auditor_is_told_how_long_an_answer_was_to_be(
+    asked: int | None, clamps: bool, reason: FinishReason, sent: int | str | None
+) -> None:
+    """Where the request leaves that to the context it is that of the worker: else one could cut its answers short."""
+    async with audited_swarm() as swarm:
+        worker = swarm.known((await swarm.join("worker")).peer_id)
+        card = worker.record.models[0]
+        given = Given(ask(MODEL, max_tokens=asked, clamp_max_tokens=clamps), worker, card)
+        given.note(TextDelta("x", (1, 2)))
+        given.note_end(Finished(reason, Usage(30, 2)))
+        look = given.to_score(random.Random(1))
+    assert look is not None
+    assert look.request.max_tokens == (card.context_length - 30 if sent == "the context" else sent)
+    assert look.request.clamp_max_tokens is (clamps and reason != "length")
 
 
 async def test_of_a_long_answer_a_window_is_looked_at() -> None:

@@ -53,6 +53,19 @@ def serve(book: Book, worker: str, callers: int, tokens: int = 10**6) -> None:
         book.note(worker, f"caller {number}", tokens)
 
 
+def test_what_somebody_gave_who_was_found_out_counts_no_more(book: Book, clock: Clock) -> None:
+    serve(book, "honest", 8)
+    alone = book.merit("honest")
+    serve(book, "cheat", 8)
+    book.hear(Word("cheat", "its gateway", "friend"), Sum(1000.0, clock.now_s))
+    assert book.merit("cheat") > 0 and book.merit("friend") > 0
+    for _ in range(2):
+        book.forget("cheat")
+    assert book.received("cheat") == book.merit("cheat") == book.merit("friend") == 0
+    assert book.merit("honest") == pytest.approx(alone)
+    book.forget("nobody")
+
+
 def test_one_caller_makes_nobody_great(book: Book) -> None:
     """Whoever asks for nothing but what its own worker gives."""
     for _ in range(100):
