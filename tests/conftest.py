@@ -92,11 +92,13 @@ def tiny_swarm() -> Iterator[TinySwarm]:
 @pytest.fixture(scope="session", autouse=True)
 def run_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Each process of the run has a temp folder of its own, which is empty in the end. Its name is short, for sockets
-    in it; pytest's own is elsewhere."""
-    tmp_path_factory.getbasetemp()
+    in it; pytest's own is elsewhere. So is what torch's compiler keeps, which appears there with whichever test is the
+    first to import it."""
+    base = tmp_path_factory.getbasetemp()
     with tempfile.TemporaryDirectory(prefix="t-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(base / "torch"))
         before = leaks.look()
         yield
         assert leaks.left(before) == []

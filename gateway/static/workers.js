@@ -2,7 +2,7 @@
 
 import { copyButton } from "./copy.js";
 import { byId, el, setAttribute, setText } from "./dom.js";
-import { percent, seconds, shortId, span, speed } from "./format.js";
+import { count, percent, seconds, shortId, span, speed } from "./format.js";
 import { toWorker } from "./links.js";
 import { bar, table, words } from "./table.js";
 
