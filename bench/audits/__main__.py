@@ -28,6 +28,7 @@ from rich.table import Table
 from bench.audits.arithmetic import GgufRunner, Logits, Places, Text, decoded, of_cheats, of_gguf, of_transformers
 from bench.audits.draws import Margins, margins, nucleus_margins
 from bench.gguf import FLIP_PROMPTS
+from gateway.audits.evidence import EXACT, LOG_FLAGGED, QUANTIZED, ROUNDED, Calibration
 from p2pnet.messages import GenerateRequest, Sampling, TextDelta, TextPrompt
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.backends.gguf import GgufBackend
@@ -36,7 +37,6 @@ from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import find_folder, load_model
 from p2pnet.worker.gguf.loading import load_gguf
 
-FLAGGED = math.log(1e6)
 LAMBDAS = (2.0, 4.0, 8.0, 16.0, 32.0)
 TEMPERATURES = {1.0: 1.0, 0.7: 0.25, 0.0: 0.0}
 """And the share of the seeds with which tokens are drawn."""
@@ -55,15 +55,16 @@ PROMPTS = (
 )
 
 
-def evidence(found: Margins, weight: float, cost: float) -> Margins:
-    """The logarithm of the evidence after each token of each seed's answers, one after the other."""
-    total: Margins = np.cumsum(weight * found.astype(np.float64) - cost, axis=0)
+def evidence(found: Margins, calibration: Calibration) -> Margins:
+    """The logarithm of the evidence after each token of each seed's answers, one after the other. A gateway that does
+    not know when a fraud has begun needs a few more: see `gateway.audits.evidence`."""
+    total: Margins = np.cumsum(calibration.weight * found.astype(np.float64) - calibration.cost, axis=0)
     return total
 
 
-def tokens_until_flagged(found: Margins, weight: float, cost: float) -> list[float]:
+def tokens_until_flagged(found: Margins, calibration: Calibration) -> list[float]:
     """For each seed: infinite where these answers were not enough."""
-    is_flagged = evidence(found, weight, cost) >= FLAGGED
+    is_flagged = evidence(found, calibration) >= LOG_FLAGGED
     first = np.where(is_flagged.any(axis=0), is_flagged.argmax(axis=0) + 1.0, np.inf)
     return [float(count) for count in first]
 
@@ -77,10 +78,8 @@ class Kind:
     """A kind of arithmetic, what evidence weighs there, and pairs that are honest."""
 
     name: str
-    weight: float
-    """Lambda."""
-    cost: float
-    """c, of each token."""
+    calibration: Calibration
+    """Lambda, and c of each token, as a gateway has them."""
     pairs: tuple[Pair, ...]
 
 
@@ -131,8 +130,8 @@ def honest(console: Console, kinds: Mapping[str, Logits], kind: Kind, given: Any
             each = [Cost.of(found, weight, given.tokens) for weight in LAMBDAS]
             cells = (f"{1e6 * cost.token:.0f} / {1e6 * cost.answer:.0f} / {1e6 * cost.worst:.0f}" for cost in each)
             costs.add_row(*names, *cells)
-            most = evidence(found, kind.weight, kind.cost).max(axis=0)
-            flagged = f"{int((most >= FLAGGED).sum())} of {len(most)}"
+            most = evidence(found, kind.calibration).max(axis=0)
+            flagged = f"{int((most >= LOG_FLAGGED).sum())} of {len(most)}"
             alarms.add_row(*names, f"{found.size:,}", f"{float(most.max()):.2f}", flagged)
     console.print(sizes, answers, costs, alarms)
 
@@ -156,7 +155,7 @@ def cheats(console: Console, auditor: Logits, others: Mapping[str, Logits], kind
         ways[f"{cheapest}, for every tenth answer"] = repeated.reshape(-1, seeds)
     table = Table("cheat", "mean margin", "tokens until flagged: median", "90 %", "most", title="dishonest workers")
     for name, found in ways.items():
-        counts = sorted(tokens_until_flagged(found, kind.weight, kind.cost))
+        counts = sorted(tokens_until_flagged(found, kind.calibration))
         shown = [counts[len(counts) // 2], counts[int(len(counts) * 0.9)], counts[-1]]
         cells = (f"{count:.0f}" if math.isfinite(count) else f"over {len(found)}" for count in shown)
         table.add_row(name, f"{float(found.mean()):.4f}", *cells)
@@ -225,15 +224,14 @@ def of_files(path: Path, texts: Sequence[Text], places: Places, folder: Path) ->
 
 
 def shown(console: Console, kinds: Mapping[str, Logits], kind: Kind, others: Mapping[str, Logits], given: Any) -> None:
-    console.rule(f"{kind.name}: lambda {kind.weight:g}, c {kind.cost:g}")
+    console.rule(f"{kind.name}: lambda {kind.calibration.weight:g}, c {kind.calibration.cost:g}")
     honest(console, kinds, kind, given)
     cheats(console, kinds[kind.pairs[0][1]], others, kind, given)
 
 
 FLOAT32 = Kind(
     "float32",
-    8.0,
-    0.01,
+    EXACT,
     (
         ("float32 oneDNN, 8 decoded", "float32 oneDNN, prefilled"),
         ("float32 oneDNN, 8 decoded", "float32 oneDNN, by 2 threads"),
@@ -243,8 +241,7 @@ FLOAT32 = Kind(
 )
 BFLOAT16 = Kind(
     "bfloat16",
-    4.0,
-    0.05,
+    ROUNDED,
     (
         ("bfloat16, 8 decoded", "bfloat16, prefilled"),
         ("bfloat16, 8 decoded", "bfloat16, by 2 threads"),
@@ -253,8 +250,7 @@ BFLOAT16 = Kind(
 )
 GGUF = Kind(
     "GGUF",
-    4.0,
-    0.1,
+    QUANTIZED,
     (
         ("GGUF, 7 decoded", "GGUF, scored"),
         ("GGUF, 7 decoded", "GGUF, by 2 threads"),
