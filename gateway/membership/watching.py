@@ -18,6 +18,7 @@ from gateway.peers.worker import Worker
 from p2pnet.client import watch
 from p2pnet.errors import WIRE_ERRORS, P2PNetError, PeerSilent, ProtocolViolation
 from p2pnet.network.interface import Network
+from p2pnet.network.multiaddrs import is_relayed
 from p2pnet.rate_limit import RateLimit
 from p2pnet.status_messages import Announced, Status
 from p2pnet.wire.exchange import WATCH_PROTOCOL
@@ -96,7 +97,13 @@ class Watching:
     def _may_watch(self, worker: Worker) -> bool:
         peer_id = worker.peer_id
         is_new = peer_id not in self._streams and peer_id not in self._left_alone_s
-        return is_new and WATCH_PROTOCOL in worker.record.protocols
+        return is_new and WATCH_PROTOCOL in worker.record.protocols and self._is_reached_directly(worker)
+
+    def _is_reached_directly(self, worker: Worker) -> bool:
+        """As far as one can know. A stream that stays would hold the way through a relay, since holes are punched while
+        there is none: so who is behind one is probed."""
+        is_direct = self._network.is_direct_to(worker.peer_id)
+        return not any(map(is_relayed, worker.record.addresses)) if is_direct is None else is_direct
 
     def _begin(self, worker: Worker) -> None:
         task = asyncio.create_task(self._try_watch(worker))

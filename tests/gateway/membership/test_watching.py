@@ -71,10 +71,10 @@ class Site:
     def now_s(self) -> float:
         return (self.clock.now_ms - NOW_MS) / 1000
 
-    async def join(self, identity: Identity, protocols: tuple[str, ...] = SPOKEN) -> Told:
+    async def join(self, identity: Identity, protocols: tuple[str, ...] = SPOKEN, **changes: object) -> Told:
         told = Told(self.world.join(identity.peer_id))
         await told.serve()
-        record = self.record(identity, protocols=protocols)
+        record = self.record(identity, protocols=protocols, **changes)
         await told.network.store(entries_for(record, seal(record, identity)))
         self.told[identity.peer_id] = told
         return told
@@ -192,6 +192,15 @@ async def test_a_worker_of_an_earlier_version_is_not_watched(site: Site) -> None
     await site.table.refresh()
     site.watching.look()
     assert not site.watching.watched
+
+
+async def test_a_worker_behind_a_relay_is_probed(site: Site) -> None:
+    """A stream that stays would hold the way through the relay."""
+    circuit = f"/ip4/203.0.113.7/tcp/1/p2p/{peer('relay').peer_id}/p2p-circuit/p2p/{A.peer_id}"
+    await site.join(A, addresses=(circuit,))
+    await site.table.refresh()
+    site.watching.look()
+    assert site.watching.watched == set() and site.runs(TINY)
 
 
 async def test_a_worker_that_says_too_much_is_not_listened_to(site: Site) -> None:
