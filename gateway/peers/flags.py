@@ -80,8 +80,11 @@ class Flags:
     def expire(self) -> None:
         """Lift those whose time is over."""
         now_s = self._unix_s()
-        for flag in [flag for flag in self._flags.values() if flag.until_unix_s <= now_s]:
-            self.lift(flag.worker)
+        over = [flag.worker for flag in self._flags.values() if flag.until_unix_s <= now_s]
+        for peer_id in over:
+            del self._flags[peer_id]
+        if over:
+            self._tell()  # once: after a week without this gateway there may be thousands, and each listener reads all
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -39,3 +39,12 @@ def test_flags_are_bounded_and_the_oldest_goes() -> None:
     for number in range(MAX_FLAGS + 1):
         flags.add(flag(f"worker {number}"))
     assert len(flags) == MAX_FLAGS and "worker 0" not in flags and "worker 1" in flags
+
+
+def test_all_that_have_expired_are_lifted_with_one_word() -> None:
+    flags = Flags([*(flag(f"old {number}") for number in range(5)), flag("new", 100.0)], unix_s=lambda: FLAGGED_S)
+    told: list[int] = []
+    flags.listen(lambda: told.append(len(flags)))
+    flags.expire()
+    flags.expire()
+    assert told == [1] and "new" in flags
