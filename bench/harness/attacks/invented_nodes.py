@@ -63,8 +63,17 @@ async def _ping_for_ever(peer: TargetPeer, host: str, rng: random.Random) -> Non
             async with Stranger(host=host) as stranger:
                 connection = await stranger.dial(peer.tcp_address)
                 while True:
-                    await asyncio.gather(*(_ping(connection, rng) for _ in range(PINGS_A_ROUND)))
+                    await _ping_at_once(connection, rng)
         await asyncio.sleep(0.05)
+
+
+async def _ping_at_once(connection: Connection, rng: random.Random) -> None:
+    """Raises what the first ping has raised that failed. All are waited for: a `gather` that raises at once forgets
+    that it was cancelled when a ping fails of that."""
+    pings = (_ping(connection, rng) for _ in range(PINGS_A_ROUND))
+    for failure in await asyncio.gather(*pings, return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 async def _ping(connection: Connection, rng: random.Random) -> None:
