@@ -15,6 +15,7 @@ from multiaddr import Multiaddr
 from p2pnet.config import LOOPBACK_LISTEN, NetworkConfig
 from p2pnet.identity import Identity
 from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.inbound_sockets import InboundSockets
 from p2pnet.network.hivemind.network import HivemindNetwork
 from p2pnet.network.hivemind.p2pd import attach
 from p2pnet.network.interface import Stream
@@ -44,7 +45,7 @@ async def p2pd(identity_file: Path) -> AsyncIterator[tuple[str, tuple[str, ...],
     async with AsyncExitStack() as stack:
         daemon = await Daemon.start(NetworkConfig(identity_file, LOOPBACK_LISTEN), LOOPBACK_LISTEN)
         stack.push_async_callback(daemon.stop)
-        p2p = await attach(daemon)
+        p2p = await attach(daemon, InboundSockets())
         stack.push_async_callback(p2p.shutdown)
         _, visible = await p2p._client.identify()
         yield peer_id, tuple(f"{Multiaddr(address.to_bytes())}/p2p/{peer_id}" for address in visible), daemon.pid

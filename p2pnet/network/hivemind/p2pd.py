@@ -38,6 +38,7 @@ from p2pnet.network.hivemind.bindings import (
 from p2pnet.network.hivemind.bindings import Multiaddr as HivemindMultiaddr
 from p2pnet.network.hivemind.daemon import Daemon
 from p2pnet.network.hivemind.file_limit import raise_file_limit
+from p2pnet.network.hivemind.inbound_sockets import InboundSockets
 from p2pnet.network.hivemind.listening import check_bound, with_chosen_ports
 from p2pnet.network.inbound import MAX_INBOUND_STREAMS, InboundStream, InboundStreams
 from p2pnet.network.multiaddrs import address_group, without_peer_id, worth_announcing
@@ -51,9 +52,6 @@ _ANOTHER = re.compile(r"peer id mismatch: expected \w+, but remote key matches (
 
 StreamSocket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """The unix socket through which p2pd passes the bytes of one stream."""
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""Serve one of these."""
 
 Accept = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serve one inbound stream: the peer at its other end, the multiaddr its connection comes from, and the stream's
@@ -71,6 +69,7 @@ class P2pd:
         self.inbound = InboundStreams(min(MAX_INBOUND_STREAMS, raise_file_limit() // 2))
         """The streams that others have opened to us, of all protocols that are served here."""
         self._addresses: tuple[str, ...] = ()
+        self._sockets = InboundSockets()
         self._daemon: Daemon
         self._p2p: P2P
 
@@ -93,7 +92,7 @@ class P2pd:
         self._daemon = await Daemon.start(self._config, self._listen)
         try:
             async with asyncio.timeout(self._config.start_timeout_s):
-                self._p2p = await attach(self._daemon)
+                self._p2p = await attach(self._daemon, self._sockets)
         except BaseException as error:
             await self._daemon.stop()
             if isinstance(error, TimeoutError):
@@ -119,6 +118,7 @@ class P2pd:
         """End the process, also when it has died already."""
         await self._p2p.shutdown()
         await self._daemon.stop()
+        await self._sockets.close()
 
     async def keep_ports(self) -> None:
         """Let every later process have the ports that this one has. Raises DaemonFailed when one could not be bound."""
@@ -238,21 +238,7 @@ def _connection(peer_id: bytes, address: bytes) -> tuple[str, str]:
     return peer, f"{Multiaddr(address)}/p2p/{peer}"
 
 
-def closing(handle: Serve) -> Serve:
-    """The same, and whatever ends it, the socket is closed. hivemind's leaves one open of which p2pd has died before it
-    said who asks, until it is collected."""
-
-    async def handle_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(EOFError):
-                await handle(reader, writer)
-        finally:
-            writer.close()
-
-    return handle_and_close
-
-
-async def attach(daemon: Daemon) -> P2P:
+async def attach(daemon: Daemon, sockets: InboundSockets) -> P2P:
     """hivemind's P2P on our own p2pd, with its listening socket in our own folder, which nobody else may enter."""
 
     class OurP2P(P2P):  # type: ignore[misc]
@@ -260,7 +246,7 @@ async def attach(daemon: Daemon) -> P2P:
 
         def _start_listening(self) -> None:
             control = self._client.control
-            control._handler = closing(control._handler)
+            control._handler = sockets.closing(control._handler)
             super()._start_listening()
 
     return await OurP2P.replicate(HivemindMultiaddr(f"/unix{daemon.control_socket}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.network.hivemind.p2pd import Serve, closing
+from p2pnet.network.hivemind.inbound_sockets import InboundSockets, Serve
 
 
 async def reads_more_than_comes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,7 +27,7 @@ async def test_it_is_closed_at_the_end(tmp_path: Path, handle: Serve) -> None:
         served.put_nowait(writer)
         await handle(reader, writer)
 
-    async with await asyncio.start_unix_server(closing(noted), path=tmp_path / "s"):
+    async with await asyncio.start_unix_server(InboundSockets().closing(noted), path=tmp_path / "s"):
         _, client = await asyncio.open_unix_connection(tmp_path / "s")
         client.write(b"x")
         client.close()
@@ -43,9 +43,27 @@ async def test_it_is_closed_when_nobody_serves_it_any_more(tmp_path: Path) -> No
         served.put_nowait((task, writer))
         await asyncio.Event().wait()
 
-    async with await asyncio.start_unix_server(closing(waits), path=tmp_path / "s"):
+    async with await asyncio.start_unix_server(InboundSockets().closing(waits), path=tmp_path / "s"):
         _, client = await asyncio.open_unix_connection(tmp_path / "s")
         task, writer = await served.get()
         task.cancel()
         await writer.wait_closed()
         client.close()
+
+
+async def test_it_is_closed_when_its_serving_has_not_begun(tmp_path: Path) -> None:
+    """Given a stream that is accepted in the moment in which p2pd ends, when this peer ends too, then nothing of it is
+    left."""
+    sockets = InboundSockets()
+    begun: list[asyncio.StreamWriter] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(writer)
+        await asyncio.Event().wait()
+
+    async with await asyncio.start_unix_server(sockets.closing(note), path=tmp_path / "s"):
+        reader, client = await asyncio.open_unix_connection(tmp_path / "s")
+        await sockets.close()
+        assert await reader.read() == b""
+        client.close()
+    assert all(writer.transport.is_closing() for writer in begun)
