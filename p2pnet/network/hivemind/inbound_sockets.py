@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serve one of these."""
 
-ACCEPTING_TURNS = 3
-"""Of the event loop, from when it accepts a connection until it tells whoever is to handle it."""
+ACCEPTING_TURNS = 4
+"""Of the event loop, until it has looked for connections, accepted one, made its transport, and told who is to handle
+it."""
 
 
 class InboundSockets:
@@ -40,10 +41,14 @@ class InboundSockets:
 
         return begin
 
-    async def close(self) -> None:
-        """Once p2pd has ended: close those that are left, of which the handling may not even have begun."""
+    async def accepted(self) -> None:
+        """Once p2pd has ended, and before the server is closed: wait until all that have come are known here. asyncio
+        leaves a connection open, and tells nobody, of which the server closes while it accepts it."""
         for _ in range(ACCEPTING_TURNS):
             await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Close those that are left, of which the handling may not even have begun."""
         for writer in self._open:
             writer.transport.abort()
         await asyncio.sleep(0)  # asyncio closes them in its next turn

@@ -116,8 +116,9 @@ class P2pd:
 
     async def stop(self) -> None:
         """End the process, also when it has died already."""
-        await self._p2p.shutdown()
         await self._daemon.stop()
+        await self._sockets.accepted()
+        await self._p2p.shutdown()
         await self._sockets.close()
 
     async def keep_ports(self) -> None:

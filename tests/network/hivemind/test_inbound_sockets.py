@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,12 @@ async def test_it_is_closed_when_its_serving_has_not_begun(tmp_path: Path) -> No
         begun.append(writer)
         await asyncio.Event().wait()
 
-    async with await asyncio.start_unix_server(sockets.closing(note), path=tmp_path / "s"):
-        reader, client = await asyncio.open_unix_connection(tmp_path / "s")
+    server = await asyncio.start_unix_server(sockets.closing(note), path=tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+        client.setblocking(False)
+        await sockets.accepted()
+        server.close()
         await sockets.close()
-        assert await reader.read() == b""
-        client.close()
+        assert client.recv(1) == b""
     assert all(writer.transport.is_closing() for writer in begun)
