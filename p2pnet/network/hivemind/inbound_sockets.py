@@ -29,7 +29,8 @@ class InboundSockets:
 
         async def handle_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                with contextlib.suppress(EOFError):
+                # Nobody waits for this task: of one that is cancelled, asyncio's own callback would log a traceback.
+                with contextlib.suppress(EOFError, asyncio.CancelledError):
                     await handle(reader, writer)
             finally:
                 self._open.discard(writer)
