@@ -60,7 +60,7 @@ class BackendStreamHandler(InboundHandler[R], Generic[R, B]):
     async def drain(self, limit_s: float) -> None:
         """Refuse new requests and wait for running ones, at most `limit_s` seconds."""
         self.is_draining = True
-        self._guard.idle_streams.give_up_all()
+        self._guard.idle_streams.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._meter.wait_idle()

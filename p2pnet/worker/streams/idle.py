@@ -25,13 +25,15 @@ class IdleStreams:
         self._give_up: dict[object, tuple[str, Callable[[], None]]] = {}
         """By place, in the order in which they were taken."""
         self._held: Counter[str] = Counter()
+        self._is_over = False
 
     def __len__(self) -> int:
         return len(self._give_up)
 
     @contextlib.contextmanager
     def place(self, gateway: str, give_up: Callable[[], None]) -> Iterator[None]:
-        """Hold a place while a stream is idle. `give_up` is called when it becomes another's; then it has to end."""
+        """Hold a place while a stream is idle. `give_up` is called when it becomes another's, or there are none any
+        more, which may be at once; then it has to end."""
         place = object()
         if self._held[gateway] >= MAX_IDLE_PER_GATEWAY:
             self._give_up_first(gateway)
@@ -39,12 +41,16 @@ class IdleStreams:
             self._give_up_first()
         self._give_up[place] = gateway, give_up
         self._held[gateway] += 1
+        if self._is_over:
+            self._give_up_first()
         try:
             yield
         finally:
             self._leave(place)
 
-    def give_up_all(self) -> None:
+    def close(self) -> None:
+        """All are given up, those too that have been asked their last and are idle only later."""
+        self._is_over = True
         while self._give_up:
             self._give_up_first()
 

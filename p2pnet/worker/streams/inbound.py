@@ -114,8 +114,8 @@ class InboundHandler(ABC, Generic[R]):
         inbox, idle, timer = asked.inbox, self._guard.idle_streams, asyncio.timeout(self._timeouts.idle_s)
         inbox.stream.is_idle = True
         try:
-            with idle.place(inbox.stream.peer_id, partial(_expire, timer)):
-                async with timer:
+            async with timer:
+                with idle.place(inbox.stream.peer_id, partial(_expire, timer)):
                     while not _is_request(asked):
                         if not await inbox.wait():
                             return False

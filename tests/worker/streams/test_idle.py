@@ -50,5 +50,7 @@ def test_all_go_at_the_end() -> None:
     ledger = Ledger()
     for name in "abc":
         ledger.take(name, name)
-    ledger.idle.give_up_all()
+    ledger.idle.close()
     assert (ledger.gone, len(ledger.idle)) == (["a", "b", "c"], 0)
+    ledger.take("late", "a")
+    assert (ledger.gone, len(ledger.idle)) == (["a", "b", "c", "late"], 0)
