@@ -190,15 +190,19 @@ class Reaching:
         return sorted(known - {self._p2pd.peer_id})
 
     def _candidates(self) -> list[Candidate]:
-        """Those that may relay: first those that we joined through, then nodes of the DHT, which others can dial."""
+        """Those that may relay: first those that we joined through, then nodes of the DHT, which others can dial. The
+        former may have more addresses than they were named with, which they say as nodes."""
         named: dict[str, list[str]] = {}
         for address in self._config.initial_peers:
             if not is_relayed(address) and (peer_id := peer_id_of(address)) is not None:
                 named.setdefault(peer_id, []).append(address)
-        nodes = [node for node in self._dht.contacts() if node.peer_id not in named and node.addresses]
+        known = {node.peer_id: node for node in self._dht.contacts() if node.addresses}
+        for peer_id, addresses in named.items():
+            addresses += known.pop(peer_id).full_addresses() if peer_id in known else ()
+        nodes = list(known.values())
         chosen = self._rng.sample(nodes, min(len(nodes), MAX_CANDIDATES))
         return [
-            *(Candidate(peer_id, tuple(addresses)) for peer_id, addresses in named.items()),
+            *(Candidate(peer_id, tuple(dict.fromkeys(addresses))) for peer_id, addresses in named.items()),
             *(Candidate(node.peer_id, node.full_addresses()) for node in chosen),
         ]
 
