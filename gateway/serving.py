@@ -72,7 +72,7 @@ class Serving:
         self.admission = Admission(self._choose, lambda query: is_served(table.roster, query), now_s, config.queue)
         self.prober = Prober(network, table, now_s)
         self.watching = Watching(network, table, self.prober, now_s)
-        self.watch = Watch(self.prober.is_there, table.note_lost, timeouts.silence_s, now_s)
+        self.watch = Watch(self.prober.is_there, self.prober.lose, timeouts.silence_s, now_s)
         self._witnesses = witnesses or Witnesses(network.peer_id)
         self._kept = KeptStreams() if kept is None else kept
         self.audits = Audits(

@@ -90,6 +90,7 @@ class Prober:
         self._now_s = now_s
         self._asked_s: dict[str, float] = {}
         self._meetings: dict[str, asyncio.Task[bool]] = {}
+        self._searches: set[asyncio.Task[None]] = set()
         self._meetings_s: deque[float] = deque(maxlen=MAX_NEWCOMERS)
 
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
@@ -103,7 +104,7 @@ class Prober:
                 rounds.add(probing)
                 probing.add_done_callback(rounds.discard)
         finally:
-            under_way: list[asyncio.Task[Any]] = [*rounds, *self._meetings.values()]
+            under_way: list[asyncio.Task[Any]] = [*rounds, *self._meetings.values(), *self._searches]
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
@@ -175,6 +176,19 @@ class Prober:
     async def is_there(self, worker: Worker) -> bool:
         """Whether it answers a probe. Somebody waits for it, so the answer comes soon, either way."""
         return await self._ask(worker, urgent_timeout_s(worker))
+
+    def lose(self, worker: Worker) -> None:
+        """It did not answer who waits for it, whose requests go on elsewhere: it is out, and is dialled anew at once.
+        What led to it may have gone, a relay for example, and not itself."""
+        self._table.note_lost(worker)
+        self._asked_s[worker.peer_id] = self._now_s()
+        searching = asyncio.create_task(self._search(worker))
+        self._searches.add(searching)
+        searching.add_done_callback(self._searches.discard)
+
+    async def _search(self, worker: Worker) -> None:
+        await self._network.hang_up(worker.peer_id)
+        await self._try_probe(worker)
 
     async def miss(self, worker: Worker) -> None:
         """Ask one of which nothing is heard any more: it is out, or in again, at once. Nothing is hung up on: it may be

@@ -27,13 +27,14 @@ _FOUND = re.compile(r"\[(/[^\]\s]+)\][^\n]* peer id mismatch: expected \w+, but 
 HangUp = Callable[[str], Awaitable[None]]
 """Close all connections to a peer. Never raises."""
 
-Knock = Callable[[Sequence[str]], Awaitable[bool]]
-"""Whether anybody answers at these full multiaddrs. Never raises."""
+Knock = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+"""Those of a peer's full multiaddrs where somebody answers; once there is one, the others are not waited for. Never
+raises."""
 
 
-async def unheard(addresses: Sequence[str]) -> bool:
+async def unheard(addresses: Sequence[str]) -> Sequence[str]:
     """Where nobody can knock, somebody may be there."""
-    return True
+    return addresses
 
 
 class NotDialled(OSError):
@@ -165,7 +166,7 @@ class Connections:
 
     async def _dial_now(self, peer_id: str) -> None:
         addresses = self._due(peer_id)
-        if peer_id in self._missed and addresses and not await self._knock(addresses):
+        if peer_id in self._missed and addresses and not (addresses := tuple(await self._knock(addresses))):
             raise NotDialled("nobody answers where it was")
         try:
             await self._dial(peer_id, addresses)

@@ -68,6 +68,7 @@ class Kind:
 
 KINDS = {
     "open": Kind(),
+    "cone": Kind(Nat.CONE),
     "open, IPv6": Kind(ip6="open"),
     "cone, IPv6": Kind(Nat.CONE, ip6="open"),
     "cone, IPv6 behind a firewall": Kind(Nat.CONE, ip6="firewall"),
@@ -80,6 +81,8 @@ CELLS = [
     pytest.param("open, IPv6", "IPv6 alone", "direct", id="gateway_without_ipv4", marks=pytest.mark.deep),
     pytest.param("IPv6 alone", "open, IPv6", "direct", id="worker_without_ipv4", marks=pytest.mark.deep),
     pytest.param("IPv6 alone", "open", "relayed", id="nothing_in_common"),
+    pytest.param("open", "IPv6 alone", "relayed", id="worker_that_is_open_has_ipv4_alone", marks=pytest.mark.deep),
+    pytest.param("cone", "IPv6 alone", "relayed", id="worker_behind_nat_has_ipv4_alone", marks=pytest.mark.deep),
     pytest.param("IPv6 alone", "IPv6 alone", "direct", id="nobody_has_ipv4", marks=pytest.mark.deep),
 ]
 

@@ -36,6 +36,10 @@ FOUND_AGAIN_S = 10.0
 GOES_ON_S = 2.0
 """In which a stream goes on through another relay."""
 
+UNTOLD_GOES_ON_S = 4.0
+"""The same where nobody is told that the first one has gone: a third of a second of silence, a question to which there
+is no answer, and a dial."""
+
 SHORT_S = 5.0
 STREAMED_BEFORE = 50
 COUNTS = {1: "one relay", 2: "two relays"}
@@ -166,15 +170,25 @@ def streams_on(given: Story, limit_s: float, what: str, mishap: Callable[[], Non
 
 
 @pytest.mark.deep
-def test_the_relay_dies_in_mid_stream_and_there_is_another_one(story: Callable[..., Story]) -> None:
+@pytest.mark.parametrize(
+    ("what", "limit_s"), [("the relay was killed", GOES_ON_S), ("the relay's line was cut", UNTOLD_GOES_ON_S)]
+)
+def test_the_relay_dies_in_mid_stream_and_there_is_another_one(
+    story: Callable[..., Story], what: str, limit_s: float
+) -> None:
+    """One that is killed is missed at once; of one whose line is gone nobody is told."""
     given = story(2)
     before = [host.received_bytes() for _, host in given.bootstraps]
 
-    def kill_the_one_that_carries_it() -> None:
+    def end_the_one_that_carries_it() -> None:
         carried = [host.received_bytes() - was for (_, host), was in zip(given.bootstraps, before, strict=True)]
-        kill(given.bootstraps[carried.index(max(carried))][0])
+        process, host = given.bootstraps[carried.index(max(carried))]
+        if what == "the relay was killed":
+            kill(process)
+        else:
+            host.cut()
 
-    streams_on(given, GOES_ON_S, "the relay was killed", kill_the_one_that_carries_it)
+    streams_on(given, limit_s, what, end_the_one_that_carries_it)
 
 
 @pytest.mark.deep

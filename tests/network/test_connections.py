@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -254,3 +255,23 @@ async def test_who_wants_a_peer_while_it_is_dialled_waits_for_the_same_dial() ->
     answered.set()
     await asyncio.gather(*wanting)
     assert dialled == [(tcp(1),), (tcp(2),)]
+
+
+async def test_who_was_lost_is_dialled_where_somebody_answers_a_knock() -> None:
+    line, heard, knocked = Line(), [RELAYED], []
+
+    async def knock(addresses: Sequence[str]) -> Sequence[str]:
+        knocked.append(tuple(addresses))
+        return heard
+
+    connections = Connections(line.dial, line.hang_up, knock=knock)
+    connections.learn([tcp(1), RELAYED])
+    await connections.connect(A)
+    assert (line.done, knocked) == ([(A, tcp(1), RELAYED)], []), "of whom nothing bad is known"
+    for _ in range(2):
+        connections.forget(A)
+        with contextlib.suppress(NotDialled):
+            await connections.connect(A)
+        heard = []
+    assert line.done[1:] == [(A, RELAYED)]
+    assert knocked == [(tcp(1), RELAYED)] * 2

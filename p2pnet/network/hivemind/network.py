@@ -56,7 +56,7 @@ class HivemindNetwork:
             self._p2pd.hang_up,
             config.initial_peers,
             scope,
-            knock=lambda addresses: self._reaching.knock(addresses),
+            knock=lambda addresses: self._reaching.answering(addresses),
         )
         self._streams = Streams(self._p2pd.open_socket, self._connections, config.open_timeout_s)
         self._p2pd.inbound.give_up_idle = self._streams.give_up_idle

@@ -25,7 +25,7 @@ from p2pnet.network.libp2p.relay import HOP_PROTOCOL, leads_to
 from p2pnet.network.multiaddrs import is_private, is_relayed, parts_of, peer_id_of, relay_of
 from p2pnet.network.reach.candidates import Candidates, OwnCandidates
 from p2pnet.network.reach.held_relay import Candidate
-from p2pnet.network.reach.knocking import knock
+from p2pnet.network.reach.knocking import answering
 from p2pnet.network.reach.own_reach import OwnReach
 from p2pnet.network.reach.punching import DIAL_S, Puncher
 from p2pnet.network.reach.reachability import Reach, Reachability
@@ -39,10 +39,6 @@ MAX_CANDIDATES = 16
 
 CIRCUIT_S = 3.0
 """For a relay to say whether it leads to a peer: it asks that peer."""
-
-MAX_CIRCUITS = 4
-"""Relays of one peer that are asked so."""
-
 
 OBSERVED_S = 2.0
 """For a peer to say where it sees us: two round trips."""
@@ -129,13 +125,11 @@ class Reaching:
 
     async def knock(self, addresses: Sequence[str]) -> bool:
         """Whether anybody answers at any of these full multiaddrs, directly or through a relay. Never raises."""
-        direct = [address for address in addresses if not is_relayed(address)]
-        if direct and await knock(direct):
-            return True
-        relayed = [address for address in addresses if is_relayed(address)]
-        by_relay = {relay_of(address): address for address in relayed}
-        asked = [self._is_behind(address) for address in list(by_relay.values())[:MAX_CIRCUITS]]
-        return any(await asyncio.gather(*asked)) if asked else not direct
+        return not addresses or bool(await self.answering(addresses))
+
+    async def answering(self, addresses: Sequence[str]) -> Sequence[str]:
+        """Those of a peer's full multiaddrs where somebody answers, see `knocking.answering`. Never raises."""
+        return await answering(addresses, self._is_behind)
 
     async def _is_behind(self, circuit: str) -> bool:
         """Whether the relay of a circuit address leads to its peer now."""
@@ -196,15 +190,19 @@ class Reaching:
         return sorted(known - {self._p2pd.peer_id})
 
     def _candidates(self) -> list[Candidate]:
-        """Those that may relay: first those that we joined through, then nodes of the DHT, which others can dial."""
+        """Those that may relay: first those that we joined through, then nodes of the DHT, which others can dial. The
+        former may have more addresses than they were named with, which they say as nodes."""
         named: dict[str, list[str]] = {}
         for address in self._config.initial_peers:
             if not is_relayed(address) and (peer_id := peer_id_of(address)) is not None:
                 named.setdefault(peer_id, []).append(address)
-        nodes = [node for node in self._dht.contacts() if node.peer_id not in named and node.addresses]
+        known = {node.peer_id: node for node in self._dht.contacts() if node.addresses}
+        for peer_id, addresses in named.items():
+            addresses += known.pop(peer_id).full_addresses() if peer_id in known else ()
+        nodes = list(known.values())
         chosen = self._rng.sample(nodes, min(len(nodes), MAX_CANDIDATES))
         return [
-            *(Candidate(peer_id, tuple(addresses)) for peer_id, addresses in named.items()),
+            *(Candidate(peer_id, tuple(dict.fromkeys(addresses))) for peer_id, addresses in named.items()),
             *(Candidate(node.peer_id, node.full_addresses()) for node in chosen),
         ]
 

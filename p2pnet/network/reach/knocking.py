@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from p2pnet.network.multiaddrs import is_relayed, parts_of
+from p2pnet.network.multiaddrs import is_relayed, parts_of, relay_of
 
 KNOCK_S = 1.5
 """Once around the world and back, and again, for a packet that was lost."""
@@ -20,6 +20,9 @@ HOST_NAMES = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 MAX_KNOCKS = 4
 """Addresses of one peer that are knocked at: one for TCP and one for QUIC, over IPv4 and IPv6."""
+
+MAX_CIRCUITS = 4
+"""Relays of one peer that are asked whether they lead to it."""
 
 _UNKNOWN_VERSION = bytes.fromhex("1a2a3a4a")
 """One of those that are reserved to be unknown: whoever speaks QUIC answers with the versions that it speaks, and keeps
@@ -49,6 +52,35 @@ async def knock(addresses: Sequence[str]) -> bool:
             task.cancel()
         await asyncio.gather(*knocks, return_exceptions=True)
     return False
+
+
+async def answering(addresses: Sequence[str], leads: Callable[[str], Awaitable[bool]]) -> Sequence[str]:
+    """Those of a peer's full multiaddrs where somebody answers: all of them when anybody does directly, or else those
+    through the relay that is the first to say that it leads there. `leads` asks the relay of a circuit address.
+
+    One relay alone: p2pd dials a peer through one after the other, and gives each five seconds. One that has gone must
+    not be among them.
+    """
+    direct = [address for address in addresses if not is_relayed(address)]
+    if direct and await knock(direct):
+        return addresses
+    by_relay: dict[str | None, list[str]] = {}
+    for address in filter(is_relayed, addresses):
+        by_relay.setdefault(relay_of(address), []).append(address)
+
+    async def asked(circuits: Sequence[str]) -> Sequence[str]:
+        return circuits if await leads(circuits[0]) else ()
+
+    asking = [asyncio.create_task(asked(circuits)) for circuits in list(by_relay.values())[:MAX_CIRCUITS]]
+    try:
+        for first in asyncio.as_completed(asking):
+            if circuits := await first:
+                return circuits
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    return ()
 
 
 async def _answers(host: str, port: int, transport: str) -> bool:

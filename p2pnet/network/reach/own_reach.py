@@ -6,7 +6,7 @@ Knows how reachability and relays go together, and neither of their ways.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from p2pnet.network.dial_addresses import Scope
 from p2pnet.network.multiaddrs import FAMILIES, family_of
@@ -24,14 +24,22 @@ POLL_S = 0.05
 
 
 class OwnReach:
-    """Of one peer. Relays are wanted while it is not known that others can dial it over IPv4: many have nothing
-    else."""
+    """Of one peer. Relays are wanted while it is not known that others can dial it over IPv4: many have nothing else.
+    Where they can, those who have IPv6 alone need one, unless it is known that they can dial it, too."""
 
-    def __init__(self, peer_id: str, reachability: Reachability, relays: Relays, scope: Scope) -> None:
+    def __init__(
+        self,
+        peer_id: str,
+        reachability: Reachability,
+        relays: Relays,
+        scope: Scope,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._peer_id = peer_id
         self._reachability = reachability
         self._relays = relays
         self._scope = scope
+        self._pause = pause
         self._has_waited = False
 
     @property
@@ -56,7 +64,9 @@ class OwnReach:
 
     def note_changed(self) -> None:
         """Something was learnt, or a relay was won or lost."""
-        self._relays.are_wanted = self.reach is Reach.HIDDEN or (self.reach is Reach.UNKNOWN and self._has_waited)
+        lacking = self._reachability.over("ip6") if self.is_direct else self.reach
+        self._relays.are_for_ip6 = self.is_direct
+        self._relays.are_wanted = lacking is Reach.HIDDEN or (lacking is Reach.UNKNOWN and self._has_waited)
 
     def note_moved(self) -> None:
         """This machine has other addresses than before."""
@@ -71,7 +81,7 @@ class OwnReach:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reachability.run())
             tasks.create_task(self._relays.run())
-            await asyncio.sleep(GRACE_S)
+            await self._pause(GRACE_S)
             self._has_waited = True
             self.note_changed()
 

@@ -1,4 +1,5 @@
-"""Chooses relays for a peer that nobody can dial, and keeps places at two of them.
+"""Chooses relays for a peer that nobody can dial, and keeps places at two of them; at one, where only those cannot
+that have IPv6 alone.
 
 Any peer may relay, so those are asked that it joined through and those that it knows as nodes of the DHT, and the
 nearest stay. When one is lost another one is asked at once, while the first is still looked for.
@@ -18,6 +19,9 @@ from p2pnet.network.reach.held_relay import Candidate, HeldRelay, Ways
 
 PLACES = 2
 """While one relay is replaced there is another one."""
+
+PLACES_FOR_IP6 = 1
+"""Where others dial this peer over IPv4 few need a relay, and everybody reads what a record names."""
 
 ASKED_AT_ONCE = 4
 """Candidates that are asked while there are too few places: the nearest of them stay."""
@@ -63,6 +67,8 @@ class Relays:
         self._resting_until_s: dict[str, float] = {}
         self.are_wanted = False
         """Whether there are to be any. Where not, those that there are are left."""
+        self.are_for_ip6 = False
+        """Whether they are for those alone that cannot dial IPv4: who cannot be dialled over IPv6 is of no use then."""
 
     @property
     def held(self) -> list[HeldRelay]:
@@ -97,11 +103,12 @@ class Relays:
         if not self.are_wanted:
             self._leave(list(self._asked))
             return
-        held = self.held
+        self._leave([relay for relay in self.held if not self._addresses_of(relay)])
+        held, places = self.held, PLACES_FOR_IP6 if self.are_for_ip6 else PLACES
         others = [relay for relay in self._asked if relay not in held]
-        if len(held) >= PLACES:
+        if len(held) >= places:
             # Those that are lost, or were never had, have been replaced.
-            self._leave([*held[PLACES:], *others])
+            self._leave([*held[places:], *others])
             return
         fresh = self._fresh(now_s)
         useless = [each for each in others if each.is_refused or now_s - (each.lost_s or now_s) > GIVEN_UP_S]
@@ -120,6 +127,7 @@ class Relays:
             if candidate.peer_id not in asked
             and candidate.peer_id != self._peer_id
             and now_s >= self._resting_until_s.get(candidate.peer_id, now_s)
+            and any(map(self._is_of_use, candidate.addresses))
         ]
 
     def _leave(self, relays: Sequence[HeldRelay]) -> None:
@@ -138,7 +146,11 @@ class Relays:
         full = [address if address.endswith(f"/p2p/{peer_id}") else f"{address}/p2p/{peer_id}" for address in claimed]
         fitting = [address for address in full if not is_relayed(address) and may_dial(address, self._scope)]
         known = [address for address in relay.candidate.addresses if not is_relayed(address)]
-        return one_of_each(fitting or known)
+        return one_of_each([address for address in fitting or known if self._is_of_use(address)])
+
+    def _is_of_use(self, address: str) -> bool:
+        """Whether those who need a relay can dial one there."""
+        return not self.are_for_ip6 or family_of(address) == "ip6"
 
 
 def one_of_each(addresses: Sequence[str]) -> list[str]:

@@ -130,7 +130,9 @@ def ask(request_id: str, **fields: Any) -> GenerateRequest:
 
 
 async def broken_round(given: Swarm, requests: Requests, draw: random.Random, label: str, dtype: str) -> int:
-    """Some requests at the same time. Returns how many answers in bfloat16 have other tokens than undisturbed ones."""
+    """Some requests, at the same time unless they are in bfloat16: there what is computed beside an answer changes it,
+    and how busy this machine is decides what that is. Returns how many answers in it have other tokens than undisturbed
+    ones."""
 
     async def one(index: int) -> int:
         request = msgspec.structs.replace(requests.one(), request_id=f"plain {label} {index}")
@@ -145,9 +147,12 @@ async def broken_round(given: Swarm, requests: Requests, draw: random.Random, la
         compare(broken, expected, found, dtype)
         return 0
 
-    parted = await asyncio.gather(*(one(index) for index in range(AT_THE_SAME_TIME)))
-    await settle_threads(given.is_idle, MANY_TURNS)
-    return sum(parted)
+    together = AT_THE_SAME_TIME if dtype == "float32" else 1
+    parted = 0
+    for first in range(0, AT_THE_SAME_TIME, together):
+        parted += sum(await asyncio.gather(*(one(index) for index in range(first, first + together))))
+        await settle_threads(given.is_idle, MANY_TURNS)
+    return parted
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))

@@ -531,6 +531,24 @@ async def test_who_does_not_answer_is_lost_and_hung_up_on(error: P2PNetError) ->
     assert site.network.hung_up == [A.peer_id]
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+async def test_who_is_lost_in_mid_answer_is_dialled_anew_at_once(is_back: bool) -> None:
+    """What led to it may have gone, and not itself. One that has gone is left to the next rounds."""
+    site = await site_of(A, B)
+    worker = site.worker(A)
+    site.network.failing[A.peer_id] = PeerUnreachable("gone")
+    assert not await site.prober.is_there(worker)
+    if is_back:
+        del site.network.failing[A.peer_id]
+    site.prober.lose(worker)
+    assert site.workers() == {B.peer_id}
+    await turn()
+    assert (A.peer_id in site.workers()) == is_back
+    assert worker.health.may_take(site.passing.now_s()) == is_back
+    assert (site.network.hung_up[0], site.network.asked) == (A.peer_id, [A.peer_id] * 2)
+    assert worker not in site.prober.due()
+
+
 async def test_who_answers_and_goes_at_once_is_lost() -> None:
     async def goes(stream: Stream) -> None:
         await stream.read()

@@ -30,6 +30,7 @@ class Relay:
     is_there: bool = True
     is_full: bool = False
     is_mute: bool = False
+    has_ip6: bool = False
     breaks: bool = False
     """Whether asking it raises what nobody expects."""
     asked: int = 0
@@ -39,7 +40,8 @@ class Relay:
     @property
     def candidate(self) -> Candidate:
         peer_id = peer(self.name).peer_id
-        return Candidate(peer_id, (f"/ip4/127.0.0.1/tcp/{1 + len(self.name)}/p2p/{peer_id}",))
+        hosts = ("/ip4/127.0.0.1", "/ip6/::1") if self.has_ip6 else ("/ip4/127.0.0.1",)
+        return Candidate(peer_id, tuple(f"{host}/tcp/{1 + len(self.name)}/p2p/{peer_id}" for host in hosts))
 
     def go(self) -> None:
         """Its process is gone, and all connections with it."""

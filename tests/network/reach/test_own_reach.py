@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from p2pnet.network.dial_addresses import Scope
 from p2pnet.network.libp2p.autonat import DialBack
-from p2pnet.network.reach.own_reach import OwnReach
+from p2pnet.network.reach.own_reach import GRACE_S, OwnReach
 from p2pnet.network.reach.reachability import Reachability
 from p2pnet.network.reach.relays import Relays, one_of_each
 from p2pnet.network.reach.sight import Sight, Tried
@@ -17,6 +19,52 @@ YES, NO = DialBack.REACHED, DialBack.NOT_REACHED
 HOME = f"/ip4/192.168.1.5/tcp/1/p2p/{OWN}"
 SIX = f"/ip6/2600::5/tcp/1/p2p/{OWN}"
 FOUR = f"/ip4/20.9.9.9/tcp/1/p2p/{OWN}"
+
+
+async def asked(
+    world: RelayWorld, four: DialBack | None, six: DialBack | None, scope: Scope = Scope.PUBLIC
+) -> tuple[OwnReach, Relays]:
+    """A peer that has asked others over both families, of whom some may have said nothing (None)."""
+    says = {"a": (FOUR, four), "b": (SIX, six)}
+
+    async def look(peer_id: str) -> Sight:
+        address, outcome = says[peer_id]
+        plain = address.rsplit("/p2p/", 1)[0]
+        return Sight(peer_id, plain, () if outcome is None else (Tried("TCP", (plain,), outcome),))
+
+    reachability = Reachability(look, lambda: list(says), world.note_change)
+    found = [relay.candidate for relay in world.relays.values()]
+    relays = Relays(OWN, lambda: found, world, Scope.LOOPBACK, world.note_change, world.clock, world.pause)
+    own = OwnReach(OWN, reachability, relays, scope, world.pause)
+    await reachability.ask()
+    own.note_changed()
+    return own, relays
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "at_once", "later", "for_ip6"),
+    [
+        (NO, NO, True, True, False),
+        (NO, YES, True, True, False),
+        (None, NO, False, True, False),
+        (None, None, False, True, False),
+        (YES, NO, True, True, True),
+        (YES, None, False, True, True),
+        (YES, YES, False, False, True),
+    ],
+)
+async def test_when_relays_are_wanted(
+    four: DialBack | None, six: DialBack | None, at_once: bool, later: bool, for_ip6: bool
+) -> None:
+    """For all, until it is known that others dial us over IPv4; and then for those who have IPv6 alone."""
+    world = RelayWorld()
+    own, relays = await asked(world, four, six)
+    assert (relays.are_wanted, relays.are_for_ip6) == (at_once, for_ip6)
+    running = asyncio.create_task(own.run())
+    await world.passes(2 * GRACE_S)
+    assert (relays.are_wanted, relays.are_for_ip6) == (later, for_ip6)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -37,22 +85,10 @@ FOUR = f"/ip4/20.9.9.9/tcp/1/p2p/{OWN}"
 async def test_what_is_named(
     four: DialBack | None, six: DialBack | None, has_relay: bool, scope: Scope, named: set[str]
 ) -> None:
-    """Relays are kept for those who have IPv4 alone, whatever is known of IPv6. Nobody is sent where he cannot get."""
+    """Nobody is sent where he cannot get."""
     relay = Relay("relay")
     world = RelayWorld(relay)
-    says = {"a": (FOUR, four), "b": (SIX, six)}
-
-    async def look(peer_id: str) -> Sight:
-        address, outcome = says[peer_id]
-        plain = address.rsplit("/p2p/", 1)[0]
-        return Sight(peer_id, plain, () if outcome is None else (Tried("TCP", (plain,), outcome),))
-
-    reachability = Reachability(look, lambda: list(says), world.note_change)
-    relays = Relays(OWN, lambda: [relay.candidate], world, Scope.LOOPBACK, world.note_change, world.clock, world.pause)
-    own = OwnReach(OWN, reachability, relays, scope)
-    await reachability.ask()
-    own.note_changed()
-    assert relays.are_wanted == (four is NO)
+    own, relays = await asked(world, four, six, scope)
     if has_relay:
         relays.are_wanted = True
         relays.look()

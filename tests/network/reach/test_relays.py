@@ -81,6 +81,22 @@ async def test_nobody_is_asked_where_none_is_wanted() -> None:
         assert relays.held == []
 
 
+async def test_for_those_who_have_ipv6_alone_one_is_kept_that_has_it() -> None:
+    """Also where others were kept before, since it was not known yet that everybody else dials us."""
+    near, both, far = Relay("near", 0.01), Relay("both", 0.1, has_ip6=True), Relay("far", 0.3, has_ip6=True)
+    async with kept(near, both, far) as (world, relays):
+        await world.passes(10)
+        assert (names(relays, world), len(relays.addresses())) == (["near", "both"], 3)
+        relays.are_for_ip6 = True
+        await world.passes(RESTING_S + 5)
+        assert names(relays, world) == ["both"]
+        assert relays.addresses() == (f"{both.candidate.addresses[1]}/p2p-circuit/p2p/{OWN}",)
+        both.go()
+        await world.passes(10)
+        assert names(relays, world) == ["far"]
+        assert near.asked == 1
+
+
 async def test_one_that_is_lost_is_replaced_at_once() -> None:
     near, next_, spare = Relay("near", 0.01), Relay("next", 0.02), Relay("spare", 0.3)
     async with kept(near, next_, spare) as (world, relays):
