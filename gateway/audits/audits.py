@@ -247,10 +247,10 @@ class Audits:
         """By all of these."""
         worker, card = given.worker, given.card
         case = self.judge.case_of(worker, card)
-        looks = await asyncio.gather(*(self._ask(each, request) for each in panel))
+        looks = await asyncio.gather(*(self._ask(each, request, given.prompt_tokens) for each in panel))
         for auditor, said in zip(panel, looks, strict=True):
             if isinstance(said, Look):
-                self.judge.note_look(worker, card, auditor, said, request)
+                self.judge.note_look(given, auditor, said, request)
                 continue
             if is_fault(said):
                 await self._find_whether_another_can(given, request, auditor)
@@ -279,13 +279,15 @@ class Audits:
         changed: tuple[int, ...] = ()
         if self._rng.random() < SPOILED_SHARE:
             request, changed = spoiled(request, self.judge.known.ids(card.key, like), self._rng)
-        said = await self._ask(auditor, request)
+        said = await self._ask(auditor, request, answer.prompt_tokens)
         if isinstance(said, Look):
             self.judge.note_trial(auditor, card, answer, changed, said)
 
-    async def _ask(self, auditor: Worker, request: ScoreRequest) -> Look | P2PNetError:
+    async def _ask(
+        self, auditor: Worker, request: ScoreRequest, prompt_tokens: int | None = None
+    ) -> Look | P2PNetError:
         try:
-            return await look(self._network, auditor, request, self._timeouts)
+            return await look(self._network, auditor, request, self._timeouts, prompt_tokens)
         except P2PNetError as error:
             self.judge.counts["failed"] += 1
             logger.debug("%s did not look at an answer: %s (%s)", auditor.peer_id, error, error.code)

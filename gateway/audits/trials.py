@@ -53,6 +53,8 @@ class KnownAnswer:
     request: ScoreRequest
     giver: Voice
     confirmed_by: list[Voice] = field(default_factory=list)
+    prompt_tokens: int | None = None
+    """How many its giver said that the prompt has."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -139,9 +141,9 @@ class AuditorRecord:
         if calibration.log_likelihood(said, len(changed)) <= 0:
             self.misses += 1
 
-    def note_good(self, giver: str, log_likelihood: float, positions: int) -> None:
-        """What it has said of an answer that two others have found good."""
-        self.against.note(giver, log_likelihood, positions)
+    def note_good(self, giver: str, log_likelihood: float, positions: int, once: float = 0.0) -> None:
+        """What it has said of an answer that two others have found good: see Evidence."""
+        self.against.note(giver, log_likelihood, positions, once)
 
     def is_untried(self, answer: KnownAnswer) -> bool:
         """Whether it would be tried with a good answer of a worker with none of whose it was."""

@@ -80,9 +80,9 @@ class Case:
         """For which share of its answers it is compared with another, where nobody can look at them."""
         return max(LEAST_SHARE, 1 / (1 + self.compared))
 
-    def note(self, voice: Voice, log_likelihood: float, positions: int) -> None:
-        """An auditor has looked at one of its answers."""
-        self.evidence.note(voice.peer_id, log_likelihood, positions)
+    def note(self, voice: Voice, log_likelihood: float, positions: int, once: float = 0.0) -> None:
+        """An auditor has looked at one of its answers: see Evidence."""
+        self.evidence.note(voice.peer_id, log_likelihood, positions, once)
         self._voices[voice.peer_id] = voice
         self._voices = {peer_id: self._voices[peer_id] for peer_id in self.evidence.voices}
         self.panel_statements += 1

@@ -31,7 +31,7 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.network.interface import Stream
-from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.score_messages import Scored, ScoreRequest, text_hash
 from p2pnet.wire.codec import encode_frame
 from tests.gateway.audits.audited_swarm import (
     DIGEST,
@@ -539,16 +539,38 @@ async def test_an_auditor_is_told_how_long_an_answer_was_to_be(
     assert look.request.clamp_max_tokens is (clamps and reason != "length")
 
 
-async def test_of_a_long_answer_a_window_is_looked_at() -> None:
+@pytest.mark.parametrize(("tokens", "looked_at"), [(1, MAX_POSITIONS), (10, MAX_POSITIONS + 6), (5_000, 5_000)])
+async def test_of_a_long_answer_a_window_of_whole_deltas_is_looked_at(tokens: int, looked_at: int) -> None:
+    """Half a delta has no text: whoever sends much at once is looked at in whole."""
     async with audited_swarm() as swarm:
         worker = swarm.known((await swarm.join("worker")).peer_id)
-        given = Given(ask(MODEL, max_tokens=5_000), worker, worker.record.models[0])
         ids = tuple(range(5_000))
-        given.note(TextDelta("x", ids))
-        given.note_end(Finished("length", Usage(3, 5_000)))
-        look = given.to_score(random.Random(1))
-        assert look is not None and len(look.token_ids) == MAX_POSITIONS and look.reason is None
-        assert (*look.request.resume_tokens, *look.token_ids) == ids[: len(look.request.resume_tokens) + MAX_POSITIONS]
+        for seed in range(5):
+            given = Given(ask(MODEL, max_tokens=5_000), worker, worker.record.models[0])
+            deltas = [TextDelta(f"{first} ", ids[first : first + tokens]) for first in range(0, 5_000, tokens)]
+            for delta in deltas:
+                given.note(delta)
+            given.note_end(Finished("length", Usage(3, 5_000)))
+            look = given.to_score(random.Random(seed))
+            assert look is not None and len(look.token_ids) == looked_at
+            first = len(look.request.resume_tokens)
+            assert (*look.request.resume_tokens, *look.token_ids) == ids[: first + looked_at]
+            assert look.text_hash == text_hash(deltas[first // tokens : (first + looked_at) // tokens])
+            assert look.reason == ("length" if first + looked_at == 5_000 else None)
+
+
+async def test_what_follows_the_last_token_is_looked_at_where_the_answer_has_ended() -> None:
+    async with audited_swarm() as swarm:
+        worker = swarm.known((await swarm.join("worker")).peer_id)
+        given = Given(ask(MODEL, stop=("!",)), worker, worker.record.models[0])
+        deltas = [TextDelta("a b", (1, 2)), TextDelta(" c")]
+        for delta in deltas:
+            given.note(delta)
+        broken = given.to_score(random.Random(1))
+        assert broken is not None and broken.text_hash == text_hash(deltas[:1])
+        given.note_end(Finished("stop", Usage(3, 4), stop="!"))
+        ended = given.to_score(random.Random(1))
+        assert ended is not None and ended.text_hash == text_hash(deltas)
 
 
 @pytest.mark.parametrize(
