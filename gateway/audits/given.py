@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from gateway.peers.worker import Worker
-from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, choice_seed
+from p2pnet.messages import Finished, FinishReason, GenerateRequest, TextDelta, TokenPrompt, choice_seed
 from p2pnet.records import ModelCard, ModelTask
 from p2pnet.score_messages import ScoreRequest, text_hash
 
@@ -22,6 +22,11 @@ which. It is of whole deltas, since what one says is known of all its ids togeth
 MAX_PROMPT_BYTES = 1 << 18
 """Some 60,000 tokens. To read a longer prompt again costs more than it shows, and the answers that wait to be looked at
 must not fill memory."""
+
+
+PROMPT_BYTES_PER_TOKEN = 4
+"""In most languages and tokenizers, roughly. How many tokens the worker says that its prompt has is not asked here: who
+says too many would be looked at less."""
 
 
 class Given:
@@ -49,6 +54,17 @@ class Given:
     def has_end(self) -> bool:
         """Whether the worker said that this was all."""
         return self._reason is not None
+
+    @property
+    def answer_part(self) -> float:
+        """How much of what a look reads is the answer, roughly; more than 0, at most 1."""
+        prompt = self._request.prompt
+        if isinstance(prompt, TokenPrompt):
+            before = len(prompt.token_ids)
+        else:
+            before = len(_prompt_bytes(self._request)) // PROMPT_BYTES_PER_TOKEN
+        own = 1 + sum(len(delta.token_ids) for delta in self._deltas)
+        return own / (before + len(self._request.resume_tokens) + own)
 
     def note(self, delta: TextDelta) -> None:
         if delta.choice == self._choice and not delta.is_prompt:

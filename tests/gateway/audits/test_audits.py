@@ -25,8 +25,11 @@ from p2pnet.messages import (
     FinishReason,
     GenerateRequest,
     Load,
+    Prompt,
     Sampling,
     TextDelta,
+    TextPrompt,
+    TokenPrompt,
     Usage,
     choice_seed,
 )
@@ -557,6 +560,36 @@ async def test_of_a_long_answer_a_window_of_whole_deltas_is_looked_at(tokens: in
             assert (*look.request.resume_tokens, *look.token_ids) == ids[: first + looked_at]
             assert look.text_hash == text_hash(deltas[first // tokens : (first + looked_at) // tokens])
             assert look.reason == ("length" if first + looked_at == 5_000 else None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "answer", "part"),
+    [
+        (TokenPrompt((7,) * 300), 0, 99, 0.25),
+        (TokenPrompt((7,) * 300), 100, 99, 0.2),
+        (TextPrompt("word" * 300), 0, 99, 0.25),
+        (TokenPrompt((7,) * 300), 0, 0, 1 / 301),
+    ],
+)
+async def test_what_takes_more_reading_is_looked_at_less_once_a_worker_is_known(
+    prompt: Prompt, before: int, answer: int, part: float
+) -> None:
+    """By what the gateway sees itself: a worker that says its prompts are long is looked at as often."""
+    answers = 20_000
+    async with audited_swarm() as swarm:
+        worker = swarm.known((await swarm.join("worker")).peer_id)
+        request = GenerateRequest("r", MODEL, prompt, resume_tokens=(7,) * before)
+        given = Given(request, worker, worker.record.models[0])
+        given.note(TextDelta("x", (7,) * answer))
+        given.note_end(Finished("length", Usage(1 << 40, answer)))
+        assert given.answer_part == pytest.approx(part, rel=0.02)
+        swarm.audits.end(given)
+        assert len(swarm.audits._waiting) == 1, "all of a new one's"
+        swarm.audits.judge.case_of(worker, given.card).evidence.note("auditor", 0.0, 1 << 40)
+        for _ in range(answers):
+            swarm.audits.end(given)
+        kept = len(swarm.audits._waiting) + swarm.audits.judge.counts["left_out"]
+        assert kept / answers == pytest.approx(part, rel=0.2, abs=0.002)
 
 
 async def test_what_follows_the_last_token_is_looked_at_where_the_answer_has_ended() -> None:

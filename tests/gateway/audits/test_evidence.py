@@ -18,6 +18,7 @@ from gateway.audits.evidence import (
     calibration_of,
 )
 from gateway.audits.looks import Look
+from gateway.audits.trials import TRIAL_SHARE
 from gateway.audits.verdicts import FULL_POSITIONS, LEAST_SHARE, MAX_CASES, Case, Cases, Voice, convicting
 from p2pnet.score_messages import MAX_MARGIN
 
@@ -192,6 +193,18 @@ def test_all_first_answers_are_looked_at_and_later_few(positions: int, log_e: fl
     case = Case("worker", "digest")
     case.evidence.note("auditor", log_e, positions)
     assert case.share == share
+
+
+@pytest.mark.parametrize("answer", [1, 40, 250, 2_000])
+@pytest.mark.parametrize("prompt", [0, 30, 1_000, 60_000])
+def test_at_the_standing_rate_looks_compute_a_hundredth_of_what_answers_do(prompt: int, answer: int) -> None:
+    """With the trials of auditors, and though the prompt was computed before. Of a new or suspected one all are."""
+    case, part = Case("worker", "digest"), answer / (prompt + answer)
+    assert case.share_of(part) == 1.0
+    case.evidence.note("auditor", 0.0, 1 << 40)
+    assert 0 < case.share_of(part) * (prompt + answer) * (1 + TRIAL_SHARE) <= 0.01 * answer
+    case.evidence.note("auditor", 10.0, 1)
+    assert case.share_of(part) == 1.0
 
 
 def test_cases_are_bounded_and_the_longest_not_looked_at_goes_first() -> None:
