@@ -120,12 +120,13 @@ def score(
 ) -> AsyncGenerator[Accepted | Scored | Finished, None]:
     """Have one worker score another one's answer: Accepted, Scored until each token has its margin, Finished.
 
-    The last Scored has the margin of the end, where the request names a `reason`. Raises, and is closed, as `generate`.
+    The last Scored has the margins of the end and of the text, where the request names a `reason` and a `text_hash`.
+    Raises, and is closed, as `generate`.
     """
     call = _Call(
         SCORE,
         request,
-        MarginCheck(len(request.token_ids), request.reason is not None).check,
+        MarginCheck(len(request.token_ids), request.reason is not None, request.text_hash is not None).check,
         timeouts.accept_s,
         timeouts.silence_s,
     )

@@ -30,6 +30,7 @@ SHORT = ExchangeTimeouts(accept_s=0.03, silence_s=0.03)
 
 ENDED = ScoreRequest(ask(digest=DIGEST, sampler="gumbel-1"), (1, 2, 3), "stop")
 CUT = msgspec.structs.replace(ENDED, reason=None)
+SAYING = msgspec.structs.replace(ENDED, text_hash=bytes(32))
 HONEST = (ACCEPTED, Scored.of((0.0, 0.5)), Scored.of((0.25,), 0.125), FINISHED)
 
 
@@ -88,6 +89,9 @@ async def test_the_end_alone_may_be_scored_and_an_answer_without_its_end() -> No
     for request, events in (
         (no_tokens, (ACCEPTED, Scored.of((), 0.5), FINISHED)),
         (CUT, (ACCEPTED, Scored.of((0.0, 0.0, 0.0)), FINISHED)),
+        (SAYING, (ACCEPTED, Scored.of((0.0, 0.0, 0.0), 0.0, 0.5), FINISHED)),
+        (SAYING, HONEST),  # as a worker of an earlier version answers
+        (msgspec.structs.replace(SAYING, reason=None), (ACCEPTED, Scored.of((0.0,) * 3, None, 0.0), FINISHED)),
     ):
         assert await run(says(framed(*events)), request) == (list(events), None)
 
@@ -122,6 +126,12 @@ LIES: list[tuple[str, tuple[ScoreEvent | TextDelta, ...], ScoreRequest]] = [
     ("an end before the last margin", (ACCEPTED, Scored.of((0.0, 0.0), 0.0)), ENDED),
     ("two ends", (ACCEPTED, Scored.of((0.0,) * 3, 0.0), Scored.of((), 0.0)), ENDED),
     ("a margin after the end", (ACCEPTED, Scored.of((0.0,) * 3, 0.0), Scored.of((0.0,))), ENDED),
+    ("a text that nobody asked for", (ACCEPTED, Scored.of((0.0,) * 3, 0.0, 0.0)), ENDED),
+    ("a text before the last margin", (ACCEPTED, Scored.of((0.0,) * 2, None, 0.0)), SAYING),
+    ("a text before the end", (ACCEPTED, Scored.of((0.0,) * 3, None, 0.0)), SAYING),
+    ("two texts", (ACCEPTED, Scored.of((0.0,) * 3, 0.0, 0.0), Scored.of((), None, 0.0)), SAYING),
+    ("a text beyond what it can be", (ACCEPTED, Scored.of((0.0,) * 3, 0.0, 0.75)), SAYING),
+    ("a text that is no number", (ACCEPTED, Scored.of((0.0,) * 3, 0.0, NAN)), SAYING),
     ("a score of nothing", (ACCEPTED, Scored()), ENDED),
     ("half a number", (ACCEPTED, Scored(bytes(6))), ENDED),
     ("no number", (ACCEPTED, Scored.of((0.0, NAN))), ENDED),

@@ -67,7 +67,7 @@ from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
 from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, StageRecord, open_record, seal
-from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.score_messages import Scored, ScoreRequest, text_hash
 from p2pnet.stage_messages import (
     Copy,
     Hop,
@@ -127,8 +127,13 @@ EVENTS = {
 }
 EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9))), dimensions=2)
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
-SCORE_REQUEST = ScoreRequest(msgspec.structs.replace(REQUEST, digest=DIGEST, sampler=SAMPLER), (72, 9), "stop")
-SCORED = Scored.of((0.0, 0.25), 0.0)
+SCORE_REQUEST = ScoreRequest(
+    msgspec.structs.replace(REQUEST, digest=DIGEST, sampler=SAMPLER),
+    (72, 9),
+    "stop",
+    text_hash=text_hash([TextDelta("Hello!", (72, 9))]),
+)
+SCORED = Scored.of((0.0, 0.25), 0.0, 0.0)
 ANNOUNCED = Announced(b"\x01\x02\x03")
 STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(

@@ -25,6 +25,7 @@ from gateway.audits.judge import Judge
 from gateway.audits.looks import Look, is_fault, look
 from gateway.audits.modes import AuditConfig, AuditMode
 from gateway.audits.trials import ACCUSER_TRIAL_SHARE, SPOILED_SHARE, TRIAL_SHARE, spoiled
+from gateway.audits.verdicts import CANARY_PART
 from gateway.interface import Caller
 from gateway.membership.table import PeerTable
 from gateway.peers.worker import Worker
@@ -120,7 +121,13 @@ class Audits:
         return Given(request, worker, card, self._rng.randrange(request.n))
 
     def end(self, given: Given) -> None:
-        """As much as there will be has come."""
+        """As much as there will be has come. How much it would take to look at it is known only now."""
+        case = self.judge.case_of(given.worker, given.card)
+        share = case.share_of(given.answer_part)
+        if share >= case.share or self._rng.random() < share / case.share:
+            self._keep_given(given)
+
+    def _keep_given(self, given: Given) -> None:
         self._keep(_Kept(given.worker, given.card, self._now_s(), given))
 
     def free_look(self, request: GenerateRequest, attempt_by: Worker, parts: Sequence[Part]) -> FreeLook | None:
@@ -162,7 +169,8 @@ class Audits:
 
     def _is_drawn(self, worker: Worker, card: ModelCard) -> bool:
         case = self.judge.case_of(worker, card)
-        share = case.comparing_share if is_unverifiable(card) else case.share
+        part = CANARY_PART if self.config.mode is AuditMode.CANARIES else 1.0
+        share = case.comparing_share if is_unverifiable(card) else case.share_of(part)
         return share >= 1 or self._rng.random() < share
 
     def _keep(self, kept: _Kept) -> None:
@@ -213,7 +221,7 @@ class Audits:
     async def _canary(self, kept: _Kept) -> None:
         """Have a worker answer a prompt of ours, as it answers those of clients, and keep the answer."""
         given, _ = await self._answer_of(kept.worker, kept.card, canary(kept.card, self._rng))
-        self.end(given)
+        self._keep_given(given)
 
     async def _compare(self, worker: Worker, twin: Worker, card: ModelCard) -> None:
         """Have two that nobody can check answer the same prompt of ours."""
@@ -247,10 +255,10 @@ class Audits:
         """By all of these."""
         worker, card = given.worker, given.card
         case = self.judge.case_of(worker, card)
-        looks = await asyncio.gather(*(self._ask(each, request) for each in panel))
+        looks = await asyncio.gather(*(self._ask(each, request, given.prompt_tokens) for each in panel))
         for auditor, said in zip(panel, looks, strict=True):
             if isinstance(said, Look):
-                self.judge.note_look(worker, card, auditor, said, request)
+                self.judge.note_look(given, auditor, said, request)
                 continue
             if is_fault(said):
                 await self._find_whether_another_can(given, request, auditor)
@@ -279,13 +287,15 @@ class Audits:
         changed: tuple[int, ...] = ()
         if self._rng.random() < SPOILED_SHARE:
             request, changed = spoiled(request, self.judge.known.ids(card.key, like), self._rng)
-        said = await self._ask(auditor, request)
+        said = await self._ask(auditor, request, answer.prompt_tokens)
         if isinstance(said, Look):
             self.judge.note_trial(auditor, card, answer, changed, said)
 
-    async def _ask(self, auditor: Worker, request: ScoreRequest) -> Look | P2PNetError:
+    async def _ask(
+        self, auditor: Worker, request: ScoreRequest, prompt_tokens: int | None = None
+    ) -> Look | P2PNetError:
         try:
-            return await look(self._network, auditor, request, self._timeouts)
+            return await look(self._network, auditor, request, self._timeouts, prompt_tokens)
         except P2PNetError as error:
             self.judge.counts["failed"] += 1
             logger.debug("%s did not look at an answer: %s (%s)", auditor.peer_id, error, error.code)

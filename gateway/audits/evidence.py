@@ -12,6 +12,9 @@ shares are all 1: with those only the time between false alarms is bounded. As t
 supermartingale that began with 1, and the bound is on the chance of ever accusing. A fraud that begins after k
 statements has to be seen for 2 ln k nats longer: 15 after two thousand.
 
+A long answer costs an honest worker nothing and a cheat much: its many right tokens outweigh the one lie that an answer
+has of its end or its text. So the stake is split between two products: of all tokens, and of what an answer has once.
+
 Each auditor is a voice with products of its own, from the one stake: all honest voices together accuse an honest worker
 once in a million, however many they are.
 """
@@ -27,6 +30,10 @@ LOG_FLAGGED = log(1e6)
 
 LOG_SUSPECTED = log(1e2)
 """From here on all answers are looked at, by two auditors each: one honest worker in a hundred costs that much more."""
+
+ONCE_SHARE = 0.1
+"""Of the stake, for what an answer has once: it is seen 2.3 nats later than with a whole stake, which is one or two
+answers more, and what tokens say 0.1 nats later."""
 
 MAX_VOICES = 16
 """Auditors remembered for one worker: the one with the least evidence makes room, which can only help the worker."""
@@ -70,7 +77,8 @@ class Evidence:
 
     def __init__(self) -> None:
         self._statements = 0
-        self._voices: dict[str, float] = {}
+        self._products: dict[str, tuple[float, float]] = {}
+        """Of each auditor, in nats: of tokens, and of what an answer has once."""
         self.positions = 0
         """Those that were looked at, tokens and ends."""
 
@@ -81,32 +89,37 @@ class Evidence:
     @property
     def log_e(self) -> float:
         """Of the voice that says most, in nats; -inf before the first."""
-        return max(self._voices.values(), default=-inf)
+        return max(self.voices.values(), default=-inf)
 
     @property
     def voices(self) -> Mapping[str, float]:
         """The evidence of each auditor, in nats."""
-        return self._voices
+        return {voice: _log_sum(*products) for voice, products in self._products.items()}
 
-    def note(self, voice: str, log_likelihood: float, positions: int) -> None:
+    def note(self, voice: str, log_likelihood: float, positions: int, once: float = 0.0) -> None:
         """An auditor has looked at one answer, which was chosen for that before anything was known of it: of answers
-        that are looked at because they look bad, the mean of L is more than 1."""
+        that are looked at because they look bad, the mean of L is more than 1. `once` is the log L of what it has
+        once."""
         self._statements += 1
         self.positions += positions
         begins = -log(self._statements) - log1p(self._statements)
-        before = self._voices.pop(voice, -inf)
-        if len(self._voices) >= MAX_VOICES:
-            self._voices.pop(min(self._voices, key=lambda name: self._voices[name]))
-        self._voices[voice] = _log_sum(before, begins) + log_likelihood
+        tokens, of_once = self._products.pop(voice, (-inf, -inf))
+        if len(self._products) >= MAX_VOICES:
+            voices = self.voices
+            self._products.pop(min(voices, key=lambda name: voices[name]))
+        self._products[voice] = (
+            _log_sum(tokens, begins + log1p(-ONCE_SHARE)) + log_likelihood,
+            _log_sum(of_once, begins + log(ONCE_SHARE)) + once,
+        )
 
     def discard(self, voice: str) -> None:
         """What it has said counts no more."""
-        self._voices.pop(voice, None)
+        self._products.pop(voice, None)
 
     def accusers(self, log_threshold: float) -> list[str]:
         """The voices with so much evidence, most first."""
-        found = [voice for voice, log_e in self._voices.items() if log_e >= log_threshold]
-        return sorted(found, key=lambda voice: -self._voices[voice])
+        voices = self.voices
+        return sorted((voice for voice in voices if voices[voice] >= log_threshold), key=lambda voice: -voices[voice])
 
 
 def _log_sum(a: float, b: float) -> float:

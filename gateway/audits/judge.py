@@ -11,6 +11,7 @@ from gateway.audits.audit_view import audit_view
 from gateway.audits.auditors import Auditors
 from gateway.audits.comparing import are_alike
 from gateway.audits.evidence import calibration_of
+from gateway.audits.given import Given
 from gateway.audits.looks import Look
 from gateway.audits.trials import KnownAnswer, KnownAnswers
 from gateway.audits.verdicts import Case, Cases
@@ -43,16 +44,18 @@ class Judge:
         """What has been shown of it."""
         return audit_view(worker, self.cases, self.flags)
 
-    def note_look(self, worker: Worker, card: ModelCard, auditor: Worker, said: Look, request: ScoreRequest) -> None:
-        """An auditor has looked at an answer of this worker."""
-        log_likelihood = self._note(worker, card, auditor, said)
-        if log_likelihood is None:
+    def note_look(self, given: Given, auditor: Worker, said: Look, request: ScoreRequest) -> None:
+        """An auditor has looked at an answer."""
+        worker, card = given.worker, given.card
+        doubt = self._note(worker, card, auditor, said)
+        if doubt is None:
             return
         self.case_of(auditor, card).could_where_it_failed.clear()
-        self.counts["doubted" if log_likelihood > 0 else "passed"] += 1
+        self.counts["doubted" if doubt > 0 else "passed"] += 1
         voice = self._auditors.voice_of(auditor)
-        if log_likelihood <= 0 and not voice.is_trusted:  # also of one that is suspected: its accuser is to be tried
-            self.known.add(card.key, KnownAnswer(request, self._auditors.voice_of(worker), [voice]))
+        if doubt <= 0 and not voice.is_trusted:  # also of one that is suspected: its accuser is to be tried
+            answer = KnownAnswer(request, self._auditors.voice_of(worker), [voice], given.prompt_tokens)
+            self.known.add(card.key, answer)
 
     def note_free_look(self, worker: Worker, card: ModelCard, auditor: Worker, said: Look) -> None:
         """Whoever goes on with an answer has told the margins of what this worker gave of it."""
@@ -85,27 +88,28 @@ class Judge:
         positions changed; or at one that is to be known."""
         self.counts["trial"] += 1
         record, calibration = self._auditors.record_of(auditor.peer_id), calibration_of(card.quantization, card.dtype)
-        log_likelihood = said.log_likelihood(calibration)
         if changed:
             record.note_spoiled(said.margins, changed, calibration)
         elif answer.is_confirmed:
-            record.note_good(answer.giver.peer_id, log_likelihood, said.positions)
-        elif log_likelihood <= 0:
+            log_likelihood, once = said.log_likelihood(calibration), said.log_likelihood_once(calibration)
+            record.note_good(answer.giver.peer_id, log_likelihood, said.positions, once)
+        elif said.doubt(calibration) <= 0:
             self.known.confirm(card.key, answer, self._auditors.voice_of(auditor))
         if record.is_liar:
             logger.warning("%s says what is not so of others' answers: it is not asked any more", auditor.peer_id)
             self._discard(auditor.peer_id)
 
     def _note(self, worker: Worker, card: ModelCard, auditor: Worker, said: Look) -> float | None:
-        """The log likelihood of what it says; None where that does not count, since either was found out meanwhile."""
+        """The doubt in what it says; None where that does not count, since either was found out meanwhile."""
         if worker.peer_id in self.flags or auditor.peer_id in self.flags or self._auditors.is_barred(auditor.peer_id):
             return None
         case = self.case_of(worker, card)
-        log_likelihood = said.log_likelihood(calibration_of(card.quantization, card.dtype))
-        case.note(self._auditors.voice_of(auditor), log_likelihood, said.positions)
+        calibration = calibration_of(card.quantization, card.dtype)
+        log_likelihood, once = said.log_likelihood(calibration), said.log_likelihood_once(calibration)
+        case.note(self._auditors.voice_of(auditor), log_likelihood, said.positions, once)
         if voices := case.convicting():
             self._flag(case, UNLIKE, [voice.peer_id for voice in voices], any(voice.is_trusted for voice in voices))
-        return log_likelihood
+        return said.doubt(calibration)
 
     def _flag(self, case: Case, reason: str, accusers: Sequence[str], is_by_trusted: bool = False) -> None:
         evidence = case.evidence

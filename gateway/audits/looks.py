@@ -21,6 +21,7 @@ from p2pnet.errors import (
     PeerUnreachable,
 )
 from p2pnet.features import SCORE
+from p2pnet.messages import Accepted
 from p2pnet.network.interface import Network
 from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest
 
@@ -34,17 +35,31 @@ or has less memory than whoever gave the answer."""
 
 @dataclass(frozen=True)
 class Look:
-    """What an auditor says: the margins of the tokens, in logits, and that of the end, if it was asked for."""
+    """What an auditor says: the margins of the tokens, in logits, and those of the end, of the text and of how many
+    tokens the prompt has, as far as they were asked for."""
 
     margins: tuple[float, ...]
     end: float | None = None
+    text: float | None = None
+    prompt: float | None = None
 
     @property
     def positions(self) -> int:
         return len(self.margins) + (self.end is not None)
 
     def log_likelihood(self, calibration: Calibration) -> float:
+        """Of the tokens, with the end."""
         return calibration.log_likelihood(sum(self.margins) + (self.end or 0.0), self.positions)
+
+    def log_likelihood_once(self, calibration: Calibration) -> float:
+        """Of what an answer has once, as of one token: of these the largest, since honest workers have 0 in all but the
+        end. 0 where none was asked for."""
+        once = [each for each in (self.end, self.text, self.prompt) if each is not None]
+        return calibration.log_likelihood(max(once), 1) if once else 0.0
+
+    def doubt(self, calibration: Calibration) -> float:
+        """More than 0 where it speaks against the worker."""
+        return max(self.log_likelihood(calibration), self.log_likelihood_once(calibration))
 
 
 GIVEN_IDS = ("token_ids", "resume_tokens")
@@ -56,17 +71,28 @@ IMPOSSIBLE = Look((MAX_MARGIN,))
 It must not be nothing, or a cheat would add one to all that it gives."""
 
 
-async def look(network: Network, auditor: Worker, request: ScoreRequest, timeouts: ExchangeTimeouts) -> Look:
-    """Have it look: that takes none of its slots. Raises what the auditor fails with, PeerSilent after LOOK_S."""
+async def look(
+    network: Network,
+    auditor: Worker,
+    request: ScoreRequest,
+    timeouts: ExchangeTimeouts,
+    prompt_tokens: int | None = None,
+) -> Look:
+    """Have it look: that takes none of its slots. `prompt_tokens` are those that the worker says the prompt has: who
+    says too many may end before `max_tokens`. Raises what the auditor fails with, PeerSilent after LOOK_S."""
     margins: list[float] = []
     end: float | None = None
+    text: float | None = None
+    prompt: float | None = None
     events = score(network, auditor.peer_id, request, auditor.record.addresses, timeouts)
     try:
         async with asyncio.timeout(LOOK_S):
             async for event in events:
                 if isinstance(event, Scored):
                     margins += event.values
-                    end = event.end
+                    end, text = event.end, event.text
+                elif isinstance(event, Accepted) and prompt_tokens is not None:
+                    prompt = 0.0 if event.prompt_tokens == prompt_tokens else MAX_MARGIN
     except InvalidRequest as error:
         if error.param not in GIVEN_IDS:
             raise
@@ -75,7 +101,7 @@ async def look(network: Network, auditor: Worker, request: ScoreRequest, timeout
         raise PeerSilent(f"the auditor took more than {LOOK_S:.0f} s") from error
     finally:
         await events.aclose()
-    return Look(tuple(margins), end)
+    return Look(tuple(margins), end, text, prompt)
 
 
 def is_fault(error: P2PNetError) -> bool:

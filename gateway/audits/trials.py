@@ -23,7 +23,8 @@ TRIAL_SHARE = 0.08
 """Of the looks that an auditor is asked for: one that looks at nothing is found out within some dozens."""
 
 ACCUSER_TRIAL_SHARE = 0.25
-"""Of those of one that has brought a worker under suspicion: one of the two does not tell the truth."""
+"""Of those of one that has brought a worker under suspicion: one of the two does not tell the truth. It is found out in
+half of the looks, and trials are a tenth of all looks even then (docs/audits.md)."""
 
 SPOILED_SHARE = 0.5
 """Of all trials: the others are with good answers, or find some."""
@@ -53,6 +54,8 @@ class KnownAnswer:
     request: ScoreRequest
     giver: Voice
     confirmed_by: list[Voice] = field(default_factory=list)
+    prompt_tokens: int | None = None
+    """How many its giver said that the prompt has."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -139,9 +142,9 @@ class AuditorRecord:
         if calibration.log_likelihood(said, len(changed)) <= 0:
             self.misses += 1
 
-    def note_good(self, giver: str, log_likelihood: float, positions: int) -> None:
-        """What it has said of an answer that two others have found good."""
-        self.against.note(giver, log_likelihood, positions)
+    def note_good(self, giver: str, log_likelihood: float, positions: int, once: float = 0.0) -> None:
+        """What it has said of an answer that two others have found good: see Evidence."""
+        self.against.note(giver, log_likelihood, positions, once)
 
     def is_untried(self, answer: KnownAnswer) -> bool:
         """Whether it would be tried with a good answer of a worker with none of whose it was."""

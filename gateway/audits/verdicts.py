@@ -16,9 +16,13 @@ FULL_POSITIONS = 2_000
 """Until so many tokens were looked at, all answers of an identity are: it costs nothing to begin with a new one. Five
 times what it is to take to tell four-bit weights from sixteen."""
 
-LEAST_SHARE = 0.02
-"""Of the answers of who is known for long. One look is one reading of prompt and answer, some half of what the answer
-took at most: so all looks together take one percent."""
+LEAST_SHARE = 0.009
+"""Of the answers of who is known for long, times the part of what a look reads that is the answer's own: so looks
+compute nine positions for each thousand that answers have, and ten with the trials of auditors, however long prompts
+are. The prompts that were served do not count, since in a chat they have often been computed before."""
+
+CANARY_PART = 0.5
+"""For canaries that part: what is looked at has been answered for nothing before."""
 
 MAX_CASES = 4_096
 """Workers, with one digest each, of which evidence is kept; some 4 kB each. Of those the longest not looked at makes
@@ -70,19 +74,23 @@ class Case:
 
     @property
     def share(self) -> float:
-        """Which share of its answers is looked at, from 0 to 1."""
+        """Which share of its answers is looked at, from 0 to 1, where a look reads nothing but the answer."""
+        return self.share_of(1.0)
+
+    def share_of(self, part: float) -> float:
+        """The same where the answer is this part of what a look reads."""
         if self.is_suspected:
             return 1.0
-        return max(LEAST_SHARE, min(1.0, FULL_POSITIONS / max(1, self.evidence.positions)))
+        return max(LEAST_SHARE * part, min(1.0, FULL_POSITIONS / max(1, self.evidence.positions)))
 
     @property
     def comparing_share(self) -> float:
         """For which share of its answers it is compared with another, where nobody can look at them."""
         return max(LEAST_SHARE, 1 / (1 + self.compared))
 
-    def note(self, voice: Voice, log_likelihood: float, positions: int) -> None:
-        """An auditor has looked at one of its answers."""
-        self.evidence.note(voice.peer_id, log_likelihood, positions)
+    def note(self, voice: Voice, log_likelihood: float, positions: int, once: float = 0.0) -> None:
+        """An auditor has looked at one of its answers: see Evidence."""
+        self.evidence.note(voice.peer_id, log_likelihood, positions, once)
         self._voices[voice.peer_id] = voice
         self._voices = {peer_id: self._voices[peer_id] for peer_id in self.evidence.voices}
         self.panel_statements += 1

@@ -8,12 +8,13 @@ from p2pnet.score_messages import MARGIN_BYTES, MAX_MARGIN, Scored
 
 
 class MarginCheck:
-    """Follows the scores of so many tokens, and of the end where that is wanted. Every check raises
+    """Follows the scores of so many tokens, and of end and text where these are wanted. Every check raises
     ProtocolViolation."""
 
-    def __init__(self, tokens: int, needs_end: bool = False) -> None:
+    def __init__(self, tokens: int, needs_end: bool = False, takes_text: bool = False) -> None:
         self._missing = tokens
         self._needs_end = needs_end
+        self._takes_text = takes_text  # which a worker of an earlier version does not send
 
     def check(self, event: Accepted | Scored | Finished) -> None:
         """Check the next event, whichever it is."""
@@ -25,7 +26,7 @@ class MarginCheck:
 
     def check_scored(self, scored: Scored) -> None:
         """Check some more margins."""
-        if not scored.margins and scored.end is None:
+        if not scored.margins and scored.end is None and scored.text is None:
             raise ProtocolViolation("a score of nothing")
         check_margins(scored.margins)
         self._missing -= len(scored.margins) // MARGIN_BYTES
@@ -35,6 +36,10 @@ class MarginCheck:
             if not self._needs_end or self._missing:
                 raise ProtocolViolation("a score of an end that was not asked for, or before the last margin")
             self._needs_end = False
+        if scored.text is not None:
+            if not self._takes_text or self._missing or self._needs_end:
+                raise ProtocolViolation("a score of a text that was not asked for, or before the last margin")
+            self._takes_text = False
 
     def check_over(self) -> None:
         """Check that nothing is missing."""

@@ -104,7 +104,7 @@ class Intake:
         length = len(sequence.job.ids) + len(asked.token_ids)
         if length > context_length:
             raise ContextOverflow.by_prompt(context_length, length)
-        given = Given(asked.token_ids, asked.reason, asked.stop, is_limit_known)
+        given = Given(asked.token_ids, asked.reason, asked.stop, is_limit_known, asked.text_hash)
         return Replay.alone(sequence, given, min(context_length, sequence.job.max_length))
 
     def _begin(

@@ -13,7 +13,7 @@ import torch
 
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import FinishReason, TextDelta, Usage
-from p2pnet.score_messages import MAX_MARGIN, MAX_SCORED_MARGINS, Scored
+from p2pnet.score_messages import MAX_MARGIN, MAX_SCORED_MARGINS, Scored, text_hash
 from p2pnet.worker.engine.scheduler import Job
 from p2pnet.worker.engine.sequence import Sequence
 
@@ -26,13 +26,14 @@ class Given:
     """What another worker gave: its tokens, and how it said that it ended. `reason` None: the end is not looked at.
 
     `is_limit_known` says that an answer of fewer than `max_tokens` did not end at a limit: False where only the context
-    of that worker said how many there can be.
+    of that worker said how many there can be. `text_hash` is of the text that it sent; None: that is not looked at.
     """
 
     token_ids: tuple[int, ...]
     reason: FinishReason | None = None
     stop: str | None = None
     is_limit_known: bool = True
+    text_hash: bytes | None = None
 
 
 class Replay:
@@ -51,8 +52,9 @@ class Replay:
         self._unsent: list[float] = []
         self._is_broken = False
         """Whether a token has come that the form does not allow: nothing can follow it."""
-        self._released = 0
-        """How many of the ids have come out in deltas. Those are given, and no others."""
+        self._said: list[TextDelta] = []
+        """What has come out: the ids in it are given, and no others."""
+        self._text: float | None = None
         self._end: float | None = None
         self._end_token: float | None = None
         """The margin of an end token after the given ones, once it is known."""
@@ -100,8 +102,8 @@ class Replay:
         margins, self._unsent = self._unsent, []
         parts = [margins[first : first + MAX_SCORED_MARGINS] for first in range(0, len(margins), MAX_SCORED_MARGINS)]
         events = list(map(Scored.of, parts))
-        if self._end is not None:
-            events[-1:] = [Scored.of(parts[-1] if parts else (), self._end)]
+        if self._end is not None or self._text is not None:
+            events[-1:] = [Scored.of(parts[-1] if parts else (), self._end, self._text)]
         return tuple(events)
 
     def _score(self, row: torch.Tensor, token_id: int) -> None:
@@ -109,7 +111,7 @@ class Replay:
         self._unsent.append(MAX_MARGIN if is_end else self._sequence.margins(row, [token_id])[0])
         self._scored += 1
         try:
-            self._note(self._sequence.follow(token_id, row))
+            self._said += self._sequence.follow(token_id, row)
         except InvalidRequest:
             self._is_broken = True
 
@@ -138,7 +140,7 @@ class Replay:
             if self._end_token and sequence.withholds:
                 self._sample(row)
             elif self._end_token < MAX_MARGIN:
-                self._note(sequence.follow(ends[margins.index(self._end_token)], row))
+                self._said += sequence.follow(ends[margins.index(self._end_token)], row)
                 self._conclude(self._end_token if self._ends_as_said else MAX_MARGIN)
             else:
                 self._conclude(MAX_MARGIN)
@@ -149,14 +151,14 @@ class Replay:
         """Sample one more token of what was withheld at the end."""
         sequence = self._sequence
         self._lead = min(self._lead, sequence.lead(row))
-        self._note(sequence.choose(row))
+        self._said += sequence.choose(row)
         other = self._lead if self._end_token is None else min(self._lead, self._end_token)
         if self._released > len(self._given.token_ids):  # more was to come
-            self._conclude(other)
+            self._conclude(other, other)
         elif sequence.finish_reason is not None:
-            self._conclude(0.0 if self._ends_as_said else other)
+            self._conclude(0.0 if self._ends_as_said else other, other)
         elif len(self.job.ids) >= self.job.max_length:
-            self._conclude(0.0)  # there is no room here to see it
+            self._conclude(0.0, 0.0)  # there is no room here to see it
         else:
             self.job.ids.append(sequence.job.ids[-1])
 
@@ -165,9 +167,14 @@ class Replay:
         said = (self._given.reason, self._given.stop, len(self._given.token_ids))
         return (self._sequence.finish_reason, self._sequence.stop, self._released) == said
 
-    def _note(self, deltas: Ids[TextDelta]) -> None:
-        self._released += sum(len(delta.token_ids) for delta in deltas)
+    @property
+    def _released(self) -> int:
+        return sum(len(delta.token_ids) for delta in self._said)
 
-    def _conclude(self, end: float) -> None:
+    def _conclude(self, end: float, most: float = MAX_MARGIN) -> None:
+        """`most` is the margin of another text: less where some of it was sampled here, and might have been others."""
         self._end = None if self._given.reason is None else end
+        if self._given.text_hash is not None:
+            rest = () if self._sequence.finish_reason is not None else self._sequence.leave()
+            self._text = 0.0 if text_hash([*self._said, *rest]) == self._given.text_hash else most
         self.finish_reason = "stop"

@@ -147,6 +147,10 @@ class Sequence:
         deltas = (delta,) if delta else ()
         return deltas + self._finish(self.finish_reason) if self.finish_reason else deltas
 
+    def leave(self) -> tuple[TextDelta, ...]:
+        """Nothing more follows, though it is not over. Returns what was withheld."""
+        return self._emitter.flush()
+
     def _logprob(self, logits: torch.Tensor, token_id: int) -> TokenLogprob | None:
         if self._plan.logprobs is None:
             return None

@@ -29,7 +29,7 @@ from p2pnet.directory import entries_for
 from p2pnet.messages import Accepted, Failed, Finished, FinishReason, GenerateRequest, Sampling, TextDelta, Usage
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.records import seal
-from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest
+from p2pnet.score_messages import MAX_MARGIN, Scored, ScoreRequest, text_hash
 from p2pnet.wire.codec import encode_frame, request_decoder, score_request_decoder
 from p2pnet.wire.exchange import GENERATE_PROTOCOL, SCORE_PROTOCOL, STATUS_PROTOCOL
 from tests.gateway.story_swarm import PATIENT, Swarm, is_there
@@ -43,6 +43,9 @@ END = 0
 """The id of the end token."""
 
 PROMPTS = 16
+PROMPT_TOKENS = 3
+"""Of each of them, as whoever is honest says."""
+
 HONEST_ROUNDING = 1e-4
 """Of a logit, from one machine to another: more than float32 shows."""
 
@@ -88,8 +91,12 @@ def scores(model: Model, prompt: int, sampling: Sampling, last: int, position: i
 
 @dataclass(frozen=True)
 class Answer:
+    """`says` follows the text of each word, and `prompt_tokens` is how many the worker says that the prompt has."""
+
     ids: tuple[int, ...]
     reason: FinishReason
+    says: str = ""
+    prompt_tokens: int = PROMPT_TOKENS
 
 
 def answer(model: Model, request: GenerateRequest, prompt: int | None = None) -> Answer:
@@ -136,11 +143,23 @@ def honest_answer(request: GenerateRequest) -> Answer:
 
 def honest_scores(request: ScoreRequest) -> Sequence[Accepted | Scored | Finished | Failed]:
     found, end = margins(Model(), request, machine=zlib.crc32(request.request_id.encode()))
-    return said(found, end)
+    text = (
+        None
+        if request.text_hash is None
+        else MAX_MARGIN * (request.text_hash != text_hash(deltas_of(request.token_ids)))
+    )
+    return said(found, end, text)
 
 
-def said(found: Sequence[float], end: float | None) -> Sequence[Accepted | Scored | Finished | Failed]:
-    return Accepted(3, DIGEST, sampler=SAMPLER), Scored.of(found, end), Finished("stop", Usage(3, 0))
+def deltas_of(ids: Sequence[int], says: str = "") -> Sequence[TextDelta]:
+    return [TextDelta(f" {word}{says}", (word,)) for word in ids]
+
+
+def said(
+    found: Sequence[float], end: float | None, text: float | None = None, prompt_tokens: int = PROMPT_TOKENS
+) -> Sequence[Accepted | Scored | Finished | Failed]:
+    accepted = Accepted(prompt_tokens, DIGEST, sampler=SAMPLER)
+    return accepted, Scored.of(found, end, text), Finished("stop", Usage(prompt_tokens, 0))
 
 
 def passes_all(request: ScoreRequest) -> Sequence[Accepted | Scored | Finished | Failed]:
@@ -210,8 +229,9 @@ class AuditedSwarm(Swarm):
             ids = given.ids[: len(given.ids) // 2] if is_held else given.ids
             before = ScoreRequest(msgspec.structs.replace(request, resume_tokens=()), request.resume_tokens)
             scored = [each for each in say(before) if isinstance(each, Scored)] if request.score_resume else []
-            events = [Accepted(3, DIGEST, sampler=sampler), *scored, *(TextDelta(f" {word}", (word,)) for word in ids)]
-            end = [] if is_held else [Finished(given.reason, Usage(3, len(given.ids)))]
+            accepted = Accepted(given.prompt_tokens, DIGEST, sampler=sampler)
+            events = [accepted, *scored, *deltas_of(ids, given.says)]
+            end = [] if is_held else [Finished(given.reason, Usage(given.prompt_tokens, len(given.ids)))]
             await stream.write(b"".join(encode_frame(event, 1 << 20) for event in (*events, *end)))
             if is_held:
                 await stream.read()

@@ -25,13 +25,16 @@ from p2pnet.messages import (
     FinishReason,
     GenerateRequest,
     Load,
+    Prompt,
     Sampling,
     TextDelta,
+    TextPrompt,
+    TokenPrompt,
     Usage,
     choice_seed,
 )
 from p2pnet.network.interface import Stream
-from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.score_messages import Scored, ScoreRequest, text_hash
 from p2pnet.wire.codec import encode_frame
 from tests.gateway.audits.audited_swarm import (
     DIGEST,
@@ -539,16 +542,68 @@ async def test_an_auditor_is_told_how_long_an_answer_was_to_be(
     assert look.request.clamp_max_tokens is (clamps and reason != "length")
 
 
-async def test_of_a_long_answer_a_window_is_looked_at() -> None:
+@pytest.mark.parametrize(("tokens", "looked_at"), [(1, MAX_POSITIONS), (10, MAX_POSITIONS + 6), (5_000, 5_000)])
+async def test_of_a_long_answer_a_window_of_whole_deltas_is_looked_at(tokens: int, looked_at: int) -> None:
+    """Half a delta has no text: whoever sends much at once is looked at in whole."""
     async with audited_swarm() as swarm:
         worker = swarm.known((await swarm.join("worker")).peer_id)
-        given = Given(ask(MODEL, max_tokens=5_000), worker, worker.record.models[0])
         ids = tuple(range(5_000))
-        given.note(TextDelta("x", ids))
-        given.note_end(Finished("length", Usage(3, 5_000)))
-        look = given.to_score(random.Random(1))
-        assert look is not None and len(look.token_ids) == MAX_POSITIONS and look.reason is None
-        assert (*look.request.resume_tokens, *look.token_ids) == ids[: len(look.request.resume_tokens) + MAX_POSITIONS]
+        for seed in range(5):
+            given = Given(ask(MODEL, max_tokens=5_000), worker, worker.record.models[0])
+            deltas = [TextDelta(f"{first} ", ids[first : first + tokens]) for first in range(0, 5_000, tokens)]
+            for delta in deltas:
+                given.note(delta)
+            given.note_end(Finished("length", Usage(3, 5_000)))
+            look = given.to_score(random.Random(seed))
+            assert look is not None and len(look.token_ids) == looked_at
+            first = len(look.request.resume_tokens)
+            assert (*look.request.resume_tokens, *look.token_ids) == ids[: first + looked_at]
+            assert look.text_hash == text_hash(deltas[first // tokens : (first + looked_at) // tokens])
+            assert look.reason == ("length" if first + looked_at == 5_000 else None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "answer", "part"),
+    [
+        (TokenPrompt((7,) * 300), 0, 99, 0.25),
+        (TokenPrompt((7,) * 300), 100, 99, 0.2),
+        (TextPrompt("word" * 300), 0, 99, 0.25),
+        (TokenPrompt((7,) * 300), 0, 0, 1 / 301),
+    ],
+)
+async def test_what_takes_more_reading_is_looked_at_less_once_a_worker_is_known(
+    prompt: Prompt, before: int, answer: int, part: float
+) -> None:
+    """By what the gateway sees itself: a worker that says its prompts are long is looked at as often."""
+    answers = 20_000
+    async with audited_swarm() as swarm:
+        worker = swarm.known((await swarm.join("worker")).peer_id)
+        request = GenerateRequest("r", MODEL, prompt, resume_tokens=(7,) * before)
+        given = Given(request, worker, worker.record.models[0])
+        given.note(TextDelta("x", (7,) * answer))
+        given.note_end(Finished("length", Usage(1 << 40, answer)))
+        assert given.answer_part == pytest.approx(part, rel=0.02)
+        swarm.audits.end(given)
+        assert len(swarm.audits._waiting) == 1, "all of a new one's"
+        swarm.audits.judge.case_of(worker, given.card).evidence.note("auditor", 0.0, 1 << 40)
+        for _ in range(answers):
+            swarm.audits.end(given)
+        kept = len(swarm.audits._waiting) + swarm.audits.judge.counts["left_out"]
+        assert kept / answers == pytest.approx(part, rel=0.2, abs=0.002)
+
+
+async def test_what_follows_the_last_token_is_looked_at_where_the_answer_has_ended() -> None:
+    async with audited_swarm() as swarm:
+        worker = swarm.known((await swarm.join("worker")).peer_id)
+        given = Given(ask(MODEL, stop=("!",)), worker, worker.record.models[0])
+        deltas = [TextDelta("a b", (1, 2)), TextDelta(" c")]
+        for delta in deltas:
+            given.note(delta)
+        broken = given.to_score(random.Random(1))
+        assert broken is not None and broken.text_hash == text_hash(deltas[:1])
+        given.note_end(Finished("stop", Usage(3, 4), stop="!"))
+        ended = given.to_score(random.Random(1))
+        assert ended is not None and ended.text_hash == text_hash(deltas)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from p2pnet.messages import GenerateRequest
 from tests.gateway.audits.audited_swarm import WRONG, Answer, Give, Model, answer, audited_swarm, changed, honest_answer
+from tests.stories import card
 
 
 def other_model(request: GenerateRequest) -> Answer:
@@ -40,6 +41,20 @@ def cut_short(request: GenerateRequest) -> Answer:
     return Answer(whole.ids[:6], "stop")
 
 
+def other_text(request: GenerateRequest) -> Answer:
+    """The right ids, and words that nobody would look up."""
+    return replace(honest_answer(request), says="!")
+
+
+def longer_prompt(request: GenerateRequest) -> Answer:
+    """It ends early, since there is no room for more: so many tokens does the prompt have, as it says."""
+    return Answer(honest_answer(request).ids[:6], "length", prompt_tokens=card().context_length - 6)
+
+
+def withheld(request: GenerateRequest) -> Answer:
+    return Answer(honest_answer(request).ids[:6], "content_filter")
+
+
 class EveryTenth:
     """A cheap model for one answer in ten."""
 
@@ -60,6 +75,8 @@ class EveryTenth:
         (lower_temperature, 300),
         (greedy, 200),
         (cut_short, 600),
+        (other_text, 800),
+        (withheld, 150),
         (EveryTenth(), 2_500),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
@@ -77,3 +94,16 @@ async def test_a_cheat_is_flagged_and_asked_no_more(give: Give, aim: int) -> Non
             await swarm.ask(cheat)
         assert len(cheat.requests) == before, "a flagged worker was asked"
         assert not any(map(swarm.flag_of, honest))
+
+
+async def test_who_says_that_there_is_no_room_for_more_is_flagged() -> None:
+    """The length is left to the context, and only the number of the prompt's tokens says that it is full."""
+    async with audited_swarm() as swarm:
+        cheat = await swarm.join("cheat", longer_prompt)
+        for number in range(3):
+            await swarm.join(f"honest {number}")
+        for _ in range(40):
+            await swarm.ask(cheat, max_tokens=None)
+            if (flag := swarm.flag_of(cheat)) is not None:
+                break
+        assert flag is not None and flag.tokens <= 100, "told by the prompt alone: its tokens and its ends are right"

@@ -17,7 +17,10 @@ from gateway.audits.evidence import (
     Evidence,
     calibration_of,
 )
+from gateway.audits.looks import Look
+from gateway.audits.trials import TRIAL_SHARE
 from gateway.audits.verdicts import FULL_POSITIONS, LEAST_SHARE, MAX_CASES, Case, Cases, Voice, convicting
+from p2pnet.score_messages import MAX_MARGIN
 
 FAIR = Calibration(8.0, log(1 + 0.01 * (exp(4.0) - 1)))
 """Of a worker one in a hundred of whose tokens is wrong at full margin, the mean of L is just 1: the worst honest
@@ -49,6 +52,43 @@ def looks_until_flagged(
 )
 def test_a_cheat_is_found_within_so_many_tokens(margin: float, calibration: Calibration, aim: int) -> None:
     assert looks_until_flagged(Evidence(), margin, calibration) <= aim
+
+
+@pytest.mark.parametrize(
+    ("calibration", "every", "answers"),
+    [(EXACT, 1, 5), (ROUNDED, 1, 9), (QUANTIZED, 1, 10), (EXACT, 10, 45), (ROUNDED, 10, 105), (QUANTIZED, 10, 155)],
+)
+@pytest.mark.parametrize("tokens", [1, 250, 5_000])
+def test_a_lie_that_an_answer_has_once_is_found_however_long_answers_are(
+    calibration: Calibration, every: int, answers: int, tokens: int
+) -> None:
+    """Of its text, its end or its prompt's length, in each answer or in every tenth; all tokens are right."""
+    evidence, looked = Evidence(), 0
+    while evidence.log_e < LOG_FLAGGED:
+        look = Look((0.0,) * tokens, end=0.0, text=MAX_MARGIN if looked % every == 0 else 0.0, prompt=0.0)
+        once = look.log_likelihood_once(calibration)
+        evidence.note("auditor", look.log_likelihood(calibration), look.positions, once)
+        looked += 1
+        assert looked <= answers, "not found"
+
+
+@pytest.mark.parametrize(
+    ("look", "positions", "nats", "once"),
+    [
+        (Look((0.25, 0.0)), 2, 2 - 0.02, 0.0),
+        (Look((0.25, 0.0), end=0.5), 3, 6 - 0.03, 4 - 0.01),
+        (Look((0.0,), end=0.0, text=0.5), 2, -0.02, 4 - 0.01),
+        (Look((0.0,), text=0.125, prompt=0.5), 1, -0.01, 4 - 0.01),
+        (Look((0.0,), end=0.25, text=0.5, prompt=0.5), 2, 2 - 0.02, 4 - 0.01),
+        (Look((), end=0.0, text=0.0, prompt=0.0), 1, -0.01, -0.01),
+    ],
+)
+def test_what_a_look_says_of_tokens_and_of_what_an_answer_has_once(
+    look: Look, positions: int, nats: float, once: float
+) -> None:
+    assert look.positions == positions
+    assert (look.log_likelihood(EXACT), look.log_likelihood_once(EXACT)) == pytest.approx((nats, once))
+    assert look.doubt(EXACT) == pytest.approx(max(nats, once))
 
 
 @pytest.mark.parametrize("honest_answers", [0, 100, 2_000, 100_000])
@@ -153,6 +193,18 @@ def test_all_first_answers_are_looked_at_and_later_few(positions: int, log_e: fl
     case = Case("worker", "digest")
     case.evidence.note("auditor", log_e, positions)
     assert case.share == share
+
+
+@pytest.mark.parametrize("answer", [1, 40, 250, 2_000])
+@pytest.mark.parametrize("prompt", [0, 30, 1_000, 60_000])
+def test_at_the_standing_rate_looks_compute_a_hundredth_of_what_answers_do(prompt: int, answer: int) -> None:
+    """With the trials of auditors, and though the prompt was computed before. Of a new or suspected one all are."""
+    case, part = Case("worker", "digest"), answer / (prompt + answer)
+    assert case.share_of(part) == 1.0
+    case.evidence.note("auditor", 0.0, 1 << 40)
+    assert 0 < case.share_of(part) * (prompt + answer) * (1 + TRIAL_SHARE) <= 0.01 * answer
+    case.evidence.note("auditor", 10.0, 1)
+    assert case.share_of(part) == 1.0
 
 
 def test_cases_are_bounded_and_the_longest_not_looked_at_goes_first() -> None:

@@ -22,8 +22,8 @@ import pytest
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError
 from p2pnet.features import CHAT, JSON_SCHEMA, LOGPROBS, RESUME
-from p2pnet.messages import ChatPrompt, Message, Sampling, TokenPrompt
-from p2pnet.score_messages import ScoreRequest
+from p2pnet.messages import ChatPrompt, Message, Sampling, TextDelta, TokenPrompt
+from p2pnet.score_messages import MAX_MARGIN, ScoreRequest
 from p2pnet.worker.backends.engine_backend import EngineOptions, Idling
 from p2pnet.worker.backends.gguf import GgufBackend
 from p2pnet.worker.checkpoints.digest import HashCache
@@ -35,6 +35,7 @@ from tests.depth import scaled
 from tests.gguf_files import real_gguf, small_gguf
 from tests.stories import settle
 from tests.worker.answers import answer, ask
+from tests.worker.engine.test_scored_text import text_margin
 from tests.worker.engine.test_scoring import scored
 from tests.worker.timers import ManualTimers
 
@@ -312,6 +313,10 @@ async def test_an_honest_answer_is_scored_as_one(small: GgufBackend, prompt: str
     asked = ScoreRequest(request, found.choices[0].ids, found.finished.reason, found.finished.stop)
     margins, end = await scored(small, asked)
     assert (sum(margins), end) == (0.0, 0.0)
+    text = TextDelta(found.choices[0].text)
+    assert await text_margin(small, asked, [text]) == 0.0
+    longer = await text_margin(small, asked, [text, TextDelta("?")])
+    assert longer is not None and longer > 0.01 and (asked.stop is not None or longer == MAX_MARGIN)
     if len(asked.token_ids) > 5:
         other = (*asked.token_ids[:3], asked.token_ids[3] + 1, *asked.token_ids[4:])
         margins, _ = await scored(small, msgspec.structs.replace(asked, token_ids=other))
