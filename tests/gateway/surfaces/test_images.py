@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
 import httpx
+import ollama
+import openai
 import pytest
 
 from p2pnet.errors import WorkerFailed
@@ -105,6 +108,25 @@ async def test_an_image_goes_to_a_worker_that_reads_it(
         refused = await http.post(path, json={"model": "blind", **body})
         assert refused.status_code == 400
         assert "images" in refused.text or "does not support vision" in refused.text
+
+
+async def test_the_clients_of_each_dialect_send_images_as_they_do_elsewhere() -> None:
+    reader = seeing()
+    async with scripted_swarm([reader]) as url:
+        async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+            parts: Any = openai_parts(data_url(LOOK))
+            await client.chat.completions.create(model="seeing", messages=[{"role": "user", "content": parts}])
+            shown: Any = [{"type": "input_image", "image_url": data_url(LOOK), "detail": "auto"}]
+            await client.responses.create(model="seeing", input=[{"role": "user", "content": shown}])
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as claude:
+            source: Any = {"type": "base64", "media_type": "image/png", "data": base64(LOOK)}
+            turn: Any = {"role": "user", "content": [{"type": "image", "source": source}]}
+            await claude.messages.create(model="seeing", max_tokens=9, messages=[turn])
+        async with ollama.AsyncClient(url) as llama:
+            await llama.chat("seeing", [{"role": "user", "content": TEXT, "images": [LOOK]}])
+            await llama.generate("seeing", TEXT, images=[LOOK])
+            assert "vision" in ((await llama.show("seeing")).capabilities or ())
+    assert [[image.data for image in images_of(asked.prompt)] for asked in reader.requests] == [[LOOK]] * 5
 
 
 async def test_what_is_no_image_is_refused_before_anybody_is_asked() -> None:
