@@ -271,7 +271,11 @@ def _request_frame(call: _Call[Q, E]) -> bytes:
     """The request as a frame. If it cannot be sent, that is the client's fault, and no worker must be blamed for it."""
     try:
         return encode_frame(call.request, call.protocol.max_request_frame_bytes)
-    except (ProtocolViolation, UnicodeEncodeError) as error:
+    except ProtocolViolation as error:
+        raise InvalidRequest(
+            f"The request cannot be sent to a worker: {error}. Shorten it, or make its images smaller or fewer."
+        ) from error
+    except UnicodeEncodeError as error:
         raise InvalidRequest(f"The request cannot be sent to a worker: {error}.") from error
 
 

@@ -30,6 +30,8 @@ JSON = "json"
 JSON_SCHEMA = "json_schema"
 REGEX = "regex"
 TOOLS = "tools"
+IMAGES = "images"
+"""Reads images in the messages of a chat."""
 DIMENSIONS = "dimensions"
 """Cuts vectors short, and normalizes them again."""
 RESUME = "resume"
@@ -59,7 +61,8 @@ ENGINE = (
     RESUME_TEXT,
     SCORE,
 )
-"""What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer."""
+"""What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer;
+IMAGES it reads of none."""
 
 EMBEDDING = (TEXT, TOKENS, DIMENSIONS)
 """What our own backend for vectors does with every model."""
@@ -95,6 +98,7 @@ _DOES = {
     JSON_SCHEMA: "be held to a JSON schema",
     REGEX: "be held to a regular expression",
     TOOLS: "call tools",
+    IMAGES: "read images",
     DIMENSIONS: "shorten its vectors",
     RESUME: "go on with another worker's answer",
     RESUME_TEXT: "go on with an answer that has begun",
@@ -126,6 +130,7 @@ def features_needed(request: GenerateRequest) -> frozenset[str]:
         JSON_SCHEMA: isinstance(request.response_format, JsonSchemaFormat),
         REGEX: isinstance(request.response_format, RegexFormat),
         TOOLS: isinstance(prompt, ChatPrompt) and bool(prompt.tools),
+        IMAGES: isinstance(prompt, ChatPrompt) and any(message.images for message in prompt.messages),
         RESUME: bool(request.resume_tokens),
         RESUME_TEXT: bool(request.resume_text),
         SCORE: request.score_resume,

@@ -22,6 +22,14 @@ MAX_STOP_CHARS = 1024
 MAX_MESSAGES = 4096
 """A chat of more turns than this is a loop; the frame's size cap bounds their text."""
 
+MAX_IMAGE_BYTES = 5 << 19
+"""Of one image. In base64, as clients send it, it takes 3.5 MB: with the text around it, it fits into what a gateway
+takes of a request, and into a frame."""
+
+MAX_IMAGES = 16
+"""Of one request. Each is a thousand tokens or so, and few models have room for more; what they weigh together is
+bounded by the frame."""
+
 MAX_TOOLS = 256
 """Twice what OpenAI accepts."""
 
@@ -71,10 +79,21 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: str = "{}"
 
 
+class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image in a message: a file's bytes, as they are. What they are, they say themselves (`p2pnet.images`).
+
+    It stands before the character `at` of the message's text, counted in code points.
+    """
+
+    data: Annotated[bytes, Meta(min_length=1, max_length=MAX_IMAGE_BYTES)]
+    at: Count = 0
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a chat. The model's chat template decides which roles there are.
 
     `tool_calls` are those that an assistant's turn made, `tool_call_id` says which of them a tool's turn answers.
+    `images` stand in `content`, in their order; whoever knows nothing of them has the text all the same.
     """
 
     role: Annotated[str, Meta(min_length=1, max_length=32)]
@@ -82,6 +101,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_call_id: ToolName | None = None
     name: ToolName | None = None
+    images: Annotated[tuple[ImagePart, ...], Meta(max_length=MAX_IMAGES)] = ()
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, omit_defaults=True, tag="chat"):

@@ -13,6 +13,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.answer_forms": "",
     "p2pnet.thought_tags": "",
     "p2pnet.messages": "answer_forms",
+    "p2pnet.images": "errors messages",
     "p2pnet.embed_messages": "messages",
     "p2pnet.score_messages": "messages",
     "p2pnet.status_messages": "messages",
@@ -56,8 +57,8 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
-        "features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
+        "display errors config answer_forms thought_tags messages embed_messages score_messages images flow network "
+        "records features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
         "worker.engine worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
@@ -91,7 +92,7 @@ ROOMS: dict[str, str] = {
     "gateway.receipts": (
         "errors identity messages network receipts wire gateway.interface gateway.shares gateway.standing"
     ),
-    "gateway.routing": "errors messages embed_messages records features wire gateway.peers",
+    "gateway.routing": "errors messages embed_messages images records features wire gateway.peers",
     "gateway.membership": (
         "errors status_messages rate_limit flow network records wire directory client gateway.interface gateway.peers "
         "gateway.routing"
@@ -116,8 +117,8 @@ ROOMS: dict[str, str] = {
     "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
     "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
     "gateway.http": (
-        "errors thought_tags messages embed_messages private_files rate_limit flow receipts claims gateway.interface "
-        "gateway.shares gateway.observability"
+        "errors thought_tags messages embed_messages images private_files rate_limit flow receipts claims "
+        "gateway.interface gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",

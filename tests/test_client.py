@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from p2pnet.client import generate
@@ -27,7 +28,20 @@ from p2pnet.errors import (
     RequestError,
     WorkerFailed,
 )
-from p2pnet.messages import Accepted, Event, Failed, Finished, GenerateRequest, TextDelta, TokenPrompt, Usage
+from p2pnet.messages import (
+    MAX_IMAGE_BYTES,
+    Accepted,
+    ChatPrompt,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    TextDelta,
+    TokenPrompt,
+    Usage,
+)
 from p2pnet.network.interface import Stream, StreamHandler
 from p2pnet.network.memory import MemoryNetwork, MemoryWorld
 from p2pnet.wire.codec import MAX_EVENT_FRAME_BYTES, MAX_REQUEST_FRAME_BYTES, encode_frame, request_decoder
@@ -311,6 +325,14 @@ async def test_a_request_that_fits_no_frame_is_the_client_s_fault_and_no_worker_
     assert events == []
     assert isinstance(error, RequestError)
     assert not error.may_retry
+
+
+async def test_images_that_fit_no_frame_together_are_the_clients_fault() -> None:
+    image = ImagePart(bytes(MAX_IMAGE_BYTES))
+    request = msgspec.structs.replace(ask(), prompt=ChatPrompt((Message("user", "", images=(image, image)),)))
+    events, error = await run(says(framed(ACCEPTED, FINISHED)), request)
+    assert (events, type(error)) == ([], InvalidRequest)
+    assert "Shorten it, or make its images smaller or fewer." in str(error)
 
 
 # ---- no stream

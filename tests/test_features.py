@@ -8,7 +8,7 @@ import pytest
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import FeatureMissing
 from p2pnet.features import ENGINE, check_features, features_needed
-from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, TextPrompt, TokenPrompt, Tool
+from p2pnet.messages import ChatPrompt, GenerateRequest, ImagePart, Message, Sampling, TextPrompt, TokenPrompt, Tool
 from p2pnet.records import ModelCard
 from tests.stories import DIGEST, ask
 
@@ -32,6 +32,7 @@ NEEDED: dict[str, tuple[GenerateRequest, set[str]]] = {
     ),
     "a chat": (prompted(CHAT), {"chat"}),
     "tools": (prompted(WITH_TOOLS), {"chat", "tools"}),
+    "an image": (prompted(ChatPrompt((Message("user", "", images=(ImagePart(b"a"),)),))), {"chat", "images"}),
     "token ids": (prompted(TokenPrompt((1,))), {"tokens"}),
     "stop tokens": (ask(stop_token_ids=(1,)), {"tokens"}),
     "top_k": (sampled(top_k=5), {"sampling"}),
@@ -102,6 +103,11 @@ def test_what_is_missing_is_a_sentence_and_a_fix() -> None:
         check_features(ask(n=2), features_needed(ask(n=2)) - {"n"})
     assert caught.value.message == (
         "The model echo cannot give several answers to one prompt here (n): ask without n, or ask another model."
+    )
+    with pytest.raises(FeatureMissing) as caught:
+        check_features(NEEDED["an image"][0], {"chat"})
+    assert caught.value.message == (
+        "The model echo cannot read images here (images): ask without images, or ask another model."
     )
 
 

@@ -24,6 +24,7 @@ from p2pnet import (
     embed_messages,
     errors,
     features,
+    images,
     messages,
     model_shards,
     records,
@@ -41,6 +42,7 @@ from p2pnet.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    ImagePart,
     Load,
     Measure,
     Message,
@@ -105,6 +107,7 @@ from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.stages import handler, links, sessions, shelf
 from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, idle, watchers
+from tests.images import png
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -118,6 +121,10 @@ REQUEST = GenerateRequest(
     prompt=ChatPrompt((Message("user", "Hi"),)),
     sampling=Sampling(seed=7, temperature=0.5),
     max_tokens=16,
+)
+PIXEL = png()
+IMAGE_REQUEST = msgspec.structs.replace(
+    REQUEST, prompt=ChatPrompt((Message("user", "Hi", images=(ImagePart(PIXEL),)),))
 )
 EVENTS = {
     "accepted": Accepted(10, DIGEST, Load(running=0, queued=1, slots=8)),
@@ -187,6 +194,7 @@ def hex_examples() -> dict[str, bytes]:
         | {
             "key-file": WORKER.to_bytes(),
             "generate": encode_frame(REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "generate-image": encode_frame(IMAGE_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "embed": encode_frame(EMBED_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
             "score": encode_frame(SCORE_REQUEST, MAX_REQUEST_FRAME_BYTES),
@@ -297,6 +305,7 @@ def test_every_example_is_what_the_code_writes() -> None:
 def test_every_example_is_read_again() -> None:
     blocks = hex_blocks()
     assert codec.request_decoder().feed(blocks["generate"]) == [REQUEST]
+    assert codec.request_decoder().feed(blocks["generate-image"]) == [IMAGE_REQUEST]
     assert codec.embed_request_decoder().feed(blocks["embed"]) == [EMBED_REQUEST]
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
     assert codec.score_request_decoder().feed(blocks["score"]) == [SCORE_REQUEST]
@@ -360,6 +369,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     GenerateRequest,
     ChatPrompt,
     Message,
+    ImagePart,
     Tool,
     ToolCall,
     TextPrompt,
@@ -436,6 +446,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     embed_messages,
     score_messages,
     messages,
+    images,
     codec,
     answer_limits,
     client,

@@ -1,4 +1,4 @@
-"""Says what a request takes of the memory while it waits. Texts and token ids are nearly all of it."""
+"""Says what a request takes of the memory while it waits. Texts, images and token ids are nearly all of it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def _prompt_size(prompt: Prompt) -> int:
         texts = [message.content for message in prompt.messages]
         texts += [call.arguments for call in calls]
         texts += [text for tool in prompt.tools for text in (tool.description, tool.parameters)]
-        parts = len(prompt.messages) + len(calls) + len(prompt.tools)
-        return MESSAGE_BYTES * parts + sum(map(getsizeof, texts))
+        images = [image.data for message in prompt.messages for image in message.images]
+        parts = len(prompt.messages) + len(calls) + len(prompt.tools) + len(images)
+        return MESSAGE_BYTES * parts + sum(map(getsizeof, [*texts, *images]))
     return MESSAGE_BYTES + getsizeof(prompt.text) + getsizeof(prompt.suffix)

@@ -37,4 +37,6 @@ def decoded(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def too_large(max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"The request's body is larger than {max_bytes} bytes.")
+    return HTTPException(
+        413, f"The request's body is larger than {max_bytes} bytes: shorten it, or make its images smaller."
+    )

@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
+from p2pnet.images import IMAGE_TOKENS, image_hash
 from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelCard, ModelTask
 from p2pnet.wire.prompt_size import least_tokens_of
@@ -115,7 +116,8 @@ def _tokens_of(prompt: Prompt) -> int:
         return len(prompt.token_ids)
     if isinstance(prompt, TextPrompt):
         return 1 + (len(prompt.text) + len(prompt.suffix)) // CHARS_PER_TOKEN
-    return sum(1 + len(message.content) // CHARS_PER_TOKEN for message in prompt.messages)
+    said = sum(1 + len(message.content) // CHARS_PER_TOKEN for message in prompt.messages)
+    return said + IMAGE_TOKENS * sum(len(message.images) for message in prompt.messages)
 
 
 def _input_tokens(prompt: TextPrompt | TokenPrompt, truncate: bool) -> int:
@@ -136,12 +138,13 @@ def beginning_of(prompt: Prompt) -> bytes | None:
 
 def _of_chat(prompt: ChatPrompt) -> bytes | None:
     """Of the leading system messages and the first of the others, which all turns of a chat have in common; and of as
-    many more as make it long enough: "hello" is a beginning of too many."""
+    many more as make it long enough: "hello" is a beginning of too many. An image is long enough, and is its hash."""
     chosen: list[str] = []
     length = 0
     for message in prompt.messages:
-        chosen += (message.role, message.content[: MAX_CHAT_CHARS - length])
-        length += len(chosen[-1])
+        chosen += (message.role, *(image_hash(image).hex() for image in message.images))
+        chosen.append(message.content[: MAX_CHAT_CHARS - length])
+        length += len(chosen[-1]) + MIN_CHARS * len(message.images)
         if message.role != "system" and length >= MIN_CHARS:
             break
     if length < MIN_CHARS:

@@ -25,7 +25,7 @@ EXPECTED_FLAGS = {
         "--log-json",
     },
     "serve": {
-        *("--upstream", "--upstream-kind", "--upstream-key-env", "--script"),
+        *("--upstream", "--upstream-kind", "--upstream-key-env", "--upstream-images", "--script"),
         *(
             "--model",
             "--served-name",

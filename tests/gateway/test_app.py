@@ -221,6 +221,7 @@ async def test_a_body_over_the_cap_is_a_413_however_it_comes() -> None:
             response = await http.post(CHAT, content=content)
             assert response.status_code == 413
             assert error_of(response)["code"] == "request_too_large"
+            assert error_of(response)["message"].endswith("1000 bytes: shorten it, or make its images smaller.")
         assert (await http.post(CHAT, content=b" " * 1000)).status_code == 400
 
 

@@ -10,12 +10,14 @@ import pytest
 
 from p2pnet.errors import ReceiptRefused
 from p2pnet.identity import Identity
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta, Usage
+from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, ImagePart, Message, TextDelta, Usage
 from p2pnet.receipts.account import Account, Parties
 from p2pnet.receipts.hashing import AnswerHash, request_hash, text_hash
 from p2pnet.receipts.signed import ACKNOWLEDGEMENT_DOMAIN, RECEIPT_DOMAIN, Acknowledgement, Receipt
 from p2pnet.receipts.statement import MAX_SIGNED_BYTES, open_statement, seal_statement
 from p2pnet.records import SIGNATURE_DOMAIN
+from tests.images import png
+from tests.receipts.documents import body_of
 from tests.stories import DIGEST, NOW_MS, ask, peer, signed
 
 WORKER, GATEWAY, OTHER = peer("worker"), peer("gateway"), peer("other")
@@ -45,6 +47,16 @@ def test_a_receipt_says_what_was_sent() -> None:
     receipt = account().check_receipt(sealed(account()), FINISHED)
     assert (receipt.tokens, receipt.text_bytes, receipt.digest, receipt.ended_ms) == (2, 7, DIGEST, NOW_MS + 9)
     assert receipt.text_hash == text_hash(b"one two")
+
+
+def test_another_image_is_another_request() -> None:
+    def hash_of(*images: ImagePart) -> bytes:
+        return request_hash(
+            body_of(msgspec.structs.replace(REQUEST, prompt=ChatPrompt((Message("user", "", images=images),))))
+        )
+
+    given = [(), (ImagePart(png()),), (ImagePart(png(shade=1)),), (ImagePart(png()), ImagePart(png(shade=1)))]
+    assert len({hash_of(*images) for images in given}) == len(given)
 
 
 def test_a_worker_s_clock_is_its_own_affair() -> None:

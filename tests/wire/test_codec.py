@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
     MAX_TOKENS_LIMIT,
     Accepted,
     ChatPrompt,
@@ -19,6 +21,7 @@ from p2pnet.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    ImagePart,
     Load,
     Measure,
     Message,
@@ -75,6 +78,15 @@ GOLDEN: dict[str, tuple[GenerateRequest | Event, bytes]] = {
         + b"\xa8sampling\x82\xa4seed\x07\xabtemperature\xcb\x00\x00\x00\x00\x00\x00\x00\x00"
         + b"\xaamax_tokens\x10\xa4stop\x91\xa2\n\n\xaestop_token_ids\x91\x02\xaaignore_eos\xc3\xa6digest"
         + PACKED_DIGEST,
+    ),
+    "a chat request with images": (
+        GenerateRequest(
+            "r1", "tiny", ChatPrompt((Message("user", "Hi", images=(ImagePart(b"G"), ImagePart(b"P", 2))),))
+        ),
+        b"\x00\x00\x00\x7a\xde\x00\x04"
+        + REQUEST_HEAD
+        + b"\x82\xa4type\xa4chat\xa8messages\x91\x83\xa4role\xa4user\xa7content\xa2Hi"
+        + b"\xa6images\x92\x81\xa4data\xc4\x01G\x82\xa4data\xc4\x01P\xa2at\x02",
     ),
     "accepted": (Accepted(3), b"\x00\x00\x00\x1e\x82\xa4type\xa8accepted\xadprompt_tokens\x03"),
     "accepted with everything": (
@@ -282,6 +294,11 @@ REQUEST: dict[str, Any] = {
     "prompt": {"type": "text", "text": "Hi"},
 }
 
+
+def with_images(*images: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": {"type": "chat", "messages": [{"role": "user", "content": "", "images": list(images)}]}}
+
+
 BAD_REQUESTS: dict[str, dict[str, Any]] = {
     "an event": {"type": "delta", "text": "a"},
     "no request id": {"request_id": ""},
@@ -295,6 +312,12 @@ BAD_REQUESTS: dict[str, dict[str, Any]] = {
     "too many messages": {"prompt": {"type": "chat", "messages": [{"role": "user", "content": ""}] * 4097}},
     "a message without content": {"prompt": {"type": "chat", "messages": [{"role": "user"}]}},
     "a message without role": {"prompt": {"type": "chat", "messages": [{"role": "", "content": ""}]}},
+    "an image of nothing": with_images({"data": b""}),
+    "an image as text": with_images({"data": "aGk="}),
+    "an image without data": with_images({"at": 0}),
+    "an image before the text": with_images({"data": b"a", "at": -1}),
+    "an image of too many bytes": with_images({"data": bytes(MAX_IMAGE_BYTES + 1)}),
+    "too many images": with_images(*[{"data": b"a"}] * (MAX_IMAGES + 1)),
     "no ids": {"prompt": {"type": "tokens", "token_ids": []}},
     "a negative id": {"prompt": {"type": "tokens", "token_ids": [-1]}},
     "a temperature that is no number": {"sampling": {"temperature": float("nan")}},

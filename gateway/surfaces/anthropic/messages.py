@@ -14,8 +14,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text
+from gateway.http.images import Said, image_of_base64
 from p2pnet.errors import InvalidRequest
-from p2pnet.messages import Message, ToolCall
+from p2pnet.messages import ImagePart, Message, ToolCall
 
 ROLES = ("user", "assistant", "system")
 
@@ -31,6 +32,13 @@ _OF_ITS_SERVERS = re.compile(r"(server|mcp)_tool_use|[a-z_]+_tool_result|contain
 """Blocks of what Anthropic's own servers did in an earlier turn, which nobody else can read."""
 
 
+class Source(Body):
+    """Where an image is. Its `media_type` is not read: an image says itself what it is."""
+
+    type: str = ""
+    data: str | None = None
+
+
 class Block(Body):
     """One block, of whatever type; what another type does not have is None."""
 
@@ -41,6 +49,7 @@ class Block(Body):
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
     content: str | Annotated[list[Any], Field(max_length=MAX_BLOCKS)] | None = None
+    source: Source | None = None
     is_error: bool | None = None
 
 
@@ -54,10 +63,10 @@ class Turn(Body):
 
 
 def text_of(content: str | Sequence[Any], where: str) -> str:
-    """The text of a system prompt or of a tool's result. Raises InvalidRequest for blocks of anything else."""
+    """The text of a system prompt. Raises InvalidRequest for blocks of anything else."""
     if isinstance(content, str):
         return content
-    return "".join(_text_of(block, f"{where}[{i}]") for i, block in enumerate(content))
+    return "".join(_text(_block(block, f"{where}[{i}]"), f"{where}[{i}]") for i, block in enumerate(content))
 
 
 def split_prefill(turns: Sequence[Turn]) -> tuple[Sequence[Turn], str]:
@@ -86,7 +95,7 @@ def messages_of(turns: Sequence[Turn]) -> tuple[Message, ...]:
 
 def _messages(turn: Turn, where: str) -> Iterator[Message]:
     """Results come first, as they answer the turn before; a turn with nothing but results is no more than those."""
-    texts: list[str] = []
+    said, is_said = Said(), False
     calls: list[ToolCall] = []
     results: list[Message] = []
     for i, block in enumerate(turn.blocks):
@@ -96,10 +105,11 @@ def _messages(turn: Turn, where: str) -> Iterator[Message]:
         elif block.type == "tool_result" and turn.role == "user":
             results.append(_result(block, at))
         elif turn.role != "assistant" or not (block.type in _THOUGHTS or _OF_ITS_SERVERS.fullmatch(block.type)):
-            texts.append(_text(block, at))
+            _say(said, block, at, may_show=turn.role == "user")
+            is_said = True
     yield from results
-    if texts or not results:
-        yield Message(turn.role, "".join(texts), tuple(calls))
+    if is_said or not results:
+        yield Message(turn.role, said.text, tuple(calls), images=_images(said))
 
 
 def _begun(turn: Turn, where: str) -> str:
@@ -115,7 +125,28 @@ def _is_same_turn(one: Message, other: Message) -> bool:
 
 def _joined(one: Message, other: Message) -> Message:
     between = "\n\n" if one.content and other.content and one.role != "assistant" else ""
-    return Message(one.role, one.content + between + other.content, one.tool_calls + other.tool_calls)
+    before = one.content + between
+    moved = tuple(ImagePart(image.data, len(before) + image.at) for image in other.images)
+    return Message(one.role, before + other.content, one.tool_calls + other.tool_calls, images=(*one.images, *moved))
+
+
+def _say(said: Said, block: Block, where: str, may_show: bool) -> None:
+    """Add a text, or an image where there may be one."""
+    if block.type == "image" and may_show:
+        said.add_image(_image(block, f"{where}.source"))
+    else:
+        said.text += _text(block, where)
+
+
+def _image(block: Block, where: str) -> bytes:
+    source = block.source
+    if source is None or source.type != "base64" or source.data is None:
+        raise InvalidRequest(f"{where}: images are not fetched here; send the image itself, as base64", where)
+    return image_of_base64(source.data, f"{where}.data")
+
+
+def _images(said: Said) -> tuple[ImagePart, ...]:
+    return tuple(ImagePart(**image) for image in said.images)
 
 
 def _text(block: Block, where: str) -> str:
@@ -126,11 +157,11 @@ def _text(block: Block, where: str) -> str:
     return block.text
 
 
-def _text_of(block: Any, where: str) -> str:
+def _block(block: Any, where: str) -> Block:
     try:
-        return _text(Block.model_validate(block), where)
+        return Block.model_validate(block)
     except ValueError as error:
-        raise InvalidRequest(f"{where}: a block of text", where) from error
+        raise InvalidRequest(f"{where}: a block of text, or of an image where there may be one", where) from error
 
 
 def _call(block: Block, where: str) -> ToolCall:
@@ -142,5 +173,9 @@ def _call(block: Block, where: str) -> ToolCall:
 def _result(block: Block, where: str) -> Message:
     if not block.tool_use_id:
         raise InvalidRequest(f"{where}.tool_use_id: required", where)
-    text = text_of(block.content or "", f"{where}.content")
-    return Message("tool", ERROR_MARK + text if block.is_error else text, tool_call_id=block.tool_use_id)
+    said = Said(ERROR_MARK if block.is_error else "")
+    content = block.content or ""
+    for i, part in enumerate([{"type": "text", "text": content}] if isinstance(content, str) else content):
+        at = f"{where}.content[{i}]"
+        _say(said, _block(part, at), at, may_show=True)
+    return Message("tool", said.text, tool_call_id=block.tool_use_id, images=_images(said))

@@ -15,6 +15,7 @@ import msgspec
 from pydantic import Field
 
 from gateway.http.bodies import Body, greedy_without_choice, json_text, out_of_bounds, validated
+from gateway.http.images import with_checked_images
 from gateway.surfaces.anthropic.messages import MAX_BLOCKS, Turn, messages_of, split_prefill, text_of
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest, Message, Tool
@@ -167,7 +168,8 @@ def _request(body: CountBody, request_id: str, limits: dict[str, Any]) -> Genera
     }
     try:
         # What is made already would not be checked.
-        return msgspec.convert(msgspec.to_builtins(fields), GenerateRequest)
+        plain = msgspec.to_builtins(fields, builtin_types=(bytes,))
+        return with_checked_images(msgspec.convert(plain, GenerateRequest))
     except msgspec.ValidationError as error:
         raise out_of_bounds(error, body.model, _NAMES) from error
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text
-from p2pnet.errors import FeatureMissing
-from p2pnet.messages import MAX_TOOLS
+from gateway.http.images import image_of_base64
+from p2pnet.messages import MAX_IMAGES, MAX_TOOLS
 
 
 class CallFunction(Body):
@@ -26,12 +26,16 @@ class CallBody(Body):
     function: CallFunction
 
 
+Images = Annotated[list[str], Field(fail_fast=True, max_length=MAX_IMAGES)]
+"""Each in base64."""
+
+
 class ChatMessage(Body):
     """`thinking` is not read: templates leave out what a model thought in earlier turns."""
 
     role: str
     content: str | None = None
-    images: list[Any] | None = None
+    images: Images | None = None
     tool_calls: Annotated[list[CallBody], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -59,14 +63,18 @@ def chat_tools(tools: Sequence[ToolBody]) -> list[dict[str, Any]]:
     ]
 
 
-def chat_messages(messages: Sequence[ChatMessage], model: str) -> list[dict[str, Any]]:
-    """The fields of `messages.Message`, unchecked. Raises RequestError."""
+def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The fields of `messages.Message`, unchecked. Raises InvalidRequest."""
     conversation = _Conversation()
     for index, message in enumerate(messages):
-        if message.images:
-            raise FeatureMissing(f"{model} does not support vision", "images")
         conversation.add(message, f"messages[{index}]")
     return conversation.messages
+
+
+def image_fields(images: Sequence[str], where: str) -> dict[str, Any]:
+    """The `images` of a Message: they stand before its text, as Ollama puts them. Raises InvalidRequest."""
+    read = [{"data": image_of_base64(image, f"{where}[{i}]")} for i, image in enumerate(images)]
+    return {"images": read} if read else {}
 
 
 class _Conversation:
@@ -79,6 +87,7 @@ class _Conversation:
 
     def add(self, message: ChatMessage, where: str) -> None:
         said: dict[str, Any] = {"role": message.role.lower(), "content": message.content or ""}
+        said |= image_fields(message.images or (), f"{where}.images")
         if message.tool_calls:
             self._waiting = [self._call(call, where) for call in message.tool_calls]
             said["tool_calls"] = self._waiting

@@ -17,7 +17,7 @@ from gateway.interface import ModelEntry
 from gateway.model_names.naming import DEFAULT_TAG, Index, find_model, meant_by
 from gateway.surfaces.ollama.render import timestamp
 from p2pnet.errors import ModelNotFound
-from p2pnet.features import FIM, TOOLS
+from p2pnet.features import FIM, IMAGES, TOOLS
 
 LOADED_FOR_S = 300.0
 """How long a loaded model is said to stay: Ollama's default. Workers do not tell."""
@@ -112,6 +112,7 @@ def capabilities(entry: ModelEntry) -> list[str]:
         "completion": "generate" in entry.tasks,
         "insert": FIM in entry.features,
         "tools": TOOLS in entry.features,
+        "vision": IMAGES in entry.features,
         "embedding": "embed" in entry.tasks,
     }
     return [name for name, is_there in has.items() if is_there]

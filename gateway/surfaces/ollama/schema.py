@@ -15,15 +15,16 @@ import msgspec
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text, out_of_bounds, validated
+from gateway.http.images import with_checked_images
 from gateway.interface import ModelEntry
 from gateway.model_names.naming import untagged
 from gateway.surfaces.ollama.context import Turn, decode_context
-from gateway.surfaces.ollama.messages import ChatMessage, ToolBody, chat_messages, chat_tools
+from gateway.surfaces.ollama.messages import ChatMessage, Images, ToolBody, chat_messages, chat_tools, image_fields
 from gateway.surfaces.ollama.models import not_found
 from gateway.surfaces.ollama.options import OUR_NAMES, read_options
 from p2pnet.embed_messages import MAX_EMBED_INPUTS, EmbedRequest
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound
-from p2pnet.features import CHAT, FIM, TEXT
+from p2pnet.features import CHAT, FIM, IMAGES, TEXT
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, GenerateRequest
 
 THINK_LEVELS = ("max", "high", "medium", "low")
@@ -76,7 +77,7 @@ class GenerateBody(_Generation):
     template: str | None = None
     context: Annotated[list[int], Field(fail_fast=True)] | None = None
     raw: bool | None = None
-    images: list[Any] | None = None
+    images: Images | None = None
 
     @property
     def order(self) -> str | None:
@@ -165,9 +166,10 @@ def chat_request(
     body: ChatBody, entry: ModelEntry | None, request_id: str, make_seed: Callable[[], int]
 ) -> GenerateRequest:
     """Raises RequestError."""
+    _check_images(body, entry, any(message.images for message in body.messages or ()))
     prompt = {
         "type": "chat",
-        "messages": chat_messages(body.messages or (), body.name),
+        "messages": chat_messages(body.messages or ()),
         "tools": chat_tools(body.tools or ()),
     }
     return _request(body, entry, prompt, request_id, make_seed)
@@ -185,21 +187,29 @@ def generate_request(
         raise InvalidRequest("suffix: goes with neither system nor context", "suffix")
     if body.suffix and entry is not None and FIM not in entry.features:
         raise FeatureMissing(f"{body.name} does not support insert", "suffix")
-    if body.images:
-        raise FeatureMissing(f"{body.name} does not support vision", "images")
+    _check_images(body, entry, bool(body.images))
     return _request(body, entry, _generate_prompt(body, entry), request_id, make_seed)
+
+
+def _check_images(body: _Generation, entry: ModelEntry | None, has_images: bool) -> None:
+    if has_images and entry is not None and IMAGES not in entry.features:
+        raise FeatureMissing(f"{body.name} does not support vision", "images")
 
 
 def _generate_prompt(body: GenerateBody, entry: ModelEntry | None) -> dict[str, Any]:
     """A chat of the turns so far. A model without a chat template just continues their texts, as Ollama has it do."""
     if not body.is_turn:
+        if body.images:
+            raise InvalidRequest("images: go with neither raw nor suffix", "images")
         return {"type": "text", "text": body.prompt, "suffix": body.suffix or ""}
     turns = body.turns()
     if entry is not None and TEXT in entry.features and CHAT not in entry.features:
         if body.system:
             raise FeatureMissing(f"{body.name} does not support system: it has no chat template", "system")
         return {"type": "text", "text": "".join(turn.content for turn in turns)}
-    return {"type": "chat", "messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+    messages: list[dict[str, Any]] = [{"role": turn.role, "content": turn.content} for turn in turns]
+    messages[-1] |= image_fields(body.images or (), "images")
+    return {"type": "chat", "messages": messages}
 
 
 def embed_request(
@@ -246,7 +256,7 @@ def _request(
         "response_format": _response_format(body.format),
     }
     try:
-        return msgspec.convert(fields, GenerateRequest)
+        return with_checked_images(msgspec.convert(fields, GenerateRequest))
     except msgspec.ValidationError as error:
         raise _out_of_bounds(error, body.name) from error
 

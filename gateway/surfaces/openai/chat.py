@@ -14,6 +14,7 @@ from gateway.surfaces.openai.tools import (
     Content,
     ToolChoice,
     Tools,
+    content_of,
     functions_of,
     left_out_of,
     text_of,
@@ -116,7 +117,8 @@ def _message(message: ChatMessage, where: str) -> dict[str, Any]:
     if message.tool_calls and role != "assistant":
         raise InvalidRequest(f"{where}.tool_calls: only an assistant calls tools", f"{where}.tool_calls")
     calls = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls or ())]
-    return {"role": role, "content": _text(message, where), "tool_calls": calls, "name": message.name or None}
+    said = _content(message, where) if role == "user" else {"content": _text(message, where)}
+    return {"role": role, **said, "tool_calls": calls, "name": message.name or None}
 
 
 def _result(message: ChatMessage, where: str) -> dict[str, Any]:
@@ -125,10 +127,17 @@ def _result(message: ChatMessage, where: str) -> dict[str, Any]:
         raise InvalidRequest(f"{where}.tool_call_id: required", f"{where}.tool_call_id")
     return {
         "role": "tool",
-        "content": _text(message, where),
+        **_content(message, where),
         "tool_call_id": message.tool_call_id,
         "name": message.name or None,
     }
+
+
+def _content(message: ChatMessage, where: str) -> dict[str, Any]:
+    """What may hold images."""
+    if message.content is None:
+        raise InvalidRequest(f"{where}.content: required", f"{where}.content")
+    return content_of(message.content, f"{where}.content")
 
 
 def _text(message: ChatMessage, where: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.http.bodies import Body, json_text
-from gateway.surfaces.openai.tools import ROLES, Content, text_of
+from gateway.surfaces.openai.tools import ROLES, Content, content_of, text_of
 from p2pnet.errors import InvalidRequest
 
 
@@ -67,6 +67,9 @@ def _add_message(messages: list[dict[str, Any]], item: Item, where: str) -> None
         raise InvalidRequest(f"{where}.role: one of {', '.join(ROLES)}", f"{where}.role")
     if item.content is None:
         raise InvalidRequest(f"{where}.content: required", f"{where}.content")
+    if role == "user":
+        messages.append({"role": role, **content_of(item.content, f"{where}.content")})
+        return
     text = text_of(item.content, f"{where}.content")
     last = messages[-1] if messages else {}
     if role == "assistant" and "tool_calls" in last:  # said between its calls and what came of them
@@ -93,4 +96,4 @@ def _result(item: Item, where: str) -> dict[str, Any]:
         raise InvalidRequest(f"{where}.call_id: required", f"{where}.call_id")
     if item.output is None:
         raise InvalidRequest(f"{where}.output: required", f"{where}.output")
-    return {"role": "tool", "content": text_of(item.output, f"{where}.output"), "tool_call_id": item.call_id}
+    return {"role": "tool", **content_of(item.output, f"{where}.output"), "tool_call_id": item.call_id}

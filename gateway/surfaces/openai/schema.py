@@ -14,6 +14,7 @@ import msgspec
 from pydantic import ConfigDict, Field
 
 from gateway.http.bodies import Body, greedy_without_choice, out_of_bounds, seed_within_limit
+from gateway.http.images import with_checked_images
 from gateway.surfaces.openai.forms import Format, format_field, of_choices, of_regex, of_schema, one_form
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import GenerateRequest
@@ -159,7 +160,7 @@ def generate_request(
         **fields,
     }
     try:
-        return msgspec.convert(fields, GenerateRequest)
+        return with_checked_images(msgspec.convert(fields, GenerateRequest))
     except msgspec.ValidationError as error:
         names = {"max_tokens": limit_name, "logit_bias": "logit_bias"}
         raise out_of_bounds(error, fields["model"], names) from error

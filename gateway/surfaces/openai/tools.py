@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.http.bodies import Body, json_text
+from gateway.http.images import INSTEAD, Said, image_of_url
 from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_TOOLS
 
@@ -44,13 +45,18 @@ NO_PARAMETERS = {"type": "object", "properties": {}}
 _OF_CLIENTS = ("function", "custom")
 """Kinds of tools that run where the client is, and may be chosen by name."""
 
+IMAGE_PARTS = ("image_url", "input_image")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class ContentPart(Body):
+    """Of an image, chat has the URL in an object, responses have it as it is. `detail`, which OpenAI's own models read,
+    changes nothing here."""
+
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: dict[str, Any] | str | None = None
 
 
 Content = str | Annotated[list[ContentPart], Field(fail_fast=True)]
@@ -127,10 +133,32 @@ def text_of(content: Content, where: str) -> str:
     return "".join(_part(part, where, i) for i, part in enumerate(content))
 
 
+def content_of(content: Content, where: str) -> dict[str, Any]:
+    """The fields of a Message that may hold images: its text, and where in it they stand. Raises InvalidRequest."""
+    said = Said()
+    for i, part in enumerate([ContentPart(type="text", text=content)] if isinstance(content, str) else content):
+        if part.type in IMAGE_PARTS:
+            said.add_image(_image(part, f"{where}[{i}]"))
+        else:
+            said.text += _part(part, where, i)
+    return said.fields
+
+
+def _image(part: ContentPart, where: str) -> bytes:
+    url = part.image_url.get("url") if isinstance(part.image_url, dict) else part.image_url
+    if not isinstance(url, str):
+        raise InvalidRequest(f"{where}.image_url: required; {INSTEAD}", f"{where}.image_url")
+    return image_of_url(url, f"{where}.image_url")
+
+
 def _part(part: ContentPart, where: str, index: int) -> str:
     text = part.text if part.type in TEXT_PARTS else part.refusal if part.type == "refusal" else None
     if text is None:
-        raise InvalidRequest(f"{where}[{index}]: only text parts are supported here", where)
+        if part.type in IMAGE_PARTS:
+            reason = "images go into messages of the user, and into what tools have answered"
+        else:
+            reason = "only text and images are supported here"
+        raise InvalidRequest(f"{where}[{index}]: {reason}", where)
     return text
 
 

@@ -40,6 +40,8 @@ class ServeConfig:
     upstream_key: str | None
     upstream_names: Mapping[str, str]
     """What models of the servers are announced as, by what the servers call them."""
+    upstream_readers: frozenset[str]
+    """Models of the servers that read images, by the same names, beside those of which the servers say so."""
     scripts: tuple[ScriptedModel, ...]
     worker: WorkerConfig
     schedule: Schedule | None
@@ -90,6 +92,7 @@ def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
         upstream_kind=flags.upstream_kind,
         upstream_key=key_from(flags.upstream_key_env, "--upstream-key-env", "server"),
         upstream_names={old: new for old, new in names.items() if old not in flags.model},
+        upstream_readers=frozenset(flags.upstream_images),
         scripts=tuple(scripted for path in flags.script for scripted in read_scripts(path)),
         worker=WorkerConfig(flags.max_concurrency, flags.drain_seconds, _guard_config(flags), flags.name),
         schedule=None if flags.schedule is None else Schedule.parse(flags.schedule),
@@ -150,7 +153,7 @@ def _check_combination(flags: ServeFlags) -> None:
             "--idle-unload-seconds is for models that this worker loads itself.",
             "Leave it out; the --upstream server has a setting of its own.",
         )
-    if not flags.upstream and (flags.upstream_kind or flags.upstream_key_env):
+    if not flags.upstream and (flags.upstream_kind or flags.upstream_key_env or flags.upstream_images):
         raise UsageError("No upstream server was named.", "Name it with --upstream.")
     if flags.upstream and flags.pause_when_busy is not None:
         raise UsageError(

@@ -84,6 +84,16 @@ class ServeFlags:
             help="The environment variable that holds the upstream servers' API key.",
         ),
     ] = None
+    upstream_images: Annotated[
+        list[str],
+        typer.Option(
+            "--upstream-images",
+            envvar="P2PNET_UPSTREAM_IMAGES",
+            metavar="MODEL",
+            help="A model of an --upstream server that reads images, as the server calls it. Ollama, llama.cpp and LM "
+            "Studio say so themselves; vLLM, SGLang and others do not. Repeatable.",
+        ),
+    ] = field(default_factory=list)
     script: Annotated[
         list[Path],
         typer.Option(
@@ -279,6 +289,7 @@ SERVE_GROUPS = {
         "upstream",
         "upstream_kind",
         "upstream_key_env",
+        "upstream_images",
         "script",
         "name",
     ),

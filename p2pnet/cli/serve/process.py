@@ -117,7 +117,9 @@ async def _open_backends(
     scripted = open_scripts(config.scripts)
     backends += scripted.backends
     embedders += scripted.embedders
-    upstreams = await open_upstreams(config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names)
+    upstreams = await open_upstreams(
+        config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names, config.upstream_readers
+    )
     backends += upstreams
     embedders += [upstream.embedder for upstream in upstreams]
     if config.models and config.layers is None:

@@ -10,6 +10,7 @@ import msgspec
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from p2pnet.features import SCORE, check_features, check_needed
+from p2pnet.images import check_images
 from p2pnet.messages import GenerateRequest
 from p2pnet.records import ModelCard
 from p2pnet.score_messages import ScoreRequest
@@ -21,6 +22,7 @@ def check_generate(request: GenerateRequest, card: ModelCard) -> None:
     """All that can be said without tokenizing. Raises RequestError."""
     check_model(request, card)
     check_features(request, card.features)
+    check_images(request.prompt)
     check_resume(request)
     least_tokens = least_tokens_of(request.prompt)
     if least_tokens >= card.context_length:

@@ -122,7 +122,8 @@ def _causal_config(checkpoint: Checkpoint) -> Any:
     if config.model_type not in known or config.is_encoder_decoder or architectures[0] not in known.values():
         raise UsageError(
             f"The model in {checkpoint.folder} is not a causal language model.",
-            "Use a model that generates text, such as a Llama, Qwen, Gemma, Mistral or GPT-2.",
+            "Use a model that generates text, such as a Llama, Qwen, Gemma, Mistral or GPT-2. One that reads images is "
+            "lent with --upstream, from a server that runs it.",
         )
     return config
 

@@ -33,6 +33,7 @@ PLAIN = ServeConfig(
     upstream_kind=None,
     upstream_key=None,
     upstream_names={},
+    upstream_readers=frozenset(),
     scripts=(),
     worker=WorkerConfig(),
     schedule=None,
@@ -66,6 +67,15 @@ ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "upstreams": (SERVER,),
             "model": ModelConfig({"tiny": "mine"}),
             "upstream_names": {"/models/a=b.gguf": "theirs"},
+        },
+    ),
+    "models of a server that read images": (
+        {"model": [], "upstream": [SERVER], "upstream_images": ["org/vision"]},
+        {
+            "served": SERVER,
+            "models": (),
+            "upstreams": (SERVER,),
+            "upstream_readers": frozenset({"org/vision"}),
         },
     ),
     "how a model is run": (
@@ -150,6 +160,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "a setting of its own",
     ),
     "the kind of no server": ({"upstream_kind": Kind.openai}, "No upstream server was named", "--upstream"),
+    "the images of no server": ({"upstream_images": ["m"]}, "No upstream server was named", "--upstream"),
     "the key of no server": ({"upstream_key_env": "HOME"}, "No upstream server was named", "--upstream"),
     "the load of a server": (
         {"upstream": [SERVER], "pause_when_busy": 50.0},

@@ -13,7 +13,7 @@ from gateway.routing.route_query import RouteQuery
 from gateway.surfaces.ollama.models import ModelList
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
-from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt, Tool
+from p2pnet.messages import ChatPrompt, GenerateRequest, ImagePart, Message, TextPrompt, Tool
 
 MODELS = (
     ModelEntry("qwen", 0, workers=2),
@@ -26,7 +26,7 @@ ABLE = {("qwen", "generate"), ("big", "generate"), ("cold", "generate"), ("encod
 NAMES = Names(
     {"gpt-4o-mini": "qwen", "any": "auto", "big": "qwen", "short": "tagged"},
     lambda: MODELS,
-    lambda query: query.key in ABLE and not ("tools" in query.features and query.model == "big"),
+    lambda query: query.key in ABLE and not ({"tools", "images"} & query.features and query.model == "big"),
 )
 
 
@@ -58,6 +58,8 @@ def test_a_name_stands_for_a_model(name: str, stands_for: str) -> None:
 def test_auto_is_a_model_that_can_do_what_is_asked() -> None:
     prompt = ChatPrompt((Message("user", "hi"),), tools=(Tool("now"),))
     assert NAMES.resolved(GenerateRequest("r", "auto", prompt)).model == "qwen"
+    shown = ChatPrompt((Message("user", "hi", images=(ImagePart(b"a"),)),))
+    assert NAMES.resolved(GenerateRequest("r", "auto", shown)).model == "qwen"
     assert NAMES.resolved(EmbedRequest("r", "auto", (TextPrompt("hi"),))).model == "encoder"
 
 

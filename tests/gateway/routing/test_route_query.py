@@ -7,7 +7,7 @@ import pytest
 
 from gateway.routing.route_query import RouteQuery, beginning_of, route_query_of
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Prompt, TextPrompt, TokenPrompt
+from p2pnet.messages import ChatPrompt, GenerateRequest, ImagePart, Message, Prompt, TextPrompt, TokenPrompt
 from tests.stories import DIGEST, ask
 
 LONG = "a line of a text that goes on and on. " * 40
@@ -18,6 +18,10 @@ def chat(*turns: str) -> ChatPrompt:
     """Turns as `s:`, `u:` and `a:` for system, user and assistant."""
     roles = {"s": "system", "u": "user", "a": "assistant"}
     return ChatPrompt(tuple(Message(roles[turn[0]], turn[2:]) for turn in turns))
+
+
+def seen(text: str, *images: bytes) -> ChatPrompt:
+    return ChatPrompt((Message("user", text, images=tuple(map(ImagePart, images))),))
 
 
 def embed(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) -> EmbedRequest:
@@ -48,6 +52,17 @@ ASKS: dict[str, tuple[GenerateRequest | EmbedRequest, RouteQuery]] = {
     "a chat": (
         GenerateRequest("r", "tiny", chat("s:1234", "u:12345678"), max_tokens=1),
         RouteQuery("tiny", features=frozenset({"chat"}), max_tokens=1, tokens=6, prompt_tokens=5),
+    ),
+    "a chat with images": (
+        GenerateRequest("r", "tiny", seen("1234", b"a", b"b"), max_tokens=1),
+        RouteQuery(
+            "tiny",
+            features=frozenset({"chat", "images"}),
+            max_tokens=1,
+            tokens=3 + 2 * 1024,
+            affinity=beginning_of(seen("1234", b"a", b"b")),
+            prompt_tokens=2 + 2 * 1024,
+        ),
     ),
     "token ids": (
         GenerateRequest("r", "tiny", TokenPrompt((1, 2, 3)), max_tokens=1),
@@ -114,6 +129,10 @@ SAME: dict[str, tuple[Prompt, Prompt]] = {
     "a text that grows a little": (TextPrompt(LONG[:600]), TextPrompt(LONG[:1000])),
     "a long text that grows": (TextPrompt("x" * 1024 + "y"), TextPrompt("x" * 1024 + "z" * 5000)),
     "token ids that grow": (TokenPrompt(tuple(range(40))), TokenPrompt(tuple(range(60)))),
+    "the next turn about an image": (
+        seen("what is it?", b"a"),
+        ChatPrompt((*seen("what is it?", b"a").messages, Message("assistant", "a cat"))),
+    ),
     "chats that differ far behind": (chat(f"u:{'x' * (1 << 14)}y"), chat(f"u:{'x' * (1 << 14)}z")),
 }
 
@@ -131,6 +150,9 @@ OTHER: dict[str, tuple[Prompt, Prompt]] = {
     "another system message": (chat("s:one", f"u:{LONG}"), chat("s:two", f"u:{LONG}")),
     "another role": (chat("u:one", f"a:{LONG}"), chat("a:one", f"u:{LONG}")),
     "another cut between the turns": (chat("s:one", f"u:two{LONG}"), chat("s:onetwo", f"u:{LONG}")),
+    "another image": (seen(LONG, b"a"), seen(LONG, b"b")),
+    "no image": (seen(LONG, b"a"), seen(LONG)),
+    "images in another order": (seen("", b"a", b"b"), seen("", b"b", b"a")),
     "another text": (TextPrompt("x" + LONG), TextPrompt("y" + LONG)),
     "other token ids": (TokenPrompt(tuple(range(32))), TokenPrompt(tuple(range(1, 33)))),
 }

@@ -21,7 +21,7 @@ import pytest
 
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError
-from p2pnet.features import CHAT, JSON_SCHEMA, LOGPROBS, RESUME
+from p2pnet.features import CHAT, IMAGES, JSON_SCHEMA, LOGPROBS, RESUME
 from p2pnet.messages import ChatPrompt, Message, Sampling, TextDelta, TokenPrompt
 from p2pnet.score_messages import MAX_MARGIN, ScoreRequest
 from p2pnet.worker.backends.engine_backend import EngineOptions, Idling
@@ -144,6 +144,7 @@ async def test_the_card_says_what_it_is(files: Files, small: GgufBackend) -> Non
     (card,) = small.models
     assert (card.dtype, card.quantization, card.context_length) == ("float32", "gguf-all_f32", CONTEXT_LENGTH)
     assert {CHAT, JSON_SCHEMA, LOGPROBS, RESUME} <= set(card.features)
+    assert IMAGES not in card.features, "the file of a projector beside it is not loaded"
     assert card.digest == files.load("small").digest
     assert small.load.kv_free_tokens == small.load.kv_total_tokens >= KV_TOKENS - 64
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import msgspec
 
-from p2pnet.features import CHAT, ENGINE, RESUME_TEXT, TOOLS
+from p2pnet.features import CHAT, ENGINE, IMAGES, RESUME_TEXT, TOOLS
 from p2pnet.messages import (
     Accepted,
     ChatPrompt,
@@ -40,7 +40,7 @@ from p2pnet.worker.text.tool_calls.parser import call_id
 
 SCRIPTED_DIGEST = "sha256:" + sha256(b"p2pnet/scripted/1").hexdigest()
 
-FEATURES = (*(feature for feature in ENGINE if feature != RESUME_TEXT), CHAT, TOOLS)
+FEATURES = (*(feature for feature in ENGINE if feature != RESUME_TEXT), CHAT, TOOLS, IMAGES)
 """All that a request may ask for is taken. What a script says is its own affair: sampling changes it only where the
 script looks at the seed, and a schema only where the script follows it."""
 

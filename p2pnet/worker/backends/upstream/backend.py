@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -43,13 +43,15 @@ MIN_SPEED_S = 1.0
 @dataclass(frozen=True)
 class UpstreamOptions:
     """Which server to use, and how to speak to it. With `kind` None, its kind is found out. `key` is sent to the server
-    and nowhere else. `names` are what models are announced as, by what the server calls them."""
+    and nowhere else. `names` are what models are announced as, by what the server calls them. `readers` are models that
+    read images, by the same names, where the server does not say so itself."""
 
     url: str
     kind: Kind | None = None
     key: str | None = None
     accept_s: float = ACCEPT_S
     names: Mapping[str, str] = field(default_factory=dict)
+    readers: Collection[str] = ()
 
 
 class UpstreamBackend:
@@ -91,6 +93,7 @@ class UpstreamBackend:
             address.root,
             sleep,
             options.names,
+            options.readers,
         )
         backend = cls(session, OllamaDialect() if is_ollama else OpenAIDialect(), models, options.accept_s)
         await models.ask()

@@ -13,6 +13,7 @@ import msgspec
 
 from p2pnet.errors import FeatureMissing, InvalidRequest
 from p2pnet.features import check_features
+from p2pnet.images import IMAGE_TOKENS
 from p2pnet.messages import (
     ChatPrompt,
     FinishReason,
@@ -158,7 +159,8 @@ def estimated_prompt_tokens(prompt: Prompt) -> int:
             texts = [message.content for message in messages]
             texts += [call.arguments for message in messages for call in message.tool_calls]
             texts += [tool.description + tool.parameters for tool in tools]
-            return TOKENS_PER_MESSAGE * len(messages) + sum(map(_text_tokens, texts))
+            images = sum(len(message.images) for message in messages)
+            return TOKENS_PER_MESSAGE * len(messages) + IMAGE_TOKENS * images + sum(map(_text_tokens, texts))
         case TextPrompt(text, suffix):
             return max(1, _text_tokens(text + suffix))
         case _:

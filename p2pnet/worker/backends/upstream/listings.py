@@ -13,6 +13,7 @@ from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
+from p2pnet.worker.backends.upstream.openai.flavours import LM_STUDIO
 from p2pnet.worker.backends.upstream.session import UpstreamSession
 from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 
@@ -47,7 +48,7 @@ class OpenAIListing:
             body = await _fetched(self._session, openai.MODELS_PATH)
             if self._abilities is None:
                 self._abilities = await self._find_abilities(openai.first_name(body))
-            return openai.parse_models(body, self._abilities)
+            return await self._with_readers(openai.parse_models(body, self._abilities))
         except WorkerFailed:
             self._abilities = None
             raise
@@ -67,7 +68,16 @@ class OpenAIListing:
             props.continues_chats,
             gives_choices=await self._counts_choices(),
             slots=props.total_slots,
+            reads_images=props.modalities.vision,
         )
+
+    async def _with_readers(self, offers: list[Offer]) -> list[Offer]:
+        """Of LM Studio: which of them read images."""
+        if all(offer.flavour != LM_STUDIO.name for offer in offers):
+            return offers
+        status, body = await self._session.fetch(openai.DESCRIBED_PATH)
+        readers = openai.parse_readers(body) if status == OK else frozenset[str]()
+        return [offer.reading_images() if offer.name in readers else offer for offer in offers]
 
     async def _embeds(self, model: str) -> bool:
         """Whether the one model of this server embeds: it is asked to, which is one token. Some servers answer

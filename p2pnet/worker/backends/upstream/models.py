@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -44,10 +44,13 @@ class PolledModels:
         shown_url: str,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         names: Mapping[str, str] | None = None,
+        readers: Collection[str] = (),
     ) -> None:
-        """`names` are what models are to be announced as, by what the server calls them."""
+        """`names` are what models are to be announced as, by what the server calls them; `readers` are those that read
+        images, as their owner says."""
         self._listing = listing
         self._names = names or {}
+        self._readers = readers
         self._shown_url = shown_url
         self._sleep = sleep
         self._offers: dict[str, Offer] = {}
@@ -142,6 +145,8 @@ class PolledModels:
         return chosen
 
     def _cut(self, offer: Offer) -> Offer:
+        if offer.name in self._readers:
+            offer = offer.reading_images()
         if offer.card.digest not in self._no_tools:
             return offer
         chat = offer.chat - {features.TOOLS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from p2pnet.features import IMAGES
 from p2pnet.messages import ChatPrompt, ModelId, Prompt
 from p2pnet.records import Label, ModelCard
 
@@ -56,6 +57,14 @@ class Offer:
     def called(self, name: str) -> Offer:
         """The same, announced under this name."""
         return replace(self, card=msgspec.structs.replace(self.card, id=name), name_there=self.name)
+
+    def reading_images(self) -> Offer:
+        """The same, of a model that reads images in chats; of one that does not chat, the same."""
+        if not self.chat:
+            return self
+        chat = self.chat | {IMAGES}
+        card = msgspec.structs.replace(self.card, features=tuple(sorted(chat | self.text)))
+        return replace(self, card=card, chat=chat)
 
     def features_for(self, prompt: Prompt) -> frozenset[str]:
         return self.chat if isinstance(prompt, ChatPrompt) else self.text

@@ -237,7 +237,7 @@ async def test_errors_have_the_clients_own_types(
 async def test_a_field_that_cannot_be_honoured_is_named(connect: Connect) -> None:
     client = await connect(FakeGenerate())
     image: Any = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
-    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\].type: 'image' is not supported"):
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\].source: images are not fetched"):
         await client.messages.create(model="tiny", max_tokens=5, messages=[{"role": "user", "content": [image]}])
 
 

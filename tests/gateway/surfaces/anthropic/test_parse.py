@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from gateway.surfaces.anthropic.schema import count_request, message_request, parse_count, parse_message
 from p2pnet.answer_forms import JsonSchemaFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound, P2PNetError
-from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, Tool, ToolCall
+from p2pnet.messages import MAX_IMAGES, ChatPrompt, GenerateRequest, ImagePart, Message, Sampling, Tool, ToolCall
 from tests.depth import examples
+from tests.images import base64, gif, png
 
 USER = {"role": "user", "content": "hi"}
 BODY: dict[str, Any] = {"model": "tiny", "max_tokens": 8, "messages": [USER]}
@@ -46,6 +47,10 @@ def text(value: str) -> dict[str, Any]:
 
 def result(content: Any = None, **fields: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": "toolu_1", "content": content, **fields}
+
+
+def shown(image: bytes, media_type: str = "image/png") -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": base64(image)}}
 
 
 ACCEPTED: list[tuple[str, dict[str, Any], GenerateRequest]] = [
@@ -176,6 +181,30 @@ ACCEPTED: list[tuple[str, dict[str, Any], GenerateRequest]] = [
         request(HI, Message("assistant", "Yes."), HI),
     ),
     (
+        "images among the text",
+        {"messages": [turn("user", text("ab"), shown(png(), "image/jpeg"), text("c"), shown(gif(2)))]},
+        request(Message("user", "abc", images=(ImagePart(png(), 2), ImagePart(gif(), 3)))),
+    ),
+    (
+        "nothing but an image",
+        {"messages": [turn("user", shown(png()))]},
+        request(Message("user", "", images=(ImagePart(png()),))),
+    ),
+    (
+        "images in turns of one role in a row",
+        {"messages": [turn("user", shown(png()), text("hi")), turn("user", text("a"), shown(gif()))]},
+        request(Message("user", "hi\n\na", images=(ImagePart(png()), ImagePart(gif(), 5)))),
+    ),
+    (
+        "an image in a result that is an error",
+        {"messages": [USER, turn("assistant", CALL), turn("user", result([text("see"), shown(png())], is_error=True))]},
+        request(
+            HI,
+            Message("assistant", "", (CALLED,)),
+            Message("tool", "Error: see", tool_call_id="toolu_1", images=(ImagePart(png(), 10),)),
+        ),
+    ),
+    (
         "a prefill",
         {"messages": [USER, {"role": "assistant", "content": "The answer is ("}]},
         request(resume_text="The answer is ("),
@@ -216,7 +245,35 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [turn("assistant", text("I"))]}, "messages: expected `array` of length >= 1"),
     (
         {"messages": [turn("user", {"type": "image", "source": {"type": "url", "url": "http://x"}})]},
-        "messages[0].content[0].type: 'image' is not supported here",
+        "messages[0].content[0].source: images are not fetched here; send the image itself, as base64",
+    ),
+    (
+        {"messages": [turn("user", {"type": "image", "source": {"type": "file", "file_id": "file_1"}})]},
+        "messages[0].content[0].source: images are not fetched here; send the image itself, as base64",
+    ),
+    ({"messages": [turn("user", {"type": "image"})]}, "messages[0].content[0].source: images are not fetched"),
+    (
+        {"messages": [turn("user", shown(b"<svg/>"))]},
+        "messages[0].content[0].source.data: This is no image that can be read here: send PNG, JPEG, WebP or GIF.",
+    ),
+    (
+        {"messages": [turn("user", {"type": "image", "source": {"type": "base64", "data": "a?"}})]},
+        "messages[0].content[0].source.data: this is not base64",
+    ),
+    ({"messages": [turn("user", *[shown(png())] * (MAX_IMAGES + 1))]}, "messages: expected `array` of length <= 16"),
+    (
+        {
+            "messages": [
+                turn("user", *[shown(png())] * 9),
+                turn("assistant", text("a")),
+                turn("user", *[shown(png())] * 9),
+            ]
+        },
+        "A request has at most 16 images: leave some out.",
+    ),
+    (
+        {"messages": [USER, turn("assistant", shown(png())), USER]},
+        "messages[1].content[0].type: 'image' is not supported here",
     ),
     (
         {"messages": [turn("user", text("see"), {"type": "document", "source": {}})]},
@@ -224,7 +281,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"messages": [USER, turn("assistant", CALL), turn("user", result([{"type": "image", "source": {}}]))]},
-        "messages[2].content[0].content[0].type: 'image' is not supported here",
+        "messages[2].content[0].content[0].source: images are not fetched here",
     ),
     ({"messages": [turn("user", {"type": "text"})]}, "messages[0].content[0].text: required"),
     ({"messages": [turn("user", CALL)]}, "messages[0].content[0].type: 'tool_use' is not"),

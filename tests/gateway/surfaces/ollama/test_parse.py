@@ -16,13 +16,25 @@ from gateway.surfaces.ollama.options import OUR_NAMES
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import FeatureMissing, InvalidRequest, ModelNotFound, P2PNetError
-from p2pnet.messages import ChatPrompt, GenerateRequest, Message, Sampling, TextPrompt, Tool, ToolCall
+from p2pnet.messages import (
+    MAX_IMAGES,
+    ChatPrompt,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    Sampling,
+    TextPrompt,
+    Tool,
+    ToolCall,
+)
+from tests.images import base64, gif, png
 
 SEED = 42
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 TINY = ModelEntry("tiny", 0, 1, 512, features=("chat", "text"))
 CODER = ModelEntry("coder", 0, 1, 512, features=("chat", "fim", "text"))
 BASE = ModelEntry("base", 0, 1, 512, features=("text",))
+SEEING = ModelEntry("seeing", 0, 1, 512, features=("chat", "images", "text"))
 VECTORS = ModelEntry("vectors", 0, 1, 512, tasks=("embed",), features=("text",))
 
 
@@ -188,6 +200,14 @@ MESSAGES: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
 ]
 
 
+def test_images_of_a_chat_stand_before_the_text() -> None:
+    shown = [{"role": "user", "content": "ab", "images": [base64(png())]}]
+    prompt = chat({"model": "seeing", "messages": shown}, SEEING).prompt
+    assert prompt == ChatPrompt((Message("user", "ab", images=(ImagePart(png()),)),))
+    with pytest.raises(InvalidRequest, match=r"messages\[0\].images\[0\]: this is not base64"):
+        chat({"model": "seeing", "messages": [{"role": "user", "images": ["?"]}]}, SEEING)
+
+
 @pytest.mark.parametrize(("messages", "expected"), MESSAGES, ids=lambda value: str(value)[:60])
 def test_messages(messages: list[dict[str, Any]], expected: tuple[Message, ...]) -> None:
     assert chat({"model": "tiny", "messages": messages}).prompt == ChatPrompt(expected)
@@ -272,6 +292,16 @@ PROMPTS: list[tuple[dict[str, Any], ModelEntry, ChatPrompt | TextPrompt]] = [
     ({"raw": True}, TINY, TextPrompt("more")),
     ({"suffix": "end"}, CODER, TextPrompt("more", "end")),
     (
+        {"images": [base64(png()), base64(gif(2))]},
+        SEEING,
+        ChatPrompt((Message("user", "more", images=(ImagePart(png()), ImagePart(gif()))),)),
+    ),
+    (
+        {"images": [base64(png())], "context": encode_context((Turn("user", "hi"),))},
+        SEEING,
+        ChatPrompt((Message("user", "hi"), Message("user", "more", images=(ImagePart(png()),)))),
+    ),
+    (
         {"template": "", "suffix": "", "system": "", "context": [], "images": []},
         TINY,
         ChatPrompt((Message("user", "more"),)),
@@ -310,6 +340,12 @@ REFUSED_PROMPTS: list[tuple[dict[str, Any], ModelEntry, str]] = [
     ({"suffix": "x"}, TINY, "does not support insert"),
     ({"suffix": "x", "system": "y"}, CODER, "suffix: goes with neither system nor context"),
     ({"images": ["aGk="]}, TINY, "does not support vision"),
+    ({"images": [base64(png())]}, BASE, "does not support vision"),
+    ({"images": ["aGk="]}, SEEING, "images[0]: This is no image that can be read here: send PNG, JPEG, WebP or GIF."),
+    ({"images": ["a?"]}, SEEING, "images[0]: this is not base64"),
+    ({"images": [7]}, SEEING, "images[0]: input should be a valid string"),
+    ({"images": ["aGk="] * (MAX_IMAGES + 1)}, SEEING, "images: list should have at most 16 items"),
+    ({"images": [base64(png())], "raw": True}, SEEING, "images: go with neither raw nor suffix"),
     ({"system": "x"}, BASE, "does not support system"),
     ({}, VECTORS, '"vectors" does not support generate'),
     ({"context": [1, 2, 3]}, TINY, "context: not one that this gateway has given"),

@@ -45,7 +45,7 @@ async def test_ollamas_client_end_to_end(client: ollama.AsyncClient) -> None:
     assert {"echo:latest", "scripted:latest"} <= {model.model for model in (await client.list()).models}
     assert "scripted:latest" in {model.model for model in (await client.ps()).models}
     shown = await client.show("scripted:latest")
-    assert shown.capabilities == ["completion", "tools"]
+    assert shown.capabilities == ["completion", "tools", "vision"]
     assert shown.modelinfo is not None and shown.modelinfo["scripted.context_length"] == CONTEXT_LENGTH
     whole = await client.chat("scripted", MESSAGES)
     parts = [part async for part in await client.chat("scripted:latest", MESSAGES, stream=True)]

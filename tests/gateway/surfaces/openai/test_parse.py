@@ -13,8 +13,11 @@ from gateway.surfaces.openai.schema import UNSUPPORTED
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, RegexFormat
 from p2pnet.errors import InvalidRequest, ModelNotFound
 from p2pnet.messages import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
     ChatPrompt,
     GenerateRequest,
+    ImagePart,
     Message,
     Prompt,
     Sampling,
@@ -23,6 +26,7 @@ from p2pnet.messages import (
     Tool,
     ToolCall,
 )
+from tests.images import data_url, gif, png
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 HI_PROMPT = ChatPrompt((Message("user", "hi"),))
@@ -50,6 +54,13 @@ def expected(prompt: Prompt, sampling: dict[str, Any] | None = None, **fields: A
 WEATHER = {"type": "object", "properties": {"place": {"type": "string"}}}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Of a place", "parameters": WEATHER}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "Oslo"}'}}
+
+SHOWN = {"type": "image_url", "image_url": {"url": data_url(png()), "detail": "low"}}
+
+
+def shows(image_url: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": image_url}]}]
+
 
 CHAT_ACCEPTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
@@ -218,7 +229,19 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [*HI, {"role": "assistant", "content": None}]}, "messages[1].content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "system", "content": [SHOWN]}]}, "messages[0].content"),
+    ({"messages": [*HI, {"role": "assistant", "content": [SHOWN]}]}, "messages[1].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"detail": "low"})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": 5})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": "https://example.org/a.png"})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": "file:///etc/passwd"})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": "data:image/png,abc"})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": "data:image/png;base64,a?"})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": data_url(b"hi")})}, "messages[0].content[0].image_url"),
+    ({"messages": shows({"url": data_url(png() + bytes(MAX_IMAGE_BYTES))})}, "messages[0].content[0].image_url"),
+    ({"messages": [{"role": "user", "content": [SHOWN] * (MAX_IMAGES + 1)}]}, "messages[0].images"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages[0].content[0].text"),
 ]
 
@@ -226,6 +249,23 @@ MESSAGES: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
     ([{"role": "developer", "content": "be brief"}, *HI], (Message("system", "be brief"), Message("user", "hi"))),
     ([{"role": "user", "content": ""}], (Message("user", ""),)),
     ([{"role": "user", "content": []}], (Message("user", ""),)),
+    (
+        [{"role": "user", "content": [{"type": "text", "text": "ab"}, SHOWN, {"type": "text", "text": "c"}, SHOWN]}],
+        (Message("user", "abc", images=(ImagePart(png(), 2), ImagePart(png(), 3))),),
+    ),
+    (shows({"url": data_url(gif(3), "image/jpeg;charset=x")}), (Message("user", "", images=(ImagePart(gif()),)),)),
+    (
+        [
+            *HI,
+            {"role": "assistant", "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "content": [SHOWN]},
+        ],
+        (
+            Message("user", "hi"),
+            Message("assistant", "", (ToolCall("call_1", "weather", '{"place": "Oslo"}'),)),
+            Message("tool", "", tool_call_id="call_1", images=(ImagePart(png()),)),
+        ),
+    ),
     ([{"role": "user", "name": "Ann", "content": "hi"}], (Message("user", "hi", name="Ann"),)),
     ([{"role": "user", "name": "", "content": "hi", "tool_calls": None}], (Message("user", "hi"),)),
     (

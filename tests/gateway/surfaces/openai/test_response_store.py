@@ -11,8 +11,19 @@ import pytest
 from gateway.app import create_app
 from gateway.http.limits import HttpLimits
 from gateway.surfaces.openai.response_store import ENTRY_BYTES, MAX_KEPT_BYTES, ResponseStore
-from p2pnet.messages import ChatPrompt, Finished, GenerateRequest, Message, TextDelta, ToolCall, ToolCallDelta, Usage
+from p2pnet.messages import (
+    ChatPrompt,
+    Finished,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from tests.gateway.fake_generate import FakeGenerate, Step, answer, service
+from tests.images import data_url, png
 
 
 class Site:
@@ -132,6 +143,12 @@ async def test_a_request_goes_on_from_the_response_before(client: Client, is_str
     # And once more: what is kept is the whole conversation, without the instructions. (The id is the same here.)
     await client.ask(input="why?", previous_response_id="resp_0123")
     assert client.asked() == (ASKED, CALLED, CAME, Message("assistant", "Yes."), Message("user", "why?"))
+
+
+async def test_an_image_of_an_earlier_turn_is_still_there(client: Client) -> None:
+    await client.ask(input=[{"role": "user", "content": [{"type": "input_image", "image_url": data_url(png())}]}])
+    await client.ask(input=[RESULT], previous_response_id="resp_0123")
+    assert client.asked() == (Message("user", "", images=(ImagePart(png()),)), CALLED, CAME)
 
 
 @pytest.mark.parametrize("reference", [{"type": "item_reference"}, {}])

@@ -24,6 +24,7 @@ from p2pnet.messages import (
     ChatPrompt,
     Finished,
     GenerateRequest,
+    ImagePart,
     Message,
     Sampling,
     TextDelta,
@@ -33,6 +34,7 @@ from p2pnet.messages import (
     ToolCallDelta,
     Usage,
 )
+from tests.images import data_url, png
 
 DIGEST = "sha256:" + "ab" * 32
 HI = ChatPrompt((Message("user", "hi"),))
@@ -46,6 +48,7 @@ PATCH = {"type": "custom", "name": "patch", "description": "Of files", "format":
 FREE_FORM = '{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'
 PATCH_SHOWN = Tool("patch", "Of files", FREE_FORM)
 CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
+SHOWN = {"type": "input_image", "image_url": data_url(png()), "detail": "auto"}
 RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
 
 
@@ -120,6 +123,18 @@ ACCEPTED: list[tuple[dict[str, Any], GenerateRequest]] = [
 
 INPUTS: list[tuple[list[dict[str, Any]], tuple[Message, ...]]] = [
     ([{"role": "user", "content": "hi"}], HI.messages),
+    (
+        [
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}, SHOWN]},
+            CALL,
+            {**RESULT, "output": [SHOWN, {"type": "input_text", "text": "b"}]},
+        ],
+        (
+            Message("user", "a", images=(ImagePart(png(), 1),)),
+            Message("assistant", "", (ToolCall("call_1", "weather", "{}"),)),
+            Message("tool", "b", tool_call_id="call_1", images=(ImagePart(png()),)),
+        ),
+    ),
     ([{"type": "message", "role": "developer", "content": "be brief"}], (Message("system", "be brief"),)),
     (
         [
@@ -214,7 +229,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
     ({"input": [{"content": "x"}]}, "input[0].role"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}]},
+        "input[0].content[0].image_url",
+    ),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]},
+        "input[0].content[0].image_url",
+    ),
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content"),
     ({"input": [{**CALL, "call_id": None}]}, "input[0].call_id"),
     ({"input": [{**CALL, "name": None}]}, "input[0].name"),

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pnet.errors import (
@@ -26,13 +27,25 @@ from p2pnet.errors import (
     UsageError,
     WorkerFailed,
 )
-from p2pnet.messages import Accepted, ChatPrompt, Finished, GenerateRequest, Message, TextDelta, TextPrompt, Tool, Usage
+from p2pnet.messages import (
+    Accepted,
+    ChatPrompt,
+    Finished,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    TextDelta,
+    TextPrompt,
+    Tool,
+    Usage,
+)
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from p2pnet.worker.backends.upstream.lines import MAX_LINE_BYTES
 from p2pnet.worker.backends.upstream.models import MAX_OFFERS
 from p2pnet.worker.backends.upstream.session import MAX_LIST_BYTES, no_delay_socket
+from tests.images import data_url, png
 from tests.scripted_server import Reply, ScriptedServer, json_reply, model_list, scripted, sse
 from tests.stories import settle
 
@@ -383,6 +396,48 @@ async def test_a_list_that_cannot_be_read_is_no_list(body: bytes) -> None:
         server.replies[MODELS] = [Reply((body,))]
         await backend.refresh()
         assert ids(backend) == []
+
+
+SEEN = request(prompt=ChatPrompt((Message("user", "what?", images=(ImagePart(png(), 5),)),)))
+SHOWN = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": data_url(png())}}]
+
+
+async def test_images_are_passed_on_where_the_owner_says_so() -> None:
+    """vLLM says nothing of what its models read."""
+    models = {MODELS: model_list({"id": "m"}, {"id": "other"}), CHAT: Reply(ANSWER)}
+    async with serving(models, readers=["m"]) as (backend, server):
+        assert ["images" in card.features for card in backend.models] == [True, False]
+        assert (await run(backend, SEEN))[1:] == EXPECTED
+        (asked,) = server.asked(CHAT)
+        assert asked.json["messages"] == [{"role": "user", "content": SHOWN}]
+        with pytest.raises(FeatureMissing, match="cannot read images here"):
+            await run(backend, msgspec.structs.replace(SEEN, model="other"))
+        for images in ((ImagePart(b"<svg/>"),), (ImagePart(png(), 6),)):
+            with pytest.raises(InvalidRequest):
+                await run(backend, request(prompt=ChatPrompt((Message("user", "what?", images=images),))))
+        assert len(server.asked(CHAT)) == 1
+
+
+LM_STUDIO = [{"id": name, "owned_by": "organization_owner"} for name in ("m", "other", "new")]
+DESCRIBED = {"data": [{"id": "m", "type": "vlm"}, {"id": "other", "type": "llm"}, {"id": "gone", "type": "vlm"}]}
+
+
+@pytest.mark.parametrize(
+    ("described", "readers"),
+    [
+        (json_reply(DESCRIBED), ["m"]),
+        (json_reply({}, 404), []),
+        (Reply((b"<html>",)), []),
+        (json_reply({"data": 3}), []),
+    ],
+)
+async def test_lm_studio_says_which_of_its_models_read_images(described: Reply, readers: list[str]) -> None:
+    replies = {MODELS: model_list(*LM_STUDIO), "/api/v0/models": described, CHAT: Reply(ANSWER)}
+    async with serving(replies) as (backend, server):
+        assert [card.id for card in backend.models if "images" in card.features] == readers
+        if readers:
+            await run(backend, SEEN)
+            assert server.asked(CHAT)[0].json["messages"][0]["content"] == SHOWN
 
 
 async def test_what_cannot_be_announced_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

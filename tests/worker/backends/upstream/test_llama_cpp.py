@@ -47,6 +47,9 @@ TOLD = [
     ("ChatML that stands in for a template", {"chat_template": CHATML}, {}, {"text", "tokens", "n"}, {"chat", "tools"}),
     ("ChatML, of a server that does not tokenize", {"chat_template": CHATML}, {"tokenize": BAD}, {"chat"}, set()),
     ("a template without tools", {"chat_template_caps": {}}, {}, {"chat", "resume_text"}, {"tools"}),
+    ("a projector of images", {"modalities": {"vision": True, "audio": False}}, {}, {"chat", "images"}, set()),
+    ("a model of texts", {"modalities": {"vision": False}}, {}, {"chat"}, {"images"}),
+    ("a version that knows of no images", {}, {}, {"chat"}, {"images"}),
     ("a busy one that looks at no n", {}, {"completions": Reply((b"{",), then="cut")}, {"chat", "tokens"}, {"n"}),
     ("an old version", {"chat_template_caps": None}, {"completions": json_reply({})}, {"chat"}, {"n", "resume_text"}),
 ]

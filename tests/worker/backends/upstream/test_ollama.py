@@ -18,6 +18,7 @@ from p2pnet.messages import (
     ChatPrompt,
     Finished,
     GenerateRequest,
+    ImagePart,
     Message,
     Sampling,
     TextDelta,
@@ -32,6 +33,7 @@ from p2pnet.messages import (
 from p2pnet.worker.backend import Backend, BackendEvent
 from p2pnet.worker.backends.upstream.address import Kind
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
+from tests.images import base64, png
 from tests.ollama_server import Model, State, ollama
 
 LLAMA = Model("llama3.2:3b", digest="1" * 64, capabilities=("completion", "tools"), trained_context=131072)
@@ -111,6 +113,18 @@ async def test_a_chat() -> None:
         assert rest == [*WORDS, Finished("stop", Usage(6, 4))]
         options = state.requests[0]["options"]
         assert (options["seed"], options["temperature"], options["top_k"], options["repeat_penalty"]) == (5, 0.25, 0, 1)
+
+
+async def test_a_model_that_sees_is_shown_the_image() -> None:
+    seeing = Model("llava:7b", capabilities=("completion", "vision"))
+    prompt = ChatPrompt((Message("user", "what?", images=(ImagePart(png()),)),))
+    async with serving(LLAMA, seeing) as (backend, state):
+        assert ["images" in card.features for card in backend.models] == [False, True]
+        await run(backend, request(model=seeing.name, prompt=prompt))
+        assert state.requests[0]["messages"] == [{"role": "user", "content": "what?", "images": [base64(png())]}]
+        with pytest.raises(FeatureMissing, match="cannot read images here"):
+            await run(backend, request(prompt=prompt))
+        assert len(state.requests) == 1
 
 
 CASES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat
@@ -13,6 +14,7 @@ from p2pnet.features import features_needed
 from p2pnet.messages import (
     ChatPrompt,
     GenerateRequest,
+    ImagePart,
     Message,
     Prompt,
     Sampling,
@@ -29,6 +31,7 @@ from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.openai.flavours import FLAVOURS
+from tests.images import base64, data_url, gif, jpeg, png, webp
 
 HELLO = ChatPrompt((Message("user", "hello"),))
 SCHEMA = '{"type":"object","required":["a"]}'
@@ -285,6 +288,65 @@ def test_openai_calls(owner: str, asked: GenerateRequest, body: dict[str, Any]) 
     assert path == ("/v1/chat/completions" if isinstance(asked.prompt, ChatPrompt) else "/v1/completions")
 
 
+def part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def shown(image: bytes, mime: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_url(image, mime)}}
+
+
+IMAGES: list[tuple[str, tuple[ImagePart, ...], list[dict[str, Any]]]] = [
+    ("", (ImagePart(png()),), [shown(png(), "image/png")]),
+    ("abc", (ImagePart(gif()),), [shown(gif(), "image/gif"), part("abc")]),
+    ("abc", (ImagePart(jpeg(2, 2), 3),), [part("abc"), shown(jpeg(2, 2), "image/jpeg")]),
+    (
+        "abc",
+        (ImagePart(png()), ImagePart(gif(), 1), ImagePart(webp(b"VP8L", 2, 2), 1), ImagePart(png(), 3)),
+        [
+            shown(png(), "image/png"),
+            part("a"),
+            shown(gif(), "image/gif"),
+            shown(webp(b"VP8L", 2, 2), "image/webp"),
+            part("bc"),
+            shown(png(), "image/png"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "images", "parts"), IMAGES)
+def test_images_are_parts_where_they_stand_in_the_text(
+    text: str, images: tuple[ImagePart, ...], parts: list[dict[str, Any]]
+) -> None:
+    asked = request(ChatPrompt((Message("system", "be brief"), Message("user", text, images=images))))
+    offer = openai_offer("vllm").reading_images()
+    assert OpenAIDialect().call(asked, offer).body["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": parts},
+    ]
+    begun = OpenAIDialect().call(msgspec.structs.replace(asked, resume_text="So"), offer).body["messages"]
+    assert begun[1:] == [{"role": "user", "content": parts}, {"role": "assistant", "content": "So"}]
+
+
+def test_ollama_has_images_before_the_text() -> None:
+    prompt = ChatPrompt((Message("user", "abc", images=(ImagePart(png()), ImagePart(gif(), 2))),))
+    _, said = ollama_call(request(prompt), capabilities=["completion", "vision"])
+    assert said["messages"] == [{"role": "user", "content": "abc", "images": [base64(png()), base64(gif())]}]
+
+
+@pytest.mark.parametrize("owner", ["someone", "vllm", "sglang", "llamacpp", "organization_owner", "ollama"])
+def test_images_are_refused_where_no_server_says_that_it_reads_them(owner: str) -> None:
+    asked = request(ChatPrompt((Message("user", "", images=(ImagePart(png()),)),)))
+    with pytest.raises(FeatureMissing, match="cannot read images here"):
+        _ = ollama_call(asked) if owner == "ollama" else openai_call(owner, asked)
+
+
+def test_a_model_that_does_not_chat_reads_no_images() -> None:
+    text_only = openai.parse_models(b'{"data":[{"id":"m"}]}', openai.Abilities(has_chat=False))[0]
+    assert text_only.reading_images() == text_only
+
+
 OPTIONS = {
     "seed": 0,
     "temperature": 1.0,
@@ -517,6 +579,9 @@ def test_ollamas_cards() -> None:
     assert embeds is not None and embeds.embeds
     assert (embeds.card.task, embeds.card.features) == ("embed", ("dimensions", "text"))
     assert ollama_offer(capabilities=["vision"]) is None
+    sees = ollama_offer(capabilities=["completion", "vision"])
+    assert sees is not None and "images" in sees.chat and "images" not in sees.text
+    assert "images" in sees.card.features
     assert ollama_offer(remote_host="https://ollama.com") is None
 
 
@@ -653,6 +718,7 @@ def test_estimates() -> None:
     assert estimated_prompt_tokens(TokenPrompt((1, 2, 3))) == 3
     assert estimated_prompt_tokens(HELLO) == 6
     assert estimated_prompt_tokens(TextPrompt("\ud800")) == 1
+    assert estimated_prompt_tokens(ChatPrompt((Message("user", "", images=(ImagePart(b"a"),)),))) == 4 + 1024
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Its `/v1` would do less: no context length, no way to forbid that a long prompt 
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 from p2pnet.answer_forms import JsonFormat, JsonSchemaFormat, ResponseFormat
@@ -111,8 +112,11 @@ def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 
 def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
-    """One message. Its tool calls have objects where ours have text, and a tool's result needs the tool's name."""
+    """One message. Its tool calls have objects where ours have text, and a tool's result needs the tool's name. Its
+    images have no places: Ollama puts them before the text."""
     said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        said["images"] = [b64encode(image.data).decode() for image in message.images]
     if message.tool_calls:
         said["tool_calls"] = [
             {

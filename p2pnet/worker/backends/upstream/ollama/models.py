@@ -122,6 +122,8 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
     text = extras | {features.TEXT} | ({features.FIM} if "insert" in capabilities else frozenset())
     if "thinking" not in capabilities and _continues(shown.template or ""):
         chat, text = chat | {features.RESUME_TEXT}, text | {features.RESUME_TEXT}
+    if "vision" in capabilities:
+        chat |= {features.IMAGES}
     if embeds:
         chat, text = frozenset(), frozenset({features.TEXT, features.DIMENSIONS})
     quantization, dtype = precision(shown.details.quantization_level if shown.details else None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
 from p2pnet import features
 from p2pnet.answer_forms import JsonFormat, RegexFormat, ResponseFormat
 from p2pnet.errors import FeatureMissing
+from p2pnet.images import image_kind
 from p2pnet.messages import ChatPrompt, GenerateRequest, Message, TextPrompt, TokenPrompt
 from p2pnet.worker.backends.upstream.dialect import (
     AnswerReader,
@@ -117,7 +119,7 @@ def _chat(prompt: ChatPrompt, flavour: Flavour) -> dict[str, Any]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    said: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.tool_calls:
         said["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -128,6 +130,23 @@ def _message(message: Message) -> dict[str, Any]:
     if message.name is not None:
         said["name"] = message.name
     return said
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Its text, or its parts, where images stand in it."""
+    if not message.images:
+        return message.content
+    parts: list[dict[str, Any]] = []
+    end = 0
+    for image in message.images:
+        if image.at > end:
+            parts.append({"type": "text", "text": message.content[end : image.at]})
+            end = image.at
+        url = f"data:{image_kind(image.data).mime};base64,{b64encode(image.data).decode()}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    if message.content[end:]:
+        parts.append({"type": "text", "text": message.content[end:]})
+    return parts
 
 
 def _chat_extras(body: dict[str, Any], request: GenerateRequest, flavour: Flavour) -> None:

@@ -81,7 +81,7 @@ the last message after the prompt for an answer by itself (sgl-project/sglang pu
 LLAMA_CPP = Flavour(
     "llama.cpp",
     owners=frozenset({"llamacpp"}),
-    chat=_ENGINE | {features.CHAT, features.LOGPROBS, features.CHOICES, features.TOOLS},
+    chat=_ENGINE | {features.CHAT, features.LOGPROBS, features.CHOICES, features.TOOLS, features.IMAGES},
     text=_ENGINE | {features.TEXT, features.TOKENS, features.LOGPROBS, features.CHOICES},
     top_k_off=0,
     honours_parallel=True,

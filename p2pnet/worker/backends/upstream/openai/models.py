@@ -25,6 +25,8 @@ KIND = "openai"
 MODELS_PATH = "/v1/models"
 PROPS_PATH = "/props"
 """Of llama.cpp."""
+DESCRIBED_PATH = "/api/v0/models"
+"""Of LM Studio: what kind of model each is."""
 TOKENIZE_PATH = "/tokenize"
 """Of llama.cpp."""
 CHATML_MARK = "<|im_start|>"
@@ -66,12 +68,17 @@ class _TemplateCaps(msgspec.Struct):
     supports_tool_calls: bool = False
 
 
+class _Modalities(msgspec.Struct):
+    vision: bool = False
+
+
 class Props(msgspec.Struct):
-    """What llama.cpp tells of itself."""
+    """What llama.cpp tells of itself. `modalities` are those of a model that was loaded with its projector."""
 
     chat_template_caps: _TemplateCaps | None = None
     chat_template: str = ""
     total_slots: int = 0
+    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
 
     @property
     def template_has_tools(self) -> bool:
@@ -84,6 +91,15 @@ class Props(msgspec.Struct):
         """Whether it is of a version that goes on with a chat's last message: all that tell what a template can do
         are."""
         return self.chat_template_caps is not None
+
+
+class _Described(msgspec.Struct):
+    id: str
+    type: str = ""
+
+
+class _DescribedModels(msgspec.Struct):
+    data: list[_Described]
 
 
 class _Tokens(msgspec.Struct):
@@ -104,6 +120,8 @@ class Abilities:
     """Of llama.cpp, whose old versions give one answer whatever `n` says."""
     slots: int = 0
     """Of llama.cpp: how many requests it computes at the same time. 0 is not known."""
+    reads_images: bool = False
+    """Of llama.cpp; of LM Studio's models another list tells (`parse_readers`), of others nothing does."""
     embeds: bool = False
     """Whether its model embeds, of a server that runs one."""
     has_vectors: bool = False
@@ -113,6 +131,7 @@ class Abilities:
 _decode_props = msgspec.json.Decoder(Props).decode
 _decode_tokens = msgspec.json.Decoder(_Tokens).decode
 
+_decode_described = msgspec.json.Decoder(_DescribedModels).decode
 _decode_models = msgspec.json.Decoder(_Models, strict=False).decode
 
 
@@ -128,6 +147,14 @@ def is_model_list(body: bytes) -> bool:
     except WorkerFailed:
         return False
     return True
+
+
+def parse_readers(body: bytes) -> frozenset[str]:
+    """The models that read images, as LM Studio says it; none where it does not."""
+    try:
+        return frozenset(model.id for model in _decode_described(body).data if model.type == "vlm")
+    except UNREADABLE:
+        return frozenset()
 
 
 def parse_props(body: bytes) -> Props | None:
@@ -182,6 +209,7 @@ def _lacks(abilities: Abilities) -> frozenset[str]:
         features.TOOLS: abilities.template_has_tools,
         features.RESUME_TEXT: abilities.continues_chats,
         features.CHOICES: abilities.gives_choices,
+        features.IMAGES: abilities.reads_images,
     }
     return frozenset(name for name, is_there in can.items() if not is_there)
 
