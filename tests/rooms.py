@@ -20,6 +20,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.identity": "errors private_files",
     "p2pnet.rate_limit": "",
     "p2pnet.loopback": "",
+    "p2pnet.spans": "",
     "p2pnet.flow": "",
     "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "errors network",
@@ -54,10 +55,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.stages": (
         "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
     ),
-    "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
+    "p2pnet.worker.chains": "errors flow network spans records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
-        "features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
+        "display errors config answer_forms thought_tags messages embed_messages score_messages flow network spans "
+        "records features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
         "worker.engine worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (

@@ -13,9 +13,9 @@ from pathlib import Path
 from p2pnet.directory import Directory
 from p2pnet.network.interface import Clock, Network
 from p2pnet.records import ModelCard
+from p2pnet.spans import in_words
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.chains.chains import Chains, ChainTimes, Wanted
-from p2pnet.worker.chains.choosing import in_words
 from p2pnet.worker.chains.runner import ChainRunner
 from p2pnet.worker.chains.store import ChainStore
 from p2pnet.worker.checkpoints.digest import HashCache, Progress
