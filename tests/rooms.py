@@ -99,7 +99,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": (
-        "errors config messages flow network records gateway.database gateway.peers gateway.routing"
+        "errors config messages flow network spans records gateway.database gateway.peers gateway.routing"
     ),
     "gateway.audits": (
         "errors config identity messages score_messages network records features wire client gateway.interface "
@@ -142,7 +142,7 @@ ROOMS: dict[str, str] = {
         "gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config answer_forms messages score_messages private_files identity loopback flow network "
+        "display errors config answer_forms messages score_messages private_files identity loopback spans flow network "
         "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
         "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability worker.streams "
         "worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing gateway.queueing "
