@@ -5,6 +5,7 @@ import { byId, el, setText } from "./dom.js";
 import { called, clock, count, NOTHING, plural, seconds, shortId, span, speed } from "./format.js";
 import { linked, toPart, toRequest, toWorker } from "./links.js";
 import { mesh } from "./mesh.js";
+import { missing } from "./missing.js";
 import { onVisit } from "./router.js";
 import { bar, table, words } from "./table.js";
 import { copyButton } from "./copy.js";
@@ -106,7 +107,7 @@ function showModels(store) {
           ({ id }) => toPart("workers", id),
         ),
       },
-      { label: "For", make: words((model) => model.tasks.join(", ")) },
+      { label: "For", make: words((model) => model.tasks.join(", ") || NOTHING) },
       { label: "Workers", kind: "number", make: words((model) => count(model.workers)) },
       {
         label: "Capacity used",
@@ -117,7 +118,7 @@ function showModels(store) {
       { label: "Context", kind: "number", make: words(contextOf) },
     ],
   });
-  byId("models").append(shown.node);
+  byId("models").append(shown.node, missing(store));
   store.on("models", shown.update);
 }
 

@@ -5,7 +5,7 @@
 
 /** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
  *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,
- *   tokens_per_s?: number | null}} Model */
+ *   tokens_per_s?: number | null, missing?: [number, number][]}} Model */
 
 /** @typedef {"healthy" | "cooling" | "trial" | "lost" | "flagged"} WorkerState */
 
@@ -36,7 +36,9 @@
 
 /** @typedef {{id: string, name: string, answers: number, tokens: number}} Volunteer */
 
-/** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
+/** @typedef {{initial_peers: string[], swarm: string | null}} Way */
+
+/** @typedef {{join?: Way, gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}, volunteers?: {volunteers: Volunteer[]}}} Sections */
 
 /** @typedef {{worker: string, why: string, began_s: number, duration_s: number, first_token_s: number | null,
