@@ -48,7 +48,9 @@
  *   duration_s: number, first_token_s: number | null, gap_s: number | null, prompt_tokens: number,
  *   cached_tokens: number, completion_tokens: number, attempts: Attempt[]}} RequestReport */
 
-/** @typedef {{role: "system" | "user" | "assistant", content: string}} Message */
+/** @typedef {{type: string, text?: string, image_url?: {url: string}}} Part */
+
+/** @typedef {{role: "system" | "user" | "assistant", content: string | Part[]}} Message */
 
 /** @typedef {{model: string, messages: Message[], stream: true, stream_options: {include_usage: true},
  *   temperature?: number, top_p?: number, max_tokens?: number, seed?: number}} ChatBody */

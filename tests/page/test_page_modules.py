@@ -254,6 +254,22 @@ def test_without_a_key_there_is_none_in_them(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((100, 50), (100, 50)), ((1024, 1024), (1024, 1024)), ((4096, 2048), (1024, 512)), ((9, 90000), (1, 1024))],
+)
+def test_how_large_an_image_becomes(page: Page, size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    assert call(page, "images.fitted", *size) == {"width": fitted[0], "height": fitted[1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [('{"a":[1,"b"]}', '{\n  "a": [\n    1,\n    "b"\n  ]\n}'), ('{"a":', '{"a":'), ("", ""), ("7", "7")],
+)
+def test_arguments_are_set_as_json_is_read(page: Page, text: str, shown: str) -> None:
+    assert call(page, "chat_stream.pretty", text) == shown
+
+
+@pytest.mark.parametrize(
     ("text", "blocks"),
     [
         ("", []),
