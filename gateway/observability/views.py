@@ -190,13 +190,15 @@ class ModelSeen:
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break."""
+    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break. Those
+    models that are `incomplete` it would speak for, were all of their layers somewhere."""
 
     view: WorkerView
     name: str
     reached: Way
     relays: tuple[str, ...]
     since_unix_s: float | None
+    incomplete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ function item(text) {
   return node;
 }
 
-function table([head, , ...rows]) {
+function table(lines) {
+  const [head, , ...rows] = lines;
   const row = (line, name) =>
     el("tr", {}, ...cellsOf(line).map((cell) => el(name, {}, ...set(cell))));
   const body = rows.map((line) => row(line, "td"));
@@ -133,6 +134,7 @@ function table([head, , ...rows]) {
     "div",
     { class: "wide", tabindex: "0" },
     el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...body)),
+    copyButton("Copy", () => lines.join("\n"), { class: "quiet small", "aria-label": "Copy the table" }),
   );
 }
 

@@ -15,7 +15,7 @@
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
  *   cooldown_s?: number | null, audit?: Audit, models: {id: string, task: string, quantization: string, in_flight: number}[],
- *   slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
+ *   incomplete?: string[], slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
  *   tokens_per_s: number | null}, reached?: "direct" | "punched" | "relayed", relays?: string[], since: string | null}} Worker */
 

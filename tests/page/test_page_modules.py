@@ -35,6 +35,13 @@ def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
     assert call(page, "workers.modelNames", {"models": [*tiny, {"id": "other"}]}) == "tiny, other"
 
 
+def test_what_a_worker_runs_and_what_it_would(page: Page) -> None:
+    driver = {"models": [], "incomplete": ["large"]}
+    assert call(page, "workers.runs", driver) == "large (layers are missing)"
+    assert call(page, "workers.runs", driver | {"models": [{"id": "tiny"}]}) == "tiny, large (layers are missing)"
+    assert call(page, "workers.runs", {"models": []}) == ""
+
+
 @pytest.mark.parametrize(
     ("worker", "shown"),
     [

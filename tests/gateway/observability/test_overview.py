@@ -80,6 +80,7 @@ async def test_a_worker_as_it_is_seen(desk: Desk) -> None:
         "state": "healthy",
         "reason": None,
         "models": [{"id": "tiny", "task": "generate", "is_cold": False, "in_flight": 1}],
+        "incomplete": [],
         "slots": 8,
         "in_flight": 1,
         "pressure": 1,
@@ -142,6 +143,7 @@ async def test_a_model_whose_layers_are_not_all_there(desk: Desk) -> None:
     tiny, large = sorted((await desk.get("overview"))["models"], key=lambda model: model["workers"], reverse=True)
     assert (large["id"], large["workers"], large["missing"]) == ("large", 0, [[0, 2], [12, 18]])
     assert tiny["missing"] == []
+    assert [one["incomplete"] for one in (await desk.get("overview"))["workers"]["workers"]] == [["large"]] * 2
     desk.workers = [worker(ANN, "large"), worker(BOB, incomplete=(near,))]
     missing = {model["id"]: model["missing"] for model in (await desk.get("models"))["models"]}
     assert missing == {"tiny": [], "large": []}
