@@ -1,12 +1,11 @@
-/** @file Holds the images that go with what is written: chosen, pasted or dropped, made small here, taken away with a
- * click. Knows nothing of conversations. */
+/** @file Holds the images that go with a message: chosen, pasted or dropped, made small. Knows nothing of conversations. */
 
 import { byId, el, setText } from "./dom.js";
 
 /** With one message. */
 const MOST = 4;
 
-/** Models look at no more than some thousand pixels a side; four of these fit a request with room to spare. */
+/** Models look at no more; four of these fit a request with room to spare. */
 const SIDE_PX = 1024;
 const QUALITY = 0.85;
 

@@ -223,6 +223,8 @@ function legend(section, workers) {
   const others = [el("li", {}, mark("gateway"), "this gateway"), el("li", {}, mark("bootstrap"), line("joined"), "bootstrap")];
   const moves = svg("svg", { width: 16, height: 16, "aria-hidden": "true" }, svg("circle", { class: "pulse", r: 4, cx: 8, cy: 8 }));
   others.push(el("li", { class: "moves" }, moves, "requests"));
+  const arc = svg("svg", { width: 24, height: 16, "aria-hidden": "true" }, svg("path", { class: "jump", d: "M2 12Q12 0 22 12" }));
+  others.push(el("li", {}, arc, "gone on elsewhere"));
   return [...reached, ...ill, ...others];
 }
 

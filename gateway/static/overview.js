@@ -108,7 +108,14 @@ function showModels(store) {
         ),
       },
       { label: "For", make: words((model) => model.tasks.join(", ") || NOTHING) },
-      { label: "Workers", kind: "number", make: words((model) => count(model.workers)) },
+      {
+        label: "Workers",
+        kind: "number",
+        make: linked(
+          (model) => count(model.workers),
+          ({ id }) => toPart("workers", id),
+        ),
+      },
       {
         label: "Capacity used",
         make: bar((model) => ({ taken: model.in_flight, of: model.slots })),
@@ -134,7 +141,7 @@ function showVolunteers(store) {
     few: FEW,
     columns: [
       { label: "Name", kind: "head", make: linked((volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
-      { label: "Answers", kind: "number", make: words(({ answers }) => count(answers)) },
+      { label: "Answers", kind: "number", make: linked(({ answers }) => count(answers), ({ id }) => toWorker(id)) },
       { label: "Tokens", kind: "number", make: words(({ tokens }) => count(tokens)) },
     ],
   });

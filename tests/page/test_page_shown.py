@@ -194,6 +194,11 @@ def test_each_number_leads_to_what_it_is_made_of(browser: Browser, gateway: Pret
         expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(busy)
         page.locator("#models").get_by_role("link", name="tiny").click()
         expect(page.get_by_role("searchbox")).to_have_value("tiny")
+        page.get_by_role("searchbox").fill("")
+        of_model = page.locator("#models tr", has_text="tiny").locator("[data-label=Workers] a")
+        many = int(of_model.inner_text())
+        of_model.click()
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(many)
         page.locator(".mesh text", has_text="punched").click()
         expect(page.get_by_role("searchbox")).to_have_value("punched")
 
