@@ -85,7 +85,11 @@ export function motion(store, picture, drawn) {
   function move(points, many) {
     const dot = svg("circle", { class: "pulse", r: Math.min(7, 2.5 + Math.log2(many)) });
     layer.append(dot);
-    const frames = [...points, ...points.slice(0, -1).reverse()].map(([x, y]) => ({ transform: `translate(${x}px, ${y}px)` }));
+    const way = [...points, ...points.slice(0, -1).reverse()];
+    const far = way.map(([x, y], i) => (i ? Math.hypot(x - way[i - 1][0], y - way[i - 1][1]) : 0));
+    const all = far.reduce((sum, one) => sum + one) || 1;
+    let gone = 0;
+    const frames = way.map(([x, y], i) => ({ transform: `translate(${x}px, ${y}px)`, offset: Math.min(1, (gone += far[i]) / all) }));
     dot.animate(frames, { duration: MOVE_MS, easing: "ease-in-out" }).finished.finally(() => dot.remove());
   }
 
