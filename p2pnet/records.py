@@ -39,6 +39,12 @@ MAX_PASSED = 1 << 16
 MAX_MODELS = 32
 """In one record, which mostly holds a dozen of them."""
 
+MAX_INCOMPLETE = 4
+"""Models in one record that are not whole: a driver has one, and some may share a machine."""
+
+MAX_GAPS = 16
+"""Parts of one model that nobody has: with more of them, what is said of the first is enough to begin with."""
+
 MAX_PARTS = 4
 """Records of one worker that runs more models than one holds. Each takes its place in a directory that is bounded."""
 
@@ -83,6 +89,16 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.id, self.task
 
 
+class IncompleteModel(msgspec.Struct, frozen=True):
+    """A model of so many `layers` for which its driver finds no whole chain: nobody has those that are `missing`, spans
+    [first, last) in order."""
+
+    id: ModelId
+    digest: Digest
+    layers: LayerNumber
+    missing: Annotated[tuple[tuple[LayerNumber, LayerNumber], ...], Meta(min_length=1, max_length=MAX_GAPS)]
+
+
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):
     """The slow half of an announcement: what a worker runs and how it is reached.
 
@@ -92,6 +108,8 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     what its owner calls the worker: a claim like any other, and not unique.
 
     `load` is how busy it was when it announced this: gateways that use it are told more often, by itself.
+
+    `incomplete` are models that it would drive, were there stages for all of their layers.
 
     A worker whose models do not fit into one record has `parts` of them, of which this is number `part`. Each has some
     of the models, and else says the same.
@@ -113,6 +131,7 @@ class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="cap
     part: Annotated[int, Meta(ge=0, lt=MAX_PARTS)] = 0
     parts: Annotated[int, Meta(ge=1, le=MAX_PARTS)] = 1
     load: Load | None = None
+    incomplete: Annotated[tuple[IncompleteModel, ...], Meta(max_length=MAX_INCOMPLETE)] = ()
 
 
 class LoadRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="load"):
@@ -256,7 +275,15 @@ def _check_capability(record: CapabilityRecord) -> None:
         raise RecordRefused("the same model twice for one task")
     if record.part >= record.parts:
         raise RecordRefused(f"part {record.part} of {record.parts}")
+    for model in record.incomplete:
+        _check_incomplete(model)
     _check_addresses(record.addresses, record.peer_id)
+
+
+def _check_incomplete(model: IncompleteModel) -> None:
+    ends = [end for gap in model.missing for end in gap]
+    if ends != sorted(set(ends)) or ends[-1] > model.layers:
+        raise RecordRefused(f"missing layers that are not in order, or not among {model.layers}")
 
 
 def _check_stage(record: StageRecord) -> None:

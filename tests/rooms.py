@@ -21,6 +21,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.identity": "errors private_files",
     "p2pnet.rate_limit": "",
     "p2pnet.loopback": "",
+    "p2pnet.spans": "",
     "p2pnet.flow": "",
     "p2pnet.network": "errors rate_limit",
     "p2pnet.network.libp2p": "errors network",
@@ -55,11 +56,11 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.stages": (
         "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
     ),
-    "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
+    "p2pnet.worker.chains": "errors flow network spans records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages score_messages images flow network "
-        "records features wire directory worker.backend worker.speed worker.checkpoints worker.text worker.embedding "
-        "worker.engine worker.spans worker.gguf worker.chains"
+        "display errors config answer_forms thought_tags messages images embed_messages score_messages spans flow "
+        "network records features wire directory worker.backend worker.speed worker.checkpoints worker.text "
+        "worker.embedding worker.engine worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -99,7 +100,7 @@ ROOMS: dict[str, str] = {
     ),
     "gateway.queueing": "errors records gateway.interface gateway.shares gateway.routing",
     "gateway.observability": (
-        "errors config messages flow network records gateway.database gateway.peers gateway.routing"
+        "errors config messages flow network spans records gateway.database gateway.peers gateway.routing"
     ),
     "gateway.audits": (
         "errors config identity messages score_messages network records features wire client gateway.interface "
@@ -142,7 +143,7 @@ ROOMS: dict[str, str] = {
         "gateway.app"
     ),
     "p2pnet.cli": (
-        "display errors config answer_forms messages score_messages private_files identity loopback flow network "
+        "display errors config answer_forms messages score_messages private_files identity loopback spans flow network "
         "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
         "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability worker.streams "
         "worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing gateway.queueing "

@@ -41,6 +41,7 @@ PURE = {
     "p2pnet/wire/codec.py": NETWORK_STACK,
     "p2pnet/wire/stage_frames.py": NETWORK_STACK,
     "p2pnet/stage_messages.py": NETWORK_STACK,
+    "p2pnet/spans.py": NETWORK_STACK,
     "p2pnet/worker/chains/choosing.py": NETWORK_STACK,
     "p2pnet/worker/chains/rows.py": NETWORK_STACK,
     "p2pnet/worker/stages/shelf.py": NETWORK_STACK,

@@ -68,7 +68,16 @@ from p2pnet.receipts.hashing import request_hash
 from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
 from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
-from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, StageRecord, open_record, seal
+from p2pnet.records import (
+    CapabilityRecord,
+    IncompleteModel,
+    LoadRecord,
+    ModelCard,
+    PrivateRecord,
+    StageRecord,
+    open_record,
+    seal,
+)
 from p2pnet.score_messages import Scored, ScoreRequest, text_hash
 from p2pnet.stage_messages import (
     Copy,
@@ -408,6 +417,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     StageRefused,
     Announced,
     CapabilityRecord,
+    IncompleteModel,
     LoadRecord,
     StageRecord,
     ModelCard,

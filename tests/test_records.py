@@ -15,10 +15,13 @@ from p2pnet.messages import Load, Measure
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.records import (
     MAX_CLOCK_SKEW_MS,
+    MAX_GAPS,
+    MAX_INCOMPLETE,
     MAX_LIFETIME_MS,
     MAX_MODELS,
     MAX_RECORD_BYTES,
     CapabilityRecord,
+    IncompleteModel,
     LoadRecord,
     Record,
     open_record,
@@ -48,6 +51,8 @@ RECORD = capability(WORKER)
 SEALED = seal(RECORD, WORKER)
 CIRCUIT = f"/ip4/203.0.113.9/udp/4001/quic-v1/p2p/{RELAY.peer_id}/p2p-circuit/p2p/"
 CARD = fields_of(RECORD)["models"][0]
+
+INCOMPLETE = IncompleteModel("large", DIGEST, 24, ((0, 2), (12, 18)))
 
 ESCAPE = "\x1b[2J\x1b[31mtiny"
 
@@ -94,6 +99,8 @@ HONEST = {
     "a withdrawal of all models": capability(WORKER, models=(), addresses=(), withdrawn=("large",), is_online=False),
     "a cold model": capability(WORKER, models=(card(is_cold=True),)),
     "several models": capability(WORKER, "org/large-7B", "tiny", "a:b@c+d"),
+    "a model of which layers are missing": capability(WORKER, incomplete=(INCOMPLETE,)),
+    "a driver without a whole chain": msgspec.structs.replace(RECORD, models=(), incomplete=(INCOMPLETE,)),
     "a model for both tasks": msgspec.structs.replace(RECORD, models=(card(), card(task="embed"))),
     "an embedding model": msgspec.structs.replace(RECORD, models=(card(task="embed", features=("chat",)),)),
     "the largest numbers": capability(WORKER, sequence=(1 << 53) - 1, slots=(1 << 53) - 1),
@@ -336,6 +343,28 @@ def test_a_bad_load_record_is_refused(changes: dict[str, Any]) -> None:
     assert is_refused(signed(WORKER, fields_of(load_record(WORKER)) | changes))
 
 
+BAD_INCOMPLETE: dict[str, dict[str, Any]] = {
+    "nothing is missing": {"missing": []},
+    "a gap of no layers": {"missing": [[3, 3]]},
+    "a gap backwards": {"missing": [[5, 3]]},
+    "gaps that are one": {"missing": [[3, 5], [5, 7]]},
+    "gaps backwards": {"missing": [[6, 7], [3, 5]]},
+    "a gap with three ends": {"missing": [[3, 5, 7]]},
+    "more layers than the model has": {"missing": [[3, 25]]},
+    "more layers than any model has": {"layers": 1025},
+    "more gaps than are told": {"missing": [[2 * n, 2 * n + 1] for n in range(MAX_GAPS + 1)], "layers": 100},
+    "a name with escapes": {"id": ESCAPE},
+    "no digest": {"digest": "tiny"},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_INCOMPLETE.values(), ids=BAD_INCOMPLETE)
+def test_a_record_with_a_bad_incomplete_model_is_refused(changes: dict[str, Any]) -> None:
+    model = msgspec.to_builtins(INCOMPLETE)
+    assert not is_refused(signed(WORKER, fields_of(RECORD) | {"incomplete": [model]}))
+    assert is_refused(signed(WORKER, fields_of(RECORD) | {"incomplete": [model | changes]}))
+
+
 BAD_STAGES: dict[str, dict[str, Any]] = {
     "no layers": {"first": 12},
     "layers backwards": {"first": 13},
@@ -529,6 +558,7 @@ NOT_SEALED = {
     "a speed that is no number": load_record(WORKER, load=Load(decode_tokens_per_s=Measure(float("nan")))),
     "too many withdrawn models": capability(WORKER, withdrawn=tuple(map(str, range(MAX_MODELS + 1)))),
     "a withdrawn model with escapes": capability(WORKER, withdrawn=(ESCAPE,)),
+    "more incomplete models than are told": capability(WORKER, incomplete=(INCOMPLETE,) * (MAX_INCOMPLETE + 1)),
     "negative load": load_record(WORKER, load=Load(running=-1)),
 }
 

@@ -28,6 +28,7 @@ from gateway.observability.views import (
 from gateway.peers.health import Health, ModelHealth, State
 from gateway.peers.worker import Worker
 from p2pnet.messages import Load
+from p2pnet.spans import Span
 
 _SEVERITY = (State.HEALTHY, State.TRIAL, State.COOLING)
 
@@ -124,7 +125,7 @@ def _best_health(worker: Worker, now_s: float) -> Health | ModelHealth:
 
 
 def model_views(sources: Sources) -> list[ModelView]:
-    """All models that are announced or waited for, by name."""
+    """All models that are announced, waited for, or would be there if all their layers were, by name."""
     now_s = sources.now_s()
     gathered: dict[str, _Gathered] = {}
     idle = [(worker, LOST) for worker in sources.lost()]
@@ -133,6 +134,8 @@ def model_views(sources: Sources) -> list[ModelView]:
             idle.append((worker, FLAGGED))
         else:
             _gather(gathered, worker, now_s)
+            for part in worker.record.incomplete:
+                gathered.setdefault(part.id, _Gathered()).drivers_miss.append(part.missing)
     for worker, state in idle:
         for model in {card.id for card in worker.record.models}:
             gathered.setdefault(model, _Gathered()).states[state] += 1
@@ -154,6 +157,14 @@ class _Gathered:
     digests: set[str] = field(default_factory=set)
     context_length: int | None = None
     features: set[str] = field(default_factory=set)
+    drivers_miss: list[tuple[Span, ...]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> tuple[Span, ...]:
+        """What is nearest to a whole model, where nobody runs it."""
+        if self.workers:
+            return ()
+        return min(self.drivers_miss, key=lambda gaps: sum(last - first for first, last in gaps), default=())
 
     def view(self, model: str, waiting: int) -> ModelView:
         return ModelView(
@@ -167,6 +178,7 @@ class _Gathered:
             digests=tuple(sorted(self.digests)),
             context_length=self.context_length,
             features=tuple(sorted(self.features)),
+            missing=self.missing,
         )
 
 

@@ -128,7 +128,8 @@ class OverviewBuilder:
     def _seen(self, view: WorkerView, worker: Worker) -> WorkerSeen:
         record = worker.record
         way = way_to(record, self._is_direct)
-        return WorkerSeen(view, record.name, way, relays_of(record), worker.since_unix_s)
+        incomplete = tuple(model.id for model in record.incomplete)
+        return WorkerSeen(view, record.name, way, relays_of(record), worker.since_unix_s, incomplete)
 
     def _volunteers(self, workers: Iterable[Worker]) -> list[VolunteerSeen]:
         """Those who want to be named and have given something, most first."""

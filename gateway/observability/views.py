@@ -13,6 +13,7 @@ from gateway.observability.recent import Kept, RequestQuery, WorkerStatistics
 from gateway.observability.timeline import Series
 from gateway.observability.watchers import Watchers
 from gateway.peers.health import State
+from p2pnet.spans import Span
 
 LOST = "lost"
 """The state of a worker that is announced and does not answer. The others are those of `gateway.peers.health.State`."""
@@ -99,7 +100,8 @@ class WorkerView:
 @dataclass(frozen=True)
 class ModelView:
     """One model over all its workers. `workers`, `slots` and `in_flight` are of workers in use, `states` counts the
-    lost ones too. `waiting` are requests in this gateway's queue: a model that nobody runs may have some."""
+    lost ones too. `waiting` are requests in this gateway's queue: a model that nobody runs may have some. `missing` are
+    the layers that nobody has, where a driver would speak for the model and nobody runs it."""
 
     id: str
     tasks: tuple[str, ...]
@@ -111,6 +113,7 @@ class ModelView:
     digests: tuple[str, ...]
     context_length: int | None
     features: tuple[str, ...] = ()
+    missing: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,15 @@ class ModelSeen:
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break."""
+    """A worker, what its owner calls it, how it is reached, and since when it has been in use without a break. Those
+    models that are `incomplete` it would speak for, were all of their layers somewhere."""
 
     view: WorkerView
     name: str
     reached: Way
     relays: tuple[str, ...]
     since_unix_s: float | None
+    incomplete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

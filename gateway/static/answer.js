@@ -1,12 +1,12 @@
 /** @file Shows one answer: its text while it comes, who gave it, how fast, and what went wrong. */
 
 import { ApiError } from "./api.js";
-import { streamChat, tokensPerS } from "./chat_stream.js";
+import { pretty, streamChat, tokensPerS } from "./chat_stream.js";
 import { copyButton } from "./copy.js";
 import { el, setText } from "./dom.js";
 import { called, plural, rate, seconds } from "./format.js";
 import { toRequest } from "./links.js";
-import { show } from "./rich_text.js";
+import { codeBlock, show } from "./rich_text.js";
 import { whoAnswered } from "./who_answered.js";
 
 /** @typedef {import("./chat_stream.js").Answered} Answered */
@@ -21,6 +21,9 @@ export class Answer {
   hasFailed = false;
   #names;
   #body = el("div", { class: "text" });
+  #calls = el("div", { class: "calls" });
+  /** @type {Answered["calls"]} */
+  #called = [];
   #facts = el("p", { class: "facts muted" });
   #details = el("button", { type: "button", class: "quiet small", hidden: true }, "Details");
   #badges = el("p", { class: "badges" });
@@ -44,6 +47,7 @@ export class Answer {
       { class: "answer", "aria-busy": "true" },
       head,
       this.#body,
+      this.#calls,
       this.#problem,
       this.#badges,
       this.#facts,
@@ -64,6 +68,7 @@ export class Answer {
         signal,
         onText: (text, soFar) => {
           this.text += text;
+          this.#called = soFar.calls;
           this.#drawSoon(onGrown);
           this.#tell((answered = soFar), [soFar.worker]);
         },
@@ -98,6 +103,11 @@ export class Answer {
 
   #draw() {
     show(this.#body, this.text);
+    const calls = this.#called.filter(Boolean).map(({ name, arguments: given }) => {
+      const says = el("h4", {}, "Calls ", el("code", {}, name));
+      return el("div", { class: "call" }, says, codeBlock(pretty(given), `arguments of ${name}`));
+    });
+    this.#calls.replaceChildren(...calls);
   }
 
   /**

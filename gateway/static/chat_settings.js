@@ -64,6 +64,14 @@ export function chosenModels() {
 }
 
 /**
+ * The models that are chosen and see no images.
+ * @param {import("./types.js").Model[]} models
+ */
+export function blindOnes(models) {
+  return chosenModels().filter((name) => !models.some(({ id, features }) => id === name && features.includes("images")));
+}
+
+/**
  * A request of this conversation, as the form has it. Null where a field makes no sense: the form says which.
  * @param {string} model
  * @param {import("./types.js").Message[]} messages
@@ -118,12 +126,20 @@ function fill(given) {
   show();
 }
 
+let onChange = () => {};
+
 function show() {
   byId("second-row").hidden = !byId("compare").checked;
   setText(byId("chosen"), chosenModels().join(", "));
+  onChange();
 }
 
-export function startSettings(store) {
+/**
+ * @param {import("./live.js").Store} store
+ * @param {() => void} told when another model may be chosen
+ */
+export function startSettings(store, told) {
+  onChange = told;
   byId("more").open = matchMedia("(min-width: 861px)").matches; // on a phone the conversation comes first
   const offer = () => offerModels(store.sections.models ?? []);
   store.on("models", offer);

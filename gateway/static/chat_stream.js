@@ -7,8 +7,12 @@ import { eventsOf } from "./sse.js";
  * `tokens` are as the worker counted them, or the pieces that came while it has not said; the times are seconds since
  * the request was sent. `worker` is who began.
  * @typedef {{requestId: string, worker: string | null, tokens: number, isCounted: boolean, promptTokens: number | null,
- *   firstTokenS: number | null, lastTokenS: number, finishReason: string | null, isThinking: boolean}} Answered
+ *   firstTokenS: number | null, lastTokenS: number, finishReason: string | null, isThinking: boolean,
+ *   calls: {name: string, arguments: string}[]}} Answered
  */
+
+/** Of one answer: more are no use to a reader. */
+const MOST_CALLS = 64;
 
 /** A request id of our own, by which the gateway can be asked about it later. */
 export function newRequestId() {
@@ -41,11 +45,13 @@ export async function streamChat(body, { signal, onText, now = () => performance
     lastTokenS: 0,
     finishReason: null,
     isThinking: false,
+    calls: [],
   };
   for await (const { data } of eventsOf(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
     if (data === "[DONE]") return answered;
-    const text = take(JSON.parse(data), answered);
-    if (!text) continue;
+    const chunk = JSON.parse(data);
+    const text = take(chunk, answered);
+    if (!text && !chunk.choices?.[0]?.delta?.tool_calls) continue;
     answered.lastTokenS = now() - beganS;
     answered.firstTokenS ??= answered.lastTokenS;
     if (!answered.isCounted) answered.tokens += 1;
@@ -69,7 +75,32 @@ function take(chunk, answered) {
   }
   const choice = chunk.choices?.[0];
   answered.finishReason = choice?.finish_reason ?? answered.finishReason;
+  for (const call of choice?.delta?.tool_calls ?? []) join(answered.calls, call);
   return said(choice?.delta ?? {}, answered);
+}
+
+/**
+ * A call of a tool comes in pieces, each with the number of its call.
+ * @param {Answered["calls"]} calls
+ * @param {{index?: number, function?: {name?: string, arguments?: string}}} piece
+ */
+function join(calls, { index = calls.length, function: { name = "", arguments: more = "" } = {} }) {
+  if (index >= MOST_CALLS) return;
+  const call = (calls[index] ??= { name: "", arguments: "" });
+  call.name += name;
+  call.arguments += more;
+}
+
+/**
+ * As JSON is read, where it is whole.
+ * @param {string} text
+ */
+export function pretty(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
 }
 
 /**

@@ -1,4 +1,4 @@
-/** @file Copies text, and says so on the button that did it. */
+/** @file Copies text, and says so on the button that did it; shows what is there to be copied. */
 
 import { el } from "./dom.js";
 
@@ -52,4 +52,17 @@ export function copies(button, text) {
  */
 export function copyButton(label, text, attributes = {}) {
   return copies(el("button", { type: "button", ...attributes }, label), text);
+}
+
+/**
+ * @param {string} label
+ * @param {string} text
+ */
+export function commandLine(label, text) {
+  return el(
+    "div",
+    { class: "command" },
+    el("pre", { tabindex: "0", "aria-label": label }, el("code", {}, text)),
+    copyButton("Copy", () => text, { class: "small", "aria-label": `Copy: ${label}` }),
+  );
 }

@@ -1,18 +1,23 @@
 /** @file Shows what a volunteer runs, with this gateway's own addresses filled in. */
 
 import { ApiError, ask } from "./api.js";
-import { copyButton } from "./copy.js";
+import { commandLine } from "./copy.js";
 import { byId, el } from "./dom.js";
 import { shellQuoted } from "./snippets.js";
 
-/** @typedef {{initial_peers: string[], swarm: string | null}} Way */
+/** @typedef {import("./types.js").Way} Way */
 
 const NOTEBOOK = "/static/volunteer.ipynb";
 
 /** What a shell takes as it is, as addresses are. */
-const PLAIN = /^[\w./:@-]+$/;
+const PLAIN = /^[\w./:@,-]+$/;
 
-const INSTALL = "python3 -m venv .venv\n.venv/bin/pip install -c constraints.txt .";
+/** Whatever its version: a shell finds the one that is there. */
+const WHEEL = "p2pnet-*.whl";
+const INSTALL = `pipx install ${WHEEL}`;
+const AT_ONCE = `uvx --torch-backend cpu --from ${WHEEL}`;
+
+const MAX_INVITED = 4;
 
 /** What leads back to the machine that says it, and what leads nowhere outside of its network. */
 const OWN = /^\/(ip4\/127\.|ip6\/::1\/|dns[46]?\/localhost\/)/;
@@ -33,13 +38,33 @@ export function reachableFrom(addresses, host) {
   return addresses.filter((address) => !OWN.test(address) && (isNear || !NEAR.test(address)));
 }
 
-/** @returns {() => Promise<void>} loads it anew */
-export function startJoin() {
+function plain(word) {
+  return PLAIN.test(word) ? word : shellQuoted(word);
+}
+
+/**
+ * The flags that lead into this gateway's network, from the host at which somebody found this page.
+ * @param {Way} way
+ * @param {string} host
+ */
+export function through({ initial_peers, swarm }, host) {
+  if (swarm) return `--swarm ${plain(swarm)}`;
+  const peers = reachableFrom(initial_peers, host);
+  return (peers.length ? peers : ["ADDRESS"]).map((peer) => `--initial-peers ${plain(peer)}`).join(" ");
+}
+
+/**
+ * @param {import("./live.js").Store} store
+ * @returns {() => Promise<void>} loads it anew
+ */
+export function startJoin(store) {
   const load = async () => {
     const body = byId("join-body");
     try {
       const response = await ask("p2pnet/v1/join");
-      body.replaceChildren(...steps(await response.json()));
+      const way = await response.json();
+      store.set("join", way);
+      body.replaceChildren(...steps(way));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       const again = el("button", { type: "button", onclick: load }, "Try again");
@@ -50,12 +75,11 @@ export function startJoin() {
   return load;
 }
 
-function steps({ initial_peers, swarm }) {
-  const plain = (word) => (PLAIN.test(word) ? word : shellQuoted(word));
+function steps(way) {
+  const { initial_peers, swarm } = way;
   const peers = reachableFrom(initial_peers, location.hostname);
-  const through = swarm
-    ? `--swarm ${plain(swarm)}`
-    : (peers.length ? peers : ["ADDRESS"]).map((peer) => `--initial-peers ${plain(peer)}`).join(" ");
+  const flags = through(way, location.hostname);
+  const lendsTiny = `p2pnet serve --model tiny ${flags}`;
   const joins = peers.length
     ? "It joins through the peers that this gateway joined through:"
     : "This gateway joined through addresses that lead nowhere from your machine. Ask whoever runs it for one that does, and put it for ADDRESS:";
@@ -73,22 +97,25 @@ function steps({ initial_peers, swarm }) {
       { class: "steps" },
       step(
         "Install",
-        "You need Linux and Python 3.11 or later. In a checkout of p2pnet:",
+        "You need Python 3.11 or later, on Linux, macOS or Windows with WSL2, and one file, the wheel of a release. Where that file is:",
         commandLine("Install", INSTALL),
       ),
       ...(swarm ? [invited(swarm)] : []),
       step(
         "Join",
         `This lends the small bundled model, to see how it goes. ${swarm ? "" : joins}`,
-        commandLine("Join", `.venv/bin/p2pnet serve --model tiny ${through}`),
+        commandLine("Join", lendsTiny),
+        ...(swarm ? [] : [el("p", {}, "With uv this line does it all, without installing first, and with torch's build for CPUs:")]),
+        ...(swarm ? [] : [commandLine("Install and join", `${AT_ONCE} ${lendsTiny}`)]),
       ),
       step(
         "Lend something useful",
         "A model of your own, or what a server on this machine already runs:",
-        commandLine("Lend a model", `.venv/bin/p2pnet serve --model MODEL ${through}`),
-        commandLine("Lend what Ollama runs", `.venv/bin/p2pnet serve --upstream http://127.0.0.1:11434 ${through}`),
+        commandLine("Lend a model", `p2pnet serve --model MODEL ${flags}`),
+        commandLine("Lend what Ollama runs", `p2pnet serve --upstream http://127.0.0.1:11434 ${flags}`),
       ),
     ),
+    ...(swarm || !peers.length ? [] : [invitation(peers)]),
     ...(swarm ? [] : [notebook(peers)]),
   ];
 }
@@ -126,7 +153,17 @@ function invited(swarm) {
   return step(
     "Become a member",
     `This gateway is in the private swarm ${swarm}. Ask whoever made it for an invitation, and paste it here:`,
-    commandLine("Become a member", ".venv/bin/p2pnet swarm join"),
+    commandLine("Become a member", "p2pnet swarm join"),
+  );
+}
+
+function invitation(peers) {
+  const line = `p2pnet-join:${peers.slice(0, MAX_INVITED).join(",")}`;
+  return card(
+    "Tell somebody",
+    el("p", {}, "This invitation is no secret. Whoever gets it lends a machine with it, or asks through a gateway of their own:"),
+    commandLine("Lend by invitation", `p2pnet serve --model tiny --invite ${plain(line)}`),
+    commandLine("Ask by invitation", `p2pnet gateway --invite ${plain(line)}`),
   );
 }
 
@@ -150,13 +187,4 @@ function step(title, text, ...commands) {
 
 function card(title, ...content) {
   return el("section", { class: "card" }, el("h2", {}, title), ...content);
-}
-
-function commandLine(label, text) {
-  return el(
-    "div",
-    { class: "command" },
-    el("pre", { tabindex: "0", "aria-label": label }, el("code", {}, text)),
-    copyButton("Copy", () => text, { class: "small", "aria-label": `Copy: ${label}` }),
-  );
 }

@@ -15,7 +15,7 @@ startOverview(store);
 startPlayground(store);
 startPages(store);
 startRouter();
-const loadJoin = startJoin();
+const loadJoin = startJoin(store);
 const live = follow(store, freshness(askForKey));
 onKey(() => {
   live.retry();

@@ -4,6 +4,7 @@ import { byId, el, setAttribute, setText, svg } from "./dom.js";
 import { count, plural, shortId } from "./format.js";
 import { toPart, toWorker } from "./links.js";
 import { layout, relaysOf, waysOf } from "./mesh_layout.js";
+import { motion } from "./mesh_motion.js";
 import { fits } from "./workers.js";
 
 /** @typedef {import("./types.js").MeshSection} MeshSection */
@@ -25,6 +26,9 @@ export function mesh(store) {
   let updates = new Map();
   let links = [];
   let drawnOf = "";
+  let spots = new Map();
+  let ways = new Map();
+  const moving = motion(store, picture, { ways: () => ways, spots: () => spots });
 
   function draw() {
     const section = store.sections.mesh;
@@ -37,18 +41,22 @@ export function mesh(store) {
     setAttribute(picture, "viewBox", `0 0 ${width} ${placed.height}`);
     setAttribute(picture, "height", String(placed.height));
     links = placed.links.map(({ kind, to, points }) => [to, svg("path", { class: `link ${kind}`, d: way(points) })]);
-    const ways = waysOf(section);
+    const reached = waysOf(section);
     const nodes = placed.nodes.map((node) => ({
       id: node.id,
-      ...drawNode(node, ways.get(node.id) ?? "", node.y < placed.height / 2),
+      ...drawNode(node, reached.get(node.id) ?? "", node.y < placed.height / 2),
     }));
+    spots = new Map(placed.nodes.map((node) => [node.id, node]));
     const gateway = placed.nodes.find(({ kind }) => kind === "gateway");
     updates = new Map(nodes.map(({ id, update }) => [id, update]));
+    ways = new Map(placed.links.map(({ to, points }) => [to, points]));
+    for (const disc of gateway ? placed.discs : []) disc.workers.forEach((id) => ways.set(id, trunk(disc, gateway)));
     picture.classList.toggle("dense", placed.discs.length > 0);
     picture.replaceChildren(
       ...links.map(([, link]) => link),
       ...placed.discs.flatMap((disc) => (gateway ? drawDisc(disc, gateway) : [])),
       ...nodes.map(({ node }) => node),
+      moving,
     );
     const said = describe(section);
     setText(byId("mesh-line"), said);
@@ -110,14 +118,24 @@ export function describe(section) {
 }
 
 /**
+ * @param {import("./mesh_layout.js").Disc} disc
+ * @param {{x: number, y: number}} gateway
+ * @returns {[number, number][]}
+ */
+function trunk({ x, y, radius }, gateway) {
+  return [[gateway.x, gateway.y], [x, y - radius - 17], [x, y - radius]];
+}
+
+/**
  * The way to all workers of a disc as one line, and how many they are.
  * @param {import("./mesh_layout.js").Disc} disc
  * @param {{x: number, y: number}} gateway
  */
-function drawDisc({ way: kind, relay, workers, x, y, radius }, gateway) {
+function drawDisc(disc, gateway) {
+  const { way: kind, relay, workers, x, y, radius } = disc;
   const by = relay === null ? kind : `by ${shortId(relay)}`;
   return [
-    svg("path", { class: `trunk link ${kind}`, d: way([[gateway.x, gateway.y], [x, y - radius - 17], [x, y - radius]]) }),
+    svg("path", { class: `trunk link ${kind}`, d: way(trunk(disc, gateway)) }),
     svg("text", { "data-way": kind, x, y: y + radius + 14, "text-anchor": "middle" }, `${count(workers.length)} ${by}`),
   ];
 }
@@ -203,6 +221,10 @@ function legend(section, workers) {
     .filter(({ state, many }) => many || state === "lost")
     .map(({ state, text, many }) => sign(text, many, text, mark("worker", state)));
   const others = [el("li", {}, mark("gateway"), "this gateway"), el("li", {}, mark("bootstrap"), line("joined"), "bootstrap")];
+  const moves = svg("svg", { width: 16, height: 16, "aria-hidden": "true" }, svg("circle", { class: "pulse", r: 4, cx: 8, cy: 8 }));
+  others.push(el("li", { class: "moves" }, moves, "requests"));
+  const arc = svg("svg", { width: 24, height: 16, "aria-hidden": "true" }, svg("path", { class: "jump", d: "M2 12Q12 0 22 12" }));
+  others.push(el("li", {}, arc, "gone on elsewhere"));
   return [...reached, ...ill, ...others];
 }
 

@@ -5,6 +5,7 @@ import { byId, el, setText } from "./dom.js";
 import { called, clock, count, NOTHING, plural, seconds, shortId, span, speed } from "./format.js";
 import { linked, toPart, toRequest, toWorker } from "./links.js";
 import { mesh } from "./mesh.js";
+import { missing } from "./missing.js";
 import { onVisit } from "./router.js";
 import { bar, table, words } from "./table.js";
 import { copyButton } from "./copy.js";
@@ -106,8 +107,15 @@ function showModels(store) {
           ({ id }) => toPart("workers", id),
         ),
       },
-      { label: "For", make: words((model) => model.tasks.join(", ")) },
-      { label: "Workers", kind: "number", make: words((model) => count(model.workers)) },
+      { label: "For", make: words((model) => model.tasks.join(", ") || NOTHING) },
+      {
+        label: "Workers",
+        kind: "number",
+        make: linked(
+          (model) => count(model.workers),
+          ({ id }) => toPart("workers", id),
+        ),
+      },
       {
         label: "Capacity used",
         make: bar((model) => ({ taken: model.in_flight, of: model.slots })),
@@ -117,7 +125,7 @@ function showModels(store) {
       { label: "Context", kind: "number", make: words(contextOf) },
     ],
   });
-  byId("models").append(shown.node);
+  byId("models").append(shown.node, missing(store));
   store.on("models", shown.update);
 }
 
@@ -133,7 +141,7 @@ function showVolunteers(store) {
     few: FEW,
     columns: [
       { label: "Name", kind: "head", make: linked((volunteer) => volunteer.name, ({ id }) => toWorker(id)) },
-      { label: "Answers", kind: "number", make: words(({ answers }) => count(answers)) },
+      { label: "Answers", kind: "number", make: linked(({ answers }) => count(answers), ({ id }) => toWorker(id)) },
       { label: "Tokens", kind: "number", make: words(({ tokens }) => count(tokens)) },
     ],
   });

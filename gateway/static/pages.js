@@ -15,6 +15,9 @@ import { because, reached, STATES } from "./workers.js";
 
 const LAST = 50;
 
+/** Who has waited less has not waited. */
+const NO_WAIT_S = 0.0005;
+
 export function startPages(store) {
   let again = () => {};
   for (const [view, parts] of /** @type {const} */ ([["worker", workerParts], ["request", requestParts]]))
@@ -68,7 +71,7 @@ async function workerParts(id, store) {
 }
 
 function modelFact({ id, quantization, dtype, context_length, digest }) {
-  const parts = [id, quantization, dtype, `context ${count(context_length)}`, digest.slice(0, 19)];
+  const parts = [id, quantization === "none" ? "" : quantization, dtype, `context ${count(context_length)}`, digest.slice(0, 19)];
   return parts.filter(Boolean).join(", ");
 }
 
@@ -137,7 +140,8 @@ function way({ queued_s, duration_s, attempts }, store) {
       happened(outcome),
     );
   });
-  return [el("li", {}, "Queue", track(["waits", 0, queued_s]), `Waited ${seconds(queued_s)} for a free slot`), ...tries];
+  const waits = el("li", {}, "Queue", track(["waits", 0, queued_s]), `Waited ${seconds(queued_s)} for a free slot`);
+  return [...(queued_s < NO_WAIT_S ? [] : [waits]), ...tries];
 }
 
 function facts(pairs) {

@@ -2,14 +2,18 @@
 
 import { Answer } from "./answer.js";
 import { gatewayUrl } from "./api.js";
-import { chatBody, chosenModels, complain, link, startSettings } from "./chat_settings.js";
+import { blindOnes, chatBody, chosenModels, complain, link, startSettings } from "./chat_settings.js";
 import { copies } from "./copy.js";
 import { byId, el, setText } from "./dom.js";
+import { attach, contentOf, images, picture, say, startImages } from "./images.js";
 import { currentKey } from "./key.js";
 import { asCurl, asPython } from "./snippets.js";
 
 /** @typedef {import("./types.js").Message} Message */
-/** @typedef {{prompt: string, answers: Answer[], node: Element}} Turn */
+/** @typedef {{prompt: string, images: string[], answers: Answer[], node: Element}} Turn */
+
+/** Stands in a command for an image, which would be longer than a shell takes. */
+const ANY_IMAGE = "data:image/jpeg;base64,IMAGE";
 
 const EXAMPLE = "What is p2pnet?";
 
@@ -24,31 +28,35 @@ export function startPlayground(store) {
   const prompt = byId("prompt");
 
   /**
-   * What is said before a turn to whoever answers in this column. A turn that failed is not said.
+   * What is said before a turn to whoever answers in this column. A turn that failed is not said, nor is an image told to
+   * who sees none.
    * @param {number} before how many turns
    * @param {number} column
+   * @param {boolean} sees
    * @returns {Message[]}
    */
-  function history(before, column) {
-    return turns.slice(0, before).flatMap(({ prompt, answers }) => {
+  function history(before, column, sees) {
+    return turns.slice(0, before).flatMap(({ prompt, images, answers }) => {
       const answer = answers[column] ?? answers[0];
       if (answer.hasFailed || !answer.text) return [];
       return /** @type {Message[]} */ ([
-        { role: "user", content: prompt },
+        { role: "user", content: contentOf(prompt, sees ? images : []) },
         { role: "assistant", content: answer.text },
       ]);
     });
   }
 
-  function send(text) {
+  function send(text, urls) {
     const at = editing ? turns.indexOf(editing) : turns.length;
-    const bodies = bodiesFor(text, at);
+    const bodies = bodiesFor(text, urls, at);
     if (!bodies) return false;
     edit(null);
     turns.splice(at).forEach(({ node }) => node.remove());
     const again = el("button", { type: "button", class: "quiet small" }, "Edit");
-    const asked = el("div", { class: "asked" }, el("h3", { class: "unseen" }, "You"), el("p", {}, text), again);
-    const turn = { prompt: text, answers: [], node: el("div", { class: "turn" }, asked) };
+    const seen = urls.map((url, i) => picture(url, `Image ${i + 1}`));
+    const you = el("h3", { class: "unseen" }, "You");
+    const asked = el("div", { class: "asked" }, you, el("div", { class: "thumbs" }, ...seen), el("p", {}, text), again);
+    const turn = { prompt: text, images: urls, answers: [], node: el("div", { class: "turn" }, asked) };
     again.addEventListener("click", () => edit(turn === editing ? null : turn));
     talk.append(turn.node);
     turns.push(turn);
@@ -63,30 +71,45 @@ export function startPlayground(store) {
   function edit(turn) {
     if (running) return;
     editing?.node.classList.remove("editing");
-    if (editing && !turn) prompt.value = "";
+    if (editing && !turn) {
+      prompt.value = "";
+      attach([]);
+    }
     editing = turn;
     if (!turn) return;
     turn.node.classList.add("editing");
     prompt.value = turn.prompt;
+    attach(turn.images);
     prompt.focus();
   }
 
   function regenerate() {
     edit(null);
     const turn = turns[turns.length - 1];
-    const bodies = bodiesFor(turn.prompt, turns.length - 1);
+    const bodies = bodiesFor(turn.prompt, turn.images, turns.length - 1);
     if (!bodies) return;
     turn.node.querySelector(".answers")?.remove();
     answer(bodies);
   }
 
-  function bodiesFor(text, before) {
+  function blindness() {
+    const blind = blindOnes(store.sections.models ?? []);
+    return blind.length ? `${blind.join(" and ")} cannot read images.` : "";
+  }
+
+  function bodiesFor(text, urls, before) {
     const models = chosenModels();
     if (!models.length) {
       complain("No model that chats is here at the moment. It is listed as soon as a worker brings one.");
       return null;
     }
-    const bodies = models.map((model, i) => chatBody(model, [...history(before, i), { role: "user", content: text }]));
+    if (urls.length && blindness()) {
+      say(`${blindness()} Choose a model that can, or take them away.`);
+      return null;
+    }
+    const content = contentOf(text, urls);
+    const sees = !blindness();
+    const bodies = models.map((model, i) => chatBody(model, [...history(before, i, sees), { role: "user", content }]));
     return bodies.every((body) => body !== null) ? bodies : null;
   }
 
@@ -125,18 +148,25 @@ export function startPlayground(store) {
   }
 
   function snippet(write) {
-    const bodies = turns.length
-      ? bodiesFor(turns[turns.length - 1].prompt, turns.length - 1)
-      : bodiesFor(prompt.value.trim() || EXAMPLE, 0);
+    const last = turns[turns.length - 1];
+    const bodies = last
+      ? bodiesFor(last.prompt, last.images, turns.length - 1)
+      : bodiesFor(prompt.value.trim() || EXAMPLE, images(), 0);
+    for (const { content } of bodies?.[0].messages ?? [])
+      if (Array.isArray(content)) content.forEach((part) => part.image_url && (part.image_url.url = ANY_IMAGE));
     return bodies ? write(gatewayUrl("v1"), bodies[0], currentKey() !== null) : null;
   }
 
   function submit() {
     const text = prompt.value.trim();
-    if (text && running === null && send(text)) prompt.value = "";
+    if ((!text && !images().length) || running !== null || !send(text, images())) return;
+    prompt.value = "";
+    attach([]);
   }
 
-  startSettings(store);
+  const offerImages = () => (byId("attach").hidden = !chosenModels().length || Boolean(blindness()));
+  startSettings(store, offerImages);
+  startImages(blindness);
   byId("compose").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();

@@ -99,7 +99,7 @@ export function show(body, text) {
 
 function rendered({ kind, text, language }) {
   const lines = text.split("\n");
-  if (kind === "code") return code(text, language);
+  if (kind === "code") return codeBlock(text, language);
   if (kind === "heading") return el("h4", {}, ...set(text.replace(HEADING, "")));
   if (kind === "quote") return el("blockquote", {}, ...set(lines.map((line) => line.replace(QUOTE, "")).join("\n")));
   if (kind === "table") return table(lines);
@@ -107,7 +107,11 @@ function rendered({ kind, text, language }) {
   return el("ul", {}, ...text.split(/\n(?=\s*(?:[-*+]|\d{1,9}[.)])\s)/).map(item));
 }
 
-function code(text, language) {
+/**
+ * @param {string} text
+ * @param {string} language
+ */
+export function codeBlock(text, language) {
   const shown = el("code", {}, text);
   const pre = el("pre", { tabindex: "0", "aria-label": language ? `Code, ${language}` : "Code" }, shown);
   const copy = copyButton("Copy", () => shown.textContent, { class: "small", "aria-label": "Copy the code" });
@@ -121,7 +125,8 @@ function item(text) {
   return node;
 }
 
-function table([head, , ...rows]) {
+function table(lines) {
+  const [head, , ...rows] = lines;
   const row = (line, name) =>
     el("tr", {}, ...cellsOf(line).map((cell) => el(name, {}, ...set(cell))));
   const body = rows.map((line) => row(line, "td"));
@@ -129,6 +134,7 @@ function table([head, , ...rows]) {
     "div",
     { class: "wide", tabindex: "0" },
     el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...body)),
+    copyButton("Copy", () => lines.join("\n"), { class: "quiet small", "aria-label": "Copy the table" }),
   );
 }
 

@@ -45,6 +45,9 @@ function decoded(id) {
 
 export function startRouter() {
   addEventListener("hashchange", () => show(false));
+  addEventListener("click", ({ target }) => {
+    if (target.closest("a")?.getAttribute("href") === location.hash) show(false); // what it led to may be filtered away
+  });
   byId("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the hash is the view's
     byId("main").focus();

@@ -5,7 +5,7 @@
 
 /** @typedef {{id: string, tasks: string[], workers: number, states: Record<string, number>, slots: number,
  *   in_flight: number, waiting: number, digests: string[], features: string[], context_length: number | null,
- *   tokens_per_s?: number | null}} Model */
+ *   tokens_per_s?: number | null, missing?: [number, number][]}} Model */
 
 /** @typedef {"healthy" | "cooling" | "trial" | "lost" | "flagged"} WorkerState */
 
@@ -15,7 +15,7 @@
 
 /** @typedef {{id: string, name?: string, agent: string, state: WorkerState, reason: string | null,
  *   cooldown_s?: number | null, audit?: Audit, models: {id: string, task: string, quantization: string, in_flight: number}[],
- *   slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
+ *   incomplete?: string[], slots: number, in_flight: number, pressure: number, round_trip_s: number | null,
  *   measured: {requests: number, success_rate: number | null, first_token_mean_s: number | null,
  *   tokens_per_s: number | null}, reached?: "direct" | "punched" | "relayed", relays?: string[], since: string | null}} Worker */
 
@@ -36,7 +36,9 @@
 
 /** @typedef {{id: string, name: string, answers: number, tokens: number}} Volunteer */
 
-/** @typedef {{gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
+/** @typedef {{initial_peers: string[], swarm: string | null}} Way */
+
+/** @typedef {{join?: Way, gateway?: GatewaySection, models?: Model[], workers?: WorkersSection, mesh?: MeshSection,
  *   series?: SeriesSection, failures?: {failures: Failure[]}, volunteers?: {volunteers: Volunteer[]}}} Sections */
 
 /** @typedef {{worker: string, why: string, began_s: number, duration_s: number, first_token_s: number | null,
@@ -46,7 +48,9 @@
  *   duration_s: number, first_token_s: number | null, gap_s: number | null, prompt_tokens: number,
  *   cached_tokens: number, completion_tokens: number, attempts: Attempt[]}} RequestReport */
 
-/** @typedef {{role: "system" | "user" | "assistant", content: string}} Message */
+/** @typedef {{type: string, text?: string, image_url?: {url: string}}} Part */
+
+/** @typedef {{role: "system" | "user" | "assistant", content: string | Part[]}} Message */
 
 /** @typedef {{model: string, messages: Message[], stream: true, stream_options: {include_usage: true},
  *   temperature?: number, top_p?: number, max_tokens?: number, seed?: number}} ChatBody */

@@ -43,7 +43,7 @@ export function workers(store) {
       { label: "Worker", kind: "head", make: who },
       {
         label: "Models",
-        make: words((/** @type {Worker} */ worker) => modelNames(worker) || "\u2013"),
+        make: words((/** @type {Worker} */ worker) => runs(worker) || "\u2013"),
       },
       { label: "Reached", make: words((/** @type {Worker} */ worker) => reached(worker)) },
       { label: "Load", make: bar(load) },
@@ -89,6 +89,15 @@ export function modelNames(worker) {
 }
 
 /**
+ * What it runs, and what it would drive if all layers were somewhere.
+ * @param {Worker} worker
+ */
+export function runs(worker) {
+  const lacks = worker.incomplete ?? [];
+  return [modelNames(worker), ...lacks.map((id) => `${id} (layers are missing)`)].filter(Boolean).join(", ");
+}
+
+/**
  * @param {Worker} worker
  * @param {string} wanted
  */
@@ -101,7 +110,7 @@ export function fits(worker, wanted) {
     worker.state === "healthy" ? "" : IN_TROUBLE,
     worker.in_flight ? BUSY : "",
     worker.reached,
-    modelNames(worker),
+    runs(worker),
   ];
   return said.join(" ").toLowerCase().includes(wanted.trim().toLowerCase());
 }

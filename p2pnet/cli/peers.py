@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from p2pnet.cli import options
@@ -37,6 +38,10 @@ def peers(
     if view.workers:
         print_table(peers_table(view.workers), Console())
         print(view.remark, end="\n" if view.remark else "")
+        given = [("--invite", invite), ("--swarm", swarm), *(("--initial-peers", peer) for peer in initial_peers)]
+        through = [word for flag, value in given if value for word in (flag, value)]
+        for line in incomplete_lines(view.workers, through):
+            print(line)
     else:
         print("No worker announces itself at the moment.")
 
@@ -47,6 +52,7 @@ def peers_table(workers: Sequence[CapabilityRecord]) -> Table:
     from rich.table import Table
 
     from p2pnet.network.multiaddrs import are_all_relayed
+    from p2pnet.spans import in_words
 
     columns = ("Peer", "Name", "Models", "Reached", "Running", "Queued", "Slots", "Tokens/s")
     table = Table(*columns)
@@ -55,13 +61,29 @@ def peers_table(workers: Sequence[CapabilityRecord]) -> Table:
         busy = (str(load.running), str(load.queued)) if load else ("?", "?")
         measure = load.decode_tokens_per_s if load else None
         speed = f"{measure.value:.1f}" if measure and measure.sampled_ms else "-"
+        runs = [card.id if card.task == "generate" else f"{card.id} ({card.task})" for card in worker.models]
+        lacks = [f"{model.id} ({in_words(model.missing)})" for model in worker.incomplete]
         table.add_row(
             worker.peer_id,
             escape(worker.name),
-            ", ".join(card.id if card.task == "generate" else f"{card.id} ({card.task})" for card in worker.models),
+            ", ".join((*runs, *lacks)),
             "relayed" if are_all_relayed(worker.addresses) else "direct",
             *busy,
             str(worker.slots),
             speed,
         )
     return table
+
+
+def incomplete_lines(workers: Sequence[CapabilityRecord], through: Sequence[str]) -> Iterator[str]:
+    """Which layers of which models nobody has, and what serves them; `through` are the flags that join this network.
+    What a worker runs whole is left out. A model without a slash in its name is taken for a folder's."""
+    from p2pnet.spans import in_words
+
+    whole = {card.id for worker in workers for card in worker.models}
+    wanted = {model.id: model for worker in workers for model in worker.incomplete if model.id not in whole}
+    for name, model in sorted(wanted.items()):
+        yield f"{name}: {in_words(model.missing)}. Whoever has the model serves them with:"
+        files = name if "/" in name else f"./{name}"
+        for first, last in model.missing:
+            yield "  " + shlex.join(["p2pnet", "serve", "--model", files, "--layers", f"{first}:{last}", *through])

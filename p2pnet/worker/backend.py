@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
-from p2pnet.records import ModelCard
+from p2pnet.records import IncompleteModel, ModelCard
 from p2pnet.score_messages import Scored, ScoreRequest
 
 BackendEvent = Accepted | Scored | TextDelta | Finished
@@ -64,6 +64,15 @@ class ScoreBackend(Backend, Protocol):
 
         Raises and is closed as `generate`. Whoever waits for an answer goes first.
         """
+
+
+@runtime_checkable
+class DriverBackend(Backend, Protocol):
+    """A backend whose models' layers lie elsewhere."""
+
+    @property
+    def incomplete(self) -> tuple[IncompleteModel, ...]:
+        """Its models that it cannot run now, since nobody has some of their layers. They may change at any time."""
 
 
 class EmbedBackend(Protocol):

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from p2pnet.messages import Measure
-from p2pnet.records import ModelCard
-from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend, ScoreBackend
+from p2pnet.records import IncompleteModel, ModelCard
+from p2pnet.worker.backend import Backend, BackendLoad, DriverBackend, EmbedBackend, ScoreBackend
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class Catalogue:
         offered = [card for backend in self._all for card in backend.models]
         self._warn_of(duplicates(offered))
         return tuple({card.key: card for card in reversed(offered)}.values())[::-1]
+
+    def incomplete(self) -> tuple[IncompleteModel, ...]:
+        """What could be asked of this worker, were its layers all somewhere."""
+        drivers = (backend for backend in self._backends if isinstance(backend, DriverBackend))
+        return tuple(model for driver in drivers for model in driver.incomplete)
 
     def find(self, model: str) -> Backend | None:
         """The backend that generates with this model now, if any."""

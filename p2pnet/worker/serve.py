@@ -75,7 +75,16 @@ class Worker:
         _check_names((*backends, *embedders))
         catalogue = Catalogue(backends, embedders)
         meter = LoadMeter(config.max_concurrency, catalogue, now_ms, observer=observer)
-        announcer = Announcer(network, identity, catalogue.cards, meter, now_ms, directory, name=config.name)
+        announcer = Announcer(
+            network,
+            identity,
+            catalogue.cards,
+            meter,
+            now_ms,
+            directory,
+            name=config.name,
+            incomplete=catalogue.incomplete,
+        )
         worker = cls(network, config, owner, catalogue, meter, announcer, Signer(identity, now_ms, keep))
         await worker._serve()
         await worker._announce()

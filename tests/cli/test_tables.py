@@ -11,9 +11,10 @@ from rich.table import Table
 
 from p2pnet.cli.directory_view import View
 from p2pnet.cli.models import models_table
-from p2pnet.cli.peers import peers_table
+from p2pnet.cli.peers import incomplete_lines, peers_table
 from p2pnet.cli.tables import print_table
-from tests.stories import capability, card, load_record, peer
+from p2pnet.records import IncompleteModel
+from tests.stories import DIGEST, capability, card, load_record, peer
 
 MARKUP = ("[/]", "[bold]x", "[link=http://example.org]x[/link]", "[/red]")
 
@@ -30,6 +31,20 @@ def test_a_worker_with_its_name_and_its_load() -> None:
     row = printed(peers_table([msgspec.structs.replace(ann, load=load_record(peer("ann")).load)]))
     for part in (ann.peer_id, "anna-laptop", "tiny", "direct", " 1 ", " 2 ", " 8 "):
         assert part in row
+
+
+def test_a_model_of_which_layers_are_missing_and_what_serves_them() -> None:
+    large = IncompleteModel("large", DIGEST, 24, ((0, 2), (12, 18)))
+    lost = IncompleteModel("org/lost", DIGEST, 4, ((3, 4),))
+    ann = msgspec.structs.replace(capability(peer("ann")), models=(), incomplete=(large, lost))
+    assert "large (layers 0 to 2 and 12 to 18 are missing), org/lost (layers 3 to 4" in printed(peers_table([ann]))
+    runs_it = capability(peer("bob"), "org/lost")
+    assert list(incomplete_lines([ann, runs_it], ["--swarm", "lab"])) == [
+        "large: layers 0 to 2 and 12 to 18 are missing. Whoever has the model serves them with:",
+        "  p2pnet serve --model ./large --layers 0:2 --swarm lab",
+        "  p2pnet serve --model ./large --layers 12:18 --swarm lab",
+    ]
+    assert list(incomplete_lines([ann], []))[-1] == "  p2pnet serve --model org/lost --layers 3:4"
 
 
 @pytest.mark.parametrize("name", MARKUP)

@@ -36,6 +36,7 @@ ATTACKS = (
 )
 
 Theme = Literal["light", "dark"]
+Motion = Literal["reduce", "no-preference"]
 
 
 @contextmanager
@@ -53,14 +54,20 @@ def chromium(*flags: str) -> Iterator[Browser]:
 
 @contextmanager
 def tab(
-    browser: Browser, url: str, view: str = "", theme: Theme = "light", width: int = 1280, refused: Sequence[int] = ()
+    browser: Browser,
+    url: str,
+    view: str = "",
+    theme: Theme = "light",
+    width: int = 1280,
+    refused: Sequence[int] = (),
+    motion: Motion = "reduce",
 ) -> Iterator[Page]:
     """A new visitor's tab. Errors in its console, policies violated and requests to elsewhere fail the test, but for
     answers with a status that the test says are `refused`."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=theme,
-        reduced_motion="reduce",
+        reduced_motion=motion,
         permissions=["clipboard-read", "clipboard-write"],
     )
     complaints: list[str] = []

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from gateway.http.page import page, read_files
@@ -37,6 +37,9 @@ class PretendGateway:
         self.url = ""
         self.way: dict[str, Any] = JOIN
         self.requests: list[Sections] = []
+        self.says: list[Sections] = [{"content": "Yes."}]
+        """The deltas of each answer."""
+        self.asked: list[Sections] = []
         self._loop = loop
         self._sections: Sections = {}
         self._is_there = True
@@ -80,6 +83,13 @@ class PretendGateway:
         @app.get("/p2pnet/v1/join")
         async def join() -> Any:
             return JSONResponse(self.way)
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Any:
+            self.asked.append(await request.json())
+            chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in self.says]
+            events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+            return StreamingResponse(iter([*events, "data: [DONE]\n\n"]), media_type="text/event-stream")
 
         return app
 

@@ -110,7 +110,8 @@ def _models(workers: list[Section]) -> list[Section]:
             model = found.setdefault(
                 served["id"],
                 {"id": served["id"], "tasks": [served["task"]], "workers": 0, "states": {}, "slots": 0, "in_flight": 0,
-                 "waiting": 0, "digests": [served["digest"]], "features": [] if served["task"] == "embed" else ["chat"],
+                 "waiting": 0, "missing": [], "digests": [served["digest"]],
+                 "features": [] if served["task"] == "embed" else ["chat"],
                  "context_length": 8192, "tokens_per_s": 0.0},
             )  # fmt: skip
             model["workers"] += 1

@@ -35,6 +35,13 @@ def test_a_model_that_does_two_things_is_named_once(page: Page) -> None:
     assert call(page, "workers.modelNames", {"models": [*tiny, {"id": "other"}]}) == "tiny, other"
 
 
+def test_what_a_worker_runs_and_what_it_would(page: Page) -> None:
+    driver = {"models": [], "incomplete": ["large"]}
+    assert call(page, "workers.runs", driver) == "large (layers are missing)"
+    assert call(page, "workers.runs", driver | {"models": [{"id": "tiny"}]}) == "tiny, large (layers are missing)"
+    assert call(page, "workers.runs", {"models": []}) == ""
+
+
 @pytest.mark.parametrize(
     ("worker", "shown"),
     [
@@ -101,6 +108,51 @@ def test_why_a_worker_is_as_it_is(page: Page, worker: dict[str, Any], shown: str
 )
 def test_numbers_and_times_as_people_read_them(page: Page, function: str, given: float, shown: str) -> None:
     assert call(page, f"format.{function}", given) == shown
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words", "command"),
+    [
+        ([[12, 18]], "layers 12 to 18 are missing", "p2pnet serve --model ./large --layers 12:18"),
+        ([[0, 2], [9, 12]], "layers 0 to 2 and 9 to 12 are missing", "p2pnet serve --model ./large --layers 0:2"),
+    ],
+)
+def test_which_layers_are_missing_and_what_serves_them(
+    page: Page, gaps: list[list[int]], words: str, command: str
+) -> None:
+    assert call(page, "missing.inWords", gaps) == words
+    assert call(page, "missing.serves", "large", gaps) == command
+    assert call(page, "missing.serves", "org/large", gaps) == command.replace("./large", "org/large")
+
+
+ONE, OTHER = [[0, 0], [5, 5]], [[0, 0], [9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("workers", "served", "ways", "drawn"),
+    [
+        ([("a", 0, 7)], {"a": 7}, {"a": ONE}, []),
+        ([("a", 2, 7)], {"a": 7}, {"a": ONE}, [(ONE, 2)]),
+        ([("a", 0, 9)], {"a": 7}, {"a": ONE}, [(ONE, 2)]),
+        ([("a", 1, 7)], {}, {"a": ONE}, [(ONE, 1)]),
+        ([("a", 0, 3)], {"a": 7}, {"a": ONE}, []),
+        ([("a", 1, 0), ("b", 5, 0)], {}, {"a": ONE, "b": OTHER}, [(OTHER, 5), (ONE, 1)]),
+        ([("a", 1, 0), ("b", 5, 0)], {}, {"a": ONE, "b": ONE}, [(ONE, 6)]),
+        ([("a", 1, 0), ("b", 5, 0)], {}, {"a": ONE}, [(ONE, 1)]),
+        ([(str(n), n, 0) for n in range(40)], {}, {str(n): [[0, 0], [n, n]] for n in range(40)}, 16),
+    ],
+)
+def test_which_requests_move_over_the_map(
+    page: Page, workers: list[tuple[str, int, int]], served: dict[str, int], ways: dict[str, Any], drawn: Any
+) -> None:
+    script = """async ([workers, served, ways]) => {
+        const { pulses, underWay } = await import("/static/mesh_motion.js");
+        const known = workers.map(([id, in_flight, requests]) => ({ id, in_flight, measured: { requests } }));
+        const many = underWay(known, new Map(Object.entries(served)));
+        return pulses(many, new Map(Object.entries(ways))).map(({ points, many }) => [points, many]);
+    }"""
+    found = page.evaluate(script, [workers, served, ways])
+    assert (len(found) if isinstance(drawn, int) else list(map(tuple, found))) == drawn
 
 
 STREAM = (
@@ -206,6 +258,22 @@ def test_without_a_key_there_is_none_in_them(page: Page) -> None:
     body = {"model": "tiny", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
     assert "Authorization" not in call(page, "snippets.asCurl", "http://gateway/v1", body, False)
     assert 'api_key="unused"' in call(page, "snippets.asPython", "http://gateway/v1", body, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((100, 50), (100, 50)), ((1024, 1024), (1024, 1024)), ((4096, 2048), (1024, 512)), ((9, 90000), (1, 1024))],
+)
+def test_how_large_an_image_becomes(page: Page, size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    assert call(page, "images.fitted", *size) == {"width": fitted[0], "height": fitted[1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [('{"a":[1,"b"]}', '{\n  "a": [\n    1,\n    "b"\n  ]\n}'), ('{"a":', '{"a":'), ("", ""), ("7", "7")],
+)
+def test_arguments_are_set_as_json_is_read(page: Page, text: str, shown: str) -> None:
+    assert call(page, "chat_stream.pretty", text) == shown
 
 
 @pytest.mark.parametrize(

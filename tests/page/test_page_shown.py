@@ -61,6 +61,48 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
         assert findings(page) == []
 
 
+def test_a_model_of_which_layers_are_missing_says_so_and_what_serves_them(
+    browser: Browser, gateway: PretendGateway
+) -> None:
+    shown = network(3)
+    lacks = {"workers": 0, "slots": 0, "states": {}, "tasks": [], "features": [], "context_length": None}
+    large = {**shown["models"][0], **lacks, "id": "large", "digests": [], "missing": [[12, 18], [20, 24]]}
+    gateway.show({**shown, "models": [large, *shown["models"]]})
+    with tab(browser, gateway.url, width=390) as page:
+        wait_live(page)
+        said = page.locator("#models li")
+        expect(said).to_have_count(1)
+        expect(said).to_contain_text("large: layers 12 to 18 and 20 to 24 are missing.")
+        expect(said.locator("pre")).to_have_text(
+            f"p2pnet serve --model ./large --layers 12:18 --initial-peers {JOIN['initial_peers'][0]}"
+        )
+        assert findings(page) == [] and not is_wider_than_its_screen(page)
+        screenshot(page, "overview-missing-layers")
+        gateway.show({"models": shown["models"]})
+        expect(said).to_have_count(0)
+
+
+def test_requests_move_over_the_map_only_while_somebody_looks_who_likes_that(browser: Browser) -> None:
+    shown = network(3)
+    first, then, _ = shown["workers"]["workers"]
+    first["in_flight"] = 2
+    for failure in shown["failures"]["failures"]:
+        failure["done"] = "going_on"
+    failure = shown["failures"]["failures"][0] | {"worker": first["id"], "by": then["id"]}
+    with pretend_gateway() as gateway:
+        gateway.show(shown)
+        with tab(browser, gateway.url, motion="no-preference") as page, tab(browser, gateway.url) as still:
+            wait_live(page)
+            expect(page.locator(".motion .pulse")).not_to_have_count(0)
+            wait_live(still)
+            gateway.show({"failures": {"failures": [failure | {"done": "resumed"}]}})
+            for one in (page, still):
+                expect(one.locator(".motion .jump")).to_have_count(1)
+            page.goto(f"{gateway.url}/#/join")
+            expect(page.locator(".motion .pulse")).to_have_count(0)
+            assert still.locator(".motion .pulse").count() == 0
+
+
 def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGateway) -> None:
     gateway.show(network(0, bootstraps=1))
     with tab(browser, gateway.url) as page:
@@ -68,7 +110,7 @@ def test_an_empty_network_says_what_to_do(browser: Browser, gateway: PretendGate
         page.get_by_role("link", name="Lend the first machine").click()
         expect(page.get_by_role("heading", name="Lend a machine to this network")).to_be_focused()
         assert page.title() == "Join \u00b7 p2pnet gateway"
-        expect(page.locator("#join pre").nth(1)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
+        expect(page.get_by_label("Join", exact=True)).to_contain_text("p2pnet serve --model tiny --initial-peers /ip4/")
 
 
 def test_strangers_are_told_what_they_need_first_and_no_address_of_the_gateways_own(browser: Browser) -> None:
@@ -80,12 +122,12 @@ def test_strangers_are_told_what_they_need_first_and_no_address_of_the_gateways_
             expect(join.get_by_role("heading").nth(1)).to_have_text("Before you do")
             expect(join).to_contain_text("A CPU is enough")
             expect(join).to_contain_text("1.4 GB")
-            expect(join.locator("pre").nth(1)).to_have_text(
-                ".venv/bin/p2pnet serve --model tiny --initial-peers ADDRESS"
+            expect(join.get_by_label("Join", exact=True)).to_have_text(
+                "p2pnet serve --model tiny --initial-peers ADDRESS"
             )
             expect(join).not_to_contain_text("12D3KooWBoot")
         with tab(browser, gateway.url, "#/join") as page:
-            expect(page.locator("#join pre").nth(1)).to_contain_text("12D3KooWBoot")
+            expect(page.get_by_label("Join", exact=True)).to_contain_text("12D3KooWBoot")
 
 
 def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) -> None:
@@ -93,8 +135,8 @@ def test_a_swarms_page_leads_nobody_into_the_public_network(browser: Browser) ->
         gateway.way = {**JOIN, "swarm": "lab", "command": "p2pnet serve --model tiny --swarm lab"}
         gateway.show(network(0, bootstraps=1))
         with tab(browser, gateway.url, "#/join") as page:
-            expect(page.locator("#join pre").nth(1)).to_have_text(".venv/bin/p2pnet swarm join")
-            expect(page.locator("#join pre").nth(2)).to_have_text(".venv/bin/p2pnet serve --model tiny --swarm lab")
+            expect(page.locator("#join pre").nth(1)).to_have_text("p2pnet swarm join")
+            expect(page.locator("#join pre").nth(2)).to_have_text("p2pnet serve --model tiny --swarm lab")
             expect(page.locator("#join")).not_to_contain_text("--initial-peers")
             expect(page.locator("#join")).not_to_contain_text("strangers")
             assert findings(page) == []
@@ -152,6 +194,11 @@ def test_each_number_leads_to_what_it_is_made_of(browser: Browser, gateway: Pret
         expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(busy)
         page.locator("#models").get_by_role("link", name="tiny").click()
         expect(page.get_by_role("searchbox")).to_have_value("tiny")
+        page.get_by_role("searchbox").fill("")
+        of_model = page.locator("#models tr", has_text="tiny").locator("[data-label=Workers] a")
+        many = int(of_model.inner_text())
+        of_model.click()
+        expect(page.locator(".mesh .node.worker:not(.dim)")).to_have_count(many)
         page.locator(".mesh text", has_text="punched").click()
         expect(page.get_by_role("searchbox")).to_have_value("punched")
 

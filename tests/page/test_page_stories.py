@@ -210,6 +210,9 @@ def test_tables_and_code_are_set_and_code_is_copied(playground: Page) -> None:
     expect(said.locator("td strong")).to_have_text("1")
     said.get_by_role("button", name="Copy the code").click()
     assert playground.evaluate("navigator.clipboard.readText()") == "print(1)"
+    said.get_by_role("button", name="Copy the table").click()
+    expect(said.get_by_role("button", name="Copy the table")).to_have_text("Copied")
+    assert playground.evaluate("navigator.clipboard.readText()") == "| a | b |\n|---|---|\n| **1** | 2 |"
     assert findings(playground) == []
 
 

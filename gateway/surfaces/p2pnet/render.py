@@ -136,6 +136,7 @@ def _worker(seen: WorkerSeen) -> dict[str, Any]:
             {"id": model.id, "task": model.task, "is_cold": model.is_cold, "in_flight": model.in_flight}
             for model in view.models
         ],
+        "incomplete": seen.incomplete,
         "slots": view.slots,
         "in_flight": view.in_flight,
         "pressure": view.pressure,

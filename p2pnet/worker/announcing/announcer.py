@@ -27,6 +27,7 @@ from p2pnet.records import (
     MAX_PARTS,
     MAX_RECORD_BYTES,
     CapabilityRecord,
+    IncompleteModel,
     ModelCard,
     seal,
 )
@@ -65,10 +66,12 @@ class Announcer:
         config: DirectoryConfig | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         name: str = "",
+        incomplete: Callable[[], tuple[IncompleteModel, ...]] = tuple,
     ) -> None:
         self._network = network
         self._identity = identity
         self._models = models
+        self._incomplete = incomplete
         self._meter = meter
         self._now_ms = now_ms
         self._config = config or DirectoryConfig()
@@ -87,6 +90,7 @@ class Announcer:
         """Whether nobody has taken the last pause, or the end of it."""
         self._told: tuple[ModelCard, ...] = ()
         """What ran when this was last announced or withdrawn."""
+        self._told_incomplete: tuple[IncompleteModel, ...] = ()
         self._listed: dict[str, int] = {}
         """When the last record that lists a model expires, in Unix milliseconds, by model."""
         self._placing = Placing(identity.peer_id)
@@ -135,8 +139,8 @@ class Announcer:
         """Announce what is so now. Announcements wait for one another, so that the last to be stored is the last that
         was wanted."""
         async with self._capabilities_lock:
-            self._told = self._models()
-            if self._is_paused or not self._told:
+            self._told, self._told_incomplete = self._models(), self._incomplete()
+            if self._is_paused or not (self._told or self._told_incomplete):
                 return self._is_withdrawn or await self._withdraw()
             self._is_withdrawn = False
             self._announcements += 1
@@ -152,7 +156,13 @@ class Announcer:
         self._listed = {model: expires_ms for model, expires_ms in self._listed.items() if expires_ms > now_ms}
         running = {card.id for card in self._told}
         withdrawn = tuple(model for model in self._listed if model not in running)
-        whole = msgspec.structs.replace(self._blank(), models=self._told, addresses=addresses, withdrawn=withdrawn)
+        whole = msgspec.structs.replace(
+            self._blank(),
+            models=self._told,
+            addresses=addresses,
+            withdrawn=withdrawn,
+            incomplete=self._told_incomplete,
+        )
         parted = shares(whole, self._max_bytes)
         self._parts = max(len(parted), 1)
         records = [self._part(whole, part, models) for part, models in enumerate(parted)]
@@ -292,7 +302,8 @@ class Announcer:
         failures = 0
         while True:
             await self._sleep(RETRY_S * 2**failures if failures else MODELS_INTERVAL_S)
-            if failures or self._is_behind or self._models() != self._told:
+            is_news = (self._models(), self._incomplete()) != (self._told, self._told_incomplete)
+            if failures or self._is_behind or is_news:
                 self._is_behind = False
                 is_stored = await self._try(self._announce_capabilities)
                 failures = 0 if is_stored else min(failures + 1, MAX_DOUBLINGS)

@@ -7,17 +7,31 @@ from typing import Any
 import msgspec
 
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
-from p2pnet.records import MAX_MODELS, MAX_PARTS, MAX_RECORD_BYTES, CapabilityRecord, ModelCard, sealed_size
+from p2pnet.records import (
+    MAX_INCOMPLETE,
+    MAX_MODELS,
+    MAX_PARTS,
+    MAX_RECORD_BYTES,
+    CapabilityRecord,
+    ModelCard,
+    sealed_size,
+)
 
-LEAST = {"withdrawn": 0, "addresses": 1, "models": 1}
+LEAST = {"withdrawn": 0, "incomplete": 0, "addresses": 1, "models": 1}
 """What is shortened, in this order, and to how many at least. Names of withdrawn models are forgotten anyway within
-minutes; addresses come best first; a worker that cannot say all its models says those that it can."""
+minutes; a model that is not whole answers nobody; addresses come best first; a worker that cannot say all its models
+says those that it can."""
 
 
 def fitted(record: CapabilityRecord, max_bytes: int = MAX_RECORD_BYTES) -> CapabilityRecord:
     """The record, with as much of its lists as fits so many bytes once it is sealed: as few of their last entries as
     possible are left out."""
-    limits = {"withdrawn": MAX_MODELS, "addresses": MAX_ADDRESSES, "models": MAX_MODELS}
+    limits = {
+        "withdrawn": MAX_MODELS,
+        "incomplete": MAX_INCOMPLETE,
+        "addresses": MAX_ADDRESSES,
+        "models": MAX_MODELS,
+    }
     record = _with(record, {field: getattr(record, field)[:limit] for field, limit in limits.items()})
     for field, least in LEAST.items():
         while sealed_size(record) > max_bytes and len(getattr(record, field)) > least:
@@ -31,7 +45,9 @@ def shares(record: CapabilityRecord, max_bytes: int = MAX_RECORD_BYTES) -> list[
     whole = fitted(record, max_bytes)
     if len(whole.models) == len(record.models):
         return [record.models]
-    bare = _with(record, {"withdrawn": (), "addresses": record.addresses[:MAX_ADDRESSES], "parts": MAX_PARTS})
+    bare = _with(
+        record, {"withdrawn": (), "incomplete": (), "addresses": record.addresses[:MAX_ADDRESSES], "parts": MAX_PARTS}
+    )
     parted: list[tuple[ModelCard, ...]] = [()]
     for card in record.models:
         longer = (*parted[-1], card)

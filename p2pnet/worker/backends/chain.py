@@ -12,10 +12,10 @@ from pathlib import Path
 
 from p2pnet.directory import Directory
 from p2pnet.network.interface import Clock, Network
-from p2pnet.records import ModelCard
+from p2pnet.records import MAX_GAPS, IncompleteModel, ModelCard
+from p2pnet.spans import in_words
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.chains.chains import Chains, ChainTimes, Wanted
-from p2pnet.worker.chains.choosing import in_words
 from p2pnet.worker.chains.runner import ChainRunner
 from p2pnet.worker.chains.store import ChainStore
 from p2pnet.worker.checkpoints.digest import HashCache, Progress
@@ -91,6 +91,13 @@ class ChainBackend(EngineBackend):
     def models(self) -> tuple[ModelCard, ...]:
         """The model, as long as there is a whole chain."""
         return super().models if self._chains.is_whole else ()
+
+    @property
+    def incomplete(self) -> tuple[IncompleteModel, ...]:
+        """The model, as long as nobody has some of its layers."""
+        gaps = () if self._chains.is_whole else self._chains.gaps
+        part = self._part
+        return (IncompleteModel(self._card.id, part.digest, part.layers, gaps[:MAX_GAPS]),) if gaps else ()
 
     @property
     def missing(self) -> str:

@@ -16,8 +16,9 @@ from p2pnet.errors import PeerError, WorkerFailed
 from p2pnet.flow.background import Background
 from p2pnet.network.interface import Network
 from p2pnet.records import StageRecord
+from p2pnet.spans import Span, in_words, missing
 from p2pnet.worker.chains.chain import Chain, ChainFault
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, lanes, missing
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +105,9 @@ class Chains:
         self._background = Background(sleep)
 
     @property
-    def gaps(self) -> tuple[tuple[int, int], ...]:
+    def gaps(self) -> tuple[Span, ...]:
         """The spans of layers that nobody has."""
-        return missing(self._offers, self._wanted.layers)
+        return missing(((offer.first, offer.last) for offer in self._offers), self._wanted.layers)
 
     @property
     def is_whole(self) -> bool:

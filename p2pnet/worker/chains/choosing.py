@@ -1,4 +1,4 @@
-"""Chooses the stages of a chain, and says which layers nobody has. Decides on data, asks nobody."""
+"""Chooses the stages of a chain. Decides on data, asks nobody."""
 
 from __future__ import annotations
 
@@ -73,22 +73,3 @@ def lanes(legs: Sequence[Leg], offers: Sequence[Offer]) -> int:
     if len(times) < len(legs) or not all(times):
         return len(legs)
     return max(1, round(sum(times) / max(times)))
-
-
-def missing(offers: Sequence[Offer], layers: int) -> tuple[tuple[int, int], ...]:
-    """The spans of layers that nobody has, in order."""
-    covered = [any(offer.first <= layer < offer.last for offer in offers) for layer in range(layers)]
-    gaps: list[tuple[int, int]] = []
-    for layer in range(layers):
-        if covered[layer]:
-            continue
-        if gaps and gaps[-1][1] == layer:
-            gaps[-1] = (gaps[-1][0], layer + 1)
-        else:
-            gaps.append((layer, layer + 1))
-    return tuple(gaps)
-
-
-def in_words(gaps: Sequence[tuple[int, int]]) -> str:
-    """What is missing, for people: `layers 12 to 18 are missing`, the last number not among them."""
-    return "layers " + " and ".join(f"{first} to {last}" for first, last in gaps) + " are missing"

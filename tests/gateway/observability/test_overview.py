@@ -15,10 +15,11 @@ from gateway.observability.history import History
 from gateway.observability.views import Location
 from gateway.surfaces.p2pnet.live import Changes, LiveReply
 from gateway.surfaces.p2pnet.render import NoEntrance, entrance, join
+from p2pnet.records import IncompleteModel
 from tests.gateway.asgi_call import AsgiCall
 from tests.gateway.desk import ANN, BOB, BOOTSTRAP, GATEWAY, NOW_S, Desk, worker
 from tests.gateway.reports import NOON_S, attempt, report
-from tests.stories import peer
+from tests.stories import DIGEST, peer
 
 KEY = ("tiny", "generate")
 SECTIONS = {"gateway", "models", "workers", "mesh", "series", "failures", "volunteers"}
@@ -79,6 +80,7 @@ async def test_a_worker_as_it_is_seen(desk: Desk) -> None:
         "state": "healthy",
         "reason": None,
         "models": [{"id": "tiny", "task": "generate", "is_cold": False, "in_flight": 1}],
+        "incomplete": [],
         "slots": 8,
         "in_flight": 1,
         "pressure": 1,
@@ -132,6 +134,19 @@ async def test_requests_of_an_earlier_run_are_in_the_last_hour(desk: Desk) -> No
     later.now_s = NOW_S + 10
     assert (await later.get("overview"))["series"]["points"][-1]["requests"] == 1
     await later.http.aclose()
+
+
+async def test_a_model_whose_layers_are_not_all_there(desk: Desk) -> None:
+    """The driver that lacks least is believed; what a worker runs is whole."""
+    far, near = (IncompleteModel("large", DIGEST, 24, gaps) for gaps in (((0, 24),), ((0, 2), (12, 18))))
+    desk.workers = [worker(ANN, incomplete=(far,)), worker(BOB, incomplete=(near,))]
+    tiny, large = sorted((await desk.get("overview"))["models"], key=lambda model: model["workers"], reverse=True)
+    assert (large["id"], large["workers"], large["missing"]) == ("large", 0, [[0, 2], [12, 18]])
+    assert tiny["missing"] == []
+    assert [one["incomplete"] for one in (await desk.get("overview"))["workers"]["workers"]] == [["large"]] * 2
+    desk.workers = [worker(ANN, "large"), worker(BOB, incomplete=(near,))]
+    missing = {model["id"]: model["missing"] for model in (await desk.get("models"))["models"]}
+    assert missing == {"tiny": [], "large": []}
 
 
 async def test_nothing_personal_is_shown(desk: Desk) -> None:

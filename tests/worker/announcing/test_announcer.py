@@ -15,11 +15,11 @@ from p2pnet.model_shards import FULL_SHARD, ROOMY_SHARD, shard_key, shard_on
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
 from p2pnet.network.interface import Clock, Entry, Findings, Stream, StreamHandler
 from p2pnet.network.memory import MemoryWorld
-from p2pnet.records import MAX_PARTS, CapabilityRecord, ModelCard, Record, open_record, seal
+from p2pnet.records import MAX_PARTS, CapabilityRecord, IncompleteModel, ModelCard, Record, open_record, seal
 from p2pnet.worker.announcing.announcer import LOOK_ABOVE_EVERY, MODELS_INTERVAL_S, Announcer
 from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.observability.load import LoadMeter
-from tests.stories import ManualClock, address_of, capability, card, peer, settle
+from tests.stories import DIGEST, ManualClock, address_of, capability, card, peer, settle
 from tests.worker.scripted import Scripted
 
 WORKER = peer("worker")
@@ -240,6 +240,37 @@ async def test_a_changed_model_is_announced_with_a_changed_address() -> None:
     await settle(lambda: site.network.attempts == 2)
     assert [found.peer_id for found in await site.reader.workers_of("large")] == [WORKER.peer_id]
     await site.announcer.stop()
+
+
+async def test_a_driver_says_which_layers_are_missing_and_no_more_once_they_are_there() -> None:
+    site = Site()
+    lacks = [IncompleteModel("large", DIGEST, 24, gaps) for gaps in (((0, 24),), ((12, 24),))]
+    incomplete = (lacks[0],)
+    announcer = Announcer(
+        site.network,
+        WORKER,
+        site.catalogue.cards,
+        site.meter,
+        site.clock,
+        NEVER,
+        site.ticks.sleep,
+        incomplete=lambda: incomplete,
+    )
+    site.backend.models = ()
+    await announcer.start()
+    for attempt, (models, now) in enumerate([((), lacks[:1]), ((), lacks[1:]), ((card("large"),), [])], 1):
+        site.backend.models, incomplete = models, tuple(now)
+        site.clock.advance(1)
+        site.ticks.tick()
+        await settle(lambda attempt=attempt: site.network.attempts == attempt)
+        (record,) = await site.reader.workers()
+        assert (record.models, record.incomplete) == (models, incomplete)
+    site.backend.models = ()
+    site.clock.advance(1)
+    site.ticks.tick()
+    await settle(lambda: site.network.attempts == 4)
+    assert await site.reader.workers() == ()
+    await announcer.stop()
 
 
 async def test_more_addresses_than_a_record_holds_are_left_out() -> None:

@@ -8,10 +8,19 @@ import msgspec
 import pytest
 
 from p2pnet.network.dial_addresses import MAX_ADDRESSES
-from p2pnet.records import MAX_MODELS, MAX_PARTS, MAX_RECORD_BYTES, CapabilityRecord, seal, sealed_size
+from p2pnet.records import (
+    MAX_INCOMPLETE,
+    MAX_MODELS,
+    MAX_PARTS,
+    MAX_RECORD_BYTES,
+    CapabilityRecord,
+    IncompleteModel,
+    seal,
+    sealed_size,
+)
 from p2pnet.swarm.values import MAX_MEMBER_VALUE_BYTES
 from p2pnet.worker.announcing.fitting import fitted, shares
-from tests.stories import capability, card, peer
+from tests.stories import DIGEST, capability, card, peer
 
 WORKER = peer("worker")
 
@@ -49,6 +58,14 @@ def test_as_little_as_must_be_is_left_out(whole: CapabilityRecord, shortened: st
         assert (len(after) < len(before)) is (field in shortened), field
     assert len(part.models) >= 1 and len(part.addresses) >= 1
     seal(part, WORKER)
+
+
+def test_what_can_be_asked_for_goes_before_what_cannot() -> None:
+    lacks = tuple(IncompleteModel(name, DIGEST, 9, ((0, 9),)) for name in names("i", MAX_INCOMPLETE, 100))
+    whole = msgspec.structs.replace(record((19, 50), 8, (2, 9)), incomplete=lacks)
+    part = fitted(whole)
+    assert (part.withdrawn, part.models) == ((), whole.models)
+    assert len(part.incomplete) < MAX_INCOMPLETE and len(part.addresses) >= 1
 
 
 def test_one_more_would_not_fit() -> None:

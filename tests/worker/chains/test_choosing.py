@@ -1,4 +1,4 @@
-"""Which chain is chosen, and which layers nobody has: a table."""
+"""Which chain is chosen: a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, in_words, lanes, missing
+from p2pnet.spans import missing
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes
 
 
 def offers(*spans: tuple[str, int, int] | tuple[str, int, int, float]) -> list[Offer]:
@@ -70,7 +71,7 @@ def test_a_random_network_has_a_chain_where_its_layers_are_covered_from_the_fron
         rng = random.Random(seed)
         known = [Offer(str(number), first := rng.randrange(12), rng.randint(first + 1, 12)) for number in range(8)]
         legs = choose(known, 12, (), rng)
-        assert (legs is None) == bool(missing(known, 12))
+        assert (legs is None) == bool(missing([(offer.first, offer.last) for offer in known], 12))
         if legs is not None:
             assert [leg.first for leg in legs] == [0, *(leg.last for leg in legs[:-1])]
             assert legs[-1].last == 12
@@ -101,19 +102,3 @@ def test_a_stage_of_which_a_part_is_used_takes_a_part_of_its_time() -> None:
     known = offers(("a", 0, 8, 80.0), ("b", 0, 10, 100.0))
     assert lanes([Leg("a", 0, 8), Leg("b", 8, 10)], known) == 1
     assert lanes([Leg("a", 0, 4), Leg("b", 4, 8)], known) == 2
-
-
-@pytest.mark.parametrize(
-    ("spans", "gaps", "words"),
-    [
-        ([], ((0, 12),), "layers 0 to 12 are missing"),
-        ([("a", 0, 12)], (), None),
-        ([("a", 2, 5), ("b", 4, 9)], ((0, 2), (9, 12)), "layers 0 to 2 and 9 to 12 are missing"),
-        ([("a", 0, 5), ("b", 6, 12)], ((5, 6),), "layers 5 to 6 are missing"),
-    ],
-)
-def test_what_is_missing_is_said(
-    spans: list[tuple[str, int, int]], gaps: tuple[tuple[int, int], ...], words: str | None
-) -> None:
-    assert missing(offers(*spans), 12) == gaps
-    assert words is None or in_words(gaps) == words

@@ -14,6 +14,7 @@ import torch
 
 from p2pnet.errors import WorkerFailed
 from p2pnet.messages import GenerateRequest, Sampling
+from p2pnet.worker.catalogue import Catalogue
 from p2pnet.worker.chains.chains import ChainTimes
 from tests.checkpoints import build_checkpoint
 from tests.depth import scaled
@@ -144,6 +145,8 @@ async def test_the_model_is_offered_while_there_is_a_whole_chain(swarm: ChainSwa
     driver = await swarm.driver()
     assert driver.models == ()
     assert driver.missing == "layers 0 to 3 are missing"
+    assert [(model.id, model.layers, model.missing) for model in driver.incomplete] == [("model", 3, ((0, 3),))]
+    assert Catalogue([driver]).incomplete() == driver.incomplete
     await swarm.stage("0", 0, 2)
     await driver.look()
     assert (driver.models, driver.missing) == ((), "layers 2 to 3 are missing")
@@ -151,6 +154,7 @@ async def test_the_model_is_offered_while_there_is_a_whole_chain(swarm: ChainSwa
     await driver.look()
     assert [card.id for card in driver.models] == ["model"]
     assert (driver.models[0].digest, driver.missing) == ((await swarm.whole()).models[0].digest, "")
+    assert driver.incomplete == ()
 
 
 async def test_without_another_chain_the_answer_fails_and_says_what_is_missing(swarm: ChainSwarm) -> None:
