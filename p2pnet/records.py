@@ -60,7 +60,11 @@ BlindedKey = Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLIN
 
 Task = Literal["generate", "embed"]
 ModelTask = tuple[str, str]
-"""A model's id and its task, "generate" or "embed": what can be asked of a worker."""
+"""A model's id and what is asked of it: its task, or one of FEATURE_TASKS."""
+
+FEATURE_TASKS = ("tokenize",)
+"""What can be asked of a model whose card has a feature of this name. They are no tasks of cards: peers of earlier
+versions refuse records with a task that they do not know."""
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +85,11 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def key(self) -> ModelTask:
         return self.id, self.task
+
+    @property
+    def asked_for(self) -> tuple[ModelTask, ...]:
+        """All that can be asked of it."""
+        return (self.key, *((self.id, task) for task in FEATURE_TASKS if task in self.features))
 
 
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):

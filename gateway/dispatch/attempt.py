@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gateway.audits.free_looks import Part
 from gateway.audits.given import Given
 from gateway.dispatch.lateness import Stretch
-from gateway.dispatch.progress import E
+from gateway.dispatch.progress import E, Told
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
@@ -154,7 +154,7 @@ class Attempt:
             is_hedge=self.is_hedge,
         )
 
-    def _check(self, event: Accepted | TextDelta | Embedding | Finished) -> None:
+    def _check(self, event: Told) -> None:
         """Raises ProtocolViolation when it runs other weights than it has announced, or chooses tokens otherwise."""
         if not isinstance(event, Accepted):
             return
@@ -163,7 +163,7 @@ class Attempt:
         if event.sampler not in ("", self.card.sampler):
             raise ProtocolViolation("the sampler is not the one that was announced")
 
-    def _note(self, event: Accepted | TextDelta | Embedding | Finished, waited_since_s: float) -> None:
+    def _note(self, event: Told, waited_since_s: float) -> None:
         now_s = self._now_s()
         worker = self.worker
         worker.heard_s = now_s
@@ -171,7 +171,7 @@ class Attempt:
             return  # it took no computing, and says nothing of how fast the answer will be
         if isinstance(event, TextDelta | Embedding):
             self._note_tokens(event, now_s, now_s - waited_since_s)
-        else:
+        elif isinstance(event, Accepted | Finished):
             if event.load.slots:
                 worker.note_load(event.load, now_s)
             if isinstance(event, Accepted):

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 
 from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.progress import Asked, Told
 from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
-from p2pnet.embed_messages import Embedding, EmbedRequest
+from gateway.routing.route_query import task_of
+from p2pnet.embed_messages import Embedding
 from p2pnet.errors import P2PNetError
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Finished, TextDelta
 
-ServedEvent = Waiting | Routed | Accepted | TextDelta | Embedding | Finished
+ServedEvent = Waiting | Routed | Told
 
 
 class RequestTrace:
@@ -21,7 +23,7 @@ class RequestTrace:
 
     def __init__(
         self,
-        request: GenerateRequest | EmbedRequest,
+        request: Asked,
         caller: Caller,
         now_s: Callable[[], float],
         unix_s: Callable[[], float] = time.time,
@@ -34,7 +36,7 @@ class RequestTrace:
         self.is_routed = False
         """Whether the client was told who answers."""
         self.model = request.model
-        self._task = "embed" if isinstance(request, EmbedRequest) else "generate"
+        self._task = task_of(request)
         self._caller = caller
         self._now_s = now_s
         self._began_s = now_s()

@@ -17,13 +17,20 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.call_order import CallOrder
-from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
+from gateway.http.collected import (
+    Collecting,
+    CollectingTokens,
+    CollectingVectors,
+    Embedded,
+    Generated,
+    TokensTold,
+)
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
 from gateway.http.left_out import left_out_headers
 from gateway.http.limits import HttpLimits
 from gateway.http.thoughts import Thought, Thoughts
-from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, TokenizingEvent, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
 from p2pnet.flow.stall_timer import StallTimer
@@ -221,7 +228,7 @@ class _StreamWriter:
         self._stall.end()
 
 
-W = TypeVar("W", bound=Generated | Embedded)
+W = TypeVar("W", bound=Generated | Embedded | TokensTold)
 
 
 class _CompleteReply(Response, Generic[W]):
@@ -285,6 +292,15 @@ class VectorsReply(_CompleteReply[Embedded]):
         self, events: AsyncGenerator[EmbeddingEvent, None], render: Callable[[Embedded], bytes], limits: HttpLimits
     ) -> None:
         super().__init__(events, CollectingVectors(time.monotonic()).take, render, limits)
+
+
+class TokensReply(_CompleteReply[TokensTold]):
+    """Sends all tokens, or all of their text, as one document."""
+
+    def __init__(
+        self, events: AsyncGenerator[TokenizingEvent, None], render: Callable[[TokensTold], bytes], limits: HttpLimits
+    ) -> None:
+        super().__init__(events, CollectingTokens().take, render, limits)
 
 
 def _routed(events: Sequence[GenerationEvent]) -> Routed | None:

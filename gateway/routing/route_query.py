@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
+from p2pnet.features import CHAT, DIMENSIONS, TEXT, TOKENIZE, TOKENS, TOOLS, features_needed
 from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelCard, ModelTask
+from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.prompt_size import least_tokens_of
 
 USUAL_TOKENS = 256
@@ -74,7 +75,12 @@ class RouteQuery:
         return self.model, self.task
 
 
-def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
+def task_of(request: GenerateRequest | EmbedRequest | TokenizeRequest) -> str:
+    """What is asked of the model."""
+    return {EmbedRequest: "embed", TokenizeRequest: "tokenize"}.get(type(request), "generate")
+
+
+def route_query_of(request: GenerateRequest | EmbedRequest | TokenizeRequest) -> RouteQuery:
     """What routing needs to know of it."""
     if isinstance(request, EmbedRequest):
         tokens = sum(_tokens_of(text) for text in request.inputs)
@@ -88,6 +94,9 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
             least_prompt_tokens=max(_input_tokens(text, request.truncate) for text in request.inputs),
         )
     prompt_tokens = _tokens_of(request.prompt)
+    if isinstance(request, TokenizeRequest):
+        features = _tokenizing_features(request.prompt)
+        return RouteQuery(request.model, "tokenize", request.digest, features, tokens=prompt_tokens)
     limit = None if request.clamp_max_tokens else request.max_tokens
     answer = min(USUAL_TOKENS, request.max_tokens or USUAL_TOKENS) if limit is None else limit
     return RouteQuery(
@@ -102,6 +111,11 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         least_tokens_of(request.prompt),
         request.sampler,
     )
+
+
+def _tokenizing_features(prompt: Prompt) -> frozenset[str]:
+    chat = (CHAT, *((TOOLS,) if prompt.tools else ())) if isinstance(prompt, ChatPrompt) else ()
+    return frozenset({TOKENIZE, *chat})
 
 
 def _embedding_features(request: EmbedRequest) -> frozenset[str]:

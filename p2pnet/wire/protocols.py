@@ -10,12 +10,14 @@ from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
     MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
+    MAX_TOKENIZE_EVENT_FRAME_BYTES,
     MAX_WATCH_FRAME_BYTES,
     FrameDecoder,
     embed_event_decoder,
@@ -26,6 +28,8 @@ from p2pnet.wire.codec import (
     score_request_decoder,
     status_event_decoder,
     status_request_decoder,
+    tokenize_event_decoder,
+    tokenize_request_decoder,
     watch_event_decoder,
     watch_request_decoder,
 )
@@ -37,14 +41,16 @@ from p2pnet.wire.exchange import (
     SCORE_TRANSITIONS,
     STATUS_PROTOCOL,
     STATUS_TRANSITIONS,
+    TOKENIZE_PROTOCOL,
+    TOKENIZE_TRANSITIONS,
     TRANSITIONS,
     WATCH_PROTOCOL,
     WATCH_TRANSITIONS,
     Transitions,
 )
 
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
-AnyAnswer = Accepted | TextDelta | Embedding | Scored | Finished | Status | Announced
+Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, StatusRequest, WatchRequest)
+AnyAnswer = Accepted | TextDelta | Embedding | Scored | Tokenized | Finished | Status | Announced
 E = TypeVar("E", bound=AnyAnswer, covariant=True)
 
 
@@ -84,6 +90,14 @@ SCORE = WireProtocol[ScoreRequest, Accepted | Scored | Finished](
     SCORE_TRANSITIONS,
     MAX_REQUEST_FRAME_BYTES,
     MAX_SCORE_EVENT_FRAME_BYTES,
+)
+TOKENIZE = WireProtocol[TokenizeRequest, Accepted | Tokenized | Finished](
+    TOKENIZE_PROTOCOL,
+    tokenize_request_decoder,
+    tokenize_event_decoder,
+    TOKENIZE_TRANSITIONS,
+    MAX_REQUEST_FRAME_BYTES,
+    MAX_TOKENIZE_EVENT_FRAME_BYTES,
 )
 STATUS = WireProtocol[StatusRequest, Status](
     STATUS_PROTOCOL,

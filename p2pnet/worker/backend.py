@@ -13,9 +13,11 @@ from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import ModelCard
 from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 BackendEvent = Accepted | Scored | TextDelta | Finished
 ScoreBackendEvent = Accepted | Scored | Finished
+TokenizeBackendEvent = Accepted | Tokenized | Finished
 EmbedBackendEvent = Accepted | Embedding | Finished
 
 UNMEASURED = Measure()
@@ -63,6 +65,17 @@ class ScoreBackend(Backend, Protocol):
         """Serve one request: Accepted, Scored until each token has its margin, Finished.
 
         Raises and is closed as `generate`. Whoever waits for an answer goes first.
+        """
+
+
+@runtime_checkable
+class TokenizeBackend(Backend, Protocol):
+    """A backend that can also tell a prompt's tokens, of those of its models that have the feature."""
+
+    def tokenize(self, asked: TokenizeRequest) -> AsyncGenerator[TokenizeBackendEvent, None]:
+        """Serve one request: Accepted with the number of tokens, Tokenized as often as it takes, Finished.
+
+        Raises and is closed as `generate`. Nothing is computed, so no one's answer waits for it.
         """
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from p2pnet.messages import Measure
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend, ScoreBackend
+from p2pnet.worker.backend import Backend, BackendLoad, EmbedBackend, ScoreBackend, TokenizeBackend
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ class Catalogue:
         """The backend that generates with this model now, if it can score others' answers."""
         backend = self.find(model)
         return backend if isinstance(backend, ScoreBackend) else None
+
+    def find_tokenizer(self, model: str) -> TokenizeBackend | None:
+        """The backend that generates with this model now, if it can tell tokens."""
+        backend = self.find(model)
+        return backend if isinstance(backend, TokenizeBackend) else None
 
     def find_embedder(self, model: str) -> EmbedBackend | None:
         """The backend that embeds with this model now, if any."""

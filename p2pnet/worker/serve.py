@@ -23,6 +23,7 @@ from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.score_handler import ScoreHandler
 from p2pnet.worker.streams.signing import Keep, Signer, drop
 from p2pnet.worker.streams.status_handler import StatusHandler
+from p2pnet.worker.streams.tokenize_handler import TokenizeHandler
 from p2pnet.worker.streams.watch_handler import WatchHandler
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Worker:
         self._generate.signer = signer
         self._embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal, guard=self._guard)
         self._score = ScoreHandler(catalogue.find_scorer, meter, refusal=owner.refusal, guard=self._guard)
+        self._tokenize = TokenizeHandler(catalogue.find_tokenizer, meter, refusal=owner.refusal, guard=self._guard)
 
     @classmethod
     async def start(
@@ -117,9 +119,8 @@ class Worker:
         """Withdraw from the directory, let running requests finish, free the models."""
         await self._owner.stop()
         await self._announcer.stop()
-        await asyncio.gather(
-            *(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed, self._score))
-        )
+        handlers = (self._generate, self._embed, self._score, self._tokenize)
+        await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in handlers))
         await self._catalogue.close()
 
     async def _serve(self) -> None:
@@ -127,7 +128,7 @@ class Worker:
         watched = WatchHandler(
             lambda: self.status, lambda: self._announcer.records, self._guard, observer=self._meter.observer
         )
-        for handler in (self._generate, self._embed, self._score, probed, watched):
+        for handler in (self._generate, self._embed, self._score, self._tokenize, probed, watched):
             await self._network.handle(handler.protocol.name, handler)
 
     async def _announce(self) -> None:

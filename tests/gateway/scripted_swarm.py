@@ -37,6 +37,7 @@ async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
         service = GatewayService(
             generate=serving.dispatcher.run,
             embed=serving.dispatcher.embed,
+            tokenize=serving.dispatcher.tokenize,
             list_models=table.models,
             is_ready=lambda: True,
         )

@@ -14,6 +14,7 @@ from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
 from p2pnet.worker.backends.upstream.session import UpstreamSession
+from p2pnet.worker.backends.upstream.tokens import DETOKENIZE_PATH, TEMPLATE_PATH
 from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,10 @@ class OpenAIListing:
         status, body = await self._session.fetch(openai.PROPS_PATH)
         props = openai.parse_props(body) if status == 200 else None
         has_chat, has_text = await self._has(CHAT_PATH), await self._has(TEXT_PATH)
+        tells_tokens = await self._has(openai.TOKENIZE_PATH) and await self._has(DETOKENIZE_PATH)
         if props is None:
-            return openai.Abilities(has_chat, has_text, has_vectors=await self._has(EMBED_PATH))
+            has_vectors = await self._has(EMBED_PATH)
+            return openai.Abilities(has_chat, has_text, tells_tokens=tells_tokens, has_vectors=has_vectors)
         return openai.Abilities(
             has_chat and await self._has_template(props),
             has_text,
@@ -67,6 +70,7 @@ class OpenAIListing:
             props.continues_chats,
             gives_choices=await self._counts_choices(),
             slots=props.total_slots,
+            tells_tokens=tells_tokens and await self._has(TEMPLATE_PATH),
         )
 
     async def _embeds(self, model: str) -> bool:
