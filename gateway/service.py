@@ -12,12 +12,23 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from gateway.interface import Caller, Embed, Generate, GenerationEvent, ModelEntry, Tokenize, TokenizingEvent
+from gateway.interface import (
+    Caller,
+    Embed,
+    Generate,
+    GenerationEvent,
+    ModelEntry,
+    RankingEvent,
+    Rerank,
+    Tokenize,
+    TokenizingEvent,
+)
 from gateway.observability.views import Observability
 from gateway.receipts.store import ReceiptStore
 from gateway.standing.desk import Desk
 from p2pnet.errors import FeatureMissing
 from p2pnet.messages import GenerateRequest
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 
@@ -34,6 +45,11 @@ async def _no_tokens(request: TokenizeRequest, caller: Caller) -> AsyncGenerator
     yield  # which makes it a generator
 
 
+async def _no_ranking(request: RerankRequest, caller: Caller) -> AsyncGenerator[RankingEvent, None]:
+    raise FeatureMissing(f"The model {request.model} does not rank documents.", "model")
+    yield  # which makes it a generator
+
+
 @dataclass(frozen=True)
 class GatewayService:
     """What a surface may ask for. Without `observability` the gateway tells nothing of itself. `now` is Unix time in
@@ -44,6 +60,7 @@ class GatewayService:
     list_models: Callable[[], Sequence[ModelEntry]]
     is_ready: Callable[[], bool]
     tokenize: Tokenize = _no_tokens
+    rerank: Rerank = _no_ranking
     observability: Observability | None = None
     now: Callable[[], float] = time.time
     make_id: Callable[[], str] = _new_id

@@ -16,6 +16,7 @@ from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolatio
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
 from p2pnet.network.kept_streams import KeptStreams
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
@@ -23,12 +24,15 @@ from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
 from p2pnet.wire.margins import MarginCheck
-from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, TOKENIZE, WATCH, AnyAnswer, WireProtocol
+from p2pnet.wire.protocols import EMBED, GENERATE, RERANK, SCORE, STATUS, TOKENIZE, WATCH, AnyAnswer, WireProtocol
+from p2pnet.wire.relevances import RelevanceCheck
 from p2pnet.wire.tokens import TokensCheck
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, StatusRequest, WatchRequest)
+Q = TypeVar(
+    "Q", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, RerankRequest, StatusRequest, WatchRequest
+)
 E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
@@ -129,6 +133,24 @@ def tokenize(
     if kept is not None:
         request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(TOKENIZE, request, TokensCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call, kept)
+
+
+def rerank(
+    network: Network,
+    peer_id: str,
+    request: RerankRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+    kept: KeptStreams | None = None,
+) -> AsyncGenerator[Accepted | Relevance | Finished, None]:
+    """Have one worker rank documents: Accepted, Relevance once for each in any order, Finished.
+
+    All scores are finite. Raises, is closed, and keeps its stream, as `generate`.
+    """
+    if kept is not None:
+        request = msgspec.structs.replace(request, keep_stream=True)
+    call = _Call(RERANK, request, RelevanceCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call, kept)
 
 

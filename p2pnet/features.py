@@ -40,6 +40,8 @@ SCORE = "score"
 """Says of another worker's answer whether the sampler gives its tokens."""
 FIM = "fim"
 """Fills in the middle: a TextPrompt with a suffix."""
+RERANK = "rerank"
+"""Says how well documents answer a query."""
 TOKENIZE = "tokenize"
 """Tells a prompt's tokens, as many as a generation would count, and the text of tokens."""
 
@@ -104,6 +106,7 @@ _DOES = {
     SCORE: "score another worker's answer",
     FIM: "fill a gap in a text",
     TOKENIZE: "tell its tokens",
+    RERANK: "rank documents",
 }
 """What a model that lacks the feature cannot do, for people."""
 

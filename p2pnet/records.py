@@ -62,7 +62,7 @@ Task = Literal["generate", "embed"]
 ModelTask = tuple[str, str]
 """A model's id and what is asked of it: its task, or one of FEATURE_TASKS."""
 
-FEATURE_TASKS = ("tokenize",)
+FEATURE_TASKS = ("tokenize", "rerank")
 """What can be asked of a model whose card has a feature of this name. They are no tasks of cards: peers of earlier
 versions refuse records with a task that they do not know."""
 
@@ -88,8 +88,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def asked_for(self) -> tuple[ModelTask, ...]:
-        """All that can be asked of it."""
-        return (self.key, *((self.id, task) for task in FEATURE_TASKS if task in self.features))
+        """All that can be asked of it. What ranks documents is a model that reads, of the task "embed": that name says
+        the same to peers of earlier versions, and asks for nothing that it announces. It gives no vectors."""
+        by_feature = tuple((self.id, task) for task in FEATURE_TASKS if task in self.features)
+        return by_feature if "rerank" in self.features else (self.key, *by_feature)
 
 
 class CapabilityRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="capability"):

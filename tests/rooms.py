@@ -16,6 +16,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.embed_messages": "messages",
     "p2pnet.score_messages": "messages",
     "p2pnet.tokenize_messages": "messages",
+    "p2pnet.rerank_messages": "messages",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
@@ -37,17 +38,19 @@ ROOMS: dict[str, str] = {
     "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
     "p2pnet.wire": (
-        "errors messages embed_messages score_messages tokenize_messages status_messages receipts stage_messages"
+        "errors messages embed_messages score_messages tokenize_messages rerank_messages status_messages receipts "
+        "stage_messages"
     ),
     "p2pnet.model_shards": "",
     "p2pnet.directory": "errors model_shards network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
     "p2pnet.client": (
-        "errors config messages embed_messages score_messages tokenize_messages status_messages network wire"
+        "errors config messages embed_messages score_messages tokenize_messages rerank_messages status_messages "
+        "network wire"
     ),
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
-    "p2pnet.worker.backend": "messages embed_messages score_messages tokenize_messages records",
+    "p2pnet.worker.backend": "messages embed_messages score_messages tokenize_messages rerank_messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
@@ -63,9 +66,9 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages embed_messages score_messages tokenize_messages flow "
-        "network records features wire directory worker.backend worker.speed worker.checkpoints worker.text "
-        "worker.embedding worker.engine worker.spans worker.gguf worker.chains"
+        "display errors config answer_forms thought_tags messages embed_messages score_messages tokenize_messages "
+        "rerank_messages flow network records features wire directory worker.backend worker.speed worker.checkpoints "
+        "worker.text worker.embedding worker.engine worker.spans worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -74,8 +77,8 @@ ROOMS: dict[str, str] = {
         "config identity flow network records features wire model_shards directory worker.observability"
     ),
     "p2pnet.worker.streams": (
-        "errors config identity messages embed_messages score_messages tokenize_messages status_messages rate_limit "
-        "flow network records receipts wire worker.backend worker.observability"
+        "errors config identity messages embed_messages score_messages tokenize_messages rerank_messages "
+        "status_messages rate_limit flow network records receipts wire worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files flow receipts",
     "p2pnet.worker.owner": "errors flow",
@@ -88,7 +91,7 @@ ROOMS: dict[str, str] = {
         "display errors config messages loopback network network.libp2p network.reach directory client swarm peer"
     ),
     "p2pnet.top": "display errors loopback",
-    "gateway.interface": "messages embed_messages tokenize_messages receipts",
+    "gateway.interface": "messages embed_messages tokenize_messages rerank_messages receipts",
     "gateway.shares": "",
     "gateway.database": "errors private_files",
     "gateway.peers": "messages records",
@@ -98,7 +101,9 @@ ROOMS: dict[str, str] = {
     "gateway.receipts": (
         "errors identity messages network receipts wire gateway.interface gateway.shares gateway.standing"
     ),
-    "gateway.routing": "errors messages embed_messages tokenize_messages records features wire gateway.peers",
+    "gateway.routing": (
+        "errors messages embed_messages tokenize_messages rerank_messages records features wire gateway.peers"
+    ),
     "gateway.membership": (
         "errors status_messages rate_limit flow network records wire directory client gateway.interface gateway.peers "
         "gateway.routing"
@@ -112,8 +117,8 @@ ROOMS: dict[str, str] = {
         "gateway.peers gateway.membership gateway.observability"
     ),
     "gateway.dispatch": (
-        "errors config messages embed_messages tokenize_messages flow network records features wire client "
-        "gateway.interface gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "errors config messages embed_messages tokenize_messages rerank_messages flow network records features wire "
+        "client gateway.interface gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing "
         "gateway.observability gateway.audits"
     ),
     "gateway.serving": (
@@ -121,14 +126,15 @@ ROOMS: dict[str, str] = {
         "gateway.membership gateway.queueing gateway.observability gateway.audits gateway.dispatch"
     ),
     "gateway.service": (
-        "errors messages tokenize_messages gateway.interface gateway.receipts gateway.standing gateway.observability"
+        "errors messages tokenize_messages rerank_messages gateway.interface gateway.receipts gateway.standing "
+        "gateway.observability"
     ),
     "gateway.model_names": (
-        "errors messages embed_messages tokenize_messages features gateway.interface gateway.routing"
+        "errors messages embed_messages tokenize_messages rerank_messages features gateway.interface gateway.routing"
     ),
     "gateway.http": (
-        "errors thought_tags messages embed_messages tokenize_messages private_files rate_limit flow receipts claims "
-        "gateway.interface gateway.shares gateway.observability"
+        "errors thought_tags messages embed_messages tokenize_messages rerank_messages private_files rate_limit flow "
+        "receipts claims gateway.interface gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
@@ -136,8 +142,8 @@ ROOMS: dict[str, str] = {
         "errors messages embed_messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors answer_forms messages embed_messages tokenize_messages flow gateway.interface gateway.shares "
-        "gateway.service gateway.model_names gateway.http"
+        "errors answer_forms messages embed_messages tokenize_messages rerank_messages flow gateway.interface "
+        "gateway.shares gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": (
         "errors entrance gateway.interface gateway.standing gateway.receipts gateway.observability gateway.http"
@@ -154,9 +160,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.cli": (
         "display errors config answer_forms messages score_messages private_files identity loopback flow network "
         "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
-        "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability worker.streams "
-        "worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing gateway.queueing "
-        "gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability "
+        "worker.streams worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing "
+        "gateway.queueing gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http "
+        "gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

@@ -27,6 +27,7 @@ from p2pnet import (
     messages,
     model_shards,
     records,
+    rerank_messages,
     score_messages,
     stage_messages,
     tokenize_messages,
@@ -68,6 +69,7 @@ from p2pnet.receipts.signed import Acknowledged, Acknowledgement, Receipt
 from p2pnet.receipts.statement import open_statement, seal_statement
 from p2pnet.receipts.vouch import VOUCH_DOMAIN, Vouch
 from p2pnet.records import CapabilityRecord, LoadRecord, ModelCard, PrivateRecord, StageRecord, open_record, seal
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.stage_messages import (
     Copy,
@@ -98,6 +100,7 @@ from p2pnet.wire.codec import (
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
+    MAX_RERANK_EVENT_FRAME_BYTES,
     MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
     MAX_TOKENIZE_EVENT_FRAME_BYTES,
@@ -132,6 +135,8 @@ EMBED_REQUEST = EmbedRequest("r2", "tiny", (TextPrompt("Hi"), TokenPrompt((72, 9
 EMBEDDING = Embedding(1, struct.pack("<2f", 0.6, -0.8))
 SCORE_REQUEST = ScoreRequest(msgspec.structs.replace(REQUEST, digest=DIGEST, sampler=SAMPLER), (72, 9), "stop")
 SCORED = Scored.of((0.0, 0.25), 0.0)
+RERANK_REQUEST = RerankRequest("r5", "ranks", "Which?", ("this", "that"))
+RELEVANCE = Relevance(1, 0.25)
 TOKENIZE_REQUEST = TokenizeRequest("r4", "tiny", TextPrompt("Hi"), "names")
 TOKENIZED = Tokenized((72, 9), ("H", "i"))
 ANNOUNCED = Announced(b"\x01\x02\x03")
@@ -191,6 +196,8 @@ def hex_examples() -> dict[str, bytes]:
             "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
             "score": encode_frame(SCORE_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "scored": encode_frame(SCORED, MAX_SCORE_EVENT_FRAME_BYTES),
+            "rerank": encode_frame(RERANK_REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "relevance": encode_frame(RELEVANCE, MAX_RERANK_EVENT_FRAME_BYTES),
             "tokenize": encode_frame(TOKENIZE_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "tokenized": encode_frame(TOKENIZED, MAX_TOKENIZE_EVENT_FRAME_BYTES),
             "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
@@ -303,6 +310,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
     assert codec.score_request_decoder().feed(blocks["score"]) == [SCORE_REQUEST]
     assert codec.score_event_decoder().feed(blocks["scored"]) == [SCORED]
+    assert codec.rerank_request_decoder().feed(blocks["rerank"]) == [RERANK_REQUEST]
+    assert codec.rerank_event_decoder().feed(blocks["relevance"]) == [RELEVANCE]
     assert codec.tokenize_request_decoder().feed(blocks["tokenize"]) == [TOKENIZE_REQUEST]
     assert codec.tokenize_event_decoder().feed(blocks["tokenized"]) == [TOKENIZED]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
@@ -392,6 +401,8 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Scored,
     TokenizeRequest,
     Tokenized,
+    RerankRequest,
+    Relevance,
     Status,
     StageOpen,
     StageReady,
@@ -441,6 +452,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     answer_forms,
     embed_messages,
     score_messages,
+    rerank_messages,
     tokenize_messages,
     tokens,
     messages,

@@ -20,6 +20,7 @@ from p2pnet.embed_messages import Embedding
 from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation, ReceiptRefused
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard, ModelTask
+from p2pnet.rerank_messages import Relevance
 
 Monotonic = Callable[[], float]
 
@@ -169,7 +170,7 @@ class Attempt:
         worker.heard_s = now_s
         if isinstance(event, TextDelta) and event.is_prompt:
             return  # it took no computing, and says nothing of how fast the answer will be
-        if isinstance(event, TextDelta | Embedding):
+        if isinstance(event, TextDelta | Embedding | Relevance):
             self._note_tokens(event, now_s, now_s - waited_since_s)
         elif isinstance(event, Accepted | Finished):
             if event.load.slots:
@@ -183,7 +184,7 @@ class Attempt:
                 self._note_pace(now_s)
         self.last_event_s = now_s
 
-    def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
+    def _note_tokens(self, event: TextDelta | Embedding | Relevance, now_s: float, waited_s: float) -> None:
         tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
         if isinstance(event, TextDelta):
             self.ids += len(event.token_ids)

@@ -34,7 +34,7 @@ from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.slot_wait import SlotWait
 from gateway.dispatch.watch import Watch
 from gateway.dispatch.whole_progress import WholeProgress
-from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, TokenizingEvent, Waiting
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, RankingEvent, Routed, TokenizingEvent, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer, RequestReport
 from gateway.queueing.admission import Admission
@@ -43,7 +43,7 @@ from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
-from p2pnet.client import embed, generate, tokenize
+from p2pnet.client import embed, generate, rerank, tokenize
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoWorker, P2PNetError
@@ -51,6 +51,7 @@ from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
 from p2pnet.network.kept_streams import KeptStreams
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 WAIT_S = 30.0
@@ -139,6 +140,11 @@ class Dispatcher:
         """Waiting*, Routed, Accepted, Tokenized*, Finished. Raises as `run`."""
         progress = WholeProgress[TokenizeRequest, Accepted | Tokenized | Finished](request)
         return self._once(request, progress, self._tokenize, caller)
+
+    def rerank(self, request: RerankRequest, caller: Caller) -> AsyncGenerator[RankingEvent, None]:
+        """Waiting*, Routed, Accepted, Relevance for each document in any order, Finished. Raises as `run`."""
+        progress = WholeProgress[RerankRequest, Accepted | Relevance | Finished](request)
+        return self._once(request, progress, self._rerank, caller)
 
     def _once(
         self, request: Q, progress: Progress[Q, E], ask: Ask[Q, E], caller: Caller
@@ -323,3 +329,9 @@ class Dispatcher:
     ) -> AsyncGenerator[Accepted | Tokenized | Finished, None]:
         worker, timeouts = attempt.worker, self._config.timeouts
         return tokenize(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)
+
+    def _rerank(
+        self, request: RerankRequest, attempt: Attempt
+    ) -> AsyncGenerator[Accepted | Relevance | Finished, None]:
+        worker, timeouts = attempt.worker, self._config.timeouts
+        return rerank(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)

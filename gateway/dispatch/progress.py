@@ -13,10 +13,11 @@ from gateway.dispatch.ends import EndSeen
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
-Asked = GenerateRequest | EmbedRequest | TokenizeRequest
-Told = Accepted | TextDelta | Embedding | Tokenized | Finished
+Asked = GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest
+Told = Accepted | TextDelta | Embedding | Tokenized | Relevance | Finished
 """What comes back: Accepted, then what was asked for, then Finished."""
 
 Q = TypeVar("Q", bound=Asked)

@@ -14,6 +14,7 @@ from gateway.routing.route_query import task_of
 from p2pnet.embed_messages import Embedding
 from p2pnet.errors import P2PNetError
 from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.rerank_messages import Relevance
 
 ServedEvent = Waiting | Routed | Told
 
@@ -65,7 +66,7 @@ class RequestTrace:
 
     def note_event(self, event: ServedEvent) -> None:
         """What the client is given."""
-        if isinstance(event, TextDelta | Embedding):
+        if isinstance(event, TextDelta | Embedding | Relevance):
             self._note_token()
         elif isinstance(event, Accepted):
             self._prompt_tokens = event.prompt_tokens

@@ -9,9 +9,10 @@ import struct
 from dataclasses import dataclass, field
 
 from gateway.http.thoughts import Event, Thought, Thoughts
-from gateway.interface import EmbeddingEvent, GenerationEvent, Routed, TokenizingEvent
+from gateway.interface import EmbeddingEvent, GenerationEvent, RankingEvent, Routed, TokenizingEvent
 from p2pnet.embed_messages import Embedding
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
+from p2pnet.rerank_messages import Relevance
 from p2pnet.tokenize_messages import Tokenized
 
 
@@ -65,6 +66,15 @@ class TokensTold:
     token_ids: tuple[int, ...]
     names: tuple[str, ...]
     text: str
+    finished: Finished
+    routed: Routed | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The scores of all documents in their order."""
+
+    scores: tuple[float, ...]
     finished: Finished
     routed: Routed | None = None
 
@@ -197,4 +207,21 @@ class CollectingTokens:
                 event,
                 self._routed,
             )
+        return None
+
+
+class CollectingScores:
+    """As Collecting, for the events of a rerank request."""
+
+    def __init__(self) -> None:
+        self._scores: dict[int, float] = {}
+        self._routed: Routed | None = None
+
+    def take(self, event: RankingEvent, now_s: float) -> Ranked | None:
+        if isinstance(event, Relevance):
+            self._scores[event.index] = event.score
+        elif isinstance(event, Routed):
+            self._routed = event
+        elif isinstance(event, Finished):
+            return Ranked(tuple(self._scores[index] for index in sorted(self._scores)), event, self._routed)
         return None

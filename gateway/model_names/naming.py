@@ -15,6 +15,7 @@ from gateway.routing.route_query import RouteQuery, route_query_of
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import GenerateRequest
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.tokenize_messages import TokenizeRequest
 
 AUTO = "auto"
@@ -23,7 +24,7 @@ AUTO = "auto"
 DEFAULT_TAG = ":latest"
 """Ollama's: with it and without it a name is the same."""
 
-R = TypeVar("R", GenerateRequest, EmbedRequest, TokenizeRequest)
+R = TypeVar("R", GenerateRequest, EmbedRequest, TokenizeRequest, RerankRequest)
 
 
 M = TypeVar("M")
@@ -122,5 +123,5 @@ def _readiest(entries: Sequence[ModelEntry]) -> ModelEntry:
     return max(entries, key=lambda entry: (entry.is_warm, entry.workers, entry.id))
 
 
-def _query_for(request: GenerateRequest | EmbedRequest | TokenizeRequest, model: str) -> RouteQuery:
+def _query_for(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest, model: str) -> RouteQuery:
     return route_query_of(msgspec.structs.replace(request, model=model))

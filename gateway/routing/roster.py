@@ -20,7 +20,7 @@ MAX_VARIETIES = 64
 """Kinds of requests whose able workers are remembered: which digests and features are asked for is up to clients."""
 
 
-_DOES = {"generate": "generate text", "embed": "embed", "tokenize": "tell its tokens here"}
+_DOES = {"generate": "generate text", "embed": "embed", "tokenize": "tell its tokens here", "rerank": "rank documents"}
 
 
 class Roster:

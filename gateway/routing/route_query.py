@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.features import CHAT, DIMENSIONS, TEXT, TOKENIZE, TOKENS, TOOLS, features_needed
+from p2pnet.features import CHAT, DIMENSIONS, RERANK, TEXT, TOKENIZE, TOKENS, TOOLS, features_needed
 from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelCard, ModelTask
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.prompt_size import least_tokens_of
 
@@ -75,13 +76,17 @@ class RouteQuery:
         return self.model, self.task
 
 
-def task_of(request: GenerateRequest | EmbedRequest | TokenizeRequest) -> str:
+def task_of(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> str:
     """What is asked of the model."""
-    return {EmbedRequest: "embed", TokenizeRequest: "tokenize"}.get(type(request), "generate")
+    return {EmbedRequest: "embed", TokenizeRequest: "tokenize", RerankRequest: "rerank"}.get(type(request), "generate")
 
 
-def route_query_of(request: GenerateRequest | EmbedRequest | TokenizeRequest) -> RouteQuery:
+def route_query_of(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> RouteQuery:
     """What routing needs to know of it."""
+    if isinstance(request, RerankRequest):
+        tokens = sum(1 + (len(request.query) + len(text)) // CHARS_PER_TOKEN for text in request.documents)
+        needed = frozenset({RERANK})
+        return RouteQuery(request.model, "rerank", request.digest, needed, tokens=tokens, prompt_tokens=tokens)
     if isinstance(request, EmbedRequest):
         tokens = sum(_tokens_of(text) for text in request.inputs)
         return RouteQuery(

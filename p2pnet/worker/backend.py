@@ -12,12 +12,14 @@ from typing import Protocol, runtime_checkable
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 BackendEvent = Accepted | Scored | TextDelta | Finished
 ScoreBackendEvent = Accepted | Scored | Finished
 TokenizeBackendEvent = Accepted | Tokenized | Finished
+RerankBackendEvent = Accepted | Relevance | Finished
 EmbedBackendEvent = Accepted | Embedding | Finished
 
 UNMEASURED = Measure()
@@ -79,6 +81,29 @@ class TokenizeBackend(Backend, Protocol):
         """
 
 
+@runtime_checkable
+class RerankBackend(Protocol):
+    """Ranks documents for others."""
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """As for Backend. Their task is "embed", and they have the feature "rerank"."""
+
+    @property
+    def load(self) -> BackendLoad:
+        """As for Backend. Reading a document is prefill."""
+
+    def rerank(self, request: RerankRequest) -> AsyncGenerator[RerankBackendEvent, None]:
+        """Serve one request: Accepted, Relevance once for each document in any order, Finished.
+
+        Raises and is closed as `Backend.generate`.
+        """
+
+    async def close(self) -> None:
+        """As for Backend."""
+
+
+@runtime_checkable
 class EmbedBackend(Protocol):
     """Turns texts into vectors for others."""
 

@@ -10,7 +10,7 @@ from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.one_line import encode_line
-from gateway.http.replies import Events, StreamedReply, TokensReply, VectorsReply, WholeReply
+from gateway.http.replies import Events, RankedReply, StreamedReply, TokensReply, VectorsReply, WholeReply
 from gateway.http.uploads import read_body
 from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
@@ -21,6 +21,7 @@ from gateway.surfaces.openai.documents import render_error, render_model, render
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding, render_embeddings
 from gateway.surfaces.openai.prompts import only_prompt, side_by_side
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
+from gateway.surfaces.openai.reranking import parse_rerank, render_ranked, rerank_request
 from gateway.surfaces.openai.response_render import ObjectHead, render_input_tokens, render_response
 from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
@@ -41,6 +42,7 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
     _add_completions(routes, service, limits)
     _add_embeddings(routes, service, limits)
     _add_tokens(routes, service, limits)
+    _add_reranking(routes, service, limits)
     _add_responses(routes, service, limits)
     return routes
 
@@ -114,6 +116,19 @@ def _add_tokens(routes: APIRouter, service: GatewayService, limits: HttpLimits) 
     async def detokenize(request: Request) -> Response:
         asked = detokenize_request(await read_body(request, limits), request.state.request_id)
         return TokensReply(service.tokenize(asked, request.state.caller), render_text, limits)
+
+
+def _add_reranking(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = body_docs({"model": "reranker", "query": "What is a peer?", "documents": ["A peer", "A worker"], "top_n": 1})
+
+    @routes.post("/rerank", include_in_schema=False)
+    @routes.post("/v2/rerank", summary="Rank documents, as Cohere has it", openapi_extra=docs)
+    @routes.post("/v1/rerank", summary="Rank documents by how well they answer a query", openapi_extra=docs)
+    async def rerank(request: Request) -> Response:
+        body = parse_rerank(await read_body(request, limits))
+        asked = rerank_request(body, request.state.request_id)
+        render = partial(render_ranked, body=body, answer_id=service.make_id(), documents=asked.documents)
+        return RankedReply(service.rerank(asked, request.state.caller), render, limits)
 
 
 def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:

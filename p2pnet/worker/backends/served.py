@@ -12,6 +12,7 @@ from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, SCORE, TOKENIZE, TOOLS, check_features, check_needed
 from p2pnet.messages import ChatPrompt, GenerateRequest, TextPrompt
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.score_messages import ScoreRequest
 from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.prompt_size import least_tokens_of
@@ -55,7 +56,7 @@ def check_tokenize(asked: TokenizeRequest, card: ModelCard) -> None:
         raise InvalidRequest("A prompt with a suffix has no tokens of its own: ask for each of the two.", "prompt")
 
 
-def check_model(request: GenerateRequest | EmbedRequest | TokenizeRequest, card: ModelCard) -> None:
+def check_model(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest, card: ModelCard) -> None:
     """Raises ModelNotFound unless the request is for the model on this card."""
     if request.model != card.id:
         raise not_served(request)
@@ -65,6 +66,6 @@ def check_model(request: GenerateRequest | EmbedRequest | TokenizeRequest, card:
         raise ModelNotFound(f"The model {request.model!r} is served here with another sampler.", "model")
 
 
-def not_served(request: GenerateRequest | EmbedRequest | TokenizeRequest) -> ModelNotFound:
+def not_served(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> ModelNotFound:
     """What a backend says that does not run the request's model at all."""
     return ModelNotFound(f"The model {request.model!r} is not served here.", "model")
