@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from gateway.surfaces.openai.reranking import parse_rerank, rerank_request
+from p2pnet.cli.loading import load_models
+from p2pnet.config import ModelConfig
 from p2pnet.errors import InvalidRequest, UsageError, WorkerFailed
 from p2pnet.messages import Accepted, Finished, Usage
 from p2pnet.rerank_messages import MAX_DOCUMENTS, Relevance, RerankRequest
@@ -177,3 +179,11 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
         body = {"model": "m", "query": "q", "documents": ["a"], **fields}
         rerank_request(parse_rerank(json.dumps(body).encode()), "r1")
     assert caught.value.param == param
+
+
+async def test_a_folder_is_served_for_what_it_is(tmp_path: Path) -> None:
+    loaded = await load_models([str(build(tmp_path / "ranks"))], ModelConfig(device="cpu", dtype="float32"), 1)
+    (backend,) = loaded.embedders
+    assert isinstance(backend, RerankingBackend)
+    assert backend.models[0].asked_for == (("ranks", "rerank"),)
+    await loaded.close()
