@@ -31,6 +31,7 @@ from gateway.surfaces.ollama import routes as ollama
 from gateway.surfaces.ollama.render import render_error as ollama_error
 from gateway.surfaces.openai import routes as openai
 from gateway.surfaces.openai.documents import render_error as openai_error
+from gateway.surfaces.openai.reranking import render_error as rerank_error
 from gateway.surfaces.p2pnet import routes as p2pnet
 from p2pnet.errors import P2PNetError
 
@@ -82,7 +83,8 @@ def create_app(
 
 def failure_response(failure: Failure, path: str) -> Response:
     """An error in the dialect of the surface that the path belongs to."""
-    render_error = RENDER_ERROR.get(surface_of(path), openai_error)
+    other_error = rerank_error if path.endswith("/rerank") else openai_error
+    render_error = RENDER_ERROR.get(surface_of(path), other_error)
     return error_response(failure, render_error(failure))
 
 

@@ -157,6 +157,8 @@ class Gateway:
             service = GatewayService(
                 generate=lambda request, caller: serving.dispatcher.run(names.resolved(request), caller),
                 embed=lambda request, caller: serving.dispatcher.embed(names.resolved(request), caller),
+                tokenize=lambda request, caller: serving.dispatcher.tokenize(names.resolved(request), caller),
+                rerank=lambda request, caller: serving.dispatcher.rerank(names.resolved(request), caller),
                 list_models=table.models,
                 is_ready=lambda: table.has_refreshed,
                 observability=observability,

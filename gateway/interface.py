@@ -12,6 +12,8 @@ from uuid import uuid4
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.receipts.document import MAX_PARTS, Part, ReceiptDocument
+from p2pnet.rerank_messages import Relevance, RerankRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 
 class Receipts:
@@ -93,6 +95,8 @@ class Routed:
 
 GenerationEvent = Waiting | Routed | Accepted | TextDelta | Finished
 EmbeddingEvent = Waiting | Routed | Accepted | Embedding | Finished
+RankingEvent = Waiting | Routed | Accepted | Relevance | Finished
+TokenizingEvent = Waiting | Routed | Accepted | Tokenized | Finished
 
 Generate = Callable[[GenerateRequest, Caller], AsyncGenerator[GenerationEvent, None]]
 """Yields Waiting*, Routed, Accepted, TextDelta*, then Finished; raises a P2PNetError when it cannot. Closing it, or
@@ -100,6 +104,12 @@ cancelling the task that waits for it, cancels the work on the network."""
 
 Embed = Callable[[EmbedRequest, Caller], AsyncGenerator[EmbeddingEvent, None]]
 """As Generate, with one Embedding for each input, in any order."""
+
+Rerank = Callable[[RerankRequest, Caller], AsyncGenerator[RankingEvent, None]]
+"""As Generate, with one Relevance for each document, in any order."""
+
+Tokenize = Callable[[TokenizeRequest, Caller], AsyncGenerator[TokenizingEvent, None]]
+"""As Generate, with Tokenized as often as it takes. Raises FeatureMissing where no worker tells tokens of the model."""
 
 
 @dataclass(frozen=True)

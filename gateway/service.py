@@ -8,13 +8,28 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from gateway.interface import Embed, Generate, ModelEntry
+from gateway.interface import (
+    Caller,
+    Embed,
+    Generate,
+    GenerationEvent,
+    ModelEntry,
+    RankingEvent,
+    Rerank,
+    Tokenize,
+    TokenizingEvent,
+)
 from gateway.observability.views import Observability
 from gateway.receipts.store import ReceiptStore
 from gateway.standing.desk import Desk
+from p2pnet.errors import FeatureMissing
+from p2pnet.messages import GenerateRequest
+from p2pnet.rerank_messages import RerankRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 
 def _new_id() -> str:
@@ -23,6 +38,16 @@ def _new_id() -> str:
 
 def _new_seed() -> int:
     return secrets.randbits(63)
+
+
+async def _no_tokens(request: TokenizeRequest, caller: Caller) -> AsyncGenerator[TokenizingEvent, None]:
+    raise FeatureMissing(f"The model {request.model} does not tell its tokens here.", "model")
+    yield  # which makes it a generator
+
+
+async def _no_ranking(request: RerankRequest, caller: Caller) -> AsyncGenerator[RankingEvent, None]:
+    raise FeatureMissing(f"The model {request.model} does not rank documents.", "model")
+    yield  # which makes it a generator
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,8 @@ class GatewayService:
     embed: Embed
     list_models: Callable[[], Sequence[ModelEntry]]
     is_ready: Callable[[], bool]
+    tokenize: Tokenize = _no_tokens
+    rerank: Rerank = _no_ranking
     observability: Observability | None = None
     now: Callable[[], float] = time.time
     make_id: Callable[[], str] = _new_id
@@ -45,3 +72,20 @@ class GatewayService:
     """What the gateway's owner has named as such; see `gateway.model_names.code_models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names for models; see `gateway.model_names.naming`. `generate` and `embed` know them by themselves."""
+
+    async def count(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
+        """As `generate`, of which only the usage of the prompt is wanted. A worker that tells tokens counts them; where
+        there is none, or it is the answer that goes on, `request` is generated, and should ask for one token."""
+        if not request.resume_text:
+            asked = TokenizeRequest(request.request_id, request.model, request.prompt)
+            try:
+                async with aclosing(self.tokenize(asked, caller)) as counted:
+                    async for event in counted:
+                        if not isinstance(event, Tokenized):
+                            yield event
+                return
+            except FeatureMissing:
+                pass  # if nobody generates either, that one says why
+        async with aclosing(self.generate(request, caller)) as events:
+            async for generated in events:
+                yield generated

@@ -16,17 +16,23 @@ from p2pnet.errors import InvalidRequest, PeerLost, PeerSilent, ProtocolViolatio
 from p2pnet.messages import MAX_TOKENS_LIMIT, Accepted, Failed, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network, Stream
 from p2pnet.network.kept_streams import KeptStreams
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.status_messages import Announced, Status, StatusRequest, WatchRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 from p2pnet.wire.answer_limits import AnswerLimits
 from p2pnet.wire.codec import LENGTH_BYTES, FrameDecoder, encode_frame
 from p2pnet.wire.exchange import Exchange, State
 from p2pnet.wire.margins import MarginCheck
-from p2pnet.wire.protocols import EMBED, GENERATE, SCORE, STATUS, WATCH, AnyAnswer, WireProtocol
+from p2pnet.wire.protocols import EMBED, GENERATE, RERANK, SCORE, STATUS, TOKENIZE, WATCH, AnyAnswer, WireProtocol
+from p2pnet.wire.relevances import RelevanceCheck
+from p2pnet.wire.tokens import TokensCheck
 from p2pnet.wire.vectors import VectorCheck
 
 T = TypeVar("T")
-Q = TypeVar("Q", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
+Q = TypeVar(
+    "Q", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, RerankRequest, StatusRequest, WatchRequest
+)
 E = TypeVar("E", bound=AnyAnswer)
 
 TIMEOUTS = ExchangeTimeouts()
@@ -108,6 +114,43 @@ def embed(
     if kept is not None:
         request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call, kept)
+
+
+def tokenize(
+    network: Network,
+    peer_id: str,
+    request: TokenizeRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+    kept: KeptStreams | None = None,
+) -> AsyncGenerator[Accepted | Tokenized | Finished, None]:
+    """Have one worker tell the tokens of a prompt, or the text of tokens: Accepted, Tokenized*, Finished.
+
+    Accepted has the count. As many ids as it says follow where they are wanted, and never more text than ids can be.
+    Raises, is closed, and keeps its stream, as `generate`.
+    """
+    if kept is not None:
+        request = msgspec.structs.replace(request, keep_stream=True)
+    call = _Call(TOKENIZE, request, TokensCheck(request).check, timeouts.accept_s, timeouts.silence_s)
+    return _drive(network, peer_id, addresses, call, kept)
+
+
+def rerank(
+    network: Network,
+    peer_id: str,
+    request: RerankRequest,
+    addresses: Sequence[str] = (),
+    timeouts: ExchangeTimeouts = TIMEOUTS,
+    kept: KeptStreams | None = None,
+) -> AsyncGenerator[Accepted | Relevance | Finished, None]:
+    """Have one worker rank documents: Accepted, Relevance once for each in any order, Finished.
+
+    All scores are finite. Raises, is closed, and keeps its stream, as `generate`.
+    """
+    if kept is not None:
+        request = msgspec.structs.replace(request, keep_stream=True)
+    call = _Call(RERANK, request, RelevanceCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call, kept)
 
 

@@ -42,6 +42,10 @@ SCORE = "score"
 """Says of another worker's answer whether the sampler gives its tokens."""
 FIM = "fim"
 """Fills in the middle: a TextPrompt with a suffix."""
+RERANK = "rerank"
+"""Says how well documents answer a query."""
+TOKENIZE = "tokenize"
+"""Tells a prompt's tokens, as many as a generation would count, and the text of tokens."""
 
 ENGINE = (
     TEXT,
@@ -61,8 +65,8 @@ ENGINE = (
     RESUME_TEXT,
     SCORE,
 )
-"""What our own engine does with every model. CHAT and TOOLS depend on the chat template, FIM on the tokenizer;
-IMAGES it reads of none."""
+"""What our own engine does with every model, besides TOKENIZE. CHAT and TOOLS depend on the chat template, FIM on the
+tokenizer; IMAGES it reads of none."""
 
 EMBEDDING = (TEXT, TOKENS, DIMENSIONS)
 """What our own backend for vectors does with every model."""
@@ -104,6 +108,8 @@ _DOES = {
     RESUME_TEXT: "go on with an answer that has begun",
     SCORE: "score another worker's answer",
     FIM: "fill a gap in a text",
+    TOKENIZE: "tell its tokens",
+    RERANK: "rank documents",
 }
 """What a model that lacks the feature cannot do, for people."""
 

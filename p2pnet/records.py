@@ -66,7 +66,11 @@ BlindedKey = Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLIN
 
 Task = Literal["generate", "embed"]
 ModelTask = tuple[str, str]
-"""A model's id and its task, "generate" or "embed": what can be asked of a worker."""
+"""A model's id and what is asked of it: its task, or one of FEATURE_TASKS."""
+
+FEATURE_TASKS = ("tokenize", "rerank")
+"""What can be asked of a model whose card has a feature of this name. They are no tasks of cards: peers of earlier
+versions refuse records with a task that they do not know."""
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,6 +91,13 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def key(self) -> ModelTask:
         return self.id, self.task
+
+    @property
+    def asked_for(self) -> tuple[ModelTask, ...]:
+        """All that can be asked of it. What ranks documents is a model that reads, of the task "embed": that name says
+        the same to peers of earlier versions, and asks for nothing that it announces. It gives no vectors."""
+        by_feature = tuple((self.id, task) for task in FEATURE_TASKS if task in self.features)
+        return by_feature if "rerank" in self.features else (self.key, *by_feature)
 
 
 class IncompleteModel(msgspec.Struct, frozen=True):

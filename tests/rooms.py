@@ -16,6 +16,8 @@ ROOMS: dict[str, str] = {
     "p2pnet.images": "errors messages",
     "p2pnet.embed_messages": "messages",
     "p2pnet.score_messages": "messages",
+    "p2pnet.tokenize_messages": "messages",
+    "p2pnet.rerank_messages": "messages",
     "p2pnet.status_messages": "messages",
     "p2pnet.private_files": "errors",
     "p2pnet.identity": "errors private_files",
@@ -37,20 +39,28 @@ ROOMS: dict[str, str] = {
     "p2pnet.stage_messages": "messages records",
     "p2pnet.claims": "errors identity receipts records",
     "p2pnet.features": "errors answer_forms messages",
-    "p2pnet.wire": "errors messages embed_messages score_messages status_messages receipts stage_messages",
+    "p2pnet.wire": (
+        "errors messages embed_messages score_messages tokenize_messages rerank_messages status_messages receipts "
+        "stage_messages"
+    ),
     "p2pnet.model_shards": "",
     "p2pnet.directory": "errors model_shards network records",
     "p2pnet.swarm": "errors messages private_files identity flow network records directory",
-    "p2pnet.client": "errors config messages embed_messages score_messages status_messages network wire",
+    "p2pnet.client": (
+        "errors config messages embed_messages score_messages tokenize_messages rerank_messages status_messages "
+        "network wire"
+    ),
     "p2pnet.peer": "config identity network network.hivemind records directory swarm",
     "p2pnet.twins": "errors config network records directory client peer",
-    "p2pnet.worker.backend": "messages embed_messages score_messages records",
+    "p2pnet.worker.backend": "messages embed_messages score_messages tokenize_messages rerank_messages records",
     "p2pnet.worker.catalogue": "messages records worker.backend",
     "p2pnet.worker.speed": "messages",
     "p2pnet.worker.checkpoints": "errors messages",
-    "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
+    "p2pnet.worker.text": "display errors answer_forms thought_tags messages tokenize_messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
-    "p2pnet.worker.engine": "errors messages score_messages features wire worker.speed worker.checkpoints worker.text",
+    "p2pnet.worker.engine": (
+        "errors messages score_messages tokenize_messages features wire worker.speed worker.checkpoints worker.text"
+    ),
     "p2pnet.worker.spans": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.stages": (
@@ -58,9 +68,10 @@ ROOMS: dict[str, str] = {
     ),
     "p2pnet.worker.chains": "errors flow network spans records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
-        "display errors config answer_forms thought_tags messages images embed_messages score_messages spans flow "
-        "network records features wire directory worker.backend worker.speed worker.checkpoints worker.text "
-        "worker.embedding worker.engine worker.spans worker.gguf worker.chains"
+        "display errors config answer_forms thought_tags messages images embed_messages score_messages "
+        "tokenize_messages rerank_messages spans flow network records features wire directory worker.backend "
+        "worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.spans worker.gguf "
+        "worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"
@@ -69,8 +80,8 @@ ROOMS: dict[str, str] = {
         "config identity flow network records features wire model_shards directory worker.observability"
     ),
     "p2pnet.worker.streams": (
-        "errors config identity messages embed_messages score_messages status_messages rate_limit flow network records "
-        "receipts wire worker.backend worker.observability"
+        "errors config identity messages embed_messages score_messages tokenize_messages rerank_messages "
+        "status_messages rate_limit flow network records receipts wire worker.backend worker.observability"
     ),
     "p2pnet.worker.given": "errors private_files flow receipts",
     "p2pnet.worker.owner": "errors flow",
@@ -83,7 +94,7 @@ ROOMS: dict[str, str] = {
         "display errors config messages loopback network network.libp2p network.reach directory client swarm peer"
     ),
     "p2pnet.top": "display errors loopback",
-    "gateway.interface": "messages embed_messages receipts",
+    "gateway.interface": "messages embed_messages tokenize_messages rerank_messages receipts",
     "gateway.shares": "",
     "gateway.database": "errors private_files",
     "gateway.peers": "messages records",
@@ -93,7 +104,9 @@ ROOMS: dict[str, str] = {
     "gateway.receipts": (
         "errors identity messages network receipts wire gateway.interface gateway.shares gateway.standing"
     ),
-    "gateway.routing": "errors messages embed_messages images records features wire gateway.peers",
+    "gateway.routing": (
+        "errors messages images embed_messages tokenize_messages rerank_messages records features wire gateway.peers"
+    ),
     "gateway.membership": (
         "errors status_messages rate_limit flow network records wire directory client gateway.interface gateway.peers "
         "gateway.routing"
@@ -107,19 +120,24 @@ ROOMS: dict[str, str] = {
         "gateway.peers gateway.membership gateway.observability"
     ),
     "gateway.dispatch": (
-        "errors config messages embed_messages flow network records features wire client gateway.interface "
-        "gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing gateway.observability "
-        "gateway.audits"
+        "errors config messages embed_messages tokenize_messages rerank_messages flow network records features wire "
+        "client gateway.interface gateway.peers gateway.receipts gateway.routing gateway.membership gateway.queueing "
+        "gateway.observability gateway.audits"
     ),
     "gateway.serving": (
         "errors messages flow network client gateway.interface gateway.receipts gateway.peers gateway.routing "
         "gateway.membership gateway.queueing gateway.observability gateway.audits gateway.dispatch"
     ),
-    "gateway.service": "gateway.interface gateway.receipts gateway.standing gateway.observability",
-    "gateway.model_names": "errors messages embed_messages features gateway.interface gateway.routing",
+    "gateway.service": (
+        "errors messages tokenize_messages rerank_messages gateway.interface gateway.receipts gateway.standing "
+        "gateway.observability"
+    ),
+    "gateway.model_names": (
+        "errors messages embed_messages tokenize_messages rerank_messages features gateway.interface gateway.routing"
+    ),
     "gateway.http": (
-        "errors thought_tags messages embed_messages images private_files rate_limit flow receipts claims "
-        "gateway.interface gateway.shares gateway.observability"
+        "errors thought_tags messages images embed_messages tokenize_messages rerank_messages private_files rate_limit "
+        "flow receipts claims gateway.interface gateway.shares gateway.observability"
     ),
     "gateway.surfaces.anthropic": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
     "gateway.surfaces.fauxpilot": "errors messages gateway.interface gateway.service gateway.model_names gateway.http",
@@ -127,8 +145,8 @@ ROOMS: dict[str, str] = {
         "errors messages embed_messages features gateway.interface gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.openai": (
-        "errors answer_forms messages embed_messages flow gateway.interface gateway.shares gateway.service "
-        "gateway.model_names gateway.http"
+        "errors answer_forms messages embed_messages tokenize_messages rerank_messages flow gateway.interface "
+        "gateway.shares gateway.service gateway.model_names gateway.http"
     ),
     "gateway.surfaces.p2pnet": (
         "errors entrance gateway.interface gateway.standing gateway.receipts gateway.observability gateway.http"

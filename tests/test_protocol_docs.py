@@ -28,8 +28,10 @@ from p2pnet import (
     messages,
     model_shards,
     records,
+    rerank_messages,
     score_messages,
     stage_messages,
+    tokenize_messages,
 )
 from p2pnet.answer_forms import JsonSchemaFormat, RegexFormat
 from p2pnet.claims import Claim, claim_key, read_claim
@@ -78,6 +80,7 @@ from p2pnet.records import (
     open_record,
     seal,
 )
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest, text_hash
 from p2pnet.stage_messages import (
     Copy,
@@ -100,15 +103,18 @@ from p2pnet.swarm.register import Register
 from p2pnet.swarm.revocations import RevocationList, seal_revocations
 from p2pnet.swarm.secret import SwarmSecret
 from p2pnet.swarm.values import Boxed, box_context
-from p2pnet.wire import answer_limits, codec, stage_frames
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
+from p2pnet.wire import answer_limits, codec, stage_frames, tokens
 from p2pnet.wire.codec import (
     LENGTH_BYTES,
     MAX_ACKNOWLEDGED_FRAME_BYTES,
     MAX_EMBED_EVENT_FRAME_BYTES,
     MAX_EVENT_FRAME_BYTES,
     MAX_REQUEST_FRAME_BYTES,
+    MAX_RERANK_EVENT_FRAME_BYTES,
     MAX_SCORE_EVENT_FRAME_BYTES,
     MAX_STATUS_FRAME_BYTES,
+    MAX_TOKENIZE_EVENT_FRAME_BYTES,
     encode_frame,
 )
 from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_decoder, to_stage_decoder
@@ -150,6 +156,10 @@ SCORE_REQUEST = ScoreRequest(
     text_hash=text_hash([TextDelta("Hello!", (72, 9))]),
 )
 SCORED = Scored.of((0.0, 0.25), 0.0, 0.0)
+RERANK_REQUEST = RerankRequest("r5", "ranks", "Which?", ("this", "that"))
+RELEVANCE = Relevance(1, 0.25)
+TOKENIZE_REQUEST = TokenizeRequest("r4", "tiny", TextPrompt("Hi"), "names")
+TOKENIZED = Tokenized((72, 9), ("H", "i"))
 ANNOUNCED = Announced(b"\x01\x02\x03")
 STATUS = Status(True, Load(2, 1, 8, ISSUED_MS), ISSUED_MS)
 CAPABILITY = CapabilityRecord(
@@ -208,6 +218,10 @@ def hex_examples() -> dict[str, bytes]:
             "embedding": encode_frame(EMBEDDING, MAX_EMBED_EVENT_FRAME_BYTES),
             "score": encode_frame(SCORE_REQUEST, MAX_REQUEST_FRAME_BYTES),
             "scored": encode_frame(SCORED, MAX_SCORE_EVENT_FRAME_BYTES),
+            "rerank": encode_frame(RERANK_REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "relevance": encode_frame(RELEVANCE, MAX_RERANK_EVENT_FRAME_BYTES),
+            "tokenize": encode_frame(TOKENIZE_REQUEST, MAX_REQUEST_FRAME_BYTES),
+            "tokenized": encode_frame(TOKENIZED, MAX_TOKENIZE_EVENT_FRAME_BYTES),
             "probe": encode_frame(StatusRequest(), MAX_STATUS_FRAME_BYTES),
             "status": encode_frame(STATUS, MAX_STATUS_FRAME_BYTES),
             "watch": encode_frame(WatchRequest(), MAX_STATUS_FRAME_BYTES),
@@ -319,6 +333,10 @@ def test_every_example_is_read_again() -> None:
     assert codec.embed_event_decoder().feed(blocks["embedding"]) == [EMBEDDING]
     assert codec.score_request_decoder().feed(blocks["score"]) == [SCORE_REQUEST]
     assert codec.score_event_decoder().feed(blocks["scored"]) == [SCORED]
+    assert codec.rerank_request_decoder().feed(blocks["rerank"]) == [RERANK_REQUEST]
+    assert codec.rerank_event_decoder().feed(blocks["relevance"]) == [RELEVANCE]
+    assert codec.tokenize_request_decoder().feed(blocks["tokenize"]) == [TOKENIZE_REQUEST]
+    assert codec.tokenize_event_decoder().feed(blocks["tokenized"]) == [TOKENIZED]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
     assert to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"]) == [StageFrame(STAGE_OPEN), STAGE_ROW]
@@ -405,6 +423,10 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Embedding,
     ScoreRequest,
     Scored,
+    TokenizeRequest,
+    Tokenized,
+    RerankRequest,
+    Relevance,
     Status,
     StageOpen,
     StageReady,
@@ -455,6 +477,9 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     answer_forms,
     embed_messages,
     score_messages,
+    rerank_messages,
+    tokenize_messages,
+    tokens,
     messages,
     images,
     codec,

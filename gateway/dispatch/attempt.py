@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gateway.audits.free_looks import Part
 from gateway.audits.given import Given
 from gateway.dispatch.lateness import Stretch
-from gateway.dispatch.progress import E
+from gateway.dispatch.progress import E, Told
 from gateway.observability.reports import AttemptReport
 from gateway.peers.worker import Worker
 from gateway.routing.choose import WorkerChoice
@@ -20,6 +20,7 @@ from p2pnet.embed_messages import Embedding
 from p2pnet.errors import ModelNotFound, PeerError, PeerLost, ProtocolViolation, ReceiptRefused
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta
 from p2pnet.records import ModelCard, ModelTask
+from p2pnet.rerank_messages import Relevance
 
 Monotonic = Callable[[], float]
 
@@ -154,7 +155,7 @@ class Attempt:
             is_hedge=self.is_hedge,
         )
 
-    def _check(self, event: Accepted | TextDelta | Embedding | Finished) -> None:
+    def _check(self, event: Told) -> None:
         """Raises ProtocolViolation when it runs other weights than it has announced, or chooses tokens otherwise."""
         if not isinstance(event, Accepted):
             return
@@ -163,15 +164,15 @@ class Attempt:
         if event.sampler not in ("", self.card.sampler):
             raise ProtocolViolation("the sampler is not the one that was announced")
 
-    def _note(self, event: Accepted | TextDelta | Embedding | Finished, waited_since_s: float) -> None:
+    def _note(self, event: Told, waited_since_s: float) -> None:
         now_s = self._now_s()
         worker = self.worker
         worker.heard_s = now_s
         if isinstance(event, TextDelta) and event.is_prompt:
             return  # it took no computing, and says nothing of how fast the answer will be
-        if isinstance(event, TextDelta | Embedding):
+        if isinstance(event, TextDelta | Embedding | Relevance):
             self._note_tokens(event, now_s, now_s - waited_since_s)
-        else:
+        elif isinstance(event, Accepted | Finished):
             if event.load.slots:
                 worker.note_load(event.load, now_s)
             if isinstance(event, Accepted):
@@ -183,7 +184,7 @@ class Attempt:
                 self._note_pace(now_s)
         self.last_event_s = now_s
 
-    def _note_tokens(self, event: TextDelta | Embedding, now_s: float, waited_s: float) -> None:
+    def _note_tokens(self, event: TextDelta | Embedding | Relevance, now_s: float, waited_s: float) -> None:
         tokens = max(1, len(event.token_ids)) if isinstance(event, TextDelta) else 1
         if isinstance(event, TextDelta):
             self.ids += len(event.token_ids)

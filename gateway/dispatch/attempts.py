@@ -161,12 +161,14 @@ class Attempts:
 
     def _note_whole(self, attempt: Attempt, account: Account) -> None:
         """It has come to the end of an answer, which stood. One that says nothing speaks neither for its worker nor
-        against it: it costs nothing."""
+        against it: it costs nothing. Nor does a count of tokens, but whoever counts is well."""
         worker, key, now_s = attempt.worker, attempt.key, self._now_s()
         confirmed = account.doubt.note_whole(attempt, now_s)
         if confirmed is not None:
             self._note_whole(confirmed, account)
         if not attempt.tokens:
+            if key[1] == "tokenize":
+                worker.health_of(key).note_begun(now_s, attempt.began_s)
             worker.health_of(key).note_release(attempt.began_s)
             return
         worker.note_served(key)

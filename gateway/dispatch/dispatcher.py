@@ -33,7 +33,8 @@ from gateway.dispatch.request_trace import RequestTrace
 from gateway.dispatch.second_opinion import SecondOpinion
 from gateway.dispatch.slot_wait import SlotWait
 from gateway.dispatch.watch import Watch
-from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
+from gateway.dispatch.whole_progress import WholeProgress
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, RankingEvent, Routed, TokenizingEvent, Waiting
 from gateway.membership.table import PeerTable
 from gateway.observability.reports import Observer, RequestReport
 from gateway.queueing.admission import Admission
@@ -42,7 +43,7 @@ from gateway.receipts.witness import Witnesses
 from gateway.routing.choose import WorkerChoice
 from gateway.routing.roster import is_served, obstacle
 from gateway.routing.route_query import RouteQuery, route_query_of
-from p2pnet.client import embed, generate
+from p2pnet.client import embed, generate, rerank, tokenize
 from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.errors import Busy, DeadlineExceeded, EndDoubted, ModelNotFound, NoWorker, P2PNetError
@@ -50,6 +51,8 @@ from p2pnet.flow.interleaving import interleaved
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.network.interface import Network
 from p2pnet.network.kept_streams import KeptStreams
+from p2pnet.rerank_messages import Relevance, RerankRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 WAIT_S = 30.0
 """How long a request waits for a worker, at its beginning and again after each failure in mid-answer. Clients give up
@@ -84,7 +87,8 @@ class _Job(Generic[Q, E]):
 
 
 class Dispatcher:
-    """Serves requests through the workers of a network. `run` is an `interface.Generate`, `embed` an `Embed`."""
+    """Serves requests through the workers of a network. `run` is an `interface.Generate`, `embed` an `Embed`,
+    `tokenize` a `Tokenize`."""
 
     def __init__(
         self,
@@ -130,9 +134,24 @@ class Dispatcher:
 
     def embed(self, request: EmbedRequest, caller: Caller) -> AsyncGenerator[EmbeddingEvent, None]:
         """Waiting*, Routed, Accepted, Embedding for each input in any order, Finished. Raises as `run`."""
+        return self._once(request, EmbedProgress(request), self._embed, caller)
+
+    def tokenize(self, request: TokenizeRequest, caller: Caller) -> AsyncGenerator[TokenizingEvent, None]:
+        """Waiting*, Routed, Accepted, Tokenized*, Finished. Raises as `run`."""
+        progress = WholeProgress[TokenizeRequest, Accepted | Tokenized | Finished](request)
+        return self._once(request, progress, self._tokenize, caller)
+
+    def rerank(self, request: RerankRequest, caller: Caller) -> AsyncGenerator[RankingEvent, None]:
+        """Waiting*, Routed, Accepted, Relevance for each document in any order, Finished. Raises as `run`."""
+        progress = WholeProgress[RerankRequest, Accepted | Relevance | Finished](request)
+        return self._once(request, progress, self._rerank, caller)
+
+    def _once(
+        self, request: Q, progress: Progress[Q, E], ask: Ask[Q, E], caller: Caller
+    ) -> AsyncGenerator[Waiting | Routed | E, None]:
+        """Serve it by one worker at a time."""
         trace = RequestTrace(request, caller, self._now_s)
-        progress, size = EmbedProgress(request), size_of(request)
-        return self._reported(_Job(progress, self._embed, caller, trace, may_be_hedged=False, size=size))
+        return self._reported(_Job(progress, ask, caller, trace, may_be_hedged=False, size=size_of(request)))
 
     async def _reported(self, job: _Job[Q, E]) -> AsyncGenerator[Waiting | Routed | E, None]:
         """Serve a whole request. Once it is over, whoever wants to know is told what happened."""
@@ -304,3 +323,15 @@ class Dispatcher:
     def _embed(self, request: EmbedRequest, attempt: Attempt) -> AsyncGenerator[Accepted | Embedding | Finished, None]:
         worker, timeouts = attempt.worker, self._config.timeouts
         return embed(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)
+
+    def _tokenize(
+        self, request: TokenizeRequest, attempt: Attempt
+    ) -> AsyncGenerator[Accepted | Tokenized | Finished, None]:
+        worker, timeouts = attempt.worker, self._config.timeouts
+        return tokenize(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)
+
+    def _rerank(
+        self, request: RerankRequest, attempt: Attempt
+    ) -> AsyncGenerator[Accepted | Relevance | Finished, None]:
+        worker, timeouts = attempt.worker, self._config.timeouts
+        return rerank(self._network, worker.peer_id, request, worker.record.addresses, timeouts, self._kept)

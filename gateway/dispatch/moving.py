@@ -63,5 +63,5 @@ def _going_on(query: RouteQuery, progress: Progress[Q, E], worker: Worker) -> Ro
     card = worker.card(query.key)
     if card is None or not progress.can_go_on_exactly:
         return None
-    features = query.features if query.task == "embed" else query.features | {RESUME}
+    features = query.features | {RESUME} if query.task == "generate" else query.features
     return replace(query, digest=card.digest, sampler=card.sampler, features=features)

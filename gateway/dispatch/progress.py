@@ -13,11 +13,16 @@ from gateway.dispatch.ends import EndSeen
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import Relevance, RerankRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
-Q = TypeVar("Q", bound=GenerateRequest | EmbedRequest)
-Q_co = TypeVar("Q_co", bound=GenerateRequest | EmbedRequest, covariant=True)
-E = TypeVar("E", bound=Accepted | TextDelta | Embedding | Finished)
-"""What comes back: Accepted, then TextDelta or Embedding, then Finished."""
+Asked = GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest
+Told = Accepted | TextDelta | Embedding | Tokenized | Relevance | Finished
+"""What comes back: Accepted, then what was asked for, then Finished."""
+
+Q = TypeVar("Q", bound=Asked)
+Q_co = TypeVar("Q_co", bound=Asked, covariant=True)
+E = TypeVar("E", bound=Told)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from sys import getsizeof
 
+from gateway.dispatch.progress import Asked
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TokenPrompt
+from p2pnet.messages import ChatPrompt, Prompt, TokenPrompt
+from p2pnet.rerank_messages import RerankRequest
 
 REQUEST_BYTES = 4096
 """The request itself, its tasks and its place in the queue, without its connection."""
@@ -17,9 +19,12 @@ TOKEN_ID_BYTES = 40
 """A number and the reference to it."""
 
 
-def size_of(request: GenerateRequest | EmbedRequest) -> int:
+def size_of(request: Asked) -> int:
     """In bytes. Of a text what it really takes: one character beyond the first 65,536 of Unicode makes all of its text
     four times as large."""
+    if isinstance(request, RerankRequest):
+        texts = (request.query, *request.documents)
+        return REQUEST_BYTES + sum(MESSAGE_BYTES + getsizeof(text) for text in texts)
     prompts = request.inputs if isinstance(request, EmbedRequest) else (request.prompt,)
     return REQUEST_BYTES + sum(map(_prompt_size, prompts))
 

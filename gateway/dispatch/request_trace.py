@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 
 from gateway.dispatch.attempt import Attempt
+from gateway.dispatch.progress import Asked, Told
 from gateway.interface import Caller, Routed, Waiting
 from gateway.observability.reports import CANCELLED, AttemptReport, RequestReport
-from p2pnet.embed_messages import Embedding, EmbedRequest
+from gateway.routing.route_query import task_of
+from p2pnet.embed_messages import Embedding
 from p2pnet.errors import P2PNetError
-from p2pnet.messages import Accepted, Finished, GenerateRequest, TextDelta
+from p2pnet.messages import Accepted, Finished, TextDelta
+from p2pnet.rerank_messages import Relevance
 
-ServedEvent = Waiting | Routed | Accepted | TextDelta | Embedding | Finished
+ServedEvent = Waiting | Routed | Told
 
 
 class RequestTrace:
@@ -21,7 +24,7 @@ class RequestTrace:
 
     def __init__(
         self,
-        request: GenerateRequest | EmbedRequest,
+        request: Asked,
         caller: Caller,
         now_s: Callable[[], float],
         unix_s: Callable[[], float] = time.time,
@@ -34,7 +37,7 @@ class RequestTrace:
         self.is_routed = False
         """Whether the client was told who answers."""
         self.model = request.model
-        self._task = "embed" if isinstance(request, EmbedRequest) else "generate"
+        self._task = task_of(request)
         self._caller = caller
         self._now_s = now_s
         self._began_s = now_s()
@@ -63,7 +66,7 @@ class RequestTrace:
 
     def note_event(self, event: ServedEvent) -> None:
         """What the client is given."""
-        if isinstance(event, TextDelta | Embedding):
+        if isinstance(event, TextDelta | Embedding | Relevance):
             self._note_token()
         elif isinstance(event, Accepted):
             self._prompt_tokens = event.prompt_tokens

@@ -120,7 +120,7 @@ class Watch:
 
     def _judge(self, attempt: Attempt, silent_s: float) -> None:
         """Send nobody new to a worker that is late, and cut what is too slow where somebody else has room."""
-        is_timed = attempt.has_token and attempt.key[1] != "embed"
+        is_timed = attempt.has_token and attempt.key[1] == "generate"
         late = self._late_pace(attempt, silent_s) if is_timed else self._late_wait(attempt, silent_s)
         if late is None:
             return

@@ -9,9 +9,11 @@ import struct
 from dataclasses import dataclass, field
 
 from gateway.http.thoughts import Event, Thought, Thoughts
-from gateway.interface import EmbeddingEvent, GenerationEvent, Routed
+from gateway.interface import EmbeddingEvent, GenerationEvent, RankingEvent, Routed, TokenizingEvent
 from p2pnet.embed_messages import Embedding
 from p2pnet.messages import Accepted, Finished, FinishReason, TextDelta, TokenLogprob, ToolCall, ToolCallDelta
+from p2pnet.rerank_messages import Relevance
+from p2pnet.tokenize_messages import Tokenized
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ class Embedded:
     fingerprint: str | None = None
     routed: Routed | None = None
     duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokensTold:
+    """The tokens of a prompt, with their names where these were asked for; or the text of token ids."""
+
+    token_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    text: str
+    finished: Finished
+    routed: Routed | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The scores of all documents in their order."""
+
+    scores: tuple[float, ...]
+    finished: Finished
+    routed: Routed | None = None
 
 
 def numbers_of(vector: bytes) -> tuple[float, ...]:
@@ -162,4 +184,44 @@ class CollectingVectors:
         elif isinstance(event, Finished):
             vectors = tuple(self._vectors[index] for index in sorted(self._vectors))
             return Embedded(vectors, event, self._fingerprint, self._routed, now_s - self._began_s)
+        return None
+
+
+class CollectingTokens:
+    """As Collecting, for the events of a tokenize request."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tokenized] = []
+        self._routed: Routed | None = None
+
+    def take(self, event: TokenizingEvent, now_s: float) -> TokensTold | None:
+        if isinstance(event, Tokenized):
+            self._parts.append(event)
+        elif isinstance(event, Routed):
+            self._routed = event
+        elif isinstance(event, Finished):
+            return TokensTold(
+                tuple(token_id for part in self._parts for token_id in part.token_ids),
+                tuple(name for part in self._parts for name in part.names),
+                "".join(part.text for part in self._parts),
+                event,
+                self._routed,
+            )
+        return None
+
+
+class CollectingScores:
+    """As Collecting, for the events of a rerank request."""
+
+    def __init__(self) -> None:
+        self._scores: dict[int, float] = {}
+        self._routed: Routed | None = None
+
+    def take(self, event: RankingEvent, now_s: float) -> Ranked | None:
+        if isinstance(event, Relevance):
+            self._scores[event.index] = event.score
+        elif isinstance(event, Routed):
+            self._routed = event
+        elif isinstance(event, Finished):
+            return Ranked(tuple(self._scores[index] for index in sorted(self._scores)), event, self._routed)
         return None

@@ -17,13 +17,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.call_order import CallOrder
-from gateway.http.collected import Collecting, CollectingVectors, Embedded, Generated
+from gateway.http.collected import (
+    Collecting,
+    CollectingScores,
+    CollectingTokens,
+    CollectingVectors,
+    Embedded,
+    Generated,
+    Ranked,
+    TokensTold,
+)
 from gateway.http.failures import Failure, describe
 from gateway.http.json_response import EncodedJson
 from gateway.http.left_out import left_out_headers
 from gateway.http.limits import HttpLimits
 from gateway.http.thoughts import Thought, Thoughts
-from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, Routed, Waiting
+from gateway.interface import Caller, EmbeddingEvent, GenerationEvent, RankingEvent, Routed, TokenizingEvent, Waiting
 from p2pnet.errors import P2PNetError, PeerLost
 from p2pnet.flow.pump import Abandoned, Pump
 from p2pnet.flow.stall_timer import StallTimer
@@ -221,7 +230,7 @@ class _StreamWriter:
         self._stall.end()
 
 
-W = TypeVar("W", bound=Generated | Embedded)
+W = TypeVar("W", bound=Generated | Embedded | TokensTold | Ranked)
 
 
 class _CompleteReply(Response, Generic[W]):
@@ -285,6 +294,24 @@ class VectorsReply(_CompleteReply[Embedded]):
         self, events: AsyncGenerator[EmbeddingEvent, None], render: Callable[[Embedded], bytes], limits: HttpLimits
     ) -> None:
         super().__init__(events, CollectingVectors(time.monotonic()).take, render, limits)
+
+
+class TokensReply(_CompleteReply[TokensTold]):
+    """Sends all tokens, or all of their text, as one document."""
+
+    def __init__(
+        self, events: AsyncGenerator[TokenizingEvent, None], render: Callable[[TokensTold], bytes], limits: HttpLimits
+    ) -> None:
+        super().__init__(events, CollectingTokens().take, render, limits)
+
+
+class RankedReply(_CompleteReply[Ranked]):
+    """Sends the scores of all documents as one document."""
+
+    def __init__(
+        self, events: AsyncGenerator[RankingEvent, None], render: Callable[[Ranked], bytes], limits: HttpLimits
+    ) -> None:
+        super().__init__(events, CollectingScores().take, render, limits)
 
 
 def _routed(events: Sequence[GenerationEvent]) -> Routed | None:

@@ -73,7 +73,7 @@ class KnownModels:
             workers=len(records),
             context_length=max(card.context_length for card in cards),
             digests=tuple(sorted({card.digest for card in cards})),
-            tasks=tuple(sorted({card.task for card in cards})),
+            tasks=tuple(sorted({task for card in cards for _, task in card.asked_for} - {"tokenize"})),
             features=tuple(sorted({feature for card in cards for feature in card.features})),
             quantizations=tuple(sorted({card.quantization for card in cards})),
             dtypes=tuple(sorted({card.dtype for card in cards})),

@@ -16,6 +16,8 @@ from gateway.routing.route_query import RouteQuery, route_query_of
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import NoWorker, UsageError
 from p2pnet.messages import GenerateRequest
+from p2pnet.rerank_messages import RerankRequest
+from p2pnet.tokenize_messages import TokenizeRequest
 
 AUTO = "auto"
 """Any model that can do what the request needs."""
@@ -23,7 +25,7 @@ AUTO = "auto"
 DEFAULT_TAG = ":latest"
 """Ollama's: with it and without it a name is the same."""
 
-R = TypeVar("R", GenerateRequest, EmbedRequest)
+R = TypeVar("R", GenerateRequest, EmbedRequest, TokenizeRequest, RerankRequest)
 
 
 M = TypeVar("M")

@@ -45,7 +45,8 @@ GAP_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10
 
 PROVIDER = "p2pnet"
 OPERATIONS = {"generate": "generate_content", "embed": "embeddings"}
-"""The conventions' words for our tasks: a report does not say whether a chat or a text was to be continued."""
+"""The conventions' words for our tasks, where they have any: a report does not say whether a chat or a text was to be
+continued."""
 
 LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 

@@ -91,7 +91,7 @@ class Worker:
 
     def card(self, key: ModelTask) -> ModelCard | None:
         for card in self.record.models:
-            if card.id == key[0] and card.task == key[1]:
+            if key in card.asked_for:
                 return card
         return None
 

@@ -19,7 +19,7 @@ from gateway.routing.choose import WorkerChoice
 from gateway.routing.route_query import RouteQuery
 from gateway.shares import Shares, may_take
 from p2pnet.errors import Busy, DeadlineExceeded, NoWorker, P2PNetError
-from p2pnet.records import ModelTask
+from p2pnet.records import FEATURE_TASKS, ModelTask
 
 MAX_WAITING = 512
 """For one model. A queue that is served within a minute moves on by nine requests a second when it is as long as this;
@@ -42,7 +42,7 @@ MAX_QUEUES = 256
 MAX_RETRY_AFTER_S = 60.0
 """Nobody is told to stay away for longer on the ground of an estimate."""
 
-TASKS = ("generate", "embed")
+TASKS = ("generate", "embed", *FEATURE_TASKS)
 
 Choose = Callable[[RouteQuery, Collection[str]], WorkerChoice | None]
 """`routing.choose` over the workers of this moment: for what is asked, without these peer ids."""

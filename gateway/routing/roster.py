@@ -20,6 +20,9 @@ MAX_VARIETIES = 64
 """Kinds of requests whose able workers are remembered: which digests and features are asked for is up to clients."""
 
 
+_DOES = {"generate": "generate text", "embed": "embed", "tokenize": "tell its tokens here", "rerank": "rank documents"}
+
+
 class Roster:
     """The workers in use at one moment, by what they run. Made anew when one comes, goes or announces other models."""
 
@@ -27,7 +30,8 @@ class Roster:
         self._by_key: dict[ModelTask, list[Worker]] = {}
         for worker in workers:
             for card in worker.record.models:
-                self._by_key.setdefault((card.id, card.task), []).append(worker)
+                for key in card.asked_for:
+                    self._by_key.setdefault(key, []).append(worker)
         self._lengths: dict[ModelTask, list[int]] = {}
         self._able: dict[tuple[ModelTask, Weights, frozenset[str], int], Able | None] = {}
 
@@ -92,10 +96,10 @@ def obstacle(workers: Iterable[Worker], query: RouteQuery) -> P2PNetError | None
 
 def _other_task(workers: Iterable[Worker], query: RouteQuery) -> FeatureMissing | None:
     """Why a model that is there only for something else cannot serve this."""
-    other, cannot = ("generate", "embed") if query.task == "embed" else ("embed", "generate text")
-    if not any(worker.card((query.model, other)) for worker in workers):
+    cards = (card for worker in workers for card in worker.record.models if card.id == query.model)
+    if all(query.key in card.asked_for for card in cards):
         return None
-    return FeatureMissing(f"The model {query.model} does not {cannot}.", "model")
+    return FeatureMissing(f"The model {query.model} does not {_DOES[query.task]}.", "model")
 
 
 def _card(worker: Worker, query: RouteQuery) -> ModelCard | None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.features import DIMENSIONS, TEXT, TOKENS, features_needed
+from p2pnet.features import CHAT, DIMENSIONS, RERANK, TEXT, TOKENIZE, TOKENS, TOOLS, features_needed
 from p2pnet.images import IMAGE_TOKENS, image_hash
 from p2pnet.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokenPrompt
 from p2pnet.records import ModelCard, ModelTask
+from p2pnet.rerank_messages import RerankRequest
+from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.prompt_size import least_tokens_of
 
 USUAL_TOKENS = 256
@@ -75,8 +77,17 @@ class RouteQuery:
         return self.model, self.task
 
 
-def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
+def task_of(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> str:
+    """What is asked of the model."""
+    return {EmbedRequest: "embed", TokenizeRequest: "tokenize", RerankRequest: "rerank"}.get(type(request), "generate")
+
+
+def route_query_of(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> RouteQuery:
     """What routing needs to know of it."""
+    if isinstance(request, RerankRequest):
+        tokens = sum(1 + (len(request.query) + len(text)) // CHARS_PER_TOKEN for text in request.documents)
+        needed = frozenset({RERANK})
+        return RouteQuery(request.model, "rerank", request.digest, needed, tokens=tokens, prompt_tokens=tokens)
     if isinstance(request, EmbedRequest):
         tokens = sum(_tokens_of(text) for text in request.inputs)
         return RouteQuery(
@@ -89,6 +100,9 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
             least_prompt_tokens=max(_input_tokens(text, request.truncate) for text in request.inputs),
         )
     prompt_tokens = _tokens_of(request.prompt)
+    if isinstance(request, TokenizeRequest):
+        features = _tokenizing_features(request.prompt)
+        return RouteQuery(request.model, "tokenize", request.digest, features, tokens=prompt_tokens)
     limit = None if request.clamp_max_tokens else request.max_tokens
     answer = min(USUAL_TOKENS, request.max_tokens or USUAL_TOKENS) if limit is None else limit
     return RouteQuery(
@@ -103,6 +117,11 @@ def route_query_of(request: GenerateRequest | EmbedRequest) -> RouteQuery:
         least_tokens_of(request.prompt),
         request.sampler,
     )
+
+
+def _tokenizing_features(prompt: Prompt) -> frozenset[str]:
+    chat = (CHAT, *((TOOLS,) if prompt.tools else ())) if isinstance(prompt, ChatPrompt) else ()
+    return frozenset({TOKENIZE, *chat})
 
 
 def _embedding_features(request: EmbedRequest) -> frozenset[str]:

@@ -92,7 +92,7 @@ class Moment:
         self.query = query
         self._able = able
         self._key = query.key
-        self._answer = 0 if query.task == "embed" else min(query.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
+        self._answer = min(query.max_tokens or USUAL_TOKENS, USUAL_TOKENS) if query.task == "generate" else 0
         self._now_s = now_s
         self._exclude = exclude
 

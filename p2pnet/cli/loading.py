@@ -20,17 +20,19 @@ from p2pnet.display.sizes import size
 from p2pnet.errors import UsageError
 from p2pnet.peer import Peer, now_ms
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
 from p2pnet.worker.backends.chain import CHAIN_CONTEXT_TOKENS, ChainBackend
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.backends.gguf import GgufBackend
+from p2pnet.worker.backends.reranking import RerankingBackend
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.gguf_files import find_gguf, hub_gguf, means_gguf
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.checkpoints.plan import choose_device
+from p2pnet.worker.embedding.cross_encoder import is_cross_encoder
 from p2pnet.worker.embedding.encoder import tasks_of
 from p2pnet.worker.engine.budget import kv_tokens
 from p2pnet.worker.engine.reclaim import reclaim_memory
@@ -50,10 +52,10 @@ class Loaded:
     """What runs a worker's models."""
 
     backends: list[EngineBackend]
-    embedders: list[EmbeddingsBackend]
+    embedders: list[EmbeddingsBackend | RerankingBackend]
 
     async def close(self) -> None:
-        backends: list[Backend | EmbedBackend] = [*self.backends, *self.embedders]
+        backends: list[Backend | EmbedBackend | RerankBackend] = [*self.backends, *self.embedders]
         await asyncio.gather(*(backend.close() for backend in backends))
 
 
@@ -190,11 +192,16 @@ async def _load_folder(model: str, config: ModelConfig, options: EngineOptions, 
     )
 
 
-async def _load_embedder(model: str, folder: Path, config: ModelConfig, turns: Turns) -> EmbeddingsBackend:
+async def _load_embedder(
+    model: str, folder: Path, config: ModelConfig, turns: Turns
+) -> EmbeddingsBackend | RerankingBackend:
     if config.quantization != "none":
-        raise UsageError(f"The model {model} embeds, and such models are not quantized.", "Leave --quantization out.")
+        raise UsageError(
+            f"The model {model} embeds or ranks, and such models are not quantized.", "Leave --quantization out."
+        )
     with _Bar(model) as bar:
-        backend = await EmbeddingsBackend.from_folder(
+        kind = RerankingBackend if is_cross_encoder(folder) else EmbeddingsBackend
+        backend: EmbeddingsBackend | RerankingBackend = await kind.from_folder(
             folder,
             name_of(model, config.served_names.get(model)),
             device=config.device,

@@ -13,8 +13,10 @@ from p2pnet.embed_messages import MAX_DIMENSIONS, EmbedEvent, EmbedRequest
 from p2pnet.errors import ProtocolViolation
 from p2pnet.messages import Event, GenerateRequest
 from p2pnet.receipts.signed import Acknowledged
+from p2pnet.rerank_messages import RerankEvent, RerankRequest
 from p2pnet.score_messages import MARGIN_BYTES, MAX_SCORED_MARGINS, Scored, ScoreEvent, ScoreRequest
 from p2pnet.status_messages import StatusEvent, StatusRequest, WatchEvent, WatchRequest
+from p2pnet.tokenize_messages import TokenizeEvent, TokenizeRequest
 
 LENGTH_BYTES = 4
 
@@ -29,6 +31,12 @@ MAX_EMBED_EVENT_FRAME_BYTES = 4 * MAX_DIMENSIONS + (1 << 10)
 
 MAX_SCORE_EVENT_FRAME_BYTES = MARGIN_BYTES * MAX_SCORED_MARGINS + (4 << 10)
 """Margins, and what stands around them; or why the answer is not scored, in a Failed's longest words."""
+
+MAX_TOKENIZE_EVENT_FRAME_BYTES = 64 << 10
+"""Tokens with their names, or text: as much as MAX_IDS_AT_ONCE of usual ones take."""
+
+MAX_RERANK_EVENT_FRAME_BYTES = 4 << 10
+"""One score, or why there is none, in a Failed's longest words."""
 
 MAX_STATUS_FRAME_BYTES = 4 << 10
 """A probe, and its answer: a tenth of it today, so that fields can be added. Thousands of them are cheap to refuse."""
@@ -135,6 +143,22 @@ def score_request_decoder() -> FrameDecoder[ScoreRequest]:
 
 def score_event_decoder() -> FrameDecoder[ScoreEvent]:
     return FrameDecoder(ScoreEvent, MAX_SCORE_EVENT_FRAME_BYTES)
+
+
+def tokenize_request_decoder() -> FrameDecoder[TokenizeRequest]:
+    return FrameDecoder(TokenizeRequest, MAX_REQUEST_FRAME_BYTES)
+
+
+def tokenize_event_decoder() -> FrameDecoder[TokenizeEvent]:
+    return FrameDecoder(TokenizeEvent, MAX_TOKENIZE_EVENT_FRAME_BYTES)
+
+
+def rerank_request_decoder() -> FrameDecoder[RerankRequest]:
+    return FrameDecoder(RerankRequest, MAX_REQUEST_FRAME_BYTES)
+
+
+def rerank_event_decoder() -> FrameDecoder[RerankEvent]:
+    return FrameDecoder(RerankEvent, MAX_RERANK_EVENT_FRAME_BYTES)
 
 
 def status_request_decoder() -> FrameDecoder[StatusRequest]:

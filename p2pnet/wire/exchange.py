@@ -7,8 +7,10 @@
 
 A dash is a violation of the protocol. Both sides walk the same table: the worker through what it sends, the client
 through what it receives. A stream that ends anywhere but in DONE is lost, never a success. In an embed exchange
-Embedding stands in the place of TextDelta, in a score exchange there is none. Scored is of what the request already
-has, so it comes before the first TextDelta. A watch begins with a Status, goes on for ever, and ends in Failed at best.
+Embedding stands in the place of TextDelta, in a tokenize exchange Tokenized, in a
+rerank exchange Relevance, in a score exchange there is none. Scored
+is of what the request already has, so it comes before the first TextDelta. A watch begins with a Status, goes on for
+ever, and ends in Failed at best.
 """
 
 from __future__ import annotations
@@ -19,17 +21,26 @@ from enum import Enum, auto
 from p2pnet.embed_messages import Embedding, EmbedEvent
 from p2pnet.errors import PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Event, Failed, Finished, TextDelta
+from p2pnet.rerank_messages import Relevance, RerankEvent
 from p2pnet.score_messages import Scored, ScoreEvent
 from p2pnet.status_messages import Announced, Status, StatusEvent, WatchEvent
+from p2pnet.tokenize_messages import Tokenized, TokenizeEvent
 
 GENERATE_PROTOCOL = "/p2pnet/generate/1"
 EMBED_PROTOCOL = "/p2pnet/embed/1"
 SCORE_PROTOCOL = "/p2pnet/score/1"
+TOKENIZE_PROTOCOL = "/p2pnet/tokenize/1"
+RERANK_PROTOCOL = "/p2pnet/rerank/1"
 STATUS_PROTOCOL = "/p2pnet/status/1"
 WATCH_PROTOCOL = "/p2pnet/watch/1"
 
-PROTOCOLS: Mapping[str, str] = {"generate": GENERATE_PROTOCOL, "embed": EMBED_PROTOCOL}
-"""Which protocol serves a model, by its task."""
+PROTOCOLS: Mapping[str, str] = {
+    "generate": GENERATE_PROTOCOL,
+    "embed": EMBED_PROTOCOL,
+    "tokenize": TOKENIZE_PROTOCOL,
+    "rerank": RERANK_PROTOCOL,
+}
+"""Which protocol serves a model, by what is asked of it."""
 
 
 class State(Enum):
@@ -38,7 +49,7 @@ class State(Enum):
     DONE = auto()
 
 
-AnyEvent = Event | EmbedEvent | ScoreEvent | StatusEvent | WatchEvent
+AnyEvent = Event | EmbedEvent | ScoreEvent | TokenizeEvent | RerankEvent | StatusEvent | WatchEvent
 Transitions = Mapping[tuple[State, type[AnyEvent]], State]
 
 _EITHER: Transitions = {
@@ -50,6 +61,8 @@ _EITHER: Transitions = {
 SCORE_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Scored): State.STREAMING}
 TRANSITIONS: Transitions = {**SCORE_TRANSITIONS, (State.STREAMING, TextDelta): State.STREAMING}
 EMBED_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Embedding): State.STREAMING}
+TOKENIZE_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Tokenized): State.STREAMING}
+RERANK_TRANSITIONS: Transitions = {**_EITHER, (State.STREAMING, Relevance): State.STREAMING}
 STATUS_TRANSITIONS: Transitions = {(State.WAITING, Status): State.DONE, (State.WAITING, Failed): State.DONE}
 WATCH_TRANSITIONS: Transitions = {
     (State.WAITING, Status): State.STREAMING,

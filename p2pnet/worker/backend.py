@@ -12,10 +12,14 @@ from typing import Protocol, runtime_checkable
 from p2pnet.embed_messages import Embedding, EmbedRequest
 from p2pnet.messages import Accepted, Finished, GenerateRequest, Measure, TextDelta
 from p2pnet.records import IncompleteModel, ModelCard
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.score_messages import Scored, ScoreRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 
 BackendEvent = Accepted | Scored | TextDelta | Finished
 ScoreBackendEvent = Accepted | Scored | Finished
+TokenizeBackendEvent = Accepted | Tokenized | Finished
+RerankBackendEvent = Accepted | Relevance | Finished
 EmbedBackendEvent = Accepted | Embedding | Finished
 
 UNMEASURED = Measure()
@@ -75,6 +79,40 @@ class DriverBackend(Backend, Protocol):
         """Its models that it cannot run now, since nobody has some of their layers. They may change at any time."""
 
 
+@runtime_checkable
+class TokenizeBackend(Backend, Protocol):
+    """A backend that can also tell a prompt's tokens, of those of its models that have the feature."""
+
+    def tokenize(self, asked: TokenizeRequest) -> AsyncGenerator[TokenizeBackendEvent, None]:
+        """Serve one request: Accepted with the number of tokens, Tokenized as often as it takes, Finished.
+
+        Raises and is closed as `generate`. Nothing is computed, so no one's answer waits for it.
+        """
+
+
+@runtime_checkable
+class RerankBackend(Protocol):
+    """Ranks documents for others."""
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """As for Backend. Their task is "embed", and they have the feature "rerank"."""
+
+    @property
+    def load(self) -> BackendLoad:
+        """As for Backend. Reading a document is prefill."""
+
+    def rerank(self, request: RerankRequest) -> AsyncGenerator[RerankBackendEvent, None]:
+        """Serve one request: Accepted, Relevance once for each document in any order, Finished.
+
+        Raises and is closed as `Backend.generate`.
+        """
+
+    async def close(self) -> None:
+        """As for Backend."""
+
+
+@runtime_checkable
 class EmbedBackend(Protocol):
     """Turns texts into vectors for others."""
 

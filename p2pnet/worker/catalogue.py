@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 
 from p2pnet.messages import Measure
 from p2pnet.records import IncompleteModel, ModelCard
-from p2pnet.worker.backend import Backend, BackendLoad, DriverBackend, EmbedBackend, ScoreBackend
+from p2pnet.worker.backend import (
+    Backend,
+    BackendLoad,
+    DriverBackend,
+    EmbedBackend,
+    RerankBackend,
+    ScoreBackend,
+    TokenizeBackend,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +28,10 @@ logger = logging.getLogger(__name__)
 class Catalogue:
     """The backends of one worker. If two offer the same model for the same task, the first one runs it."""
 
-    def __init__(self, backends: Sequence[Backend], embedders: Sequence[EmbedBackend] = ()) -> None:
+    def __init__(self, backends: Sequence[Backend], embedders: Sequence[EmbedBackend | RerankBackend] = ()) -> None:
         self._backends = backends
         self._embedders = embedders
-        self._all: tuple[Backend | EmbedBackend, ...] = (*backends, *embedders)
+        self._all: tuple[Backend | EmbedBackend | RerankBackend, ...] = (*backends, *embedders)
         self._warned: frozenset[str] = frozenset()
 
     def cards(self) -> tuple[ModelCard, ...]:
@@ -49,11 +57,25 @@ class Catalogue:
         backend = self.find(model)
         return backend if isinstance(backend, ScoreBackend) else None
 
+    def find_tokenizer(self, model: str) -> TokenizeBackend | None:
+        """The backend that generates with this model now, if it can tell tokens."""
+        backend = self.find(model)
+        return backend if isinstance(backend, TokenizeBackend) else None
+
     def find_embedder(self, model: str) -> EmbedBackend | None:
         """The backend that embeds with this model now, if any."""
         for embedder in self._embedders:
-            if any(card.id == model and card.task == "embed" for card in embedder.models):
+            is_there = any((model, "embed") in card.asked_for for card in embedder.models)
+            if is_there and isinstance(embedder, EmbedBackend):
                 return embedder
+        return None
+
+    def find_reranker(self, model: str) -> RerankBackend | None:
+        """The backend that ranks with this model now, if any."""
+        for reranker in self._embedders:
+            is_there = any((model, "rerank") in card.asked_for for card in reranker.models)
+            if is_there and isinstance(reranker, RerankBackend):
+                return reranker
         return None
 
     @property

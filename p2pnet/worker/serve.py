@@ -12,7 +12,7 @@ from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.status_messages import Status
 from p2pnet.worker.announcing.announcer import Announcer
-from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
 from p2pnet.worker.catalogue import Catalogue, duplicates
 from p2pnet.worker.observability.load import LoadMeter
 from p2pnet.worker.observability.observer import Observer, Standing
@@ -20,9 +20,11 @@ from p2pnet.worker.owner.owner import Owner
 from p2pnet.worker.streams.embed_handler import EmbedHandler
 from p2pnet.worker.streams.generate_handler import GenerateHandler
 from p2pnet.worker.streams.guard import Guard
+from p2pnet.worker.streams.rerank_handler import RerankHandler
 from p2pnet.worker.streams.score_handler import ScoreHandler
 from p2pnet.worker.streams.signing import Keep, Signer, drop
 from p2pnet.worker.streams.status_handler import StatusHandler
+from p2pnet.worker.streams.tokenize_handler import TokenizeHandler
 from p2pnet.worker.streams.watch_handler import WatchHandler
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class Worker:
         self._generate.signer = signer
         self._embed = EmbedHandler(catalogue.find_embedder, meter, refusal=owner.refusal, guard=self._guard)
         self._score = ScoreHandler(catalogue.find_scorer, meter, refusal=owner.refusal, guard=self._guard)
+        self._rerank = RerankHandler(catalogue.find_reranker, meter, refusal=owner.refusal, guard=self._guard)
+        self._tokenize = TokenizeHandler(catalogue.find_tokenizer, meter, refusal=owner.refusal, guard=self._guard)
 
     @classmethod
     async def start(
@@ -63,7 +67,7 @@ class Worker:
         config: WorkerConfig | None = None,
         directory: DirectoryConfig | None = None,
         owner: Owner | None = None,
-        embedders: Sequence[EmbedBackend] = (),
+        embedders: Sequence[EmbedBackend | RerankBackend] = (),
         observer: Observer | None = None,
         keep: Keep = drop,
     ) -> Worker:
@@ -126,9 +130,8 @@ class Worker:
         """Withdraw from the directory, let running requests finish, free the models."""
         await self._owner.stop()
         await self._announcer.stop()
-        await asyncio.gather(
-            *(handler.drain(self._config.drain_s) for handler in (self._generate, self._embed, self._score))
-        )
+        handlers = (self._generate, self._embed, self._score, self._tokenize, self._rerank)
+        await asyncio.gather(*(handler.drain(self._config.drain_s) for handler in handlers))
         await self._catalogue.close()
 
     async def _serve(self) -> None:
@@ -136,7 +139,8 @@ class Worker:
         watched = WatchHandler(
             lambda: self.status, lambda: self._announcer.records, self._guard, observer=self._meter.observer
         )
-        for handler in (self._generate, self._embed, self._score, probed, watched):
+        asked = (self._generate, self._embed, self._score, self._tokenize, self._rerank)
+        for handler in (*asked, probed, watched):
             await self._network.handle(handler.protocol.name, handler)
 
     async def _announce(self) -> None:
@@ -152,7 +156,7 @@ class Worker:
         return clock.says if clock.has_jumped else ""
 
 
-def _check_names(backends: Sequence[Backend | EmbedBackend]) -> None:
+def _check_names(backends: Sequence[Backend | EmbedBackend | RerankBackend]) -> None:
     """Raises UsageError for two models of one name, a mistake when a worker is started. Later a model may come that is
     there already."""
     for model in sorted(duplicates(card for backend in backends for card in backend.models)):

@@ -30,6 +30,7 @@ from p2pnet.messages import (
     Tool,
 )
 from p2pnet.records import ModelCard
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
 from tests.gateway.scripted_swarm import scripted_swarm
@@ -135,6 +136,21 @@ async def test_what_it_announces_and_how_it_counts(llama_url: str) -> None:
         assert len(deltas(answer)) < 24
         said = await run(backend, HELLO, max_tokens=4)
         assert end_of(said).usage.completion_tokens == sum(delta.tokens for delta in deltas(said)) == 4
+
+
+async def test_its_tokens_are_those_that_it_counts(llama_url: str) -> None:
+    """Of a text and of a chat with a tool; and ids become the text again."""
+    async with serving(llama_url) as backend:
+        for prompt in (TextPrompt(EMOJI), HELLO, ChatPrompt(HELLO.messages, (LOOK,))):
+            told = [event async for event in backend.tokenize(TokenizeRequest("r2", MODEL, prompt, "names"))]
+            (part,) = (event for event in told if isinstance(event, Tokenized))
+            counted = end_of(await run(backend, prompt, max_tokens=1)).usage.prompt_tokens
+            assert counted == len(part.token_ids) == len(part.names)
+        plain = TokenizeRequest("r2", MODEL, TextPrompt(EMOJI), "ids", adds_special=False)
+        _, part, _ = [event async for event in backend.tokenize(plain)]
+        assert isinstance(part, Tokenized)
+        back = [event async for event in backend.tokenize(TokenizeRequest("r3", MODEL, TokenPrompt(part.token_ids)))]
+        assert back[1] == Tokenized(text=EMOJI)
 
 
 async def test_a_resumed_answer_is_no_longer_than_was_asked_for(llama_url: str) -> None:

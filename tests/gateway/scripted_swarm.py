@@ -14,21 +14,25 @@ from gateway.serving import Serving
 from p2pnet.config import WorkerConfig
 from p2pnet.directory import Directory, validator
 from p2pnet.network.memory import MemoryWorld
-from p2pnet.worker.backend import Backend
+from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
 from p2pnet.worker.serve import Worker
 from tests.stories import ManualClock, peer
 
 
 @asynccontextmanager
-async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
-    """The gateway's URL. Each worker serves its backends."""
+async def scripted_swarm(
+    *workers: Sequence[Backend], embedders: Sequence[Sequence[EmbedBackend | RerankBackend]] = ()
+) -> AsyncIterator[str]:
+    """The gateway's URL. Each worker serves its backends, and its embedders if there are any."""
     clock = ManualClock()
     world = MemoryWorld(validator(clock))
     async with AsyncExitStack() as running:
         for number, backends in enumerate(workers):
             identity = peer(f"worker {number}")
             network = world.join(identity.peer_id)
-            worker = await Worker.start(network, identity, backends, clock, WorkerConfig(drain_s=0))
+            reading = embedders[number] if number < len(embedders) else ()
+            config = WorkerConfig(drain_s=0)
+            worker = await Worker.start(network, identity, backends, clock, config, embedders=reading)
             running.push_async_callback(worker.stop)
         network = world.join(peer("gateway").peer_id)
         table = PeerTable(Directory(network, clock), unix_s=lambda: clock() / 1000)
@@ -37,6 +41,8 @@ async def scripted_swarm(*workers: Sequence[Backend]) -> AsyncIterator[str]:
         service = GatewayService(
             generate=serving.dispatcher.run,
             embed=serving.dispatcher.embed,
+            tokenize=serving.dispatcher.tokenize,
+            rerank=serving.dispatcher.rerank,
             list_models=table.models,
             is_ready=lambda: True,
         )

@@ -58,10 +58,10 @@ def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
 
     @routes.post("/v1/messages/count_tokens", summary="Count a chat's tokens", openapi_extra=body_docs(CHAT))
     async def count(request: Request) -> Response:
-        """A worker counts, since it knows the model's tokenizer: it generates one token."""
+        """A worker counts, since it knows the model's tokenizer and template."""
         body = schema.parse_count(await read_body(request, limits))
         generation = schema.count_request(body, request.state.request_id)
-        events = _in_its_words(service.generate(generation, request.state.caller))
+        events = _in_its_words(service.count(generation, request.state.caller))
         return WholeReply(events, render.render_count, limits, left_out=body.left_out)
 
     @models.get("/v1/models", include_in_schema=False)

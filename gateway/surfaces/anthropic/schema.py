@@ -21,7 +21,7 @@ from p2pnet.errors import InvalidRequest
 from p2pnet.messages import MAX_MESSAGES, MAX_TOOLS, GenerateRequest, Message, Tool
 
 COUNTED_TOKENS = 1
-"""What is generated, and thrown away, where only the prompt's tokens are to be counted."""
+"""What is generated, and thrown away, where the prompt's tokens are to be counted and no worker tells them."""
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p")
 

@@ -44,14 +44,17 @@ def render_model(entry: ModelEntry) -> bytes:
     return encode_line(model_document(entry))
 
 
-def render_error(failure: Failure) -> bytes:
-    error = {
+def error_document(failure: Failure) -> dict[str, Any]:
+    return {
         "message": failure.message,
         "type": _error_type(failure.status),
         "param": failure.param,
         "code": failure.code,
     }
-    return encode_line({"error": error})
+
+
+def render_error(failure: Failure) -> bytes:
+    return encode_line({"error": error_document(failure)})
 
 
 def _error_type(status: int) -> str:

@@ -121,6 +121,12 @@ def item_id(head: ObjectHead, kind: str, index: int) -> str:
     return f"{kind}_{head.id}_{index}"
 
 
+def render_input_tokens(generated: Generated) -> bytes:
+    """How many tokens the input has."""
+    tokens = generated.finished.usage.prompt_tokens
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
+
+
 def render_response(head: ObjectHead, generated: Generated) -> bytes:
     """A whole response. An answer that says nothing and calls nothing is an empty message."""
     choice = generated.choices[0]

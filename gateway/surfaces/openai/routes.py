@@ -10,7 +10,7 @@ from gateway.http.failures import failure
 from gateway.http.json_response import EncodedJson, body_docs, error_response
 from gateway.http.limits import HttpLimits
 from gateway.http.one_line import encode_line
-from gateway.http.replies import Events, StreamedReply, VectorsReply, WholeReply
+from gateway.http.replies import Events, RankedReply, StreamedReply, TokensReply, VectorsReply, WholeReply
 from gateway.http.uploads import read_body
 from gateway.model_names.code_models import CodeModels
 from gateway.model_names.naming import find_model
@@ -21,24 +21,28 @@ from gateway.surfaces.openai.documents import render_error, render_model, render
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding, render_embeddings
 from gateway.surfaces.openai.prompts import only_prompt, side_by_side
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
-from gateway.surfaces.openai.response_render import ObjectHead, render_response
+from gateway.surfaces.openai.reranking import parse_rerank, render_ranked, rerank_request
+from gateway.surfaces.openai.response_render import ObjectHead, render_input_tokens, render_response
 from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
 from gateway.surfaces.openai.response_tools import offered_tools
 from gateway.surfaces.openai.responses import conversation_of, parse_response, response_request
 from gateway.surfaces.openai.schema import GenerationBody
+from gateway.surfaces.openai.tokens import detokenize_request, render_text, render_tokens, tokenize_request
 from p2pnet.errors import ModelNotFound
 
 HI = [{"role": "user", "content": "What is p2pnet?"}]
 
 
 def surface(service: GatewayService, limits: HttpLimits) -> APIRouter:
-    """The routes under /v1. They raise P2PNetError, which the application answers."""
+    """The routes under /v1, and vLLM's beside them. They raise P2PNetError, which the application answers."""
     routes = APIRouter(tags=["openai"])
     _add_models(routes, service)
     _add_chat(routes, service, limits)
     _add_completions(routes, service, limits)
     _add_embeddings(routes, service, limits)
+    _add_tokens(routes, service, limits)
+    _add_reranking(routes, service, limits)
     _add_responses(routes, service, limits)
     return routes
 
@@ -96,6 +100,37 @@ def _add_embeddings(routes: APIRouter, service: GatewayService, limits: HttpLimi
         return VectorsReply(service.embed(embedding, request.state.caller), render, limits)
 
 
+def _add_tokens(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    tokenize_docs = body_docs({"model": "tiny", "prompt": "A peer", "return_token_strs": True})
+
+    @routes.post("/tokenize", summary="A prompt's tokens, of a text or of messages", openapi_extra=tokenize_docs)
+    async def tokenize(request: Request) -> Response:
+        asked = tokenize_request(await read_body(request, limits), request.state.request_id)
+        entry = find_model(asked.model, service.list_models(), service.aliases)
+        render = partial(render_tokens, context_length=None if entry is None else entry.context_length)
+        return TokensReply(service.tokenize(asked, request.state.caller), render, limits)
+
+    @routes.post(
+        "/detokenize", summary="The text of tokens", openapi_extra=body_docs({"model": "tiny", "tokens": [72]})
+    )
+    async def detokenize(request: Request) -> Response:
+        asked = detokenize_request(await read_body(request, limits), request.state.request_id)
+        return TokensReply(service.tokenize(asked, request.state.caller), render_text, limits)
+
+
+def _add_reranking(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
+    docs = body_docs({"model": "reranker", "query": "What is a peer?", "documents": ["A peer", "A worker"], "top_n": 1})
+
+    @routes.post("/rerank", include_in_schema=False)
+    @routes.post("/v2/rerank", summary="Rank documents, as Cohere has it", openapi_extra=docs)
+    @routes.post("/v1/rerank", summary="Rank documents by how well they answer a query", openapi_extra=docs)
+    async def rerank(request: Request) -> Response:
+        body = parse_rerank(await read_body(request, limits))
+        asked = rerank_request(body, request.state.request_id)
+        render = partial(render_ranked, body=body, answer_id=service.make_id(), documents=asked.documents)
+        return RankedReply(service.rerank(asked, request.state.caller), render, limits)
+
+
 def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
     docs = body_docs({"model": "tiny", "input": "What is p2pnet?"})
     store = ResponseStore(limits.keep_responses_s, service.now)
@@ -116,6 +151,16 @@ def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimit
         if body.is_stream:
             return StreamedReply(events, ResponseStream(head), limits, offered.left_out)
         return WholeReply(events, partial(render_response, head), limits, True, offered.left_out)
+
+    @routes.post("/v1/responses/input_tokens", summary="Count the tokens of a response's input", openapi_extra=docs)
+    async def count(request: Request) -> Response:
+        body = parse_response(await read_body(request, limits))
+        offered = offered_tools(body.tools or ())
+        items = conversation_of(body, store, request.state.caller.name)
+        body = body.model_copy(update={"max_output_tokens": 1})  # where it has to be generated to be counted
+        generation = response_request(body, items, offered, request.state.request_id, service.make_seed)
+        events = service.count(generation, request.state.caller)
+        return WholeReply(events, render_input_tokens, limits, left_out=offered.left_out)
 
     @routes.get("/v1/responses/{response_id}", summary="A response of the caller's that is still kept")
     async def retrieve(request: Request, response_id: str) -> Response:

@@ -20,7 +20,7 @@ from p2pnet.config import DirectoryConfig, NetworkConfig
 from p2pnet.flow.background import Background
 from p2pnet.peer import Peer, now_ms
 from p2pnet.twins import TwinWatch, asked_by_another, check_alone
-from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
 from p2pnet.worker.backends.synthetic.script_file import open_scripts
 from p2pnet.worker.gguf.trial import try_out_files
 from p2pnet.worker.given.keeper import GivenKeeper
@@ -78,7 +78,7 @@ async def _start_worker(
     config: ServeConfig, peer: Peer, owner: Owner, observer: Observer, given: GivenKeeper
 ) -> Worker:
     backends: list[Backend] = []
-    embedders: list[EmbedBackend] = []
+    embedders: list[EmbedBackend | RerankBackend] = []
     try:
         await _open_backends(config, peer, backends, embedders)
         return await Worker.start(
@@ -94,7 +94,7 @@ async def _start_worker(
             keep=given.keep,
         )
     except BaseException:
-        opened: list[Backend | EmbedBackend] = [*backends, *embedders]
+        opened: list[Backend | EmbedBackend | RerankBackend] = [*backends, *embedders]
         await asyncio.gather(*(backend.close() for backend in opened))
         raise
 
@@ -111,7 +111,7 @@ async def _start_stage(
 
 
 async def _open_backends(
-    config: ServeConfig, peer: Peer, backends: list[Backend], embedders: list[EmbedBackend]
+    config: ServeConfig, peer: Peer, backends: list[Backend], embedders: list[EmbedBackend | RerankBackend]
 ) -> None:
     """Add one after the other to the lists, which hold what is open when this fails. Raises UsageError."""
     scripted = open_scripts(config.scripts)

@@ -342,4 +342,5 @@ def protocols_for(models: Iterable[ModelCard]) -> tuple[str, ...]:
     """The stream protocols that serve these models, and those that every worker speaks."""
     cards = tuple(models)
     scores = [SCORE_PROTOCOL] if any(SCORE in card.features for card in cards) else []
-    return (*dict.fromkeys(PROTOCOLS[card.task] for card in cards), *scores, STATUS_PROTOCOL, WATCH_PROTOCOL)
+    asked_for = dict.fromkeys(PROTOCOLS[task] for card in cards for _, task in card.asked_for)
+    return (*asked_for, *scores, STATUS_PROTOCOL, WATCH_PROTOCOL)

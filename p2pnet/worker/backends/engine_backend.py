@@ -27,8 +27,9 @@ from p2pnet.messages import Accepted, Finished, GenerateRequest, Usage
 from p2pnet.network.interface import Clock
 from p2pnet.records import ModelCard
 from p2pnet.score_messages import ScoreRequest
-from p2pnet.worker.backend import BackendEvent, BackendLoad, ScoreBackendEvent
-from p2pnet.worker.backends.served import check_generate, check_score
+from p2pnet.tokenize_messages import TokenizeRequest
+from p2pnet.worker.backend import BackendEvent, BackendLoad, ScoreBackendEvent, TokenizeBackendEvent
+from p2pnet.worker.backends.served import check_generate, check_score, check_tokenize
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.engine import Counts, Engine
 from p2pnet.worker.engine.intake import Intake
@@ -230,6 +231,16 @@ class EngineBackend(ABC):
                     yield event
             del in_memory, events
         yield Finished("stop", replay.usage)
+
+    async def tokenize(self, asked: TokenizeRequest) -> AsyncGenerator[TokenizeBackendEvent, None]:
+        """Yields Accepted, Tokenized*, Finished; see TokenizeBackend. A model that is unloaded stays so."""
+        check_tokenize(asked, self._card)
+        loop = asyncio.get_running_loop()
+        count, parts = await loop.run_in_executor(self._tokenize, self._intake.tokens, asked, self._card.context_length)
+        yield Accepted(count, self._card.digest)
+        for part in parts:
+            yield part
+        yield Finished("stop", Usage(count, 0))
 
     def _check_room(self, sequences: list[Sequence]) -> None:
         """Raises FeatureMissing for many answers that do not fit into memory side by side."""

@@ -9,11 +9,13 @@ import msgspec
 
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound
-from p2pnet.features import SCORE, check_features, check_needed
+from p2pnet.features import CHAT, SCORE, TOKENIZE, TOOLS, check_features, check_needed
 from p2pnet.images import check_images
-from p2pnet.messages import GenerateRequest
+from p2pnet.messages import ChatPrompt, GenerateRequest, TextPrompt
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.score_messages import ScoreRequest
+from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.prompt_size import least_tokens_of
 from p2pnet.worker.text.resuming import check_resume
 
@@ -45,7 +47,18 @@ def check_score(asked: ScoreRequest, card: ModelCard) -> None:
     check_generate(msgspec.structs.replace(request, echo=False, logprobs=None), card)
 
 
-def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> None:
+def check_tokenize(asked: TokenizeRequest, card: ModelCard) -> None:
+    """As `check_generate`, for a prompt whose tokens are wanted. It need not fit the context."""
+    check_model(asked, card)
+    is_chat = isinstance(asked.prompt, ChatPrompt)
+    check_needed(asked.model, {TOKENIZE, *((CHAT,) if is_chat else ())}, card.features)
+    if isinstance(asked.prompt, ChatPrompt) and asked.prompt.tools:
+        check_needed(asked.model, {TOOLS}, card.features)
+    if isinstance(asked.prompt, TextPrompt) and asked.prompt.suffix:
+        raise InvalidRequest("A prompt with a suffix has no tokens of its own: ask for each of the two.", "prompt")
+
+
+def check_model(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest, card: ModelCard) -> None:
     """Raises ModelNotFound unless the request is for the model on this card."""
     if request.model != card.id:
         raise not_served(request)
@@ -55,6 +68,6 @@ def check_model(request: GenerateRequest | EmbedRequest, card: ModelCard) -> Non
         raise ModelNotFound(f"The model {request.model!r} is served here with another sampler.", "model")
 
 
-def not_served(request: GenerateRequest | EmbedRequest) -> ModelNotFound:
+def not_served(request: GenerateRequest | EmbedRequest | TokenizeRequest | RerankRequest) -> ModelNotFound:
     """What a backend says that does not run the request's model at all."""
     return ModelNotFound(f"The model {request.model!r} is not served here.", "model")

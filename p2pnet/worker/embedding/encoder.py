@@ -237,7 +237,7 @@ def _context_length(model: Any, tokenizer: Any, recipe: EmbeddingRecipe) -> int:
     for."""
     positions = getattr(model.config, "max_position_embeddings", None) or _MAX_CONTEXT_LENGTH
     length = recipe.max_tokens or min(tokenizer.model_max_length, positions)
-    length = min(length, *(_learned_positions(module) for module in model.modules()))
+    length = min(length, *(learned_positions(module) for module in model.modules()))
     if length >= _MAX_CONTEXT_LENGTH:
         raise UsageError(
             f"Neither the model nor the tokenizer in {recipe.model_folder} says how long a text may be.",
@@ -246,7 +246,7 @@ def _context_length(model: Any, tokenizer: Any, recipe: EmbeddingRecipe) -> int:
     return int(length)
 
 
-def _learned_positions(module: Any) -> int:
+def learned_positions(module: Any) -> int:
     """How many tokens a layer of learned positions has room for. RoBERTa and its kin count from behind the padding."""
     positions = getattr(module, "position_embeddings", None)
     if not isinstance(positions, nn.Embedding):

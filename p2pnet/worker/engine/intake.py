@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest
-from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, REGEX, TOOLS
+from p2pnet.features import CHAT, ENGINE, FIM, JSON, JSON_SCHEMA, REGEX, TOKENIZE, TOOLS
 from p2pnet.messages import (
     MAX_TOKENS_LIMIT,
     ChatPrompt,
@@ -21,6 +21,7 @@ from p2pnet.messages import (
     choice_seed,
 )
 from p2pnet.score_messages import ScoreRequest
+from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 from p2pnet.worker.checkpoints.loading import LoadedModel
 from p2pnet.worker.engine.echo import PromptEcho
 from p2pnet.worker.engine.limits import tokens_to_generate
@@ -34,6 +35,7 @@ from p2pnet.worker.text.forms import Forms
 from p2pnet.worker.text.length import check_fits
 from p2pnet.worker.text.prompting import begins_thinking, encode_prompt
 from p2pnet.worker.text.resuming import encodings
+from p2pnet.worker.text.tokens import tokens_of
 
 
 class Intake:
@@ -55,7 +57,7 @@ class Intake:
         chat = (CHAT,) if self._tokenizer.chat_template else ()
         tools = (TOOLS,) if self._forms.has_tools and is_exact else ()
         fim = (FIM,) if self._fim is not None else ()
-        return (*(feature for feature in ENGINE if feature not in missing), *chat, *tools, *fim)
+        return (*(feature for feature in ENGINE if feature not in missing), TOKENIZE, *chat, *tools, *fim)
 
     def check(self, request: GenerateRequest) -> None:
         """Check what can be said without tokenizing. Raises InvalidRequest."""
@@ -88,6 +90,10 @@ class Intake:
     def sequences(self, request: GenerateRequest, context_length: int) -> tuple[list[Sequence], list[TextDelta]]:
         """One sequence for each answer, and the echo that can be sent at once. Raises RequestError."""
         return self._begin(request, self._encode(request, context_length), context_length)
+
+    def tokens(self, asked: TokenizeRequest, context_length: int) -> tuple[int, list[Tokenized]]:
+        """How many tokens a prompt has, and what is told of them. Raises RequestError."""
+        return tokens_of(asked, self._tokenizer, self._vocabulary_size, context_length)
 
     def replay(self, asked: ScoreRequest, context_length: int) -> Replay:
         """The answer that is to be scored. Raises RequestError.

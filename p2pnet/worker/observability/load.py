@@ -24,9 +24,9 @@ Monotonic = Callable[[], float]
 FIRST_TOKEN_SMOOTHING = 0.2
 """Weight of the newest request in the moving average: about the last ten requests count."""
 
-BACKGROUND = "score"
-"""The task that is computed behind all others: its slots are none that anybody else could wait for, so that a load does
-not count them."""
+ASIDE = frozenset({"score", "tokenize"})
+"""What is asked of a model beside its task: computed behind all answers, or not computed at all. Nobody else could wait
+for its slots, so that a load does not count them."""
 
 SPEED_MEMORY_S = 30.0
 """Of computing: what came this long ago weighs a third of what comes now."""
@@ -138,7 +138,7 @@ class LoadMeter:
         backends = self._catalogue.load
         return Load(
             running=self.running,
-            queued=sum(held for (_, task), held in self._held.items() if task != BACKGROUND) - self.running,
+            queued=sum(held for (_, task), held in self._held.items() if task not in ASIDE) - self.running,
             slots=self.slots_per_model * len(self._catalogue.cards()),
             sampled_ms=self._now_ms(),
             kv_free_tokens=backends.kv_free_tokens,

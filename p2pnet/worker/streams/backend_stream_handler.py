@@ -17,15 +17,17 @@ from p2pnet.config import ExchangeTimeouts
 from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import Busy, Draining, ModelNotFound, P2PNetError, PeerLost, ProtocolViolation
 from p2pnet.messages import Accepted, Finished, GenerateRequest
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.score_messages import ScoreRequest
+from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_ACKNOWLEDGED_FRAME_BYTES
-from p2pnet.worker.backend import Backend, EmbedBackend
+from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
 from p2pnet.worker.observability.load import LoadMeter, Slot
 from p2pnet.worker.streams.guard import Guard
 from p2pnet.worker.streams.inbound import Asked, Hear, InboundHandler
 
-R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest)
-B = TypeVar("B", bound=Backend | EmbedBackend)
+R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, RerankRequest)
+B = TypeVar("B", bound=Backend | EmbedBackend | RerankBackend)
 
 LAST_WORDS_S = 2.0
 """How long a worker waits for a gateway to sign for an answer. It holds no slot meanwhile. A gateway that does not sign

@@ -19,8 +19,10 @@ from p2pnet.embed_messages import EmbedRequest
 from p2pnet.errors import FeatureMissing, P2PNetError, PeerLost, ProtocolViolation, RequestError, WorkerFailed
 from p2pnet.messages import Failed, GenerateRequest
 from p2pnet.network.interface import Stream
+from p2pnet.rerank_messages import RerankRequest
 from p2pnet.score_messages import ScoreRequest
 from p2pnet.status_messages import StatusRequest, WatchRequest
+from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.wire.codec import LENGTH_BYTES, MAX_ACKNOWLEDGED_FRAME_BYTES, encode_frame, type_of
 from p2pnet.wire.exchange import AnyEvent, Exchange
 from p2pnet.wire.protocols import AnyAnswer, WireProtocol
@@ -37,7 +39,9 @@ MAX_FAILURE_CHARS = 500
 ACKNOWLEDGED = "acknowledged"
 """The `type` of what a client may say between an answer and its next request."""
 
-R = TypeVar("R", GenerateRequest, EmbedRequest, ScoreRequest, StatusRequest, WatchRequest)
+R = TypeVar(
+    "R", GenerateRequest, EmbedRequest, ScoreRequest, TokenizeRequest, RerankRequest, StatusRequest, WatchRequest
+)
 
 Hear = Callable[[bytes], None]
 """Takes what a client says after the last event, as a frame."""

@@ -11,7 +11,7 @@ from p2pnet.messages import Finished
 from p2pnet.score_messages import Scored, ScoreRequest
 from p2pnet.wire.protocols import SCORE
 from p2pnet.worker.backend import ScoreBackend
-from p2pnet.worker.observability.load import BACKGROUND, Slot
+from p2pnet.worker.observability.load import Slot
 from p2pnet.worker.streams.backend_stream_handler import BackendStreamHandler
 from p2pnet.worker.streams.inbound import Asked
 
@@ -28,7 +28,7 @@ class ScoreHandler(BackendStreamHandler[ScoreRequest, ScoreBackend]):
     """
 
     protocol = SCORE
-    task = BACKGROUND
+    task = "score"
 
     def _has_own_speed(self, backend: ScoreBackend) -> bool:
         return True  # nothing is decoded here

@@ -32,15 +32,17 @@ _SHORT_ID_CHARS = 9
 _PROBE = "probe_5f1c"
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Any, vocabulary_size: int, context_length: int) -> tuple[int, ...]:
+def encode_prompt(
+    prompt: Prompt, tokenizer: Any, vocabulary_size: int, context_length: int, adds_special: bool | None = None
+) -> tuple[int, ...]:
     """The ids to continue, at least one. Raises InvalidRequest, or ContextOverflow for a text so much longer than the
-    context that not all of it had to be tokenized."""
+    context that not all of it had to be tokenized. `adds_special` is as in TokenizeRequest: None for a generation."""
     match prompt:
         case ChatPrompt():
-            ids = _encode_chat(prompt, tokenizer, context_length)
+            ids = _encode_chat(prompt, tokenizer, context_length, adds_special is True)
         case TextPrompt(text):
             check_fits(text, tokenizer, context_length)
-            ids = _encode_text(text, tokenizer)
+            ids = _encode_text(text, tokenizer) if adds_special is not False else _encode_plain(text, tokenizer)
         case TokenPrompt(token_ids):
             ids = token_ids
     if not ids:
@@ -78,7 +80,7 @@ def tool_format(tokenizer: Any) -> ToolFormat | None:
     return find_format(_template(tokenizer)) if has_tools(tokenizer) else None
 
 
-def _encode_chat(prompt: ChatPrompt, tokenizer: Any, context_length: int) -> tuple[int, ...]:
+def _encode_chat(prompt: ChatPrompt, tokenizer: Any, context_length: int, adds_special: bool) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         raise InvalidRequest("This model has no chat template: use completions instead of chat.", "messages")
     tools = _tools(prompt) or None
@@ -86,12 +88,13 @@ def _encode_chat(prompt: ChatPrompt, tokenizer: Any, context_length: int) -> tup
     longest = None if _chars(prompt) <= CHARS_PER_TOKEN * context_length else context_length
     try:
         try:
-            ids = _render(tokenizer, _turns(prompt, style), tools, longest)
+            ids = _render(tokenizer, _turns(prompt, style), tools, longest, adds_special)
         except TypeError:
             # Most templates take a call's arguments as an object; DeepSeek's join them to text, and fail on one.
             if not any(message.tool_calls for message in prompt.messages):
                 raise
-            ids = _render(tokenizer, _turns(prompt, replace(style, are_arguments_text=True)), tools, longest)
+            turns = _turns(prompt, replace(style, are_arguments_text=True))
+            ids = _render(tokenizer, turns, tools, longest, adds_special)
     except _TEMPLATE_ERRORS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", "messages") from error
     return tuple(ids)
@@ -105,15 +108,19 @@ def _chars(prompt: ChatPrompt) -> int:
 
 
 def _render(
-    tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, longest: int | None
+    tokenizer: Any,
+    turns: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    longest: int | None,
+    adds_special: bool,
 ) -> list[int]:
     """Raises ContextOverflow where the text is too long for `longest` tokens; None: it is too short to be."""
-    if longest is not None:
-        check_fits(
-            tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False),
-            tokenizer,
-            longest,
-        )
+    if longest is not None or adds_special:
+        text = tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False)
+        if longest is not None:
+            check_fits(text, tokenizer, longest)
+        if adds_special:
+            return list(tokenizer(text)["input_ids"])
     ids: list[int] = tokenizer.apply_chat_template(
         turns, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
     )
@@ -198,6 +205,10 @@ def _template(tokenizer: Any) -> str:
     if isinstance(templates, dict):
         return str(templates.get("tool_use") or templates.get("default") or "")
     return str(templates)
+
+
+def _encode_plain(text: str, tokenizer: Any) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _encode_text(text: str, tokenizer: Any) -> tuple[int, ...]:

@@ -189,7 +189,7 @@ async def test_accepted_comes_first(llama: LoadedModel, backend: TransformersBac
 async def test_the_card(llama: LoadedModel, backend: TransformersBackend) -> None:
     (card,) = backend.models
     assert (card.id, card.digest, card.context_length) == ("llama", llama.digest, CONTEXT_LENGTH)
-    assert (card.dtype, card.quantization, card.features) == ("float32", "none", (*ENGINE, "chat"))
+    assert (card.dtype, card.quantization, card.features) == ("float32", "none", (*ENGINE, "tokenize", "chat"))
 
 
 SAMPLED = Sampling(seed=11, temperature=0.9, top_p=0.95)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound, UsageError, WorkerFailed
 from p2pnet.messages import Accepted, GenerateRequest, TextDelta
 from p2pnet.records import ModelCard
-from p2pnet.worker.backend import BackendEvent, BackendLoad
+from p2pnet.tokenize_messages import TokenizeRequest
+from p2pnet.worker.backend import BackendEvent, BackendLoad, TokenizeBackendEvent
 from p2pnet.worker.backends.served import check_generate, not_served
 from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
@@ -27,6 +28,7 @@ from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
+from p2pnet.worker.backends.upstream.tokenizer import UpstreamTokenizer
 from p2pnet.worker.speed import StreamSpeed
 
 ACCEPT_S = 10.0
@@ -64,6 +66,7 @@ class UpstreamBackend:
         self._accept_s = accept_s
         self.embedder = UpstreamEmbedder(session, models, accept_s)
         """For the server's models that embed."""
+        self._tokenizer = UpstreamTokenizer(session, models)
         self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
     @classmethod
@@ -145,6 +148,10 @@ class UpstreamBackend:
             yield answer.finished(reader.usage, prompt_tokens)
         finally:
             await _abandon(opening)
+
+    def tokenize(self, asked: TokenizeRequest) -> AsyncGenerator[TokenizeBackendEvent, None]:
+        """Yields Accepted, Tokenized*, Finished; see TokenizeBackend."""
+        return self._tokenizer.tokenize(asked)
 
     async def close(self) -> None:
         """Stop asking, and close the connections."""

@@ -15,6 +15,7 @@ from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
 from p2pnet.worker.backends.upstream.openai.flavours import LM_STUDIO
 from p2pnet.worker.backends.upstream.session import UpstreamSession
+from p2pnet.worker.backends.upstream.tokens import DETOKENIZE_PATH, TEMPLATE_PATH
 from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,10 @@ class OpenAIListing:
         status, body = await self._session.fetch(openai.PROPS_PATH)
         props = openai.parse_props(body) if status == 200 else None
         has_chat, has_text = await self._has(CHAT_PATH), await self._has(TEXT_PATH)
+        tells_tokens = await self._has(openai.TOKENIZE_PATH) and await self._has(DETOKENIZE_PATH)
         if props is None:
-            return openai.Abilities(has_chat, has_text, has_vectors=await self._has(EMBED_PATH))
+            has_vectors = await self._has(EMBED_PATH)
+            return openai.Abilities(has_chat, has_text, tells_tokens=tells_tokens, has_vectors=has_vectors)
         return openai.Abilities(
             has_chat and await self._has_template(props),
             has_text,
@@ -69,6 +72,7 @@ class OpenAIListing:
             gives_choices=await self._counts_choices(),
             slots=props.total_slots,
             reads_images=props.modalities.vision,
+            tells_tokens=tells_tokens and await self._has(TEMPLATE_PATH),
         )
 
     async def _with_readers(self, offers: list[Offer]) -> list[Offer]:

@@ -47,7 +47,7 @@ class OpenAIDialect:
         }
         match request.prompt:
             case ChatPrompt() as prompt:
-                body |= _chat(prompt, flavour)
+                body |= chat_fields(prompt, flavour)
                 _chat_extras(body, request, flavour)
                 if request.resume_text.strip():
                     body |= dict(flavour.continues)
@@ -107,7 +107,8 @@ def _limits(request: GenerateRequest, offer: Offer, flavour: Flavour) -> Iterato
         yield "stop_token_ids", list(request.stop_token_ids)
 
 
-def _chat(prompt: ChatPrompt, flavour: Flavour) -> dict[str, Any]:
+def chat_fields(prompt: ChatPrompt, flavour: Flavour) -> dict[str, Any]:
+    """The messages and the tools. Raises FeatureMissing or InvalidRequest for what the server cannot be told."""
     body: dict[str, Any] = {"messages": [_message(message) for message in prompt.messages]}
     if tools := offered_tools(prompt):
         if not prompt.parallel_tool_calls and not flavour.honours_parallel:

@@ -18,7 +18,7 @@ from p2pnet.worker.backends.upstream.offer import (
     precision,
     upstream_digest,
 )
-from p2pnet.worker.backends.upstream.openai.flavours import ENGINES, LLAMA_CPP, flavour_of
+from p2pnet.worker.backends.upstream.openai.flavours import ENGINES, LLAMA_CPP, VLLM, flavour_of
 from p2pnet.worker.backends.upstream.reading import UNREADABLE, decoded
 
 KIND = "openai"
@@ -28,7 +28,7 @@ PROPS_PATH = "/props"
 DESCRIBED_PATH = "/api/v0/models"
 """Of LM Studio: what kind of model each is."""
 TOKENIZE_PATH = "/tokenize"
-"""Of llama.cpp."""
+"""Of vLLM and of llama.cpp."""
 CHATML_MARK = "<|im_start|>"
 """How each message begins in the template that llama.cpp takes for a model that has none of its own. To a model that
 was trained with it, it is one token; to others it is a few letters, and they do not know what to do with it."""
@@ -124,6 +124,8 @@ class Abilities:
     """Of llama.cpp; of LM Studio's models another list tells (`parse_readers`), of others nothing does."""
     embeds: bool = False
     """Whether its model embeds, of a server that runs one."""
+    tells_tokens: bool = False
+    """Whether it has the routes for that."""
     has_vectors: bool = False
     """Whether it has a route for vectors at all, of a server that runs many."""
 
@@ -190,6 +192,8 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
     elif flavour is LLAMA_CPP:
         lacks = _lacks(abilities)
         chat, text = chat - lacks, text - lacks
+    if not embeds and abilities.tells_tokens and flavour in (VLLM, LLAMA_CPP):
+        chat, text = (each | {features.TOKENIZE} if each else each for each in (chat, text))
     quantization, dtype = _precision(model.meta.ftype if model.meta else None)
     card = ModelCard(
         id=model.id,
