@@ -54,6 +54,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.stages": (
         "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
     ),
+    "p2pnet.worker.placement": "",
     "p2pnet.worker.chains": "errors flow network records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages embed_messages score_messages flow network records "
