@@ -13,8 +13,9 @@ from dataclasses import dataclass
 UNMEASURED_STEP_MS = 100.0
 """Of a stage that has not said how long a pass takes there."""
 
-CROWDED = 2.0
-"""How much slower a stage counts that has no memory for another conversation: what it drops is computed again."""
+CROWDED = 1.2
+"""How much slower a stage counts that has no memory for another conversation: what it drops is computed again. Less
+than `GAIN`, since memory comes and goes with each conversation, and nobody should move for one."""
 
 GAIN = 1.3
 """How much faster the slowest of the layers concerned must become for a stage to leave its own. A move costs a load,
@@ -80,15 +81,16 @@ def better_span(own: Post, others: Sequence[Post], layers: int) -> Span | None:
     return span if gain >= GAIN else None
 
 
-def seen_by(claim: Post, posts: Iterable[Post]) -> list[Post]:
-    """What a stage that is about to load counts on: others that are ready, and those that said so before it. So of two
-    that want the same layers at the same time, the later one looks again, and only that one."""
+def seen_by(claim: Post, posts: Iterable[Post], before: Iterable[Post] = ()) -> list[Post]:
+    """What a stage that is about to load counts on: others that are ready, and those that said so before it. One that
+    said so after it is still where it was `before`, for it sees this claim and stays: so of two that want the same
+    layers at the same time, the later one looks again, and only that one."""
     rank = (claim.since_ms, claim.peer_id)
-    return [
-        post
-        for post in posts
-        if post.peer_id != claim.peer_id and (post.is_ready or (post.since_ms, post.peer_id) < rank)
-    ]
+    former = {post.peer_id: post for post in before if post.is_ready}
+    known = (
+        post if post.is_ready or (post.since_ms, post.peer_id) < rank else former.get(post.peer_id) for post in posts
+    )
+    return [post for post in known if post is not None and post.peer_id != claim.peer_id]
 
 
 def believed(posts: Iterable[Post], now_ms: int) -> list[Post]:
@@ -100,8 +102,9 @@ def rates_of(posts: Iterable[Post], layers: int) -> list[float]:
     """Passes a second through each layer, of all stages together. In one order, so that sums of the same are equal."""
     rates = [0.0] * layers
     for post in sorted(posts, key=lambda post: post.peer_id):
+        rate = post.passes_per_s
         for layer in range(post.first, min(post.last, layers)):
-            rates[layer] += post.passes_per_s
+            rates[layer] += rate
     return rates
 
 

@@ -161,6 +161,7 @@ def test_of_two_that_claim_the_same_layers_the_later_one_looks_again() -> None:
     assert seen_by(first, known) == [ready]
     assert seen_by(twin, known) == [first, ready]
     assert seen_by(second, known) == [first, twin, ready]
+    assert seen_by(first, known, [Post("a", 6, 12), claim("c", 50)]) == [Post("a", 6, 12), ready]
     assert best_span(seen_by(second, [first, second]), LAYERS, 6) == (6, 12)
 
 
