@@ -61,5 +61,5 @@ def test_memory_for_not_even_one_layer_is_refused(tiny_swarm: TinySwarm) -> None
         name="small",
     )
     assert process.wait() == 1
-    assert "Not one layer of tiny fits into 2.0 MB" in process.log
+    assert "Not one layer of tiny fits into 2 MB" in process.log
     assert "Raise --memory" in process.log
