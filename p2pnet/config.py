@@ -185,5 +185,7 @@ class ModelConfig:
     """For keys and values of all models together; None is what is useful, at most half of a CPU's free memory."""
     idle_unload_s: float | None = None
     """How long each stays in memory while nobody asks for it; None is for ever."""
+    layers_bytes: int | None = None
+    """For layers that the network chooses, with their keys and values."""
     context_tokens: int | None = None
     """How long a prompt and its answer may be together; None is as long as the model allows."""

@@ -172,6 +172,10 @@ class Directory:
 
     async def stages_of(self, digest: str) -> tuple[StageRecord, ...]:
         """The stages that have layers of the model with this digest, and are online."""
+        return tuple(record for record in await self.placed(digest) if record.is_ready)
+
+    async def placed(self, digest: str) -> tuple[StageRecord, ...]:
+        """The same, and those that are just loading such layers."""
         known = self._stages.setdefault(digest, {})
         self._remember(known, await self._fetch([stage_key(digest)]), StageRecord)
         return tuple(record for record in known.values() if record.is_online and record.digest == digest)

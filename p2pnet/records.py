@@ -162,6 +162,8 @@ class StageRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage"):
 
     `kv_free_tokens` is how many tokens' keys and values it has room for, `step_ms` how long a forward pass takes it
     lately, 0 where it has not computed yet: both are claims. `addresses` and `is_online` are as in CapabilityRecord.
+    `is_ready` False says that it is just loading these layers: others need not, and no driver uses it yet. `since_ms`
+    is since when it has them or loads them: of two that want the same ones, the later one looks again.
     """
 
     peer_id: PeerId
@@ -178,6 +180,8 @@ class StageRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="stage"):
     is_online: bool = True
     agent: Label = ""
     version: int = RECORD_VERSION
+    is_ready: bool = True
+    since_ms: Milliseconds = 0
 
 
 class PrivateRecord(msgspec.Struct, frozen=True, omit_defaults=True, tag="private"):

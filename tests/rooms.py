@@ -66,6 +66,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.stages": (
         "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
     ),
+    "p2pnet.worker.placement": "errors flow identity network directory worker.stages",
     "p2pnet.worker.chains": "errors flow network spans records stage_messages wire worker.engine worker.spans",
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages images embed_messages score_messages "
@@ -163,9 +164,10 @@ ROOMS: dict[str, str] = {
     "p2pnet.cli": (
         "display errors config answer_forms messages score_messages private_files identity loopback spans flow network "
         "entrance records receipts claims features swarm peer twins worker.backend worker.checkpoints worker.embedding "
-        "worker.engine worker.spans worker.gguf worker.stages worker.backends worker.observability worker.streams "
-        "worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing gateway.queueing "
-        "gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http gateway.gateway"
+        "worker.engine worker.spans worker.gguf worker.stages worker.placement worker.backends worker.observability "
+        "worker.streams worker.given worker.owner worker.serve worker.benchmark doctor top gateway.standing "
+        "gateway.queueing gateway.audits gateway.dispatch gateway.serving gateway.model_names gateway.http "
+        "gateway.gateway"
     ),
     "p2pnet.__main__": "cli",
 }

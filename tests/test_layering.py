@@ -43,6 +43,7 @@ PURE = {
     "p2pnet/stage_messages.py": NETWORK_STACK,
     "p2pnet/spans.py": NETWORK_STACK,
     "p2pnet/worker/chains/choosing.py": NETWORK_STACK,
+    "p2pnet/worker/placement/choosing.py": NETWORK_STACK,
     "p2pnet/worker/chains/rows.py": NETWORK_STACK,
     "p2pnet/worker/stages/shelf.py": NETWORK_STACK,
     "p2pnet/wire/exchange.py": NETWORK_STACK,
@@ -264,7 +265,7 @@ def test_llama_cpp_is_imported_late_and_in_one_place() -> None:
 
 def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
     parts = ("engine", "text", "checkpoints", "embedding", "spans", "stages", "chains", "gguf", "backends")
-    homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py")
+    homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py", "p2pnet/cli/staging.py")
     eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
     assert {file for file in eager if not file.startswith(homes)} == set()
 

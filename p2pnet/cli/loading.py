@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,34 +14,25 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from transformers.utils import logging as transformers_logging
 
 from p2pnet.cli.settings import data_dir
-from p2pnet.config import DirectoryConfig, ModelConfig, WorkerConfig
-from p2pnet.display.sizes import size
+from p2pnet.config import ModelConfig
 from p2pnet.errors import UsageError
 from p2pnet.peer import Peer, now_ms
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import Backend, EmbedBackend, RerankBackend
-from p2pnet.worker.backends.chain import CHAIN_CONTEXT_TOKENS, ChainBackend
+from p2pnet.worker.backends.chain import ChainBackend
 from p2pnet.worker.backends.embeddings import EmbeddingsBackend
 from p2pnet.worker.backends.engine_backend import EngineBackend, EngineOptions
 from p2pnet.worker.backends.gguf import GgufBackend
 from p2pnet.worker.backends.reranking import RerankingBackend
 from p2pnet.worker.backends.transformers import TransformersBackend
-from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.gguf_files import find_gguf, hub_gguf, means_gguf
 from p2pnet.worker.checkpoints.loading import find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.checkpoints.plan import choose_device
 from p2pnet.worker.embedding.cross_encoder import is_cross_encoder
 from p2pnet.worker.embedding.encoder import tasks_of
-from p2pnet.worker.engine.budget import kv_tokens
-from p2pnet.worker.engine.reclaim import reclaim_memory
-from p2pnet.worker.engine.turns import Turns, in_own_thread
+from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.gguf.trial import try_out
-from p2pnet.worker.owner.owner import Owner
-from p2pnet.worker.spans.loading import load_span
-from p2pnet.worker.spans.running import SpanRunner
-from p2pnet.worker.stages.stage import Stage, StageModel
-from p2pnet.worker.streams.guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +85,7 @@ def leave_cores_to_llama() -> None:
 
 async def load_generator(model: str, config: ModelConfig, options: EngineOptions) -> EngineBackend:
     """Load a model that generates. Raises UsageError."""
-    with _Bar(model) as bar:
+    with Bar(model) as bar:
         backend = await (_load_gguf if means_gguf(model) else _load_folder)(model, config, options, bar)
     _say_ready(model, backend.models)
     return backend
@@ -103,7 +93,7 @@ async def load_generator(model: str, config: ModelConfig, options: EngineOptions
 
 async def load_driver(model: str, config: ModelConfig, slots: int, peer: Peer) -> ChainBackend:
     """Load the ends of a model whose layers lie at stages elsewhere. Raises UsageError."""
-    with _Bar(model) as bar:
+    with Bar(model) as bar:
         backend = await ChainBackend.from_spec(
             model,
             peer.network,
@@ -122,44 +112,7 @@ async def load_driver(model: str, config: ModelConfig, slots: int, peer: Peer) -
     return backend
 
 
-async def start_stage(
-    model: str, layers: tuple[int, int], config: ModelConfig, worker: WorkerConfig, peer: Peer, owner: Owner
-) -> Stage:
-    """Load layers of a model, serve them and announce them. Raises UsageError."""
-    turns = Turns()
-    with _Bar(model) as bar:
-        folder = await in_own_thread(partial(find_folder, model))
-        part = await in_own_thread(
-            partial(load_span, folder, *layers, config.device, config.dtype, HashCache(data_dir()), bar.show_hashing)
-        )
-        runner = await turns.take(partial(SpanRunner, part))
-    await asyncio.to_thread(reclaim_memory)  # what was needed to load stays with the process otherwise
-    context_length = min(part.context_length, config.context_tokens or part.context_length)
-    useful_tokens = worker.max_concurrency * min(context_length, CHAIN_CONTEXT_TOKENS)
-    device = torch.device(part.model.device).type
-    tokens = kv_tokens(device, runner.kv_bytes_per_token, useful_tokens, config.kv_bytes)
-    ready = StageModel(
-        runner, part.digest, part.first, part.last, part.layers, part.width, part.dtype, context_length, tokens
-    )
-    stage = await Stage.start(
-        peer.network,
-        peer.identity,
-        peer.directory,
-        ready,
-        now_ms,
-        turns,
-        DirectoryConfig(max_record_bytes=peer.max_record_bytes),
-        Guard(worker.guard).check,
-        owner.refusal,
-    )
-    logger.info(
-        "layers %d to %d of %s are ready: %s, %s, memory for %d tokens",
-        *(part.first, part.last, model, size(part.memory_bytes), part.dtype, tokens),
-    )
-    return stage
-
-
-async def _load_gguf(model: str, config: ModelConfig, options: EngineOptions, bar: _Bar) -> GgufBackend:
+async def _load_gguf(model: str, config: ModelConfig, options: EngineOptions, bar: Bar) -> GgufBackend:
     """What lies on this machine was tried before; what has just been fetched was not."""
     path = await asyncio.to_thread(find_gguf, model)
     assert path is not None
@@ -177,7 +130,7 @@ async def _load_gguf(model: str, config: ModelConfig, options: EngineOptions, ba
     )
 
 
-async def _load_folder(model: str, config: ModelConfig, options: EngineOptions, bar: _Bar) -> TransformersBackend:
+async def _load_folder(model: str, config: ModelConfig, options: EngineOptions, bar: Bar) -> TransformersBackend:
     return await TransformersBackend.from_spec(
         model,
         now_ms=now_ms,
@@ -199,7 +152,7 @@ async def _load_embedder(
         raise UsageError(
             f"The model {model} embeds or ranks, and such models are not quantized.", "Leave --quantization out."
         )
-    with _Bar(model) as bar:
+    with Bar(model) as bar:
         kind = RerankingBackend if is_cross_encoder(folder) else EmbeddingsBackend
         backend: EmbeddingsBackend | RerankingBackend = await kind.from_folder(
             folder,
@@ -215,7 +168,7 @@ async def _load_embedder(
     return backend
 
 
-class _Bar:
+class Bar:
     """How far the loading of one model is, on a terminal."""
 
     def __init__(self, model: str) -> None:
@@ -233,7 +186,7 @@ class _Bar:
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._task = self._progress.add_task(f"Loading {model}", total=None)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         self._progress.start()
         return self
 

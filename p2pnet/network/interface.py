@@ -149,7 +149,8 @@ class Network(Protocol):
         dial. None where all are too near: on a public network, a peer at home that has no relay."""
 
     async def handle(self, protocol: str, handler: StreamHandler) -> None:
-        """Serve inbound streams of `protocol`. A stream is closed when its handler returns or raises."""
+        """Serve inbound streams of `protocol`, instead of whoever did so before. A stream is closed when its handler
+        returns or raises."""
 
     async def open_stream(self, peer_id: str, protocol: str, addresses: Sequence[str] = ()) -> Stream:
         """Open a stream, dialling `addresses` when there is no connection yet. Raises PeerUnreachable."""

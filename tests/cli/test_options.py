@@ -39,6 +39,7 @@ EXPECTED_FLAGS = {
             "--max-concurrency",
         ),
         "--layers",
+        "--memory",
         *("--schedule", "--pause-when-busy", "--idle-unload-seconds"),
         *("--allow-gateway", "--block-gateway", "--max-per-gateway", "--max-requests-per-minute"),
         *("--max-request-bytes", "--max-request-seconds", "--no-gateway-quota", "--metrics-port", "--metrics-host"),

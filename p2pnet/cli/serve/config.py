@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from p2pnet.cli.joining import Joining, joining
 from p2pnet.cli.serve.flags import ServeFlags
@@ -57,8 +58,9 @@ class ServeConfig:
     metrics_port: int | None
     ready_file: Path | None
     has_panel: bool
-    layers: tuple[int, int] | None = None
-    """Which layers of the one model are served, as a stage of chains; None is whole models."""
+    layers: tuple[int, int] | Literal["auto"] | None = None
+    """Which layers of the one model are served, as a stage of chains: "auto" are those that the network lacks; None is
+    whole models."""
     drives: bool = False
     """Whether the layers of the one model lie at stages elsewhere."""
 
@@ -80,6 +82,8 @@ def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
     Raises UsageError."""
     _check_combination(flags)
     layers = None if flags.layers is None else layers_of(flags)
+    if flags.memory is not None and layers != "auto":
+        raise UsageError("--memory is for --layers auto.", "Leave it out; --kv-memory bounds keys and values.")
     if drives and means_gguf(flags.model[0]):
         raise UsageError("The layers of a GGUF file are not served by stages.", "Give a folder in Hugging Face format.")
     names = _served_names(flags)
@@ -112,12 +116,18 @@ def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
     )
 
 
-def layers_of(flags: ServeFlags) -> tuple[int, int]:
+def layers_of(flags: ServeFlags) -> tuple[int, int] | Literal["auto"]:
     """The layers that --layers names. Raises UsageError, also for what cannot be served in part."""
     first, separator, last = str(flags.layers).partition(":")
-    if not (separator and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    is_auto = flags.layers == "auto"
+    if is_auto and flags.memory is None:
         raise UsageError(
-            f"--layers {flags.layers} names no layers.", "Write it as FIRST:LAST, such as 0:12 for the first twelve."
+            "--layers auto does not know how much it may take.", "Add --memory, such as --memory 6GB for six gigabytes."
+        )
+    if not is_auto and not (separator and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise UsageError(
+            f"--layers {flags.layers} names no layers.",
+            "Write it as FIRST:LAST, such as 0:12 for the first twelve, or as auto.",
         )
     if len(flags.model) != 1 or flags.upstream or flags.script:
         raise UsageError("--layers is for one --model and nothing else.", "Serve the rest from another worker.")
@@ -131,10 +141,12 @@ def layers_of(flags: ServeFlags) -> tuple[int, int]:
             "A stage has no name for its model, and keeps its layers in memory.",
             "Leave --served-name and --idle-unload-seconds out; `p2pnet drive` names the model.",
         )
-    return int(first), int(last)
+    return "auto" if is_auto else (int(first), int(last))
 
 
-def _served(flags: ServeFlags, layers: tuple[int, int] | None) -> str:
+def _served(flags: ServeFlags, layers: tuple[int, int] | Literal["auto"] | None) -> str:
+    if layers == "auto":
+        return f"those layers of {flags.model[0]} that others lack"
     if layers is not None:
         return f"layers {layers[0]} to {layers[1]} of {flags.model[0]}"
     return ", ".join([*flags.model, *flags.upstream, *map(str, flags.script)])
@@ -204,6 +216,7 @@ def _model_config(flags: ServeFlags, names: Mapping[str, str]) -> ModelConfig:
         flags.dtype,
         flags.quantization,
         kv_bytes=None if flags.kv_memory is None else parse_bytes(flags.kv_memory),
+        layers_bytes=None if flags.memory is None else parse_bytes(flags.memory),
         context_tokens=flags.context,
         idle_unload_s=flags.idle_unload_seconds,
     )

@@ -35,7 +35,18 @@ class ServeFlags:
             envvar="P2PNET_LAYERS",
             metavar="FIRST:LAST",
             help="Run these layers of the one --model only, as a stage for `p2pnet drive`: 0:12 are the first twelve. "
-            "Only they are loaded. See docs/chains.md. Default: the whole model.",
+            "Only they are loaded. `auto` takes as many as fit into --memory, where the network lacks them most, and "
+            "others when that changes. See docs/chains.md. Default: the whole model.",
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            envvar="P2PNET_MEMORY",
+            metavar="SIZE",
+            help="For --layers auto: what the layers may take with their keys and values, as 6GB. The process takes "
+            "some 500 MB besides.",
         ),
     ] = None
     served_name: Annotated[
@@ -285,6 +296,7 @@ SERVE_GROUPS = {
     "What to lend": (
         "model",
         "layers",
+        "memory",
         "served_name",
         "upstream",
         "upstream_kind",

@@ -65,7 +65,7 @@ async def _serving(config: ServeConfig, network: NetworkConfig, owner: Owner, pa
         await closing.enter_async_context(panel.drawn(peer, worker))  # to the end: it says what is waited for
         closing.push_async_callback(worker.stop)
         if config.layers is not None:
-            await _start_stage(config, config.layers, peer, owner, closing)
+            await _start_stage(config, peer, owner, closing)
         background = Background()
         closing.push_async_callback(background.stop)
         background.keep("looking for twins", TwinWatch(peer.network, now_ms, worker.has_issued).run)
@@ -99,14 +99,14 @@ async def _start_worker(
         raise
 
 
-async def _start_stage(
-    config: ServeConfig, layers: tuple[int, int], peer: Peer, owner: Owner, closing: AsyncExitStack
-) -> None:
+async def _start_stage(config: ServeConfig, peer: Peer, owner: Owner, closing: AsyncExitStack) -> None:
     """Serve layers of the one model. Raises UsageError."""
-    await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
-    from p2pnet.cli.loading import start_stage
+    await asyncio.to_thread(import_module, "p2pnet.cli.staging")  # transformers: 2 s
+    from p2pnet.cli.staging import start_placer, start_stage
 
-    stage = await start_stage(config.models[0], layers, config.model, config.worker, peer, owner)
+    given = (config.models[0], config.model, config.worker, peer, owner)
+    assert config.layers is not None
+    stage = await (start_placer(*given) if config.layers == "auto" else start_stage(config.layers, *given))
     closing.push_async_callback(stage.stop, config.worker.drain_s)
 
 

@@ -190,9 +190,12 @@ class P2pd:
         return stream
 
     async def serve(self, protocol: str, accept: Accept) -> None:
-        """Have inbound streams of a protocol accepted, by this process and by each later one."""
+        """Have inbound streams of a protocol accepted, by this process and by each later one, instead of by whoever did
+        so before."""
+        is_known = protocol in self._served
         self.will_serve(protocol, accept)
-        await self._register(protocol, accept)
+        if not is_known:  # p2pd takes a protocol once
+            await self._register(protocol)
 
     def will_serve(self, protocol: str, accept: Accept) -> None:
         """Have inbound streams of a protocol accepted by each process that is started from now on."""
@@ -200,17 +203,17 @@ class P2pd:
 
     async def serve_again(self) -> None:
         """Tell a process that has just been started which protocols are served."""
-        for protocol, accept in list(self._served.items()):  # more may be served meanwhile: those register themselves
-            await self._register(protocol, accept)
+        for protocol in list(self._served):  # more may be served meanwhile: those register themselves
+            await self._register(protocol)
 
-    async def _register(self, protocol: str, accept: Accept) -> None:
+    async def _register(self, protocol: str) -> None:
         async def serve(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             address = _address(info.addr.to_bytes())
             stream = InboundStream(info.peer_id.to_base58(), address_group(address), writer.transport.abort)
             self.inbound.enter(stream)
             try:
                 if not writer.is_closing():
-                    await accept(stream.peer_id, address, reader, writer)
+                    await self._served[protocol](stream.peer_id, address, reader, writer)
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()  # it may be parting from the other end for a while
             finally:

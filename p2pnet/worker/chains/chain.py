@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,9 @@ class _Stage:
     stream: Stream
     ticket: bytes
     ready: asyncio.Future[StageReady]
+    asked_s: float
+    round_trip_ms: float | None = None
+    """From asking for the ticket to the answer that it is there: nothing is computed for that."""
 
 
 class Chain:
@@ -142,6 +146,11 @@ class Chain:
     @property
     def peers(self) -> tuple[str, ...]:
         return tuple(stage.leg.peer_id for stage in self._stages)
+
+    @property
+    def round_trips_ms(self) -> dict[str, float]:
+        """Those to its stages, as far as they were measured when it was opened."""
+        return {stage.leg.peer_id: stage.round_trip_ms for stage in self._stages if stage.round_trip_ms is not None}
 
     @property
     def fault(self) -> ChainFault | None:
@@ -244,6 +253,8 @@ class Chain:
                 if ready.done():
                     raise ProtocolViolation("ready twice")
                 ready.set_result(frame.header)
+                stage = self._stages[number]
+                stage.round_trip_ms = (time.monotonic() - stage.asked_s) * 1000
             case StageResult(step=step):
                 pending = self._pending.get(step)
                 if pending is not None and not pending.done.done():
@@ -313,9 +324,10 @@ async def _open(network: Network, digest: str, leg: Leg, addresses: Sequence[str
     try:
         async with asyncio.timeout(OPEN_S):
             stream = await network.open_stream(leg.peer_id, STAGE_PROTOCOL, addresses)
+            asked_s = time.monotonic()
             await stream.write(encode_stage_frame(StageOpen(digest, leg.first, leg.last, ticket)))
     except (PeerError, TimeoutError) as error:
         if stream is not None:
             stream.close()
         raise ChainFault(leg.peer_id, "it cannot be reached") from error
-    return _Stage(leg, stream, ticket, asyncio.get_running_loop().create_future())
+    return _Stage(leg, stream, ticket, asyncio.get_running_loop().create_future(), asked_s)

@@ -98,6 +98,7 @@ class Chains:
         self._rng = rng or random.Random()
         self._records: dict[str, StageRecord] = {}
         self._bad: dict[str, _Bad] = {}
+        self._round_trips_ms: dict[str, float] = {}
         self._chain: Chain | None = None
         self._lost_s: float | None = None
         """Since when a chain is wanted and there is none."""
@@ -188,7 +189,7 @@ class Chains:
         legs = self._choice()
         if legs is None:
             await self.look()
-            legs = self._choice() or choose(self._offers, self._wanted.layers, (), self._rng)
+            legs = self._choice() or choose(self._offers, self._wanted.layers, (), self._rng, self._round_trips_ms)
         if legs is None:
             return None
         try:
@@ -204,6 +205,7 @@ class Chains:
             logger.info("the stage %s cannot be used: %s", fault.peer_id, fault)
             self._avoid(fault.peer_id)
             return None
+        self._round_trips_ms |= chain.round_trips_ms
         if self._is_closed:
             await chain.close()
             return None
@@ -215,7 +217,7 @@ class Chains:
         """The best chain of stages that are not to be avoided now."""
         now_s = self._now_s()
         avoided = {peer_id for peer_id, bad in self._bad.items() if bad.until_s > now_s}
-        return choose(self._offers, self._wanted.layers, avoided, self._rng)
+        return choose(self._offers, self._wanted.layers, avoided, self._rng, self._round_trips_ms)
 
     def _avoid(self, peer_id: str) -> None:
         bad = self._bad.setdefault(peer_id, _Bad())
@@ -229,6 +231,7 @@ class Chains:
         except PeerError:
             logger.debug("the directory could not be read", exc_info=True)
         self._bad = {peer_id: bad for peer_id, bad in self._bad.items() if peer_id in self._records}
+        self._round_trips_ms = {peer: ms for peer, ms in self._round_trips_ms.items() if peer in self._records}
 
     async def _keep_looking(self) -> None:
         while True:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 HOP_MS = 20.0
-"""What another stage costs beside its computing: half a round trip between two homes of one continent."""
+"""What another stage costs beside its computing, where that was not measured: half a round trip between two homes of
+one continent."""
 
 UNMEASURED_STEP_MS = 100.0
 """Of a stage that has not computed yet: it is tried where nobody is known to be faster."""
@@ -15,8 +18,9 @@ UNMEASURED_STEP_MS = 100.0
 CROWDED = 2.0
 """How much more a stage costs that has to make room first: what it drops of others' is computed again."""
 
-SPREAD = 0.1
-"""By how much costs are varied, so that of stages that are alike not all drivers take the same."""
+SPREAD = 0.25
+"""By how much costs are varied, so that not all drivers take the same of stages that are nearly alike: the fastest
+would be slow for all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +44,49 @@ class Leg:
     last: int
 
 
-def choose(offers: Sequence[Offer], layers: int, avoid: Collection[str], rng: random.Random) -> tuple[Leg, ...] | None:
-    """The chain through all layers that takes the least time by what stages say, without those to be avoided. None
-    where there is none. A stage may be used for the later part of its layers only."""
+def choose(
+    offers: Sequence[Offer],
+    layers: int,
+    avoid: Collection[str],
+    rng: random.Random,
+    round_trips_ms: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Leg, ...] | None:
+    """The chain through all layers that takes the least time by what stages say and what was measured, without those to
+    be avoided. None where there is none.
+
+    A shortest path from the first layer to the last: a stage may be used for any part of its layers that begins and
+    ends where some stage's do. `round_trips_ms` are those from here to stages; who is not among them is as far as most.
+    No stage is used twice, so in rare cases a path is passed by that would be a little faster; none is missed where it
+    is the only one, since a stage that was left can always be kept instead.
+    """
     usable = [offer for offer in offers if offer.peer_id not in avoid and offer.last <= layers]
     costs = {offer: _cost_ms(offer) * (1 + SPREAD * rng.random()) for offer in usable}
+    cuts = sorted({0, *(offer.first for offer in usable), *(offer.last for offer in usable)})
     best: dict[int, tuple[float, tuple[Leg, ...]]] = {0: (0.0, ())}
-    for at in range(layers):
+    for at in cuts:
         if at not in best:
             continue
         spent, legs = best[at]
         for offer in usable:
             if not offer.first <= at < offer.last or any(leg.peer_id == offer.peer_id for leg in legs):
                 continue
-            share = (offer.last - at) / (offer.last - offer.first)
-            total = spent + HOP_MS + costs[offer] * share
-            if offer.last not in best or total < best[offer.last][0]:
-                best[offer.last] = (total, (*legs, Leg(offer.peer_id, at, offer.last)))
+            hop_ms = _hop_ms(legs[-1].peer_id if legs else None, offer.peer_id, round_trips_ms)
+            for end in cuts[bisect_right(cuts, at) : bisect_right(cuts, offer.last)]:
+                share = (end - at) / (offer.last - offer.first)
+                back_ms = _hop_ms(None, offer.peer_id, round_trips_ms) if end == layers else 0.0
+                total = spent + hop_ms + costs[offer] * share + back_ms
+                if end not in best or total < best[end][0]:
+                    best[end] = (total, (*legs, Leg(offer.peer_id, at, end)))
     return best[layers][1] if layers in best else None
+
+
+def _hop_ms(before: str | None, after: str, round_trips_ms: Mapping[str, float]) -> float:
+    """From the stage before, None for the driver, to the one after. From the driver half of a round trip. Between
+    stages nobody here has measured it: it is at most the way through the driver, and mostly half of that."""
+    to_after_ms = round_trips_ms.get(after, 2 * HOP_MS) / 2
+    if before is None:
+        return to_after_ms
+    return (round_trips_ms.get(before, 2 * HOP_MS) / 2 + to_after_ms) / 2
 
 
 def _cost_ms(offer: Offer) -> float:

@@ -55,6 +55,33 @@ class Part:
     memory_bytes: int
 
 
+@dataclass(frozen=True)
+class LayerSizes:
+    """What the layers of a model take in memory, known before any is loaded."""
+
+    digest: str
+    layers: int
+    layer_bytes: int
+    """Of the largest one."""
+    rest_bytes: int
+    """What a span has beside its layers, however many these are."""
+    kv_bytes: int
+    """What the keys and values of one token take in one layer."""
+    context_length: int
+
+    def fitting(self, memory_bytes: int, kv_tokens: int) -> int:
+        """How many layers fit into so much memory, together with the keys and values of so many tokens."""
+        of_one = self.layer_bytes + kv_tokens * self.kv_bytes
+        return min(self.layers, max(0, (memory_bytes - self.rest_bytes) // of_one))
+
+
+def measure_layers(
+    folder: Path, device: str, dtype: str, cache: HashCache, progress: Progress | None = None
+) -> LayerSizes:
+    """What the layers of the model in a folder take. Raises UsageError, also where some of its files are elsewhere."""
+    return _Loading(folder, device, dtype, None).sizes(cache, progress)
+
+
 def load_span(
     folder: Path,
     first: int,
@@ -136,10 +163,42 @@ class _Loading:
             memory_bytes=bytes_in_memory(model),
         )
 
-    def _load(self, first: int, last: int) -> Any:
+    def sizes(self, cache: HashCache, progress: Progress | None) -> LayerSizes:
+        elsewhere = set(self._checkpoint.weights) - set(self._checkpoint.present_weights)
+        if elsewhere:
+            raise UsageError(
+                f"{self._folder} lacks {min(elsewhere).name}, and any layer may be asked for.",
+                "Copy all files of the model there, or name the layers that are there with --layers FIRST:LAST.",
+            )
+        config, dtype = self._config(0, self._layers), self._torch_dtype()
+        with torch.device("meta"):
+            outline = _parted(config, lambda model: _take_out(model, 0, self._layers))(config)
+        per_layer = [_count(layer) * dtype.itemsize for layer in layers_of(outline)]
+        text = config.get_text_config(decoder=True)
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        head_width = getattr(text, "head_dim", None) or self._width // text.num_attention_heads
+        return LayerSizes(
+            digest=digest(self._checkpoint, str(dtype).removeprefix("torch."), cache, progress),
+            layers=self._layers,
+            layer_bytes=max(per_layer),
+            rest_bytes=_count(outline) * dtype.itemsize - sum(per_layer),
+            kv_bytes=2 * heads * head_width * dtype.itemsize,
+            context_length=self._plan.context_length,
+        )
+
+    def _config(self, first: int, last: int) -> Any:
         config = copy.deepcopy(self._plan.config)
         if first < last:  # nothing to tie: neither is there
             config.tie_word_embeddings = config.get_text_config(decoder=True).tie_word_embeddings = False
+        return config
+
+    def _torch_dtype(self) -> torch.dtype:
+        configured = self._plan.config.get_text_config(decoder=True).dtype or torch.float32
+        found: torch.dtype = configured if self._plan.dtype == AUTO else getattr(torch, self._plan.dtype)
+        return found
+
+    def _load(self, first: int, last: int) -> Any:
+        config = self._config(first, last)
         parted = _parted(config, lambda model: _take_out(model, first, last))
         try:
             self._check_memory(parted, config)
@@ -169,11 +228,13 @@ class _Loading:
     def _check_memory(self, parted: Any, config: Any) -> None:
         with torch.device("meta"):
             outline = parted(config)
-        configured = config.get_text_config(decoder=True).dtype or torch.float32
-        dtype: torch.dtype = configured if self._plan.dtype == AUTO else getattr(torch, self._plan.dtype)
-        needed = sum(parameter.numel() for parameter in outline.parameters()) * dtype.itemsize
+        needed = _count(outline) * self._torch_dtype().itemsize
         free = free_bytes(self._plan.device) if self._available_bytes is None else self._available_bytes
         check_bytes(needed, free)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_parts(config: Any) -> None:

@@ -6,6 +6,7 @@ is beside it. Knows nothing of sequences and of where rows come from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,7 +48,7 @@ class SpanRunner:
             part.model.set_attn_implementation(IMPLEMENTATION)
             use_onednn(part.model)
             kv = Kv(whole_blocks(CHECK_TOKENS))
-            found = self._in_pieces(row, kv)
+            found, self.step_ms = self._in_pieces(row, kv)
             reason = difference([expected[-1]], [found[-1]])
         except REFUSALS as error:
             reason = str(error)
@@ -82,13 +83,15 @@ class SpanRunner:
             )
             return self._part.passage.taken()[0].cpu()
 
-    def _in_pieces(self, row: torch.Tensor, kv: Kv) -> torch.Tensor:
-        found = row
+    def _in_pieces(self, row: torch.Tensor, kv: Kv) -> tuple[torch.Tensor, float]:
+        """What comes out of the last piece, one token, and how many milliseconds that takes."""
+        found, took_ms = row, 0.0
         ends = (0, 5, 11, CHECK_TOKENS - 1, CHECK_TOKENS)
         for start, end in pairwise(ends):
-            stretch = Stretch(start, end - start, kv)
+            stretch, began_s = Stretch(start, end - start, kv), time.perf_counter()
             found = self.forward(row[start:end], [stretch], self._part.first, self._part.last)
-        return found
+            took_ms = (time.perf_counter() - began_s) * 1000
+        return found, took_ms
 
 
 class EndsRunner:

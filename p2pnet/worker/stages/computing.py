@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 MAX_PASS_TOKENS = 512
 """Of all rows of one forward pass together: what an engine computes of prompts in one step. A larger row is alone."""
 
+SMALL_PASS_TOKENS = 32
+"""Passes with more tokens do not say how fast a stage is: a prompt takes many times as long, wherever it is."""
+
 SMOOTHING = 0.1
 """How much the last pass says of how long one takes."""
 
@@ -76,9 +79,15 @@ class StageComputer:
     """Computes all rows of one stage, in turns with what else the machine computes. Make it within an event loop."""
 
     def __init__(
-        self, runner: Computes, shelf: Shelf, shape: Shape, turns: Turns, now_s: Callable[[], float] = time.monotonic
+        self,
+        runner: Computes,
+        shelf: Shelf,
+        shape: Shape,
+        turns: Turns,
+        now_s: Callable[[], float] = time.monotonic,
+        step_ms: float = 0.0,
     ) -> None:
-        self._runner = runner
+        self._runner: Computes | None = runner
         self._shelf = shelf
         self._shape = shape
         self._turns = turns
@@ -87,8 +96,8 @@ class StageComputer:
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._is_closed = False
-        self.step_ms = 0.0
-        """How long a forward pass takes here, lately; 0 before the first."""
+        self.step_ms = step_ms
+        """How long a forward pass with few tokens takes here, lately; 0 while that is not known."""
 
     async def compute(self, drawer: Drawer, layers: Layers, row: StageRow, body: bytes) -> bytes:
         """The numbers of a row after these layers: where it goes on from here all of them, else those that the driver
@@ -107,10 +116,11 @@ class StageComputer:
         return await waiting.done
 
     async def close(self) -> None:
-        """Compute nothing after what is just being computed. What waits is refused."""
+        """Compute nothing after what is just being computed, and let go of the layers. What waits is refused."""
         self._is_closed = True
         self._news.set()
         await self._task
+        self._runner = None  # whoever still knows this computer does not keep their memory
         for waiting in self._waiting:
             _end(waiting, StageRefusal(DRAINING, "this stage is stopping"))
 
@@ -157,7 +167,8 @@ class StageComputer:
         began_s = self._now_s()
         found = await self._turns.take(partial(self._step, batch))
         took_ms = (self._now_s() - began_s) * 1000
-        self.step_ms = took_ms if not self.step_ms else self.step_ms + SMOOTHING * (took_ms - self.step_ms)
+        if sum(waiting.row.tokens for waiting in batch) <= SMALL_PASS_TOKENS:
+            self.step_ms = took_ms if not self.step_ms else self.step_ms + SMOOTHING * (took_ms - self.step_ms)
         for waiting, result in zip(batch, found, strict=True):
             self._shelf.settle(waiting.drawer, waiting.placed, not isinstance(result, StageRefusal))
             _end(waiting, result)
@@ -192,6 +203,7 @@ class StageComputer:
         ]
         if not stretches:
             return dict.fromkeys(batch, b"")
+        assert self._runner is not None  # it is computed before this is closed
         states = self._runner.forward(torch.cat(rows), stretches, *batch[0].layers)
         parts = torch.split(states, [len(row) for row in rows])
         return {waiting: _leaving(waiting, part) for waiting, part in zip(batch, parts, strict=True)}

@@ -13,6 +13,7 @@ from p2pnet.errors import P2PNetError
 from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
+from p2pnet.records import StageRecord
 from p2pnet.stage_messages import NOT_HERE, StageRefusal
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL
 from p2pnet.worker.engine.kv_store import KvStore
@@ -40,6 +41,8 @@ class StageModel:
     dtype: str
     context_length: int
     kv_tokens: int
+    step_ms: float = 0.0
+    """How long a pass with one token takes, as far as it was measured before any driver comes."""
 
 
 class Stage:
@@ -49,11 +52,13 @@ class Stage:
         self,
         handler: StageHandler,
         announcer: StageAnnouncer,
+        announced: tuple[StageRecord, Callable[[], StageLoad]],
         refusal: Callable[[], P2PNetError | None],
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self._handler = handler
         self._announcer = announcer
+        self._announced = announced
         self._refusal = refusal
         self._sleep = sleep
         self._background = Background(sleep)
@@ -72,11 +77,14 @@ class Stage:
         refusal: Callable[[], P2PNetError | None] = lambda: None,
         times: StageTimes | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        announcer: StageAnnouncer | None = None,
     ) -> Stage:
         """Serve the layers, then announce them. `check` raises P2PNetError for a driver that is not served, `refusal`
-        says why no driver is taken now, if so."""
+        says why no driver is taken now, if so. With an `announcer` of its own, it is that which announces them."""
         shelf = Shelf(KvStore(model.kv_tokens), model.context_length)
-        computer = StageComputer(model.runner, shelf, Shape(model.width, model.dtype), turns or Turns())
+        computer = StageComputer(
+            model.runner, shelf, Shape(model.width, model.dtype), turns or Turns(), step_ms=model.step_ms
+        )
         links = Links(network, _Neighbours(directory, model.digest).addresses)
 
         def let_in(peer_id: str) -> None:
@@ -85,17 +93,11 @@ class Stage:
             check(peer_id)
 
         handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, let_in, times)
-        announcer = StageAnnouncer(
-            network,
-            identity,
-            blank_record(identity, model.digest, model.first, model.last, model.layers),
-            lambda: StageLoad(shelf.free_tokens, computer.step_ms),
-            now_ms,
-            config,
-            sleep,
-        )
+        blank = blank_record(identity, model.digest, model.first, model.last, model.layers, now_ms())
+        announced = (blank, lambda: StageLoad(shelf.free_tokens, computer.step_ms))
+        announcer = announcer or StageAnnouncer(network, identity, now_ms, config, sleep)
         await network.handle(STAGE_PROTOCOL, handler)
-        stage = cls(handler, announcer, refusal, sleep)
+        stage = cls(handler, announcer, announced, refusal, sleep)
         await stage._start()
         return stage
 
@@ -104,16 +106,36 @@ class Stage:
         """How many drivers have sequences here, or may."""
         return self._handler.drivers
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its layers [first, last)."""
+        blank, _ = self._announced
+        return blank.first, blank.last
+
+    @property
+    def load(self) -> StageLoad:
+        _, load = self._announced
+        return load()
+
+    async def announce(self) -> None:
+        """Announce it now, and from now on, whatever was announced before. A paused one says that it is offline."""
+        self._announcer.speak_for(*self._announced)
+        await self._announcer.start(self._refusal() is not None)
+
     async def stop(self, drain_s: float = 0.0) -> None:
         """Withdraw, let drivers leave, and end."""
-        await self._background.stop()
         await self._announcer.stop()
+        await self.close(drain_s)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let drivers leave, and end. What is announced is another's matter."""
+        await self._background.stop()
         await self._handler.drain(drain_s)
         await self._handler.close()
 
     async def _start(self) -> None:
         is_paused = self._refusal() is not None
-        await self._announcer.start(is_paused)
+        await self.announce()
         self._background.keep("following the owner", partial(self._follow_owner, is_paused))
 
     async def _follow_owner(self, is_paused: bool) -> None:

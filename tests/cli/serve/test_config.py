@@ -131,6 +131,14 @@ ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "no_panel": True},
         {"metrics_host": "0.0.0.0", "metrics_port": 0, "ready_file": Path("ready.json"), "has_panel": False},
     ),
+    "layers that others lack": (
+        {"layers": "auto", "memory": "6GB"},
+        {
+            "served": "those layers of tiny that others lack",
+            "layers": "auto",
+            "model": ModelConfig(layers_bytes=6_000_000_000),
+        },
+    ),
     "some layers": ({"layers": "0:12"}, {"served": "layers 0 to 12 of tiny", "layers": (0, 12)}),
     "no panel beside JSON": ({"log_json": True}, {"has_panel": False}),
 }
@@ -169,6 +177,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "layers of nothing": ({"model": [], "layers": "0:2"}, "There is nothing to serve", "--model"),
     "layers that are none": ({"layers": "12"}, "--layers 12 names no layers", "FIRST:LAST"),
+    "layers of no size": ({"layers": "auto"}, "does not know how much", "--memory 6GB"),
+    "layers of a size that is none": ({"layers": "auto", "memory": "much"}, "not a size", "500MB"),
+    "memory for named layers": ({"layers": "0:2", "memory": "6GB"}, "--memory is for --layers auto", "--kv-memory"),
+    "memory for a whole model": ({"memory": "6GB"}, "--memory is for --layers auto", "--kv-memory"),
     "layers backwards": ({"layers": "4:2"}, "--layers 4:2 names no layers", "FIRST:LAST"),
     "no layer at all": ({"layers": "4:4"}, "--layers 4:4 names no layers", "FIRST:LAST"),
     "layers before the first": ({"layers": "-1:4"}, "--layers -1:4 names no layers", "FIRST:LAST"),

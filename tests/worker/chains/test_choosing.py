@@ -41,6 +41,21 @@ TABLE: dict[str, tuple[list[Offer], set[str], list[tuple[str, int, int]] | None]
         set(),
         [("a", 0, 10), ("b", 10, 12)],
     ),
+    "a slow stage for no more than is missing": (
+        offers(("slow", 0, 8, 800.0), ("a", 0, 6, 30.0), ("b", 7, 12, 30.0)),
+        set(),
+        [("a", 0, 6), ("slow", 6, 7), ("b", 7, 12)],
+    ),
+    "a slow stage for its first layers only": (
+        offers(("slow", 0, 8, 800.0), ("b", 4, 12, 40.0)),
+        set(),
+        [("slow", 0, 4), ("b", 4, 12)],
+    ),
+    "no stage twice": (
+        offers(("slow", 0, 12, 1200.0), ("b", 5, 7, 1.0)),
+        set(),
+        [("slow", 0, 12)],
+    ),
     "one that has room": ([Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 70.0)], set(), [("b", 0, 12)]),
     "one that is crowded, but fast": (
         [Offer("a", 0, 12, 50.0, False), Offer("b", 0, 12, 300.0)],
@@ -58,6 +73,38 @@ def test_the_chain_that_takes_least_time_is_chosen(name: str) -> None:
     known, avoid, expected = TABLE[name]
     legs = None if expected is None else tuple(Leg(*leg) for leg in expected)
     assert choose(known, 12, avoid, random.Random(1)) == legs
+
+
+NEAR, FAR = {"a": 4.0, "b": 4.0, "c": 4.0}, {"a": 400.0, "b": 400.0}
+
+
+@pytest.mark.parametrize(
+    ("known", "round_trips_ms", "expected"),
+    [
+        (offers(("a", 0, 12, 50.0), ("b", 0, 12, 90.0)), {}, "a"),
+        (offers(("a", 0, 12, 50.0), ("b", 0, 12, 90.0)), {"a": 200.0, "b": 10.0}, "b"),
+        (offers(("a", 0, 12, 50.0), ("b", 0, 12, 90.0)), {"a": 200.0}, "b"),
+        (offers(("a", 0, 12, 50.0), ("b", 0, 12, 300.0)), {"a": 200.0}, "a"),
+        (offers(("a", 0, 6, 20.0), ("b", 6, 12, 20.0), ("c", 0, 12, 60.0)), NEAR, "ab"),
+        (offers(("a", 0, 6, 20.0), ("b", 6, 12, 20.0), ("c", 0, 12, 60.0)), FAR, "c"),
+        (offers(("a", 0, 6, 20.0), ("b", 6, 12, 20.0)), FAR, "ab"),
+    ],
+)
+def test_what_is_near_is_chosen_where_that_makes_up_for_its_computing(
+    known: list[Offer], round_trips_ms: dict[str, float], expected: str
+) -> None:
+    for seed in range(20):
+        legs = choose(known, 12, (), random.Random(seed), round_trips_ms)
+        assert legs is not None
+        assert "".join(leg.peer_id for leg in legs) == expected
+
+
+def test_not_all_drivers_take_the_fastest_of_stages_that_are_nearly_alike() -> None:
+    """And none takes one that is half as fast."""
+    known = offers(("a", 0, 12, 100.0), ("b", 0, 12, 110.0), ("c", 0, 12, 200.0))
+    chosen = [legs[0].peer_id for seed in range(200) if (legs := choose(known, 12, (), random.Random(seed)))]
+    assert 20 < chosen.count("b") < 100
+    assert chosen.count("c") == 0
 
 
 def test_stages_that_are_alike_are_spread_among_drivers() -> None:
