@@ -135,7 +135,7 @@ async def start_stage(
     context_length = min(part.context_length, config.context_tokens or part.context_length)
     useful_tokens = worker.max_concurrency * min(context_length, CHAIN_CONTEXT_TOKENS)
     device = torch.device(part.model.device).type
-    tokens = kv_tokens(device, runner.kv_bytes_per_token, useful_tokens, config.kv_bytes)
+    tokens = kv_tokens(device, runner.bytes_per_token, useful_tokens, config.kv_bytes)
     ready = StageModel(
         runner, part.digest, part.first, part.last, part.layers, part.width, part.dtype, context_length, tokens
     )
