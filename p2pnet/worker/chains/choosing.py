@@ -40,24 +40,46 @@ class Leg:
     last: int
 
 
-def choose(offers: Sequence[Offer], layers: int, avoid: Collection[str], rng: random.Random) -> tuple[Leg, ...] | None:
-    """The chain through all layers that takes the least time by what stages say, without those to be avoided. None
-    where there is none. A stage may be used for the later part of its layers only."""
+def choose(
+    offers: Sequence[Offer],
+    layers: int,
+    avoid: Collection[str],
+    rng: random.Random,
+    span: tuple[int, int] | None = None,
+) -> tuple[Leg, ...] | None:
+    """The chain through all layers, or those of `span`, that takes the least time by what stages say, without those to
+    be avoided. None where there is none. A stage may be used for some of its layers only."""
+    first, end = span or (0, layers)
     usable = [offer for offer in offers if offer.peer_id not in avoid and offer.last <= layers]
     costs = {offer: _cost_ms(offer) * (1 + SPREAD * rng.random()) for offer in usable}
-    best: dict[int, tuple[float, tuple[Leg, ...]]] = {0: (0.0, ())}
-    for at in range(layers):
+    best: dict[int, tuple[float, tuple[Leg, ...]]] = {first: (0.0, ())}
+    for at in range(first, end):
         if at not in best:
             continue
         spent, legs = best[at]
         for offer in usable:
             if not offer.first <= at < offer.last or any(leg.peer_id == offer.peer_id for leg in legs):
                 continue
-            share = (offer.last - at) / (offer.last - offer.first)
+            last = min(offer.last, end)
+            share = (last - at) / (offer.last - offer.first)
             total = spent + HOP_MS + costs[offer] * share
-            if offer.last not in best or total < best[offer.last][0]:
-                best[offer.last] = (total, (*legs, Leg(offer.peer_id, at, offer.last)))
-    return best[layers][1] if layers in best else None
+            if last not in best or total < best[last][0]:
+                best[last] = (total, (*legs, Leg(offer.peer_id, at, last)))
+    return best[end][1] if end in best else None
+
+
+def standbys(legs: Sequence[Leg], offers: Sequence[Offer], taken: Collection[str]) -> tuple[Leg, ...]:
+    """Stages that can stand by for these parts of a chain: each has all layers of its part, and memory to spare, and is
+    not taken. The part that has the fewest to choose from comes first; of several, the fastest is chosen."""
+    free = [offer for offer in offers if offer.has_room and offer.peer_id not in taken]
+    fitting = {leg: [offer for offer in free if offer.first <= leg.first and leg.last <= offer.last] for leg in legs}
+    found: dict[str, Leg] = {}
+    for leg, able in sorted(fitting.items(), key=lambda item: len(item[1])):
+        left = [offer for offer in able if offer.peer_id not in found]
+        if left:
+            best = min(left, key=_cost_ms)
+            found[best.peer_id] = Leg(best.peer_id, leg.first, leg.last)
+    return tuple(found.values())
 
 
 def _cost_ms(offer: Offer) -> float:

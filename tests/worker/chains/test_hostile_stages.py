@@ -26,10 +26,12 @@ from p2pnet.stage_messages import (
     StageResult,
     StageRow,
     ToDriver,
+    ToStage,
 )
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL, encode_stage_frame, to_stage_decoder
-from p2pnet.worker.chains.chain import Chain, ChainFault, SequenceGone, StageFull, blamed
+from p2pnet.worker.chains.chain import Chain, blamed
 from p2pnet.worker.chains.choosing import Leg
+from p2pnet.worker.chains.member import ChainFault, SequenceGone, StageFull
 from tests.stories import DIGEST, NOW_MS, peer, settle
 
 WIDTH = 2
@@ -72,11 +74,12 @@ class World:
 
         return serve
 
-    async def _hear(self, name: str, header: StageOpen | StageRow, say: Say) -> None:
+    async def _hear(self, name: str, header: ToStage, say: Say) -> None:
         if isinstance(header, StageOpen):
             self.says[name] = say
             await say(self.ready, b"")
             return
+        assert isinstance(header, StageRow)
         self.rows += 1
         for each in NAMES:
             if each in self.scripts:
