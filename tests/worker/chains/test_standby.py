@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from p2pnet.messages import GenerateRequest, Sampling, TokenPrompt
 from p2pnet.worker.backends.chain import ChainBackend
 from p2pnet.worker.chains.chains import ChainTimes
 from p2pnet.worker.chains.feeding import FEED_LAG, FEED_TOKENS
+from p2pnet.worker.stages.replays import MAX_REPLAYED_PER_TOKEN
 from tests.checkpoints import build_checkpoint
 from tests.stories import settle_threads
 from tests.worker.chains.chain_swarm import ChainSwarm, Site, answer, chain_swarm
@@ -65,6 +67,9 @@ class Counted:
         await settle_threads(lambda: site.stage.drivers == 1, TURNS)
         return site
 
+    def has_computed(self, name: str, tokens: int) -> bool:
+        return self.tokens[name] > tokens
+
     def kill(self, name: str, when: Callable[[], bool] = lambda: True) -> threading.Event:
         """Kill a stage in the midst of a pass, as soon as this is so."""
         loop, dead = asyncio.get_running_loop(), threading.Event()
@@ -103,6 +108,21 @@ async def test_the_stages_that_are_left_compute_nothing_again(counted: Counted, 
     again = {name: counted.tokens[name] - before[name] - 123 for name in before if name != lost}
     assert all(tokens <= 2 for tokens in again.values())  # the step that failed
     assert 123 <= counted.tokens["late"] <= 125
+
+
+async def test_where_nothing_may_be_passed_on_any_more_all_is_computed_again(counted: Counted) -> None:
+    """The same place in the chain is lost more often than a stage passes on the same tokens."""
+    driver = await counted.chain()
+    asked, lost, before = request(100, 80), "1", dict(counted.tokens)
+    answering = asyncio.create_task(answer(driver, asked))
+    floor = before[lost]
+    for number in range(MAX_REPLAYED_PER_TOKEN + 2):
+        dead = counted.kill(lost, partial(counted.has_computed, lost, floor + 100 + 8 * (number + 1)))
+        await settle_threads(dead.is_set, TURNS)
+        lost, floor = f"late {number}", 0
+        await counted.stage(lost, 1, 2)
+    assert await answering == await answer(await counted.swarm.whole(), asked)
+    assert 179 + 100 < counted.tokens["0"] - before["0"] < 2 * 179 + 20
 
 
 @pytest.mark.parametrize("span", SPANS)
