@@ -18,8 +18,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,12 +58,12 @@ class Stages:
     arguments: tuple[str, ...]
     all: dict[str, tuple[str, Process]] = field(default_factory=dict)
 
-    def start(self, span: str) -> str:
-        """Another one, by its peer id."""
-        process = self.running.worker(self.bootstrap, *self.arguments, "--layers", span)
-        peer_id = str(process.ready["peer_id"])
-        self.all[peer_id] = (span, process)
-        return peer_id
+    def start(self, *spans: str) -> list[str]:
+        """Others, all at once, by their peer ids."""
+        started = [(span, self.running.worker(self.bootstrap, *self.arguments, "--layers", span)) for span in spans]
+        found = {str(process.ready["peer_id"]): (span, process) for span, process in started}
+        self.all |= found
+        return list(found)
 
     def kill(self, peer_id: str) -> str:
         """Returns the span that it had."""
@@ -86,7 +87,12 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-def standing_by(driver: Process, peer_id: str) -> bool:
+def wait_standing_by(driver: Process, peer_ids: Iterable[str]) -> None:
+    for peer_id in peer_ids:
+        wait_until(partial(stands_by, driver, peer_id), f"{peer_id} stands by")
+
+
+def stands_by(driver: Process, peer_id: str) -> bool:
     return any(peer_id in line and "stands by" in line for line in driver.log.splitlines())
 
 
@@ -131,9 +137,7 @@ def measure(url: str, stages: Stages, driver: Process, kills: int, rng: random.R
             figures.added_gaps_s.append(max(pauses_s) - statistics.median(pauses_s))
             figures.different_answers += found != expected
             console.print(f"kill {number + 1}: {figures.added_gaps_s[-1]:.2f} s more, the same: {found == expected}")
-            for span in spans:
-                fresh = stages.start(span)
-                wait_until(lambda fresh=fresh: standing_by(driver, fresh), "another one stands by")  # type: ignore[misc]
+            wait_standing_by(driver, stages.start(*spans))
     return figures
 
 
@@ -159,8 +163,7 @@ def main() -> None:
         model = ("--model", str(folder), "--device", "cpu", "--kv-memory", str(KV_BYTES))
         stages = Stages(running, bootstrap, model)
         whole = running.worker(bootstrap, *model, "--served-name", WHOLE)
-        for span in SPANS * 2:
-            stages.start(span)
+        stages.start(*SPANS, *SPANS)
         driver = running.driver(bootstrap, *model[:4], "--served-name", CHAIN, "--context", "2048")
         gateway = running.gateway(bootstrap)
         assert all(process.ready for process in (whole, driver, gateway))
@@ -168,8 +171,7 @@ def main() -> None:
         wait_offered(url)
         with httpx.Client(base_url=url, timeout=600) as client:
             streamed(client, CHAIN, 0, lambda pieces: None)  # opens a chain
-        for peer_id in set(stages.all) - set(in_use(driver)):
-            wait_until(lambda peer_id=peer_id: standing_by(driver, peer_id), "two stages stand by")  # type: ignore[misc]
+        wait_standing_by(driver, set(stages.all) - set(in_use(driver)))
         figures = measure(url, stages, driver, arguments.kills, random.Random(arguments.seed), console)
     if arguments.json == "-":
         print(json.dumps(asdict(figures), indent=2))
