@@ -295,7 +295,7 @@ class Chains:
                 self._cannot_use(fault)
             else:
                 chain.stand_by(members)
-                logger.info("%s stands by", _where([leg]))
+                logger.info("%s stands by for layers %d to %d", leg.peer_id, leg.first, leg.last)
 
 
 def _where(legs: Sequence[Leg]) -> str:
