@@ -57,7 +57,7 @@ SEQUENCE_GONE = "sequence_gone"
 NEXT_LOST = "next_lost"
 """The stage after this one cannot be reached from it."""
 BUSY = "busy"
-"""No room for this driver, or for so many tokens of it."""
+"""No room for this driver, or for so many tokens of it; or it asks for more than it may."""
 NOT_HERE = "not_here"
 """The stage does not have these layers of this model."""
 DRAINING = "draining"
@@ -123,7 +123,8 @@ class StageRow(msgspec.Struct, frozen=True, omit_defaults=True, tag="row"):
     """A row of hidden states, the numbers of which follow it: those of `pieces`, one after the other.
 
     `forget` and then `copies` are done before anything is computed, at each stage that the row passes. `route` is where
-    it goes from here; the last stage answers the driver. Steps of one ticket grow.
+    it goes from here; the last stage answers the driver. Steps of one ticket grow. A row `is_spare` that nobody waits
+    for: it is computed when nothing else is to be, and takes memory that nobody wants.
     """
 
     ticket: Ticket
@@ -134,6 +135,7 @@ class StageRow(msgspec.Struct, frozen=True, omit_defaults=True, tag="row"):
     forget: Annotated[tuple[SequenceNumber, ...], Meta(max_length=MAX_STAGE_NOTES)] = ()
     copies: Annotated[tuple[Copy, ...], Meta(max_length=MAX_STAGE_NOTES)] = ()
     route: Annotated[tuple[Hop, ...], Meta(max_length=MAX_STAGE_HOPS)] = ()
+    is_spare: bool = False
 
     @property
     def tokens(self) -> int:
@@ -143,6 +145,23 @@ class StageRow(msgspec.Struct, frozen=True, omit_defaults=True, tag="row"):
     def body_bytes(self) -> int:
         """How many bytes of numbers follow."""
         return self.tokens * self.width * ELEMENT_BYTES[self.dtype]
+
+
+class StageReplay(msgspec.Struct, frozen=True, omit_defaults=True, tag="replay"):
+    """Asks a stage to pass on once more what it has given for tokens that it has computed, as a row for the first stage
+    of `route`: that one has come later, or has forgotten them. Nothing is computed here; `forget`, `is_spare` and what
+    is left of `route` are the row's. Comes over the driver's own stream alone."""
+
+    ticket: Ticket
+    step: Step
+    pieces: Annotated[tuple[Piece, ...], Meta(min_length=1, max_length=MAX_STAGE_PIECES)]
+    route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=MAX_STAGE_HOPS)]
+    forget: Annotated[tuple[SequenceNumber, ...], Meta(max_length=MAX_STAGE_NOTES)] = ()
+    is_spare: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.count for piece in self.pieces)
 
 
 class StageResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="result"):
@@ -173,7 +192,7 @@ class StageRefused(msgspec.Struct, frozen=True, omit_defaults=True, tag="refused
     step: Step | None = None
 
 
-ToStage = StageOpen | StageRow
+ToStage = StageOpen | StageRow | StageReplay
 """What a stage is sent, by drivers and by the stages before it."""
 
 ToDriver = StageReady | StageResult | StagePassed | StageRefused

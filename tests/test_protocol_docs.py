@@ -90,6 +90,7 @@ from p2pnet.stage_messages import (
     StagePassed,
     StageReady,
     StageRefused,
+    StageReplay,
     StageResult,
     StageRow,
 )
@@ -120,7 +121,7 @@ from p2pnet.wire.codec import (
 from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_decoder, to_stage_decoder
 from p2pnet.worker.engine.noise import Noise
 from p2pnet.worker.engine.sampler import SAMPLER
-from p2pnet.worker.stages import handler, links, sessions, shelf
+from p2pnet.worker.stages import handler, links, replays, sessions, shelf
 from p2pnet.worker.streams import arrivals, backend_stream_handler, guard, idle, watchers
 from tests.images import png
 
@@ -186,6 +187,7 @@ STAGE_ROW = StageFrame(
     StageRow(TICKET, 1, 3, pieces=(Piece(1, 0, 2), Piece(2, 0, 1, 1)), route=(Hop(WORKER.peer_id, bytes(16)),)),
     struct.pack("<9f", *(index / 2 for index in range(9))),
 )
+STAGE_REPLAY = StageReplay(TICKET, 2, (Piece(1, 0, 2), Piece(2, 0, 1)), (Hop(WORKER.peer_id, b"\1" * 16),))
 STAGE_RESULT = StageFrame(StageResult(1, 3, tokens=1), struct.pack("<3f", 3.0, 3.5, 4.0))
 STAGE_REFUSED = StageRefused("sequence_gone", "what comes before position 2 is not here", 1)
 STAGE = StageRecord(
@@ -233,6 +235,7 @@ def hex_examples() -> dict[str, bytes]:
             "load": seal(LOAD, WORKER),
             "stage-open": encode_stage_frame(STAGE_OPEN),
             "stage-row": encode_stage_frame(STAGE_ROW.header, STAGE_ROW.body),
+            "stage-replay": encode_stage_frame(STAGE_REPLAY),
             "stage-result": encode_stage_frame(STAGE_RESULT.header, STAGE_RESULT.body),
             "stage-refused": encode_stage_frame(STAGE_REFUSED),
         }
@@ -339,7 +342,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.tokenize_event_decoder().feed(blocks["tokenized"]) == [TOKENIZED]
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
-    assert to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"]) == [StageFrame(STAGE_OPEN), STAGE_ROW]
+    asked = to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"] + blocks["stage-replay"])
+    assert asked == [StageFrame(STAGE_OPEN), STAGE_ROW, StageFrame(STAGE_REPLAY)]
     told = to_driver_decoder().feed(blocks["stage-result"] + blocks["stage-refused"])
     assert told == [STAGE_RESULT, StageFrame(STAGE_REFUSED)]
     assert codec.watch_request_decoder().feed(blocks["watch"]) == [WatchRequest()]
@@ -434,6 +438,7 @@ STRUCTS: list[type[msgspec.Struct]] = [
     Piece,
     Copy,
     Hop,
+    StageReplay,
     StageResult,
     StagePassed,
     StageRefused,
@@ -516,6 +521,7 @@ LIMIT_OWNERS: tuple[ModuleType, ...] = (
     stage_frames,
     handler,
     links,
+    replays,
     sessions,
     shelf,
 )

@@ -37,7 +37,7 @@ POISSON_LOAD = 1.5
 """Requests arrive this much faster than `generate` alone can serve them."""
 
 
-def save_checkpoint(folder: Path) -> None:
+def save_checkpoint(folder: Path, vocabulary: int = 49152) -> None:
     """SmolLM's shape, with random weights and the bundled tokenizer, which knows fewer ids."""
     config = LlamaConfig(
         hidden_size=576,
@@ -45,7 +45,7 @@ def save_checkpoint(folder: Path) -> None:
         num_hidden_layers=30,
         num_attention_heads=9,
         num_key_value_heads=3,
-        vocab_size=49152,
+        vocab_size=vocabulary,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=1,

@@ -59,8 +59,8 @@ async def start_stage(
     device = torch.device(part.model.device).type
     kv_bytes = config.kv_bytes
     if kv_bytes is None and config.layers_bytes is not None:
-        kv_bytes = min(config.layers_bytes - part.memory_bytes, useful_tokens * runner.kv_bytes_per_token)
-    tokens = kv_tokens(device, runner.kv_bytes_per_token, useful_tokens, kv_bytes)
+        kv_bytes = min(config.layers_bytes - part.memory_bytes, useful_tokens * runner.bytes_per_token)
+    tokens = kv_tokens(device, runner.bytes_per_token, useful_tokens, kv_bytes)
     ready = StageModel(
         *(runner, part.digest, part.first, part.last, part.layers, part.width, part.dtype, context_length, tokens),
         step_ms=runner.step_ms,

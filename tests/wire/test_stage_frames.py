@@ -23,6 +23,7 @@ from p2pnet.stage_messages import (
     StagePassed,
     StageReady,
     StageRefused,
+    StageReplay,
     StageResult,
     StageRow,
     ToStage,
@@ -42,10 +43,13 @@ PEER = peer("stage").peer_id
 ROW = StageRow(
     TICKET, 7, 3, "bfloat16", (Piece(1, 0, 2), Piece(4, 9, 1, 1)), (3,), (Copy(1, 5, 2),), (Hop(PEER, TICKET),)
 )
+REPLAY = StageReplay(TICKET, 8, (Piece(1, 0, 2),), (Hop(PEER, TICKET),), (3,), is_spare=True)
 FRAMES: dict[str, StageFrame[Any]] = {
     "open": StageFrame(StageOpen(DIGEST, 0, 12, TICKET)),
     "a row": StageFrame(ROW, bytes(range(18))),
     "a row without tokens": StageFrame(StageRow(TICKET, 8, 3, forget=(1, 2))),
+    "a spare row": StageFrame(StageRow(TICKET, 9, 3, pieces=(Piece(1, 0, 1),), is_spare=True), bytes(12)),
+    "a replay": StageFrame(REPLAY),
     "ready": StageFrame(StageReady(4096)),
     "a result": StageFrame(StageResult(7, 3, "float16", 1), b"\0\1\2\3\4\5"),
     "passed": StageFrame(StagePassed(7)),
@@ -77,8 +81,16 @@ def framed(header: Any, body: bytes = b"") -> bytes:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(ROW))
-    return fields | changes
+    return fields_of(ROW) | changes
+
+
+def replay(**changes: Any) -> dict[str, Any]:
+    return fields_of(REPLAY) | changes
+
+
+def fields_of(message: StageRow | StageReplay) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(message))
+    return fields
 
 
 @pytest.mark.parametrize(
@@ -104,6 +116,10 @@ def row(**changes: Any) -> dict[str, Any]:
         framed(row(copies=[[1, 2, 0]])),
         framed(row(route=[[PEER, TICKET]] * (MAX_STAGE_HOPS + 1))),
         framed(row(route=[["nobody", TICKET]])),
+        framed(replay(pieces=[])),
+        framed(replay(route=[])),
+        framed(replay(pieces=[[1, 0, MAX_STAGE_ROW_TOKENS + 1]])),
+        framed(replay(route=[[PEER, TICKET]] * (MAX_STAGE_HOPS + 1))),
         framed({"type": "open", "digest": DIGEST, "first": -1, "last": 2, "ticket": TICKET}),
         framed({"type": "open", "digest": "tiny", "first": 0, "last": 2, "ticket": TICKET}),
     ],

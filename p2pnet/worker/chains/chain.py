@@ -1,22 +1,20 @@
 """Drives one chain: a stream to each of its stages, rows that go in at the first, results that come from the last.
 
-When something goes wrong it says whose fault that is, as far as can be told, and is of no more use. Knows nothing of
-sequences, nor of which other chains there are.
+When something goes wrong it says whose fault that is, as far as can be told; then another stage may take that one's
+place, and the others keep what they have. Knows nothing of sequences, nor of which other stages there are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 
 from p2pnet.errors import PeerError, ProtocolViolation
-from p2pnet.network.interface import Network, Stream
+from p2pnet.network.interface import Network
 from p2pnet.stage_messages import (
     BAD_NUMBERS,
     BAD_ROW,
@@ -24,94 +22,74 @@ from p2pnet.stage_messages import (
     DRAINING,
     NEXT_LOST,
     SEQUENCE_GONE,
-    TICKET_BYTES,
-    Hop,
-    StageOpen,
     StagePassed,
     StageReady,
     StageRefused,
+    StageReplay,
     StageResult,
     StageRow,
     ToDriver,
 )
-from p2pnet.wire.stage_frames import STAGE_PROTOCOL, StageFrame, encode_stage_frame, to_driver_decoder
+from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_decoder
 from p2pnet.worker.chains.choosing import Leg
+from p2pnet.worker.chains.member import ChainFault, Member, SequenceGone, StageFull, dial
 
-OPEN_S = 10.0
-"""From dialling a stage to its answer that it is ready: some round trips over a bad line, through a relay."""
+REPLAYS_UNDER_WAY = 4
+"""As many as a stage lets wait."""
 
 Timeout = Callable[[int], float]
 """How many seconds a row of so many tokens may take through the whole chain."""
 
 
-class ChainFault(Exception):
-    """The chain is of no more use, and this peer is to blame as far as can be told."""
-
-    def __init__(self, peer_id: str, reason: str) -> None:
-        super().__init__(reason)
-        self.peer_id = peer_id
-
-
-class StageFull(Exception):
-    """A stage has no room for so many sequences in one row. The chain itself is fine."""
-
-    def __init__(self, peer_id: str) -> None:
-        super().__init__("a stage has no room for this row")
-        self.peer_id = peer_id
-
-
-class SequenceGone(Exception):
-    """A stage does not have what comes before the tokens of a row. The chain itself is fine."""
-
-    def __init__(self, peer_id: str) -> None:
-        super().__init__("a stage has forgotten a sequence")
-        self.peer_id = peer_id
-
-
 @dataclass(eq=False)
 class _Pending:
-    """A step that is under way. `passed` is how many stages have passed it on."""
+    """A step that is under way through some stages. `passed` is how many of them have passed it on."""
 
-    row: StageRow
-    done: asyncio.Future[bytes]
+    asked: StageRow | StageReplay
+    members: Sequence[Member]
+    done: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     passed: int = 0
 
-    @property
-    def tokens_wanted(self) -> int:
-        return sum(piece.wanted for piece in self.row.pieces)
+    def fits(self, result: StageResult) -> bool:
+        """Whether it is of the form that was asked for."""
+        asked = self.asked
+        if isinstance(asked, StageReplay):
+            return result.tokens == 0
+        wanted = sum(piece.wanted for piece in asked.pieces)
+        return (result.tokens, result.width, result.dtype) == (wanted, asked.width, asked.dtype)
 
-
-@dataclass(eq=False)
-class _Stage:
-    """One stage of the chain."""
-
-    leg: Leg
-    stream: Stream
-    ticket: bytes
-    ready: asyncio.Future[StageReady]
-    asked_s: float
-    round_trip_ms: float | None = None
-    """From asking for the ticket to the answer that it is there: nothing is computed for that."""
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class Chain:
     """An open chain. Make one with `open`."""
 
-    def __init__(self, stages: Sequence[_Stage], timeout_s: Timeout) -> None:
-        self._stages = stages
+    def __init__(
+        self,
+        network: Network,
+        digest: str,
+        addresses: Callable[[str], Sequence[str]],
+        timeout_s: Timeout,
+        min_kv_tokens: int,
+    ) -> None:
+        self._network = network
+        self._digest = digest
+        self._addresses = addresses
         self._timeout_s = timeout_s
+        self._min_kv_tokens = min_kv_tokens
+        self.members: tuple[Member, ...] = ()
+        self.spares: tuple[Member, ...] = ()
+        """Stages that stand by: what they compute nobody waits for."""
+        self._readers: dict[Member, asyncio.Task[None]] = {}
         self._pending: dict[int, _Pending] = {}
         self._last_step = 0
         self._fault: ChainFault | None = None
-        self._readers: list[asyncio.Task[None]] = []
-        self._sending = asyncio.Lock()
+        self._replaying = asyncio.Semaphore(REPLAYS_UNDER_WAY)
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self.is_closed = False
-        self.is_dismissed = False
-        """Whether a stage has ended its stream in good order, since nothing was asked for long: that is no failure."""
-        self.kv_tokens = 0
-        """What each of its stages holds, for as long as no further drivers come there."""
-        self.leaving: set[str] = set()
-        """The stages that have said that they are stopping: another chain should be used."""
 
     @classmethod
     async def open(
@@ -124,16 +102,9 @@ class Chain:
         min_kv_tokens: int = 0,
     ) -> Chain:
         """Open a stream to each stage, all at once. Raises ChainFault, also for a stage that holds fewer tokens."""
-        opened = await asyncio.gather(
-            *(_open(network, digest, leg, addresses(leg.peer_id)) for leg in legs), return_exceptions=True
-        )
-        stages = [stage for stage in opened if isinstance(stage, _Stage)]
-        chain = cls(stages, timeout_s)
+        chain = cls(network, digest, addresses, timeout_s, min_kv_tokens)
         try:
-            for failed in opened:
-                if isinstance(failed, BaseException):
-                    raise failed
-            await chain._begin(min_kv_tokens)
+            chain.members = await chain.join(legs)
         except BaseException:
             await chain.close()
             raise
@@ -141,172 +112,226 @@ class Chain:
 
     @property
     def legs(self) -> tuple[Leg, ...]:
-        return tuple(stage.leg for stage in self._stages)
+        return tuple(member.leg for member in self.members)
 
     @property
     def peers(self) -> tuple[str, ...]:
-        return tuple(stage.leg.peer_id for stage in self._stages)
+        return tuple(member.leg.peer_id for member in self.members)
 
     @property
     def round_trips_ms(self) -> dict[str, float]:
-        """Those to its stages, as far as they were measured when it was opened."""
-        return {stage.leg.peer_id: stage.round_trip_ms for stage in self._stages if stage.round_trip_ms is not None}
+        """Those to its stages, as they were measured when these were dialled."""
+        return {member.leg.peer_id: member.round_trip_ms for member in (*self.members, *self.spares)}
 
     @property
     def fault(self) -> ChainFault | None:
-        """Why it is of no more use, if so."""
+        """Why it is of no use as it is, if so."""
         return self._fault
+
+    @property
+    def leaving(self) -> set[str]:
+        """The stages that have said that they are stopping: others should be used."""
+        return {member.leg.peer_id for member in self.members if member.is_leaving}
+
+    @property
+    def is_dismissed(self) -> bool:
+        """Whether a stage has ended its stream in good order."""
+        return any(member.is_dismissed for member in self.members)
+
+    @property
+    def kv_tokens(self) -> int:
+        """What each of its stages holds, for as long as no further drivers come there."""
+        return min((member.kv_tokens for member in self.members if member.fault is None), default=0)
+
+    async def join(self, legs: Sequence[Leg]) -> tuple[Member, ...]:
+        """Stages that are ready, for a place in the chain or beside it. Raises ChainFault when one of them is not."""
+        found = await asyncio.gather(*(self._joined(leg) for leg in legs), return_exceptions=True)
+        members = tuple(each for each in found if isinstance(each, Member))
+        for failed in found:
+            if isinstance(failed, BaseException):
+                for member in members:
+                    self._fail(member, "another one was not ready")
+                raise failed
+        return members
+
+    def replace(self, start: int, end: int, members: Sequence[Member]) -> None:
+        """Have these take the place of the stages from number `start` to before `end`."""
+        for member in self.members[start:end]:
+            self._fail(member, "another has taken its place")
+        self.spares = tuple(spare for spare in self.spares if spare not in members)
+        self.members = (*self.members[:start], *members, *self.members[end:])
+        self._fault = next((member.fault for member in self.members if member.fault is not None), None)
+
+    def stand_by(self, members: Sequence[Member]) -> None:
+        """These are fed from now on."""
+        self.spares += tuple(member for member in members if member.is_usable)
 
     async def step(self, row: StageRow, body: bytes) -> bytes:
         """Send a row through the chain; its ticket, step and route are put in here. Returns the numbers that were
         wanted. Rows are computed in the order of the calls. Raises ChainFault, SequenceGone or StageFull."""
-        first, *others = self._stages
-        self._last_step += 1
-        route = tuple(Hop(stage.leg.peer_id, stage.ticket) for stage in others)
-        row = msgspec.structs.replace(row, ticket=first.ticket, step=self._last_step, route=route)
-        pending = self._pending[row.step] = _Pending(row, asyncio.get_running_loop().create_future())
-        if self._fault is not None:
-            pending.done.set_exception(self._fault)
-        try:
-            async with asyncio.timeout(self._timeout_s(row.tokens)):
-                await self._send(row, body, pending)
-                return await pending.done
-        except TimeoutError as error:
-            self._fail(pending.passed, "nothing came in time")
-            raise self._as_fault() from error
-        finally:
-            del self._pending[row.step]
-            self._leave_when_idle()
-            if not pending.done.cancel() and not pending.done.cancelled():
-                pending.done.exception()  # it is known by now, whoever was told
+        return await self._ask(row, self.members, body)
 
-    async def _send(self, row: StageRow, body: bytes, pending: _Pending) -> None:
-        async with self._sending:  # one after the other, in the order of the steps
-            if pending.done.done():
-                return
-            try:
-                await self._stages[0].stream.write(encode_stage_frame(row, body))
-            except PeerError:
-                self._fail(0, "its stream has ended")
+    async def fill(self, members: Sequence[Member], row: StageRow, body: bytes) -> None:
+        """Have these stages alone, of which the first is the model's, compute a row. Raises as `step` does."""
+        await self._ask(row, members, body)
+
+    async def replay(self, members: Sequence[Member], replay: StageReplay) -> None:
+        """Have the first of these pass on again what it gave, for the others to compute. Raises as `step` does."""
+        async with self._replaying:
+            await self._ask(replay, members)
+
+    async def blame(self, member: Member, reason: str) -> None:
+        """The driver has found out that a stage is of no use."""
+        self._fail(member, reason)
+
+    async def settled(self) -> None:
+        """Wait until no step is under way, whatever becomes of them."""
+        await self._is_idle.wait()
 
     async def close(self) -> None:
         """End all streams: the stages forget what they have. Idempotent."""
         self.is_closed = True
-        self._fail(0, "the chain is closed")
-        for reader in self._readers:
+        self._fault = self._fault or ChainFault(self.peers[0] if self.members else "", "the chain is closed")
+        for member in self._readers:
+            self._fail(member, "the chain is closed")
+        for pending in self._pending.values():
+            pending.fail(self._fault)
+        for reader in self._readers.values():
             reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
+        await asyncio.gather(*self._readers.values(), return_exceptions=True)
 
-    async def _begin(self, min_kv_tokens: int) -> None:
-        self._readers = [asyncio.create_task(self._read(number, stage)) for number, stage in enumerate(self._stages)]
+    async def _joined(self, leg: Leg) -> Member:
+        member = await dial(self._network, self._digest, leg, self._addresses(leg.peer_id))
+        self._readers = {each: reader for each, reader in self._readers.items() if not reader.done()}
+        self._readers[member] = asyncio.create_task(self._read(member))
         try:
-            async with asyncio.timeout(OPEN_S):
-                ready = [await self._or_fault(stage.ready) for stage in self._stages]
-        except TimeoutError as error:
-            silent = next(stage for stage in self._stages if not stage.ready.done())
-            raise ChainFault(silent.leg.peer_id, "it did not say that it is ready") from error
-        self.kv_tokens = min(each.kv_tokens for each in ready)
-        for each, stage in zip(ready, self._stages, strict=True):
-            if each.kv_tokens < min_kv_tokens:
-                raise ChainFault(
-                    stage.leg.peer_id, f"it has memory for {each.kv_tokens} tokens, and {min_kv_tokens} are wanted"
-                )
-
-    async def _or_fault(self, ready: asyncio.Future[StageReady]) -> StageReady:
-        try:
-            return await asyncio.shield(ready)
-        except asyncio.CancelledError:
-            if self._fault is not None:
-                raise self._fault from None
+            ready = await member.wait_ready()
+        except BaseException:
+            self._fail(member, "it was not waited for")
             raise
+        if ready.kv_tokens < self._min_kv_tokens:
+            raise member.end(f"it has memory for {ready.kv_tokens} tokens, and {self._min_kv_tokens} are wanted")
+        return member
 
-    async def _read(self, number: int, stage: _Stage) -> None:
-        decoder = to_driver_decoder(partial(self._admit, number))
+    async def _ask(self, asked: StageRow | StageReplay, members: Sequence[Member], body: bytes = b"") -> bytes:
+        first, *others = members
+        self._last_step += 1
+        route = tuple(member.hop for member in others)
+        asked = msgspec.structs.replace(asked, ticket=first.ticket, step=self._last_step, route=route)
+        pending = self._pending[asked.step] = _Pending(asked, members)
+        if not asked.is_spare:
+            self._is_idle.clear()
+        fault = self._fault or next((member.fault for member in members if member.fault is not None), None)
+        if fault is not None:
+            pending.fail(fault)
         try:
-            while data := await stage.stream.read():
-                for frame in decoder.feed(data):
-                    self._hear(number, frame)
-            self._fail(number, "it has ended its stream")
-        except ProtocolViolation as error:
-            self._fail(number, error.message)
+            async with asyncio.timeout(self._timeout_s(asked.tokens)):
+                await self._send(pending, body)
+                return await pending.done
+        except TimeoutError as error:
+            guilty = members[-1 if asked.is_spare else pending.passed]
+            self._fail(guilty, "nothing came in time")
+            raise (self._fault or guilty.end("")) from error
+        finally:
+            del self._pending[asked.step]
+            self._note_idle()
+            if not pending.done.cancel() and not pending.done.cancelled():
+                pending.done.exception()  # it is known by now, whoever was told
 
-    def _admit(self, number: int, header: ToDriver) -> bool:
+    async def _send(self, pending: _Pending, body: bytes) -> None:
+        first = pending.members[0]
+        async with first.sending:
+            if pending.done.done():
+                return
+            try:
+                await first.stream.write(encode_stage_frame(pending.asked, body))
+            except PeerError:
+                self._fail(first, "its stream has ended")
+
+    async def _read(self, member: Member) -> None:
+        decoder = to_driver_decoder(partial(self._admit, member))
+        try:
+            while data := await member.stream.read():
+                for frame in decoder.feed(data):
+                    self._hear(member, frame)
+            self._fail(member, "it has ended its stream")
+        except ProtocolViolation as error:
+            self._fail(member, error.message)
+
+    def _admit(self, member: Member, header: ToDriver) -> bool:
         """Whether a message's numbers are wanted. Raises ProtocolViolation for a result that was not asked for."""
         if not isinstance(header, StageResult):
             return True
-        if number != len(self._stages) - 1:
-            raise ProtocolViolation("a result from a stage that is not the last")
         pending = self._pending.get(header.step)
         if pending is None:
             if header.step > self._last_step:
                 raise ProtocolViolation("a result of a step that has not been")
             return False  # of a step that nobody waits for any more
-        row = pending.row
-        if (header.tokens, header.width, header.dtype) != (pending.tokens_wanted, row.width, row.dtype):
+        if member is not pending.members[-1]:
+            raise ProtocolViolation("a result from a stage that is not the last")
+        if not pending.fits(header):
             raise ProtocolViolation("a result that is not of the form that was asked for")
         return True
 
-    def _hear(self, number: int, frame: StageFrame[ToDriver]) -> None:
+    def _hear(self, member: Member, frame: StageFrame[ToDriver]) -> None:
         match frame.header:
             case StageReady():
-                ready = self._stages[number].ready
-                if ready.done():
+                if member.ready.done():
                     raise ProtocolViolation("ready twice")
-                ready.set_result(frame.header)
-                stage = self._stages[number]
-                stage.round_trip_ms = (time.monotonic() - stage.asked_s) * 1000
+                member.note_ready(frame.header)
             case StageResult(step=step):
                 pending = self._pending.get(step)
                 if pending is not None and not pending.done.done():
                     pending.done.set_result(frame.body)
             case StagePassed(step=step):
                 pending = self._pending.get(step)
-                if pending is not None:
-                    pending.passed = max(pending.passed, min(number + 1, len(self._stages) - 1))
+                if pending is not None and member in pending.members:
+                    number = pending.members.index(member)
+                    pending.passed = max(pending.passed, min(number + 1, len(pending.members) - 1))
             case StageRefused():
-                self._hear_refusal(number, frame.header)
+                self._hear_refusal(member, frame.header)
 
-    def _hear_refusal(self, number: int, refused: StageRefused) -> None:
+    def _hear_refusal(self, member: Member, refused: StageRefused) -> None:
         if refused.step is None:
-            if refused.code == DRAINING and self._stages[number].ready.done():
-                self.leaving.add(self._stages[number].leg.peer_id)
-                self._leave_when_idle()
+            if refused.code == DRAINING and member.ready.done():
+                member.is_leaving = True
+                self._note_idle()
             else:
-                self.is_dismissed = self._stages[number].ready.done() and not self._pending
-                self._fail(number, f"it refuses: {refused.code}")
+                member.is_dismissed = member.ready.done() and not self._pending
+                self._fail(member, f"it refuses: {refused.code}")
             return
         pending = self._pending.get(refused.step)
-        if pending is None or pending.done.done():
+        if pending is None or member not in pending.members:
             return
-        peer_id = self._stages[number].leg.peer_id
+        number = pending.members.index(member)
         if refused.code == SEQUENCE_GONE:
-            pending.done.set_exception(SequenceGone(peer_id))
+            pending.fail(SequenceGone(member))
         elif refused.code == BUSY:
-            pending.done.set_exception(StageFull(peer_id))
+            pending.fail(StageFull(member))
         else:
-            self._fail(blamed(number, refused.code, len(self._stages)), f"{refused.code} at stage {number}")
+            guilty = -1 if pending.asked.is_spare else blamed(number, refused.code, len(pending.members))
+            self._fail(pending.members[guilty], f"{refused.code} at {member.leg.peer_id}")
 
-    def _leave_when_idle(self) -> None:
-        """A stage that is stopping waits for us."""
-        if self.leaving and not self._pending:
-            leaving = next(number for number, peer_id in enumerate(self.peers) if peer_id in self.leaving)
-            self._fail(leaving, "it is stopping")
-
-    def _fail(self, number: int, reason: str) -> None:
-        """The chain is of no more use, and all its stages may forget what they have. The first reason counts."""
-        if self._fault is not None or not self._stages:
+    def _note_idle(self) -> None:
+        """A stage that is stopping waits for us to have nothing under way."""
+        if any(not pending.asked.is_spare for pending in self._pending.values()):
             return
-        fault = self._fault = ChainFault(self._stages[number].leg.peer_id, reason)
-        for pending in self._pending.values():
-            if not pending.done.done():
-                pending.done.set_exception(fault)
-        for stage in self._stages:
-            stage.ready.cancel()
-            stage.stream.close()
+        self._is_idle.set()
+        for member in (*self.members, *self.spares):
+            if member.is_leaving:
+                self._fail(member, "it is stopping")
 
-    def _as_fault(self) -> ChainFault:
-        assert self._fault is not None
-        return self._fault
+    def _fail(self, member: Member, reason: str) -> None:
+        """A stage is of no more use. Where it is one of the chain's, no step that is under way comes to its end."""
+        if member.fault is not None:
+            return
+        fault = member.end(reason)
+        self.spares = tuple(spare for spare in self.spares if spare is not member)
+        if member in self.members:
+            self._fault = self._fault or fault
+        for pending in self._pending.values():
+            if member in self.members or member in pending.members:
+                pending.fail(fault)
 
 
 def blamed(number: int, code: str, stages: int) -> int:
@@ -315,19 +340,3 @@ def blamed(number: int, code: str, stages: int) -> int:
     if code in (BAD_ROW, BAD_NUMBERS):
         return max(0, number - 1)
     return min(number + 1, stages - 1) if code == NEXT_LOST else number
-
-
-async def _open(network: Network, digest: str, leg: Leg, addresses: Sequence[str]) -> _Stage:
-    """Raises ChainFault."""
-    ticket = secrets.token_bytes(TICKET_BYTES)
-    stream: Stream | None = None
-    try:
-        async with asyncio.timeout(OPEN_S):
-            stream = await network.open_stream(leg.peer_id, STAGE_PROTOCOL, addresses)
-            asked_s = time.monotonic()
-            await stream.write(encode_stage_frame(StageOpen(digest, leg.first, leg.last, ticket)))
-    except (PeerError, TimeoutError) as error:
-        if stream is not None:
-            stream.close()
-        raise ChainFault(leg.peer_id, "it cannot be reached") from error
-    return _Stage(leg, stream, ticket, asyncio.get_running_loop().create_future(), asked_s)

@@ -1,4 +1,5 @@
-"""Keeps one chain open for a driver: looks for stages, opens another chain when one fails, and knows whom to avoid.
+"""Keeps one chain open for a driver: looks for stages, replaces those that fail, has others stand by, and knows whom to
+avoid.
 
 Knows nothing of sequences, nor of what is computed.
 """
@@ -9,16 +10,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from p2pnet.errors import PeerError, WorkerFailed
 from p2pnet.flow.background import Background
 from p2pnet.network.interface import Network
 from p2pnet.records import StageRecord
 from p2pnet.spans import Span, in_words, missing
-from p2pnet.worker.chains.chain import Chain, ChainFault
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes
+from p2pnet.worker.chains.chain import Chain
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes, standbys
+from p2pnet.worker.chains.member import ChainFault
+from p2pnet.worker.chains.mending import mend, spare_for
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,8 @@ class Chains:
         self._lost_s: float | None = None
         """Since when a chain is wanted and there is none."""
         self._is_closed = False
+        self._news = asyncio.Event()
+        """There is another chain, or there may be other stages."""
         self._background = Background(sleep)
 
     @property
@@ -144,37 +150,25 @@ class Chains:
         """Look for stages, now and from time to time."""
         await self.look()
         self._background.keep("looking for stages", self._keep_looking)
+        self._background.keep("having stages stand by", self._keep_spares)
 
     async def current(self) -> Chain:
         """The chain to use: the open one, or another. Raises WorkerFailed when there has been none for `heal_s`: who
         asks after that is told at once."""
-        chain = self._chain
-        if chain is not None and not chain.is_closed:
-            if self.usable is not None and not self._is_closed:
-                return chain
-            for peer_id in chain.leaving or ({chain.fault.peer_id} if chain.fault is not None else set()):
-                if not chain.is_dismissed:
-                    self._avoid(peer_id)
-            await chain.close()
+        if (usable := self.usable) is not None and not self._is_closed:
+            return usable
         if self._lost_s is None:
             self._lost_s = self._now_s()
         while not self._is_closed:
-            if (opened := await self._open()) is not None:
-                self._chain, self._lost_s = opened, None
-                return opened
+            if (found := await self._found()) is not None:
+                self._chain, self._lost_s = found, None
+                self._news.set()
+                return found
             if self._now_s() >= self._lost_s + self._times.heal_s:
                 gaps = self.gaps
                 raise WorkerFailed(in_words(gaps) if gaps else "no chain through all layers could be opened")
             await self._sleep(self._times.retry_s)
         raise WorkerFailed("the worker is stopping")
-
-    async def leave(self, chain: Chain, fault: ChainFault) -> None:
-        """A chain has failed: its stage is avoided from now on. Does nothing for one that was left before."""
-        if chain is not self._chain or chain.is_closed:
-            return
-        logger.warning("a stage of the chain, %s, has failed: %s", fault.peer_id, fault)
-        self._avoid(fault.peer_id)
-        await chain.close()
 
     async def close(self) -> None:
         """End the chain, and all that waits for one. Idempotent."""
@@ -183,13 +177,56 @@ class Chains:
         if self._chain is not None:
             await self._chain.close()
 
-    async def _open(self) -> Chain | None:
-        """Open the best chain there is. Those to be avoided are taken where there are no others. The directory is read
-        only where what is known of it does not do: that takes seconds while the peer that has just gone is asked."""
-        legs = self._choice()
+    async def _found(self) -> Chain | None:
+        """The chain that there was, with others in the place of the stages that it has lost; or another. None where
+        there is none at this moment."""
+        chain = self._chain
+        if chain is None or chain.is_closed:
+            return await self._open()
+        for member in chain.members:
+            if not member.is_usable and not member.is_mourned:
+                member.is_mourned = True
+                self._mourn(member.leg.peer_id, member.is_dismissed, member.fault)
+        try:
+            if not await mend(chain, partial(self._replacement, chain)):
+                return await self._open()
+        except ChainFault as fault:
+            self._cannot_use(fault)
+            return None
+        self._round_trips_ms |= chain.round_trips_ms
+        logger.info("the chain is whole again: %s", _where(chain.legs))
+        return chain
+
+    def _mourn(self, peer_id: str, is_dismissed: bool, fault: ChainFault | None) -> None:
+        if is_dismissed:
+            return
+        logger.warning("a stage of the chain, %s, has failed: %s", peer_id, fault or "it is stopping")
+        self._avoid(peer_id)
+
+    async def _replacement(self, chain: Chain, first: int, last: int) -> tuple[Leg, ...] | None:
+        return await self._choice(first, last, {member.leg.peer_id for member in chain.members if member.is_usable})
+
+    async def _choice(self, first: int, last: int, in_use: Collection[str] = ()) -> tuple[Leg, ...] | None:
+        """The best stages for these layers that are not in use. Those to be avoided are taken where there are no
+        others. The directory is read only where what is known of it does not do: that takes seconds while the peer that
+        has just gone is asked."""
+        legs = self._chosen(first, last, {*self._avoided, *in_use})
         if legs is None:
             await self.look()
-            legs = self._choice() or choose(self._offers, self._wanted.layers, (), self._rng, self._round_trips_ms)
+            legs = self._chosen(first, last, {*self._avoided, *in_use}) or self._chosen(first, last, in_use)
+        return legs
+
+    def _chosen(self, first: int, last: int, avoid: Collection[str]) -> tuple[Leg, ...] | None:
+        return choose(self._offers, self._wanted.layers, avoid, self._rng, self._round_trips_ms, (first, last))
+
+    async def _open(self) -> Chain | None:
+        """Open the best chain there is. While stages are left of the one before, which lose by that what they have, it
+        must be one of stages that are not to be avoided."""
+        layers = self._wanted.layers
+        if self._chain is not None and any(member.is_usable for member in self._chain.members):
+            legs = self._chosen(0, layers, self._avoided)
+        else:
+            legs = await self._choice(0, layers)
         if legs is None:
             return None
         try:
@@ -202,22 +239,25 @@ class Chains:
                 self._wanted.kv_tokens,
             )
         except ChainFault as fault:
-            logger.info("the stage %s cannot be used: %s", fault.peer_id, fault)
-            self._avoid(fault.peer_id)
+            self._cannot_use(fault)
             return None
         self._round_trips_ms |= chain.round_trips_ms
         if self._is_closed:
             await chain.close()
             return None
-        where = (f"layers {leg.first} to {leg.last} at {leg.peer_id}" for leg in legs)
-        logger.info("a chain is open: %s", ", ".join(where))
+        if self._chain is not None:
+            await self._chain.close()
+        logger.info("a chain is open: %s", _where(legs))
         return chain
 
-    def _choice(self) -> tuple[Leg, ...] | None:
-        """The best chain of stages that are not to be avoided now."""
+    @property
+    def _avoided(self) -> set[str]:
         now_s = self._now_s()
-        avoided = {peer_id for peer_id, bad in self._bad.items() if bad.until_s > now_s}
-        return choose(self._offers, self._wanted.layers, avoided, self._rng, self._round_trips_ms)
+        return {peer_id for peer_id, bad in self._bad.items() if bad.until_s > now_s}
+
+    def _cannot_use(self, fault: ChainFault) -> None:
+        logger.info("the stage %s cannot be used: %s", fault.peer_id, fault)
+        self._avoid(fault.peer_id)
 
     def _avoid(self, peer_id: str) -> None:
         bad = self._bad.setdefault(peer_id, _Bad())
@@ -232,6 +272,7 @@ class Chains:
             logger.debug("the directory could not be read", exc_info=True)
         self._bad = {peer_id: bad for peer_id, bad in self._bad.items() if peer_id in self._records}
         self._round_trips_ms = {peer: ms for peer, ms in self._round_trips_ms.items() if peer in self._records}
+        self._news.set()
 
     async def _keep_looking(self) -> None:
         while True:
@@ -240,3 +281,27 @@ class Chains:
             await self.look()
             if was_whole and not self.is_whole:
                 logger.warning("the model is not offered now: %s", in_words(self.gaps))
+
+    async def _keep_spares(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if (chain := self.usable) is not None:
+                await self._add_spares(chain)
+
+    async def _add_spares(self, chain: Chain) -> None:
+        """Have a stage stand by for each of the chain's for which there is one to spare."""
+        alone = [member.leg for member in chain.members if spare_for(chain, member) is None]
+        taken = {member.leg.peer_id for member in (*chain.members, *chain.spares)}
+        for leg in standbys(alone, self._offers, taken | self._avoided):
+            try:
+                members = await chain.join([leg])
+            except ChainFault as fault:
+                self._cannot_use(fault)
+            else:
+                chain.stand_by(members)
+                logger.info("%s stands by for layers %d to %d", leg.peer_id, leg.first, leg.last)
+
+
+def _where(legs: Sequence[Leg]) -> str:
+    return ", ".join(f"layers {leg.first} to {leg.last} at {leg.peer_id}" for leg in legs)

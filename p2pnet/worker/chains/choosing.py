@@ -50,19 +50,22 @@ def choose(
     avoid: Collection[str],
     rng: random.Random,
     round_trips_ms: Mapping[str, float] = MappingProxyType({}),
+    span: Span | None = None,
 ) -> tuple[Leg, ...] | None:
-    """The chain through all layers that takes the least time by what stages say and what was measured, without those to
-    be avoided. None where there is none.
+    """The chain through all layers, or those of `span`, that takes the least time by what stages say and what was
+    measured, without those to be avoided. None where there is none.
 
     A shortest path from the first layer to the last: a stage may be used for any part of its layers that begins and
     ends where some stage's do. `round_trips_ms` are those from here to stages; who is not among them is as far as most.
     No stage is used twice, so in rare cases a path is passed by that would be a little faster; none is missed where it
     is the only one, since a stage that was left can always be kept instead.
     """
+    first, last = span or (0, layers)
     usable = [offer for offer in offers if offer.peer_id not in avoid and offer.last <= layers]
     costs = {offer: _cost_ms(offer) * (1 + SPREAD * rng.random()) for offer in usable}
-    cuts = sorted({0, *(offer.first for offer in usable), *(offer.last for offer in usable)})
-    best: dict[int, tuple[float, tuple[Leg, ...]]] = {0: (0.0, ())}
+    ends = {first, last, *(offer.first for offer in usable), *(offer.last for offer in usable)}
+    cuts = sorted(cut for cut in ends if first <= cut <= last)
+    best: dict[int, tuple[float, tuple[Leg, ...]]] = {first: (0.0, ())}
     for at in cuts:
         if at not in best:
             continue
@@ -77,7 +80,21 @@ def choose(
                 total = spent + hop_ms + costs[offer] * share + back_ms
                 if end not in best or total < best[end][0]:
                     best[end] = (total, (*legs, Leg(offer.peer_id, at, end)))
-    return best[layers][1] if layers in best else None
+    return best[last][1] if last in best else None
+
+
+def standbys(legs: Sequence[Leg], offers: Sequence[Offer], taken: Collection[str]) -> tuple[Leg, ...]:
+    """Stages that can stand by for these parts of a chain: each has all layers of its part, and memory to spare, and is
+    not taken. The part that has the fewest to choose from comes first; of several, the fastest is chosen."""
+    free = [offer for offer in offers if offer.has_room and offer.peer_id not in taken]
+    fitting = {leg: [offer for offer in free if offer.first <= leg.first and leg.last <= offer.last] for leg in legs}
+    found: dict[str, Leg] = {}
+    for leg, able in sorted(fitting.items(), key=lambda item: len(item[1])):
+        left = [offer for offer in able if offer.peer_id not in found]
+        if left:
+            best = min(left, key=_cost_ms)
+            found[best.peer_id] = Leg(best.peer_id, leg.first, leg.last)
+    return tuple(found.values())
 
 
 def _hop_ms(before: str | None, after: str, round_trips_ms: Mapping[str, float]) -> float:

@@ -16,20 +16,50 @@ from p2pnet.worker.engine.memory import Room
 
 @dataclass(eq=False)
 class Remote:
-    """A sequence at the stages. `ids` are all that were computed, `filled` how many of them `chain` has."""
+    """A sequence at the stages. `ids` are all that were computed, `filled` how many of them each stage of the chain
+    has, as far as is known: rather too few than too many. `fed` is the same for stages that stand by."""
 
     number: int
     ids: list[int] = field(default_factory=list)
-    chain: object | None = None
-    filled: int = 0
+    filled: dict[object, int] = field(default_factory=dict)
+    fed: dict[object, int] = field(default_factory=dict)
+    feeding: dict[object, int] = field(default_factory=dict)
+    """How many of them each stage that stands by will have when what is on its way has been computed."""
+    is_closed: bool = False
 
-    def filled_at(self, chain: object) -> int:
-        return self.filled if self.chain is chain else 0
+    def filled_at(self, stage: object) -> int:
+        return self.filled.get(stage, self.fed.get(stage, 0))
 
-    def note(self, chain: object, start: int, ids: Sequence[int]) -> None:
+    def filled_everywhere(self, stages: Sequence[object]) -> int:
+        return min(map(self.filled_at, stages))
+
+    def lower(self, stages: Sequence[object], position: int) -> None:
+        """What these stages have from this position on is about to be computed again, or is lost."""
+        self.filled.update({stage: min(position, self.filled_at(stage)) for stage in stages})
+
+    def rewind(self, position: int) -> None:
+        """There will be other ids from this position on: who stands by has those before it."""
+        for after in (self.fed, self.feeding):
+            after.update({stage: min(position, filled) for stage, filled in after.items()})
+
+    def fill(self, stages: Sequence[object], filled: int) -> None:
+        """These stages have so many of the ids now."""
+        self.filled.update(dict.fromkeys(stages, filled))
+
+    def note(self, stages: Sequence[object], start: int, ids: Sequence[int]) -> None:
         """These ids have been computed from position `start` on; what came after it is forgotten."""
         self.ids[start:] = ids
-        self.chain, self.filled = chain, len(self.ids)
+        self.fill(stages, len(self.ids))
+
+    def feed(self, stage: object, filled: int) -> None:
+        """So many of the ids are on their way to a stage that stands by."""
+        self.feeding[stage] = filled
+
+    def settle(self, stage: object, is_there: bool) -> None:
+        """What was on its way has been computed there, or has not."""
+        filled = self.feeding.pop(stage, 0)
+        if is_there:
+            self.fed[stage] = filled
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,8 @@ class ChainStore(KvStore):
     def close(self, kv: Room) -> None:
         assert isinstance(kv, Kv)
         remote = remote_of(kv)
-        if remote.chain is not None:
+        remote.is_closed = True
+        if remote.filled:
             self._forget.append(remote.number)
         super().close(kv)
 
@@ -74,9 +105,10 @@ class ChainStore(KvStore):
         assert isinstance(source, Kv) and isinstance(target, Kv)
         given, taken = remote_of(source), remote_of(target)
         taken.ids = given.ids[:tokens]
-        if given.chain is not None and given.filled >= tokens:
+        having = [stage for stage, filled in given.filled.items() if filled >= tokens]
+        if having:
             self._copies.append(Copy(given.number, taken.number, tokens))
-            taken.chain, taken.filled = given.chain, tokens
+            taken.fill(having, tokens)
         return True
 
     def take_notes(self) -> Notes:

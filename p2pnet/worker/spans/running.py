@@ -60,6 +60,10 @@ class SpanRunner:
             for tensor in layer
         )
         """What one token's keys and values take in all of its layers together."""
+        self.bytes_per_token = self.kv_bytes_per_token + part.width * part.model.dtype.itemsize * (
+            part.last < part.layers
+        )
+        """And with what the layers give for it, which is kept for the stage after them, where there is one."""
 
     @torch.inference_mode()
     def forward(self, row: torch.Tensor, stretches: Sequence[Stretch], first: int, last: int) -> torch.Tensor:

@@ -22,12 +22,15 @@ from p2pnet.stage_messages import (
     DRAINING,
     MAX_STAGE_ROW_TOKENS,
     STAGE_FAILED,
+    Piece,
     StageRefusal,
     StageRow,
 )
 from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.spans.rows import are_finite, to_body, to_states
 from p2pnet.worker.spans.running import Stretch
+from p2pnet.worker.stages.outputs import keep_outputs, kept_outputs
+from p2pnet.worker.stages.shape import Shape
 from p2pnet.worker.stages.shelf import Drawer, Placed, Shelf
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ MAX_PASS_TOKENS = 512
 
 SMALL_PASS_TOKENS = 32
 """Passes with more tokens do not say how fast a stage is: a prompt takes many times as long, wherever it is."""
+MAX_PASSED_OVER = 8
+"""Passes that a spare row lets others go first. Then it has its turn, as rows of its driver may wait behind it."""
 
 SMOOTHING = 0.1
 """How much the last pass says of how long one takes."""
@@ -49,14 +54,6 @@ class Computes(Protocol):
     """What runs layers on rows: see `spans.running.SpanRunner`."""
 
     def forward(self, row: torch.Tensor, stretches: Sequence[Stretch], first: int, last: int) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a row must be like to fit the layers that are here."""
-
-    width: int
-    dtype: str
 
 
 @dataclass(eq=False)
@@ -89,10 +86,12 @@ class StageComputer:
     ) -> None:
         self._runner: Computes | None = runner
         self._shelf = shelf
-        self._shape = shape
+        self.shape = shape
         self._turns = turns
         self._now_s = now_s
         self._waiting: deque[_Waiting] = deque()
+        self._spare: deque[_Waiting] = deque()
+        self._passed_over = 0
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._is_closed = False
@@ -102,8 +101,8 @@ class StageComputer:
     async def compute(self, drawer: Drawer, layers: Layers, row: StageRow, body: bytes) -> bytes:
         """The numbers of a row after these layers: where it goes on from here all of them, else those that the driver
         wants. Raises StageRefusal."""
-        if (row.width, row.dtype) != (self._shape.width, self._shape.dtype):
-            raise StageRefusal(BAD_ROW, f"{row.width} {row.dtype} numbers a token, not {self._shape}")
+        if (row.width, row.dtype) != (self.shape.width, self.shape.dtype):
+            raise StageRefusal(BAD_ROW, f"{row.width} {row.dtype} numbers a token, not {self.shape}")
         if row.tokens > MAX_STAGE_ROW_TOKENS:
             raise StageRefusal(BAD_ROW, f"{row.tokens} tokens in one row, {MAX_STAGE_ROW_TOKENS} allowed")
         if any(piece.wanted > piece.count for piece in row.pieces):
@@ -111,9 +110,14 @@ class StageComputer:
         if self._is_closed:
             raise StageRefusal(DRAINING, "this stage is stopping")
         waiting = _Waiting(drawer, layers, row, body, asyncio.get_running_loop().create_future(), [])
-        self._waiting.append(waiting)
+        (self._spare if row.is_spare else self._waiting).append(waiting)
         self._news.set()
         return await waiting.done
+
+    def kept(self, drawer: Drawer, pieces: Sequence[Piece]) -> bytes:
+        """The numbers that these layers gave before. Raises StageRefusal where they are not there any more."""
+        placed = [(each.held.kv, each.piece) for each in self._shelf.computed(drawer, pieces)]
+        return to_body(torch.cat([kept_outputs(kv, piece.start, piece.start + piece.count) for kv, piece in placed]))
 
     async def close(self) -> None:
         """Compute nothing after what is just being computed, and let go of the layers. What waits is refused."""
@@ -121,7 +125,7 @@ class StageComputer:
         self._news.set()
         await self._task
         self._runner = None  # whoever still knows this computer does not keep their memory
-        for waiting in self._waiting:
+        for waiting in (*self._waiting, *self._spare):
             _end(waiting, StageRefusal(DRAINING, "this stage is stopping"))
 
     async def _run(self) -> None:
@@ -132,14 +136,21 @@ class StageComputer:
                 await self._compute(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """The rows that are computed next, in the order in which they came, with room for their tokens. One of each
-        driver: its next one may go on from it."""
+        """The rows that are computed next. What is spare waits for all others, but not for ever."""
+        is_turn_of_spare = bool(self._spare) and self._passed_over >= MAX_PASSED_OVER
+        batch = [] if is_turn_of_spare else self._taken(self._waiting)
+        self._passed_over = self._passed_over + 1 if batch and self._spare else 0
+        return batch or self._taken(self._spare)
+
+    def _taken(self, rows: deque[_Waiting]) -> list[_Waiting]:
+        """Some of these, in the order in which they came, with room for their tokens. One of each driver: its next one
+        may go on from it."""
         batch: list[_Waiting] = []
-        while self._waiting:
-            waiting = self._waiting[0]
+        while rows:
+            waiting = rows[0]
             if batch and not self._fits(waiting, batch):
                 return batch
-            self._waiting.popleft()
+            rows.popleft()
             if waiting.done.done():  # nobody waits for it any more
                 continue
             try:
@@ -161,7 +172,7 @@ class StageComputer:
             raise StageRefusal(DRAINING, "the driver has gone")
         self._shelf.forget(drawer, row.forget)
         self._shelf.copy(drawer, row.copies)
-        waiting.placed = self._shelf.place(drawer, row.pieces)
+        waiting.placed = self._shelf.place(drawer, row.pieces, row.is_spare)
 
     async def _compute(self, batch: list[_Waiting]) -> None:
         began_s = self._now_s()
@@ -212,9 +223,12 @@ class StageComputer:
 def _leaving(waiting: _Waiting, states: torch.Tensor) -> bytes | StageRefusal:
     if not are_finite(states):
         return StageRefusal(STAGE_FAILED, "its hidden states are no finite numbers")
+    pieces = torch.split(states, [piece.count for piece in waiting.row.pieces])
+    if waiting.drawer.is_keeping:
+        for each, part in zip(waiting.placed, pieces, strict=True):
+            keep_outputs(each.held.kv, each.piece.start, part)
     if not waiting.is_last:
         return to_body(states)
-    pieces = torch.split(states, [piece.count for piece in waiting.row.pieces])
     wanted = [part[len(part) - piece.wanted :] for part, piece in zip(pieces, waiting.row.pieces, strict=True)]
     return to_body(torch.cat(wanted))
 

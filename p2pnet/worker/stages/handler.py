@@ -27,6 +27,7 @@ from p2pnet.stage_messages import (
     StageReady,
     StageRefusal,
     StageRefused,
+    StageReplay,
     StageRow,
     ToStage,
 )
@@ -71,11 +72,12 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Serves:
-    """What is here: layers [first, last) of the model with this digest."""
+    """What is here: layers [first, last) of the model with this digest, which has so many."""
 
     digest: str
     first: int
     last: int
+    layers: int
 
 
 @dataclass(eq=False)
@@ -223,6 +225,11 @@ class StageHandler:
             await self._open(inbound, frame.header)
             return
         session = self._sessions.get(frame.header.ticket)
+        if isinstance(frame.header, StageReplay):
+            if session is None or session is not inbound.session:
+                raise StageRefusal(BAD_ROW, "a replay that does not come from its driver")
+            await session.take_replay(frame.header, self._now_s())
+            return
         size = body_bytes(frame.header)
         inbound.unread_bytes -= size
         if session is None:
@@ -246,9 +253,8 @@ class StageHandler:
             await self._end(session)
         if len(self._sessions) >= MAX_STAGE_DRIVERS:
             raise StageRefusal(BUSY, "as many drivers as there may be")
-        session = Session(
-            inbound.stream, opened, self._shelf.open(), self._computer.compute, self._links.send, self._now_s()
-        )
+        drawer = self._shelf.open(is_keeping=opened.last < here.layers)  # after the last one nobody lacks anything
+        session = Session(inbound.stream, opened, drawer, self._computer, self._links.send, self._now_s())
         inbound.session = self._sessions[opened.ticket] = session
         await session.tell(StageReady(self._shelf.share_tokens))
 

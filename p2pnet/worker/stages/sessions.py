@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -21,11 +22,14 @@ from p2pnet.stage_messages import (
     StagePassed,
     StageRefusal,
     StageRefused,
+    StageReplay,
     StageResult,
     StageRow,
     ToDriver,
 )
 from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame
+from p2pnet.worker.stages.computing import StageComputer
+from p2pnet.worker.stages.replays import PassOn, Replays
 from p2pnet.worker.stages.shelf import Drawer
 
 logger = logging.getLogger(__name__)
@@ -36,28 +40,33 @@ MAX_WAITING_ROWS = 4
 TELL_S = 10.0
 """How long a driver may read nothing of what it is told."""
 
-Compute = Callable[[Drawer, tuple[int, int], StageRow, bytes], Awaitable[bytes]]
 _Brought = tuple[StageFrame[StageRow], Callable[[], None]]
-PassOn = Callable[[str, bytes], Awaitable[None]]
 
 
 class Session:
     """One driver's ticket. Make it within an event loop."""
 
     def __init__(
-        self, stream: Stream, opened: StageOpen, drawer: Drawer, compute: Compute, pass_on: PassOn, now_s: float
+        self,
+        stream: Stream,
+        opened: StageOpen,
+        drawer: Drawer,
+        computer: StageComputer,
+        pass_on: PassOn,
+        now_s: float,
     ) -> None:
         self.stream = stream
         self.ticket = opened.ticket
         self.drawer = drawer
         self.used_s = now_s
         self._layers = (opened.first, opened.last)
-        self._compute = compute
+        self._compute = computer.compute
         self._pass_on = pass_on
         self._rows: asyncio.Queue[_Brought] = asyncio.Queue(MAX_WAITING_ROWS)
         self._last_step = 0
         self._is_closed = False
         self._telling = asyncio.Lock()
+        self._replays = Replays(computer.shape, partial(computer.kept, drawer), pass_on, self.tell)
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -70,6 +79,11 @@ class Session:
         await self._rows.put((frame, done))
         if self._is_closed:
             self._drop_rows()
+
+    async def take_replay(self, replay: StageReplay, now_s: float) -> None:
+        """What was given once is to be passed on again, beside the rows."""
+        self.used_s = now_s
+        await self._replays.take(replay)
 
     async def tell(self, message: ToDriver, body: bytes = b"") -> None:
         """Tell the driver. One that does not read loses its stream."""
@@ -85,6 +99,7 @@ class Session:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        await self._replays.close()
         self._drop_rows()
 
     def _drop_rows(self) -> None:
@@ -110,6 +125,7 @@ class Session:
             raise StageRefusal(BAD_ROW, f"step {row.step} after {self._last_step}")
         self._last_step = row.step
         found = await self._compute(self.drawer, self._layers, row, body)
+        self._replays.earn(row.tokens)
         if not row.route:
             tokens = sum(piece.wanted for piece in row.pieces)
             await self.tell(StageResult(row.step, row.width, row.dtype, tokens), found)

@@ -1,7 +1,7 @@
 """Keeps the keys and values of all drivers' sequences at one stage, and says which of them go when there is no room.
 
 Nothing is lost with them: a driver has its token ids, and has them computed again. So whoever is below its share of the
-memory always gets it, at the cost of those above theirs. Knows nothing of streams; times are passed in.
+memory always gets it, at the cost of those above theirs. What is spare goes first. Knows nothing of streams.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ class Held:
 
 @dataclass(eq=False)
 class Drawer:
-    """What one driver has here, least recently used first. `share` is how many tokens it always may have."""
+    """What one driver has here, least recently used first. `is_keeping` says that what its layers give is kept;
+    `is_spare`, that nothing but spare rows has come of it."""
 
+    is_keeping: bool = True
     sequences: OrderedDict[int, Held] = field(default_factory=OrderedDict)
     is_open: bool = True
+    is_spare: bool = False
 
     @property
     def tokens(self) -> int:
@@ -65,10 +68,10 @@ class Shelf:
     @property
     def share_tokens(self) -> int:
         """What each driver may have, whoever else wants more."""
-        return self._store.total_tokens // max(1, len(self._drawers))
+        return self._store.total_tokens // max(1, sum(not drawer.is_spare for drawer in self._drawers))
 
-    def open(self) -> Drawer:
-        drawer = Drawer()
+    def open(self, is_keeping: bool = True) -> Drawer:
+        drawer = Drawer(is_keeping)
         self._drawers.append(drawer)
         return drawer
 
@@ -102,8 +105,9 @@ class Shelf:
             if self._store.copy(source.kv, target.kv, copy.count):
                 target.filled = copy.count
 
-    def place(self, drawer: Drawer, pieces: Sequence[Piece]) -> list[Placed]:
+    def place(self, drawer: Drawer, pieces: Sequence[Piece], is_spare: bool = False) -> list[Placed]:
         """Make room for a row's tokens; its sequences are busy until `settle`. Raises StageRefusal."""
+        drawer.is_spare = is_spare and (drawer.is_spare or not drawer.sequences)
         if len({piece.sequence for piece in pieces}) < len(pieces):
             raise StageRefusal(BAD_ROW, "a sequence twice in one row")
         placed: list[Placed] = []
@@ -123,6 +127,16 @@ class Shelf:
                 each.held.filled = each.piece.start + each.piece.count
             if not drawer.is_open:
                 self._drop(drawer, each.piece.sequence)
+
+    def computed(self, drawer: Drawer, pieces: Sequence[Piece]) -> list[Placed]:
+        """Where tokens are that have been computed. Raises StageRefusal when what was given for them is not kept."""
+        found: list[Placed] = []
+        for piece in pieces:
+            held, end = drawer.sequences.get(piece.sequence), piece.start + piece.count
+            if not drawer.is_keeping or held is None or held.filled < end:
+                raise StageRefusal(SEQUENCE_GONE, f"what was given up to position {end} is not here")
+            found.append(Placed(piece, held))
+        return found
 
     def _placed(self, drawer: Drawer, piece: Piece) -> Held:
         end = piece.start + piece.count
@@ -166,9 +180,15 @@ class Shelf:
             raise StageRefusal(BUSY, "no memory for more tokens")
 
     def _make_room(self, drawer: Drawer, tokens: int) -> None:
-        """Drop what has not been used for longest: of those above their share while this driver is below its own, else
-        of its own."""
+        """Drop what has not been used for longest: what is spare, then of those above their share while this driver is
+        below its own, else of its own. For what is spare nothing is dropped."""
         while self._store.free_tokens < tokens:
+            if drawer.is_spare:
+                raise StageRefusal(BUSY, "no memory to spare")
+            spare = next((other for other in self._drawers if other.is_spare and any(other.idle())), None)
+            if spare is not None:
+                self._drop(spare, _first(spare))
+                continue
             share = self.share_tokens
             greedy = [other for other in self._drawers if other.tokens > share and any(other.idle())]
             owner = max(greedy, key=lambda other: other.tokens, default=drawer)

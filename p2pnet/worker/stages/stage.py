@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from p2pnet.config import DirectoryConfig
 from p2pnet.directory import Directory
@@ -14,14 +15,15 @@ from p2pnet.flow.background import Background
 from p2pnet.identity import Identity
 from p2pnet.network.interface import Clock, Network
 from p2pnet.records import StageRecord
-from p2pnet.stage_messages import NOT_HERE, StageRefusal
+from p2pnet.stage_messages import NOT_HERE, StageDtype, StageRefusal
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.turns import Turns
 from p2pnet.worker.stages.announcing import StageAnnouncer, StageLoad, blank_record
-from p2pnet.worker.stages.computing import Computes, Shape, StageComputer
+from p2pnet.worker.stages.computing import Computes, StageComputer
 from p2pnet.worker.stages.handler import Serves, StageHandler, StageTimes
 from p2pnet.worker.stages.links import Links
+from p2pnet.worker.stages.shape import Shape
 from p2pnet.worker.stages.shelf import Shelf
 
 OWNER_S = 1.0
@@ -82,9 +84,8 @@ class Stage:
         """Serve the layers, then announce them. `check` raises P2PNetError for a driver that is not served, `refusal`
         says why no driver is taken now, if so. With an `announcer` of its own, it is that which announces them."""
         shelf = Shelf(KvStore(model.kv_tokens), model.context_length)
-        computer = StageComputer(
-            model.runner, shelf, Shape(model.width, model.dtype), turns or Turns(), step_ms=model.step_ms
-        )
+        shape = Shape(model.width, cast(StageDtype, model.dtype))
+        computer = StageComputer(model.runner, shelf, shape, turns or Turns(), step_ms=model.step_ms)
         links = Links(network, _Neighbours(directory, model.digest).addresses)
 
         def let_in(peer_id: str) -> None:
@@ -92,7 +93,8 @@ class Stage:
                 raise reason
             check(peer_id)
 
-        handler = StageHandler(Serves(model.digest, model.first, model.last), shelf, computer, links, let_in, times)
+        serves = Serves(model.digest, model.first, model.last, model.layers)
+        handler = StageHandler(serves, shelf, computer, links, let_in, times)
         blank = blank_record(identity, model.digest, model.first, model.last, model.layers, now_ms())
         announced = (blank, lambda: StageLoad(shelf.free_tokens, computer.step_ms))
         announcer = announcer or StageAnnouncer(network, identity, now_ms, config, sleep)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from p2pnet.spans import missing
-from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes
+from p2pnet.worker.chains.choosing import Leg, Offer, choose, lanes, standbys
 
 
 def offers(*spans: tuple[str, int, int] | tuple[str, int, int, float]) -> list[Offer]:
@@ -149,3 +149,39 @@ def test_a_stage_of_which_a_part_is_used_takes_a_part_of_its_time() -> None:
     known = offers(("a", 0, 8, 80.0), ("b", 0, 10, 100.0))
     assert lanes([Leg("a", 0, 8), Leg("b", 8, 10)], known) == 1
     assert lanes([Leg("a", 0, 4), Leg("b", 4, 8)], known) == 2
+
+
+def test_a_part_of_a_chain_is_chosen_as_all_of_it_is() -> None:
+    known = [Offer("a", 0, 12, 40.0), Offer("b", 4, 8, 1.0), Offer("c", 8, 12, 1.0), Offer("d", 2, 9, 1.0)]
+    for span, avoid, legs in (
+        ((4, 8), {"a"}, (Leg("d", 4, 8),)),
+        ((4, 8), {"a", "d"}, (Leg("b", 4, 8),)),
+        ((4, 12), {"a", "d"}, (Leg("b", 4, 8), Leg("c", 8, 12))),
+        ((3, 8), {"a"}, (Leg("d", 3, 8),)),
+        ((0, 4), {"a"}, None),
+    ):
+        assert choose(known, 12, avoid, random.Random(1), span=span) == legs
+
+
+LEGS = (Leg("a", 0, 6), Leg("b", 6, 12))
+STANDBYS: dict[str, tuple[list[Offer], set[str], set[tuple[str, int]]]] = {
+    "nobody": ([], set(), set()),
+    "one for each": ([Offer("c", 0, 6), Offer("d", 6, 12)], set(), {("c", 0), ("d", 6)}),
+    "one that has more": ([Offer("c", 5, 12)], set(), {("c", 6)}),
+    "one that has less": ([Offer("c", 0, 5), Offer("d", 7, 12)], set(), set()),
+    "one that has all stands by for one": ([Offer("c", 0, 12)], set(), {("c", 0)}),
+    "who can do either is left for whom nobody else can": (
+        [Offer("c", 0, 12), Offer("d", 0, 6, 500.0)],
+        set(),
+        {("d", 0), ("c", 6)},
+    ),
+    "the fastest": ([Offer("c", 0, 6, 20.0), Offer("d", 0, 6, 10.0)], set(), {("d", 0)}),
+    "one that is full": ([Offer("c", 0, 6, has_room=False)], set(), set()),
+    "one that is taken": ([Offer("a", 0, 6), Offer("c", 0, 6)], {"a", "c"}, set()),
+}
+
+
+@pytest.mark.parametrize("name", STANDBYS)
+def test_who_stands_by_for_whom(name: str) -> None:
+    known, taken, expected = STANDBYS[name]
+    assert {(leg.peer_id, leg.first) for leg in standbys(LEGS, known, taken)} == expected

@@ -23,13 +23,16 @@ from p2pnet.stage_messages import (
     StagePassed,
     StageReady,
     StageRefused,
+    StageReplay,
     StageResult,
     StageRow,
     ToDriver,
+    ToStage,
 )
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL, encode_stage_frame, to_stage_decoder
-from p2pnet.worker.chains.chain import Chain, ChainFault, SequenceGone, StageFull, blamed
+from p2pnet.worker.chains.chain import Chain, blamed
 from p2pnet.worker.chains.choosing import Leg
+from p2pnet.worker.chains.member import ChainFault, SequenceGone, StageFull
 from tests.stories import DIGEST, NOW_MS, peer, settle
 
 WIDTH = 2
@@ -39,7 +42,7 @@ NAMES = ("first", "last")
 READY = StageReady(1000)
 
 Say = Callable[[ToDriver, bytes], Awaitable[None]]
-Script = Callable[[Say, StageRow, int], Awaitable[None]]
+Script = Callable[[Say, StageRow | StageReplay, int], Awaitable[None]]
 """What a stage does with a row of the driver's, that is the `nth`: each stage is shown the rows of its own stream."""
 
 
@@ -72,7 +75,7 @@ class World:
 
         return serve
 
-    async def _hear(self, name: str, header: StageOpen | StageRow, say: Say) -> None:
+    async def _hear(self, name: str, header: ToStage, say: Say) -> None:
         if isinstance(header, StageOpen):
             self.says[name] = say
             await say(self.ready, b"")
@@ -83,16 +86,16 @@ class World:
                 await self.scripts[each](self.says[each], header, self.rows)
 
 
-async def passes(say: Say, row: StageRow, nth: int) -> None:
+async def passes(say: Say, row: StageRow | StageReplay, nth: int) -> None:
     await say(StagePassed(row.step), b"")
 
 
-async def answers(say: Say, row: StageRow, nth: int) -> None:
+async def answers(say: Say, row: StageRow | StageReplay, nth: int) -> None:
     await say(StageResult(row.step, WIDTH, tokens=1), BODY)
 
 
-def saying(message: Callable[[StageRow], ToDriver], body: bytes = b"") -> Script:
-    async def script(say: Say, row: StageRow, nth: int) -> None:
+def saying(message: Callable[[StageRow | StageReplay], ToDriver], body: bytes = b"") -> Script:
+    async def script(say: Say, row: StageRow | StageReplay, nth: int) -> None:
         await say(message(row), body)
 
     return script
@@ -162,7 +165,7 @@ async def test_whoever_is_silent_is_blamed(closing: list[Chain], scripts: dict[s
 async def test_what_can_be_done_again_leaves_the_chain_open(
     closing: list[Chain], code: str, raised: type[Exception]
 ) -> None:
-    async def first_refuses(say: Say, row: StageRow, nth: int) -> None:
+    async def first_refuses(say: Say, row: StageRow | StageReplay, nth: int) -> None:
         await (refusing(code) if nth == 1 else answers)(say, row, nth)
 
     chain = await World({"first": passes, "last": first_refuses}).chain()
@@ -185,7 +188,7 @@ async def test_a_stage_that_ends_an_idle_stream_in_good_order_is_no_bad_stage(cl
 
 
 async def test_a_result_that_nobody_waits_for_any_more_is_passed_over(closing: list[Chain]) -> None:
-    async def late(say: Say, row: StageRow, nth: int) -> None:
+    async def late(say: Say, row: StageRow | StageReplay, nth: int) -> None:
         if nth == 1:
             await refusing(SEQUENCE_GONE)(say, row, nth)
             return
@@ -211,7 +214,7 @@ async def test_garbage_on_the_wire_is_the_stages_fault(closing: list[Chain]) -> 
 
 
 async def test_a_stage_that_stops_is_used_to_the_end_of_what_is_under_way(closing: list[Chain]) -> None:
-    async def stopping(say: Say, row: StageRow, nth: int) -> None:
+    async def stopping(say: Say, row: StageRow | StageReplay, nth: int) -> None:
         await say(StageRefused(DRAINING), b"")
         await answers(say, row, nth)
 
@@ -256,3 +259,41 @@ async def test_a_stage_that_cannot_be_reached_is_named() -> None:
 )
 def test_whose_fault_a_refusal_is(number: int, code: str, guilty: int) -> None:
     assert blamed(number, code, stages=3) == guilty
+
+
+@pytest.mark.parametrize(
+    ("says", "raised"),
+    [
+        (refusing(SEQUENCE_GONE), SequenceGone),
+        (refusing(BUSY), StageFull),
+        (refusing(BAD_ROW), ChainFault),
+        (saying(lambda row: StageResult(row.step, WIDTH, tokens=1), BODY), ChainFault),
+    ],
+    ids=["gone", "busy", "bad row", "a result"],
+)
+async def test_a_stage_that_does_not_pass_on_again_is_the_one_to_know(
+    closing: list[Chain], says: Script, raised: type[Exception]
+) -> None:
+    chain = await World({"first": says}).chain()
+    closing.append(chain)
+    with pytest.raises(raised) as error:
+        await chain.replay(chain.members, StageReplay(bytes(16), 1, (Piece(1, 0, 1),), (chain.members[1].hop,)))
+    if isinstance(error.value, ChainFault):
+        assert error.value.peer_id == chain.fault.peer_id == peer("first").peer_id  # type: ignore[union-attr]
+    else:
+        assert isinstance(error.value, SequenceGone | StageFull)
+        assert (error.value.member, chain.fault) == (chain.members[0], None)
+
+
+async def test_what_becomes_of_a_stage_that_stands_by_is_nothing_to_the_chain(closing: list[Chain]) -> None:
+    """It says that it has computed more than it was asked for. Then it is gone, and the chain goes on."""
+    world = World({"first": passes, "last": answers})
+    chain = await world.chain()
+    closing.append(chain)
+    await world.memory.join(peer("spare").peer_id).handle(STAGE_PROTOCOL, world._handler("spare"))
+    chain.stand_by(await chain.join([Leg(peer("spare").peer_id, 1, 2)]))
+    (spare,) = chain.spares
+    await world.says["spare"](StageResult(1, WIDTH, tokens=1), BODY)
+    await settle(lambda: spare.fault is not None)
+    assert (chain.spares, chain.fault) == ((), None)
+    assert await chain.step(ROW, BODY) == BODY

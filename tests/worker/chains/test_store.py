@@ -13,7 +13,7 @@ def opened(store: ChainStore, ids: list[int], chain: object | None = CHAIN) -> K
     kv = store.open(64)
     assert kv is not None
     if chain is not None:
-        remote_of(kv).note(chain, 0, ids)
+        remote_of(kv).note([chain], 0, ids)
     return kv
 
 
@@ -40,7 +40,7 @@ def test_a_source_is_forgotten_after_it_was_copied() -> None:
 def test_what_the_chain_does_not_have_is_not_copied_there() -> None:
     store = ChainStore(256, lambda: 0)
     source, target = opened(store, [1, 2, 3]), opened(store, [], chain=None)
-    remote_of(source).filled = 0
+    remote_of(source).lower([CHAIN], 0)
     store.copy(source, target, 2)
     assert (remote_of(target).ids, remote_of(target).filled_at(CHAIN)) == ([1, 2], 0)
     assert store.take_notes() == Notes()
@@ -49,7 +49,7 @@ def test_what_the_chain_does_not_have_is_not_copied_there() -> None:
 def test_a_sequence_that_goes_back_has_other_ids_from_there() -> None:
     store = ChainStore(256, lambda: 0)
     remote = remote_of(opened(store, [1, 2, 3]))
-    remote.note(CHAIN, 1, [7])
+    remote.note([CHAIN], 1, [7])
     assert (remote.ids, remote.filled_at(CHAIN), remote.filled_at(ANOTHER)) == ([1, 7], 2, 0)
 
 
@@ -62,3 +62,16 @@ def test_there_is_no_more_room_than_the_stages_have() -> None:
     opened(store, [1])
     assert store.free_tokens == 64
     assert store.open(128) is None
+
+
+def test_who_stands_by_has_what_came_before_the_place_where_other_ids_begin() -> None:
+    remote = remote_of(opened(ChainStore(256, lambda: 0), [1, 2, 3, 4]))
+    remote.feed(ANOTHER, 3)
+    remote.rewind(2)
+    remote.settle(ANOTHER, is_there=True)
+    assert (remote.fed, remote.filled_at(ANOTHER), remote.filled_at(CHAIN)) == ({ANOTHER: 2}, 2, 4)
+    remote.feed(ANOTHER, 4)
+    remote.settle(ANOTHER, is_there=False)
+    assert remote.fed == {ANOTHER: 2}
+    remote.lower([ANOTHER], 1)  # it has taken a lost one's place, and computes again from there
+    assert remote.filled_everywhere([CHAIN, ANOTHER]) == 1

@@ -150,6 +150,8 @@ def test_a_part_holds_its_own_tensors_and_speaks_of_the_whole_model(whole: Calla
     assert {part.digest for part in parts} == {digest(checkpoint, "float32", model.cache)}
     layer = SpanRunner(parts[0]).kv_bytes_per_token
     assert SpanRunner(parts[1]).kv_bytes_per_token == 2 * layer == 2 * 2 * 2 * 16 * 4
+    kept = [runner.bytes_per_token - runner.kv_bytes_per_token for runner in map(SpanRunner, parts[:2])]
+    assert kept == [parts[0].width * 4, 0]  # behind the last layer there is no stage that may lack it
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,33 @@ def test_a_driver_that_goes_in_mid_row_leaves_nothing() -> None:
     assert kept.free_tokens == 8 * BLOCK
 
 
+def test_what_is_spare_takes_what_is_free_and_goes_first() -> None:
+    kept = shelf(4)
+    spare, one = kept.open(), kept.open()
+    place_spare(kept, spare, 1, BLOCK)
+    place_spare(kept, spare, 2, BLOCK)
+    assert kept.share_tokens == 4 * BLOCK  # whoever is spare has no share
+    compute(kept, one, (1, 0, 2 * BLOCK))
+    with pytest.raises(StageRefusal, match="no memory to spare"):
+        place_spare(kept, spare, 3, 1)
+    assert (list(spare.sequences), list(one.sequences)) == ([1, 2], [1])
+    compute(kept, one, (2, 0, 1))
+    assert (list(spare.sequences), list(one.sequences)) == ([2], [1, 2])
+
+
+def test_what_was_spare_and_is_needed_has_its_share() -> None:
+    kept = shelf(4)
+    spare, other = kept.open(), kept.open()
+    place_spare(kept, spare, 1, BLOCK)
+    compute(kept, other, (1, 0, BLOCK), (2, 0, BLOCK), (3, 0, BLOCK))
+    compute(kept, spare, (1, BLOCK, BLOCK))
+    assert (spare.is_spare, spare.tokens, list(other.sequences)) == (False, 2 * BLOCK, [2, 3])
+
+
+def place_spare(shelf: Shelf, drawer: Drawer, number: int, tokens: int) -> None:
+    shelf.settle(drawer, shelf.place(drawer, [Piece(number, 0, tokens)], is_spare=True), is_computed=True)
+
+
 def test_whatever_drivers_do_the_memory_is_counted_right() -> None:
     for seed in range(scaled(20, 300)):
         rng = random.Random(seed)
