@@ -97,7 +97,7 @@ async def start_placer(model: str, config: ModelConfig, worker: WorkerConfig, pe
     tokens = 0 if config.kv_bytes is not None else CONVERSATIONS * conversation
     length = sizes.fitting(config.layers_bytes - kept_for_kv, tokens)
     if not length:
-        needed = sizes.rest_bytes + sizes.layer_bytes + tokens * sizes.kv_bytes + kept_for_kv
+        needed = sizes.rest_bytes + sizes.layer_bytes + tokens * (sizes.kv_bytes + sizes.state_bytes) + kept_for_kv
         raise UsageError(
             f"Not one layer of {model} fits into {size(config.layers_bytes)}: with keys and values it takes "
             f"{size(needed)}.",

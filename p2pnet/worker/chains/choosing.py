@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from p2pnet.spans import Span
+
 HOP_MS = 20.0
 """What another stage costs beside its computing, where that was not measured: half a round trip between two homes of
 one continent."""

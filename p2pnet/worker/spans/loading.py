@@ -67,12 +67,14 @@ class LayerSizes:
     """What a span has beside its layers, however many these are."""
     kv_bytes: int
     """What the keys and values of one token take in one layer."""
+    state_bytes: int
+    """What a span gives for one token, and keeps for the stage after it."""
     context_length: int
 
     def fitting(self, memory_bytes: int, kv_tokens: int) -> int:
-        """How many layers fit into so much memory, together with the keys and values of so many tokens."""
+        """How many layers fit into so much memory, together with what they keep of so many tokens."""
         of_one = self.layer_bytes + kv_tokens * self.kv_bytes
-        return min(self.layers, max(0, (memory_bytes - self.rest_bytes) // of_one))
+        return min(self.layers, max(0, (memory_bytes - self.rest_bytes - kv_tokens * self.state_bytes) // of_one))
 
 
 def measure_layers(
@@ -183,6 +185,7 @@ class _Loading:
             layer_bytes=max(per_layer),
             rest_bytes=_count(outline) * dtype.itemsize - sum(per_layer),
             kv_bytes=2 * heads * head_width * dtype.itemsize,
+            state_bytes=self._width * dtype.itemsize,
             context_length=self._plan.context_length,
         )
 

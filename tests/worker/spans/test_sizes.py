@@ -22,7 +22,7 @@ def test_layers_take_what_was_said(tmp_path: Path, name: str) -> None:
     assert (sizes.digest, sizes.layers, sizes.context_length) == (part.digest, part.layers, part.context_length)
     parameters = sum(parameter.numel() * parameter.element_size() for parameter in part.model.parameters())
     assert 0 <= sizes.rest_bytes + 2 * sizes.layer_bytes - parameters <= sizes.layer_bytes
-    assert 2 * sizes.kv_bytes == SpanRunner(part).kv_bytes_per_token
+    assert 2 * sizes.kv_bytes + sizes.state_bytes * (part.layers > 2) == SpanRunner(part).bytes_per_token
 
 
 def test_fewer_bits_take_less(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_folder_that_lacks_files_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("memory_bytes", "kv_tokens", "fits"),
-    [(0, 0, 0), (109, 0, 0), (110, 0, 1), (1009, 0, 9), (10**9, 0, 24), (110, 1, 0), (120, 1, 1), (1110, 10, 5)],
+    [(0, 0, 0), (109, 0, 0), (110, 0, 1), (1009, 0, 9), (10**9, 0, 24), (122, 1, 0), (123, 1, 1), (1140, 10, 5)],
 )
 def test_as_many_layers_fit_as_leave_room_for_keys_and_values(memory_bytes: int, kv_tokens: int, fits: int) -> None:
-    assert LayerSizes("", 24, 100, 10, 10, 64).fitting(memory_bytes, kv_tokens) == fits
+    assert LayerSizes("", 24, 100, 10, 10, 3, 64).fitting(memory_bytes, kv_tokens) == fits
