@@ -155,6 +155,8 @@ STAGE_ROW = StageFrame(
     StageRow(TICKET, 1, 3, pieces=(Piece(1, 0, 2), Piece(2, 0, 1, 1)), route=(Hop(WORKER.peer_id, bytes(16)),)),
     struct.pack("<9f", *(index / 2 for index in range(9))),
 )
+STAGE_DRAFTS = StageFrame(StageRow(TICKET, 2, 1, pieces=(Piece(1, 2, 3, 3),)), struct.pack("<3f", 0.0, 0.5, 1.0))
+STAGE_AFTER = StageFrame(StageRow(TICKET, 3, 1, pieces=(Piece(1, 3, 1, 1),)), struct.pack("<f", 1.5))
 STAGE_RESULT = StageFrame(StageResult(1, 3, tokens=1), struct.pack("<3f", 3.0, 3.5, 4.0))
 STAGE_REFUSED = StageRefused("sequence_gone", "what comes before position 2 is not here", 1)
 STAGE = StageRecord(
@@ -197,6 +199,8 @@ def hex_examples() -> dict[str, bytes]:
             "load": seal(LOAD, WORKER),
             "stage-open": encode_stage_frame(STAGE_OPEN),
             "stage-row": encode_stage_frame(STAGE_ROW.header, STAGE_ROW.body),
+            "stage-drafts": encode_stage_frame(STAGE_DRAFTS.header, STAGE_DRAFTS.body),
+            "stage-after-drafts": encode_stage_frame(STAGE_AFTER.header, STAGE_AFTER.body),
             "stage-result": encode_stage_frame(STAGE_RESULT.header, STAGE_RESULT.body),
             "stage-refused": encode_stage_frame(STAGE_REFUSED),
         }
@@ -299,6 +303,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.status_request_decoder().feed(blocks["probe"]) == [StatusRequest()]
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
     assert to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"]) == [StageFrame(STAGE_OPEN), STAGE_ROW]
+    drafted = to_stage_decoder().feed(blocks["stage-drafts"] + blocks["stage-after-drafts"])
+    assert drafted == [STAGE_DRAFTS, STAGE_AFTER]
     told = to_driver_decoder().feed(blocks["stage-result"] + blocks["stage-refused"])
     assert told == [STAGE_RESULT, StageFrame(STAGE_REFUSED)]
     assert codec.watch_request_decoder().feed(blocks["watch"]) == [WatchRequest()]

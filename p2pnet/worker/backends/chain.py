@@ -23,9 +23,11 @@ from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.runner import Runner
+from p2pnet.worker.engine.speculation import Speculation
 from p2pnet.worker.engine.turns import in_own_thread
 from p2pnet.worker.spans.loading import Part, load_ends
 from p2pnet.worker.spans.running import EndsRunner
+from p2pnet.worker.speculation.speculating import Speculating
 
 CHAIN_CONTEXT_TOKENS = 8192
 """Of prompt and answer together, where the driver's owner does not say: each stage must have memory for so many."""
@@ -110,6 +112,10 @@ class ChainBackend(EngineBackend):
         ends = EndsRunner(self._part)
         store = ChainStore(self._options.slots * self._context_length(loaded), lambda: self._chains.kv_tokens)
         return ChainRunner(ends, self._part.width, self._part.dtype, store, self._chains, self._loop), store
+
+    def _speculation(self, runner: Runner) -> Speculation | None:
+        assert isinstance(runner, ChainRunner)
+        return Speculating(lambda: runner.pace.cost)
 
     def _context_length(self, loaded: LoadedModel) -> int:
         return min(loaded.context_length, self._options.context_tokens or CHAIN_CONTEXT_TOKENS)
