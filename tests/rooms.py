@@ -49,7 +49,7 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.text": "display errors answer_forms thought_tags messages wire worker.checkpoints",
     "p2pnet.worker.embedding": "errors embed_messages records worker.checkpoints",
     "p2pnet.worker.engine": "errors messages score_messages features wire worker.speed worker.checkpoints worker.text",
-    "p2pnet.worker.speculation": "worker.engine",
+    "p2pnet.worker.speculation": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.spans": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.stages": (
