@@ -69,7 +69,8 @@ class Speculating:
             found.append(guesses.last_found[: window.drafts])
             if self._drafter is None:
                 continue
-            other = best_window(guesses.drafted.rate, cost, others, most, self._drafter.draft_s)
+            steps = max(1, round(len(self._known) / len(step)))
+            other = best_window(guesses.drafted.rate, cost, others, most, self._drafter.draft_s, steps)
             size = 1 if guesses.steps_without >= RETRY_STEPS and not window.drafts else other.drafts
             if size and (other.tokens_per_s > window.tokens_per_s or size > other.drafts):
                 wanted.append((len(found) - 1, sequence, size))

@@ -54,12 +54,14 @@ def tokens_expected(rate: float, drafts: int) -> float:
     return float(sum(rate**number for number in range(drafts + 1)))
 
 
-def best_window(rate: float, cost: StepCost, others: int, most: int, draft_s: float = 0.0) -> Window:
+def best_window(rate: float, cost: StepCost, others: int, most: int, draft_s: float = 0.0, steps: int = 1) -> Window:
     """The best window of at most `most` drafts, beside the tokens of `others` in the same pass: they wait for what
-    these drafts take. `draft_s` is what it takes to make one. Of windows that are as good the smallest."""
+    these drafts take. `draft_s` is what it takes to make one; those of all `steps` under way are made one after the
+    other. Of windows that are as good the smallest."""
 
     def of(drafts: int) -> Window:
-        seconds = cost.fixed_s + cost.token_s * (others + 1 + drafts) + draft_s * drafts
+        alone_s = cost.fixed_s + cost.token_s * (others + 1 + drafts) + draft_s * drafts
+        seconds = max(alone_s, steps * draft_s * drafts)
         return Window(drafts, (others + tokens_expected(rate, drafts)) / seconds)
 
     return max(map(of, range(max(0, most) + 1)), key=lambda window: window.tokens_per_s)

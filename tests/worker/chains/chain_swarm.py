@@ -107,8 +107,9 @@ class ChainSwarm:
         times: ChainTimes = QUICK,
         slots: int = 8,
         speculation: Speculation | None = None,
+        draft: str | None = None,
     ) -> ChainBackend:
-        """With `speculation` it guesses so, and not as drivers do."""
+        """With `speculation` it guesses so, and not as drivers do. `draft` is a model that makes drafts."""
         kind = ChainBackend if speculation is None else guessing(speculation)
         network = self.world.join(peer(name).peer_id)
         backend = await kind.from_spec(
@@ -121,6 +122,7 @@ class ChainSwarm:
             cache_dir=self.cache,
             times=times,
             rng=random.Random(1),
+            draft=draft,
         )
         self._closing.push_async_callback(network.kill)
         self._closing.push_async_callback(backend.close)

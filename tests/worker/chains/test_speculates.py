@@ -179,3 +179,13 @@ async def test_stages_that_die_in_mid_answer_change_nothing_of_it(swarm: ChainSw
     guessing = None if kind == "looked up" else Guessing(guesses(kind, said(asked, expected), rng))
     driver = await swarm.driver(times=PATIENT, speculation=guessing)
     assert_same(await answers(driver, asked), expected)
+
+
+async def test_a_driver_with_a_model_for_drafts_answers_as_without(swarm: ChainSwarm) -> None:
+    """The same model as the large one, which is right all the time: an answer takes fewer passes than it has tokens."""
+    passes = Passes()
+    await swarm.stage("all", 0, LAYERS, before=passes)
+    driver = await swarm.driver(draft=str(swarm.folder))
+    asked = [ask("model", text, max_tokens=24, ignore_eos=True, sampling=Sampling(seed=2)) for text in ("a", "b c")]
+    assert await answers(driver, asked) == await answers(await swarm.whole(), asked)
+    assert len(passes.tokens) < 24

@@ -37,6 +37,12 @@ def test_as_many_are_checked_as_make_the_most_tokens_a_second(
     assert best_window(rate, cost, others, most, draft_s).drafts == drafts
 
 
+@pytest.mark.parametrize(("steps", "drafts"), [(1, 2), (2, 2), (8, 1), (16, 0)])
+def test_drafts_of_all_steps_are_made_one_after_the_other(steps: int, drafts: int) -> None:
+    """While they wait over a slow line that costs nothing; then whoever makes them holds all of them up."""
+    assert best_window(0.6, SLOW_LINE, 3, 16, draft_s=0.03, steps=steps).drafts == drafts
+
+
 def test_a_window_says_what_it_comes_to() -> None:
     assert best_window(0.0, StepCost(0.4, 0.1), 0, 4).tokens_per_s == pytest.approx(2.0)
     assert best_window(1.0, StepCost(1.0, 0.0), 3, 4).tokens_per_s == pytest.approx(8.0)
