@@ -61,18 +61,21 @@ ROOMS: dict[str, str] = {
     "p2pnet.worker.engine": (
         "errors messages score_messages tokenize_messages features wire worker.speed worker.checkpoints worker.text"
     ),
+    "p2pnet.worker.speculation": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.spans": "errors worker.checkpoints worker.engine",
     "p2pnet.worker.gguf": "display errors worker.checkpoints worker.engine",
     "p2pnet.worker.stages": (
         "errors config identity flow network records stage_messages wire directory worker.engine worker.spans"
     ),
     "p2pnet.worker.placement": "errors flow identity network directory worker.stages",
-    "p2pnet.worker.chains": "errors flow network spans records stage_messages wire worker.engine worker.spans",
+    "p2pnet.worker.chains": (
+        "errors spans flow network records stage_messages wire worker.engine worker.speculation worker.spans"
+    ),
     "p2pnet.worker.backends": (
         "display errors config answer_forms thought_tags messages images embed_messages score_messages "
         "tokenize_messages rerank_messages spans flow network records features wire directory worker.backend "
-        "worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.spans worker.gguf "
-        "worker.chains"
+        "worker.speed worker.checkpoints worker.text worker.embedding worker.engine worker.speculation worker.spans "
+        "worker.gguf worker.chains"
     ),
     "p2pnet.worker.observability": (
         "display errors messages status_messages network records worker.catalogue worker.speed"

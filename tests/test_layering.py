@@ -264,7 +264,8 @@ def test_llama_cpp_is_imported_late_and_in_one_place() -> None:
 
 
 def test_torch_and_transformers_stay_where_models_are_loaded_and_run() -> None:
-    parts = ("engine", "text", "checkpoints", "embedding", "spans", "stages", "chains", "gguf", "backends")
+    computing = ("engine", "speculation", "spans", "stages", "chains", "gguf", "backends")
+    parts = ("text", "checkpoints", "embedding", *computing)
     homes = (*(f"p2pnet/worker/{part}/" for part in parts), "p2pnet/cli/loading.py", "p2pnet/cli/staging.py")
     eager = {found.file for found in IMPORTS if (found.of("torch") or found.of("transformers")) and not found.is_lazy}
     assert {file for file in eager if not file.startswith(homes)} == set()

@@ -188,6 +188,8 @@ STAGE_ROW = StageFrame(
     struct.pack("<9f", *(index / 2 for index in range(9))),
 )
 STAGE_REPLAY = StageReplay(TICKET, 2, (Piece(1, 0, 2), Piece(2, 0, 1)), (Hop(WORKER.peer_id, b"\1" * 16),))
+STAGE_DRAFTS = StageFrame(StageRow(TICKET, 2, 1, pieces=(Piece(1, 2, 3, 3),)), struct.pack("<3f", 0.0, 0.5, 1.0))
+STAGE_AFTER = StageFrame(StageRow(TICKET, 3, 1, pieces=(Piece(1, 3, 1, 1),)), struct.pack("<f", 1.5))
 STAGE_RESULT = StageFrame(StageResult(1, 3, tokens=1), struct.pack("<3f", 3.0, 3.5, 4.0))
 STAGE_REFUSED = StageRefused("sequence_gone", "what comes before position 2 is not here", 1)
 STAGE = StageRecord(
@@ -236,6 +238,8 @@ def hex_examples() -> dict[str, bytes]:
             "stage-open": encode_stage_frame(STAGE_OPEN),
             "stage-row": encode_stage_frame(STAGE_ROW.header, STAGE_ROW.body),
             "stage-replay": encode_stage_frame(STAGE_REPLAY),
+            "stage-drafts": encode_stage_frame(STAGE_DRAFTS.header, STAGE_DRAFTS.body),
+            "stage-after-drafts": encode_stage_frame(STAGE_AFTER.header, STAGE_AFTER.body),
             "stage-result": encode_stage_frame(STAGE_RESULT.header, STAGE_RESULT.body),
             "stage-refused": encode_stage_frame(STAGE_REFUSED),
         }
@@ -344,6 +348,8 @@ def test_every_example_is_read_again() -> None:
     assert codec.status_event_decoder().feed(blocks["status"]) == [STATUS]
     asked = to_stage_decoder().feed(blocks["stage-open"] + blocks["stage-row"] + blocks["stage-replay"])
     assert asked == [StageFrame(STAGE_OPEN), STAGE_ROW, StageFrame(STAGE_REPLAY)]
+    drafted = to_stage_decoder().feed(blocks["stage-drafts"] + blocks["stage-after-drafts"])
+    assert drafted == [STAGE_DRAFTS, STAGE_AFTER]
     told = to_driver_decoder().feed(blocks["stage-result"] + blocks["stage-refused"])
     assert told == [STAGE_RESULT, StageFrame(STAGE_REFUSED)]
     assert codec.watch_request_decoder().feed(blocks["watch"]) == [WatchRequest()]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -186,6 +186,10 @@ class Swarm:
         """Any other that joins, and takes the flags that all of them take."""
         join = (*self._listen, "--initial-peers", peer.address)
         return self._start(module.rsplit(".", 1)[1], sys.executable, "-m", module, *join, *arguments)
+
+    def elsewhere(self, name: str, prefix: Sequence[str], *command: str) -> Process:
+        """Any program that writes a ready file, run by what `prefix` says: on another machine of a topology."""
+        return self._start(name, *prefix, *command, OMP_NUM_THREADS="1")
 
     def plain_server(self) -> Process:
         return self._start("plain", *PLAIN_SERVER)

@@ -35,6 +35,17 @@ class DriveFlags:
             help="What the model is called on the network. Default: the folder's name, or the hub id.",
         ),
     ] = None
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            "--draft",
+            envvar="P2PNET_DRAFT",
+            metavar="MODEL",
+            help="A small model with the same tokens, to run here: what it guesses is checked by the large one, "
+            "several tokens in one pass. It changes no answer. Default: guesses from prompt and answer alone.",
+            autocompletion=options.known_models,
+        ),
+    ] = None
     name: Annotated[
         str,
         typer.Option("--name", envvar="P2PNET_NAME", help="What you call this machine, as for `p2pnet serve`."),
@@ -86,4 +97,5 @@ def drive(flags: DriveFlags) -> None:
         "model": [flags.model],
         "served_name": [] if flags.served_name is None else [flags.served_name],
     }
-    run_worker(config_of(ServeFlags(**given), drives=True))
+    draft = given.pop("draft")
+    run_worker(config_of(ServeFlags(**given), drives=True, draft=draft))

@@ -91,8 +91,11 @@ async def load_generator(model: str, config: ModelConfig, options: EngineOptions
     return backend
 
 
-async def load_driver(model: str, config: ModelConfig, slots: int, peer: Peer) -> ChainBackend:
-    """Load the ends of a model whose layers lie at stages elsewhere. Raises UsageError."""
+async def load_driver(
+    model: str, config: ModelConfig, slots: int, peer: Peer, draft: str | None = None
+) -> ChainBackend:
+    """Load the ends of a model whose layers lie at stages elsewhere, and the model `draft` that makes drafts for it.
+    Raises UsageError."""
     with Bar(model) as bar:
         backend = await ChainBackend.from_spec(
             model,
@@ -105,6 +108,7 @@ async def load_driver(model: str, config: ModelConfig, slots: int, peer: Peer) -
             dtype=config.dtype,
             cache_dir=data_dir(),
             progress=bar.show_hashing,
+            draft=draft,
         )
     logger.info("%s is ready, but for its layers", model)
     if backend.missing:

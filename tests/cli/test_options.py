@@ -47,7 +47,7 @@ EXPECTED_FLAGS = {
         *("--drain-seconds", "--log-level", "--log-json", "--no-panel", "--public", "--no-relay"),
     },
     "drive": {
-        *("--model", "--served-name", "--name", "--initial-peers", "--swarm", "--listen", "--announce"),
+        *("--model", "--served-name", "--draft", "--name", "--initial-peers", "--swarm", "--listen", "--announce"),
         *("--max-concurrency", "--device", "--dtype", "--context", "--identity", "--ready-file", "--drain-seconds"),
         *("--log-level", "--log-json"),
     },

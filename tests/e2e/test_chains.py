@@ -19,6 +19,8 @@ pytestmark = pytest.mark.timeout(300)
 MODEL = "chained"
 TOKENS = 300
 """Of an answer that is still running whatever a test does meanwhile."""
+CHUNKS = 5
+"""Of it that have come when a stage is killed. What a driver guesses right comes many tokens at a time."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ def test_an_answer_goes_on_where_a_stage_is_killed(chained: ChainedSwarm) -> Non
     """The first one, of which there are two. The driver says which of them it uses."""
     expected = streamed(chained.url, "tiny", "Hello", TOKENS, ignore_eos=True).text
     with open_stream(chained.url, MODEL, TOKENS) as stream:
-        stream.read_chunks(20)
+        stream.read_chunks(CHUNKS)
         (used,) = [front for front in chained.fronts if f"layers 0 to 2 at {front.ready.peer_id}" in chained.driver.log]
         os.kill(used.pid, signal.SIGKILL)
         stream.read_all()

@@ -63,6 +63,8 @@ class ServeConfig:
     whole models."""
     drives: bool = False
     """Whether the layers of the one model lie at stages elsewhere."""
+    draft: str | None = None
+    """The small model that makes drafts for it, if any."""
 
     def network(self, identity_file: Path) -> NetworkConfig:
         return NetworkConfig(
@@ -77,7 +79,7 @@ class ServeConfig:
         )
 
 
-def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
+def config_of(flags: ServeFlags, drives: bool = False, draft: str | None = None) -> ServeConfig:
     """Opens nothing but the scripts and the bootstrap file, and asks pages and domains that are named to join through.
     Raises UsageError."""
     _check_combination(flags)
@@ -86,6 +88,8 @@ def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
         raise UsageError("--memory is for --layers auto.", "Leave it out; --kv-memory bounds keys and values.")
     if drives and means_gguf(flags.model[0]):
         raise UsageError("The layers of a GGUF file are not served by stages.", "Give a folder in Hugging Face format.")
+    if draft is not None:
+        _check_draft(draft)
     names = _served_names(flags)
     _check_names(flags, names)
     return ServeConfig(
@@ -113,7 +117,15 @@ def config_of(flags: ServeFlags, drives: bool = False) -> ServeConfig:
         has_panel=not (flags.no_panel or flags.log_json),
         layers=layers,
         drives=drives,
+        draft=draft,
     )
+
+
+def _check_draft(draft: str) -> None:
+    """Raises UsageError for what cannot make drafts."""
+    if means_gguf(draft):
+        raise UsageError("A GGUF file makes no drafts.", "Give --draft a folder in Hugging Face format.")
+    local_folder(draft)
 
 
 def layers_of(flags: ServeFlags) -> tuple[int, int] | Literal["auto"]:

@@ -127,7 +127,8 @@ async def _open_backends(
         from p2pnet.cli.loading import load_driver, load_models
 
         if config.drives:
-            backends.append(await load_driver(config.models[0], config.model, config.worker.max_concurrency, peer))
+            slots = config.worker.max_concurrency
+            backends.append(await load_driver(config.models[0], config.model, slots, peer, config.draft))
             return
         loaded = await load_models(config.models, config.model, config.worker.max_concurrency)
         backends += loaded.backends

@@ -23,9 +23,12 @@ from p2pnet.worker.checkpoints.loading import LoadedModel, find_folder
 from p2pnet.worker.checkpoints.names import name_of
 from p2pnet.worker.engine.kv_store import KvStore
 from p2pnet.worker.engine.runner import Runner
+from p2pnet.worker.engine.speculation import Speculation
 from p2pnet.worker.engine.turns import in_own_thread
 from p2pnet.worker.spans.loading import Part, load_ends
 from p2pnet.worker.spans.running import EndsRunner
+from p2pnet.worker.speculation.loading import load_draft_model
+from p2pnet.worker.speculation.speculating import Drafter, Speculating
 
 CHAIN_CONTEXT_TOKENS = 8192
 """Of prompt and answer together, where the driver's owner does not say: each stage must have memory for so many."""
@@ -43,10 +46,12 @@ class ChainBackend(EngineBackend):
         options: EngineOptions,
         chains: Chains,
         loop: asyncio.AbstractEventLoop,
+        drafter: Drafter | None = None,
     ) -> None:
         self._part = part
         self._chains = chains
         self._loop = loop
+        self._drafter = drafter
         super().__init__(loaded, name, now_ms, options)
 
     @classmethod
@@ -65,13 +70,21 @@ class ChainBackend(EngineBackend):
         progress: Progress | None = None,
         times: ChainTimes | None = None,
         rng: random.Random | None = None,
+        draft: str | None = None,
     ) -> ChainBackend:
-        """Load a model's ends, and look for stages. Raises UsageError, which says what to do."""
+        """Load a model's ends, and look for stages. `draft` is a small model that makes drafts for it. Raises
+        UsageError, which says what to do."""
         name, options = name_of(spec, served_name), options or EngineOptions()
         folder = await in_own_thread(partial(find_folder, spec))
         load = partial(load_ends, folder, device, dtype, HashCache(cache_dir), progress)
         part, loaded = await in_own_thread(load)
         context_tokens = min(part.context_length, options.context_tokens or CHAIN_CONTEXT_TOKENS)
+        drafter: Drafter | None = None
+        if draft is not None:
+            small = await in_own_thread(partial(find_folder, draft))
+            tokens = options.slots * context_tokens
+            prepare = partial(load_draft_model, small, loaded, tokens, device, HashCache(cache_dir), progress)
+            drafter = await options.turns.take(prepare)
         chains = Chains(
             network,
             partial(directory.stages_of, part.digest),
@@ -81,7 +94,7 @@ class ChainBackend(EngineBackend):
         )
         await chains.start()
         try:
-            make = partial(cls, part, loaded, name, now_ms, options, chains, asyncio.get_running_loop())
+            make = partial(cls, part, loaded, name, now_ms, options, chains, asyncio.get_running_loop(), drafter)
             return await in_own_thread(make)
         except BaseException:
             await chains.close()
@@ -117,6 +130,10 @@ class ChainBackend(EngineBackend):
         ends = EndsRunner(self._part)
         store = ChainStore(self._options.slots * self._context_length(loaded), lambda: self._chains.kv_tokens)
         return ChainRunner(ends, self._part.width, self._part.dtype, store, self._chains, self._loop), store
+
+    def _speculation(self, runner: Runner) -> Speculation | None:
+        assert isinstance(runner, ChainRunner)
+        return Speculating(lambda: runner.pace.cost, self._drafter)
 
     def _context_length(self, loaded: LoadedModel) -> int:
         return min(loaded.context_length, self._options.context_tokens or CHAIN_CONTEXT_TOKENS)

@@ -39,6 +39,7 @@ from p2pnet.worker.engine.runner import Runner
 from p2pnet.worker.engine.sampler import SAMPLER
 from p2pnet.worker.engine.scheduler import Scheduler, SchedulerLimits
 from p2pnet.worker.engine.sequence import Sequence
+from p2pnet.worker.engine.speculation import Speculation
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns, in_own_thread
 
@@ -260,6 +261,10 @@ class EngineBackend(ABC):
     def _context_length(self, loaded: LoadedModel) -> int:
         return min(loaded.context_length, self._options.context_tokens or loaded.context_length)
 
+    def _speculation(self, runner: Runner) -> Speculation | None:
+        """What guesses for a model's answers, if anything does."""
+        return None
+
     def _start(self, loaded: LoadedModel, min_kv_tokens: int = 0) -> _InMemory:
         """Raises UsageError when the model does not run, or there is memory for less."""
         runner, store = self._options.turns.run(partial(self._prepare, loaded))
@@ -269,7 +274,7 @@ class EngineBackend(ABC):
                 "Free memory, or start the worker again.",
             )
         scheduler = Scheduler(store, self._options.limits, runner.is_packed)
-        engine = Engine(runner, scheduler, self._options.turns, self._speed)
+        engine = Engine(runner, scheduler, self._options.turns, self._speed, self._speculation(runner))
         return _InMemory(engine, store.total_tokens, self._note_counts)
 
     def _load_again(self) -> _InMemory:

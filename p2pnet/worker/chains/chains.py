@@ -127,10 +127,9 @@ class Chains:
         chain = self._chain
         return chain if chain is not None and chain.fault is None and not chain.leaving else None
 
-    @property
-    def lanes(self) -> int:
-        """How many steps are worth having under way now."""
-        return 1 if self._chain is None else lanes(self._chain.legs, self._offers)
+    def lanes(self, row_s: float) -> int:
+        """How many steps are worth having under way now, where a row takes so long at least."""
+        return 1 if self._chain is None else lanes(self._chain.legs, self._offers, row_s * 1000)
 
     @property
     def kv_tokens(self) -> int:

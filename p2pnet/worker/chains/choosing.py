@@ -112,12 +112,13 @@ def _cost_ms(offer: Offer) -> float:
     return (offer.step_ms or UNMEASURED_STEP_MS) * (1.0 if offer.has_room else CROWDED)
 
 
-def lanes(legs: Sequence[Leg], offers: Sequence[Offer]) -> int:
-    """How many steps are worth having under way in a chain: as many as the slowest stage's time goes into that of all.
-    With fewer it waits for others; with more, each step has fewer sequences than it could compute in the same time."""
+def lanes(legs: Sequence[Leg], offers: Sequence[Offer], row_ms: float = 0.0) -> int:
+    """How many steps are worth having under way in a chain: as many as the slowest stage's time goes into that of all,
+    or into what a row takes in fact, `row_ms`, round trips included. With fewer it waits for others; with more, each
+    step has fewer sequences than it could compute in the same time."""
     by_peer = {offer.peer_id: offer for offer in offers}
     known = [(by_peer[leg.peer_id], leg) for leg in legs if leg.peer_id in by_peer]
     times = [offer.step_ms * (leg.last - leg.first) / (offer.last - offer.first) for offer, leg in known]
     if len(times) < len(legs) or not all(times):
         return len(legs)
-    return max(1, round(sum(times) / max(times)))
+    return max(1, round(max(sum(times), row_ms) / max(times)))

@@ -8,6 +8,7 @@ sampling or scheduling.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from p2pnet.worker.chains.store import ChainStore, Notes, remote_of
 from p2pnet.worker.engine.runner import Part
 from p2pnet.worker.spans.rows import are_finite, to_body, to_states
 from p2pnet.worker.spans.running import EndsRunner
+from p2pnet.worker.speculation.pace import Pace
 
 MAX_LANES = 8
 """Steps under way at the same time: with more, each has too few sequences for what a stage does with them at once."""
@@ -66,6 +68,7 @@ class ChainRunner:
         store: ChainStore,
         chains: Chains,
         loop: asyncio.AbstractEventLoop,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ends = ends
         self._width = width
@@ -73,14 +76,18 @@ class ChainRunner:
         self._store = store
         self._chains = chains
         self._loop = loop
+        self._now_s = now_s
+        self.pace = Pace()
+        """Of the chain that there is: what a row takes from here to here."""
         self._chain: Chain | None = None
+        self._members: tuple[Member, ...] = ()
         self._feeder = Feeder(self._feed)
         self._row_tokens = max(1, min(ROW_TOKENS, MAX_STAGE_BODY_BYTES // (width * ELEMENT_BYTES[dtype])))
 
     @property
     def lanes(self) -> int:
         """As many as keep all stages at work, and no more."""
-        return min(MAX_LANES, self._chains.lanes)
+        return min(MAX_LANES, self._chains.lanes(self.pace.least_s))
 
     def begin(self, parts: Sequence[Part]) -> Callable[[], list[torch.Tensor]]:
         """See Pipelined. What cannot be begun with at once is done when it is waited for."""
@@ -97,6 +104,9 @@ class ChainRunner:
             if chain is not self._chain:
                 self._chain = chain
                 self._store.drop_notes()
+            if chain.members != self._members:
+                self._members = chain.members
+                self.pace.forget()
             try:
                 self._catch_up(chain, parts)
                 return self._received(self._sent(chain, parts))
@@ -200,8 +210,9 @@ class ChainRunner:
                 stints.append(Stint(index, remote.number, remote.ids[has : part.start], has))
             stints.append(Stint(index, remote.number, part.ids, part.start, part.logits))
         plans = list(rows_of(stints, self._row_tokens))
+        notes = self._store.take_notes()
         steps = [
-            self._send(chain, plan, self._store.take_notes() if number == 0 else Notes())
+            self._send(chain, plan, notes if number == 0 else Notes(), is_alone=len(plans) == 1)
             for number, plan in enumerate(plans)
         ]
         return _Sent(chain, members, parts, plans, steps)
@@ -218,9 +229,17 @@ class ChainRunner:
         self._feeder.feed(sent.chain, [remote_of(part.kv) for part in sent.parts])
         return self._logits(wanted)
 
-    def _send(self, chain: Chain, plan: RowPlan, notes: Notes) -> Future[bytes]:
+    def _send(self, chain: Chain, plan: RowPlan, notes: Notes, is_alone: bool) -> Future[bytes]:
         states = self._ends.embed(plan.ids, plan.positions)
-        return self._begin(chain.step(self._row(plan.pieces, notes), to_body(states)))
+        row = self._row(plan.pieces, notes)
+        step = self._timed(chain, row, to_body(states)) if is_alone else chain.step(row, to_body(states))
+        return self._begin(step)
+
+    async def _timed(self, chain: Chain, row: StageRow, body: bytes) -> bytes:
+        began_s = self._now_s()
+        found = await chain.step(row, body)
+        self.pace.note(row.tokens, self._now_s() - began_s)
+        return found
 
     def _row(self, pieces: Sequence[Piece], notes: Notes, is_spare: bool = False) -> StageRow:
         return StageRow(

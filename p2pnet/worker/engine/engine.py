@@ -25,6 +25,7 @@ from p2pnet.worker.engine.computation import Computation, E
 from p2pnet.worker.engine.kv_store import Kv
 from p2pnet.worker.engine.runner import Part, Pipelined, Runner
 from p2pnet.worker.engine.scheduler import Job, Scheduler, Work
+from p2pnet.worker.engine.speculation import Speculation, drafts_of
 from p2pnet.worker.engine.speed import Speedometer
 from p2pnet.worker.engine.turns import Turns
 
@@ -51,9 +52,10 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """Works that are being computed. `result` waits for them; see `Pipelined`."""
+    """Works that are being computed, and what is guessed of each. `result` waits for them; see `Pipelined`."""
 
     works: list[Work]
+    drafts: list[Several[int]]
     parts: list[Part]
     result: Callable[[], list[torch.Tensor]]
     began_s: float
@@ -117,11 +119,19 @@ class EngineAnswer(Generic[E]):
 class Engine:
     """Computes sequences with one runner. `turns` are those of the machine, shared with its other models."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, turns: Turns, speed: Speedometer) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        turns: Turns,
+        speed: Speedometer,
+        speculation: Speculation | None = None,
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._turns = turns
         self._speed = speed
+        self._speculation = speculation
         self._steps: deque[_Step] = deque()
         """Those under way, in the order in which they have begun."""
         self._stepped_s = 0.0
@@ -217,6 +227,8 @@ class Engine:
         job, usage = answer.sequence.job, answer.sequence.usage
         self._scheduler.remove(job, keep=failure is None)
         del self._answers[job]
+        if self._speculation is not None:
+            self._speculation.forget(job)
         self.counts = replace(
             self.counts,
             prompt_tokens=self.counts.prompt_tokens + usage.prompt_tokens,
@@ -241,7 +253,8 @@ class Engine:
             self._scheduler.forget_prefixes()
 
     def _begin(self, works: list[Work]) -> _Step:
-        parts = [self._part(work) for work in works]
+        drafts = drafts_of(self._speculation, works, [self._answers[work.job].sequence for work in works])
+        parts = [self._part(work, guessed) for work, guessed in zip(works, drafts, strict=True)]
         for work in works:
             work.job.is_computing = True
         began_s = time.perf_counter()
@@ -251,18 +264,18 @@ class Engine:
                 result = self._runner.begin(parts)
             except Exception:
                 logger.warning("a step did not begin, and is done when its turn comes", exc_info=True)
-        return _Step(works, parts, result, began_s)
+        return _Step(works, drafts, parts, result, began_s)
 
     def _finish(self, step: _Step) -> None:
         found = self._compute(step)
         decoded = 0
-        for work, result in zip(step.works, found, strict=True):
+        for work, drafts, result in zip(step.works, step.drafts, found, strict=True):
             work.job.is_computing = False
             answer = self._answers[work.job]
             if isinstance(result, WorkerFailed):
                 self._part_from(answer, result)
             else:
-                decoded += self._advance(answer, work, result)
+                decoded += self._advance(answer, work, drafts, result)
         now_s = time.perf_counter()
         took_s, self._stepped_s = now_s - max(step.began_s, self._stepped_s), now_s
         self._speed.note(decoded, sum(work.count for work in step.works if work.count > 1), took_s)
@@ -279,11 +292,12 @@ class Engine:
                 self._free_memory()
         return [self._compute_alone(partial(self._runner.forward, [part])) for part in step.parts]
 
-    def _part(self, work: Work) -> Part:
+    def _part(self, work: Work, drafts: Several[int]) -> Part:
         job, sequence = work.job, self._answers[work.job].sequence
         assert isinstance(job.kv, Kv)
-        ids = job.ids[job.computed : job.computed + work.count]
-        return Part(ids, job.computed, job.kv, sequence.rows_wanted(work.count), len(sequence.prompt_ids))
+        ids = [*job.ids[job.computed : job.computed + work.count], *drafts]
+        rows = sequence.rows_wanted(work.count) + len(drafts)
+        return Part(ids, job.computed, job.kv, rows, len(sequence.prompt_ids))
 
     def _compute_alone(self, result: Callable[[], list[torch.Tensor]]) -> torch.Tensor | WorkerFailed:
         try:
@@ -291,19 +305,29 @@ class Engine:
         except Exception as error:  # it is this sequence's own
             return self._as_worker_failed(error)
 
-    def _advance(self, answer: EngineAnswer[Any], work: Work, logits: torch.Tensor) -> int:
-        """Take the logits in; returns how many tokens were sampled."""
-        sequence, start = answer.sequence, work.job.computed
-        work.job.computed += work.count
-        length = len(work.job.ids)
+    def _advance(self, answer: EngineAnswer[Any], work: Work, drafts: Several[int], logits: torch.Tensor) -> int:
+        """Take the logits in, those after drafts as long as these are what is sampled; returns how many tokens were."""
+        sequence, ids = answer.sequence, work.job.ids
+        length, own = len(ids), len(logits) - len(drafts)
         try:
-            answer.send(sequence.take(logits, start))
+            self._take(answer, work.count, logits[:own])
+            for draft, row in zip(drafts, logits[own:], strict=True):
+                if sequence.finish_reason is not None or ids[-1] != draft:
+                    break
+                self._take(answer, 1, row[None])
         except Exception as error:  # logits that are not numbers, a grammar that has no way on: this sequence's own
             self._part_from(answer, self._as_worker_failed(error))
             return 0
+        if self._speculation is not None:
+            self._speculation.heard(work.job, ids[length:])
         if sequence.finish_reason is not None:
             self._part_from(answer)
-        return len(work.job.ids) - length
+        return len(ids) - length
+
+    def _take(self, answer: EngineAnswer[Any], count: int, logits: torch.Tensor) -> None:
+        job = answer.sequence.job
+        start, job.computed = job.computed, job.computed + count
+        answer.send(answer.sequence.take(logits, start))
 
     def _as_worker_failed(self, error: Exception) -> WorkerFailed:
         """What the requester is told. What torch said stays in the worker's own log."""

@@ -120,6 +120,11 @@ class Sequence:
         token_id = self._sampler.choose(logits, self._ids, *self._left())
         return self.follow(token_id, logits)
 
+    def guess(self, logits: torch.Tensor, drafts: Ids[int]) -> int:
+        """The id that is sampled after those so far and these, if such logits (vocabulary,) come. Changes nothing."""
+        allowed, forbidden = (None, frozenset[int]()) if drafts else self._left()
+        return self._sampler.choose(logits, [*self._ids, *drafts], allowed, forbidden)
+
     def margins(self, logits: torch.Tensor, given: Ids[int]) -> list[float]:
         """Of these ids in the place of the next token: see Sampler."""
         return self._sampler.margins(logits, self._ids, given, *self._left())

@@ -232,6 +232,11 @@ def test_what_is_refused(case: str) -> None:
 
 def test_what_drives_chains_is_a_worker_whose_layers_are_elsewhere() -> None:
     assert config_of(flags(), drives=True) == replace(PLAIN, drives=True)
+    assert config_of(flags(), drives=True, draft="org/small") == replace(PLAIN, drives=True, draft="org/small")
+    with pytest.raises(UsageError, match="A GGUF file makes no drafts"):
+        config_of(flags(), drives=True, draft="org/model:a.gguf")
+    with pytest.raises(UsageError, match="does not exist"):
+        config_of(flags(), drives=True, draft="./nowhere")
     with pytest.raises(UsageError, match="GGUF"):
         config_of(flags(model=["org/model:a.gguf"]), drives=True)
 

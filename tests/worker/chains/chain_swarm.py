@@ -21,6 +21,8 @@ from p2pnet.worker.backends.engine_backend import EngineOptions
 from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.chains.chains import ChainTimes
 from p2pnet.worker.checkpoints.digest import HashCache
+from p2pnet.worker.engine.runner import Runner
+from p2pnet.worker.engine.speculation import Speculation
 from p2pnet.worker.spans.loading import load_span
 from p2pnet.worker.spans.running import SpanRunner, Stretch
 from p2pnet.worker.stages.computing import Computes
@@ -99,9 +101,18 @@ class ChainSwarm:
         self._closing.push_async_callback(site.kill)
         return site
 
-    async def driver(self, name: str = "driver", times: ChainTimes = QUICK, slots: int = 8) -> ChainBackend:
+    async def driver(
+        self,
+        name: str = "driver",
+        times: ChainTimes = QUICK,
+        slots: int = 8,
+        speculation: Speculation | None = None,
+        draft: str | None = None,
+    ) -> ChainBackend:
+        """With `speculation` it guesses so, and not as drivers do. `draft` is a model that makes drafts."""
+        kind = ChainBackend if speculation is None else guessing(speculation)
         network = self.world.join(peer(name).peer_id)
-        backend = await ChainBackend.from_spec(
+        backend = await kind.from_spec(
             str(self.folder),
             network,
             Directory(network, wall_ms),
@@ -111,6 +122,7 @@ class ChainSwarm:
             cache_dir=self.cache,
             times=times,
             rng=random.Random(1),
+            draft=draft,
         )
         self._closing.push_async_callback(network.kill)
         self._closing.push_async_callback(backend.close)
@@ -129,6 +141,16 @@ class ChainSwarm:
 
     async def close(self) -> None:
         await self._closing.aclose()
+
+
+def guessing(speculation: Speculation) -> type[ChainBackend]:
+    """Drivers that guess so."""
+
+    class GuessingBackend(ChainBackend):
+        def _speculation(self, runner: Runner) -> Speculation:
+            return speculation
+
+    return GuessingBackend
 
 
 @asynccontextmanager

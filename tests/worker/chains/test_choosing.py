@@ -145,6 +145,12 @@ def test_as_many_steps_are_under_way_as_keep_the_slowest_stage_at_work(times: li
     assert lanes(legs, []) == len(times)
 
 
+@pytest.mark.parametrize(("row_ms", "expected"), [(0.0, 4), (100.0, 4), (400.0, 8), (1000.0, 20)])
+def test_over_slow_lines_more_steps_are_under_way(row_ms: float, expected: int) -> None:
+    known = [Offer(str(number), number, number + 1, 50.0) for number in range(4)]
+    assert lanes([Leg(str(number), number, number + 1) for number in range(4)], known, row_ms) == expected
+
+
 def test_a_stage_of_which_a_part_is_used_takes_a_part_of_its_time() -> None:
     known = offers(("a", 0, 8, 80.0), ("b", 0, 10, 100.0))
     assert lanes([Leg("a", 0, 8), Leg("b", 8, 10)], known) == 1

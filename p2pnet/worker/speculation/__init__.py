@@ -1,0 +1,1 @@
+"""Guesses the tokens of answers that come next: from what was said before, or with a small model."""
