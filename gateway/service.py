@@ -27,6 +27,7 @@ from gateway.observability.views import Observability
 from gateway.receipts.store import ReceiptStore
 from gateway.standing.desk import Desk
 from p2pnet.errors import FeatureMissing
+from p2pnet.images import images_of
 from p2pnet.messages import GenerateRequest
 from p2pnet.rerank_messages import RerankRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
@@ -75,8 +76,9 @@ class GatewayService:
 
     async def count(self, request: GenerateRequest, caller: Caller) -> AsyncGenerator[GenerationEvent, None]:
         """As `generate`, of which only the usage of the prompt is wanted. A worker that tells tokens counts them; where
-        there is none, or it is the answer that goes on, `request` is generated, and should ask for one token."""
-        if not request.resume_text:
+        there is none, or it is the answer that goes on, or there are images, whose tokens nobody tells, `request` is
+        generated, and should ask for one token."""
+        if not request.resume_text and not any(images_of(request.prompt)):
             asked = TokenizeRequest(request.request_id, request.model, request.prompt)
             try:
                 async with aclosing(self.tokenize(asked, caller)) as counted:

@@ -133,7 +133,7 @@ ROOMS: dict[str, str] = {
         "gateway.membership gateway.queueing gateway.observability gateway.audits gateway.dispatch"
     ),
     "gateway.service": (
-        "errors messages tokenize_messages rerank_messages gateway.interface gateway.receipts gateway.standing "
+        "errors messages images tokenize_messages rerank_messages gateway.interface gateway.receipts gateway.standing "
         "gateway.observability"
     ),
     "gateway.model_names": (

@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.errors import ContextOverflow, InvalidRequest, ModelNotFound
+from p2pnet.errors import ContextOverflow, FeatureMissing, InvalidRequest, ModelNotFound
 from p2pnet.features import CHAT, SCORE, TOKENIZE, TOOLS, check_features, check_needed
-from p2pnet.images import check_images
+from p2pnet.images import check_images, images_of
 from p2pnet.messages import ChatPrompt, GenerateRequest, TextPrompt
 from p2pnet.records import ModelCard
 from p2pnet.rerank_messages import RerankRequest
@@ -54,6 +54,10 @@ def check_tokenize(asked: TokenizeRequest, card: ModelCard) -> None:
     check_needed(asked.model, {TOKENIZE, *((CHAT,) if is_chat else ())}, card.features)
     if isinstance(asked.prompt, ChatPrompt) and asked.prompt.tools:
         check_needed(asked.model, {TOOLS}, card.features)
+    if any(images_of(asked.prompt)):
+        raise FeatureMissing(
+            "Nobody tells the tokens of images: the usage of an answer says how many they are.", "images"
+        )
     if isinstance(asked.prompt, TextPrompt) and asked.prompt.suffix:
         raise InvalidRequest("A prompt with a suffix has no tokens of its own: ask for each of the two.", "prompt")
 

@@ -21,6 +21,7 @@ from p2pnet.worker.backends.transformers import TransformersBackend
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.checkpoints.loading import find_folder, load_model
 from tests.gateway.scripted_swarm import scripted_swarm
+from tests.images import base64, png
 from tests.llama_server import TEMPLATE
 from tests.stories import card
 from tests.worker.scripted import Scripted
@@ -170,8 +171,16 @@ async def test_where_no_worker_tells_tokens_one_is_generated_to_count_and_nothin
     assert gone.status_code == 404
 
 
-async def test_an_answer_that_was_begun_is_counted_by_going_on_with_it() -> None:
-    """The tokens of what the client has put into the answer's mouth are those of the prompt there."""
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": base64(png(2, 3))}}
+UNTOLD: dict[str, list[dict[str, Any]]] = {
+    # The tokens of what the client has put into the answer's mouth are those of the prompt there.
+    "an answer that was begun": [*MESSAGES, {"role": "assistant", "content": "It is"}],
+    "an image": [{"role": "user", "content": [IMAGE, {"type": "text", "text": "What is it?"}]}],
+}
+
+
+@pytest.mark.parametrize("messages", UNTOLD.values(), ids=UNTOLD)
+async def test_what_tokenizers_do_not_tell_is_counted_by_going_on_with_it(messages: list[dict[str, Any]]) -> None:
     answer = (Accepted(1), TextDelta("a", (1,)), Finished("stop", Usage(8, 1)))
 
     class Both(Tokens):
@@ -180,7 +189,6 @@ async def test_an_answer_that_was_begun_is_counted_by_going_on_with_it() -> None
                 yield event
 
     both = Both(iter(()))
-    both.models = (card("m", features=("chat", "text", "tokenize", "resume_text")),)
-    begun = [*MESSAGES, {"role": "assistant", "content": "It is"}]
+    both.models = (card("m", features=("chat", "text", "tokenize", "resume_text", "images")),)
     async with scripted_swarm([both]) as url:
-        assert await asked(url, "/v1/messages/count_tokens", messages=begun) == {"input_tokens": 8}
+        assert await asked(url, "/v1/messages/count_tokens", messages=messages) == {"input_tokens": 8}
