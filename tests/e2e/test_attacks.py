@@ -27,6 +27,7 @@ from p2pnet.messages import Load
 from p2pnet.network.dht.contact import packed_id
 from p2pnet.network.dht.node import DhtNode
 from p2pnet.network.hivemind.daemon import Daemon
+from p2pnet.network.hivemind.inbound_sockets import InboundSockets
 from p2pnet.network.hivemind.network import HivemindNetwork
 from p2pnet.network.hivemind.p2pd import attach
 from p2pnet.network.interface import StoredValue, key_id
@@ -91,7 +92,7 @@ class Attacker:
         config = NetworkConfig(folder / "attacker.key", LOOPBACK_LISTEN)
         daemon = await Daemon.start(config, LOOPBACK_LISTEN)
         stack.push_async_callback(daemon.stop)
-        p2p = await attach(daemon)
+        p2p = await attach(daemon, InboundSockets())
         stack.push_async_callback(p2p.shutdown)
         protocol = await HostileProtocol.create(
             p2p, node_id or DHTID.generate(), bucket_size=20, depth_modulo=5, num_replicas=5, wait_timeout=3.0
