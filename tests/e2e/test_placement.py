@@ -13,8 +13,8 @@ from tests.tiny_swarm import TinySwarm
 pytestmark = pytest.mark.timeout(300)
 
 MODEL = "placed"
-MEMORY = "11MB"
-"""Two of the four layers, with keys and values of two conversations of 4,096 tokens."""
+MEMORY = "16MB"
+"""Two of the four layers, with what they keep of two conversations of 4,096 tokens."""
 
 
 def layers_at(stage: Process) -> str:

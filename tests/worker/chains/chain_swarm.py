@@ -25,6 +25,8 @@ from p2pnet.worker.engine.runner import Runner
 from p2pnet.worker.engine.speculation import Speculation
 from p2pnet.worker.spans.loading import load_span
 from p2pnet.worker.spans.running import SpanRunner, Stretch
+from p2pnet.worker.speculation.speculating import Speculating
+from p2pnet.worker.speculation.window import StepCost
 from p2pnet.worker.stages.computing import Computes
 from p2pnet.worker.stages.stage import Stage, StageModel
 from tests.stories import peer
@@ -109,8 +111,9 @@ class ChainSwarm:
         speculation: Speculation | None = None,
         draft: str | None = None,
     ) -> ChainBackend:
-        """With `speculation` it guesses so, and not as drivers do. `draft` is a model that makes drafts."""
-        kind = ChainBackend if speculation is None else guessing(speculation)
+        """With `speculation` it guesses so, and not as drivers do. `draft` is a model that makes drafts; then the lines
+        are taken for slow ones, whatever is measured."""
+        kind = guessing(speculation) if speculation is not None else FarBackend if draft is not None else ChainBackend
         network = self.world.join(peer(name).peer_id)
         backend = await kind.from_spec(
             str(self.folder),
@@ -151,6 +154,13 @@ def guessing(speculation: Speculation) -> type[ChainBackend]:
             return speculation
 
     return GuessingBackend
+
+
+class FarBackend(ChainBackend):
+    """A driver for which a pass takes a second, however many tokens it has."""
+
+    def _speculation(self, runner: Runner) -> Speculation:
+        return Speculating(lambda: StepCost(1.0, 0.0), self._drafter)
 
 
 @asynccontextmanager
