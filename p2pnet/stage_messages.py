@@ -164,6 +164,15 @@ class StageReplay(msgspec.Struct, frozen=True, omit_defaults=True, tag="replay")
         return sum(piece.count for piece in self.pieces)
 
 
+class StagePing(msgspec.Struct, frozen=True, omit_defaults=True, tag="ping"):
+    """Asks for a sign of life: StagePong, at once, whatever is being computed. Comes over a stream of its own, where no
+    numbers are before it."""
+
+
+class StagePong(msgspec.Struct, frozen=True, omit_defaults=True, tag="pong"):
+    """The answer to a ping."""
+
+
 class StageResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="result"):
     """What has come out of the last stage for a step: the hidden states that were wanted, which follow it, in order."""
 
@@ -192,8 +201,8 @@ class StageRefused(msgspec.Struct, frozen=True, omit_defaults=True, tag="refused
     step: Step | None = None
 
 
-ToStage = StageOpen | StageRow | StageReplay
+ToStage = StageOpen | StageRow | StageReplay | StagePing
 """What a stage is sent, by drivers and by the stages before it."""
 
-ToDriver = StageReady | StageResult | StagePassed | StageRefused
+ToDriver = StageReady | StageResult | StagePassed | StageRefused | StagePong
 """What a driver is sent."""

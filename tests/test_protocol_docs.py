@@ -88,6 +88,8 @@ from p2pnet.stage_messages import (
     Piece,
     StageOpen,
     StagePassed,
+    StagePing,
+    StagePong,
     StageReady,
     StageRefused,
     StageReplay,
@@ -240,6 +242,8 @@ def hex_examples() -> dict[str, bytes]:
             "stage-replay": encode_stage_frame(STAGE_REPLAY),
             "stage-drafts": encode_stage_frame(STAGE_DRAFTS.header, STAGE_DRAFTS.body),
             "stage-after-drafts": encode_stage_frame(STAGE_AFTER.header, STAGE_AFTER.body),
+            "stage-ping": encode_stage_frame(StagePing()),
+            "stage-pong": encode_stage_frame(StagePong()),
             "stage-result": encode_stage_frame(STAGE_RESULT.header, STAGE_RESULT.body),
             "stage-refused": encode_stage_frame(STAGE_REFUSED),
         }

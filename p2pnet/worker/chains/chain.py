@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 
 from p2pnet.errors import PeerError, ProtocolViolation
-from p2pnet.network.interface import Network
+from p2pnet.network.interface import Network, Stream
 from p2pnet.stage_messages import (
-    BAD_NUMBERS,
-    BAD_ROW,
     BUSY,
     DRAINING,
-    NEXT_LOST,
     SEQUENCE_GONE,
     StagePassed,
+    StagePong,
     StageReady,
     StageRefused,
     StageReplay,
@@ -30,37 +27,17 @@ from p2pnet.stage_messages import (
     StageRow,
     ToDriver,
 )
-from p2pnet.wire.stage_frames import StageFrame, encode_stage_frame, to_driver_decoder
+from p2pnet.wire.stage_frames import STAGE_PROTOCOL, StageFrame, encode_stage_frame, to_driver_decoder
 from p2pnet.worker.chains.choosing import Leg
 from p2pnet.worker.chains.member import ChainFault, Member, SequenceGone, StageFull, dial
+from p2pnet.worker.chains.steps import Step, blamed
+from p2pnet.worker.chains.vigil import Vigil
 
 REPLAYS_UNDER_WAY = 4
 """As many as a stage lets wait."""
 
 Timeout = Callable[[int], float]
 """How many seconds a row of so many tokens may take through the whole chain."""
-
-
-@dataclass(eq=False)
-class _Pending:
-    """A step that is under way through some stages. `passed` is how many of them have passed it on."""
-
-    asked: StageRow | StageReplay
-    members: Sequence[Member]
-    done: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    passed: int = 0
-
-    def fits(self, result: StageResult) -> bool:
-        """Whether it is of the form that was asked for."""
-        asked = self.asked
-        if isinstance(asked, StageReplay):
-            return result.tokens == 0
-        wanted = sum(piece.wanted for piece in asked.pieces)
-        return (result.tokens, result.width, result.dtype) == (wanted, asked.width, asked.dtype)
-
-    def fail(self, error: Exception) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class Chain:
@@ -83,9 +60,10 @@ class Chain:
         self.spares: tuple[Member, ...] = ()
         """Stages that stand by: what they compute nobody waits for."""
         self._readers: dict[Member, asyncio.Task[None]] = {}
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Step] = {}
         self._last_step = 0
         self._fault: ChainFault | None = None
+        self._vigil = Vigil(self._open_stream, self._is_spared, self._fail)
         self._replaying = asyncio.Semaphore(REPLAYS_UNDER_WAY)
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -198,7 +176,16 @@ class Chain:
             pending.fail(self._fault)
         for reader in self._readers.values():
             reader.cancel()
-        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        await asyncio.gather(*self._readers.values(), self._vigil.close(), return_exceptions=True)
+
+    async def _open_stream(self, member: Member) -> Stream:
+        peer_id = member.leg.peer_id
+        return await self._network.open_stream(peer_id, STAGE_PROTOCOL, self._addresses(peer_id))
+
+    def _is_spared(self, member: Member) -> bool:
+        """Whether another one stands by to take its place."""
+        span = (member.leg.first, member.leg.last)
+        return any((spare.leg.first, spare.leg.last) == span and spare.is_usable for spare in self.spares)
 
     async def _joined(self, leg: Leg) -> Member:
         member = await dial(self._network, self._digest, leg, self._addresses(leg.peer_id))
@@ -218,7 +205,7 @@ class Chain:
         self._last_step += 1
         route = tuple(member.hop for member in others)
         asked = msgspec.structs.replace(asked, ticket=first.ticket, step=self._last_step, route=route)
-        pending = self._pending[asked.step] = _Pending(asked, members)
+        pending = self._pending[asked.step] = Step(asked, members)
         if not asked.is_spare:
             self._is_idle.clear()
         fault = self._fault or next((member.fault for member in members if member.fault is not None), None)
@@ -227,7 +214,7 @@ class Chain:
         try:
             async with asyncio.timeout(self._timeout_s(asked.tokens)):
                 await self._send(pending, body)
-                return await pending.done
+                return await self._vigil.over(pending, len(body))
         except TimeoutError as error:
             guilty = members[-1 if asked.is_spare else pending.passed]
             self._fail(guilty, "nothing came in time")
@@ -238,7 +225,7 @@ class Chain:
             if not pending.done.cancel() and not pending.done.cancelled():
                 pending.done.exception()  # it is known by now, whoever was told
 
-    async def _send(self, pending: _Pending, body: bytes) -> None:
+    async def _send(self, pending: Step, body: bytes) -> None:
         first = pending.members[0]
         async with first.sending:
             if pending.done.done():
@@ -290,6 +277,8 @@ class Chain:
                     pending.passed = max(pending.passed, min(number + 1, len(pending.members) - 1))
             case StageRefused():
                 self._hear_refusal(member, frame.header)
+            case StagePong():
+                raise ProtocolViolation("a pong that was not asked for here")
 
     def _hear_refusal(self, member: Member, refused: StageRefused) -> None:
         if refused.step is None:
@@ -326,17 +315,10 @@ class Chain:
         if member.fault is not None:
             return
         fault = member.end(reason)
+        self._vigil.forget(member)
         self.spares = tuple(spare for spare in self.spares if spare is not member)
         if member in self.members:
             self._fault = self._fault or fault
         for pending in self._pending.values():
             if member in self.members or member in pending.members:
                 pending.fail(fault)
-
-
-def blamed(number: int, code: str, stages: int) -> int:
-    """Whose fault a refusal is: what does not fit comes from the stage before, and where the next cannot be reached it
-    is the next one's. The driver's own rows fit."""
-    if code in (BAD_ROW, BAD_NUMBERS):
-        return max(0, number - 1)
-    return min(number + 1, stages - 1) if code == NEXT_LOST else number

@@ -24,6 +24,8 @@ from p2pnet.stage_messages import (
     NOT_ALLOWED,
     NOT_HERE,
     StageOpen,
+    StagePing,
+    StagePong,
     StageReady,
     StageRefusal,
     StageRefused,
@@ -46,7 +48,7 @@ MAX_STAGE_STREAMS = 128
 """Of drivers, and of stages before this one: each holds a message at most, and a row where its ticket is known."""
 
 MAX_STAGE_STREAMS_PER_PEER = 4
-"""A peer needs two: as a driver, and as the stage before."""
+"""A peer needs three: as a driver, for its pings, and as the stage before."""
 
 MAX_STAGE_UNREAD_BYTES = 256 << 20
 """Numbers of rows that arrive or wait, of all drivers together."""
@@ -207,7 +209,7 @@ class StageHandler:
 
     def _admit(self, inbound: _Inbound, header: ToStage) -> bool:
         """Whether a message's numbers may be read. Raises StageRefusal when that ends the stream."""
-        if isinstance(header, StageOpen):
+        if isinstance(header, StageOpen | StagePing):
             return True
         session = self._sessions.get(header.ticket)
         if session is None:
@@ -223,6 +225,9 @@ class StageHandler:
     async def _take(self, inbound: _Inbound, frame: StageFrame[ToStage]) -> None:
         if isinstance(frame.header, StageOpen):
             await self._open(inbound, frame.header)
+            return
+        if isinstance(frame.header, StagePing):
+            await _pong(inbound)
             return
         session = self._sessions.get(frame.header.ticket)
         if isinstance(frame.header, StageReplay):
@@ -265,6 +270,17 @@ class StageHandler:
         await session.close()
         if not self._sessions:
             self._is_empty.set()
+
+
+async def _pong(inbound: _Inbound) -> None:
+    """Raises StageRefusal where rows come, for which a ping would have to wait; PeerLost when nobody reads pongs."""
+    if inbound.session is not None:
+        raise StageRefusal(BAD_ROW, "a ping on the stream of a ticket")
+    try:
+        async with asyncio.timeout(OPENING_S):
+            await inbound.stream.write(encode_stage_frame(StagePong()))
+    except TimeoutError as error:
+        raise PeerLost("pongs are not read") from error
 
 
 async def _refuse(stream: Stream, code: str, message: str) -> None:

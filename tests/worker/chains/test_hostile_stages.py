@@ -30,9 +30,10 @@ from p2pnet.stage_messages import (
     ToStage,
 )
 from p2pnet.wire.stage_frames import STAGE_PROTOCOL, encode_stage_frame, to_stage_decoder
-from p2pnet.worker.chains.chain import Chain, blamed
+from p2pnet.worker.chains.chain import Chain
 from p2pnet.worker.chains.choosing import Leg
 from p2pnet.worker.chains.member import ChainFault, SequenceGone, StageFull
+from p2pnet.worker.chains.steps import blamed
 from tests.stories import DIGEST, NOW_MS, peer, settle
 
 WIDTH = 2

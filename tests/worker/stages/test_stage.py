@@ -25,6 +25,8 @@ from p2pnet.stage_messages import (
     Piece,
     StageOpen,
     StagePassed,
+    StagePing,
+    StagePong,
     StageReady,
     StageRefused,
     StageResult,
@@ -366,6 +368,21 @@ async def test_who_does_not_go_on_is_not_waited_for(times: StageTimes, says: byt
     told = [message async for message in all_told(driver)]
     assert told[-1] == StageRefused(BUSY, "nothing came for too long")
     await settle(lambda: swarm.stages["a"].drivers == 0)
+    await swarm.closing.aclose()
+
+
+async def test_a_sign_of_life_is_given_at_once_over_a_stream_of_its_own() -> None:
+    """Over the one of a ticket, rows would be before it."""
+    swarm = StageSwarm()
+    await swarm.start("a", 0, 2)
+    pings, driver = await swarm.stream("a"), await swarm.stream("a")
+    for _ in range(2):
+        await pings.say(StagePing())
+        assert await pings.told() == StagePong()
+    await driver.say(StageOpen(DIGEST, 0, 2, ticket_of("a")))
+    assert isinstance(await driver.told(), StageReady)
+    await driver.say(StagePing())
+    assert await driver.told() == StageRefused(BAD_ROW, "a ping on the stream of a ticket")
     await swarm.closing.aclose()
 
 
