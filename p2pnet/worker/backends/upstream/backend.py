@@ -27,6 +27,7 @@ from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
+from p2pnet.worker.backends.upstream.reranker import UpstreamReranker
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
 from p2pnet.worker.backends.upstream.tokenizer import UpstreamTokenizer
 from p2pnet.worker.speed import StreamSpeed
@@ -64,6 +65,8 @@ class UpstreamBackend:
         self._accept_s = accept_s
         self.embedder = UpstreamEmbedder(session, models, accept_s)
         """For the server's models that embed."""
+        self.reranker = UpstreamReranker(session, models, accept_s)
+        """For those that rank documents."""
         self._tokenizer = UpstreamTokenizer(session, models)
         self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
@@ -103,7 +106,7 @@ class UpstreamBackend:
     @property
     def models(self) -> tuple[ModelCard, ...]:
         """The server's models that generate: none while it is away."""
-        return tuple(offer.card for offer in self._models.offers.values() if not offer.embeds)
+        return tuple(offer.card for offer in self._models.offers.values() if offer.does == "generate")
 
     @property
     def names_there(self) -> frozenset[str]:
@@ -157,7 +160,7 @@ class UpstreamBackend:
 
     def _offer(self, request: GenerateRequest) -> Offer:
         offer = self._models.offers.get(request.model)
-        if offer is None or offer.embeds:
+        if offer is None or offer.does != "generate":
             raise not_served(request)
         check_generate(request, offer.card)
         if not request.clamp_max_tokens and (request.max_tokens or 0) >= offer.card.context_length:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.records import MAX_MODELS
 from p2pnet.worker.backends.upstream.address import Address, Kind
-from p2pnet.worker.backends.upstream.offer import Offer
+from p2pnet.worker.backends.upstream.offer import Does, Offer
 from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
+from p2pnet.worker.backends.upstream.openai.flavours import LLAMA_CPP, Flavour
+from p2pnet.worker.backends.upstream.ranks import RERANK_PATH, has_ranks
 from p2pnet.worker.backends.upstream.session import UpstreamSession
 from p2pnet.worker.backends.upstream.tokens import DETOKENIZE_PATH, TEMPLATE_PATH
 from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
@@ -47,22 +51,27 @@ class OpenAIListing:
         try:
             body = await _fetched(self._session, openai.MODELS_PATH)
             if self._abilities is None:
-                self._abilities = await self._find_abilities(openai.first_name(body))
+                self._abilities = await self._find_abilities(openai.only_model(body))
             return openai.parse_models(body, self._abilities)
         except WorkerFailed:
             self._abilities = None
             raise
 
-    async def _find_abilities(self, only_model: str | None) -> openai.Abilities:
-        if only_model is not None and await self._embeds(only_model):
-            return openai.Abilities(embeds=True)
+    async def _find_abilities(self, only_model: tuple[str, Flavour] | None) -> openai.Abilities:
+        if only_model is not None and (does := await self._does(*only_model)) is not None:
+            return openai.Abilities(does=does)
         status, body = await self._session.fetch(openai.PROPS_PATH)
         props = openai.parse_props(body) if status == 200 else None
         has_chat, has_text = await self._has(CHAT_PATH), await self._has(TEXT_PATH)
         tells_tokens = await self._has(openai.TOKENIZE_PATH) and await self._has(DETOKENIZE_PATH)
         if props is None:
-            has_vectors = await self._has(EMBED_PATH)
-            return openai.Abilities(has_chat, has_text, tells_tokens=tells_tokens, has_vectors=has_vectors)
+            return openai.Abilities(
+                has_chat,
+                has_text,
+                tells_tokens=tells_tokens,
+                has_vectors=await self._has(EMBED_PATH),
+                has_ranks=await self._has(RERANK_PATH),
+            )
         return openai.Abilities(
             has_chat and await self._has_template(props),
             has_text,
@@ -73,11 +82,23 @@ class OpenAIListing:
             tells_tokens=tells_tokens and await self._has(TEMPLATE_PATH),
         )
 
-    async def _embeds(self, model: str) -> bool:
-        """Whether the one model of this server embeds: it is asked to, which is one token. Some servers answer
-        whatever is posted to any route as if it was a chat."""
-        status, body = await self._session.fetch(EMBED_PATH, msgspec.json.encode({"model": model, "input": "a"}))
-        return status == OK and has_vectors(body)
+    async def _does(self, model: str, flavour: Flavour) -> Does | None:
+        """What the one model of this server does if that is not to generate: it is asked to, which is a token or a few.
+        Some servers answer whatever is posted to any route as if it was a chat.
+
+        llama.cpp gives vectors of what ranks, too, which are of no use. vLLM ranks with what embeds, too, by the angles
+        of vectors.
+        """
+        ranks = await self._answers(RERANK_PATH, {"model": model, "query": "a", "documents": ["a"]}, has_ranks)
+        if ranks and flavour is LLAMA_CPP:
+            return "rank"
+        if await self._answers(EMBED_PATH, {"model": model, "input": "a"}, has_vectors):
+            return "embed"
+        return "rank" if ranks else None
+
+    async def _answers(self, path: str, asked: Mapping[str, Any], is_that: Callable[[bytes], bool]) -> bool:
+        status, body = await self._session.fetch(path, msgspec.json.encode(asked))
+        return status == OK and is_that(body)
 
     async def _has_template(self, props: openai.Props) -> bool:
         """Whether the model has a chat template: llama.cpp takes ChatML where there is none."""
