@@ -22,8 +22,8 @@ from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, clamped, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.embedder import UpstreamEmbedder
-from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
-from p2pnet.worker.backends.upstream.models import PolledModels
+from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, TeiListing, check_there, detect
+from p2pnet.worker.backends.upstream.models import Listing, PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
@@ -41,6 +41,14 @@ SPEED_MEMORY_S = 5.0
 
 MIN_SPEED_S = 1.0
 """Of decoding: what is shorter is noise."""
+
+
+SPEAKS: dict[Kind, tuple[Callable[[UpstreamSession], Listing], Callable[[], Dialect]]] = {
+    Kind.openai: (OpenAIListing, OpenAIDialect),
+    Kind.ollama: (OllamaListing, OllamaDialect),
+    Kind.tei: (TeiListing, OpenAIDialect),
+}
+"""How the models of each kind of server are listed, and how they are asked to generate, which TEI's never are."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,9 @@ class UpstreamBackend:
         except BaseException:
             await session.close()
             raise
-        is_ollama = kind is Kind.ollama
-        models = PolledModels(
-            OllamaListing(session) if is_ollama else OpenAIListing(session),
-            address.root,
-            sleep,
-            options.names,
-        )
-        backend = cls(session, OllamaDialect() if is_ollama else OpenAIDialect(), models, options.accept_s)
+        listing, dialect = SPEAKS[kind]
+        models = PolledModels(listing(session), address.root, sleep, options.names)
+        backend = cls(session, dialect(), models, options.accept_s)
         await models.ask()
         models.start()
         return backend

@@ -1,4 +1,4 @@
-"""Asks servers of both kinds for their models, and finds out which kind a server is."""
+"""Asks servers of each kind for their models, and finds out which kind a server is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.records import MAX_MODELS
+from p2pnet.worker.backends.upstream import tei
 from p2pnet.worker.backends.upstream.address import Address, Kind
 from p2pnet.worker.backends.upstream.offer import Does, Offer
 from p2pnet.worker.backends.upstream.ollama import models as ollama
@@ -24,7 +25,8 @@ from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 logger = logging.getLogger(__name__)
 
 METHOD_NOT_ALLOWED = 405
-NO_ROUTE = (404, METHOD_NOT_ALLOWED)
+NOT_FOUND = 404
+NO_ROUTE = (NOT_FOUND, METHOD_NOT_ALLOWED)
 
 OK = 200
 BAD_REQUEST = 400
@@ -171,19 +173,35 @@ class OllamaListing:
         return ollama.offer_of(tag, self._shown[key], self._contexts.get(key), version)
 
 
+class TeiListing:
+    """Lists the one model of text-embeddings-inference."""
+
+    def __init__(self, session: UpstreamSession) -> None:
+        self._session = session
+
+    async def __call__(self) -> list[Offer]:
+        return tei.parse_info(await _fetched(self._session, tei.INFO_PATH))
+
+
+_PROBES = {Kind.openai: openai.MODELS_PATH, Kind.ollama: ollama.VERSION_PATH, Kind.tei: tei.INFO_PATH}
+"""What a server of each kind answers."""
+
+
 async def detect(session: UpstreamSession, address: Address) -> Kind:
-    """Finds out which kind of server this is. Raises UsageError when it is not there, or is of neither kind."""
+    """Finds out which kind of server this is. Raises UsageError when it is not there, or is of no kind that we know."""
     try:
         if not address.is_openai and await _is_ollama(session):
             return Kind.ollama
         status, body = await session.fetch(openai.MODELS_PATH)
+        if status == NOT_FOUND and await _is_tei(session):
+            return Kind.tei
     except WorkerFailed as error:
         raise _not_there(address) from error
     if status in (401, 403):
         raise key_refused(address)
     if status != 200 or not openai.is_model_list(body):
         raise UsageError(
-            f"The server at {address.root} answers neither like Ollama nor like OpenAI's API.",
+            f"The server at {address.root} answers neither like Ollama nor like OpenAI's API nor like TEI.",
             "Check the URL, or name the kind of server with --upstream-kind.",
         )
     return Kind.openai
@@ -191,7 +209,7 @@ async def detect(session: UpstreamSession, address: Address) -> Kind:
 
 async def check_there(session: UpstreamSession, address: Address, kind: Kind) -> None:
     """Raises UsageError when a server of a kind that the user named does not answer as such."""
-    path = ollama.VERSION_PATH if kind is Kind.ollama else openai.MODELS_PATH
+    path = _PROBES[kind]
     try:
         status, _ = await session.fetch(path)
     except WorkerFailed as error:
@@ -215,6 +233,11 @@ def key_refused(address: Address) -> UsageError:
 async def _is_ollama(session: UpstreamSession) -> bool:
     status, body = await session.fetch(ollama.VERSION_PATH)
     return status == 200 and ollama.parse_version(body) is not None
+
+
+async def _is_tei(session: UpstreamSession) -> bool:
+    status, body = await session.fetch(tei.INFO_PATH)
+    return status == 200 and tei.is_info(body)
 
 
 async def _fetched(session: UpstreamSession, path: str) -> bytes:

@@ -1,5 +1,5 @@
 """Asks servers how well documents answer a query, and reads what comes: by Jina's API, which llama.cpp, vLLM and SGLang
-have, too. Pure.
+have, too, and by TEI's. Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from p2pnet.worker.backends.upstream.dialect import UpstreamCall
 from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.openai.flavours import VLLM
 from p2pnet.worker.backends.upstream.reading import MAX_COUNT, decoded
+from p2pnet.worker.backends.upstream.tei import KIND as TEI
 
 RERANK_PATH = "/v1/rerank"
+TEI_RERANK_PATH = "/rerank"
 
 DOCUMENTS_AT_ONCE = 16
 """Of one call: others get their turn at the server in between, and scores come before a client loses patience."""
@@ -28,7 +30,7 @@ MAX_RANKS_BYTES = 32 << 20
 
 
 class _Ranked(msgspec.Struct):
-    """`score` is SGLang's."""
+    """`score` is SGLang's and TEI's, and so is a list of these alone."""
 
     index: int
     relevance_score: float | None = None
@@ -71,10 +73,7 @@ def rank_batches(request: RerankRequest, offer: Offer) -> Iterator[RankBatch]:
     """The calls that ask for all documents."""
     for start in range(0, len(request.documents), DOCUMENTS_AT_ONCE):
         some = request.documents[start : start + DOCUMENTS_AT_ONCE]
-        body: dict[str, Any] = {"model": offer.name, "query": request.query, "documents": list(some)}
-        if offer.flavour == VLLM.name:  # llama.cpp refuses what is too long
-            body["truncate_prompt_tokens"] = -1
-        yield RankBatch(start, len(some), UpstreamCall(RERANK_PATH, body))
+        yield RankBatch(start, len(some), _call(request.query, list(some), offer))
 
 
 def parse_ranks(body: bytes, documents: int) -> Ranks:
@@ -94,6 +93,15 @@ def has_ranks(body: bytes) -> bool:
     except WorkerFailed:
         return False
     return True
+
+
+def _call(query: str, documents: list[str], offer: Offer) -> UpstreamCall:
+    if offer.flavour == TEI:
+        return UpstreamCall(TEI_RERANK_PATH, {"query": query, "texts": documents, "truncate": True})
+    body: dict[str, Any] = {"model": offer.name, "query": query, "documents": documents}
+    if offer.flavour == VLLM.name:  # llama.cpp refuses what is too long
+        body["truncate_prompt_tokens"] = -1
+    return UpstreamCall(RERANK_PATH, body)
 
 
 def _score(ranked: _Ranked) -> float:
