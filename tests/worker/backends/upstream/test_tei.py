@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pnet.embed_messages import EmbedRequest
-from p2pnet.errors import InvalidRequest, UsageError, WorkerFailed
+from p2pnet.errors import ContextOverflow, InvalidRequest, UsageError, WorkerFailed
 from p2pnet.messages import Finished, TextPrompt, Usage
 from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.worker.backends.upstream.address import Kind
@@ -65,8 +65,13 @@ async def test_one_that_embeds() -> None:
         assert server.asked("/v1/embeddings")[-1].json["input"] == ["a"]
 
 
+def refused(message: str) -> Reply:
+    return json_reply({"error": message, "error_type": "Validation"}, 413)
+
+
 FAILURES: dict[str, tuple[Reply, type[Exception]]] = {
-    "a text that it refuses": (json_reply({"error": "too long", "error_type": "Validation"}, 413), InvalidRequest),
+    "a text that is too long": (refused("`inputs` must have less than 512 tokens. Given: 600"), ContextOverflow),
+    "a text that is empty": (refused("`inputs` cannot be empty"), InvalidRequest),
     "a model that fails": (json_reply({"error": "no", "error_type": "Backend"}, 424), WorkerFailed),
     "a document twice": (json_reply([{"index": 0, "score": 1.0}] * 2), WorkerFailed),
     "no scores": (json_reply([]), WorkerFailed),
