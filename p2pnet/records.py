@@ -94,8 +94,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def asked_for(self) -> tuple[ModelTask, ...]:
-        """All that can be asked of it. What ranks documents is a model that reads, of the task "embed": that name says
-        the same to peers of earlier versions, and asks for nothing that it announces. It gives no vectors."""
+        """All that can be asked of it, first what it is there for. What ranks documents is a model that reads, of the
+        task "embed": that name says the same to peers of earlier versions, and asks for nothing that it announces. It
+        gives no vectors."""
         by_feature = tuple((self.id, task) for task in FEATURE_TASKS if task in self.features)
         return by_feature if "rerank" in self.features else (self.key, *by_feature)
 

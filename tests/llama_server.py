@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 TEMPLATE = """
 {%- if tools -%}
@@ -34,15 +35,19 @@ Call one within <tool_call></tool_call> tags:
 """
 """A chat template of the model's own turns, which knows tools."""
 
+Does = Literal["generate", "embed", "rank"]
+POOLING = {"embed": "LLAMA_POOLING_TYPE_LAST", "rank": "LLAMA_POOLING_TYPE_RANK"}
+"""What `--embedding` and `--reranking` come to."""
+
 SLOT_TOKENS = 512
 """Context of each slot."""
 
 
 @contextmanager
-def llama_server(model: Path, slots: int = 2, template: str = "", embeds: bool = False) -> Iterator[str]:
+def llama_server(model: Path, slots: int = 2, template: str = "", does: Does = "generate") -> Iterator[str]:
     """Start a server of one model, and give its URL. It ends when its standard input does."""
     with subprocess.Popen(
-        [sys.executable, __file__, str(model), str(slots), template, "embeds" if embeds else ""],
+        [sys.executable, __file__, str(model), str(slots), template, does],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -57,7 +62,7 @@ def llama_server(model: Path, slots: int = 2, template: str = "", embeds: bool =
             child.stdin.close()
 
 
-def _serve(model: str, slots: int, template: str, embeds: bool) -> None:
+def _serve(model: str, slots: int, template: str, does: str) -> None:
     import xllamacpp
 
     asked = xllamacpp.CommonParams()
@@ -65,13 +70,13 @@ def _serve(model: str, slots: int, template: str, embeds: bool) -> None:
     asked.n_parallel, asked.n_ctx = slots, slots * SLOT_TOKENS
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
     asked.endpoint_slots = asked.use_jinja = True
-    asked.chat_template, asked.embedding = template, embeds
-    if embeds:
-        asked.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    asked.chat_template, asked.embedding = template, does != "generate"
+    if does in POOLING:
+        asked.pooling_type = getattr(xllamacpp.llama_pooling_type, POOLING[does])
     server = xllamacpp.Server(asked)
     print(server.listening_address, flush=True)
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], bool(sys.argv[4]))
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -92,15 +92,15 @@ def worker_view(
         models=tuple(
             ServedModel(
                 id=card.id,
-                task=card.task,
+                task=card.asked_for[0][1],
                 digest=card.digest,
                 quantization=card.quantization,
                 dtype=card.dtype,
                 context_length=card.context_length,
                 features=card.features,
                 is_cold=card.is_cold,
-                in_flight=0 if is_lost else worker.in_flight_of((card.id, card.task)),
-                state=worker.health_of((card.id, card.task)).state(now_s).value,
+                in_flight=0 if is_lost else worker.in_flight_of(card.asked_for[0]),
+                state=worker.health_of(card.asked_for[0]).state(now_s).value,
             )
             for card in record.models
         ),
@@ -118,7 +118,7 @@ def worker_view(
 
 def _best_health(worker: Worker, now_s: float) -> Health | ModelHealth:
     """The worker's own, unless that is well and none of its models is: then that of the least bad one."""
-    healths = [worker.health_of((card.id, card.task)) for card in worker.record.models]
+    healths = [worker.health_of(card.asked_for[0]) for card in worker.record.models]
     if worker.health.state(now_s) is not State.HEALTHY or not healths:
         return worker.health
     return min(healths, key=lambda health: _SEVERITY.index(health.state(now_s)))
@@ -186,16 +186,17 @@ def _gather(gathered: dict[str, _Gathered], worker: Worker, now_s: float) -> Non
     """A worker that runs a model for two tasks is one worker, with slots for each."""
     states: dict[str, list[State]] = {}
     for card in worker.record.models:
-        states.setdefault(card.id, []).append(worker.health_of((card.id, card.task)).state(now_s))
+        states.setdefault(card.id, []).append(worker.health_of(card.asked_for[0]).state(now_s))
     for model, of_tasks in states.items():
         of_model = gathered.setdefault(model, _Gathered())
         of_model.states[min(of_tasks, key=_SEVERITY.index).value] += 1
         of_model.workers += 1
     for card in worker.record.models:
         of_model = gathered[card.id]
-        of_model.tasks.add(card.task)
+        _, task = card.asked_for[0]
+        of_model.tasks.add(task)
         of_model.slots += worker.slots
-        of_model.in_flight += worker.in_flight_of((card.id, card.task))
+        of_model.in_flight += worker.in_flight_of(card.asked_for[0])
         of_model.digests.add(card.digest)
         of_model.features.update(card.features)
         of_model.context_length = max(of_model.context_length or 0, card.context_length)

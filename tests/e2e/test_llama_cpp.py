@@ -30,6 +30,7 @@ from p2pnet.messages import (
     Tool,
 )
 from p2pnet.records import ModelCard
+from p2pnet.rerank_messages import Relevance, RerankRequest
 from p2pnet.tokenize_messages import Tokenized, TokenizeRequest
 from p2pnet.worker.backend import Backend, BackendEvent, BackendLoad
 from p2pnet.worker.backends.upstream.backend import UpstreamBackend, UpstreamOptions
@@ -270,7 +271,7 @@ def likeness(one: bytes, other: bytes) -> float:
 
 @pytest.mark.deep
 async def test_one_that_embeds(gemma_file: Path) -> None:
-    with llama_server(gemma_file, embeds=True) as url:
+    with llama_server(gemma_file, does="embed") as url:
         async with serving(url) as backend:
             (card,) = backend.embedder.models
             assert backend.models == () and card.task == "embed"
@@ -282,3 +283,19 @@ async def test_one_that_embeds(gemma_file: Path) -> None:
             assert isinstance(events[-1], Finished) and events[-1].usage.prompt_tokens == 9
             with pytest.raises(ContextOverflow):
                 await anext(backend.embedder.embed(EmbedRequest("r", MODEL, (TextPrompt("word " * SLOT_TOKENS),))))
+
+
+@pytest.mark.deep
+async def test_one_that_ranks(gemma_file: Path) -> None:
+    """It gives vectors when asked for them, and is not announced for that. This model was never taught to rank: its
+    scores say nothing."""
+    with llama_server(gemma_file, does="rank") as url:
+        async with serving(url) as backend:
+            (card,) = backend.reranker.models
+            assert (backend.models, backend.embedder.models, card.id) == ((), (), MODEL)
+            asked = RerankRequest("r", MODEL, "a cat", tuple("abc" * 6))
+            _, *ranked, end = [event async for event in backend.reranker.rerank(asked)]
+            assert [event.index for event in ranked if isinstance(event, Relevance)] == list(range(18))
+            assert isinstance(end, Finished) and end.usage.prompt_tokens > 0
+            with pytest.raises(ContextOverflow):
+                await anext(backend.reranker.rerank(RerankRequest("r", MODEL, "a cat", ("word " * SLOT_TOKENS,))))

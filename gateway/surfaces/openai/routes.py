@@ -21,7 +21,7 @@ from gateway.surfaces.openai.documents import render_error, render_model, render
 from gateway.surfaces.openai.embedding import embed_request, parse_embedding, render_embeddings
 from gateway.surfaces.openai.prompts import only_prompt, side_by_side
 from gateway.surfaces.openai.render import CHAT, COMPLETION, Dialect, ResponseHead, SseRenderer, render_whole
-from gateway.surfaces.openai.reranking import parse_rerank, render_ranked, rerank_request
+from gateway.surfaces.openai.reranking import RerankApi, parse_rerank, render_ranked, rerank_request
 from gateway.surfaces.openai.response_render import ObjectHead, render_input_tokens, render_response
 from gateway.surfaces.openai.response_store import ResponseStore
 from gateway.surfaces.openai.response_stream import ResponseStream
@@ -121,14 +121,20 @@ def _add_tokens(routes: APIRouter, service: GatewayService, limits: HttpLimits) 
 def _add_reranking(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:
     docs = body_docs({"model": "reranker", "query": "What is a peer?", "documents": ["A peer", "A worker"], "top_n": 1})
 
+    async def ranked(request: Request, api: RerankApi) -> Response:
+        body = parse_rerank(await read_body(request, limits))
+        asked = rerank_request(body, api, request.state.request_id)
+        render = partial(render_ranked, body=body, api=api, answer_id=service.make_id(), asked=asked)
+        return RankedReply(service.rerank(asked, request.state.caller), render, limits)
+
     @routes.post("/rerank", include_in_schema=False)
-    @routes.post("/v2/rerank", summary="Rank documents, as Cohere has it", openapi_extra=docs)
     @routes.post("/v1/rerank", summary="Rank documents by how well they answer a query", openapi_extra=docs)
     async def rerank(request: Request) -> Response:
-        body = parse_rerank(await read_body(request, limits))
-        asked = rerank_request(body, request.state.request_id)
-        render = partial(render_ranked, body=body, answer_id=service.make_id(), documents=asked.documents)
-        return RankedReply(service.rerank(asked, request.state.caller), render, limits)
+        return await ranked(request, "jina")
+
+    @routes.post("/v2/rerank", summary="Rank documents, as Cohere has it", openapi_extra=docs)
+    async def rerank_as_cohere(request: Request) -> Response:
+        return await ranked(request, "cohere")
 
 
 def _add_responses(routes: APIRouter, service: GatewayService, limits: HttpLimits) -> None:

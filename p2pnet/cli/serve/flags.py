@@ -74,8 +74,8 @@ class ServeFlags:
             "--upstream",
             envvar="P2PNET_UPSTREAM",
             metavar="URL",
-            help="Serve what this server already runs: Ollama, vLLM, llama.cpp, LM Studio, SGLang or any other with "
-            "OpenAI's API. Its models are announced as they come and go. Repeatable.",
+            help="Serve what this server already runs: Ollama, vLLM, llama.cpp, LM Studio, SGLang, TEI or any other "
+            "with OpenAI's API. Its models are announced as they come and go. Repeatable.",
         ),
     ] = field(default_factory=list)
     upstream_kind: Annotated[

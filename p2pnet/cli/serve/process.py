@@ -121,7 +121,7 @@ async def _open_backends(
         config.upstreams, config.upstream_kind, config.upstream_key, config.upstream_names, config.upstream_readers
     )
     backends += upstreams
-    embedders += [upstream.embedder for upstream in upstreams]
+    embedders += [part for upstream in upstreams for part in (upstream.embedder, upstream.reranker)]
     if config.models and config.layers is None:
         await asyncio.to_thread(import_module, "p2pnet.cli.loading")  # transformers: 2 s
         from p2pnet.cli.loading import load_driver, load_models

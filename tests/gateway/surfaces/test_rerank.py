@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from gateway.surfaces.openai.reranking import parse_rerank, rerank_request
+from gateway.http.collected import Ranked
+from gateway.surfaces.openai.reranking import RerankApi, parse_rerank, render_ranked, rerank_request
 from p2pnet.cli.loading import load_models
 from p2pnet.config import ModelConfig
 from p2pnet.errors import InvalidRequest, UsageError, WorkerFailed
-from p2pnet.messages import Accepted, Finished, Usage
+from p2pnet.messages import Accepted, Finished
 from p2pnet.rerank_messages import MAX_DOCUMENTS, Relevance, RerankRequest
-from p2pnet.worker.backend import BackendLoad, RerankBackend, RerankBackendEvent
+from p2pnet.worker.backend import RerankBackend
 from p2pnet.worker.backends.reranking import RerankingBackend, batches
 from p2pnet.worker.checkpoints.digest import HashCache
 from p2pnet.worker.embedding.cross_encoder import is_cross_encoder, load_cross_encoder
 from p2pnet.worker.engine.turns import Turns
+from tests.gateway.scripted_ranks import END, Scores
 from tests.gateway.scripted_swarm import scripted_swarm
-from tests.stories import card
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -115,14 +116,16 @@ async def test_documents_are_ranked_over_http_as_cohere_and_jina_have_it(tmp_pat
         scripted_swarm([], embedders=[[backend]]) as url,
         httpx.AsyncClient(base_url=url) as client,
     ):
-        for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
-            reply = await client.post(path, json={**body, "top_n": 2, "return_documents": True})
+        for path, given in (("/v1/rerank", documents), ("/v2/rerank", DOCUMENTS), ("/rerank", documents)):
+            asked = {**body, "documents": given, "top_n": 2, "return_documents": True}
+            reply = await client.post(path, json=asked)
             assert reply.status_code == 200, reply.text
             answer = reply.json()
             best = sorted(enumerate(expected(folder)), key=lambda each: -each[1])[:2]
             assert [result["index"] for result in answer["results"]] == [index for index, _ in best]
             assert [each["document"]["text"] for each in answer["results"]] == [DOCUMENTS[i] for i, _ in best]
-            assert answer["usage"]["total_tokens"] == answer["meta"]["tokens"]["input_tokens"] > 0
+            assert answer["meta"]["tokens"]["input_tokens"] > 0
+            assert ("usage" in answer) is (path != "/v2/rerank")
         (listed,) = (await client.get("/v1/models")).json()["data"]
         assert (listed["tasks"], listed["features"]) == (["rerank"], ["rerank"])
         refused = await client.post("/v1/rerank", json={**body, "documents": []})
@@ -132,39 +135,51 @@ async def test_documents_are_ranked_over_http_as_cohere_and_jina_have_it(tmp_pat
         assert (vectors.status_code, vectors.json()["error"]["code"]) == (400, "feature_missing")
 
 
-class Scores:
-    """Ranks by the next of these scripts, which workers share: whoever is asked first has the first."""
-
-    models = (card("ranks", task="embed", features=("rerank",)),)
-    load = BackendLoad()
-
-    def __init__(self, scripts: Iterator[tuple[RerankBackendEvent | Exception, ...]]) -> None:
-        self._scripts = scripts
-
-    async def rerank(self, request: RerankRequest) -> AsyncGenerator[RerankBackendEvent, None]:
-        for event in next(self._scripts):
-            if isinstance(event, Exception):
-                raise event
-            yield event
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
-
-END = Finished("stop", Usage(4, 0))
-
-
 async def test_another_worker_begins_anew_where_one_breaks_off() -> None:
     bad = (Accepted(4), Relevance(0, 0.9), WorkerFailed("no"))
     scripts = iter((bad, (Accepted(4), Relevance(1, 0.5), Relevance(0, 0.25), END)))
     workers: list[list[RerankBackend]] = [[Scores(scripts)], [Scores(scripts)]]
     async with scripted_swarm([], [], embedders=workers) as url, httpx.AsyncClient(base_url=url) as client:
         reply = await client.post("/v1/rerank", json={"model": "ranks", "query": "q", "documents": ["a", "b"]})
-    assert reply.json()["results"] == [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.25}]
+    found = [(each["index"], each["relevance_score"]) for each in reply.json()["results"]]
+    assert found == [(1, 0.5), (0, 0.25)]
+
+
+TEXTS = [{"text": "b"}, {"text": "a"}]
+SCORED = ({"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.25})
+BILLED = {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": 4, "output_tokens": 0}}
+JINA = [{**result, "document": document} for result, document in zip(SCORED, TEXTS, strict=True)]
+SHAPES: dict[str, tuple[RerankApi, dict[str, Any], list[dict[str, Any]]]] = {
+    "Jina's": ("jina", {}, JINA),
+    "Jina's, with objects": ("jina", {"documents": [{"text": "a"}, {"text": "b"}], "query": {"text": "q"}}, JINA),
+    "Jina's, scores alone": ("jina", {"return_documents": False}, list(SCORED)),
+    "Jina's, the best": ("jina", {"top_n": 1}, JINA[:1]),
+    "Jina's, more than there are": ("jina", {"top_n": 9}, JINA),
+    "Cohere's": ("cohere", {}, list(SCORED)),
+    "Cohere's, with documents": ("cohere", {"return_documents": True}, JINA),
+}
+
+
+@pytest.mark.parametrize(("api", "fields", "results"), SHAPES.values(), ids=SHAPES)
+def test_answers_have_the_shape_of_their_api(
+    api: RerankApi, fields: dict[str, Any], results: list[dict[str, Any]]
+) -> None:
+    body = parse_rerank(json.dumps({"model": "m", "query": "q", "documents": ["a", "b"], **fields}).encode())
+    asked = rerank_request(body, api, "r1")
+    assert (asked.query, asked.documents) == ("q", ("a", "b"))
+    answer = json.loads(render_ranked(Ranked((0.25, 0.5), END), body, api, "i1", asked))
+    assert answer.pop("results") == results
+    usage = {"object": "list", "model": "m", "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    version = {"cohere": "2", "jina": "1"}[api]
+    rest = {"id": "i1", "meta": {"api_version": {"version": version}, **BILLED}}
+    assert answer == (rest if api == "cohere" else {**usage, **rest})
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"query": ""}, "query"),
+    ({"query": {"text": ""}}, "query"),
+    ({"query": {"image": "a"}}, "query"),
+    ({"query": None}, "query"),
     ({"documents": []}, "documents"),
     ({"documents": ["a"] * (MAX_DOCUMENTS + 1)}, "documents"),
     ({"documents": [{"title": "a"}]}, "documents"),
@@ -173,12 +188,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("api", ["jina", "cohere"])
 @pytest.mark.parametrize(("fields", "param"), WRONG)
-def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
+def test_what_is_wrong_is_named(fields: dict[str, Any], param: str, api: RerankApi) -> None:
     with pytest.raises(InvalidRequest) as caught:
         body = {"model": "m", "query": "q", "documents": ["a"], **fields}
-        rerank_request(parse_rerank(json.dumps(body).encode()), "r1")
+        rerank_request(parse_rerank(json.dumps(body).encode()), api, "r1")
     assert caught.value.param == param
+
+
+def test_cohere_takes_no_objects_and_whoever_sends_some_is_told_who_does() -> None:
+    body = parse_rerank(b'{"model": "m", "query": "q", "documents": ["a", {"text": "b"}]}')
+    with pytest.raises(InvalidRequest, match=r"documents\[1\]: must be a text; /v1/rerank takes objects, too"):
+        rerank_request(body, "cohere", "r1")
 
 
 async def test_a_folder_is_served_for_what_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Serves the models that an OpenAI-compatible server or Ollama already runs.
+"""Serves the models that an OpenAI-compatible server, Ollama or TEI already runs.
 
 `backend` puts it together: `session` speaks HTTP, `models` polls, `openai` and `ollama` translate. It
 passes prompts on and never tokenizes, so none of it needs torch.

@@ -14,6 +14,8 @@ class Kind(StrEnum):
 
     openai = "openai"
     ollama = "ollama"
+    tei = "tei"
+    """Hugging Face's text-embeddings-inference."""
 
 
 @dataclass(frozen=True)

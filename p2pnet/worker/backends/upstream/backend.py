@@ -22,11 +22,12 @@ from p2pnet.worker.backends.upstream.address import Kind, parse_address
 from p2pnet.worker.backends.upstream.answer import UpstreamAnswer
 from p2pnet.worker.backends.upstream.dialect import AnswerReader, Dialect, clamped, continued, estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.embedder import UpstreamEmbedder
-from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, check_there, detect
-from p2pnet.worker.backends.upstream.models import PolledModels
+from p2pnet.worker.backends.upstream.listings import OllamaListing, OpenAIListing, TeiListing, check_there, detect
+from p2pnet.worker.backends.upstream.models import Listing, PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
 from p2pnet.worker.backends.upstream.ollama.dialect import OllamaDialect
 from p2pnet.worker.backends.upstream.openai.dialect import OpenAIDialect
+from p2pnet.worker.backends.upstream.reranker import UpstreamReranker
 from p2pnet.worker.backends.upstream.session import UpstreamSession, UpstreamStream
 from p2pnet.worker.backends.upstream.tokenizer import UpstreamTokenizer
 from p2pnet.worker.speed import StreamSpeed
@@ -40,6 +41,14 @@ SPEED_MEMORY_S = 5.0
 
 MIN_SPEED_S = 1.0
 """Of decoding: what is shorter is noise."""
+
+
+SPEAKS: dict[Kind, tuple[Callable[[UpstreamSession], Listing], Callable[[], Dialect]]] = {
+    Kind.openai: (OpenAIListing, OpenAIDialect),
+    Kind.ollama: (OllamaListing, OllamaDialect),
+    Kind.tei: (TeiListing, OpenAIDialect),
+}
+"""How the models of each kind of server are listed, and how they are asked to generate, which TEI's never are."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class UpstreamBackend:
         self._accept_s = accept_s
         self.embedder = UpstreamEmbedder(session, models, accept_s)
         """For the server's models that embed."""
+        self.reranker = UpstreamReranker(session, models, accept_s)
+        """For those that rank documents."""
         self._tokenizer = UpstreamTokenizer(session, models)
         self._speed = StreamSpeed(time.monotonic, lambda: time.time_ns() // 1_000_000, SPEED_MEMORY_S, MIN_SPEED_S)
 
@@ -90,15 +101,9 @@ class UpstreamBackend:
         except BaseException:
             await session.close()
             raise
-        is_ollama = kind is Kind.ollama
-        models = PolledModels(
-            OllamaListing(session) if is_ollama else OpenAIListing(session),
-            address.root,
-            sleep,
-            options.names,
-            options.readers,
-        )
-        backend = cls(session, OllamaDialect() if is_ollama else OpenAIDialect(), models, options.accept_s)
+        listing, dialect = SPEAKS[kind]
+        models = PolledModels(listing(session), address.root, sleep, options.names, options.readers)
+        backend = cls(session, dialect(), models, options.accept_s)
         await models.ask()
         models.start()
         return backend
@@ -106,7 +111,7 @@ class UpstreamBackend:
     @property
     def models(self) -> tuple[ModelCard, ...]:
         """The server's models that generate: none while it is away."""
-        return tuple(offer.card for offer in self._models.offers.values() if not offer.embeds)
+        return tuple(offer.card for offer in self._models.offers.values() if offer.does == "generate")
 
     @property
     def names_there(self) -> frozenset[str]:
@@ -160,7 +165,7 @@ class UpstreamBackend:
 
     def _offer(self, request: GenerateRequest) -> Offer:
         offer = self._models.offers.get(request.model)
-        if offer is None or offer.embeds:
+        if offer is None or offer.does != "generate":
             raise not_served(request)
         check_generate(request, offer.card)
         if not request.clamp_max_tokens and (request.max_tokens or 0) >= offer.card.context_length:

@@ -5,7 +5,6 @@ It tokenizes nothing. What is too long is the server's to cut, or to refuse: lla
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
@@ -17,7 +16,7 @@ from p2pnet.worker.backends.served import check_model, not_served
 from p2pnet.worker.backends.upstream.dialect import estimated_prompt_tokens
 from p2pnet.worker.backends.upstream.models import PolledModels
 from p2pnet.worker.backends.upstream.offer import Offer
-from p2pnet.worker.backends.upstream.session import UpstreamSession
+from p2pnet.worker.backends.upstream.session import UpstreamSession, taken
 from p2pnet.worker.backends.upstream.vectors import MAX_VECTORS_BYTES, Batch, Vectors, batches, parse_vectors
 
 
@@ -32,7 +31,7 @@ class UpstreamEmbedder:
     @property
     def models(self) -> tuple[ModelCard, ...]:
         """The server's models that embed: none while it is away."""
-        return tuple(offer.card for offer in self._models.offers.values() if offer.embeds)
+        return tuple(offer.card for offer in self._models.offers.values() if offer.does == "embed")
 
     @property
     def load(self) -> BackendLoad:
@@ -47,17 +46,10 @@ class UpstreamEmbedder:
         estimate = sum(map(estimated_prompt_tokens, request.inputs))
         counted: int | None = 0
         for batch in batches(request, offer):
-            asking = asyncio.ensure_future(self._vectors(batch, request.dimensions))
-            try:
-                await asyncio.wait({asking}, timeout=self._accept_s)
-                if asking.done():
-                    asking.result()  # refused, before it is accepted
+            async with taken(self._vectors(batch, request.dimensions), self._accept_s) as asking:
                 if batch.start == 0:
                     yield Accepted(estimate, offer.card.digest)
                 found = await asking
-            finally:
-                asking.cancel()
-                await asyncio.wait({asking})
             for index, vector in enumerate(found.vectors, batch.start):
                 yield Embedding(index, vector)
             counted = None if counted is None or found.prompt_tokens is None else counted + found.prompt_tokens
@@ -68,7 +60,7 @@ class UpstreamEmbedder:
 
     def _offer(self, request: EmbedRequest) -> Offer:
         offer = self._models.offers.get(request.model)
-        if offer is None or not offer.embeds:
+        if offer is None or offer.does != "embed":
             raise not_served(request)
         check_model(request, offer.card)
         return offer

@@ -1,19 +1,23 @@
-"""Asks servers of both kinds for their models, and finds out which kind a server is."""
+"""Asks servers of each kind for their models, and finds out which kind a server is."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from p2pnet.errors import UsageError, WorkerFailed
 from p2pnet.records import MAX_MODELS
+from p2pnet.worker.backends.upstream import tei
 from p2pnet.worker.backends.upstream.address import Address, Kind
-from p2pnet.worker.backends.upstream.offer import Offer
+from p2pnet.worker.backends.upstream.offer import Does, Offer
 from p2pnet.worker.backends.upstream.ollama import models as ollama
 from p2pnet.worker.backends.upstream.openai import models as openai
 from p2pnet.worker.backends.upstream.openai.dialect import CHAT_PATH, TEXT_PATH
-from p2pnet.worker.backends.upstream.openai.flavours import LM_STUDIO
+from p2pnet.worker.backends.upstream.openai.flavours import LLAMA_CPP, LM_STUDIO, Flavour
+from p2pnet.worker.backends.upstream.ranks import RERANK_PATH, has_ranks
 from p2pnet.worker.backends.upstream.session import UpstreamSession
 from p2pnet.worker.backends.upstream.tokens import DETOKENIZE_PATH, TEMPLATE_PATH
 from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
@@ -21,7 +25,8 @@ from p2pnet.worker.backends.upstream.vectors import EMBED_PATH, has_vectors
 logger = logging.getLogger(__name__)
 
 METHOD_NOT_ALLOWED = 405
-NO_ROUTE = (404, METHOD_NOT_ALLOWED)
+NOT_FOUND = 404
+NO_ROUTE = (NOT_FOUND, METHOD_NOT_ALLOWED)
 
 OK = 200
 BAD_REQUEST = 400
@@ -48,22 +53,27 @@ class OpenAIListing:
         try:
             body = await _fetched(self._session, openai.MODELS_PATH)
             if self._abilities is None:
-                self._abilities = await self._find_abilities(openai.first_name(body))
+                self._abilities = await self._find_abilities(openai.only_model(body))
             return await self._with_readers(openai.parse_models(body, self._abilities))
         except WorkerFailed:
             self._abilities = None
             raise
 
-    async def _find_abilities(self, only_model: str | None) -> openai.Abilities:
-        if only_model is not None and await self._embeds(only_model):
-            return openai.Abilities(embeds=True)
+    async def _find_abilities(self, only_model: tuple[str, Flavour] | None) -> openai.Abilities:
+        if only_model is not None and (does := await self._does(*only_model)) is not None:
+            return openai.Abilities(does=does)
         status, body = await self._session.fetch(openai.PROPS_PATH)
         props = openai.parse_props(body) if status == 200 else None
         has_chat, has_text = await self._has(CHAT_PATH), await self._has(TEXT_PATH)
         tells_tokens = await self._has(openai.TOKENIZE_PATH) and await self._has(DETOKENIZE_PATH)
         if props is None:
-            has_vectors = await self._has(EMBED_PATH)
-            return openai.Abilities(has_chat, has_text, tells_tokens=tells_tokens, has_vectors=has_vectors)
+            return openai.Abilities(
+                has_chat,
+                has_text,
+                tells_tokens=tells_tokens,
+                has_vectors=await self._has(EMBED_PATH),
+                has_ranks=await self._has(RERANK_PATH),
+            )
         return openai.Abilities(
             has_chat and await self._has_template(props),
             has_text,
@@ -83,11 +93,23 @@ class OpenAIListing:
         readers = openai.parse_readers(body) if status == OK else frozenset[str]()
         return [offer.reading_images() if offer.name in readers else offer for offer in offers]
 
-    async def _embeds(self, model: str) -> bool:
-        """Whether the one model of this server embeds: it is asked to, which is one token. Some servers answer
-        whatever is posted to any route as if it was a chat."""
-        status, body = await self._session.fetch(EMBED_PATH, msgspec.json.encode({"model": model, "input": "a"}))
-        return status == OK and has_vectors(body)
+    async def _does(self, model: str, flavour: Flavour) -> Does | None:
+        """What the one model of this server does if that is not to generate: it is asked to, which is a token or a few.
+        Some servers answer whatever is posted to any route as if it was a chat.
+
+        llama.cpp gives vectors of what ranks, too, which are of no use. vLLM ranks with what embeds, too, by the angles
+        of vectors.
+        """
+        ranks = await self._answers(RERANK_PATH, {"model": model, "query": "a", "documents": ["a"]}, has_ranks)
+        if ranks and flavour is LLAMA_CPP:
+            return "rank"
+        if await self._answers(EMBED_PATH, {"model": model, "input": "a"}, has_vectors):
+            return "embed"
+        return "rank" if ranks else None
+
+    async def _answers(self, path: str, asked: Mapping[str, Any], is_that: Callable[[bytes], bool]) -> bool:
+        status, body = await self._session.fetch(path, msgspec.json.encode(asked))
+        return status == OK and is_that(body)
 
     async def _has_template(self, props: openai.Props) -> bool:
         """Whether the model has a chat template: llama.cpp takes ChatML where there is none."""
@@ -160,19 +182,35 @@ class OllamaListing:
         return ollama.offer_of(tag, self._shown[key], self._contexts.get(key), version)
 
 
+class TeiListing:
+    """Lists the one model of text-embeddings-inference."""
+
+    def __init__(self, session: UpstreamSession) -> None:
+        self._session = session
+
+    async def __call__(self) -> list[Offer]:
+        return tei.parse_info(await _fetched(self._session, tei.INFO_PATH))
+
+
+_PROBES = {Kind.openai: openai.MODELS_PATH, Kind.ollama: ollama.VERSION_PATH, Kind.tei: tei.INFO_PATH}
+"""What a server of each kind answers."""
+
+
 async def detect(session: UpstreamSession, address: Address) -> Kind:
-    """Finds out which kind of server this is. Raises UsageError when it is not there, or is of neither kind."""
+    """Finds out which kind of server this is. Raises UsageError when it is not there, or is of no kind that we know."""
     try:
         if not address.is_openai and await _is_ollama(session):
             return Kind.ollama
         status, body = await session.fetch(openai.MODELS_PATH)
+        if status == NOT_FOUND and await _is_tei(session):
+            return Kind.tei
     except WorkerFailed as error:
         raise _not_there(address) from error
     if status in (401, 403):
         raise key_refused(address)
     if status != 200 or not openai.is_model_list(body):
         raise UsageError(
-            f"The server at {address.root} answers neither like Ollama nor like OpenAI's API.",
+            f"The server at {address.root} answers neither like Ollama nor like OpenAI's API nor like TEI.",
             "Check the URL, or name the kind of server with --upstream-kind.",
         )
     return Kind.openai
@@ -180,7 +218,7 @@ async def detect(session: UpstreamSession, address: Address) -> Kind:
 
 async def check_there(session: UpstreamSession, address: Address, kind: Kind) -> None:
     """Raises UsageError when a server of a kind that the user named does not answer as such."""
-    path = ollama.VERSION_PATH if kind is Kind.ollama else openai.MODELS_PATH
+    path = _PROBES[kind]
     try:
         status, _ = await session.fetch(path)
     except WorkerFailed as error:
@@ -204,6 +242,11 @@ def key_refused(address: Address) -> UsageError:
 async def _is_ollama(session: UpstreamSession) -> bool:
     status, body = await session.fetch(ollama.VERSION_PATH)
     return status == 200 and ollama.parse_version(body) is not None
+
+
+async def _is_tei(session: UpstreamSession) -> bool:
+    status, body = await session.fetch(tei.INFO_PATH)
+    return status == 200 and tei.is_info(body)
 
 
 async def _fetched(session: UpstreamSession, path: str) -> bytes:

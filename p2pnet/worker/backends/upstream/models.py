@@ -136,8 +136,8 @@ class PolledModels:
             is_taken = name != offer.name and name in there - self._names.keys()
             if is_taken or chosen.get(name, offer).name != offer.name:
                 self._warn_once(offer.name, f"another is already {name}; name it with --served-name OLD=NEW")
-            elif not (offer.chat or offer.text or offer.embeds):
-                self._warn_once(name, "the server neither generates nor embeds with it")
+            elif not offer.card.features:
+                self._warn_once(name, "the server neither generates nor embeds nor ranks with it")
             elif len(chosen) < MAX_OFFERS:
                 chosen.setdefault(name, offer)
             elif name not in chosen:

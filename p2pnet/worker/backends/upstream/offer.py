@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,6 +31,10 @@ _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 """How a path begins that says where on its machine a file is."""
 
 
+Does = Literal["generate", "embed", "rank"]
+"""A model does one of these: what embeds or ranks generates nothing."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """A model that an upstream server has, and what can be asked of it on each of its two endpoints."""
@@ -40,8 +44,7 @@ class Offer:
     text: frozenset[str] = frozenset()
     stop: tuple[str, ...] = ()
     """Stop strings of the model itself, which those of a request would replace there."""
-    embeds: bool = False
-    """It gives vectors, and generates nothing."""
+    does: Does = "generate"
     thinks: bool = False
     slots: int = 0
     """How many requests the server computes at the same time; 0 is not known."""

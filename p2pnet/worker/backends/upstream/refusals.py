@@ -30,6 +30,7 @@ _OVERFLOWS = (
     "context window",  # llama-cpp-python
     "too large to process",  # llama.cpp, of a text to embed
     "input length exceeds",  # Ollama, the same
+    "`inputs` must have less than",  # text-embeddings-inference
 )
 """How servers say that prompt and answer do not fit. Only OpenAI and llama.cpp have a code for it."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -23,6 +24,8 @@ from p2pnet.worker.backends.upstream.lines import LineSplitter
 from p2pnet.worker.backends.upstream.refusals import refusal
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 """The server is on this machine or beside it."""
@@ -185,6 +188,21 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise WorkerFailed("the upstream server sent an answer that is too large")
     return bytes(body)
+
+
+@asynccontextmanager
+async def taken(asking: Coroutine[Any, Any, T], accept_s: float) -> AsyncIterator[asyncio.Future[T]]:
+    """An answer to come, as soon as the server has had `accept_s` seconds to refuse. Raises what it refuses with.
+    Whoever leaves before the answer is there gives it up."""
+    answer = asyncio.ensure_future(asking)
+    try:
+        await asyncio.wait({answer}, timeout=accept_s)
+        if answer.done():
+            answer.result()
+        yield answer
+    finally:
+        answer.cancel()
+        await asyncio.wait({answer})
 
 
 def no_delay_socket(address: Any) -> socket.socket:

@@ -51,7 +51,7 @@ class UpstreamTokenizer:
 
     def _offer(self, asked: TokenizeRequest) -> Offer:
         offer = self._models.offers.get(asked.model)
-        if offer is None or offer.embeds:
+        if offer is None or offer.does != "generate":
             raise not_served(asked)
         check_tokenize(asked, offer.card)
         return offer

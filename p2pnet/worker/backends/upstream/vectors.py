@@ -1,4 +1,4 @@
-"""Asks servers of both kinds for vectors, and reads what comes. Pure."""
+"""Asks servers of each kind for vectors, and reads what comes. Pure."""
 
 from __future__ import annotations
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import pytest
 from pytest import MonkeyPatch
 
+from p2pnet.messages import Accepted
+from p2pnet.rerank_messages import Relevance
+from tests.gateway.scripted_ranks import END, Scores
+from tests.gateway.scripted_swarm import scripted_swarm
 from tests.gateway.weather_model import CALLS, TEXT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # it keeps connections for each address
@@ -67,3 +72,19 @@ async def test_the_other_dialects(litellm: Any, swarm_url: str, provider: str) -
     assert whole.choices[0].message.content == TEXT
     stream = await litellm.acompletion(**asked, stream=True)
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == TEXT
+
+
+RANKING = [("jina_ai", "/v1/rerank", True), ("hosted_vllm", "/v1/rerank", True), ("cohere", "/v2/rerank", False)]
+
+
+@pytest.mark.parametrize(("provider", "path", "has_documents"), RANKING)
+async def test_ranks(litellm: Any, provider: str, path: str, has_documents: bool) -> None:
+    model = Scores(repeat((Accepted(4), Relevance(1, 0.5), Relevance(0, 0.25), END)))
+    async with scripted_swarm([], embedders=[[model]]) as url:
+        asked = {"model": f"{provider}/ranks", "api_base": url + path, "api_key": "none"}
+        ranked = await litellm.arerank(**asked, query="q", documents=["a", "b"])
+        assert [(each["index"], each["relevance_score"]) for each in ranked.results] == [(1, 0.5), (0, 0.25)]
+        texts = [each["document"]["text"] for each in ranked.results if "document" in each]
+        assert texts == (["b", "a"] if has_documents else [])
+        with pytest.raises(Exception, match="query: must not be empty"):
+            await litellm.arerank(**asked, query="", documents=["a"])

@@ -166,6 +166,17 @@ async def test_workers_are_picked(query: dict[str, Any], ids: list[str], total: 
     assert ([one["id"] for one in page["workers"]], page["total"]) == (ids, total)
 
 
+async def test_a_model_that_ranks_is_shown_as_one(desk: Desk) -> None:
+    """Its requests and its health are counted by what is asked of it, not by the task on its card."""
+    ranks = worker(models=(card("ranks", task="embed", features=("rerank",)),))
+    ranks.reserve(("ranks", "rerank"), NOW_S)
+    desk.workers = [ranks]
+    (shown,) = (await desk.get("models"))["models"]
+    assert (shown["tasks"], shown["in_flight"]) == (["rerank"], 1)
+    (model,) = (await desk.get("workers"))["workers"][0]["models"]
+    assert (model["task"], model["in_flight"]) == ("rerank", 1)
+
+
 async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
     other = "sha256:" + "cd" * 32
     both = worker(ANN)

@@ -139,7 +139,7 @@ async def raw_server(post: Handler) -> AsyncIterator[UpstreamBackend]:
                     writer.write(whole(M.chunks[0], connection="keep-alive"))
                 elif head.startswith(b"GET"):
                     writer.write(whole(b"", "405 No", "keep-alive"))
-                elif b"embeddings" in head:
+                elif b"embeddings" in head or b"rerank" in head:
                     writer.write(whole(b"", "404 No"))
                     break
                 else:

@@ -544,9 +544,29 @@ def test_embedding_models_in_a_list_are_told_by_their_names(name: str, embeds: b
     """They are announced where the server has a route for vectors."""
     body = json.dumps({"data": [{"id": name}]}).encode()
     (offer,) = openai.parse_models(body, openai.Abilities(has_vectors=True))
-    assert (offer.embeds, offer.card.task) == (embeds, "embed" if embeds else "generate")
+    assert (offer.does, offer.card.task) == (("embed", "embed") if embeds else ("generate", "generate"))
+    assert offer.card.features
     (without,) = openai.parse_models(body, openai.Abilities())
-    assert not without.embeds and bool(without.chat | without.text) != embeds
+    assert bool(without.card.features) != embeds
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [
+        ("bge-reranker-v2-m3", True),
+        ("mixedbread-ai/mxbai-rerank-large-v2", True),
+        ("Qwen3-Reranker-0.6B", True),
+        ("frankly-7b", False),
+        ("pagerank-7b", False),
+    ],
+)
+def test_and_so_are_those_that_rank(name: str, ranks: bool) -> None:
+    body = json.dumps({"data": [{"id": name}]}).encode()
+    (offer,) = openai.parse_models(body, openai.Abilities(has_ranks=True))
+    assert (offer.does, offer.card.task) == (("rank", "embed") if ranks else ("generate", "generate"))
+    assert ("rerank" in offer.card.features) is ranks
+    (without,) = openai.parse_models(body, openai.Abilities(has_vectors=True))
+    assert bool(without.card.features) != ranks
 
 
 FILE_TYPES = [
@@ -576,7 +596,7 @@ def test_ollamas_cards() -> None:
     assert (old.card.quantization, old.card.dtype) == ("none", "bfloat16")
     assert old.card.features == ("chat", "json", "json_schema", "text")
     embeds = ollama_offer(capabilities=["embedding"])
-    assert embeds is not None and embeds.embeds
+    assert embeds is not None and embeds.does == "embed"
     assert (embeds.card.task, embeds.card.features) == ("embed", ("dimensions", "text"))
     assert ollama_offer(capabilities=["vision"]) is None
     sees = ollama_offer(capabilities=["completion", "vision"])

@@ -137,7 +137,7 @@ def offer_of(tag: Tag, shown: Shown, running_context: int | None, version: tuple
         task="embed" if embeds else "generate",
     )
     stops, thinks = _own_stops(shown), "thinking" in capabilities
-    return Offer(card, chat, text, stops, embeds=embeds, thinks=thinks, flavour=KIND)
+    return Offer(card, chat, text, stops, does="embed" if embeds else "generate", thinks=thinks, flavour=KIND)
 
 
 def _continues(template: str) -> bool:

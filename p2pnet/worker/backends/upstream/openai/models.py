@@ -14,11 +14,12 @@ from p2pnet.records import ModelCard
 from p2pnet.worker.backends.upstream.offer import (
     DEFAULT_CONTEXT_LENGTH,
     MAX_CONTEXT_LENGTH,
+    Does,
     Offer,
     precision,
     upstream_digest,
 )
-from p2pnet.worker.backends.upstream.openai.flavours import ENGINES, LLAMA_CPP, VLLM, flavour_of
+from p2pnet.worker.backends.upstream.openai.flavours import ENGINES, LLAMA_CPP, UNRECOGNISED, VLLM, Flavour, flavour_of
 from p2pnet.worker.backends.upstream.reading import UNREADABLE, decoded
 
 KIND = "openai"
@@ -35,6 +36,9 @@ was trained with it, it is one token; to others it is a few letters, and they do
 
 _EMBEDS = re.compile(r"(^|[-_/.])embed(ding)?s?([-_/.:]|$)", re.IGNORECASE)
 """LM Studio and others list embedding models among the rest, and only the name tells."""
+
+_RANKS = re.compile(r"(^|[-_/.])re-?rank(er|ing)?s?([-_/.:]|$)", re.IGNORECASE)
+"""The same for models that rank documents."""
 
 EMBEDDING = (features.TEXT, features.TOKENS, features.DIMENSIONS)
 """Vectors are cut short here, whatever the server can."""
@@ -122,12 +126,14 @@ class Abilities:
     """Of llama.cpp: how many requests it computes at the same time. 0 is not known."""
     reads_images: bool = False
     """Of llama.cpp; of LM Studio's models another list tells (`parse_readers`), of others nothing does."""
-    embeds: bool = False
-    """Whether its model embeds, of a server that runs one."""
+    does: Does | None = None
+    """What its model does if that is not to generate, of a server that runs one."""
     tells_tokens: bool = False
     """Whether it has the routes for that."""
     has_vectors: bool = False
     """Whether it has a route for vectors at all, of a server that runs many."""
+    has_ranks: bool = False
+    """The same for scores of documents."""
 
 
 _decode_props = msgspec.json.Decoder(Props).decode
@@ -167,11 +173,11 @@ def parse_props(body: bytes) -> Props | None:
         return None
 
 
-def first_name(body: bytes) -> str | None:
+def only_model(body: bytes) -> tuple[str, Flavour] | None:
     """The first model in a list, of a server that runs one. None where it runs many, or we do not know it."""
     models = decoded(_decode_models, body).data
-    is_engine = bool(models) and flavour_of(models[0].owned_by) in ENGINES
-    return models[0].id if is_engine else None
+    flavour = flavour_of(models[0].owned_by) if models else UNRECOGNISED
+    return (models[0].id, flavour) if flavour in ENGINES else None
 
 
 def is_one_token(body: bytes) -> bool:
@@ -186,13 +192,15 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
     flavour = flavour_of(model.owned_by)
     chat = flavour.chat if abilities.has_chat else frozenset[str]()
     text = flavour.text if abilities.has_text else frozenset[str]()
-    embeds = abilities.embeds or bool(_EMBEDS.search(model.id))
-    if embeds:
-        chat, text = frozenset(), frozenset(EMBEDDING if abilities.embeds or abilities.has_vectors else ())
+    does = abilities.does or _does_by_name(model.id)
+    if does == "embed":
+        chat, text = frozenset(), frozenset(EMBEDDING if abilities.does or abilities.has_vectors else ())
+    elif does == "rank":
+        chat, text = frozenset(), frozenset({features.RERANK} if abilities.does or abilities.has_ranks else ())
     elif flavour is LLAMA_CPP:
         lacks = _lacks(abilities)
         chat, text = chat - lacks, text - lacks
-    if not embeds and abilities.tells_tokens and flavour in (VLLM, LLAMA_CPP):
+    if does == "generate" and abilities.tells_tokens and flavour in (VLLM, LLAMA_CPP):
         chat, text = (each | {features.TOKENIZE} if each else each for each in (chat, text))
     quantization, dtype = _precision(model.meta.ftype if model.meta else None)
     card = ModelCard(
@@ -202,9 +210,15 @@ def _offer(model: _Model, abilities: Abilities) -> Offer:
         quantization=quantization,
         dtype=dtype,
         features=tuple(sorted(chat | text)),
-        task="embed" if embeds else "generate",
+        task="generate" if does == "generate" else "embed",
     )
-    return Offer(card, chat, text, slots=abilities.slots, embeds=embeds and bool(text), flavour=flavour.name)
+    return Offer(card, chat, text, slots=abilities.slots, does=does, flavour=flavour.name)
+
+
+def _does_by_name(name: str) -> Does:
+    if _RANKS.search(name):
+        return "rank"
+    return "embed" if _EMBEDS.search(name) else "generate"
 
 
 def _lacks(abilities: Abilities) -> frozenset[str]:
