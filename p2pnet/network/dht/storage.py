@@ -144,6 +144,8 @@ class Storage:
         told = {} if own is None else {asks: own.stored}
         room = MAX_TOLD_BYTES - sum(len(value.value) for value in told.values())
         for held in key.in_turn(MAX_TOLD_VALUES, self._rng):
+            if held is own:
+                continue
             room -= len(held.stored.value)
             if room < 0 or len(told) >= MAX_TOLD_VALUES:
                 break

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from p2pnet.config import NetworkConfig
 from p2pnet.network.hivemind.maintenance import Maintenance
-from p2pnet.network.hivemind.p2pd import Accept, P2pd
+from p2pnet.network.hivemind.p2pd import P2pd
 from p2pnet.network.hivemind.supervisor import Supervisor
 from tests.stories import settle
 
@@ -151,10 +151,22 @@ class Telling(P2pd):
         super().__init__(NetworkConfig(Path("key")), "peer")
         self.told: list[str] = []
 
-    async def _register(self, protocol: str, accept: Accept) -> None:
+    async def _register(self, protocol: str) -> None:
         self.told.append(protocol)
         if self.told == ["/first/1"] * 2:
-            await self.serve("/second/1", accept)
+            await self.serve("/second/1", nobody)
+
+
+async def test_who_serves_a_protocol_anew_takes_the_place_of_who_did() -> None:
+    """p2pd is told once: it takes none twice."""
+
+    async def another(*_: object) -> None:
+        """Serves nobody, either."""
+
+    p2pd = Telling()
+    await p2pd.serve("/other/1", nobody)
+    await p2pd.serve("/other/1", another)
+    assert (p2pd.told, p2pd._served["/other/1"]) == (["/other/1"], another)
 
 
 async def nobody(*_: object) -> None:

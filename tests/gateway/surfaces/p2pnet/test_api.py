@@ -199,6 +199,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "digests": [DIGEST, other],
             "context_length": 1024,
             "features": ["chat", "text"],
+            "missing": [],
         },
         {
             "id": "wished",
@@ -211,6 +212,7 @@ async def test_models_are_shown_over_their_workers(desk: Desk) -> None:
             "digests": [],
             "context_length": None,
             "features": [],
+            "missing": [],
         },
     ]
 
