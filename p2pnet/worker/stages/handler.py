@@ -202,9 +202,11 @@ class StageHandler:
                 async with asyncio.timeout(max(0.0, limit_s)):
                     return await inbound.stream.read()
             except TimeoutError:
-                if until_s is None and inbound.session is not None:
-                    limit_s = inbound.session.used_s + self._times.silence_s - self._now_s()
-                if until_s is not None or inbound.session is None or limit_s <= 0:
+                session = inbound.session
+                if until_s is None and session is not None:
+                    used_s = self._now_s() if session.is_at_work else session.used_s
+                    limit_s = used_s + self._times.silence_s - self._now_s()
+                if until_s is not None or session is None or limit_s <= 0:
                     raise StageRefusal(BUSY, "nothing came for too long") from None
 
     def _admit(self, inbound: _Inbound, header: ToStage) -> bool:

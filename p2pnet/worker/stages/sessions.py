@@ -64,6 +64,7 @@ class Session:
         self._pass_on = pass_on
         self._rows: asyncio.Queue[_Brought] = asyncio.Queue(MAX_WAITING_ROWS)
         self._last_step = 0
+        self._rows_left = 0
         self._is_closed = False
         self._telling = asyncio.Lock()
         self._replays = Replays(computer.shape, partial(computer.kept, drawer), pass_on, self.tell)
@@ -73,9 +74,15 @@ class Session:
     def driver(self) -> str:
         return self.stream.peer_id
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the driver waits for us, and is not silent then."""
+        return self._rows_left > 0
+
     async def take(self, frame: StageFrame[StageRow], now_s: float, done: Callable[[], None]) -> None:
         """Take a row; waits while others wait. `done` is called, once, when its numbers are needed no more."""
         self.used_s = now_s
+        self._rows_left += 1
         await self._rows.put((frame, done))
         if self._is_closed:
             self._drop_rows()
@@ -118,6 +125,7 @@ class Session:
                 logger.exception("a row failed")
                 await self.tell(StageRefused(STAGE_FAILED, "the stage failed", frame.header.step))
             finally:
+                self._rows_left -= 1
                 done()
 
     async def _serve(self, row: StageRow, body: bytes) -> None:
