@@ -74,10 +74,11 @@ class Wanted:
 
 @dataclass
 class _Bad:
-    """A stage that has failed."""
+    """A stage that has failed. It had been there `since_ms` by its own word."""
 
     until_s: float = 0.0
     failures: int = 0
+    since_ms: int = 0
 
 
 class Chains:
@@ -262,6 +263,10 @@ class Chains:
         bad = self._bad.setdefault(peer_id, _Bad())
         bad.until_s = self._now_s() + self._times.avoid_s * 2 ** min(bad.failures, MAX_DOUBLINGS)
         bad.failures += 1
+        bad.since_ms = self._since_ms(peer_id)
+
+    def _since_ms(self, peer_id: str) -> int:
+        return self._records[peer_id].since_ms if peer_id in self._records else 0
 
     async def look(self) -> None:
         """Read anew which stages there are. What cannot be read now is as it was."""
@@ -292,7 +297,9 @@ class Chains:
         """Have a stage stand by for each of the chain's for which there is one to spare."""
         alone = [member.leg for member in chain.members if spare_for(chain, member) is None]
         taken = {member.leg.peer_id for member in (*chain.members, *chain.spares)}
-        for leg in standbys(alone, self._offers, taken | self._avoided):
+        # Who has failed and was started again may stand by at once: if it fails there, nobody waits.
+        bad = {peer_id for peer_id in self._avoided if self._since_ms(peer_id) == self._bad[peer_id].since_ms}
+        for leg in standbys(alone, self._offers, taken | bad):
             try:
                 members = await chain.join([leg])
             except ChainFault as fault:

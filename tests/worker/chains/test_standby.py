@@ -95,6 +95,19 @@ def request(prompt_tokens: int, max_tokens: int) -> GenerateRequest:
     return GenerateRequest("r", "model", prompt, max_tokens=max_tokens, ignore_eos=True, sampling=sampling)
 
 
+async def test_who_has_failed_and_is_started_again_stands_by(counted: Counted) -> None:
+    """It is not in use for a while, where there are others."""
+    driver = await counted.chain()
+    spare = await counted.spare(driver, SPANS[1])
+    dead = counted.kill("1")
+    await answer(driver, request(1, 4))
+    assert dead.is_set() and spare.stage.drivers == 1
+    back = await counted.stage("1", *SPANS[1])
+    await driver.look()
+    await settle_threads(lambda: back.stage.drivers == 1, TURNS)
+    assert await answer(driver, request(1, 4)) == await answer(await counted.swarm.whole(), request(1, 4))
+
+
 @pytest.mark.parametrize("span", SPANS)
 async def test_the_stages_that_are_left_compute_nothing_again(counted: Counted, span: tuple[int, int]) -> None:
     """Nobody stood by: the stage that takes the lost one's place is given what the one before it has kept."""
