@@ -142,6 +142,8 @@ class P2pdStream:
         self._is_opener = is_opener
         self._in_background = in_background
         self._task: asyncio.Task[None] | None = None
+        self._receiving = asyncio.Lock()
+        """Who closes a stream that another still reads, reads on after that one: two cannot read at the same time."""
         self._header = b""
         self._chunk_left = 0
         self._marks = 0
@@ -160,9 +162,10 @@ class P2pdStream:
         self._raw.is_idle = is_idle
 
     async def read(self) -> bytes:
-        while not self._marks and not self._is_gone:
-            if data := self._unwrap(await self._receive()):
-                return data
+        async with self._receiving:
+            while not self._marks and not self._is_gone:
+                if data := self._unwrap(await self._receive()):
+                    return data
         return b""
 
     async def write(self, data: bytes) -> None:
@@ -207,8 +210,9 @@ class P2pdStream:
                 await self._raw.wait_unread()
 
     async def _read_past_marks(self, count: int) -> None:
-        while self._marks < count and not self._is_gone:
-            self._unwrap(await self._receive())
+        async with self._receiving:
+            while self._marks < count and not self._is_gone:
+                self._unwrap(await self._receive())
 
     async def _receive(self) -> bytes:
         data = await self._raw.read()

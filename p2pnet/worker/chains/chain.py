@@ -63,7 +63,7 @@ class Chain:
         self._pending: dict[int, Step] = {}
         self._last_step = 0
         self._fault: ChainFault | None = None
-        self._vigil = Vigil(self._open_stream, self._is_spared, self._fail)
+        self._vigil = Vigil(self._open_stream, self._is_spared, self._fail, network.hang_up)
         self._replaying = asyncio.Semaphore(REPLAYS_UNDER_WAY)
         self._is_idle = asyncio.Event()
         self._is_idle.set()

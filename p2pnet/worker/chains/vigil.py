@@ -35,15 +35,17 @@ SLOW_LINE_BYTES_PER_S = 128 << 10
 
 
 class Vigil:
-    """Over the stages of one chain. `fail` is told of each that gives no sign of life."""
+    """Over the stages of one chain. `fail` is told of each that gives no sign of life, and it is hung up on."""
 
     def __init__(
         self,
         open_stream: Callable[[Member], Awaitable[Stream]],
         is_spared: Callable[[Member], bool],
         fail: Callable[[Member, str], None],
+        hang_up: Callable[[str], Awaitable[None]],
     ) -> None:
         self._open_stream = open_stream
+        self._hang_up = hang_up
         self._is_spared = is_spared
         self._fail = fail
         self._asking: dict[Member, asyncio.Task[None]] = {}
@@ -84,6 +86,7 @@ class Vigil:
                 await self._ping(member)
         except (PeerError, TimeoutError):
             self._fail(member, "it gives no sign of life")
+            await self._hang_up(member.leg.peer_id)  # a dead connection would be in the way when it is back
         finally:
             del self._asking[member]
             if member.fault is not None:

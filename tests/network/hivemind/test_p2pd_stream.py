@@ -119,7 +119,28 @@ async def _lost() -> None:
     await end.wait_parted()
 
 
-ACCEPTED = {"it has answered": _answered, "it was stopped": _stopped, "p2pd dies": _lost}
+async def _closed_while_it_is_read() -> None:
+    """Two cannot read one socket at the same time."""
+    end = await End.make(is_opener=False)
+    reading = asyncio.create_task(end.stream.read())
+    await asyncio.sleep(0)
+    end.stream.close()
+    assert await end.sent() == MARK
+    await end.receive(2 * MARK)
+    assert await reading == b""
+    assert await end.sent() == MARK, "let go"
+    await end.receive(MARK)
+    with pytest.raises(ConnectionResetError):
+        await end.sent()
+    await end.wait_parted()
+
+
+ACCEPTED = {
+    "it has answered": _answered,
+    "it was stopped": _stopped,
+    "p2pd dies": _lost,
+    "somebody reads it still": _closed_while_it_is_read,
+}
 
 
 @on_each_loop

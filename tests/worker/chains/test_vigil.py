@@ -63,7 +63,8 @@ class Watch:
         loop = asyncio.get_running_loop()
         self.member = Member(Leg("stage", 0, 1), Pings(None), bytes(16), loop.create_future(), 0.0, ROUND_TRIP_S * 1000)
         self.step = Step(row, (self.member,), passed=passed)
-        self.vigil = Vigil(self._open, lambda member: is_spared, self._fail)
+        self.hung_up: list[str] = []
+        self.vigil = Vigil(self._open, lambda member: is_spared, self._fail, self._hang_up)
 
     async def _open(self, member: Member) -> Stream:
         if not self._left:
@@ -74,6 +75,9 @@ class Watch:
         fault = member.end(reason)
         self.failed.append((asyncio.get_running_loop().time(), reason))
         self.step.fail(fault)
+
+    async def _hang_up(self, peer_id: str) -> None:
+        self.hung_up.append(peer_id)
 
     async def outcome(self, comes_s: float | None, size: int = 0) -> bytes | float:
         """What comes of the step, or when the stage was given up."""
@@ -119,8 +123,10 @@ def test_a_stage_without_a_sign_of_life_is_given_up(name: str) -> None:
     assert SLOW_LINE_BYTES_PER_S * 8 == 1 << 20
 
     async def story() -> None:
-        found = await Watch(*streams, is_spared=is_spared).outcome(None if given_up_s else 20.0, size)
+        watch = Watch(*streams, is_spared=is_spared)
+        found = await watch.outcome(None if given_up_s else 20.0, size)
         assert found == (pytest.approx(given_up_s) if given_up_s else b"numbers")
+        assert watch.hung_up == (["stage"] if given_up_s else [])
 
     run(story)
 
