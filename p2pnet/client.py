@@ -92,8 +92,6 @@ def generate(
         if note_scored is not None:
             note_scored(scored)
 
-    if kept is not None:
-        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(GENERATE, request, check, timeouts.accept_s, timeouts.silence_s, witness, take_scored)
     return _drive(network, peer_id, addresses, call, kept)
 
@@ -111,8 +109,6 @@ def embed(
     All vectors have one length, that asked for where one was, and are finite. Raises, is closed, and keeps its stream,
     as `generate`.
     """
-    if kept is not None:
-        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(EMBED, request, VectorCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call, kept)
 
@@ -130,8 +126,6 @@ def tokenize(
     Accepted has the count. As many ids as it says follow where they are wanted, and never more text than ids can be.
     Raises, is closed, and keeps its stream, as `generate`.
     """
-    if kept is not None:
-        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(TOKENIZE, request, TokensCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call, kept)
 
@@ -148,8 +142,6 @@ def rerank(
 
     All scores are finite. Raises, is closed, and keeps its stream, as `generate`.
     """
-    if kept is not None:
-        request = msgspec.structs.replace(request, keep_stream=True)
     call = _Call(RERANK, request, RelevanceCheck(request).check, timeouts.accept_s, timeouts.silence_s)
     return _drive(network, peer_id, addresses, call, kept)
 
@@ -225,7 +217,7 @@ async def _drive(
 
     What arrived together is checked together: nobody is told of a Finished if the worker sends more behind it.
     """
-    frame = _request_frame(call)
+    frame = _request_frame(call, keep_stream=kept is not None)
     if call.witness is not None:
         call.witness.note_request(frame[LENGTH_BYTES:])
     decoder, exchange = call.protocol.event_decoder(), Exchange(call.protocol.transitions)
@@ -310,10 +302,11 @@ async def _next_events(
     return events
 
 
-def _request_frame(call: _Call[Q, E]) -> bytes:
+def _request_frame(call: _Call[Q, E], keep_stream: bool) -> bytes:
     """The request as a frame. If it cannot be sent, that is the client's fault, and no worker must be blamed for it."""
+    request = msgspec.structs.replace(call.request, keep_stream=True) if keep_stream else call.request
     try:
-        return encode_frame(call.request, call.protocol.max_request_frame_bytes)
+        return encode_frame(request, call.protocol.max_request_frame_bytes)
     except ProtocolViolation as error:
         raise InvalidRequest(
             f"The request cannot be sent to a worker: {error}. Shorten it, or make its images smaller or fewer."

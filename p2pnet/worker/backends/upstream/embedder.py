@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from p2pnet.embed_messages import Embedding, EmbedRequest
-from p2pnet.errors import ModelNotFound, WorkerFailed
 from p2pnet.messages import Accepted, Finished, Usage
 from p2pnet.records import ModelCard
 from p2pnet.worker.backend import BackendLoad, EmbedBackendEvent
@@ -66,9 +65,6 @@ class UpstreamEmbedder:
         return offer
 
     async def _vectors(self, batch: Batch, dimensions: int | None) -> Vectors:
-        try:
+        with self._models.doubted_on_failure():
             body = await self._session.ask(batch.call, MAX_VECTORS_BYTES)
-        except (ModelNotFound, WorkerFailed):
-            self._models.ask_soon()
-            raise
         return parse_vectors(body, batch.inputs, dimensions)

@@ -6,15 +6,16 @@ A server that cannot be asked has no models: they are back when it is. It warns 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 
 from p2pnet import features
-from p2pnet.errors import WorkerFailed
+from p2pnet.errors import ModelNotFound, WorkerFailed
 from p2pnet.flow.background import Background
 from p2pnet.records import MAX_MODELS, MAX_PARTS
 from p2pnet.worker.backends.upstream.offer import Offer, announced_name
@@ -76,6 +77,15 @@ class PolledModels:
     def ask_soon(self) -> None:
         """Ask at once instead of at the next turn: something went wrong that the next list may explain."""
         self._asked.set()
+
+    @contextlib.contextmanager
+    def doubted_on_failure(self) -> Iterator[None]:
+        """While a request is under way: where the server fails, or the model is gone, the next list may say why."""
+        try:
+            yield
+        except (ModelNotFound, WorkerFailed):
+            self.ask_soon()
+            raise
 
     def without_tools(self, offer: Offer) -> None:
         """Note that the server has just said that it cannot call tools with this model."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from p2pnet.errors import ModelNotFound, WorkerFailed
 from p2pnet.messages import Accepted, Finished, TextPrompt, Usage
 from p2pnet.records import ModelCard
 from p2pnet.rerank_messages import Relevance, RerankRequest
@@ -67,9 +66,6 @@ class UpstreamReranker:
         return offer
 
     async def _ranks(self, batch: RankBatch) -> Ranks:
-        try:
+        with self._models.doubted_on_failure():
             body = await self._session.ask(batch.call, MAX_RANKS_BYTES)
-        except (ModelNotFound, WorkerFailed):
-            self._models.ask_soon()
-            raise
         return parse_ranks(body, batch.documents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from p2pnet.errors import ModelNotFound, WorkerFailed
+from p2pnet.errors import WorkerFailed
 from p2pnet.messages import Accepted, Finished, TokenPrompt, Usage
 from p2pnet.tokenize_messages import TokenizeRequest
 from p2pnet.worker.backend import TokenizeBackendEvent
@@ -57,8 +57,5 @@ class UpstreamTokenizer:
         return offer
 
     async def _answer(self, call: UpstreamCall) -> bytes:
-        try:
+        with self._models.doubted_on_failure():
             return await self._session.ask(call, MAX_TOKENS_BYTES)
-        except (ModelNotFound, WorkerFailed):
-            self._models.ask_soon()
-            raise
